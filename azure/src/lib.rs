@@ -1,0 +1,15 @@
+//! Azure as Waybill needs it: Service Bus over AMQP 1.0, Blob Storage, SAS tokens, and the one HTTP client.
+//!
+//! This crate knows nothing of exports, waybills or files of rows.
+
+pub mod blob;
+pub mod bus;
+pub mod connection_string;
+pub mod http;
+mod sas;
+mod secret;
+mod token;
+
+pub use sas::{BlobPermissions, BusRights, SasError, blob_service_sas, bus_sas, sas_expiry};
+pub use secret::Secret;
+pub use token::{BoxFuture, Generation, Grant, GrantError, Service, TokenSource};

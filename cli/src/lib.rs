@@ -1,0 +1,1 @@
+//! The binaries waybill-publisher, waybill-subscriber and waybill-local.

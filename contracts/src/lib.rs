@@ -1,0 +1,25 @@
+//! The wire of Waybill: what publishers send, what TenantService issues, and how rows become tables.
+//!
+//! No I/O and no async here: bytes come in, typed values or an error that says what, where and what to do come out.
+//! The modules follow a file's life: its message, what Waybill adds to it, the grant that opens it, the entities its
+//! rows belong to, the names they become, and the reasons for which something is kept aside.
+
+mod entity;
+mod extras;
+mod metadata;
+mod names;
+mod ready;
+mod reason;
+mod tenant;
+
+pub use entity::{
+    Column, ColumnType, Entities, Entity, EntityError, OnMissing, Reference, SchemaMode, VersionField, VersionType,
+};
+pub use extras::{Extras, ExtrasError, Snapshot};
+pub use metadata::{
+    BlobUri, BlobUriError, Encoding, Format, HeaderRow, Media, MediaError, Metadata, MetadataError, PublishableError,
+};
+pub use names::{BlobPath, BlobType, ExportId, FileName, NameError, SqlName};
+pub use ready::{LocalTenant, ReadyFile};
+pub use reason::{Reason, UnknownReason};
+pub use tenant::{BlobEndpoint, BusEndpoint, GrantLayout, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints, TenantError};

@@ -1,0 +1,3 @@
+//! Service Bus, Blob Storage and TenantService in one process, with scripted faults.
+
+pub mod keys;

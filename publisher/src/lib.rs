@@ -1,0 +1,1 @@
+//! Publishes changes as compressed files, and one message for each.

@@ -1,0 +1,20 @@
+//! From the bus to rows in effect, once.
+//!
+//! `receive` saves waybills in the `inbox` and settles them; `schedule` leases what is due; `fetch` streams the blob,
+//! `rows` decodes it; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
+//! in one transaction with the file's progress. Beside them `grants` holds the tokens.
+
+pub mod receive;
+pub mod inbox;
+pub mod schedule;
+pub mod fetch;
+pub mod rows;
+pub mod apply;
+pub mod sink;
+pub mod grants;
+mod subscriber;
+mod verdict;
+
+pub use inbox::FileKey;
+pub use subscriber::{Subscriber, SubscriberBuilder};
+pub use verdict::{Blame, Verdict};

@@ -1,0 +1,135 @@
+//! Where rows go.
+
+mod dir;
+pub mod sql;
+
+use std::{future::Future, sync::Arc};
+
+use waybill_formats::{FileStats, RowBatch};
+
+use crate::{
+    FileKey, Verdict,
+    apply::{EntityPlan, Position},
+};
+
+/// What a sink promises about the effect of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarantee {
+    /// Rows and progress are one transaction.
+    ExactlyOnce,
+    /// A crash may bring a row into effect again.
+    AtLeastOnce,
+}
+
+/// How far a file has come in the sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Rows (good or bad) that have taken effect: the number of the last one.
+    pub rows: u64,
+    /// Whether the whole file has.
+    pub done: bool,
+}
+
+/// A stretch of a file's rows, from the row after `from` to `to`.
+#[derive(Debug)]
+pub struct EntityBatch {
+    /// The file's blobType.
+    pub blob_type: Arc<str>,
+    /// The entity its rows belong to; `None`: a table or stream of its own, to which rows are only added.
+    pub entity: Option<Arc<EntityPlan>>,
+    /// Where the file stands in the order.
+    pub position: Position,
+    /// The rows, in the file's order, with the bad ones among them.
+    pub rows: Vec<RowBatch>,
+    /// The number of the last row, good or bad: progress after this batch.
+    pub to: u64,
+    /// The file ends here; its figures.
+    pub end: Option<FileStats>,
+}
+
+/// What became of a batch's rows. All are counted in `inserted + updated + deleted + … + bad`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// New rows.
+    pub inserted: u64,
+    /// Rows that replaced an older version.
+    pub updated: u64,
+    /// Deletions that took effect or were remembered.
+    pub deleted: u64,
+    /// Older than what is there, or the same.
+    pub ignored: u64,
+    /// Superseded within this batch by a newer version of the same key.
+    pub superseded: u64,
+    /// Kept until their parent arrives.
+    pub parked: u64,
+    /// Rows parked earlier that this batch released (not rows of this batch).
+    pub released: u64,
+    /// Kept with their error.
+    pub bad: u64,
+}
+
+/// Why a batch did not take effect. Nothing of it did.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkError {
+    /// The file's progress is not where this worker believes: another one was faster, or the lease lapsed.
+    #[error("{file}: progress is at row {found}, not {expected}; another worker has it")]
+    Fenced {
+        /// The file.
+        file: String,
+        /// What the worker believed.
+        expected: u64,
+        /// What the sink says.
+        found: u64,
+    },
+    /// The sink cannot be used now; later it may.
+    #[error("{sink}: {problem}")]
+    Unavailable {
+        /// Which sink, without secrets.
+        sink: String,
+        /// What happened.
+        problem: String,
+    },
+    /// The file cannot be applied as a whole; a person must look.
+    #[error("{sink}: {problem}")]
+    Refused {
+        /// Which sink, without secrets.
+        sink: String,
+        /// For the inbox.
+        reason: waybill_contracts::Reason,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+}
+
+/// Takes rows. Contract, exercised by `conformance`:
+///
+/// - `apply` is atomic: rows, bad rows and progress `from → to` take effect together or not at all (a sink that is only
+///   [`Guarantee::AtLeastOnce`] may repeat rows after a crash, never skip them).
+/// - `apply` fails with [`SinkError::Fenced`] and no effect when progress is not `from`, or the file is done.
+/// - On return the effect is durable. Clones and several callers at once are fine.
+pub trait Sink: Send + Sync + 'static {
+    /// Which guarantee it gives.
+    fn guarantee(&self) -> Guarantee;
+    /// How far a file has come; nothing known is `Progress::default()`.
+    fn progress(&self, file: &FileKey) -> impl Future<Output = Result<Progress, SinkError>> + Send;
+    /// Brings a batch into effect.
+    fn apply(
+        &self,
+        file: &FileKey,
+        from: u64,
+        batch: EntityBatch,
+    ) -> impl Future<Output = Result<Applied, SinkError>> + Send;
+}
+
+impl SinkError {
+    /// Where the file goes; `None` for [`SinkError::Fenced`]: the worker lets go.
+    #[must_use]
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Fenced { .. } => None,
+            Self::Unavailable { .. } => Some(Verdict::Retry { after: None, blame: crate::Blame::Dependency }),
+            Self::Refused { reason, .. } => Some(Verdict::Quarantine(*reason)),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! What to do with a file after something went wrong: the one decision every error ends in.
+
+use std::time::Duration;
+
+use waybill_contracts::Reason;
+
+/// Whose fault a passing error is: it decides which retry clock runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    /// The service behind it (bus, storage, TenantService, sink): all files wait on one clock.
+    Dependency,
+    /// This file alone.
+    File,
+}
+
+/// Where a file goes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Back to `saved`, due later.
+    Retry {
+        /// What the other side asked for; else our backoff decides.
+        after: Option<Duration>,
+        /// Whose clock.
+        blame: Blame,
+    },
+    /// Kept aside until a person acts.
+    Quarantine(Reason),
+    /// The file is gone and past its time.
+    Expire,
+}

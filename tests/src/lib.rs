@@ -1,0 +1,1 @@
+//! Whole-pipeline tests against real clients, real sockets and kill -9.
