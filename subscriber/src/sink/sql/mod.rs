@@ -1,0 +1,1 @@
+//! SQL databases: one algorithm, a dialect each.
