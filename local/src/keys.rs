@@ -1,20 +1,83 @@
 //! Every key of this process, and the one place where a SAS is checked: signature, expiry, resource, rights, and whether
 //! it was revoked by a rotation. Shares no code with `waybill-azure` on purpose: a mistake made on both sides would hide.
+//!
+//! The namespace has a root key with all rights, the storage account an account key; both are in the ready file. Each
+//! tenant has a bus key (Listen on its own subscription) and a storage key of its own, which only TenantService uses.
+//! A rotation gives a tenant new keys, so everything signed with the old ones is refused from that moment.
+//!
+//! # Sources
+//! "Service Bus access control with Shared Access Signatures" (token format, what is signed);
+//! "Create a service SAS", "Create an account SAS" and "Authorize with Shared Key" of the storage REST reference.
 
-use std::{fmt, sync::Mutex};
+mod ring;
+mod shared_key;
+mod storage_sas;
 
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use tokio::sync::watch;
+
+use ring::{KeyRing, Match};
+pub use storage_sas::{StorageAccess, StorageLevel, StorageQuery, StorageRefusal, StorageRequest, StorageScope};
+
+/// Name and key of the Service Bus emulator's root policy ("Overview of the Azure Service Bus emulator").
+pub const EMULATOR_BUS_KEY_NAME: &str = "RootManageSharedAccessKey";
+/// See [`EMULATOR_BUS_KEY_NAME`]. Public, and good for nothing but development.
+pub const EMULATOR_BUS_KEY: &str = "SAS_KEY_VALUE";
+/// Account of the storage emulators ("Use the Azurite emulator for local Azure Storage development").
+pub const EMULATOR_ACCOUNT: &str = "devstoreaccount1";
+/// See [`EMULATOR_ACCOUNT`]. Public, and good for nothing but development.
+pub const EMULATOR_ACCOUNT_KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+
+/// Everything but letters, digits, `-`, `.`, `_` and `~`: what RFC 3986 leaves unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Tokens remembered before the dead ones among them are forgotten.
+const SEEN_BEFORE_SWEEP: usize = 1024;
 
 /// The keys. One per process, shared by the AMQP, Blob and tenant endpoints.
 pub struct Keys {
-    #[allow(dead_code)]
-    state: Mutex<()>,
+    bus_key_name: String,
+    bus_key: String,
+    account: String,
+    account_key: Vec<u8>,
+    state: Mutex<State>,
     revocations: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    tenants: HashMap<String, TenantKeys>,
+    /// Bus tokens that were accepted, by signature: whose key signed them, and which generation of it.
+    seen: HashMap<String, Seen>,
+    /// Single tokens, of either service, that a fault script refuses.
+    refused: HashSet<String>,
+}
+
+struct TenantKeys {
+    /// Lower case, without a leading slash: `exports/subscriptions/acme`.
+    entity: String,
+    bus: KeyRing,
+    storage: KeyRing,
+}
+
+struct Seen {
+    /// `None` for the root key, which is never rotated.
+    tenant: Option<String>,
+    generation: u64,
+    expires_at: i64,
 }
 
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Keys")
+        f.debug_struct("Keys").field("bus_key_name", &self.bus_key_name).field("account", &self.account).finish()
     }
 }
 
@@ -51,20 +114,188 @@ pub enum SasRefusal {
     Revoked,
 }
 
+/// Why the keys could not be made or used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// No such tenant.
+    #[error("no tenant is called {name:?}; the configuration names the tenants")]
+    UnknownTenant {
+        /// The name that was given.
+        name: String,
+    },
+    /// The account key must be base64.
+    #[error("the storage account key is not base64; take it as the portal shows it")]
+    AccountKey,
+}
+
 impl Keys {
+    /// The public keys of the emulators, and no tenant yet.
+    ///
+    /// # Panics
+    /// Never: the emulator's key is base64.
+    #[must_use]
+    pub fn emulator() -> Self {
+        Self::new(EMULATOR_BUS_KEY_NAME, EMULATOR_BUS_KEY, EMULATOR_ACCOUNT, EMULATOR_ACCOUNT_KEY)
+            .expect("the emulator's account key is base64")
+    }
+
+    /// Keys of the caller's choice. The bus key signs as the text that it is, the account key as the bytes that its
+    /// base64 stands for; so does Azure.
+    ///
+    /// # Errors
+    /// [`KeyError::AccountKey`].
+    pub fn new(bus_key_name: &str, bus_key: &str, account: &str, account_key: &str) -> Result<Self, KeyError> {
+        Ok(Self {
+            bus_key_name: bus_key_name.to_owned(),
+            bus_key: bus_key.to_owned(),
+            account: account.to_owned(),
+            account_key: STANDARD.decode(account_key).map_err(|_| KeyError::AccountKey)?,
+            state: Mutex::default(),
+            revocations: watch::Sender::new(0),
+        })
+    }
+
+    /// Name of the root key.
+    #[must_use]
+    pub fn bus_key_name(&self) -> &str {
+        &self.bus_key_name
+    }
+
+    /// The root key itself.
+    #[must_use]
+    pub fn bus_key(&self) -> &str {
+        &self.bus_key
+    }
+
+    /// Name of the storage account.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+
+    /// The account key in base64.
+    #[must_use]
+    pub fn account_key(&self) -> String {
+        STANDARD.encode(&self.account_key)
+    }
+
+    /// Gives a tenant random keys: Listen on `entity` (`exports/subscriptions/acme`), and one for the storage account.
+    pub fn add_tenant(&self, name: &str, entity: &str) {
+        let keys = TenantKeys { entity: normal_path(entity), bus: KeyRing::random(), storage: KeyRing::random() };
+        self.state().tenants.insert(name.to_owned(), keys);
+    }
+
+    /// Gives a tenant new keys, or every tenant with `None`. Whatever was signed with the old ones is refused from now
+    /// on, and links that use it are to be cut.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownTenant`].
+    pub fn rotate(&self, tenant: Option<&str>) -> Result<(), KeyError> {
+        {
+            let mut state = self.state();
+            match tenant {
+                Some(name) => state.tenant_mut(name)?.rotate(),
+                None => state.tenants.values_mut().for_each(TenantKeys::rotate),
+            }
+        }
+        self.revocations.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    /// Refuses one token from now on, of either service, by its decoded signature; its key stays good for others.
+    pub fn refuse(&self, signature: &str) {
+        self.state().refused.insert(signature.to_owned());
+        self.revocations.send_modify(|count| *count += 1);
+    }
+
+    /// A tenant's bus token for its own subscription, good until `expires_at` (seconds since 1970). `host` is only
+    /// written into `sr`; nobody compares it.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownTenant`].
+    pub fn bus_token(&self, tenant: &str, host: &str, expires_at: i64) -> Result<String, KeyError> {
+        let mut state = self.state();
+        let keys = state.tenant_mut(tenant)?;
+        let resource = format!("sb://{host}/{}", keys.entity);
+        Ok(sign_bus(&resource, &bus_key_name_of(tenant), keys.bus.current(), expires_at))
+    }
+
+    /// A token of the root key for any entity (empty: the whole namespace).
+    #[must_use]
+    pub fn root_bus_token(&self, host: &str, entity: &str, expires_at: i64) -> String {
+        sign_bus(&format!("sb://{host}/{entity}"), &self.bus_key_name, self.bus_key.as_bytes(), expires_at)
+    }
+
+    /// A tenant's service SAS for a whole container, without a leading `?`, good until `expires_at` (seconds since
+    /// 1970). `permissions` in Azure's letters and order: `racwdl`.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownTenant`].
+    pub fn container_token(
+        &self,
+        tenant: &str,
+        container: &str,
+        permissions: &str,
+        expires_at: i64,
+    ) -> Result<String, KeyError> {
+        let mut state = self.state();
+        let key = state.tenant_mut(tenant)?.storage.current().to_vec();
+        Ok(storage_sas::sign_container(&key, &self.account, container, permissions, expires_at))
+    }
+
     /// Checks a Service Bus SAS against the entity path (`exports/subscriptions/acme`, any case, no leading slash) that it
     /// is shown for; the token's scope must be that path or a prefix of it by whole segments. `now` in seconds since 1970.
     ///
     /// # Errors
     /// The refusal to tell the client.
     pub fn check_bus(&self, token: &str, entity: &str, now: i64) -> Result<BusClaim, SasRefusal> {
-        todo!("{} {entity} {now}", token.len())
+        let sas = BusSas::parse(token)?;
+        let mut state = self.state();
+        let (tenant, limit, generation) = if sas.key_name == self.bus_key_name {
+            if ring::matches(self.bus_key.as_bytes(), sas.signed.as_bytes(), &sas.signature) {
+                (None, String::new(), 0)
+            } else {
+                return Err(SasRefusal::BadSignature);
+            }
+        } else {
+            let Some((name, keys)) = state.tenants.iter().find(|(name, _)| bus_key_name_of(name) == sas.key_name)
+            else {
+                return Err(SasRefusal::BadSignature);
+            };
+            match keys.bus.find(sas.signed.as_bytes(), &sas.signature) {
+                Match::Current(generation) => (Some(name.clone()), keys.entity.clone(), generation),
+                Match::Former => return Err(SasRefusal::Revoked),
+                Match::None => return Err(SasRefusal::BadSignature),
+            }
+        };
+        if now >= sas.expires_at {
+            return Err(SasRefusal::Expired);
+        }
+        let signature = STANDARD.encode(&sas.signature);
+        if state.refused.contains(&signature) {
+            return Err(SasRefusal::Revoked);
+        }
+        // A key speaks for what lies at or below its own entity only, and the token for what lies below its `sr`.
+        if !covers(&limit, &sas.scope) || !covers(&sas.scope, &normal_path(entity)) {
+            return Err(SasRefusal::WrongAudience);
+        }
+        let root = tenant.is_none();
+        state.remember(&signature, Seen { tenant, generation, expires_at: sas.expires_at }, now);
+        Ok(BusClaim { expires_at: sas.expires_at, scope: sas.scope, send: root, listen: true, manage: root, signature })
     }
 
     /// Whether a rotation has killed this token.
     #[must_use]
     pub fn is_revoked(&self, signature: &str) -> bool {
-        todo!("{}", signature.len())
+        let state = self.state();
+        if state.refused.contains(signature) {
+            return true;
+        }
+        let Some(Seen { tenant: Some(tenant), generation, .. }) = state.seen.get(signature) else {
+            return false;
+        };
+        state.tenants.get(tenant).is_none_or(|keys| keys.bus.generation() != *generation)
     }
 
     /// Changes whenever a token was revoked, so that links using it can be cut.
@@ -72,4 +303,112 @@ impl Keys {
     pub fn revocations(&self) -> watch::Receiver<u64> {
         self.revocations.subscribe()
     }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is one insertion or one replacement, so a panic elsewhere leaves nothing half done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
+
+impl State {
+    fn tenant_mut(&mut self, name: &str) -> Result<&mut TenantKeys, KeyError> {
+        self.tenants.get_mut(name).ok_or_else(|| KeyError::UnknownTenant { name: name.to_owned() })
+    }
+
+    fn remember(&mut self, signature: &str, seen: Seen, now: i64) {
+        if self.seen.len() >= SEEN_BEFORE_SWEEP {
+            self.seen.retain(|_, seen| seen.expires_at > now);
+        }
+        self.seen.insert(signature.to_owned(), seen);
+    }
+}
+
+impl TenantKeys {
+    fn rotate(&mut self) {
+        self.bus.rotate();
+        self.storage.rotate();
+    }
+}
+
+/// The parts of a Service Bus SAS that are checked.
+struct BusSas<'a> {
+    /// `sr` as it was sent, a line feed, and `se`.
+    signed: String,
+    signature: Vec<u8>,
+    expires_at: i64,
+    key_name: std::borrow::Cow<'a, str>,
+    scope: String,
+}
+
+impl<'a> BusSas<'a> {
+    fn parse(token: &'a str) -> Result<Self, SasRefusal> {
+        let malformed = |what: &str| SasRefusal::Malformed(what.to_owned());
+        let fields = token
+            .trim()
+            .strip_prefix("SharedAccessSignature ")
+            .ok_or_else(|| malformed("it does not begin with 'SharedAccessSignature '"))?;
+        let (mut sr, mut sig, mut se, mut skn) = (None, None, None, None);
+        for field in fields.trim_start().split('&') {
+            let (name, value) = field.split_once('=').ok_or_else(|| malformed("a field has no '='"))?;
+            match name {
+                "sr" => sr = Some(value),
+                "sig" => sig = Some(value),
+                "se" => se = Some(value),
+                "skn" => skn = Some(value),
+                _ => {}
+            }
+        }
+        let sr = sr.ok_or_else(|| malformed("'sr' is missing"))?;
+        let sig = sig.ok_or_else(|| malformed("'sig' is missing"))?;
+        let se = se.ok_or_else(|| malformed("'se' is missing"))?;
+        let skn = skn.ok_or_else(|| malformed("'skn' is missing"))?;
+        let decode = |value: &'a str, name: &str| {
+            percent_decode_str(value).decode_utf8().map_err(|_| malformed(&format!("'{name}' is not UTF-8")))
+        };
+        let signature =
+            STANDARD.decode(decode(sig, "sig")?.as_bytes()).map_err(|_| malformed("'sig' is not base64"))?;
+        Ok(Self {
+            signed: format!("{sr}\n{se}"),
+            signature,
+            expires_at: se.parse().map_err(|_| malformed("'se' is not a number of seconds"))?,
+            key_name: decode(skn, "skn")?,
+            scope: scope_of(&decode(sr, "sr")?),
+        })
+    }
+}
+
+fn sign_bus(resource: &str, key_name: &str, key: &[u8], expires_at: i64) -> String {
+    let sr = utf8_percent_encode(resource, RESERVED).to_string();
+    let signature = STANDARD.encode(ring::hmac(key, format!("{sr}\n{expires_at}").as_bytes()));
+    format!(
+        "SharedAccessSignature sr={sr}&sig={}&se={expires_at}&skn={}",
+        utf8_percent_encode(&signature, RESERVED),
+        utf8_percent_encode(key_name, RESERVED),
+    )
+}
+
+fn bus_key_name_of(tenant: &str) -> String {
+    format!("listen-{tenant}")
+}
+
+/// `sb://Host:5671/Exports/` → `exports`. Scheme, host and port are not compared: one process is one namespace,
+/// whatever name the client reached it by.
+fn scope_of(resource: &str) -> String {
+    let below_scheme = resource.split_once("://").map_or(resource, |(_, rest)| rest);
+    normal_path(below_scheme.split_once('/').map_or("", |(_, path)| path))
+}
+
+fn normal_path(path: &str) -> String {
+    path.trim_matches('/').to_lowercase()
+}
+
+/// Whether `path` is `scope` or lies below it, by whole segments.
+fn covers(scope: &str, path: &str) -> bool {
+    match path.strip_prefix(scope) {
+        Some(rest) => scope.is_empty() || rest.is_empty() || rest.starts_with('/'),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;
