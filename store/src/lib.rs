@@ -4,9 +4,14 @@
 //! This crate's interface is `rusqlite` on purpose: it is the one place that owns connections, and its users are the
 //! stores of `publisher` and `subscriber`, whose own interfaces name none of it.
 
+mod header;
 mod migrate;
 mod sqlite;
+mod writer;
 
 pub use migrate::{Migration, Schema};
 pub use rusqlite;
-pub use sqlite::{OpenError, Sqlite, SqliteOptions, StoreError};
+pub use sqlite::{OpenError, Sqlite, SqliteOptions, Stats, StoreError};
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,21 @@
 //! Whose file it is, and which steps brought it to its schema.
 
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
+
+use crate::{
+    OpenError,
+    header::{self, FirstBytes},
+};
+
+/// A file up to this size is checked whole when it is opened; a longer one only where it is read. A check of 8 MiB takes
+/// about as long as the first commit.
+const CHECKED_BYTES_MAX: i64 = 8 << 20;
+
 /// One numbered step. Steps are append-only: a released one never changes.
 #[derive(Debug, Clone, Copy)]
 pub struct Migration {
@@ -12,7 +28,7 @@ pub struct Migration {
 /// What a database of ours looks like. The schema version (`PRAGMA user_version`) is the number of steps taken.
 #[derive(Debug, Clone, Copy)]
 pub struct Schema {
-    /// `PRAGMA application_id`: says whose file it is.
+    /// `PRAGMA application_id`: says whose file it is. Not 0. Not used with `shared_with_user`.
     pub application_id: i32,
     /// What it is called in errors: `inbox`, `outbox`, `sink`.
     pub name: &'static str,
@@ -21,4 +37,163 @@ pub struct Schema {
     /// Whether a file with tables of others, and no application id, may be taken as well: a sink lies in the user's own
     /// database. Then the version is kept in a table `_waybill_schema` instead of the pragmas.
     pub shared_with_user: bool,
+}
+
+/// Refuses a file that is not ours, newer or damaged by its first bytes, before SQLite touches anything.
+pub(crate) fn admit(path: &Path, schema: &Schema) -> Result<(), OpenError> {
+    let first = header::read(path).map_err(|error| OpenError::io(path, error))?;
+    match first {
+        FirstBytes::Absent | FirstBytes::Undecided => Ok(()),
+        FirstBytes::NoDatabase(problem) => {
+            Err(OpenError::Damaged { path: path.display().to_string(), problem: problem.to_owned() })
+        }
+        FirstBytes::Database { application_id: 0, empty, .. } if empty || schema.shared_with_user => Ok(()),
+        FirstBytes::Database { application_id, user_version, .. } => {
+            if schema.shared_with_user || application_id != schema.application_id {
+                return Err(schema.foreign(path));
+            }
+            schema.refuse_newer(path, user_version)
+        }
+    }
+}
+
+/// Takes the missing steps, each in a transaction with its number. Another process may be doing the same: each step looks
+/// again once it holds the file. With no step missing nobody waits for the file, and nothing is written.
+pub(crate) fn migrate(path: &Path, connection: &mut Connection, schema: &Schema) -> Result<(), OpenError> {
+    let failed = |error| OpenError::sqlite(path, error);
+    let missing = |version: i64| usize::try_from(version).ok().and_then(|taken| schema.migrations.get(taken));
+    let tx = connection.transaction().map_err(failed)?;
+    refuse_damaged(path, &tx)?;
+    let mut version = schema.version(path, &tx)?;
+    tx.finish().map_err(failed)?;
+    while missing(version).is_some() {
+        let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+        version = schema.version(path, &tx)?;
+        let Some(step) = missing(version) else { return tx.finish().map_err(failed) };
+        tracing::debug!(path = %path.display(), version = version + 1, step = step.name, "migrating");
+        tx.execute_batch(step.sql).map_err(|error| OpenError::Migration {
+            path: path.display().to_string(),
+            name: step.name,
+            problem: error.to_string(),
+        })?;
+        version += 1;
+        schema.set_version(&tx, version).map_err(failed)?;
+        tx.commit().map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn refuse_damaged(path: &Path, connection: &Connection) -> Result<(), OpenError> {
+    let failed = |error| OpenError::sqlite(path, error);
+    if number(connection, "PRAGMA page_count").map_err(failed)?
+        * number(connection, "PRAGMA page_size").map_err(failed)?
+        > CHECKED_BYTES_MAX
+    {
+        return Ok(());
+    }
+    let found: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
+    if found == "ok" {
+        return Ok(());
+    }
+    Err(OpenError::Damaged { path: path.display().to_string(), problem: found })
+}
+
+fn number(connection: &Connection, sql: &str) -> rusqlite::Result<i64> {
+    connection.query_row(sql, [], |row| row.get(0))
+}
+
+/// Changes the file to WAL. SQLite does not wait for other connections here, whatever the busy timeout says.
+pub(crate) fn enter_wal(path: &Path, connection: &Connection, patience: Duration) -> Result<(), OpenError> {
+    let began = Instant::now();
+    loop {
+        let answer: Result<String, _> = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0));
+        match answer {
+            Ok(mode) if mode == "wal" => return Ok(()),
+            Ok(mode) => {
+                return Err(OpenError::Io {
+                    path: path.display().to_string(),
+                    problem: format!("it stays in journal mode {mode}; put it on a local disk"),
+                });
+            }
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && began.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(OpenError::sqlite(path, error)),
+        }
+    }
+}
+
+impl Schema {
+    /// How many steps were taken; refuses what is not ours or newer.
+    fn version(&self, path: &Path, connection: &Connection) -> Result<i64, OpenError> {
+        let failed = |error| OpenError::sqlite(path, error);
+        let application_id = number(connection, "PRAGMA application_id").map_err(failed)?;
+        let version = if self.shared_with_user {
+            if application_id != 0 {
+                return Err(self.foreign(path));
+            }
+            self.shared_version(connection).map_err(failed)?
+        } else if application_id == 0 {
+            let tables = number(connection, "SELECT count(*) FROM sqlite_schema").map_err(failed)?;
+            if tables > 0 {
+                return Err(self.foreign(path));
+            }
+            0
+        } else if application_id == i64::from(self.application_id) {
+            number(connection, "PRAGMA user_version").map_err(failed)?
+        } else {
+            return Err(self.foreign(path));
+        };
+        self.refuse_newer(path, version)?;
+        Ok(version)
+    }
+
+    fn shared_version(&self, connection: &Connection) -> rusqlite::Result<i64> {
+        let known = connection
+            .query_row("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = '_waybill_schema'", [], |_| Ok(()))
+            .optional()?;
+        if known.is_none() {
+            return Ok(0);
+        }
+        connection
+            .query_row("SELECT version FROM _waybill_schema WHERE name = ?1", [self.name], |row| row.get(0))
+            .optional()
+            .map(|version| version.unwrap_or(0))
+    }
+
+    fn set_version(&self, connection: &Connection, version: i64) -> rusqlite::Result<()> {
+        if self.shared_with_user {
+            connection.execute_batch(
+                "CREATE TABLE IF NOT EXISTS _waybill_schema (name TEXT PRIMARY KEY, version INTEGER NOT NULL)",
+            )?;
+            connection
+                .execute(
+                    "INSERT INTO _waybill_schema (name, version) VALUES (?1, ?2)
+                     ON CONFLICT (name) DO UPDATE SET version = excluded.version",
+                    (self.name, version),
+                )
+                .map(|_| ())
+        } else {
+            connection.execute_batch(&format!(
+                "PRAGMA application_id = {}; PRAGMA user_version = {version}",
+                self.application_id
+            ))
+        }
+    }
+
+    fn refuse_newer(&self, path: &Path, found: i64) -> Result<(), OpenError> {
+        let known = i64::try_from(self.migrations.len()).unwrap_or(i64::MAX);
+        if found > known {
+            return Err(OpenError::Newer { path: path.display().to_string(), found, known });
+        }
+        if found < 0 {
+            let problem = format!("schema version {found}");
+            return Err(OpenError::Damaged { path: path.display().to_string(), problem });
+        }
+        Ok(())
+    }
+
+    fn foreign(&self, path: &Path) -> OpenError {
+        OpenError::Foreign { path: path.display().to_string(), name: self.name }
+    }
 }
