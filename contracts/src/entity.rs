@@ -1,6 +1,11 @@
 //! `entities.toml`: which rows make which table, by which key, in which order, and what they refer to.
 
+mod parse;
+
 use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::quote::quote;
 
 /// All entities of a configuration, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -115,20 +120,77 @@ pub struct EntityError {
     problem: String,
 }
 
+/// A configuration that works an entity's rows and never those of the parents that they wait for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "entity {} parks rows until their {} is there, but `types` lists none of its types ({}); add one of them, or set \
+     on_missing = \"apply\" for {}",
+    quote(entity), quote(parent), types.join(", "), fields.join(", ")
+)]
+pub struct MissingParentError {
+    /// The entity that refers.
+    pub entity: String,
+    /// The entity that nothing brings.
+    pub parent: String,
+    /// The types that would bring it.
+    pub types: Vec<String>,
+    /// The fields of the reference.
+    pub fields: Vec<String>,
+}
+
 impl Entities {
     /// Reads and checks the text of an `entities.toml`; `file` is for errors only.
     ///
     /// # Errors
     /// The first problem with its line: unknown or not yet supported keys (by name), a key without fields, a reference
-    /// to an unknown entity or with another number of fields than the parent's key, two entities with one table or one
-    /// blobType twice within an entity.
+    /// to an unknown entity or with another number of fields (or other declared types) than the parent's key, two
+    /// entities with one table or one blobType, an entity of several types without a version, a reserved name.
     pub fn parse(text: &str, file: &str) -> Result<Self, EntityError> {
-        todo!("{text} {file}")
+        parse::parse(text, file)
     }
 
-    /// The entities that rows of `blob_type` belong to.
+    /// Checks that what a row may wait for can come: `configured` are the blobTypes that are worked, `None` for all.
+    /// An entity that no configured type brings is not asked: it has no rows that could wait.
+    ///
+    /// # Errors
+    /// The first `park` reference, by the names of the entities, to an entity that no configured type brings.
+    pub fn check_types(&self, configured: Option<&[String]>) -> Result<(), MissingParentError> {
+        let Some(configured) = configured else { return Ok(()) };
+        let is_brought = |entity: &Entity| entity.types.iter().any(|name| configured.contains(name));
+        for entity in self.0.values().filter(|entity| is_brought(entity)) {
+            for reference in entity.references.iter().filter(|reference| reference.on_missing == OnMissing::Park) {
+                let Some(parent) = self.0.get(&reference.entity) else { continue };
+                if !is_brought(parent) {
+                    return Err(MissingParentError {
+                        entity: entity.name.clone(),
+                        parent: parent.name.clone(),
+                        types: parent.types.clone(),
+                        fields: reference.fields.clone(),
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entity that rows of `blob_type` belong to.
     #[must_use]
     pub fn for_type(&self, blob_type: &str) -> Option<&Entity> {
         self.0.values().find(|entity| entity.types.iter().any(|name| name == blob_type))
+    }
+}
+
+impl Entity {
+    /// The declared type of a column.
+    #[must_use]
+    pub fn column(&self, name: &str) -> Option<ColumnType> {
+        self.columns.iter().find(|column| column.name == name).map(|column| column.kind)
+    }
+}
+
+/// As in `entities.toml`.
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }

@@ -6,20 +6,27 @@
 
 mod entity;
 mod extras;
+mod media;
 mod metadata;
 mod names;
+mod object;
+mod quote;
 mod ready;
 mod reason;
 mod tenant;
+#[cfg(test)]
+mod tests;
+mod uri;
 
 pub use entity::{
-    Column, ColumnType, Entities, Entity, EntityError, OnMissing, Reference, SchemaMode, VersionField, VersionType,
+    Column, ColumnType, Entities, Entity, EntityError, MissingParentError, OnMissing, Reference, SchemaMode,
+    VersionField, VersionType,
 };
 pub use extras::{Extras, ExtrasError, Snapshot};
-pub use metadata::{
-    BlobUri, BlobUriError, Encoding, Format, HeaderRow, Media, MediaError, Metadata, MetadataError, PublishableError,
-};
+pub use media::{Encoding, Format, HeaderRow, Media, MediaError};
+pub use metadata::{BODY_BYTES_MAX, Metadata, MetadataError, PublishableError};
 pub use names::{BlobPath, BlobType, ExportId, FileName, NameError, SqlName};
 pub use ready::{LocalTenant, ReadyFile};
 pub use reason::{Reason, UnknownReason};
 pub use tenant::{BlobEndpoint, BusEndpoint, GrantLayout, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints, TenantError};
+pub use uri::{BlobUri, BlobUriError};

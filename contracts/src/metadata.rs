@@ -1,14 +1,35 @@
 //! The waybill: the message that stands for a file.
 //!
-//! We accept widely and publish narrowly. What cannot be understood keeps its [`Reason`](crate::Reason), so that the
-//! inbox can hold it where a person sees it.
+//! We accept widely and publish narrowly. What cannot be understood keeps its [`Reason`], so that the inbox can hold it
+//! where a person sees it.
+
+use std::collections::HashSet;
+use std::fmt;
 
 use serde_json::value::RawValue;
 
-use crate::{BlobPath, Extras, Reason};
+use crate::object::{RawObject, kind, raw_text};
+use crate::quote::quote;
+use crate::{BlobType, BlobUri, BlobUriError, Encoding, Extras, ExtrasError, Media, MediaError, Reason};
 
-/// The six fields of the message; what else it holds is kept as raw text and passed on.
-#[derive(Debug, Clone)]
+/// The longest body that is read, in bytes: what a Service Bus namespace carries unless it is told to carry more.
+/// Source: Microsoft, "Azure Service Bus quotas" (256 KB in Standard, 1 MB in Premium by default).
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+const BLOB_TYPE_CHARACTERS_MAX: usize = 200;
+const CORRELATION_ID_CHARACTERS_MAX: usize = 256;
+
+const BLOB_TYPE: &str = "blobType";
+const CORRELATION_ID: &str = "correlationId";
+const CONTENT_TYPE: &str = "contentType";
+const CONTENT_ENCODING: &str = "contentEncoding";
+const URI: &str = "uri";
+const PROPERTIES: &str = "properties";
+const WAYBILL: &str = "waybill";
+
+/// The six fields of the message; what else it holds is kept as raw text and passed on. `Debug` shows no query of the
+/// `uri` and no value of `properties`.
+#[derive(Clone)]
 pub struct Metadata {
     /// 1–200 characters, any text.
     pub blob_type: String,
@@ -26,84 +47,10 @@ pub struct Metadata {
     pub unknown: Vec<(String, Box<RawValue>)>,
 }
 
-/// Which of the five formats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// `application/x-jsonlines`, `application/jsonl`, `application/x-ndjson`.
-    JsonLines,
-    /// `application/json`: an array of objects, or a single object.
-    Json,
-    /// `text/csv`, `application/csv`.
-    Csv,
-    /// `text/xml`, `application/xml`.
-    Xml,
-    /// `application/x-xmllines`.
-    XmlLines,
-}
-
-/// Whether a CSV file begins with its columns' names. RFC 4180, section 3 (`header`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum HeaderRow {
-    /// The first row is names (the default).
-    #[default]
-    Present,
-    /// `header=absent`: columns come from the entity.
-    Absent,
-}
-
-/// A parsed `contentType`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Media {
-    /// The format.
-    pub format: Format,
-    /// `charset`, in lower case, if given. The default is UTF-8.
-    pub charset: Option<String>,
-    /// For CSV.
-    pub header: HeaderRow,
-}
-
-/// How the blob's bytes are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Encoding {
-    /// Not packed.
-    Identity,
-    /// gzip.
-    Gzip,
-}
-
-/// A `uri` that may be fetched: https (http for loopback only), no userinfo, no fragment, no dot segments, no encoded
-/// slashes; its query was dropped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BlobUri {
-    /// Scheme, host and port in lower case, without a default port: `https://myaccount.blob.core.windows.net`.
-    pub origin: String,
-    /// The account segment, for hosts that carry it in the path (`http://127.0.0.1:10000/devstoreaccount1/…`); else empty.
-    /// Known only when compared with a grant, so this is every path segment, decoded; see [`BlobUri::under`].
-    pub segments: Vec<String>,
-}
-
 /// Why a body is no waybill.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct MetadataError {
-    /// For the inbox.
-    pub reason: Reason,
-    text: String,
-}
-
-/// Why a `contentType` or `contentEncoding` cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct MediaError {
-    /// For the inbox.
-    pub reason: Reason,
-    text: String,
-}
-
-/// Why a `uri` will not be fetched.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct BlobUriError {
     /// For the inbox.
     pub reason: Reason,
     text: String,
@@ -115,41 +62,134 @@ pub struct BlobUriError {
 pub struct PublishableError(String);
 
 impl Metadata {
-    /// Reads a message's body: UTF-8 JSON (a BOM is allowed), one object. With a repeated field the first one wins.
+    /// Reads a message's body: UTF-8 JSON (a BOM is allowed), one object, at most [`BODY_BYTES_MAX`] bytes. With a
+    /// repeated field the first one wins.
     ///
     /// # Errors
     /// [`MetadataError`] says which field, and carries the [`Reason`].
     pub fn parse(body: &[u8]) -> Result<Self, MetadataError> {
-        todo!("{body:?}")
+        if body.len() > BODY_BYTES_MAX {
+            let text = format!("the message has {} bytes; at most {BODY_BYTES_MAX} are read", body.len());
+            return Err(MetadataError { reason: Reason::FieldOutOfBounds, text });
+        }
+        let not_json = |text| MetadataError { reason: Reason::NotJson, text };
+        let text = std::str::from_utf8(body)
+            .map_err(|error| not_json(format!("the message is not UTF-8 at byte {}", error.valid_up_to())))?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let object = serde_json::from_str::<RawObject>(text)
+            .map_err(|error| not_json(format!("the message is not one JSON object: {error}")))?;
+
+        let (mut blob_type, mut correlation_id, mut content_type, mut uri) = (None, None, None, None);
+        let (mut content_encoding, mut properties) = (None, None);
+        let mut unknown = Vec::new();
+        for (name, value) in object.0 {
+            match name.as_str() {
+                BLOB_TYPE => blob_type = Some(value),
+                CORRELATION_ID => correlation_id = Some(value),
+                CONTENT_TYPE => content_type = Some(value),
+                CONTENT_ENCODING => content_encoding = Some(value),
+                URI => uri = Some(value),
+                PROPERTIES => properties = Some(value),
+                _ => unknown.push((name, value)),
+            }
+        }
+        Ok(Self {
+            blob_type: bounded(BLOB_TYPE, required(BLOB_TYPE, blob_type)?, BLOB_TYPE_CHARACTERS_MAX)?,
+            correlation_id: bounded(
+                CORRELATION_ID,
+                required(CORRELATION_ID, correlation_id)?,
+                CORRELATION_ID_CHARACTERS_MAX,
+            )?,
+            content_type: required(CONTENT_TYPE, content_type)?,
+            content_encoding: match content_encoding {
+                Some(value) if !is_null(&value) => {
+                    Some(text_of(CONTENT_ENCODING, &value, Reason::UnknownContentEncoding)?)
+                }
+                _ => None,
+            },
+            uri: required(URI, uri)?,
+            properties: properties.filter(|value| !is_null(value)),
+            unknown,
+        })
     }
 
     /// The body to send, fields in the order of the public description, unknown ones last.
     ///
     /// # Errors
-    /// [`PublishableError`] when `blobType` is outside what we publish.
+    /// [`PublishableError`] when a field is outside what we publish: `blobType` as [`BlobType`] has it, a
+    /// `correlationId` of 1–256 characters, a `contentType` and `contentEncoding` that a reader knows, and a `uri` that
+    /// one may fetch, without a query (it could hold a token).
     pub fn to_json(&self) -> Result<Vec<u8>, PublishableError> {
-        todo!()
+        let refuse = |error: &dyn fmt::Display| PublishableError(error.to_string());
+        BlobType::new(self.blob_type.as_str()).map_err(|error| refuse(&error))?;
+        let characters = self.correlation_id.chars().count();
+        if !(1..=CORRELATION_ID_CHARACTERS_MAX).contains(&characters) {
+            return Err(PublishableError(format!(
+                "correlationId has {characters} characters; it needs 1 to {CORRELATION_ID_CHARACTERS_MAX}"
+            )));
+        }
+        self.media().map_err(|error| refuse(&error))?;
+        self.encoding().map_err(|error| refuse(&error))?;
+        self.blob_uri().map_err(|error| refuse(&error))?;
+        if self.uri.contains('?') {
+            return Err(PublishableError("uri has a query; publish the address without it".to_owned()));
+        }
+
+        let mut fields = vec![
+            (BLOB_TYPE.to_owned(), raw_text(&self.blob_type)),
+            (CORRELATION_ID.to_owned(), raw_text(&self.correlation_id)),
+            (CONTENT_TYPE.to_owned(), raw_text(&self.content_type)),
+        ];
+        if let Some(encoding) = &self.content_encoding {
+            fields.push((CONTENT_ENCODING.to_owned(), raw_text(encoding)));
+        }
+        fields.push((URI.to_owned(), raw_text(&self.uri)));
+        if let Some(properties) = &self.properties {
+            fields.push((PROPERTIES.to_owned(), properties.clone()));
+        }
+        let mut taken = HashSet::from([BLOB_TYPE, CORRELATION_ID, CONTENT_TYPE, CONTENT_ENCODING, URI, PROPERTIES]);
+        for (name, value) in &self.unknown {
+            if !taken.insert(name) {
+                return Err(PublishableError(format!("field {} stands in the message twice", quote(name))));
+            }
+            fields.push((name.clone(), value.clone()));
+        }
+        Ok(String::from(Box::<str>::from(RawObject(fields).to_raw())).into_bytes())
     }
 
-    /// What Waybill added under `properties.waybill`; all `None` when there is nothing.
+    /// What Waybill added under `properties.waybill`; all `None` when there is nothing, or when `properties` is not an
+    /// object.
     ///
     /// # Errors
-    /// When it is there and of the wrong shape.
-    pub fn extras(&self) -> Result<Extras, crate::ExtrasError> {
-        todo!()
+    /// When it is there and of the wrong shape ([`Reason::BadExtras`]).
+    pub fn extras(&self) -> Result<Extras, ExtrasError> {
+        match self.properties.as_deref().and_then(as_object).as_ref().and_then(|object| object.get(WAYBILL)) {
+            Some(value) if !is_null(value) => Extras::from_raw(value),
+            _ => Ok(Extras::default()),
+        }
     }
 
     /// `properties` with `waybill` set to `extras` and everything else in its place.
-    pub fn set_extras(&mut self, extras: &Extras) {
-        todo!("{extras:?}")
+    ///
+    /// # Errors
+    /// When a reader would refuse `extras` (the error names the part), or when `properties` is neither absent nor an
+    /// object, so that there is no place for it. Nothing is changed then.
+    pub fn set_extras(&mut self, extras: &Extras) -> Result<(), ExtrasError> {
+        let mut object = match self.properties.as_deref() {
+            None => RawObject::default(),
+            Some(properties) => as_object(properties).ok_or_else(|| ExtrasError::no_place(kind(properties)))?,
+        };
+        object.set(WAYBILL, extras.to_raw()?);
+        self.properties = Some(object.to_raw());
+        Ok(())
     }
 
     /// The format and its parameters.
     ///
     /// # Errors
-    /// `unknown-content-type`.
+    /// `unknown-content-type`, or `unsupported-format` for a parameter that we cannot follow.
     pub fn media(&self) -> Result<Media, MediaError> {
-        todo!()
+        Media::parse(&self.content_type)
     }
 
     /// The packing that the message names; `None` when it does not say (the suffix and the magic bytes decide).
@@ -157,7 +197,7 @@ impl Metadata {
     /// # Errors
     /// `unknown-content-encoding`.
     pub fn encoding(&self) -> Result<Option<Encoding>, MediaError> {
-        todo!()
+        self.content_encoding.as_deref().map_or(Ok(None), Encoding::parse)
     }
 
     /// The address of the file.
@@ -165,61 +205,75 @@ impl Metadata {
     /// # Errors
     /// `bad-uri`.
     pub fn blob_uri(&self) -> Result<BlobUri, BlobUriError> {
-        todo!()
+        BlobUri::parse(&self.uri)
+    }
+
+    /// `uri` without its query, which may hold a token: for logs and listings, also when the address is a bad one.
+    #[must_use]
+    pub fn uri_without_query(&self) -> &str {
+        self.uri.split(['?', '#']).next().unwrap_or_default()
     }
 }
 
-impl BlobUri {
-    /// Parses an address by the rules above.
-    ///
-    /// # Errors
-    /// `bad-uri`, naming the rule. The text of the error holds no query.
-    pub fn parse(text: &str) -> Result<Self, BlobUriError> {
-        todo!("{text}")
-    }
-
-    /// The blob's name when this address lies in `container` at `endpoint` (a grant's, which may carry a path such as
-    /// `/devstoreaccount1`), else `None`.
-    #[must_use]
-    pub fn under(&self, endpoint: &url::Url, container: &str) -> Option<BlobPath> {
-        todo!("{endpoint} {container}")
-    }
-
-    /// The address without its query, in one normal spelling: the identity of a file without an exportId.
-    #[must_use]
-    pub fn normalised(&self) -> String {
-        todo!()
+impl fmt::Debug for Metadata {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metadata")
+            .field("blob_type", &self.blob_type)
+            .field("correlation_id", &self.correlation_id)
+            .field("content_type", &self.content_type)
+            .field("content_encoding", &self.content_encoding)
+            .field("uri", &self.uri_without_query())
+            .field("properties_bytes", &self.properties.as_ref().map(|value| value.get().len()))
+            .field("unknown", &self.unknown.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .finish()
     }
 }
 
-impl Format {
-    /// The media type that we publish.
-    #[must_use]
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::JsonLines => "application/x-jsonlines",
-            Self::Json => "application/json",
-            Self::Csv => "text/csv",
-            Self::Xml => "text/xml",
-            Self::XmlLines => "application/x-xmllines",
+/// Raw values are compared as they are written.
+impl PartialEq for Metadata {
+    fn eq(&self, other: &Self) -> bool {
+        fn texts(fields: &[(String, Box<RawValue>)]) -> impl Iterator<Item = (&str, &str)> {
+            fields.iter().map(|(name, value)| (name.as_str(), value.get()))
         }
+        self.blob_type == other.blob_type
+            && self.correlation_id == other.correlation_id
+            && self.content_type == other.content_type
+            && self.content_encoding == other.content_encoding
+            && self.uri == other.uri
+            && self.properties.as_deref().map(RawValue::get) == other.properties.as_deref().map(RawValue::get)
+            && texts(&self.unknown).eq(texts(&other.unknown))
     }
+}
 
-    /// The suffix in blob names: `jsonl`, `json`, `csv`, `xml`, `xmll`.
-    #[must_use]
-    pub fn suffix(self) -> &'static str {
-        match self {
-            Self::JsonLines => "jsonl",
-            Self::Json => "json",
-            Self::Csv => "csv",
-            Self::Xml => "xml",
-            Self::XmlLines => "xmll",
-        }
-    }
+fn is_null(value: &RawValue) -> bool {
+    value.get() == "null"
+}
 
-    /// The format that a file's suffix names (`jsonl`, `ndjson`, `json`, `csv`, `xml`, `xmll`), without a dot, any case.
-    #[must_use]
-    pub fn from_suffix(suffix: &str) -> Option<Self> {
-        todo!("{suffix}")
+fn as_object(value: &RawValue) -> Option<RawObject> {
+    serde_json::from_str(value.get()).ok()
+}
+
+fn required(name: &'static str, value: Option<Box<RawValue>>) -> Result<String, MetadataError> {
+    let Some(value) = value else {
+        let text = format!("the message has no {name}");
+        return Err(MetadataError { reason: Reason::MissingField, text });
+    };
+    text_of(name, &value, Reason::MissingField)
+}
+
+fn text_of(name: &str, value: &RawValue, reason: Reason) -> Result<String, MetadataError> {
+    if !value.get().starts_with('"') {
+        return Err(MetadataError { reason, text: format!("{name} is {}, not text", kind(value)) });
     }
+    serde_json::from_str(value.get())
+        .map_err(|_| MetadataError { reason, text: format!("{name} holds an escape that is no character") })
+}
+
+fn bounded(name: &str, text: String, max: usize) -> Result<String, MetadataError> {
+    let characters = text.chars().count();
+    if (1..=max).contains(&characters) {
+        return Ok(text);
+    }
+    let text = format!("{name} has {characters} characters; it needs 1 to {max}");
+    Err(MetadataError { reason: Reason::FieldOutOfBounds, text })
 }

@@ -1,10 +1,13 @@
 //! The ready file: what `waybill-local run --ready-file PATH` writes when every service is up, and the `--local`
 //! flag of the other binaries reads. Written under another name and renamed; removed on exit.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
-/// Every endpoint and credential of a running `local`. The credentials are development ones.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Every endpoint and credential of a running `local`. The credentials are development ones; `Debug` shows none. Fields
+/// that a reader does not know are passed over.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReadyFile {
     /// Namespace level, all rights: `Endpoint=sb://…;SharedAccessKeyName=…;SharedAccessKey=…;UseDevelopmentEmulator=true`.
@@ -25,8 +28,8 @@ pub struct ReadyFile {
     pub admin_url: String,
 }
 
-/// A tenant of `local`: one subscription and the token that TenantService knows it by.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A tenant of `local`: one subscription and the token that TenantService knows it by, which `Debug` does not show.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LocalTenant {
     /// The tenant's name.
@@ -35,4 +38,25 @@ pub struct LocalTenant {
     pub bearer_token: String,
     /// Its subscription of the topic.
     pub subscription: String,
+}
+
+impl fmt::Debug for ReadyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReadyFile")
+            .field("topic", &self.topic)
+            .field("container", &self.container)
+            .field("tenant_url", &self.tenant_url)
+            .field("tenants", &self.tenants)
+            .field("admin_url", &self.admin_url)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for LocalTenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalTenant")
+            .field("name", &self.name)
+            .field("subscription", &self.subscription)
+            .finish_non_exhaustive()
+    }
 }

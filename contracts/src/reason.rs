@@ -16,7 +16,7 @@ pub enum Reason {
     Undecodable,
     /// A required field of the message is missing or is not text.
     MissingField,
-    /// A field of the message is longer or shorter than allowed.
+    /// A field of the message, or the message as a whole, is longer or shorter than allowed.
     FieldOutOfBounds,
     /// `contentType` names no format that we know.
     UnknownContentType,

@@ -1,0 +1,3 @@
+//! The crate's larger tests. Small ones stand beside what they test.
+
+mod message;
