@@ -1,1 +1,163 @@
-//! (being written)
+//! A claimed file to a stream of bytes: where it lies is checked here, and nowhere is the SAS sent but to its own grant's
+//! endpoint.
+
+use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use waybill_azure::{
+    GrantError, Service, TokenSource,
+    blob::{BlobError, Container, Download},
+};
+use waybill_contracts::{BlobPath, BlobUriError, Reason};
+
+use crate::{
+    Blame, Verdict,
+    grants::place_of,
+    inbox::{Inbox, InboxError, Leased, Place},
+    rows::Chunk,
+};
+
+/// A file whose blob is missing is waited for this long after it was received, when its message names no `expiresAt`.
+const MISSING_BLOB_PATIENCE: time::Duration = time::Duration::DAY;
+
+/// Why a claimed file cannot be streamed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// The address in the message cannot be used.
+    #[error("the file's address cannot be used")]
+    BadUri(#[from] BlobUriError),
+    /// No grant ever named the place; the SAS was not sent there.
+    #[error(
+        "{uri} lies where no grant ever pointed; it was not fetched. If the place is right, ask for a grant to it, then retry"
+    )]
+    ForeignUri {
+        /// Without its query.
+        uri: String,
+    },
+    /// An earlier grant named the place, the current one does not.
+    #[error("{uri} lies in {} / {}, which the current grant does not open; it waits for one that does", place.endpoint, place.container)]
+    ElsewhereNow {
+        /// Without its query.
+        uri: String,
+        /// Where it lies.
+        place: Place,
+    },
+    /// There is no token.
+    #[error("no token for storage")]
+    Grant(#[from] GrantError),
+    /// The blob is not there.
+    #[error("the blob is missing; it is tried again until {until}")]
+    Missing {
+        /// When we give up.
+        until: OffsetDateTime,
+    },
+    /// The blob is not there, and its time is over.
+    #[error("the blob is gone and its time was over at {since}; ask the publisher to export it again")]
+    Gone {
+        /// Since when.
+        since: OffsetDateTime,
+    },
+    /// The blob is not as long as its message says.
+    #[error("the blob has {found} bytes, its message says {announced}; ask the publisher, then retry")]
+    LengthDiffers {
+        /// By `properties.waybill.bytes`.
+        announced: u64,
+        /// By storage.
+        found: u64,
+    },
+    /// Storage failed.
+    #[error("storage failed")]
+    Blob(#[from] BlobError),
+    /// The inbox could not say whether the place is known.
+    #[error("the inbox failed")]
+    Inbox(#[from] InboxError),
+}
+
+impl FetchError {
+    /// Where the file goes.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let dependency = |after| Verdict::Retry { after, blame: Blame::Dependency };
+        let file = Verdict::Retry { after: None, blame: Blame::File };
+        match self {
+            Self::BadUri(error) => Verdict::Quarantine(error.reason),
+            Self::ForeignUri { .. } => Verdict::Quarantine(Reason::ForeignUri),
+            Self::ElsewhereNow { .. } | Self::Missing { .. } => file,
+            Self::Gone { .. } => Verdict::Expire,
+            Self::LengthDiffers { .. } => Verdict::Quarantine(Reason::HashMismatch),
+            Self::Grant(GrantError::Unavailable { retry_after, .. }) => dependency(*retry_after),
+            Self::Grant(_) | Self::Inbox(_) => dependency(None),
+            Self::Blob(error) => match error {
+                BlobError::Busy { retry_after, .. } => dependency(*retry_after),
+                // The blob was replaced while we read it: from its begin again, with the new ETag.
+                BlobError::Changed { .. } | BlobError::NotFound { .. } => file,
+                BlobError::Refused { status: 400..=499, .. } => file,
+                _ => dependency(None),
+            },
+        }
+    }
+}
+
+/// Finds where `file` lies by the current grant.
+///
+/// # Errors
+/// [`FetchError::ForeignUri`] and [`FetchError::ElsewhereNow`] among others; no request was made to the file's host then.
+pub(crate) async fn locate(
+    tokens: &dyn TokenSource,
+    inbox: &impl Inbox,
+    file: &Leased,
+) -> Result<BlobPath, FetchError> {
+    let uri = file.waybill.metadata.blob_uri()?;
+    let grant = tokens.grant(Service::Blob, None).await?;
+    if let Some(blob) = uri.under(&grant.endpoint, &grant.entity) {
+        return Ok(blob);
+    }
+    for place in inbox.places().await? {
+        let Ok(endpoint) = url::Url::parse(&place.endpoint) else { continue };
+        if place != place_of(&grant) && uri.under(&endpoint, &place.container).is_some() {
+            return Err(FetchError::ElsewhereNow { uri: uri.normalised(), place });
+        }
+    }
+    Err(FetchError::ForeignUri { uri: uri.normalised() })
+}
+
+/// Opens the file at its begin: an ordinary gzip can be read from nowhere else.
+///
+/// # Errors
+/// [`FetchError`].
+pub(crate) async fn open(
+    container: &Container,
+    blob: &BlobPath,
+    file: &Leased,
+    now: OffsetDateTime,
+) -> Result<Download, FetchError> {
+    let download = match container.download(blob.as_str(), 0, None).await {
+        Ok(download) => download,
+        Err(BlobError::NotFound { .. }) => {
+            let until = file.waybill.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
+            return Err(if now < until { FetchError::Missing { until } } else { FetchError::Gone { since: until } });
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let announced = file.waybill.metadata.extras().ok().and_then(|extras| extras.bytes);
+    match announced {
+        Some(announced) if announced != download.facts().length => {
+            Err(FetchError::LengthDiffers { announced, found: download.facts().length })
+        }
+        _ => Ok(download),
+    }
+}
+
+/// Streams the rest of a download into `to`; when nobody takes it any more, it ends quietly.
+///
+/// # Errors
+/// What the download met; `to` is closed without [`Chunk::End`] then.
+pub(crate) async fn stream(download: &mut Download, to: mpsc::Sender<Chunk>) -> Result<(), FetchError> {
+    while let Some(bytes) = download.next().await? {
+        if to.send(Chunk::Bytes(bytes)).await.is_err() {
+            return Ok(());
+        }
+    }
+    let _nobody_listens = to.send(Chunk::End).await;
+    Ok(())
+}

@@ -16,5 +16,5 @@ mod subscriber;
 mod verdict;
 
 pub use inbox::FileKey;
-pub use subscriber::{Subscriber, SubscriberBuilder};
-pub use verdict::{Blame, Verdict};
+pub use subscriber::{BuildError, RunError, Subscriber, SubscriberBuilder};
+pub use verdict::{Blame, OnBadRow, Verdict};

@@ -1,1 +1,135 @@
-//! (being written)
+//! What is worked next: leases what is due, works several files at once, and holds back while something behind them is
+//! down. One outage is one retry clock, whatever number of files it touches.
+
+mod circuit;
+mod work;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use circuit::Circuit;
+pub use work::CompareError;
+pub(crate) use work::{Plans, Workshop, reopen_what_the_sink_lacks};
+
+use crate::{
+    grants::jittered,
+    inbox::{Inbox, Pending, Wanted, WorkerId},
+    receive::chain,
+    sink::Sink,
+};
+
+/// Looks for work at least this often: another process may have saved some, or its lease may have lapsed.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the working side has done so far.
+#[derive(Debug, Default)]
+pub struct WorkStats {
+    /// Files worked to their end.
+    pub files_done: AtomicU64,
+    /// Files put aside for a person.
+    pub files_quarantined: AtomicU64,
+    /// Files whose time was over.
+    pub files_expired: AtomicU64,
+    /// Tries that ended early and are repeated.
+    pub tries_put_off: AtomicU64,
+    /// Rows, good and bad, brought into effect by this process.
+    pub rows: AtomicU64,
+    /// Bad ones among them.
+    pub bad_rows: AtomicU64,
+    /// New rows.
+    pub inserted: AtomicU64,
+    /// Rows that replaced an older version.
+    pub updated: AtomicU64,
+    /// Deletions.
+    pub deleted: AtomicU64,
+    /// Rows no newer than what was there.
+    pub ignored: AtomicU64,
+    /// Rows superseded within their own commit.
+    pub superseded: AtomicU64,
+    /// Rows kept until their parent arrived.
+    pub parked: AtomicU64,
+    /// Parked rows that their parent brought into effect.
+    pub released: AtomicU64,
+    /// Commits of another worker that were met.
+    pub fenced: AtomicU64,
+    /// Bytes of blobs.
+    pub stored_bytes: AtomicU64,
+    /// Their plain bytes.
+    pub plain_bytes: AtomicU64,
+}
+
+/// Works files until `stop`, then lets those under way finish for `drain_timeout` and gives the rest back.
+pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
+    workshop: Arc<Workshop<I, S>>,
+    worker: WorkerId,
+    wanted: Wanted,
+    files_in_flight_max: u32,
+    drain_timeout: Duration,
+    admitted: Arc<Notify>,
+    stop: &CancellationToken,
+) {
+    let mut files = JoinSet::new();
+    let give_back = CancellationToken::new();
+    let mut pause = Duration::ZERO;
+    while !stop.is_cancelled() {
+        // Armed before looking, so that nothing saved in between is overlooked.
+        let arrived = admitted.notified();
+        tokio::pin!(arrived);
+        arrived.as_mut().enable();
+
+        let free = files_in_flight_max.saturating_sub(u32::try_from(files.len()).unwrap_or(u32::MAX));
+        let held_back = workshop.circuit.closed_in();
+        let mut wait = LOOK_AGAIN;
+        if held_back > Duration::ZERO {
+            wait = held_back;
+        } else if free > 0 {
+            // While the circuit is on trial, one file finds out for all.
+            let most = if workshop.circuit.on_trial() { u32::from(files.is_empty()) } else { free };
+            match workshop.inbox.lease(&worker, most, &wanted).await {
+                Ok(leased) => {
+                    pause = Duration::ZERO;
+                    for file in leased {
+                        let (workshop, give_back) = (Arc::clone(&workshop), give_back.clone());
+                        files.spawn(async move { workshop.work(file, give_back).await });
+                    }
+                    if let Ok(Pending { next_due_in: Some(due), .. }) = workshop.inbox.pending(&wanted).await {
+                        wait = wait.min(due.max(Duration::from_millis(1)));
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "the inbox gives no work; trying again");
+                    pause = (pause * 2).clamp(Duration::from_millis(200), Duration::from_secs(30));
+                    wait = jittered(pause);
+                }
+            }
+        }
+        let full = files.len() >= files_in_flight_max as usize || held_back > Duration::ZERO;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            // A file ended: its place is free.
+            Some(_ended) = files.join_next() => {}
+            () = &mut arrived, if !full => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+        while files.try_join_next().is_some() {}
+    }
+    let drained = tokio::time::timeout(drain_timeout, async { while files.join_next().await.is_some() {} }).await;
+    if drained.is_err() {
+        give_back.cancel();
+        while files.join_next().await.is_some() {}
+    }
+}
+
+impl WorkStats {
+    pub(crate) fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+}

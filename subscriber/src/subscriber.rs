@@ -1,9 +1,540 @@
 //! The subscriber as one thing: builder, run, staged stop.
 
-/// Everything a subscriber does, ready to run.
-#[derive(Debug)]
-pub struct Subscriber {}
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-/// Makes a [`Subscriber`].
+use time::OffsetDateTime;
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use waybill_azure::{
+    GrantError, Service, TokenSource,
+    blob::{Container, ContainerOptions},
+    bus::{Bus, BusOptions, ReceiverOptions},
+    http::{HttpClient, HttpError, HttpOptions},
+};
+use waybill_contracts::{Entities, GrantLayout};
+use waybill_formats::Limits;
+
+use crate::{
+    OnBadRow,
+    apply::{EntityPlan, PlanError},
+    grants::{Credential, Grants, place_of},
+    inbox::{Inbox, InboxError, Pending, Wanted, WorkerId},
+    receive::{ReceiveStats, chain, receive},
+    rows::GroupLimits,
+    schedule::{Circuit, CompareError, Plans, WorkStats, Workshop, process, reopen_what_the_sink_lacks},
+    sink::Sink,
+};
+
+/// Everything a subscriber does, ready to run. Clones are the same subscriber. Two subscribers in one process share
+/// nothing.
+#[derive(Debug, Clone)]
+pub struct Subscriber<I> {
+    shared: Arc<Shared<I>>,
+}
+
 #[derive(Debug)]
-pub struct SubscriberBuilder {}
+struct Shared<I> {
+    inbox: I,
+    tokens: Arc<dyn TokenSource>,
+    grants: Option<Arc<Grants>>,
+    http: HttpClient,
+    entities: Arc<Entities>,
+    plans: Arc<Plans>,
+    options: SubscriberBuilder,
+    worker: WorkerId,
+    received: Arc<ReceiveStats>,
+    dead_letters: Arc<ReceiveStats>,
+    worked: Arc<WorkStats>,
+    admitted: Arc<Notify>,
+}
+
+/// Why a subscriber cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The HTTP client.
+    #[error("the HTTP client cannot be set up")]
+    Http(#[from] HttpError),
+    /// TenantService's address.
+    #[error("the tenant cannot be used")]
+    Tenant(#[from] GrantError),
+    /// An entity.
+    #[error("the entities cannot be used")]
+    Entity(#[from] PlanError),
+    /// A reference that nothing can satisfy.
+    #[error("the entities and the configured types do not fit: {0}")]
+    Types(String),
+}
+
+/// Why a run ended before it was stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The inbox could not be used at the start.
+    #[error("the inbox failed at the start")]
+    Inbox(#[from] InboxError),
+    /// Inbox and sink could not be compared at the start.
+    #[error("the start failed")]
+    Compare(#[from] CompareError),
+}
+
+/// Makes a [`Subscriber`]. Defaults are said at each method.
+#[derive(Debug, Clone)]
+pub struct SubscriberBuilder {
+    entities: Entities,
+    types: Option<Vec<String>>,
+    files_in_flight_max: NonZeroU32,
+    commit_rows_max: u64,
+    commit_bytes_max: usize,
+    limits: Limits,
+    on_bad_row: OnBadRow,
+    verify_hash: bool,
+    dead_letters: bool,
+    drain_timeout: Duration,
+    lease: Duration,
+    layout: GrantLayout,
+    http: HttpOptions,
+    bus: BusOptions,
+    blob: ContainerOptions,
+    now: fn() -> OffsetDateTime,
+}
+
+impl Default for SubscriberBuilder {
+    fn default() -> Self {
+        Self {
+            entities: Entities::default(),
+            types: None,
+            files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
+            commit_rows_max: 100_000,
+            commit_bytes_max: 8 << 20,
+            limits: Limits::default(),
+            on_bad_row: OnBadRow::Quarantine,
+            verify_hash: false,
+            dead_letters: true,
+            drain_timeout: Duration::from_secs(20),
+            lease: Duration::from_secs(60),
+            layout: GrantLayout::default(),
+            http: HttpOptions::default(),
+            bus: BusOptions::default(),
+            blob: ContainerOptions::default(),
+            now: OffsetDateTime::now_utc,
+        }
+    }
+}
+
+impl SubscriberBuilder {
+    /// What rows mean (default: none; each blobType is a table or stream of its own, to which rows are only added).
+    #[must_use]
+    pub fn entities(mut self, entities: Entities) -> Self {
+        self.entities = entities;
+        self
+    }
+
+    /// Work only these blobTypes; files of others are saved, skipped and listed (default: all).
+    #[must_use]
+    pub fn types(mut self, types: impl IntoIterator<Item = String>) -> Self {
+        self.types = Some(types.into_iter().collect());
+        self
+    }
+
+    /// Most files worked at once (default 4). Decoded rows in memory stay below
+    /// `files_in_flight_max × 3 × commit_bytes_max`.
+    #[must_use]
+    pub fn files_in_flight_max(mut self, files: NonZeroU32) -> Self {
+        self.files_in_flight_max = files;
+        self
+    }
+
+    /// Most rows in one transaction of the sink (default 100,000); a long file resumes at the last one.
+    #[must_use]
+    pub fn commit_rows_max(mut self, rows: NonZeroU32) -> Self {
+        self.commit_rows_max = u64::from(rows.get());
+        self
+    }
+
+    /// Most plain bytes in one transaction of the sink (default 8 MiB).
+    #[must_use]
+    pub fn commit_bytes_max(mut self, bytes: usize) -> Self {
+        self.commit_bytes_max = bytes.max(1);
+        self
+    }
+
+    /// What a file may cost (defaults at [`Limits`]).
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What a malformed row does to its file (default: [`OnBadRow::Quarantine`]).
+    #[must_use]
+    pub fn on_bad_row(mut self, what: OnBadRow) -> Self {
+        self.on_bad_row = what;
+        self
+    }
+
+    /// Compare the plain bytes with `plainSha256` where a message has it (default: no; length and CRC always are).
+    #[must_use]
+    pub fn verify_hash(mut self, verify: bool) -> Self {
+        self.verify_hash = verify;
+        self
+    }
+
+    /// Drain the subscription's dead-letter queue into the inbox as well (default: yes).
+    #[must_use]
+    pub fn dead_letters(mut self, drain: bool) -> Self {
+        self.dead_letters = drain;
+        self
+    }
+
+    /// How long files under way may take to finish after a stop (default 20 s); then they are given back.
+    #[must_use]
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Where TenantService's answer holds each field (default: the shape of `docs/wire.md`).
+    #[must_use]
+    pub fn grant_layout(mut self, layout: GrantLayout) -> Self {
+        self.layout = layout;
+        self
+    }
+
+    /// Timeouts and trust of the HTTP client.
+    #[must_use]
+    pub fn http(mut self, options: HttpOptions) -> Self {
+        self.http = options;
+        self
+    }
+
+    /// Timeouts and trust of the bus.
+    #[must_use]
+    pub fn bus(mut self, options: BusOptions) -> Self {
+        self.bus = options;
+        self
+    }
+
+    /// Ranges and timeouts of downloads.
+    #[must_use]
+    pub fn blob(mut self, options: ContainerOptions) -> Self {
+        self.blob = options;
+        self
+    }
+
+    /// How long the inbox's leases last; tell it the same (default 60 s). Renewed at a third of it.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// The clock (default: the system's).
+    #[must_use]
+    pub fn now(mut self, now: fn() -> OffsetDateTime) -> Self {
+        self.now = now;
+        self
+    }
+
+    /// A subscriber with tokens from TenantService. Touches no network yet.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn with_tenant<I: Inbox + Clone>(
+        self,
+        inbox: I,
+        tenant: &Url,
+        credential: Credential,
+    ) -> Result<Subscriber<I>, BuildError> {
+        let http = HttpClient::new(&self.http)?;
+        let grants = Grants::new(http.clone(), tenant, credential, self.layout.clone(), self.now)?;
+        self.build(inbox, http, Arc::clone(&grants) as Arc<dyn TokenSource>, Some(grants))
+    }
+
+    /// A subscriber with tokens of your own making. Touches no network yet.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn with_tokens<I: Inbox + Clone>(
+        self,
+        inbox: I,
+        tokens: Arc<dyn TokenSource>,
+    ) -> Result<Subscriber<I>, BuildError> {
+        let http = HttpClient::new(&self.http)?;
+        self.build(inbox, http, tokens, None)
+    }
+
+    fn build<I: Inbox + Clone>(
+        self,
+        inbox: I,
+        http: HttpClient,
+        tokens: Arc<dyn TokenSource>,
+        grants: Option<Arc<Grants>>,
+    ) -> Result<Subscriber<I>, BuildError> {
+        self.entities.check_types(self.types.as_deref()).map_err(|error| BuildError::Types(error.to_string()))?;
+        let plans = self
+            .entities
+            .0
+            .iter()
+            .map(|(name, entity)| Ok((name.clone(), Arc::new(EntityPlan::new(entity, &self.entities)?))))
+            .collect::<Result<Plans, PlanError>>()?;
+        Ok(Subscriber {
+            shared: Arc::new(Shared {
+                inbox,
+                tokens,
+                grants,
+                http,
+                entities: Arc::new(self.entities.clone()),
+                plans: Arc::new(plans),
+                worker: WorkerId(format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple())),
+                options: self,
+                received: Arc::default(),
+                dead_letters: Arc::default(),
+                worked: Arc::default(),
+                admitted: Arc::default(),
+            }),
+        })
+    }
+}
+
+impl<I: Inbox + Clone> Subscriber<I> {
+    /// Begins a builder.
+    #[must_use]
+    pub fn builder() -> SubscriberBuilder {
+        SubscriberBuilder::default()
+    }
+
+    /// Receives and works until `stop`, then stops in stages: no new messages, files under way finish within
+    /// `drain_timeout`, the rest is given back, links are closed.
+    ///
+    /// # Errors
+    /// [`RunError`], at the start only; afterwards everything is tried again until it works.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends everything at once; nothing is lost, as after a crash.
+    pub async fn run(&self, sink: impl Sink, stop: CancellationToken) -> Result<(), RunError> {
+        let sink = Arc::new(sink);
+        self.prepare(&*sink).await?;
+        let mut tasks = JoinSet::new();
+        self.spawn_receive(&mut tasks, &stop);
+        self.spawn_process(&mut tasks, sink, self.wanted(Wanted::default()), &stop);
+        while tasks.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Only receives: bus to inbox, until `stop`.
+    ///
+    /// # Cancel safety
+    /// As [`Subscriber::run`].
+    pub async fn receive(&self, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        self.spawn_receive(&mut tasks, &stop);
+        while tasks.join_next().await.is_some() {}
+    }
+
+    /// Only works what the inbox holds, until `stop`.
+    ///
+    /// # Errors
+    /// As [`Subscriber::run`].
+    ///
+    /// # Cancel safety
+    /// As [`Subscriber::run`].
+    pub async fn process(&self, sink: impl Sink, wanted: Wanted, stop: CancellationToken) -> Result<(), RunError> {
+        let sink = Arc::new(sink);
+        self.prepare(&*sink).await?;
+        let mut tasks = JoinSet::new();
+        self.spawn_grants(&mut tasks, &stop);
+        self.spawn_process(&mut tasks, sink, self.wanted(wanted), &stop);
+        while tasks.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// Asks for a grant once, so that a wrong credential shows at the start.
+    ///
+    /// # Errors
+    /// What TenantService answered.
+    pub async fn check_grant(&self) -> Result<(), GrantError> {
+        self.shared.tokens.grant(Service::Blob, None).await.map(|_| ())
+    }
+
+    /// Returns when for `quiet` no message came and no file was worked or due, or when `stop` is cancelled. With
+    /// `receiving`, only once a link to the bus has been attached. Files that wait for a later try do not hold it: they are
+    /// in the answer.
+    ///
+    /// # Errors
+    /// [`InboxError`].
+    pub async fn until_idle(
+        &self,
+        wanted: &Wanted,
+        quiet: Duration,
+        receiving: bool,
+        stop: &CancellationToken,
+    ) -> Result<Pending, InboxError> {
+        /// Often enough for the first evening, seldom enough for an idle machine.
+        const LOOK: Duration = Duration::from_millis(50);
+        let wanted = self.wanted(wanted.clone());
+        let messages = || {
+            self.shared.received.received.load(Ordering::Relaxed)
+                + self.shared.dead_letters.received.load(Ordering::Relaxed)
+        };
+        let (mut before, mut since) = (messages(), Instant::now());
+        loop {
+            let pending = self.shared.inbox.pending(&wanted).await?;
+            let attached = !receiving || self.shared.received.links.load(Ordering::Relaxed) > 0;
+            let now = messages();
+            if pending.working > 0 || pending.due > 0 || now != before || !attached {
+                (before, since) = (now, Instant::now());
+            }
+            if since.elapsed() >= quiet || stop.is_cancelled() {
+                return Ok(pending);
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// What the receiving side has done in this process, without the dead-letter queue.
+    #[must_use]
+    pub fn receive_stats(&self) -> &ReceiveStats {
+        &self.shared.received
+    }
+
+    /// What was drained from the dead-letter queue in this process.
+    #[must_use]
+    pub fn dead_letter_stats(&self) -> &ReceiveStats {
+        &self.shared.dead_letters
+    }
+
+    /// What the working side has done in this process.
+    #[must_use]
+    pub fn work_stats(&self) -> &WorkStats {
+        &self.shared.worked
+    }
+
+    /// The cache of tokens, when they come from TenantService.
+    #[must_use]
+    pub fn grants(&self) -> Option<&Grants> {
+        self.shared.grants.as_deref()
+    }
+
+    /// The inbox.
+    #[must_use]
+    pub fn inbox(&self) -> &I {
+        &self.shared.inbox
+    }
+
+    fn wanted(&self, mut wanted: Wanted) -> Wanted {
+        if wanted.types.is_none() {
+            wanted.types = self.shared.options.types.clone();
+        }
+        wanted
+    }
+
+    async fn prepare(&self, sink: &impl Sink) -> Result<(), RunError> {
+        if let Some(types) = &self.shared.options.types {
+            let skipped = self.shared.inbox.skip_other_types(types).await?;
+            if skipped > 0 {
+                tracing::info!(files = skipped, "skipped: outside the configured types");
+            }
+        }
+        let reopened = reopen_what_the_sink_lacks(&self.shared.inbox, sink).await?;
+        if reopened > 0 {
+            tracing::warn!(
+                files = reopened,
+                "the sink does not know files that the inbox calls done; working them again"
+            );
+        }
+        Ok(())
+    }
+
+    fn spawn_grants(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        if let Some(grants) = self.shared.grants.clone() {
+            let stop = stop.clone();
+            tasks.spawn(async move { grants.run(&stop).await });
+        }
+        let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
+        tasks.spawn(async move { remember_places(&*shared.tokens, &shared.inbox, &stop).await });
+    }
+
+    fn spawn_receive(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        self.spawn_grants(tasks, stop);
+        let bus = Bus::new(Arc::clone(&self.shared.tokens), self.shared.options.bus.clone());
+        let links = if self.shared.options.dead_letters { &[false, true][..] } else { &[false][..] };
+        let mut receivers = JoinSet::new();
+        for dead_letter_queue in links.iter().copied() {
+            let (shared, bus, stop) = (Arc::clone(&self.shared), bus.clone(), stop.clone());
+            receivers.spawn(async move {
+                let stats = if dead_letter_queue { &shared.dead_letters } else { &shared.received };
+                let options = ReceiverOptions { dead_letter_queue };
+                receive(&bus, options, &shared.inbox, stats, &shared.admitted, &stop).await;
+            });
+        }
+        tasks.spawn(async move {
+            while receivers.join_next().await.is_some() {}
+            bus.close().await;
+        });
+    }
+
+    fn spawn_process(&self, tasks: &mut JoinSet<()>, sink: Arc<impl Sink>, wanted: Wanted, stop: &CancellationToken) {
+        let shared = Arc::clone(&self.shared);
+        let options = &shared.options;
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let workshop = Arc::new(Workshop {
+            inbox: shared.inbox.clone(),
+            sink,
+            tokens: Arc::clone(&shared.tokens),
+            container: Container::new(shared.http.clone(), Arc::clone(&shared.tokens), options.blob.clone()),
+            entities: Arc::clone(&shared.entities),
+            plans: Arc::clone(&shared.plans),
+            circuit: Circuit::default(),
+            stats: Arc::clone(&shared.worked),
+            cpu: Arc::new(Semaphore::new(cores)),
+            limits: options.limits.clone(),
+            groups: GroupLimits { rows_max: options.commit_rows_max, bytes_max: options.commit_bytes_max },
+            on_bad_row: options.on_bad_row,
+            verify_hash: options.verify_hash,
+            lease: options.lease,
+            now: options.now,
+        });
+        let (files, drain) = (options.files_in_flight_max.get(), options.drain_timeout);
+        let (worker, admitted, stop) = (shared.worker.clone(), Arc::clone(&shared.admitted), stop.clone());
+        tasks.spawn(async move { process(workshop, worker, wanted, files, drain, admitted, &stop).await });
+    }
+}
+
+/// Notes in the inbox where each new grant says that files lie, so that a file of an earlier place waits for it.
+async fn remember_places(tokens: &dyn TokenSource, inbox: &impl Inbox, stop: &CancellationToken) {
+    let mut changes = tokens.changes();
+    let mut known = None;
+    loop {
+        changes.mark_unchanged();
+        if let Ok(grant) = tokens.grant(Service::Blob, None).await {
+            let place = place_of(&grant);
+            if known.as_ref() != Some(&place) {
+                match inbox.remember_place(&place).await {
+                    Ok(()) => known = Some(place),
+                    Err(error) => {
+                        tracing::warn!(error = %chain(&error), "the grant's place was not noted; trying with the next")
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if changed.is_err() {
+                return stop.cancelled().await;
+            },
+        }
+    }
+}

@@ -28,3 +28,15 @@ pub enum Verdict {
     /// The file is gone and past its time.
     Expire,
 }
+
+/// What a malformed row does to its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnBadRow {
+    /// The row is kept with its error, the file goes on (the default).
+    #[default]
+    Quarantine,
+    /// The row is counted and left out.
+    Skip,
+    /// Nothing of the file is applied: it is read through once before the first commit.
+    Fail,
+}

@@ -1,31 +1,109 @@
 //! Durable inbox: which files were announced, who works them, and what became of them.
+//!
+//! The inbox row says what was received, the sink what took effect; the broker's lock only says who tries next. A message
+//! is settled after its row commits, so a crash between the two causes a redelivery that `admit` answers with
+//! [`Admitted::AlreadySeen`].
+//!
+//! ```text
+//! saved ──lease──► working ──► done
+//!   ▲                 ├──► saved again, due later (a passing fault)
+//!   └───lapsed────────┤
+//!                     ├──► quarantined (reason)        skipped        duplicate (of which)        expired
+//! ```
+//!
+//! # Invariants
+//! 1. Only a person leaves `quarantined`.   2. A lapsed lease cannot change its row, even for the same worker.
+//! 3. One row per message (entity path, sequence number, enqueued time); one row that is not `duplicate` per file.
+//!
+//! # Sources
+//! Microsoft, "Message transfers, locks, and settlement" (peek-lock); "Message sequencing and timestamps".
 
-/// The identity of a file: its exportId, else its normalised uri.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct FileKey(String);
+pub mod conformance;
+mod model;
+mod sqlite;
 
-impl FileKey {
-    /// From the extras' exportId and the publisher that gave it; ids of different publishers are different files.
-    #[must_use]
-    pub fn of_export(export_id: &str) -> Self {
-        Self(format!("export:{export_id}"))
-    }
+use std::future::Future;
 
-    /// From a file's address, query removed.
-    #[must_use]
-    pub fn of_uri(normalised: &str) -> Self {
-        Self(format!("uri:{normalised}"))
-    }
+pub use model::{
+    Admitted, Announced, Arrival, BrokenMessage, Counts, End, FileDone, FileKey, HistoryEntry, InboxRow, Lease, Leased,
+    ListFilter, Pending, Place, PublisherSequence, State, UnknownState, Wanted, Waybill, WorkerId,
+};
+pub use sqlite::{SqliteInbox, SqliteInboxOptions};
 
-    /// Reads back what [`FileKey::as_str`] gave.
-    #[must_use]
-    pub fn from_stored(text: String) -> Self {
-        Self(text)
-    }
+/// Why the inbox could not answer. Nothing of the call took effect.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InboxError {
+    /// The file or server is not an inbox of ours, or cannot be opened.
+    #[error("the inbox cannot be opened")]
+    Open(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It cannot take or give anything now; later it may (disk full, held by another process, server down).
+    #[error("the inbox is not available")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A row holds what this version does not understand.
+    #[error("inbox row {id}: {problem}; was it written by a newer version?")]
+    Unreadable {
+        /// The row.
+        id: i64,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
 
-    /// The text that inbox and sink store.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
+/// Keeps announced files and their state. Contract, exercised by [`conformance::exercise`]:
+///
+/// - Each call is one transaction, durable on return. Clones share the store, and several processes may use it.
+/// - `admit` answers in the order of its arguments. A redelivery adds no row; a second message for a known file becomes a
+///   row in state `duplicate`.
+/// - A lease is named by `(worker, leased_at)` on the store's own clock, and ends at `until`. What a lapsed or foreign
+///   lease asks for changes nothing and is answered with `false`.
+/// - Every change of state adds a row of history with its time and reason.
+pub trait Inbox: Send + Sync + 'static {
+    /// Saves a burst of messages.
+    fn admit(&self, burst: Vec<Arrival>) -> impl Future<Output = Result<Vec<Admitted>, InboxError>> + Send;
+
+    /// Takes up to `most` files that are due (or whose lease has lapsed), oldest due first.
+    fn lease(
+        &self,
+        worker: &WorkerId,
+        most: u32,
+        wanted: &Wanted,
+    ) -> impl Future<Output = Result<Vec<Leased>, InboxError>> + Send;
+
+    /// Makes a lease last longer and notes the rows that took effect; `None` when it has lapsed.
+    fn renew(&self, lease: &Lease, rows: u64) -> impl Future<Output = Result<Option<Lease>, InboxError>> + Send;
+
+    /// Ends a lease; `false` when it has lapsed.
+    fn finish(&self, lease: &Lease, end: End) -> impl Future<Output = Result<bool, InboxError>> + Send;
+
+    /// Puts files in state `saved` whose type is outside `types` to `skipped`; how many.
+    fn skip_other_types(&self, types: &[String]) -> impl Future<Output = Result<u64, InboxError>> + Send;
+
+    /// Files in state `done`, after `after` in the order of their ids, at most `most`: to be compared with the sink.
+    fn done_files(&self, after: i64, most: u32)
+    -> impl Future<Output = Result<Vec<(i64, FileKey)>, InboxError>> + Send;
+
+    /// Puts `done` files back to `saved`, because the sink does not know them.
+    fn reopen(&self, ids: &[i64]) -> impl Future<Output = Result<u64, InboxError>> + Send;
+
+    /// Remembers a place that a grant named.
+    fn remember_place(&self, place: &Place) -> impl Future<Output = Result<(), InboxError>> + Send;
+
+    /// Every place that a grant ever named; there are few.
+    fn places(&self) -> impl Future<Output = Result<Vec<Place>, InboxError>> + Send;
+
+    /// Whether there is work, and when the next piece is due.
+    fn pending(&self, wanted: &Wanted) -> impl Future<Output = Result<Pending, InboxError>> + Send;
+
+    /// How many rows are in each state.
+    fn counts(&self) -> impl Future<Output = Result<Counts, InboxError>> + Send;
+
+    /// Rows, newest first.
+    fn list(&self, filter: &ListFilter) -> impl Future<Output = Result<Vec<InboxRow>, InboxError>> + Send;
+
+    /// One row by its id.
+    fn get(&self, id: i64) -> impl Future<Output = Result<Option<InboxRow>, InboxError>> + Send;
+
+    /// What happened to a row, oldest first.
+    fn history(&self, id: i64) -> impl Future<Output = Result<Vec<HistoryEntry>, InboxError>> + Send;
 }

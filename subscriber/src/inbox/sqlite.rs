@@ -1,0 +1,695 @@
+//! The inbox in one SQLite file: no server, many processes on one machine.
+//!
+//! Each process that works the inbox holds a shared lock on `FILE.workers`. Whoever opens it while nobody holds that lock
+//! knows that every lease is a dead worker's, and ends them at once; leases of a live process end by their time only.
+
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
+
+use time::OffsetDateTime;
+use waybill_contracts::{Metadata, Reason};
+use waybill_store::{
+    Migration, Schema, Sqlite, SqliteOptions, StoreError,
+    rusqlite::{self, OptionalExtension, Row, Transaction, named_params, params, types::Value},
+};
+
+use super::{
+    Admitted, Announced, Arrival, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
+    ListFilter, Pending, Place, PublisherSequence, State, Wanted, Waybill, WorkerId,
+};
+
+/// `WBIN` in ASCII.
+const APPLICATION_ID: i32 = 0x5742_494e;
+
+const SCHEMA: Schema = Schema {
+    application_id: APPLICATION_ID,
+    name: "inbox",
+    migrations: &[Migration { name: "inbox, its history and known places", sql: include_str!("sqlite_0001.sql") }],
+    shared_with_user: false,
+};
+
+/// How a [`SqliteInbox`] behaves.
+#[derive(Debug, Clone)]
+pub struct SqliteInboxOptions {
+    /// How long a lease lasts unless renewed; default 60 s.
+    pub lease: Duration,
+    /// The clock.
+    pub now: fn() -> OffsetDateTime,
+}
+
+impl Default for SqliteInboxOptions {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(60), now: OffsetDateTime::now_utc }
+    }
+}
+
+/// An inbox in a SQLite file. Clones share it.
+#[derive(Debug, Clone)]
+pub struct SqliteInbox {
+    db: Sqlite,
+    options: SqliteInboxOptions,
+    /// Held for as long as this process may hold leases.
+    _workers: Arc<File>,
+}
+
+impl SqliteInbox {
+    /// Opens or creates the file and, when no other process works it, ends the leases that dead workers left.
+    ///
+    /// # Errors
+    /// [`InboxError::Open`] when it is not an inbox, newer than this program, or damaged.
+    pub async fn open(path: &Path, options: SqliteInboxOptions) -> Result<Self, InboxError> {
+        let path = path.to_owned();
+        let (db, workers, alone) = tokio::task::spawn_blocking(move || {
+            let db = Sqlite::open(&path, &SCHEMA, SqliteOptions::default())
+                .map_err(|error| InboxError::Open(Box::new(error)))?;
+            let mut beside = path.into_os_string();
+            beside.push(".workers");
+            let open = || -> std::io::Result<(File, bool)> {
+                let file = File::options().create(true).truncate(false).write(true).open(&beside)?;
+                let alone = file.try_lock().is_ok();
+                Ok((file, alone))
+            };
+            let (file, alone) = open().map_err(|error| InboxError::Open(Box::new(error)))?;
+            Ok::<_, InboxError>((db, file, alone))
+        })
+        .await
+        .map_err(|error| InboxError::Open(Box::new(error)))??;
+        if alone {
+            let now = nanos((options.now)());
+            run(&db, move |tx| end_leases_of_the_dead(tx, now)).await?;
+        }
+        // From exclusive to shared: between the two another process may do what we just did; we hold no lease yet.
+        let workers = tokio::task::spawn_blocking(move || {
+            if alone {
+                workers.unlock()?;
+            }
+            workers.lock_shared()?;
+            Ok::<_, std::io::Error>(workers)
+        })
+        .await
+        .map_err(|error| InboxError::Open(Box::new(error)))?
+        .map_err(|error| InboxError::Open(Box::new(error)))?;
+        Ok(Self { db, options, _workers: Arc::new(workers) })
+    }
+
+    fn now(&self) -> i64 {
+        nanos((self.options.now)())
+    }
+}
+
+impl Inbox for SqliteInbox {
+    async fn admit(&self, burst: Vec<Arrival>) -> Result<Vec<Admitted>, InboxError> {
+        let now = self.now();
+        run(&self.db, move |tx| burst.iter().map(|arrival| admit_one(tx, arrival, now)).collect()).await
+    }
+
+    async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
+        let now = self.now();
+        let until = now + nanos_of(self.options.lease);
+        let (worker, wanted) = (worker.clone(), wanted.clone());
+        let rows = run(&self.db, move |tx| {
+            let mut leased = Vec::new();
+            let (clause, mut values) = wanted_clause(&wanted);
+            values.extend([Value::Integer(now), Value::Integer(i64::from(most))]);
+            let mut select = tx.prepare_cached(&format!(
+                "SELECT id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at, attempts
+                 FROM inbox WHERE due_at IS NOT NULL AND {clause} due_at <= ? ORDER BY due_at, id LIMIT ?"
+            ))?;
+            let mut rows = select.query(rusqlite::params_from_iter(values))?;
+            while let Some(row) = rows.next()? {
+                leased.push(StoredFile::read(row)?);
+            }
+            drop(rows);
+            let mut update = tx.prepare_cached(
+                "UPDATE inbox SET state = 'working', worker = ?2, leased_at = ?3, due_at = ?4, changed_at = ?3 WHERE id = ?1",
+            )?;
+            for file in &leased {
+                update.execute(params![file.id, worker.0, now, until])?;
+                note(tx, file.id, now, State::Working, None, None, Some(&worker.0))?;
+            }
+            Ok(leased.into_iter().map(|file| (file, worker.clone())).collect::<Vec<_>>())
+        })
+        .await?;
+        rows.into_iter()
+            .map(|(file, worker)| {
+                let lease = Lease { id: file.id, worker, leased_at: instant(now), until: instant(until) };
+                file.leased(lease)
+            })
+            .collect()
+    }
+
+    async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {
+        let now = self.now();
+        let until = now + nanos_of(self.options.lease);
+        let held = lease.clone();
+        let renewed = run(&self.db, move |tx| {
+            tx.prepare_cached(
+                "UPDATE inbox SET due_at = ?4, rows = max(rows, ?5)
+                 WHERE id = ?1 AND worker = ?2 AND leased_at = ?3 AND state = 'working' AND due_at > ?6",
+            )?
+            .execute(params![held.id, held.worker.0, nanos(held.leased_at), until, signed(rows), now])
+        })
+        .await?;
+        Ok((renewed == 1).then(|| Lease { until: instant(until), ..lease.clone() }))
+    }
+
+    async fn finish(&self, lease: &Lease, end: End) -> Result<bool, InboxError> {
+        let now = self.now();
+        let held = lease.clone();
+        run(&self.db, move |tx| finish(tx, &held, &end, now)).await
+    }
+
+    async fn skip_other_types(&self, types: &[String]) -> Result<u64, InboxError> {
+        let now = self.now();
+        let types = types.to_vec();
+        run(&self.db, move |tx| {
+            let marks = vec!["?"; types.len()].join(",");
+            let filter = format!("state = 'saved' AND blob_type NOT IN ({marks})");
+            let values = || rusqlite::params_from_iter(types.iter());
+            tx.prepare(&format!(
+                "INSERT INTO history (inbox_id, at, state, problem)
+                 SELECT id, {now}, 'skipped', 'outside the configured types' FROM inbox WHERE {filter}"
+            ))?
+            .execute(values())?;
+            let skipped = tx
+                .prepare(&format!(
+                    "UPDATE inbox SET state = 'skipped', due_at = NULL, changed_at = {now},
+                     problem = 'outside the configured types' WHERE {filter}"
+                ))?
+                .execute(values())?;
+            Ok(skipped as u64)
+        })
+        .await
+    }
+
+    async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {
+        read(&self.db, move |db| {
+            db.prepare_cached("SELECT id, file_key FROM inbox WHERE state = 'done' AND id > ?1 ORDER BY id LIMIT ?2")?
+                .query_map(params![after, most], |row| Ok((row.get(0)?, FileKey::from_stored(row.get(1)?))))?
+                .collect()
+        })
+        .await
+    }
+
+    async fn reopen(&self, ids: &[i64]) -> Result<u64, InboxError> {
+        let now = self.now();
+        let ids = ids.to_vec();
+        run(&self.db, move |tx| {
+            let mut reopened = 0;
+            for id in ids {
+                let changed = tx
+                    .prepare_cached(
+                        "UPDATE inbox SET state = 'saved', due_at = ?2, changed_at = ?2, rows = 0, bad_rows = 0
+                         WHERE id = ?1 AND state = 'done'",
+                    )?
+                    .execute(params![id, now])?;
+                if changed == 1 {
+                    note(tx, id, now, State::Saved, None, Some("the sink does not know this file"), None)?;
+                    reopened += 1;
+                }
+            }
+            Ok(reopened)
+        })
+        .await
+    }
+
+    async fn remember_place(&self, place: &Place) -> Result<(), InboxError> {
+        let (place, now) = (place.clone(), self.now());
+        run(&self.db, move |tx| {
+            tx.prepare_cached("INSERT OR IGNORE INTO place (endpoint, container, first_seen_at) VALUES (?1, ?2, ?3)")?
+                .execute(params![place.endpoint, place.container, now])
+                .map(|_| ())
+        })
+        .await
+    }
+
+    async fn places(&self) -> Result<Vec<Place>, InboxError> {
+        read(&self.db, |db| {
+            db.prepare_cached("SELECT endpoint, container FROM place")?
+                .query_map([], |row| Ok(Place { endpoint: row.get(0)?, container: row.get(1)? }))?
+                .collect()
+        })
+        .await
+    }
+
+    async fn pending(&self, wanted: &Wanted) -> Result<Pending, InboxError> {
+        let (now, wanted) = (self.now(), wanted.clone());
+        read(&self.db, move |db| {
+            let (clause, values) = wanted_clause(&wanted);
+            let sql = format!(
+                "SELECT count(*) FILTER (WHERE state = 'working' AND due_at > {now}), count(*) FILTER (WHERE due_at <= {now}),
+                        count(*) FILTER (WHERE state = 'saved' AND due_at > {now}), min(due_at) FILTER (WHERE due_at > {now})
+                 FROM inbox WHERE {clause} due_at IS NOT NULL"
+            );
+            db.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(values), |row| {
+                Ok(Pending {
+                    working: count(row, 0)?,
+                    due: count(row, 1)?,
+                    later: count(row, 2)?,
+                    next_due_in: row
+                        .get::<_, Option<i64>>(3)?
+                        .map(|due| Duration::from_nanos(due.saturating_sub(now).max(0).unsigned_abs())),
+                })
+            })
+        })
+        .await
+    }
+
+    async fn counts(&self) -> Result<Counts, InboxError> {
+        read(&self.db, |db| {
+            let mut counts = Counts::default();
+            let mut select = db.prepare_cached("SELECT state, count(*) FROM inbox GROUP BY state")?;
+            let mut rows = select.query([])?;
+            while let Some(row) = rows.next()? {
+                let many = count(row, 1)?;
+                match parse_column::<State>(row, 0)? {
+                    State::Saved => counts.saved = many,
+                    State::Working => counts.working = many,
+                    State::Done => counts.done = many,
+                    State::Quarantined => counts.quarantined = many,
+                    State::Skipped => counts.skipped = many,
+                    State::Duplicate => counts.duplicate = many,
+                    State::Expired => counts.expired = many,
+                }
+            }
+            Ok(counts)
+        })
+        .await
+    }
+
+    async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
+        let filter = filter.clone();
+        read(&self.db, move |db| {
+            let most = if filter.most == 0 { 100 } else { filter.most };
+            db.prepare_cached(&format!(
+                "SELECT {ROW_COLUMNS} FROM inbox
+                 WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR blob_type = ?2)
+                   AND (?3 IS NULL OR correlation_id = ?3) AND id < ?4
+                 ORDER BY id DESC LIMIT ?5"
+            ))?
+            .query_map(
+                params![
+                    filter.state.map(State::as_str),
+                    filter.blob_type,
+                    filter.correlation_id,
+                    filter.before.unwrap_or(i64::MAX),
+                    most
+                ],
+                read_row,
+            )?
+            .collect()
+        })
+        .await
+    }
+
+    async fn get(&self, id: i64) -> Result<Option<InboxRow>, InboxError> {
+        read(&self.db, move |db| {
+            db.prepare_cached(&format!("SELECT {ROW_COLUMNS} FROM inbox WHERE id = ?1"))?
+                .query_row([id], read_row)
+                .optional()
+        })
+        .await
+    }
+
+    async fn history(&self, id: i64) -> Result<Vec<HistoryEntry>, InboxError> {
+        read(&self.db, move |db| {
+            db.prepare_cached("SELECT at, state, reason, problem, worker FROM history WHERE inbox_id = ?1 ORDER BY id")?
+                .query_map([id], |row| {
+                    Ok(HistoryEntry {
+                        at: instant(row.get(0)?),
+                        state: parse_column(row, 1)?,
+                        reason: parse_optional(row, 2)?,
+                        problem: row.get(3)?,
+                        worker: row.get(4)?,
+                    })
+                })?
+                .collect()
+        })
+        .await
+    }
+}
+
+fn admit_one(tx: &Transaction<'_>, arrival: &Arrival, now: i64) -> rusqlite::Result<Admitted> {
+    let seen: Option<i64> = tx
+        .prepare_cached("SELECT id FROM inbox WHERE entity_path = ?1 AND broker_sequence = ?2 AND enqueued_at = ?3")?
+        .query_row(params![arrival.entity_path, arrival.sequence_number, nanos(arrival.enqueued_at)], |row| row.get(0))
+        .optional()?;
+    if let Some(id) = seen {
+        return Ok(Admitted::AlreadySeen(id));
+    }
+    match &arrival.announced {
+        Announced::Broken(broken) => {
+            tx.prepare_cached(
+                "INSERT INTO inbox (entity_path, broker_sequence, enqueued_at, message_id, state, reason, problem, body,
+                                    received_at, changed_at)
+                 VALUES (?1, ?2, ?3, ?4, 'quarantined', ?5, ?6, ?7, ?8, ?8)",
+            )?
+            .execute(params![
+                arrival.entity_path,
+                arrival.sequence_number,
+                nanos(arrival.enqueued_at),
+                arrival.message_id,
+                broken.reason.as_str(),
+                broken.problem,
+                String::from_utf8_lossy(&broken.body),
+                now,
+            ])?;
+            let id = tx.last_insert_rowid();
+            note(tx, id, now, State::Quarantined, Some(broken.reason), Some(&broken.problem), None)?;
+            Ok(Admitted::Quarantined(id, broken.reason))
+        }
+        Announced::File(waybill) => {
+            let of: Option<i64> = tx
+                .prepare_cached("SELECT id FROM inbox WHERE file_key = ?1 AND state <> 'duplicate'")?
+                .query_row([waybill.key.as_str()], |row| row.get(0))
+                .optional()?;
+            let state = if of.is_some() { State::Duplicate } else { State::Saved };
+            let sequence = waybill.sequence.as_ref();
+            tx.prepare_cached(
+                "INSERT INTO inbox (entity_path, broker_sequence, enqueued_at, message_id, state, body, received_at,
+                                    changed_at, file_key, blob_type, correlation_id, publisher, epoch, sequence,
+                                    expires_at, due_at, duplicate_of)
+                 VALUES (:entity_path, :broker_sequence, :enqueued_at, :message_id, :state, :body, :now,
+                         :now, :file_key, :blob_type, :correlation_id, :publisher, :epoch, :sequence,
+                         :expires_at, :due_at, :duplicate_of)",
+            )?
+            .execute(named_params! {
+                ":entity_path": arrival.entity_path,
+                ":broker_sequence": arrival.sequence_number,
+                ":enqueued_at": nanos(arrival.enqueued_at),
+                ":message_id": arrival.message_id,
+                ":state": state.as_str(),
+                ":body": waybill.body,
+                ":now": now,
+                ":file_key": waybill.key.as_str(),
+                ":blob_type": waybill.metadata.blob_type,
+                ":correlation_id": waybill.metadata.correlation_id,
+                ":publisher": sequence.map(|sequence| sequence.publisher.as_str()),
+                ":epoch": sequence.map(|sequence| sequence.epoch.as_str()),
+                ":sequence": sequence.map(|sequence| signed(sequence.sequence)),
+                ":expires_at": waybill.expires_at.map(nanos),
+                ":due_at": of.is_none().then_some(now),
+                ":duplicate_of": of,
+            })?;
+            let id = tx.last_insert_rowid();
+            note(tx, id, now, state, None, None, None)?;
+            Ok(of.map_or(Admitted::Saved(id), |of| Admitted::Duplicate { id, of }))
+        }
+    }
+}
+
+fn finish(tx: &Transaction<'_>, lease: &Lease, end: &End, now: i64) -> rusqlite::Result<bool> {
+    let (state, reason, problem, due_at, tries) = match end {
+        End::Done(_) => (State::Done, None, None, None, 1),
+        End::Later { after, problem, counts } => {
+            (State::Saved, None, Some(problem.as_str()), Some(now + nanos_of(*after)), u32::from(*counts))
+        }
+        End::Quarantine { reason, problem } => (State::Quarantined, Some(*reason), Some(problem.as_str()), None, 1),
+        End::Expire { problem } => (State::Expired, None, Some(problem.as_str()), None, 1),
+        End::Release => (State::Saved, None, None, Some(now), 0),
+    };
+    let figures = match end {
+        End::Done(figures) => Some(figures),
+        _ => None,
+    };
+    let changed = tx
+        .prepare_cached(
+            "UPDATE inbox SET state = :state, reason = :reason, problem = :problem, due_at = :due_at,
+                    attempts = attempts + :tries, worker = NULL, leased_at = NULL, changed_at = :now,
+                    rows = coalesce(:rows, rows), bad_rows = coalesce(:bad_rows, bad_rows),
+                    stored_bytes = coalesce(:stored_bytes, stored_bytes), plain_bytes = coalesce(:plain_bytes, plain_bytes)
+             WHERE id = :id AND worker = :worker AND leased_at = :leased_at AND state = 'working'",
+        )?
+        .execute(named_params! {
+            ":state": state.as_str(),
+            ":reason": reason.map(Reason::as_str),
+            ":problem": problem,
+            ":due_at": due_at,
+            ":tries": tries,
+            ":now": now,
+            ":rows": figures.map(|done| signed(done.rows)),
+            ":bad_rows": figures.map(|done| signed(done.bad_rows)),
+            ":stored_bytes": figures.map(|done| signed(done.stored_bytes)),
+            ":plain_bytes": figures.map(|done| signed(done.plain_bytes)),
+            ":id": lease.id,
+            ":worker": lease.worker.0,
+            ":leased_at": nanos(lease.leased_at),
+        })?;
+    if changed == 0 {
+        return Ok(false);
+    }
+    note(tx, lease.id, now, state, reason, problem, Some(&lease.worker.0))?;
+    Ok(true)
+}
+
+fn end_leases_of_the_dead(tx: &Transaction<'_>, now: i64) -> rusqlite::Result<()> {
+    tx.execute(
+        "INSERT INTO history (inbox_id, at, state, problem)
+         SELECT id, ?1, 'saved', 'its worker ended without finishing' FROM inbox WHERE state = 'working'",
+        [now],
+    )?;
+    tx.execute(
+        "UPDATE inbox SET state = 'saved', due_at = ?1, worker = NULL, leased_at = NULL, changed_at = ?1
+         WHERE state = 'working'",
+        [now],
+    )?;
+    Ok(())
+}
+
+fn note(
+    tx: &Transaction<'_>,
+    id: i64,
+    now: i64,
+    state: State,
+    reason: Option<Reason>,
+    problem: Option<&str>,
+    worker: Option<&str>,
+) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT INTO history (inbox_id, at, state, reason, problem, worker) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![id, now, state.as_str(), reason.map(Reason::as_str), problem, worker])
+    .map(|_| ())
+}
+
+/// A condition that ends in `AND`, and its values.
+fn wanted_clause(wanted: &Wanted) -> (String, Vec<Value>) {
+    let mut clause = String::new();
+    let mut values = Vec::new();
+    if let Some(types) = &wanted.types {
+        clause.push_str(&format!("blob_type IN ({}) AND ", vec!["?"; types.len()].join(",")));
+        values.extend(types.iter().cloned().map(Value::Text));
+    }
+    if let Some(since) = wanted.since {
+        clause.push_str("received_at >= ? AND ");
+        values.push(Value::Integer(nanos(since)));
+    }
+    (clause, values)
+}
+
+/// A file as stored, before its body is parsed again.
+struct StoredFile {
+    id: i64,
+    key: FileKey,
+    body: String,
+    sequence: Option<PublisherSequence>,
+    expires_at: Option<OffsetDateTime>,
+    sequence_number: i64,
+    received_at: OffsetDateTime,
+    attempts: u32,
+}
+
+impl StoredFile {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        let sequence = match row.get::<_, Option<i64>>(5)? {
+            Some(sequence) => Some(PublisherSequence {
+                publisher: row.get::<_, Option<String>>(3)?.unwrap_or_default(),
+                epoch: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
+                sequence: sequence.unsigned_abs(),
+            }),
+            None => None,
+        };
+        Ok(Self {
+            id: row.get(0)?,
+            key: FileKey::from_stored(row.get(1)?),
+            body: row.get(2)?,
+            sequence,
+            expires_at: row.get::<_, Option<i64>>(6)?.map(instant),
+            sequence_number: row.get(7)?,
+            received_at: instant(row.get(8)?),
+            attempts: row.get(9)?,
+        })
+    }
+
+    fn leased(self, lease: Lease) -> Result<Leased, InboxError> {
+        let metadata = Metadata::parse(self.body.as_bytes())
+            .map_err(|error| InboxError::Unreadable { id: self.id, problem: error.to_string() })?;
+        Ok(Leased {
+            lease,
+            waybill: Waybill {
+                key: self.key,
+                body: self.body,
+                metadata,
+                sequence: self.sequence,
+                expires_at: self.expires_at,
+            },
+            sequence_number: self.sequence_number,
+            received_at: self.received_at,
+            attempts: self.attempts,
+        })
+    }
+}
+
+const ROW_COLUMNS: &str = "id, state, reason, problem, file_key, blob_type, correlation_id, sequence, entity_path,
+    broker_sequence, enqueued_at, message_id, received_at, changed_at, due_at, expires_at, attempts, worker, rows,
+    bad_rows, duplicate_of, body";
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<InboxRow> {
+    let body: String = row.get(21)?;
+    let state: State = parse_column(row, 1)?;
+    let metadata = Metadata::parse(body.as_bytes()).ok();
+    Ok(InboxRow {
+        id: row.get(0)?,
+        state,
+        reason: parse_optional(row, 2)?,
+        problem: row.get(3)?,
+        file: row.get::<_, Option<String>>(4)?.map(FileKey::from_stored),
+        blob_type: row.get(5)?,
+        correlation_id: row.get(6)?,
+        // The query of an address may hold somebody's token.
+        uri: metadata.as_ref().map(|metadata| metadata.uri.split(['?', '#']).next().unwrap_or_default().to_owned()),
+        content_type: metadata.map(|metadata| metadata.content_type),
+        sequence: row.get::<_, Option<i64>>(7)?.map(i64::unsigned_abs),
+        entity_path: row.get(8)?,
+        sequence_number: row.get(9)?,
+        enqueued_at: instant(row.get(10)?),
+        message_id: row.get(11)?,
+        received_at: instant(row.get(12)?),
+        changed_at: instant(row.get(13)?),
+        due_at: row.get::<_, Option<i64>>(14)?.filter(|_| state == State::Saved).map(instant),
+        expires_at: row.get::<_, Option<i64>>(15)?.map(instant),
+        attempts: row.get(16)?,
+        worker: row.get(17)?,
+        rows: count(row, 18)?,
+        bad_rows: count(row, 19)?,
+        duplicate_of: row.get(20)?,
+        body,
+    })
+}
+
+fn parse_column<T: std::str::FromStr>(row: &Row<'_>, index: usize) -> rusqlite::Result<T>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    row.get_ref(index)?.as_str()?.parse().map_err(|error: T::Err| {
+        rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn parse_optional<T: std::str::FromStr>(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<T>>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    if row.get_ref(index)? == rusqlite::types::ValueRef::Null { Ok(None) } else { parse_column(row, index).map(Some) }
+}
+
+fn count(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    row.get::<_, i64>(index).map(i64::unsigned_abs)
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Instants are stored as nanoseconds since 1970, which sort and fit until 2262.
+fn nanos(instant: OffsetDateTime) -> i64 {
+    i64::try_from(instant.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}
+
+fn nanos_of(duration: Duration) -> i64 {
+    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX / 4)
+}
+
+fn instant(nanos: i64) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos)).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+async fn run<T: Send + 'static>(
+    db: &Sqlite,
+    job: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T, InboxError> {
+    db.write(job)
+        .await
+        .map_err(|error: StoreError| InboxError::Unavailable(Box::new(error)))?
+        .map_err(|error| InboxError::Unavailable(Box::new(error)))
+}
+
+async fn read<T: Send + 'static>(
+    db: &Sqlite,
+    job: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T> + Send + 'static,
+) -> Result<T, InboxError> {
+    db.read(job).await.map_err(|error| InboxError::Unavailable(Box::new(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inbox::conformance::{arrival, exercise};
+
+    async fn fresh(folder: &Path, lease: Duration) -> SqliteInbox {
+        let folder = tempfile::tempdir_in(folder).unwrap().keep();
+        let options = SqliteInboxOptions { lease, ..SqliteInboxOptions::default() };
+        SqliteInbox::open(&folder.join("inbox.sqlite"), options).await.unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_does_what_every_inbox_must() {
+        let folder = tempfile::tempdir().unwrap();
+        let lease = Duration::from_millis(400);
+        exercise(|| fresh(folder.path(), lease), lease).await;
+    }
+
+    #[tokio::test]
+    async fn leases_of_a_dead_process_end_when_the_next_one_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inbox.sqlite");
+        let worker = WorkerId("dead".to_owned());
+        let first = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+        first.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+        let held = first.lease(&worker, 1, &Wanted::default()).await.unwrap().remove(0).lease;
+
+        let beside = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+        assert!(
+            beside.lease(&WorkerId("other".to_owned()), 1, &Wanted::default()).await.unwrap().is_empty(),
+            "a live process keeps its leases"
+        );
+        drop((first, beside));
+
+        let next = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+        let again = next.lease(&WorkerId("next".to_owned()), 1, &Wanted::default()).await.unwrap();
+        assert_eq!(again.len(), 1, "a dead one does not");
+        assert!(!next.finish(&held, End::Release).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_file_of_somebody_else_is_refused_and_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("photos.sqlite");
+        rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE photo (id)").unwrap();
+        let before = std::fs::read(&path).unwrap();
+        let error = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap_err();
+        assert!(matches!(error, InboxError::Open(_)), "{error:?}");
+        assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_token_in_an_address_is_not_shown_by_the_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let inbox = fresh(folder.path(), Duration::from_secs(60)).await;
+        let mut with_token = arrival(1, "a", "T");
+        let Announced::File(waybill) = &mut with_token.announced else { unreachable!() };
+        waybill.body = waybill.body.replace("c/a", "c/a?sig=secret");
+        inbox.admit(vec![with_token]).await.unwrap();
+        let row = &inbox.list(&ListFilter::default()).await.unwrap()[0];
+        assert_eq!(row.uri.as_deref(), Some("https://a.example/c/a"));
+    }
+}

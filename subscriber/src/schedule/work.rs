@@ -1,0 +1,368 @@
+//! One file's way from a lease to its end: download, decode and apply run side by side, each a queue apart.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use waybill_azure::{TokenSource, blob::Container};
+use waybill_contracts::{BlobPath, Entities, Extras, Reason};
+use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch};
+
+use super::{Circuit, WorkStats};
+use crate::{
+    Blame, FileKey, OnBadRow, Verdict,
+    apply::{EntityPlan, Position},
+    fetch::{self, FetchError},
+    grants::jittered,
+    inbox::{End, FileDone, Inbox, InboxError, Lease, Leased},
+    receive::chain,
+    rows::{self, CHUNKS_QUEUED, GROUPS_QUEUED, Group, GroupLimits, RowsError},
+    sink::{Applied, EntityBatch, Progress, Sink, SinkError},
+};
+
+/// The first pause of a file that failed by its own fault; doubled with each try.
+const FILE_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
+const FILE_PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(15 * 60);
+
+/// Everything that working a file needs.
+#[derive(Debug)]
+pub(crate) struct Workshop<I, S> {
+    pub(crate) inbox: I,
+    pub(crate) sink: Arc<S>,
+    pub(crate) tokens: Arc<dyn TokenSource>,
+    pub(crate) container: Container,
+    pub(crate) entities: Arc<Entities>,
+    pub(crate) plans: Arc<Plans>,
+    pub(crate) circuit: Circuit,
+    pub(crate) stats: Arc<WorkStats>,
+    pub(crate) cpu: Arc<Semaphore>,
+    pub(crate) limits: Limits,
+    pub(crate) groups: GroupLimits,
+    pub(crate) on_bad_row: OnBadRow,
+    pub(crate) verify_hash: bool,
+    pub(crate) lease: std::time::Duration,
+    pub(crate) now: fn() -> OffsetDateTime,
+}
+
+/// The entities' plans, by name.
+pub(crate) type Plans = std::collections::BTreeMap<String, Arc<EntityPlan>>;
+
+/// Why a try ended early.
+#[derive(Debug, thiserror::Error)]
+enum WorkError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Rows(#[from] RowsError),
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Inbox(#[from] InboxError),
+    #[error("row {row} at byte {offset}: {problem}; nothing of the file was applied, as on_bad_row = \"fail\" asks")]
+    BadRow { row: u64, offset: u64, problem: String },
+    #[error("the lease lapsed; another worker may have the file")]
+    Lapsed,
+    #[error("stopped")]
+    GivenBack,
+}
+
+impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
+    /// Works a leased file to its end, whatever that is, and tells the inbox.
+    pub(crate) async fn work(&self, file: Leased, give_back: CancellationToken) {
+        let span = tracing::debug_span!("file", id = file.lease.id, file = %file.waybill.key);
+        let mut lease = file.lease.clone();
+        let mut applied_to = 0;
+        let result = {
+            let work = self.try_file(&file, &mut applied_to);
+            tokio::pin!(work);
+            let mut renew = tokio::time::interval(self.lease / 3);
+            renew.tick().await;
+            loop {
+                tokio::select! {
+                    result = &mut work => break result,
+                    () = give_back.cancelled() => break Err(WorkError::GivenBack),
+                    _ = renew.tick() => match self.inbox.renew(&lease, 0).await {
+                        Ok(Some(renewed)) => lease = renewed,
+                        Ok(None) => break Err(WorkError::Lapsed),
+                        // The lease may last until the inbox answers again; if not, the sink's fence holds.
+                        Err(error) => tracing::warn!(parent: &span, error = %chain(&error), "cannot renew the lease"),
+                    },
+                }
+            }
+        };
+        let end = self.end_of(&file, result, applied_to, &span);
+        if let Some(end) = end {
+            self.finish(&lease, end, &span).await;
+        }
+    }
+
+    /// What the inbox is told; `None` when the file is another worker's by now.
+    fn end_of(
+        &self,
+        file: &Leased,
+        result: Result<FileDone, WorkError>,
+        applied_to: u64,
+        span: &tracing::Span,
+    ) -> Option<End> {
+        let error = match result {
+            Ok(done) => {
+                self.circuit.worked();
+                WorkStats::add(&self.stats.files_done, 1);
+                return Some(End::Done(done));
+            }
+            Err(error) => error,
+        };
+        let verdict = match &error {
+            WorkError::GivenBack => return Some(End::Release),
+            WorkError::Lapsed => {
+                tracing::warn!(parent: span, "{error}");
+                return None;
+            }
+            WorkError::Sink(SinkError::Fenced { .. }) => {
+                tracing::warn!(parent: span, "{error}");
+                WorkStats::add(&self.stats.fenced, 1);
+                // Whoever was faster may be gone by now: look again soon, at what the sink says then.
+                return Some(End::Later { after: jittered(FILE_PAUSE), problem: error.to_string(), counts: false });
+            }
+            WorkError::Fetch(error) => error.verdict(),
+            WorkError::Rows(error) => error.verdict(),
+            WorkError::Sink(error) => error.verdict().unwrap_or(Verdict::Retry { after: None, blame: Blame::File }),
+            WorkError::Inbox(_) => Verdict::Retry { after: None, blame: Blame::Dependency },
+            WorkError::BadRow { .. } => Verdict::Quarantine(Reason::MalformedRow),
+        };
+        let mut problem = chain(&error);
+        if applied_to > 0 {
+            problem.push_str(&format!("; applied up to row {applied_to}"));
+        }
+        Some(match verdict {
+            Verdict::Retry { after, blame } => {
+                WorkStats::add(&self.stats.tries_put_off, 1);
+                let counts = blame == Blame::File;
+                let after = match blame {
+                    Blame::Dependency => {
+                        self.circuit.failed(after);
+                        // The circuit says when somebody tries; the file is ready for it.
+                        self.circuit.closed_in()
+                    }
+                    Blame::File => after.unwrap_or_else(|| {
+                        jittered(FILE_PAUSE.saturating_mul(1 << file.attempts.min(16)).min(FILE_PAUSE_MAX))
+                    }),
+                };
+                tracing::warn!(parent: span, problem, wait_ms = after.as_millis(), "put off");
+                End::Later { after, problem, counts }
+            }
+            Verdict::Quarantine(reason) => {
+                WorkStats::add(&self.stats.files_quarantined, 1);
+                tracing::error!(parent: span, %reason, problem, "quarantined");
+                End::Quarantine { reason, problem }
+            }
+            Verdict::Expire => {
+                WorkStats::add(&self.stats.files_expired, 1);
+                tracing::error!(parent: span, problem, "expired");
+                End::Expire { problem }
+            }
+        })
+    }
+
+    async fn finish(&self, lease: &Lease, end: End, span: &tracing::Span) {
+        match self.inbox.finish(lease, end).await {
+            Ok(true) => {}
+            Ok(false) => tracing::warn!(parent: span, "the lease lapsed before the file's end was noted"),
+            // The lease lapses, and the next worker finds in the sink how far the file is.
+            Err(error) => tracing::error!(parent: span, error = %chain(&error), "the file's end was not noted"),
+        }
+    }
+
+    async fn try_file(&self, file: &Leased, applied_to: &mut u64) -> Result<FileDone, WorkError> {
+        let key = &file.waybill.key;
+        let Progress { rows: from, done } = self.sink.progress(key).await?;
+        *applied_to = from;
+        if done {
+            return Ok(FileDone { rows: from, ..FileDone::default() });
+        }
+        let metadata = &file.waybill.metadata;
+        let entity = self.entities.for_type(&metadata.blob_type);
+        let extras = metadata.extras().unwrap_or_default();
+        let hash_plain = self.verify_hash && extras.plain_sha256.is_some();
+        let options = rows::decode_options(metadata, entity, &self.limits, hash_plain)?;
+        let blob = fetch::locate(&*self.tokens, &self.inbox, file).await?;
+        if self.on_bad_row == OnBadRow::Fail && from == 0 {
+            self.look_for_bad_rows(file, &blob, options.clone()).await?;
+        }
+        let batch = BatchFacts {
+            blob_type: metadata.blob_type.as_str().into(),
+            entity: entity.and_then(|entity| self.plans.get(&entity.name)).cloned(),
+            position: position_of(file),
+        };
+        let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
+        let mut end = None;
+        let mut at = from;
+        let applying = async {
+            while let Some(group) = group_from.recv().await {
+                if let Some(stats) = &group.end {
+                    check_figures(blob.as_str(), &extras, stats)?;
+                    end = Some(stats.clone());
+                }
+                let (rows, to) = (group.rows, group.to);
+                let applied = self.sink.apply(key, at, batch.with(group, self.on_bad_row)).await?;
+                self.count(&applied, rows);
+                at = to;
+                *applied_to = to;
+            }
+            // Dropped here, so that the stages before it notice an error and end.
+            drop(group_from);
+            Ok::<_, WorkError>(())
+        };
+        let (read, applied) = tokio::join!(self.read(file, &blob, options, from, group_to), applying);
+        applied?;
+        read?;
+        let stats = end.ok_or(WorkError::GivenBack)?;
+        WorkStats::add(&self.stats.stored_bytes, stats.stored_bytes);
+        WorkStats::add(&self.stats.plain_bytes, stats.plain_bytes);
+        Ok(FileDone {
+            rows: stats.rows,
+            bad_rows: stats.bad_rows,
+            stored_bytes: stats.stored_bytes,
+            plain_bytes: stats.plain_bytes,
+        })
+    }
+
+    /// Downloads and decodes the file, and hands on groups of the rows after `from`.
+    async fn read(
+        &self,
+        file: &Leased,
+        blob: &BlobPath,
+        options: DecodeOptions,
+        from: u64,
+        groups: mpsc::Sender<Group>,
+    ) -> Result<(), WorkError> {
+        let mut download = fetch::open(&self.container, blob, file, (self.now)()).await?;
+        let (chunk_to, chunk_from) = mpsc::channel(CHUNKS_QUEUED);
+        let decode = rows::decode(options, from, self.groups, Arc::clone(&self.cpu), chunk_from, groups);
+        // Both are awaited to their end: a stage whose neighbour failed finds its queue closed.
+        let (fetched, decoded) = tokio::join!(fetch::stream(&mut download, chunk_to), decode);
+        fetched?;
+        decoded.map_err(|source| RowsError::Decode { blob: blob.as_str().to_owned(), source })?;
+        Ok(())
+    }
+
+    /// Reads the file through once, before anything of it is applied.
+    async fn look_for_bad_rows(&self, file: &Leased, blob: &BlobPath, options: DecodeOptions) -> Result<(), WorkError> {
+        let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
+        let looking = async move {
+            while let Some(group) = group_from.recv().await {
+                if let Some(bad) = group.batches.iter().flat_map(RowBatch::bad).next() {
+                    return Err(WorkError::BadRow { row: bad.row, offset: bad.offset, problem: bad.problem.clone() });
+                }
+            }
+            Ok(())
+        };
+        let (read, looked) = tokio::join!(self.read(file, blob, options, 0, group_to), looking);
+        looked?;
+        read
+    }
+
+    fn count(&self, applied: &Applied, rows: u64) {
+        let stats = &self.stats;
+        WorkStats::add(&stats.rows, rows);
+        WorkStats::add(&stats.bad_rows, applied.bad);
+        WorkStats::add(&stats.inserted, applied.inserted);
+        WorkStats::add(&stats.updated, applied.updated);
+        WorkStats::add(&stats.deleted, applied.deleted);
+        WorkStats::add(&stats.ignored, applied.ignored);
+        WorkStats::add(&stats.superseded, applied.superseded);
+        WorkStats::add(&stats.parked, applied.parked);
+        WorkStats::add(&stats.released, applied.released);
+    }
+}
+
+/// What all batches of a file share.
+struct BatchFacts {
+    blob_type: Arc<str>,
+    entity: Option<Arc<EntityPlan>>,
+    position: Position,
+}
+
+impl BatchFacts {
+    fn with(&self, group: Group, on_bad_row: OnBadRow) -> EntityBatch {
+        let mut rows = group.batches;
+        if on_bad_row == OnBadRow::Skip {
+            rows.iter_mut().for_each(|batch| batch.forget_bad());
+        }
+        EntityBatch {
+            blob_type: Arc::clone(&self.blob_type),
+            entity: self.entity.clone(),
+            position: self.position.clone(),
+            rows,
+            to: group.to,
+            end: group.end,
+        }
+    }
+}
+
+fn position_of(file: &Leased) -> Position {
+    match &file.waybill.sequence {
+        Some(sequence) => Position::Sequenced {
+            publisher: sequence.publisher.clone(),
+            epoch: sequence.epoch.clone(),
+            sequence: sequence.sequence,
+        },
+        None => Position::Broker { sequence_number: file.sequence_number },
+    }
+}
+
+/// Compares the file with what its message announced, before its last rows are applied.
+fn check_figures(blob: &str, extras: &Extras, stats: &FileStats) -> Result<(), RowsError> {
+    let differs = |what, announced: String, found: String| {
+        Err(RowsError::Differs { blob: blob.to_owned(), what, announced, found })
+    };
+    if let Some(announced) = extras.plain_bytes
+        && announced != stats.plain_bytes
+    {
+        return differs("its plain length", announced.to_string(), stats.plain_bytes.to_string());
+    }
+    if let Some(announced) = extras.rows
+        && announced != stats.rows
+    {
+        return differs("its number of rows", announced.to_string(), stats.rows.to_string());
+    }
+    if let (Some(announced), Some(found)) = (&extras.plain_sha256, &stats.plain_sha256) {
+        let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
+        if !announced.eq_ignore_ascii_case(&found) {
+            return differs("the SHA-256 of its plain bytes", announced.clone(), found);
+        }
+    }
+    Ok(())
+}
+
+/// A file that the inbox calls done and the sink does not know is worked again: the sink is the authority.
+pub(crate) async fn reopen_what_the_sink_lacks(inbox: &impl Inbox, sink: &impl Sink) -> Result<u64, CompareError> {
+    const PAGE: u32 = 500;
+    let (mut after, mut reopened) = (0, 0);
+    loop {
+        let page: Vec<(i64, FileKey)> = inbox.done_files(after, PAGE).await?;
+        let Some((last, _)) = page.last() else { return Ok(reopened) };
+        after = *last;
+        let mut lacking = Vec::new();
+        for (id, key) in &page {
+            if !sink.progress(key).await?.done {
+                lacking.push(*id);
+            }
+        }
+        if !lacking.is_empty() {
+            reopened += inbox.reopen(&lacking).await?;
+        }
+    }
+}
+
+/// Why inbox and sink could not be compared.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// The inbox failed.
+    #[error("the inbox failed while it was compared with the sink")]
+    Inbox(#[from] InboxError),
+    /// The sink failed.
+    #[error("the sink failed while it was compared with the inbox")]
+    Sink(#[from] SinkError),
+}
