@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::object::{RawObject, kind, raw_text};
@@ -76,8 +77,13 @@ impl Metadata {
         let text = std::str::from_utf8(body)
             .map_err(|error| not_json(format!("the message is not UTF-8 at byte {}", error.valid_up_to())))?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let object = serde_json::from_str::<RawObject>(text)
-            .map_err(|error| not_json(format!("the message is not one JSON object: {error}")))?;
+        let object = serde_json::from_str::<RawObject>(text).map_err(|error| {
+            // An error of type would quote the value, and with it perhaps a token.
+            not_json(match error.classify() {
+                Category::Data => "the message is JSON, but not an object".to_owned(),
+                _ => format!("the message is not one JSON object: {error}"),
+            })
+        })?;
 
         let (mut blob_type, mut correlation_id, mut content_type, mut uri) = (None, None, None, None);
         let (mut content_encoding, mut properties) = (None, None);
@@ -118,7 +124,7 @@ impl Metadata {
     /// # Errors
     /// [`PublishableError`] when a field is outside what we publish: `blobType` as [`BlobType`] has it, a
     /// `correlationId` of 1–256 characters, a `contentType` and `contentEncoding` that a reader knows, and a `uri` that
-    /// one may fetch, without a query (it could hold a token).
+    /// one may fetch, without a query (it could hold a token); no field twice; at most [`BODY_BYTES_MAX`] bytes.
     pub fn to_json(&self) -> Result<Vec<u8>, PublishableError> {
         let refuse = |error: &dyn fmt::Display| PublishableError(error.to_string());
         BlobType::new(self.blob_type.as_str()).map_err(|error| refuse(&error))?;
@@ -154,7 +160,14 @@ impl Metadata {
             }
             fields.push((name.clone(), value.clone()));
         }
-        Ok(String::from(Box::<str>::from(RawObject(fields).to_raw())).into_bytes())
+        let body = Box::<str>::from(RawObject(fields).to_raw()).into_string().into_bytes();
+        if body.len() > BODY_BYTES_MAX {
+            return Err(PublishableError(format!(
+                "the message would have {} bytes; readers take at most {BODY_BYTES_MAX}",
+                body.len()
+            )));
+        }
+        Ok(body)
     }
 
     /// What Waybill added under `properties.waybill`; all `None` when there is nothing, or when `properties` is not an

@@ -302,3 +302,104 @@ impl fmt::Display for FileName {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_names_stay_readable() {
+        let names = [
+            ("7e06807f-674f-4199-9140-a97b897dbaee", "7e06807f-674f-4199-9140-a97b897dbaee"),
+            ("product_list_price_history", "product_list_price_history"),
+            ("ItemChanges", "ItemChanges~11"),
+            ("itemchanges", "itemchanges"),
+            ("ITEM", "ITEM~f"),
+            ("order/4711", "order=2F4711"),
+            ("order=2F4711", "order=3D2F4711~20"),
+            ("å", "=C3=A5"),
+            ("", "="),
+            (".", "=2E"),
+            ("..", "=2E=2E"),
+            ("a..b", "a.=2Eb"),
+            ("../../etc/passwd", "=2E=2E=2F.=2E=2Fetc=2Fpasswd"),
+            ("-rf", "=2Drf"),
+            ("CON", "=43ON~7"),
+            ("con.txt", "=63on.txt"),
+            ("com1", "=63om1"),
+            ("console", "console"),
+            ("a.", "a=2E"),
+            ("a:b", "a=3Ab"),
+            ("a~1", "a=7E1"),
+            ("\0", "=00"),
+        ];
+        for (text, name) in names {
+            assert_eq!(FileName::encode(text).as_str(), name, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_file_name_is_cut_between_escapes_and_keeps_a_hash() {
+        let name = FileName::encode(&"å".repeat(100));
+        // 166 bytes are left for the text: 55 whole escapes.
+        assert_eq!(name.as_str().len(), 55 * 3 + 2 + 32);
+        assert!(name.as_str().contains("=A5=C3~x"), "{name}");
+        let other = FileName::encode(&format!("{}ä", "å".repeat(99)));
+        assert_ne!(name, other);
+    }
+
+    #[test]
+    fn sql_names_are_cut_at_63_bytes_and_never_inside_a_character() {
+        assert_eq!(SqlName::new("ProductID").as_str(), "ProductID");
+        assert_eq!(SqlName::new(&"a".repeat(63)).as_str(), "a".repeat(63));
+        let cut = SqlName::new(&"a".repeat(64));
+        assert_eq!(cut.as_str(), format!("{}~ffe054fe7ae0cb6d", "a".repeat(46)));
+        assert_ne!(SqlName::new(cut.as_str()), cut);
+        assert_eq!(SqlName::new(&"å".repeat(40)).as_str().chars().filter(|c| *c == 'å').count(), 23);
+        assert_eq!(SqlName::new("").as_str(), "~e3b0c44298fc1c14");
+        assert!(SqlName::new("a\0b").as_str().starts_with("a_b~"));
+    }
+
+    #[test]
+    fn sql_names_are_always_quoted() {
+        assert_eq!(SqlName::new("Group").to_string(), "\"Group\"");
+        assert_eq!(SqlName::new("x\"; DROP TABLE t; --").to_string(), "\"x\"\"; DROP TABLE t; --\"");
+        assert_eq!(SqlName::new("\"").to_string(), "\"\"\"\"");
+    }
+
+    #[test]
+    fn names_that_break_a_rule_say_which() {
+        let refused = [
+            (ExportId::new("").unwrap_err(), "exportId \"\" must have 1 to 120 characters"),
+            (ExportId::new("a".repeat(121)).unwrap_err(), "must have 1 to 120 characters"),
+            (ExportId::new("å").unwrap_err(), "may hold letters, digits, '.', '_' and '-' only"),
+            (BlobType::new("").unwrap_err(), "blobType \"\" must have 1 to 200 characters"),
+            (BlobType::new("a".repeat(201)).unwrap_err(), "must have 1 to 200 characters"),
+            (BlobType::new("_a").unwrap_err(), "must start with a letter or a digit"),
+            (BlobType::new("a/b").unwrap_err(), "may hold letters"),
+            (BlobPath::new("").unwrap_err(), "has an empty segment"),
+            (BlobPath::new("a//b").unwrap_err(), "has an empty segment"),
+            (BlobPath::new("a/../b").unwrap_err(), "has a dot segment"),
+            (BlobPath::new("a/.").unwrap_err(), "has a dot segment"),
+            (BlobPath::new("a\\b").unwrap_err(), "holds a backslash"),
+            (BlobPath::new("a\nb").unwrap_err(), "holds a control character"),
+            (BlobPath::new("a".repeat(1_025)).unwrap_err(), "has more than 1,024 characters"),
+            (BlobPath::new("a/".repeat(254) + "b").unwrap_err(), "has more than 254 segments"),
+        ];
+        for (error, words) in refused {
+            let text = error.to_string();
+            assert!(text.contains(words), "{text}");
+            assert!(text.chars().count() < 200, "{text}");
+        }
+        assert!(ExportId::new("a".repeat(120)).is_ok());
+        assert!(BlobPath::new("å".repeat(1_024)).is_ok());
+        assert!(BlobPath::new("a/".repeat(253) + "b").is_ok());
+    }
+
+    #[test]
+    fn fresh_export_ids_are_valid_and_sort_by_time() {
+        let ids = (0..100).map(|_| ExportId::random()).collect::<Vec<_>>();
+        assert!(ids.is_sorted());
+        assert!(ids.iter().all(|id| ExportId::new(id.as_str()).as_ref() == Ok(id)));
+    }
+}

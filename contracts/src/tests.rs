@@ -1,3 +1,9 @@
-//! The crate's larger tests. Small ones stand beside what they test.
+//! The crate's larger tests: golden files of every shape, and properties that hold for any input.
 
-mod message;
+mod addresses;
+mod entities;
+mod golden;
+mod grants;
+mod messages;
+mod properties;
+mod ready;

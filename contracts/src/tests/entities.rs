@@ -1,0 +1,187 @@
+//! `entities.toml`: what is understood, and that every mistake is shown with its line.
+
+use super::golden;
+use crate::{Column, ColumnType, Entities, Entity, OnMissing, Reference, SchemaMode, VersionField, VersionType};
+
+const ACCEPTED: &str = "entities/accepted";
+const REFUSED: &str = "entities/refused";
+const ACCEPTED_FILES: [&str; 3] = ["design-example.toml", "every-choice.toml", "no-entities.toml"];
+const ADVENTURE_WORKS: &str = include_str!("../../../examples/data/adventureworks/entities.toml");
+
+/// File, line, and the words by which a person finds the mistake.
+const REFUSALS: [(&str, usize, &str); 36] = [
+    ("not-toml.toml", 2, "not TOML: "),
+    ("key-twice.toml", 3, "duplicate key"),
+    ("table-twice.toml", 4, "duplicate key"),
+    ("unknown-top-level.toml", 1, "the file: unknown key \"entities\"; known are entity"),
+    ("unknown-key.toml", 3, "entity \"a\": unknown key \"typs\"; known are types, key, version"),
+    ("unknown-version-key.toml", 3, "entity \"a\": `version`: unknown key \"collation\"; known are field, type"),
+    (
+        "unknown-reference-key.toml",
+        7,
+        "entity \"a\": a reference: unknown key \"missing\"; known are fields, entity, on_missing",
+    ),
+    ("where.toml", 3, "entity \"a\": `where` is not yet supported"),
+    ("max-wait.toml", 8, "entity \"a\": a reference: `max_wait` is not yet supported"),
+    ("entity-is-text.toml", 1, "entity is of type string, not a table"),
+    ("entity-has-no-name.toml", 1, "an entity needs a name"),
+    ("no-key.toml", 3, "entity \"a\": `key` is missing"),
+    ("key-empty.toml", 2, "entity \"a\": `key` is empty; name at least one"),
+    ("key-with-empty-field.toml", 2, "entity \"a\": `key` is empty"),
+    ("key-is-text.toml", 2, "entity \"a\": `key` is no list"),
+    ("key-field-twice.toml", 4, "entity \"a\": `key` names \"id\" twice"),
+    ("types-empty.toml", 3, "entity \"a\": `types` is empty; name at least one"),
+    ("types-number.toml", 3, "entity \"a\": `types` is of type integer, not text"),
+    ("version-without-type.toml", 3, "entity \"a\": `version`: `type` is missing"),
+    ("version-type-unknown.toml", 3, "\"type\" = \"float\" is none of timestamp, integer, decimal, text"),
+    ("schema-unknown.toml", 3, "\"schema\" = \"strict\" is none of evolve, freeze"),
+    ("column-type-unknown.toml", 6, "\"price\" = \"money\" is none of integer, decimal, float"),
+    ("column-twice.toml", 6, "duplicate key"),
+    ("columns-differ-in-case.toml", 7, "columns \"id\" and \"ID\" differ in case only"),
+    ("column-reserved.toml", 5, "column \"_waybill_version\" has a reserved name"),
+    ("column-deleted.toml", 5, "column \"_deleted\" has a reserved name"),
+    ("table-reserved.toml", 3, "table \"_waybill_progress\" begins with _waybill, which is reserved"),
+    ("same-table.toml", 6, "entity \"b\": table \"A\" is also that of entity \"a\""),
+    ("same-type.toml", 7, "entity \"b\": type \"Changes\" already belongs to entity \"a\""),
+    ("several-types-without-version.toml", 5, "without a declared `version`"),
+    ("reference-to-nothing.toml", 6, "entity \"a\": reference to \"b\": no such entity"),
+    ("reference-without-fields.toml", 4, "entity \"a\": a reference: `fields` is missing"),
+    ("reference-with-too-few-fields.toml", 6, "1 fields for a key of 2 (id, line)"),
+    ("reference-of-another-type.toml", 10, "\"parent\" is declared as text, \"id\" as integer; declare both alike"),
+    ("references-is-a-table.toml", 4, "`references` is no list of tables"),
+    ("on-missing-unknown.toml", 7, "\"on_missing\" = \"wait\" is none of park, apply"),
+];
+
+pub(super) fn golden() -> Vec<String> {
+    let accepted = ACCEPTED_FILES.iter().map(|file| format!("{ACCEPTED}/{file}"));
+    accepted.chain(REFUSALS.iter().map(|(file, ..)| format!("{REFUSED}/{file}"))).collect()
+}
+
+fn parse(file: &str) -> Entities {
+    Entities::parse(&golden::read_text(ACCEPTED, file), file).unwrap()
+}
+
+fn texts<const N: usize>(texts: [&str; N]) -> Vec<String> {
+    texts.map(str::to_owned).to_vec()
+}
+
+#[test]
+fn the_example_of_the_design_is_understood() {
+    let entities = parse("design-example.toml");
+    let product = Entity {
+        name: "product".to_owned(),
+        types: texts(["ProductChanges"]),
+        key: texts(["ProductID"]),
+        version: Some(VersionField { field: "ModifiedDate".to_owned(), kind: VersionType::Timestamp }),
+        table: "product".to_owned(),
+        schema: SchemaMode::Evolve,
+        columns: vec![Column { name: "ListPrice".to_owned(), kind: ColumnType::Decimal }],
+        references: vec![Reference {
+            fields: texts(["ProductSubcategoryID"]),
+            entity: "product_subcategory".to_owned(),
+            on_missing: OnMissing::Park,
+        }],
+    };
+    assert_eq!(entities.0["product"], product);
+    let defaults = Entity {
+        name: "product_subcategory".to_owned(),
+        types: texts(["product_subcategory"]),
+        key: texts(["ProductSubcategoryID"]),
+        version: None,
+        table: "product_subcategory".to_owned(),
+        columns: Vec::new(),
+        references: Vec::new(),
+        ..product
+    };
+    assert_eq!(entities.0["product_subcategory"], defaults);
+    assert_eq!(entities.for_type("ProductChanges").unwrap().name, "product");
+    assert_eq!(entities.for_type("product"), None);
+}
+
+#[test]
+fn every_choice_is_understood_and_columns_keep_the_order_of_the_file() {
+    let entities = parse("every-choice.toml");
+    let line = &entities.0["Order line"];
+    assert_eq!(line.types, ["OrderLineChanges", "OrderLineCorrections"]);
+    assert_eq!(line.schema, SchemaMode::Freeze);
+    assert_eq!(line.version.as_ref().unwrap().kind, VersionType::Integer);
+    let columns = line.columns.iter().map(|column| format!("{} {}", column.name, column.kind)).collect::<Vec<_>>();
+    let expected = [
+        "Zeta integer",
+        "Alpha decimal",
+        "F float",
+        "B boolean",
+        "T text",
+        "At timestamp",
+        "On date",
+        "U uuid",
+        "J json",
+        "X binary",
+    ];
+    assert_eq!(columns, expected);
+    assert_eq!(line.references[0].on_missing, OnMissing::Park);
+    assert_eq!(line.references[1].on_missing, OnMissing::Apply);
+    assert_eq!(entities.0["item"].version.as_ref().unwrap().kind, VersionType::Decimal);
+    assert_eq!(entities.0["note"].version.as_ref().unwrap().kind, VersionType::Text);
+    assert_eq!(entities.0["minimal"].key, ["id"]);
+    assert!(parse("no-entities.toml").0.is_empty());
+}
+
+#[test]
+fn every_mistake_is_shown_with_its_file_line_and_remedy() {
+    for (file, line, words) in REFUSALS {
+        let error = Entities::parse(&golden::read_text(REFUSED, file), "shop/entities.toml").expect_err(file);
+        assert_eq!(error.line, line, "{file}: {error}");
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("shop/entities.toml:{line}: ")), "{file}: {text}");
+        assert!(text.contains(words), "{file}: {text}");
+    }
+}
+
+#[test]
+fn lines_are_counted_the_same_with_a_byte_order_mark_and_carriage_returns() {
+    let text = golden::read_text(REFUSED, "column-type-unknown.toml").replace('\n', "\r\n");
+    assert_eq!(Entities::parse(&format!("\u{feff}{text}"), "f").unwrap_err().line, 6);
+}
+
+#[test]
+fn a_row_may_wait_only_for_what_the_configured_types_bring() {
+    let entities = parse("every-choice.toml");
+    let lines = texts(["OrderLineChanges", "Elsewhere"]);
+    assert_eq!(entities.check_types(None), Ok(()));
+    // The line's parent is a line, and its item need not be there.
+    assert_eq!(entities.check_types(Some(&lines)), Ok(()));
+
+    let entities = parse("design-example.toml");
+    assert_eq!(entities.check_types(Some(&texts(["product_subcategory"]))), Ok(()));
+    assert_eq!(entities.check_types(Some(&texts(["ProductChanges", "product_subcategory"]))), Ok(()));
+    let error = entities.check_types(Some(&texts(["ProductChanges"]))).unwrap_err();
+    assert_eq!(error.parent, "product_subcategory");
+    assert_eq!(
+        error.to_string(),
+        "entity \"product\" parks rows until their \"product_subcategory\" is there, but `types` lists none of its types \
+         (product_subcategory); add one of them, or set on_missing = \"apply\" for ProductSubcategoryID"
+    );
+}
+
+#[test]
+fn the_adventure_works_entities_are_42_with_56_references_of_which_53_park() {
+    let entities = Entities::parse(ADVENTURE_WORKS, "entities.toml").unwrap();
+    assert_eq!(entities.0.len(), 42);
+    let references = || entities.0.values().flat_map(|entity| entity.references.iter().map(move |to| (entity, to)));
+    assert_eq!(references().count(), 56);
+    let dangling = references().filter(|(_, reference)| reference.on_missing == OnMissing::Apply);
+    let dangling = dangling.map(|(from, to)| format!("{}.{}", from.name, to.fields.join("+"))).collect::<Vec<_>>();
+    let expected =
+        ["customer.PersonID", "sales_order_detail.SalesOrderID", "sales_order_header_sales_reason.SalesOrderID"];
+    assert_eq!(dangling, expected);
+    for entity in entities.0.values() {
+        let version = VersionField { field: "ModifiedDate".to_owned(), kind: VersionType::Timestamp };
+        assert_eq!(entity.version, Some(version), "{}", entity.name);
+        for field in entity.key.iter().chain(entity.references.iter().flat_map(|reference| &reference.fields)) {
+            assert!(entity.column(field).is_some(), "{}: {field} has no declared type", entity.name);
+        }
+    }
+    assert_eq!(entities.for_type("ProductListPriceHistoryChanges").unwrap().table, "product_list_price_history");
+    assert_eq!(entities.0["product"].column("ListPrice"), Some(ColumnType::Decimal));
+}
