@@ -177,9 +177,10 @@ impl Parts {
     fn of(value: &RawValue, pointer: &'static str) -> Result<Self, ExtrasError> {
         match serde_json::from_str(value.get()) {
             Ok(object) => Ok(Self { object, pointer }),
-            Err(_) => {
-                Err(ExtrasError { pointer: pointer.to_owned(), problem: format!("is {}, not an object", kind(value)) })
-            }
+            Err(_) => Err(ExtrasError {
+                pointer: pointer.to_owned(),
+                problem: format!("is {}, not an object", kind(value.get())),
+            }),
         }
     }
 
@@ -190,7 +191,7 @@ impl Parts {
     fn text(&self, name: &'static str, characters_max: usize) -> Result<Option<String>, ExtrasError> {
         let Some(value) = self.value(name) else { return Ok(None) };
         let text: String = serde_json::from_str(value.get())
-            .map_err(|_| self.error(name, format!("is {}, not proper text", kind(value))))?;
+            .map_err(|_| self.error(name, format!("is {}, not proper text", kind(value.get()))))?;
         let characters = text.chars().count();
         if characters == 0 || characters > characters_max {
             return Err(self.error(name, format!("has {characters} characters; it needs 1 to {characters_max}")));

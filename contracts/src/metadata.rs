@@ -190,7 +190,7 @@ impl Metadata {
     pub fn set_extras(&mut self, extras: &Extras) -> Result<(), ExtrasError> {
         let mut object = match self.properties.as_deref() {
             None => RawObject::default(),
-            Some(properties) => as_object(properties).ok_or_else(|| ExtrasError::no_place(kind(properties)))?,
+            Some(properties) => as_object(properties).ok_or_else(|| ExtrasError::no_place(kind(properties.get())))?,
         };
         object.set(WAYBILL, extras.to_raw()?);
         self.properties = Some(object.to_raw());
@@ -276,7 +276,7 @@ fn required(name: &'static str, value: Option<Box<RawValue>>) -> Result<String, 
 
 fn text_of(name: &str, value: &RawValue, reason: Reason) -> Result<String, MetadataError> {
     if !value.get().starts_with('"') {
-        return Err(MetadataError { reason, text: format!("{name} is {}, not text", kind(value)) });
+        return Err(MetadataError { reason, text: format!("{name} is {}, not text", kind(value.get())) });
     }
     serde_json::from_str(value.get())
         .map_err(|_| MetadataError { reason, text: format!("{name} holds an escape that is no character") })

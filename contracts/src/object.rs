@@ -56,9 +56,9 @@ pub(crate) fn raw_number(number: u64) -> Box<RawValue> {
     serde_json::value::to_raw_value(&number).expect("any integer is a JSON number")
 }
 
-/// What a value is, for errors that must not quote it.
-pub(crate) fn kind(value: &RawValue) -> &'static str {
-    match value.get().as_bytes().first() {
+/// What a JSON text is, for errors that must not quote it.
+pub(crate) fn kind(json: &str) -> &'static str {
+    match json.as_bytes().first() {
         Some(b'{') => "an object",
         Some(b'[') => "a list",
         Some(b'"') => "text",

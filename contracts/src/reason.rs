@@ -42,6 +42,8 @@ pub enum Reason {
     MalformedRow,
     /// A row lacks a part of its entity's key, or the part is null.
     MissingKey,
+    /// A part of a row's key is not of its declared type.
+    BadKey,
     /// A row's version is missing or does not parse as the declared type.
     BadVersion,
     /// The file's content changed between two tries: its length or its hash is not what was announced.
@@ -60,7 +62,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NotJson,
         Self::Undecodable,
         Self::MissingField,
@@ -77,6 +79,7 @@ impl Reason {
         Self::MalformedFile,
         Self::MalformedRow,
         Self::MissingKey,
+        Self::BadKey,
         Self::BadVersion,
         Self::ContentChanged,
         Self::HashMismatch,
@@ -106,6 +109,7 @@ impl Reason {
             Self::MalformedFile => "malformed-file",
             Self::MalformedRow => "malformed-row",
             Self::MissingKey => "missing-key",
+            Self::BadKey => "bad-key",
             Self::BadVersion => "bad-version",
             Self::ContentChanged => "content-changed",
             Self::HashMismatch => "hash-mismatch",

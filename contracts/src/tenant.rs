@@ -12,6 +12,7 @@ use time::macros::format_description;
 use time::{Date, OffsetDateTime, PrimitiveDateTime};
 use url::Url;
 
+use crate::object::kind;
 use crate::uri::is_loopback;
 
 /// The path of the grants call, below TenantService's base address.
@@ -207,7 +208,7 @@ impl Part<'_> {
                 Err(self.error(pointer, "holds a control character"))
             }
             Some(Value::String(text)) => Ok(text.trim().to_owned()),
-            Some(other) => Err(self.error(pointer, format!("is {}, not text", kind(other)))),
+            Some(other) => Err(self.error(pointer, format!("is {}, not text", kind(&other.to_string())))),
         }
     }
 
@@ -249,18 +250,6 @@ impl Part<'_> {
 
 fn from_unix(seconds: i64) -> Option<OffsetDateTime> {
     OffsetDateTime::from_unix_timestamp(seconds).ok()
-}
-
-/// What a value is, for errors that must not quote it.
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 /// Seconds since 1970. Source: Microsoft, "Service Bus access control with Shared Access Signatures".

@@ -7,3 +7,4 @@ mod grants;
 mod messages;
 mod properties;
 mod ready;
+mod wire_document;
