@@ -1,1 +1,39 @@
-fn main() {}
+//! `cargo xtask test`: sets up what the tests need, then runs everything that must pass before a change lands.
+
+mod python;
+mod steps;
+
+use std::process::ExitCode;
+
+const HELP: &str = "\
+usage: cargo xtask COMMAND
+
+  test         everything that must pass: format, lints, tests, documentation, examples, dependencies
+  test NAME…   only the tests whose names contain NAME (after the same set-up)
+  setup        only the set-up: a Python environment in .cache/
+
+The set-up needs Rust, Python 3 with venv, and a C compiler, and the package registries. What is missing is named.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["test"] => steps::everything(),
+        ["test", ref names @ ..] => steps::some_tests(names),
+        ["setup"] => steps::set_up().map(|_| ()),
+        ["help" | "--help" | "-h"] | [] => {
+            println!("{HELP}");
+            return ExitCode::SUCCESS;
+        }
+        ref unknown => {
+            eprintln!("unknown: {}\n\n{HELP}", unknown.join(" "));
+            return ExitCode::from(2);
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nxtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

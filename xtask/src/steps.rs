@@ -1,0 +1,97 @@
+//! The steps, in the order in which they fail fastest.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::python;
+
+/// Where tests find what was set up: the names are known to `tests/`.
+pub(crate) struct SetUp {
+    python: PathBuf,
+}
+
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+}
+
+/// What the tests need beside Rust, into the ignored folder `.cache/`.
+pub(crate) fn set_up() -> Result<SetUp> {
+    let cache = root().join(".cache");
+    std::fs::create_dir_all(&cache).with_context(|| format!("cannot make {}", cache.display()))?;
+    if Command::new("cc").arg("--version").output().is_err() {
+        bail!("no C compiler: SQLite and aws-lc are built from C; install gcc (Debian: apt-get install gcc libc6-dev)");
+    }
+    Ok(SetUp { python: python::environment(&root().join("tests/python/requirements.txt"), &cache)? })
+}
+
+pub(crate) fn everything() -> Result<()> {
+    let started = Instant::now();
+    step("format", cargo(["fmt", "--all", "--", "--check"]))?;
+    let set_up = set_up()?;
+    step("lints", cargo(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
+    // The pipeline tests start these and kill them.
+    step("binaries and examples", cargo(["build", "--workspace", "--bins", "--examples"]))?;
+    step("tests", with(&set_up, cargo(["test", "--workspace"])))?;
+    let mut documentation = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
+    documentation.env("RUSTDOCFLAGS", "-D warnings");
+    step("documentation", documentation)?;
+    step("quickstart", cargo(["run", "--quiet", "--example", "quickstart"]))?;
+    dependencies()?;
+    println!("\nall steps passed in {:.0?}", started.elapsed());
+    Ok(())
+}
+
+pub(crate) fn some_tests(names: &[&str]) -> Result<()> {
+    let set_up = set_up()?;
+    step("binaries", cargo(["build", "--workspace", "--bins"]))?;
+    let mut tests = with(&set_up, cargo(["test", "--workspace", "--"]));
+    tests.args(names);
+    step("tests", tests)
+}
+
+/// Licences, bans and sources of all dependencies, where `cargo deny` is there. Its advisory database needs a network
+/// that reaches it, so advisories are looked at where one does.
+fn dependencies() -> Result<()> {
+    let there = Command::new("cargo").args(["deny", "--version"]).output().is_ok_and(|output| output.status.success());
+    if !there {
+        println!("\n── dependencies: NOT CHECKED, cargo-deny is not installed (cargo install cargo-deny)");
+        return Ok(());
+    }
+    step("dependencies", cargo(["deny", "--workspace", "check", "licenses", "bans", "sources"]))?;
+    let advisories = cargo(["deny", "--workspace", "check", "advisories"]).output();
+    match advisories {
+        Ok(output) if output.status.success() => println!("── advisories: none"),
+        Ok(output) if String::from_utf8_lossy(&output.stderr).contains("error[vulnerability]") => {
+            bail!("advisories:\n{}", String::from_utf8_lossy(&output.stderr))
+        }
+        _ => println!("── advisories: NOT CHECKED, their database cannot be reached from here"),
+    }
+    Ok(())
+}
+
+fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+fn with(set_up: &SetUp, mut command: Command) -> Command {
+    command.env("WAYBILL_TEST_PYTHON", &set_up.python);
+    command
+}
+
+pub(crate) fn step(name: &str, mut command: Command) -> Result<()> {
+    println!("\n── {name}");
+    let started = Instant::now();
+    let status = command.status().with_context(|| format!("{name}: cannot start {:?}", command.get_program()))?;
+    if !status.success() {
+        bail!("{name} failed ({status})");
+    }
+    println!("── {name}: {:.1?}", started.elapsed());
+    Ok(())
+}
