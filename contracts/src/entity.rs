@@ -144,7 +144,8 @@ impl Entities {
     /// # Errors
     /// The first problem with its line: unknown or not yet supported keys (by name), a key without fields, a reference
     /// to an unknown entity or with another number of fields (or other declared types) than the parent's key, two
-    /// entities with one table or one blobType, an entity of several types without a version, a reserved name.
+    /// entities with one table or one blobType, an entity of several types without a version, a reserved name, two
+    /// names that differ in case only.
     pub fn parse(text: &str, file: &str) -> Result<Self, EntityError> {
         parse::parse(text, file)
     }

@@ -71,6 +71,31 @@ struct Placed {
     references_at: Vec<Range<usize>>,
 }
 
+/// The names of an entity's fields met so far, by their lower case. A field becomes a column of the same name, and
+/// SQLite does not tell columns apart by case.
+#[derive(Default)]
+struct FieldNames(HashMap<String, String>);
+
+impl FieldNames {
+    fn add(&mut self, what: &str, name: &str, at: Range<usize>) -> Parsed<()> {
+        let lower = name.to_ascii_lowercase();
+        if RESERVED_COLUMNS.contains(&lower.as_str()) || reserved_prefix(name).is_some() {
+            return problem(at, format!("{what}: {} is a reserved name", quote(name)));
+        }
+        match self.0.insert(lower, name.to_owned()) {
+            Some(other) if other != name => {
+                let text = format!(
+                    "{what}: {} and {} differ in case only; SQLite takes them for one column",
+                    quote(&other),
+                    quote(name)
+                );
+                problem(at, text)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 fn document(text: &str) -> Parsed<Entities> {
     let document = DeTable::parse(text).map_err(|error| Problem {
         at: error.span().unwrap_or_default(),
@@ -113,9 +138,13 @@ fn entity(name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Parsed<
     let Some(key) = fields.take("key") else {
         return problem(at, format!("{}: `key` is missing; name the fields of the key", fields.what));
     };
-    let (key, _) = fields.texts("key", key)?;
+    let mut names = FieldNames::default();
+    let (key, key_at) = fields.texts("key", key)?;
+    for (name, at) in key.iter().zip(key_at) {
+        names.add(&fields.what, name, at)?;
+    }
     let version = match fields.take("version") {
-        Some(value) => Some(version(&fields.what, value)?),
+        Some(value) => Some(version(&fields.what, value, &mut names)?),
         None => None,
     };
     let (table, table_at) = match fields.take("table") {
@@ -131,11 +160,11 @@ fn entity(name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Parsed<
         None => SchemaMode::default(),
     };
     let columns = match fields.take("columns") {
-        Some(value) => columns(&fields.what, value)?,
+        Some(value) => columns(&fields.what, value, &mut names)?,
         None => Vec::new(),
     };
     let (references, references_at) = match fields.take("references") {
-        Some(value) => references(&fields, value)?,
+        Some(value) => references(&fields, value, &mut names)?,
         None => (Vec::new(), Vec::new()),
     };
     if version.is_none() && types.len() > 1 {
@@ -151,40 +180,35 @@ fn entity(name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Parsed<
     Ok(Placed { entity, at, table_at, types_at, references_at })
 }
 
-fn version(what: &str, value: &Spanned<DeValue<'_>>) -> Parsed<VersionField> {
+fn version(what: &str, value: &Spanned<DeValue<'_>>, names: &mut FieldNames) -> Parsed<VersionField> {
     let mut fields = Fields::of(format!("{what}: `version`"), value.span(), value)?;
     fields.known(&["field", "type"])?;
-    Ok(VersionField {
-        field: fields.required("field").and_then(|value| fields.text("field", value))?,
-        kind: fields.required("type").and_then(|value| fields.choice("type", value, &VERSION_TYPES))?,
-    })
+    let field_value = fields.required("field")?;
+    let field = fields.text("field", field_value)?;
+    names.add(what, &field, field_value.span())?;
+    let kind = fields.required("type").and_then(|value| fields.choice("type", value, &VERSION_TYPES))?;
+    Ok(VersionField { field, kind })
 }
 
-fn columns(what: &str, value: &Spanned<DeValue<'_>>) -> Parsed<Vec<Column>> {
+fn columns(what: &str, value: &Spanned<DeValue<'_>>, names: &mut FieldNames) -> Parsed<Vec<Column>> {
     let mut fields = Fields::of(format!("{what}: `columns`"), value.span(), value)?;
-    let mut columns: Vec<Column> = Vec::new();
-    let mut taken = HashMap::new();
+    let mut columns = Vec::new();
     for (name, value) in std::mem::take(&mut fields.values) {
-        let at = name.span();
-        let name = name.get_ref();
-        let reserved = name.is_empty() || RESERVED_COLUMNS.contains(&name.to_ascii_lowercase().as_str());
-        if reserved || reserved_prefix(name).is_some() {
-            return problem(at, format!("{what}: column {} has a reserved name", quote(name)));
+        if name.get_ref().is_empty() {
+            return problem(name.span(), format!("{what}: a column needs a name"));
         }
-        if let Some(other) = taken.insert(name.to_ascii_lowercase(), name) {
-            let text = format!(
-                "{what}: columns {} and {} differ in case only; SQLite takes them for one",
-                quote(other),
-                quote(name)
-            );
-            return problem(at, text);
-        }
-        columns.push(Column { name: name.to_string(), kind: fields.choice(name, value, &COLUMN_TYPES)? });
+        names.add(what, name.get_ref(), name.span())?;
+        let kind = fields.choice(name.get_ref(), value, &COLUMN_TYPES)?;
+        columns.push(Column { name: name.get_ref().to_string(), kind });
     }
     Ok(columns)
 }
 
-fn references(of: &Fields<'_, '_>, value: &Spanned<DeValue<'_>>) -> Parsed<(Vec<Reference>, Vec<Range<usize>>)> {
+fn references(
+    of: &Fields<'_, '_>,
+    value: &Spanned<DeValue<'_>>,
+    names: &mut FieldNames,
+) -> Parsed<(Vec<Reference>, Vec<Range<usize>>)> {
     let DeValue::Array(tables) = value.get_ref() else {
         return problem(value.span(), format!("{}: `references` is no list of tables", of.what));
     };
@@ -192,11 +216,14 @@ fn references(of: &Fields<'_, '_>, value: &Spanned<DeValue<'_>>) -> Parsed<(Vec<
     for table in tables {
         let mut fields = Fields::of(format!("{}: a reference", of.what), table.span(), table)?;
         fields.known(&["fields", "entity", "on_missing"])?;
-        let (names, _) = fields.required("fields").and_then(|value| fields.texts("fields", value))?;
+        let (own, own_at) = fields.required("fields").and_then(|value| fields.texts("fields", value))?;
+        for (name, at) in own.iter().zip(own_at) {
+            names.add(&of.what, name, at)?;
+        }
         let entity = fields.required("entity")?;
         places.push(entity.span());
         references.push(Reference {
-            fields: names,
+            fields: own,
             entity: fields.text("entity", entity)?,
             on_missing: match fields.take("on_missing") {
                 Some(value) => fields.choice("on_missing", value, &ON_MISSING)?,

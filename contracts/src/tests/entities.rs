@@ -9,7 +9,7 @@ const ACCEPTED_FILES: [&str; 3] = ["design-example.toml", "every-choice.toml", "
 const ADVENTURE_WORKS: &str = include_str!("../../../examples/data/adventureworks/entities.toml");
 
 /// File, line, and the words by which a person finds the mistake.
-const REFUSALS: [(&str, usize, &str); 36] = [
+const REFUSALS: [(&str, usize, &str); 40] = [
     ("not-toml.toml", 2, "not TOML: "),
     ("key-twice.toml", 3, "duplicate key"),
     ("table-twice.toml", 4, "duplicate key"),
@@ -37,9 +37,13 @@ const REFUSALS: [(&str, usize, &str); 36] = [
     ("schema-unknown.toml", 3, "\"schema\" = \"strict\" is none of evolve, freeze"),
     ("column-type-unknown.toml", 6, "\"price\" = \"money\" is none of integer, decimal, float"),
     ("column-twice.toml", 6, "duplicate key"),
-    ("columns-differ-in-case.toml", 7, "columns \"id\" and \"ID\" differ in case only"),
-    ("column-reserved.toml", 5, "column \"_waybill_version\" has a reserved name"),
-    ("column-deleted.toml", 5, "column \"_deleted\" has a reserved name"),
+    ("columns-differ-in-case.toml", 7, "entity \"a\": \"id\" and \"ID\" differ in case only"),
+    ("column-reserved.toml", 5, "\"_waybill_version\" is a reserved name"),
+    ("column-deleted.toml", 5, "\"_deleted\" is a reserved name"),
+    ("column-without-name.toml", 5, "a column needs a name"),
+    ("key-reserved.toml", 2, "\"_rescued\" is a reserved name"),
+    ("version-field-differs-in-case.toml", 3, "\"modified\" and \"Modified\" differ in case only"),
+    ("reference-field-differs-in-case.toml", 5, "\"ID\" and \"id\" differ in case only"),
     ("table-reserved.toml", 3, "table \"_waybill_progress\" begins with _waybill, which is reserved"),
     ("same-table.toml", 6, "entity \"b\": table \"A\" is also that of entity \"a\""),
     ("same-type.toml", 7, "entity \"b\": type \"Changes\" already belongs to entity \"a\""),
