@@ -1,21 +1,35 @@
 //! Bytes fed in, batches of rows out. Undoes gzip (one member or many, or none: magic bytes decide), frames rows,
 //! validates each.
+//!
+//! Plain bytes are inflated straight into the batch that they become part of; of each batch only the incomplete row at
+//! its end is copied, to the next one. A batch is handed out when the next row would pass one of its limits, and at the
+//! file's end: so a small file is one batch however it comes, and where batches are cut depends on the bytes and the
+//! options alone. A caller that will wait long for more bytes calls [`RowDecoder::flush`] to get what is complete.
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use waybill_contracts::Reason;
 
-use crate::RowBatch;
+use crate::{
+    RowBatch,
+    batch::Growing,
+    csv::Csv,
+    gzip::reader::{Filled, Unpacker},
+    jsonl::JsonLines,
+};
 
 /// The rows' layout in the plain bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// A JSON object per line.
     JsonLines,
-    /// RFC 4180.
+    /// RFC 4180, in UTF-8: fields in quotes may hold line breaks and, doubled, quotes. A bare empty field is null, a
+    /// quoted one is the text "". A blank line is no row, except in a file of one column: there its field is null.
     Csv {
-        /// Names when the file has no header row; `None`: the first row is names.
+        /// Names when the file has no header row; `None`: the first row is names. They are distinct and not empty,
+        /// else the file is refused as `malformed-file`.
         columns: Option<Vec<String>>,
-        /// Default `,`.
+        /// ASCII, neither a quote nor a line end; usually `,`.
         delimiter: u8,
     },
 }
@@ -23,27 +37,30 @@ pub enum Source {
 /// What a file may cost.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Default 16 MiB.
+    /// Bytes of a row without its line end; default 16 MiB, at most 1 GiB. A longer row is a bad row, of which only the
+    /// first 64 KiB are kept. (A CSV row that holds a line break within quotes besides is `malformed-file`: it may be
+    /// many rows that lack a quote.)
     pub row_bytes_max: usize,
-    /// Nesting within a row; default 128.
+    /// Levels of objects and arrays in a JSON row, with the row's own; default 128.
     pub nesting_max: usize,
-    /// CSV columns; default 4,096.
+    /// Columns that a CSV header may name; default 4,096.
     pub columns_max: usize,
     /// Plain bytes of the file; default 1 TiB.
     pub plain_bytes_max: u64,
-    /// Plain bytes per compressed byte (checked beyond the first MiB); default 1,000.
+    /// Plain bytes per compressed byte (checked beyond the first plain MiB); default 1,000. Deflate can reach 1,032.
     pub ratio_max: u64,
+}
+
+impl Limits {
+    /// Places in a batch are 31 bits.
+    pub(crate) fn row_bytes_max(&self) -> usize {
+        self.row_bytes_max.min(1 << 30)
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            row_bytes_max: 16 << 20,
-            nesting_max: 128,
-            columns_max: 4096,
-            plain_bytes_max: 1 << 40,
-            ratio_max: 1000,
-        }
+        Self { row_bytes_max: 16 << 20, nesting_max: 128, columns_max: 4096, plain_bytes_max: 1 << 40, ratio_max: 1000 }
     }
 }
 
@@ -54,9 +71,9 @@ pub struct DecodeOptions {
     pub source: Source,
     /// The limits.
     pub limits: Limits,
-    /// Plain bytes per batch at which it is handed out; default 1 MiB. A longer row makes a longer batch.
+    /// Plain bytes per batch at most; default 1 MiB, at most 512 MiB. A longer row is a batch of its own.
     pub batch_bytes: usize,
-    /// Rows per batch at most; default 10,000.
+    /// Rows per batch at most, good and bad; default 10,000.
     pub batch_rows: usize,
     /// Compute SHA-256 of the plain bytes; default false.
     pub hash_plain: bool,
@@ -70,18 +87,60 @@ impl DecodeOptions {
     }
 }
 
-/// Bytes fed in, batches out. `Send + 'static`; holds at most what was fed, one window and one batch.
+/// Bytes fed in, batches out. `Send + 'static`; holds at most what was fed, inflate's window and one batch.
 #[derive(Debug)]
-pub struct RowDecoder {}
+pub struct RowDecoder {
+    unpacker: Unpacker,
+    batch: Growing,
+    framer: Framer,
+    begin: Begin,
+    plain_sha256: Option<Sha256>,
+    limits: Limits,
+    bad_rows: u64,
+    flush: bool,
+    phase: Phase,
+}
+
+/// Whether the byte order mark that some tools write has been looked for.
+#[derive(Debug, PartialEq, Eq)]
+enum Begin {
+    Unseen,
+    Seen,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Reading,
+    /// The plain bytes are complete.
+    Ended,
+    /// No more plain bytes come; rows that are complete still do.
+    Broken(Broken),
+    Failed(DecodeError),
+}
+
+/// Why reading cannot go on.
+#[derive(Debug, Clone)]
+pub(crate) struct Broken {
+    pub(crate) reason: Reason,
+    pub(crate) problem: String,
+}
+
+#[derive(Debug)]
+enum Framer {
+    Json(JsonLines),
+    Csv(Csv),
+    /// The options cannot be used.
+    Refused,
+}
 
 /// What [`RowDecoder::next`] came to.
 #[derive(Debug)]
 pub enum Step {
-    /// Rows.
+    /// Rows: at least one, good or bad.
     Batch(RowBatch),
     /// Feed more, or say that it ends.
     NeedInput,
-    /// The end, everything checked.
+    /// The end, everything checked. Afterwards the same again.
     Done(FileStats),
 }
 
@@ -102,7 +161,8 @@ pub struct FileStats {
     pub gzip: bool,
 }
 
-/// The file as a whole cannot be read on. Rows that came out before are good.
+/// The file as a whole cannot be read on. Rows that came out before match the format; with `corrupt-gzip` their bytes
+/// may still be other than those written, because a member's checksum comes after its rows.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("row {row}, byte {offset}: {problem}")]
 pub struct DecodeError {
@@ -110,26 +170,64 @@ pub struct DecodeError {
     pub reason: Reason,
     /// The row (1-based) that was being read.
     pub row: u64,
-    /// Plain bytes from the file's begin.
+    /// Where that row begins, in plain bytes from the file's begin.
     pub offset: u64,
     pub(crate) problem: String,
+}
+
+impl DecodeError {
+    /// What is wrong, without the place.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
 }
 
 impl RowDecoder {
     /// Begins a file.
     #[must_use]
     pub fn new(options: DecodeOptions) -> Self {
-        todo!("{options:?}")
+        let batch = Growing::new(&options);
+        let limits = options.limits;
+        let (framer, phase) = match options.source {
+            Source::JsonLines => (Framer::Json(JsonLines::new(&limits)), Phase::Reading),
+            Source::Csv { columns, delimiter } => match Csv::new(columns, delimiter, &limits) {
+                Ok(csv) => (Framer::Csv(csv), Phase::Reading),
+                Err(broken) => (Framer::Refused, Phase::Broken(broken)),
+            },
+        };
+        Self {
+            unpacker: Unpacker::new(),
+            batch,
+            framer,
+            begin: Begin::Unseen,
+            plain_sha256: options.hash_plain.then(Sha256::new),
+            limits,
+            bad_rows: 0,
+            flush: false,
+            phase,
+        }
     }
 
-    /// Hands over the next bytes. Call [`RowDecoder::next`] until it needs input before feeding more.
+    /// Hands over the next bytes, without copying them. Call [`RowDecoder::next`] until it needs input before feeding
+    /// more: what is fed earlier is kept until then.
+    ///
+    /// # Panics
+    /// After [`RowDecoder::end`].
     pub fn feed(&mut self, input: Bytes) {
-        todo!("{input:?}")
+        assert!(!self.unpacker.has_ended(), "bytes were fed after the end");
+        self.unpacker.feed(input);
     }
 
     /// Says that no more bytes come.
     pub fn end(&mut self) {
-        todo!()
+        self.unpacker.end();
+    }
+
+    /// Asks for what is complete once the bytes that were fed are used up, although the batch is not full: for a caller
+    /// that will wait long for more bytes. Holds until the next [`Step::NeedInput`].
+    pub fn flush(&mut self) {
+        self.flush = true;
     }
 
     /// Works on until a batch is full, the input is used up, or the file is done.
@@ -138,6 +236,146 @@ impl RowDecoder {
     /// [`DecodeError`]; afterwards the same error again. Rows read before it are handed out first.
     #[allow(clippy::should_implement_trait, reason = "it is a step of a state machine, not an iterator")]
     pub fn next(&mut self) -> Result<Step, DecodeError> {
-        todo!()
+        loop {
+            self.frame();
+            if self.batch.is_full() || self.batch.must_go_first() {
+                return Ok(Step::Batch(self.take_batch()));
+            }
+            match &self.phase {
+                Phase::Reading => {}
+                _ if !self.batch.is_empty() => return Ok(Step::Batch(self.take_batch())),
+                Phase::Ended => return Ok(Step::Done(self.stats())),
+                Phase::Broken(broken) => self.phase = Phase::Failed(self.error(broken.clone())),
+                Phase::Failed(error) => return Err(error.clone()),
+            }
+            if !matches!(self.phase, Phase::Reading) {
+                continue;
+            }
+            match self.fill() {
+                Ok(Filled::Some) => {}
+                Ok(Filled::NeedInput) => {
+                    if self.flush && !self.batch.is_empty() {
+                        return Ok(Step::Batch(self.take_batch()));
+                    }
+                    self.flush = false;
+                    return Ok(Step::NeedInput);
+                }
+                Ok(Filled::End) => self.phase = Phase::Ended,
+                Err(broken) => self.phase = Phase::Broken(broken),
+            }
+        }
+    }
+
+    /// Frames the rows that are complete, as far as they fit.
+    fn frame(&mut self) {
+        let last = match self.phase {
+            Phase::Reading | Phase::Broken(_) => false,
+            Phase::Ended => true,
+            Phase::Failed(_) => return,
+        };
+        if self.begin == Begin::Unseen {
+            const MARK: &[u8] = b"\xef\xbb\xbf";
+            let text = &self.batch.text;
+            if text.len() < MARK.len() && MARK.starts_with(text) && !last {
+                return;
+            }
+            if text.starts_with(MARK) {
+                self.batch.pass(MARK.len());
+            }
+            self.begin = Begin::Seen;
+        }
+        while !self.batch.is_full() {
+            let framed = match &mut self.framer {
+                Framer::Json(lines) => Ok(lines.next_row(&mut self.batch, last)),
+                Framer::Csv(csv) => csv.next_row(&mut self.batch, last),
+                Framer::Refused => Ok(false),
+            };
+            match framed {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(broken) => {
+                    self.phase = Phase::Failed(self.error(broken));
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Unpacks more plain bytes to the end of the batch.
+    fn fill(&mut self) -> Result<Filled, Broken> {
+        if self.batch.make_room(self.unpacker.expected()) {
+            self.restart();
+        }
+        let before = self.batch.text.len();
+        let filled = self.unpacker.fill(&mut self.batch.text);
+        let allowed = self.limits.plain_bytes_max - self.batch.written();
+        let wrote = self.batch.text.len() - before;
+        let over = wrote as u64 > allowed;
+        let wrote = if over { usize::try_from(allowed).expect("less than was written") } else { wrote };
+        self.batch.text.truncate(before + wrote);
+        self.batch.wrote(wrote);
+        if let Some(hash) = &mut self.plain_sha256 {
+            hash.update(&self.batch.text[before..]);
+        }
+        let too_large = |problem| Err(Broken { reason: Reason::TooLarge, problem });
+        if over {
+            let limit = self.limits.plain_bytes_max;
+            return too_large(format!("the file is larger than the limit of {limit} plain bytes (plain_bytes_max)"));
+        }
+        let (plain, stored) = (self.batch.written(), self.unpacker.read());
+        if self.unpacker.is_gzip() && plain > (1 << 20) && plain > stored.saturating_mul(self.limits.ratio_max) {
+            let limit = self.limits.ratio_max;
+            return too_large(format!(
+                "{stored} stored bytes became {plain} plain ones, over the limit of {limit} for each (ratio_max)"
+            ));
+        }
+        filled
+    }
+
+    fn restart(&mut self) {
+        match &mut self.framer {
+            Framer::Json(lines) => lines.restart(),
+            Framer::Csv(csv) => csv.restart(&self.batch),
+            Framer::Refused => {}
+        }
+    }
+
+    fn take_batch(&mut self) -> RowBatch {
+        let layout = match &mut self.framer {
+            Framer::Json(lines) => lines.take_layout(),
+            Framer::Csv(csv) => csv.take_layout(),
+            Framer::Refused => unreachable!("rows come from a framer"),
+        };
+        let batch = self.batch.take(layout);
+        self.bad_rows += batch.bad().len() as u64;
+        self.restart();
+        batch
+    }
+
+    /// Bytes held besides what was fed.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        let table = match &self.framer {
+            Framer::Json(lines) => lines.held(),
+            Framer::Csv(csv) => csv.held(),
+            Framer::Refused => 0,
+        };
+        self.batch.held() + table
+    }
+
+    fn error(&self, broken: Broken) -> DecodeError {
+        let Broken { reason, problem } = broken;
+        DecodeError { reason, row: self.batch.row(), offset: self.batch.offset(), problem }
+    }
+
+    fn stats(&self) -> FileStats {
+        FileStats {
+            rows: self.batch.row() - 1,
+            bad_rows: self.bad_rows,
+            stored_bytes: self.unpacker.read(),
+            plain_bytes: self.batch.written(),
+            plain_sha256: self.plain_sha256.clone().map(|hash| hash.finalize().into()),
+            gzip: self.unpacker.is_gzip(),
+        }
     }
 }

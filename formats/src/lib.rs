@@ -1,13 +1,24 @@
 //! Bytes to rows and back, sans-I/O: bytes are fed in as they come, batches of raw rows come out, and a slow download
 //! holds no thread.
 //!
-//! `decoder` undoes gzip and frames rows of one of the `jsonl` or `csv` layouts into `row` batches, whose `field`s are
-//! read lazily; `writer` goes the other way.
+//! `decoder` undoes `gzip` into a growing `batch`, in which `jsonl` or `csv` says where rows begin and end. The finished
+//! `row` batch is read through `field`s that borrow from it. `writer` goes the other way: `encode` makes a layout's text
+//! of rows, which is then packed. `json` and `find` are what both directions know of JSON and of bytes.
 
+mod batch;
+mod csv;
 pub mod decoder;
+mod encode;
 pub mod field;
+mod find;
+mod gzip;
+mod json;
+mod jsonl;
 pub mod row;
 pub mod writer;
+
+#[cfg(test)]
+mod tests;
 
 pub use decoder::{DecodeError, DecodeOptions, FileStats, Limits, RowDecoder, Source, Step};
 pub use field::{Field, FieldPath, FieldPathError};

@@ -1,20 +1,29 @@
 //! A batch of raw rows: one buffer, a span per row, and the layout that says how to read them.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::HashSet, fmt, mem::size_of, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Field, FieldPath};
+use crate::{
+    Field, FieldPath,
+    csv::{self, Columns},
+    json::{self, FieldSpan},
+};
 
-/// Rows as they stand in the file. A row costs no allocation.
-#[derive(Debug, Clone)]
-pub struct RowBatch {}
+/// Rows as they stand in the file. A row costs no allocation, a clone of the batch neither: clones share the rows.
+#[derive(Clone)]
+pub struct RowBatch {
+    rows: Range<usize>,
+    bad: Range<usize>,
+    first_row: u64,
+    inner: Arc<Inner>,
+}
 
 /// One row, borrowed from its batch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Row<'a> {
-    #[allow(dead_code)]
-    batch: &'a RowBatch,
+    inner: &'a Inner,
+    index: usize,
 }
 
 /// A row that does not match its format; kept with its error.
@@ -24,22 +33,62 @@ pub struct BadRow {
     pub row: u64,
     /// Where the row begins, in plain bytes from the file's begin.
     pub offset: u64,
-    /// What is wrong, and where within the row.
+    /// What is wrong, and where within the row (0-based, in bytes).
     pub problem: String,
     /// The raw bytes, cut at 64 KiB.
     pub bytes: Bytes,
 }
 
+struct Inner {
+    text: String,
+    layout: Layout,
+    rows: Vec<RowSpan>,
+    bad: Vec<BadRow>,
+    /// Where `text` begins in the file's plain bytes.
+    base: u64,
+    first_row: u64,
+    last_row: u64,
+}
+
+/// How to read the rows, with the table of where their fields lie.
+pub(crate) enum Layout {
+    Json(Vec<FieldSpan>),
+    Csv { columns: Arc<Columns>, ends: Vec<u32> },
+}
+
+/// Where a good row lies in the text, where its fields begin in the layout's table, and which it is in the batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RowSpan {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    pub(crate) fields: u32,
+    pub(crate) number: u32,
+}
+
 impl RowBatch {
+    pub(crate) fn new(
+        text: String,
+        layout: Layout,
+        rows: Vec<RowSpan>,
+        bad: Vec<BadRow>,
+        base: u64,
+        first_row: u64,
+        last_row: u64,
+    ) -> Self {
+        let (good, refused) = (0..rows.len(), 0..bad.len());
+        let inner = Inner { text, layout, rows, bad, base, first_row, last_row };
+        Self { rows: good, bad: refused, first_row, inner: Arc::new(inner) }
+    }
+
     /// How many good rows there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        todo!()
+        self.rows.len()
     }
     /// Whether there is no good row.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        todo!()
+        self.rows.is_empty()
     }
     /// The good rows in their order.
     pub fn rows(&self) -> impl Iterator<Item = Row<'_>> + '_ {
@@ -51,63 +100,230 @@ impl RowBatch {
     /// When there is none.
     #[must_use]
     pub fn row(&self, index: usize) -> Row<'_> {
-        todo!("{index}")
+        assert!(index < self.len(), "row {index} of a batch of {}", self.len());
+        Row { inner: &self.inner, index: self.rows.start + index }
     }
     /// The rows of this stretch of the file that do not match its format.
     #[must_use]
     pub fn bad(&self) -> &[BadRow] {
-        todo!()
+        self.inner.bad.get(self.bad.clone()).unwrap_or_default()
     }
     /// The number (1-based) of the last row of this stretch of the file, good or bad: progress after this batch.
     #[must_use]
     pub fn last_row(&self) -> u64 {
-        todo!()
+        self.inner.last_row
     }
     /// The number (1-based) of the first row of this stretch, good or bad.
     #[must_use]
     pub fn first_row(&self) -> u64 {
-        todo!()
+        self.first_row
     }
-    /// Bytes held: for memory limits.
+    /// Bytes held: for memory limits. Parts of one batch hold all of it.
     #[must_use]
     pub fn size(&self) -> usize {
-        todo!()
+        let inner = &*self.inner;
+        let fields = match &inner.layout {
+            Layout::Json(spans) => spans.capacity() * size_of::<FieldSpan>(),
+            Layout::Csv { ends, .. } => ends.capacity() * size_of::<u32>(),
+        };
+        let bad = inner.bad.iter().map(|bad| size_of::<BadRow>() + bad.problem.len() + bad.bytes.len()).sum::<usize>();
+        inner.text.capacity() + inner.rows.capacity() * size_of::<RowSpan>() + fields + bad
+    }
+    /// The part of this batch after row number `row` (1-based, in the file), to go on where an earlier try stopped;
+    /// `None` when nothing is after it. Shares the rows.
+    #[must_use]
+    pub fn after(&self, row: u64) -> Option<Self> {
+        if row < self.first_row {
+            return Some(self.clone());
+        }
+        if row >= self.last_row() {
+            return None;
+        }
+        let inner = &self.inner;
+        let good = inner.rows.partition_point(|span| inner.first_row + u64::from(span.number) <= row);
+        let bad = inner.bad.partition_point(|bad| bad.row <= row);
+        Some(Self { rows: good..self.rows.end, bad: bad..self.bad.end, first_row: row + 1, inner: Arc::clone(inner) })
+    }
+    /// Leaves the bad rows out: for readers that only count them.
+    pub fn forget_bad(&mut self) {
+        self.bad = self.bad.end..self.bad.end;
     }
 }
 
+/// Its extent, not its rows: they are other people's data.
+impl fmt::Debug for RowBatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RowBatch")
+            .field("first_row", &self.first_row())
+            .field("last_row", &self.last_row())
+            .field("good", &self.len())
+            .field("bad", &self.bad.len())
+            .field("size", &self.size())
+            .finish()
+    }
+}
+
+/// Its place, not its values: they are other people's data.
+impl fmt::Debug for Row<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Row").field("number", &self.number()).field("offset", &self.offset()).finish_non_exhaustive()
+    }
+}
+
+/// How the fields of one row lie.
+pub(crate) enum Fields<'a> {
+    Json(&'a [FieldSpan]),
+    Csv { columns: &'a Columns, start: usize, ends: &'a [u32] },
+}
+
 impl<'a> Row<'a> {
+    fn span(&self) -> RowSpan {
+        self.inner.rows[self.index]
+    }
+
+    pub(crate) fn text(&self) -> &'a str {
+        &self.inner.text
+    }
+
+    pub(crate) fn raw_text(&self) -> &'a str {
+        let span = self.span();
+        self.text().get(span.start as usize..span.end as usize).expect("a row begins and ends at characters")
+    }
+
+    pub(crate) fn fields(&self) -> Fields<'a> {
+        let span = self.span();
+        let from = span.fields as usize;
+        match &self.inner.layout {
+            Layout::Json(spans) => {
+                let to = self.inner.rows.get(self.index + 1).map_or(spans.len(), |next| next.fields as usize);
+                Fields::Json(&spans[from..to])
+            }
+            Layout::Csv { columns, ends } => {
+                Fields::Csv { columns, start: span.start as usize, ends: &ends[from..from + columns.len()] }
+            }
+        }
+    }
+
     /// 1-based, in the file.
     #[must_use]
     pub fn number(&self) -> u64 {
-        todo!()
+        self.inner.first_row + u64::from(self.span().number)
     }
     /// Where it begins, in plain bytes from the file's begin.
     #[must_use]
     pub fn offset(&self) -> u64 {
-        todo!()
+        self.inner.base + u64::from(self.span().start)
     }
     /// Its bytes, without the line end.
     #[must_use]
     pub fn raw(&self) -> &'a [u8] {
-        todo!()
+        self.raw_text().as_bytes()
     }
     /// One field. With repeated names the first one wins.
     #[must_use]
     pub fn get(&self, path: &FieldPath) -> Field<'a> {
-        todo!("{path:?}")
+        match self.fields() {
+            Fields::Json(spans) => spans
+                .iter()
+                .find(|span| span.is_named(self.text(), path.head()))
+                .map_or(Field::Missing, |span| self.resolve(*span, path)),
+            Fields::Csv { columns, start, ends } => self.cell(columns, start, ends, path, &mut 0),
+        }
     }
     /// Several fields in one pass over the row: `into[i]` becomes the value of `paths[i]` ([`Field::Missing`] if absent).
+    /// Quickest when the paths are in the row's order.
     pub fn get_many(&self, paths: &[FieldPath], into: &mut Vec<Field<'a>>) {
-        todo!("{paths:?} {into:?}")
+        into.clear();
+        match self.fields() {
+            Fields::Json(spans) => {
+                into.resize(paths.len(), Field::Missing);
+                for (paths, into) in paths.chunks(64).zip(into.chunks_mut(64)) {
+                    self.get_some(spans, paths, into);
+                }
+            }
+            Fields::Csv { columns, start, ends } => {
+                let mut hint = 0;
+                into.extend(paths.iter().map(|path| self.cell(columns, start, ends, path, &mut hint)));
+            }
+        }
     }
+
+    /// At most 64 paths: `wanted` has a bit for each that was not met yet.
+    fn get_some(&self, spans: &[FieldSpan], paths: &[FieldPath], into: &mut [Field<'a>]) {
+        let mut wanted = u64::MAX >> (64 - paths.len());
+        for span in spans {
+            let mut left = wanted;
+            while left != 0 {
+                let index = left.trailing_zeros() as usize;
+                left &= left - 1;
+                if span.is_named(self.text(), paths[index].head()) {
+                    into[index] = self.resolve(*span, &paths[index]);
+                    wanted &= !(1 << index);
+                }
+            }
+            if wanted == 0 {
+                break;
+            }
+        }
+    }
+
+    fn resolve(&self, span: FieldSpan, path: &FieldPath) -> Field<'a> {
+        if path.rest().is_empty() {
+            span.value(self.text())
+        } else {
+            json::walk(span.raw_value(self.text()), path.rest())
+        }
+    }
+
+    /// `hint` is the column to look at first; afterwards the one that follows.
+    fn cell(&self, columns: &Columns, start: usize, ends: &[u32], path: &FieldPath, hint: &mut usize) -> Field<'a> {
+        if !path.rest().is_empty() {
+            return Field::Missing;
+        }
+        match columns.position(path.head(), *hint) {
+            Some(index) => {
+                *hint = index + 1;
+                csv::cell(self.text(), start, ends, index)
+            }
+            None => Field::Missing,
+        }
+    }
+
     /// All top-level fields in the row's order; repeated names only once, the first.
     pub fn for_each(&self, visit: &mut dyn FnMut(Cow<'a, str>, Field<'a>)) {
-        visit(Cow::Borrowed(""), Field::Missing);
+        match self.fields() {
+            Fields::Json(spans) => {
+                // Names are compared with those before, and in a row with very many fields remembered.
+                let mut seen = (spans.len() > 64).then(HashSet::new);
+                for (index, span) in spans.iter().enumerate() {
+                    let name = span.name(self.text());
+                    let is_first = match &mut seen {
+                        Some(seen) => seen.insert(name.clone()),
+                        None => !spans[..index].iter().any(|before| before.is_named(self.text(), &name)),
+                    };
+                    if is_first {
+                        visit(name, span.value(self.text()));
+                    }
+                }
+            }
+            Fields::Csv { columns, start, ends } => {
+                for (index, name) in columns.names().enumerate() {
+                    visit(Cow::Borrowed(name), csv::cell(self.text(), start, ends, index));
+                }
+            }
+        }
     }
     /// The row as one line of JSON, whatever its format: for parking, quarantine and `rows`. JSON Lines rows unchanged;
     /// CSV: texts and nulls.
     #[must_use]
     pub fn to_json(&self) -> Cow<'a, str> {
-        todo!()
+        match self.fields() {
+            Fields::Json(_) => Cow::Borrowed(self.raw_text()),
+            Fields::Csv { columns, start, ends } => {
+                let mut json = Vec::with_capacity(2 * self.raw().len());
+                csv::write_json(self.text(), columns, start, ends, &mut json);
+                Cow::Owned(String::from_utf8(json).expect("made of texts"))
+            }
+        }
     }
 }

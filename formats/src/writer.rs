@@ -1,8 +1,13 @@
 //! Rows in, bytes of a file out, compressed or not, in chunks as they become ready.
+//!
+//! Rows are collected in one buffer, which is hashed and packed whenever it is full. Nothing is allocated per row.
+
+use std::mem;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
-use crate::{Field, Row};
+use crate::{Field, Row, encode::Encoder, gzip::writer::GzipWriter};
 
 /// How the file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,18 +23,25 @@ pub enum Compression {
 pub enum WriterOptions {
     /// A JSON object per line.
     JsonLines,
-    /// RFC 4180 with a header row; null is bare, "" is quoted; `\n` line ends.
+    /// RFC 4180 with a header row; null is bare, "" is quoted; `\n` line ends. In a file of one column a null is a blank
+    /// line: this crate reads it back, other readers may pass over it.
     Csv {
-        /// The columns. A row's other fields are an error.
+        /// The columns: at least one, distinct, none empty; otherwise every row is refused. A row's other fields are an
+        /// error; a column that the row lacks is null.
         columns: Vec<String>,
     },
     /// Bytes as they are: for files that are published unchanged. Rows are counted by nobody.
     Raw,
 }
 
-/// Writes one file.
+/// Writes one file. Holds what is ready and was not taken ([`RowWriter::take`]), beside it 64 KiB, a row and, if
+/// compressing, deflate's window.
 #[derive(Debug)]
-pub struct RowWriter {}
+pub struct RowWriter {
+    encoder: Encoder,
+    packer: Packer,
+    rows: u64,
+}
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +58,7 @@ pub struct WriterStats {
     pub sha256: [u8; 32],
 }
 
-/// A row that cannot be written.
+/// A row that cannot be written. Nothing of it was, and others can still be.
 #[derive(Debug, thiserror::Error)]
 #[error("row {row}: {problem}")]
 pub struct EncodeError {
@@ -55,42 +67,150 @@ pub struct EncodeError {
     pub(crate) problem: String,
 }
 
+impl EncodeError {
+    /// What is wrong, without the place.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+}
+
+/// Plain bytes that are packed at once.
+const PACKED_AT_ONCE: usize = 64 << 10;
+
 impl RowWriter {
     /// Begins a file.
     #[must_use]
     pub fn new(options: WriterOptions, compression: Compression) -> Self {
-        todo!("{options:?} {compression:?}")
+        Self { encoder: Encoder::new(options), packer: Packer::new(compression), rows: 0 }
     }
 
-    /// Writes a row of names and values.
+    /// Writes a row of names and values. [`Field::Missing`] is left out (in CSV: null).
     ///
     /// # Errors
-    /// A repeated name, a field that is no column, a nested value in CSV, a number that is no JSON number.
+    /// A repeated name, a field that is no column, a nested value in CSV, a number or a nested value that is not JSON.
     pub fn row(&mut self, fields: &[(&str, Field<'_>)]) -> Result<(), EncodeError> {
-        todo!("{fields:?}")
+        let written = self.encoder.row(fields);
+        self.wrote_row(written)
     }
 
-    /// Writes a row that was read, in this file's layout. JSON Lines to JSON Lines: the same bytes.
+    /// Writes a row that was read, in this file's layout. JSON Lines to JSON Lines: the same bytes. With repeated names
+    /// in JSON the first one goes to CSV.
     ///
     /// # Errors
     /// As [`RowWriter::row`].
     pub fn copy(&mut self, row: &Row<'_>) -> Result<(), EncodeError> {
-        todo!("{row:?}")
+        let written = self.encoder.copy(row);
+        self.wrote_row(written)
+    }
+
+    fn wrote_row(&mut self, written: Result<(), String>) -> Result<(), EncodeError> {
+        let row = self.rows + 1;
+        written.map_err(|problem| EncodeError { row, problem })?;
+        self.rows = row;
+        if self.encoder.text.len() >= PACKED_AT_ONCE {
+            self.packer.pack_all(&mut self.encoder.text);
+        }
+        Ok(())
     }
 
     /// Writes bytes as they are ([`WriterOptions::Raw`]).
+    ///
+    /// # Panics
+    /// When the file has another layout.
     pub fn raw(&mut self, bytes: &[u8]) {
-        todo!("{bytes:?}")
+        assert!(self.encoder.is_raw(), "raw bytes go to a raw file only");
+        self.packer.pack(bytes);
     }
 
     /// Takes what is ready to be stored, if it is at least `least` bytes.
     pub fn take(&mut self, least: usize) -> Option<Bytes> {
-        todo!("{least}")
+        if matches!(self.packer.packing, Packing::None) {
+            self.packer.pack_all(&mut self.encoder.text);
+        }
+        let ready = self.packer.stored.len();
+        (ready > 0 && ready >= least).then(|| self.packer.take())
     }
 
     /// Ends the file: what remains, and what was written.
     #[must_use]
-    pub fn finish(self) -> (Bytes, WriterStats) {
-        todo!()
+    pub fn finish(mut self) -> (Bytes, WriterStats) {
+        self.packer.pack_all(&mut self.encoder.text);
+        self.packer.finish(self.rows)
+    }
+}
+
+/// Plain bytes to stored ones, counted and hashed on both sides.
+#[derive(Debug)]
+struct Packer {
+    packing: Packing,
+    /// Ready to be stored.
+    stored: Vec<u8>,
+    plain_bytes: u64,
+    plain_sha256: Sha256,
+    stored_bytes: u64,
+    sha256: Sha256,
+}
+
+#[derive(Debug)]
+enum Packing {
+    None,
+    Gzip(GzipWriter),
+}
+
+impl Packer {
+    fn new(compression: Compression) -> Self {
+        let mut stored = Vec::new();
+        let packing = match compression {
+            Compression::None => Packing::None,
+            Compression::Gzip(level) => Packing::Gzip(GzipWriter::new(level, &mut stored)),
+        };
+        let (plain_sha256, sha256) = (Sha256::new(), Sha256::new());
+        Self { packing, stored, plain_bytes: 0, plain_sha256, stored_bytes: 0, sha256 }
+    }
+
+    fn count(&mut self, plain: &[u8]) {
+        self.plain_bytes += plain.len() as u64;
+        self.plain_sha256.update(plain);
+    }
+
+    fn pack(&mut self, plain: &[u8]) {
+        self.count(plain);
+        match &mut self.packing {
+            Packing::None => self.stored.extend_from_slice(plain),
+            Packing::Gzip(gzip) => gzip.write(plain, &mut self.stored),
+        }
+    }
+
+    /// Packs and empties a buffer; without compression the buffer itself becomes what is stored.
+    fn pack_all(&mut self, plain: &mut Vec<u8>) {
+        if matches!(self.packing, Packing::None) && self.stored.is_empty() {
+            self.count(plain);
+            mem::swap(&mut self.stored, plain);
+        } else {
+            self.pack(plain);
+            plain.clear();
+        }
+    }
+
+    fn take(&mut self) -> Bytes {
+        self.stored_bytes += self.stored.len() as u64;
+        self.sha256.update(&self.stored);
+        Bytes::from(mem::take(&mut self.stored))
+    }
+
+    fn finish(mut self, rows: u64) -> (Bytes, WriterStats) {
+        if let Packing::Gzip(gzip) = mem::replace(&mut self.packing, Packing::None) {
+            gzip.finish(&mut self.stored);
+        }
+        let rest = self.take();
+        let stats = WriterStats {
+            rows,
+            plain_bytes: self.plain_bytes,
+            stored_bytes: self.stored_bytes,
+            plain_sha256: self.plain_sha256.finalize().into(),
+            sha256: self.sha256.finalize().into(),
+        };
+        (rest, stats)
     }
 }

@@ -1,0 +1,238 @@
+//! Rows to text of one layout. What cannot be written is refused, and leaves nothing behind.
+
+use std::{borrow::Cow, str};
+
+use crate::{
+    Field, Row,
+    csv::{self, Columns},
+    json::{self, Checker},
+    row::Fields,
+    writer::WriterOptions,
+};
+
+/// Levels in a row, as readers accept them by default.
+const NESTING_MAX: usize = 128;
+/// Fields up to which names are compared with each other.
+const FEW: usize = 32;
+
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    layout: Layout,
+    /// What was written and not taken yet.
+    pub(crate) text: Vec<u8>,
+    checker: Checker,
+    /// For each column the row's field, or the fields sorted by name. Kept, so that a row allocates nothing.
+    places: Vec<Option<usize>>,
+}
+
+#[derive(Debug)]
+enum Layout {
+    JsonLines,
+    Csv(Columns),
+    /// The columns cannot be used, because of this.
+    Refused(String),
+    Raw,
+}
+
+/// What a second field of the same name is.
+#[derive(Clone, Copy)]
+enum Repeated {
+    Refuse,
+    PassOver,
+}
+
+impl Encoder {
+    /// Begins a file: a CSV's header is written.
+    pub(crate) fn new(options: WriterOptions) -> Self {
+        let mut text = Vec::new();
+        let layout = match options {
+            WriterOptions::JsonLines => Layout::JsonLines,
+            WriterOptions::Raw => Layout::Raw,
+            WriterOptions::Csv { columns } => {
+                csv::write_header(&columns, &mut text);
+                Columns::new(columns).map_or_else(Layout::Refused, Layout::Csv)
+            }
+        };
+        // One level is the row's own.
+        Self { layout, text, checker: Checker::new(NESTING_MAX - 1), places: Vec::new() }
+    }
+
+    pub(crate) fn is_raw(&self) -> bool {
+        matches!(self.layout, Layout::Raw)
+    }
+
+    /// Appends a row with its line end.
+    pub(crate) fn row(&mut self, fields: &[(&str, Field<'_>)]) -> Result<(), String> {
+        self.line(|encoder| encoder.fields(fields))
+    }
+
+    /// Appends a row that was read.
+    pub(crate) fn copy(&mut self, row: &Row<'_>) -> Result<(), String> {
+        self.line(|encoder| encoder.read_row(row))
+    }
+
+    fn line(&mut self, write: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        let begin = self.text.len();
+        let written = write(self);
+        match written {
+            Ok(()) => self.text.push(b'\n'),
+            Err(_) => self.text.truncate(begin),
+        }
+        written
+    }
+
+    fn fields(&mut self, fields: &[(&str, Field<'_>)]) -> Result<(), String> {
+        match &self.layout {
+            Layout::JsonLines => {
+                refuse_repeated(fields, &mut self.places)?;
+                let mut separator = b'{';
+                for (name, field) in fields.iter().filter(|(_, field)| *field != Field::Missing) {
+                    self.text.push(separator);
+                    separator = b',';
+                    json::write_text(name, &mut self.text);
+                    self.text.push(b':');
+                    write_json(name, field, &mut self.checker, &mut self.text)?;
+                }
+                self.text.extend_from_slice(if separator == b'{' { b"{}" } else { b"}" });
+                Ok(())
+            }
+            Layout::Csv(columns) => {
+                let present =
+                    fields.iter().map(|(name, field)| (*field != Field::Missing).then_some(Cow::Borrowed(*name)));
+                place(present, Repeated::Refuse, columns, &mut self.places)?;
+                write_cells(&self.places, |index| fields[index].1.clone(), columns, &mut self.text)
+            }
+            Layout::Refused(problem) => Err(format!("this file's columns cannot be used: {problem}")),
+            Layout::Raw => Err("this file takes raw bytes, not rows".to_owned()),
+        }
+    }
+
+    fn read_row(&mut self, row: &Row<'_>) -> Result<(), String> {
+        let text = row.text();
+        match (&self.layout, row.fields()) {
+            (Layout::JsonLines, Fields::Json(_)) => {
+                self.text.extend_from_slice(row.raw());
+                Ok(())
+            }
+            (Layout::JsonLines, Fields::Csv { columns, start, ends }) => {
+                csv::write_json(text, columns, start, ends, &mut self.text);
+                Ok(())
+            }
+            (Layout::Csv(columns), Fields::Json(spans)) => {
+                let names = spans.iter().map(|span| Some(span.name(text)));
+                place(names, Repeated::PassOver, columns, &mut self.places)?;
+                write_cells(&self.places, |index| spans[index].value(text), columns, &mut self.text)
+            }
+            (Layout::Csv(columns), Fields::Csv { columns: from, start, ends }) => {
+                let names = from.names().map(|name| Some(Cow::Borrowed(name)));
+                place(names, Repeated::Refuse, columns, &mut self.places)?;
+                write_cells(&self.places, |index| csv::cell(text, start, ends, index), columns, &mut self.text)
+            }
+            (Layout::Refused(problem), _) => Err(format!("this file's columns cannot be used: {problem}")),
+            (Layout::Raw, _) => Err("this file takes raw bytes, not rows".to_owned()),
+        }
+    }
+}
+
+/// Finds each column's field; `None` is a field that the row does not have.
+fn place<'n>(
+    names: impl Iterator<Item = Option<Cow<'n, str>>>,
+    repeated: Repeated,
+    columns: &Columns,
+    places: &mut Vec<Option<usize>>,
+) -> Result<(), String> {
+    places.clear();
+    places.resize(columns.len(), None);
+    let mut hint = 0;
+    for (index, name) in names.enumerate() {
+        let Some(name) = name else { continue };
+        let Some(column) = columns.position(&name, hint) else {
+            return Err(format!("field {name:?} is no column of this file"));
+        };
+        hint = column + 1;
+        match (places[column], repeated) {
+            (None, _) => places[column] = Some(index),
+            (Some(_), Repeated::PassOver) => {}
+            (Some(_), Repeated::Refuse) => return Err(repeats(&name)),
+        }
+    }
+    Ok(())
+}
+
+fn write_cells<'f>(
+    places: &[Option<usize>],
+    field: impl Fn(usize) -> Field<'f>,
+    columns: &Columns,
+    into: &mut Vec<u8>,
+) -> Result<(), String> {
+    for (column, (place, name)) in places.iter().zip(columns.names()).enumerate() {
+        if column > 0 {
+            into.push(csv::COMMA);
+        }
+        match place.map_or(Field::Null, &field) {
+            Field::Missing | Field::Null => {}
+            Field::Bool(value) => into.extend_from_slice(if value { b"true" } else { b"false" }),
+            Field::Number(number) => write_number(name, number, into)?,
+            Field::Text(text) => csv::write_text(&text, into),
+            Field::Nested(_) => {
+                return Err(format!("field {name:?} is an object or array, which CSV cannot hold; write JSON Lines"));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_json(name: &str, field: &Field<'_>, checker: &mut Checker, into: &mut Vec<u8>) -> Result<(), String> {
+    match field {
+        Field::Missing | Field::Null => into.extend_from_slice(b"null"),
+        Field::Bool(value) => into.extend_from_slice(if *value { b"true" } else { b"false" }),
+        Field::Number(number) => write_number(name, number, into)?,
+        Field::Text(text) => json::write_text(text, into),
+        Field::Nested(raw) => {
+            if str::from_utf8(raw).is_err() {
+                return Err(format!("the nested value of field {name:?} is not UTF-8"));
+            }
+            checker.nested(raw).map_err(|problem| {
+                format!("the nested value of field {name:?}: {} at byte {}", problem.what, problem.at)
+            })?;
+            // In checked JSON a line break is only ever space between tokens; it would end the row.
+            into.extend(raw.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
+        }
+    }
+    Ok(())
+}
+
+fn write_number(name: &str, number: &str, into: &mut Vec<u8>) -> Result<(), String> {
+    if !json::is_number(number) {
+        return Err(format!("the number of field {name:?} is not written as JSON has it"));
+    }
+    into.extend_from_slice(number.as_bytes());
+    Ok(())
+}
+
+fn refuse_repeated(fields: &[(&str, Field<'_>)], places: &mut Vec<Option<usize>>) -> Result<(), String> {
+    let name = |index: usize| fields[index].0;
+    if fields.len() <= FEW {
+        for (index, (name, _)) in fields.iter().enumerate() {
+            if fields[..index].iter().any(|(before, _)| before == name) {
+                return Err(repeats(name));
+            }
+        }
+        return Ok(());
+    }
+    places.clear();
+    places.extend((0..fields.len()).map(Some));
+    places.sort_unstable_by_key(|place| place.map(name));
+    for pair in places.windows(2) {
+        if let [Some(one), Some(other)] = *pair
+            && name(one) == name(other)
+        {
+            return Err(repeats(name(one)));
+        }
+    }
+    Ok(())
+}
+
+fn repeats(name: &str) -> String {
+    format!("field {name:?} is there twice")
+}

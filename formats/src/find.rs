@@ -1,0 +1,70 @@
+//! Finding bytes over short distances, eight at a time.
+//!
+//! A field is mostly shorter than the price of a call into `memchr`; where the distance is long (line ends, closing
+//! quotes of CSV) `memchr` is used instead.
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGH: u64 = 0x8080_8080_8080_8080;
+
+const fn splat(byte: u8) -> u64 {
+    ONES * byte as u64
+}
+
+/// High bits mark bytes below `limit` (≤ 0x80). Only the lowest mark is certain: a borrow may set one above it.
+const fn below(word: u64, limit: u8) -> u64 {
+    word.wrapping_sub(splat(limit)) & !word & HIGH
+}
+
+/// High bits mark bytes equal to `byte`; again only the lowest mark is certain.
+const fn equal(word: u64, byte: u8) -> u64 {
+    below(word ^ splat(byte), 1)
+}
+
+/// Where the first of a quote, a backslash or a control character lies at or after `at`; the length if nowhere.
+pub(crate) fn end_of_plain_text(bytes: &[u8], at: usize) -> usize {
+    find(
+        bytes,
+        at,
+        |word| equal(word, b'"') | equal(word, b'\\') | below(word, 0x20),
+        |byte| matches!(byte, b'"' | b'\\' | 0..0x20),
+    )
+}
+
+/// Where the first of two bytes lies at or after `at`; the length if nowhere.
+pub(crate) fn either(bytes: &[u8], at: usize, one: u8, other: u8) -> usize {
+    find(bytes, at, |word| equal(word, one) | equal(word, other), |byte| byte == one || byte == other)
+}
+
+#[inline]
+fn find(bytes: &[u8], mut at: usize, mark: impl Fn(u64) -> u64, is: impl Fn(u8) -> bool) -> usize {
+    let mut rest = bytes.get(at..).unwrap_or_default();
+    while let Some((chunk, tail)) = rest.split_first_chunk::<8>() {
+        let marks = mark(u64::from_le_bytes(*chunk));
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+        rest = tail;
+    }
+    at + rest.iter().position(|&byte| is(byte)).unwrap_or(rest.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn eight_at_a_time_finds_what_one_at_a_time_finds(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'"'), Just(0x1f), Just(0x20), Just(b'!')], 0..40),
+            at in 0_usize..40,
+        ) {
+            let at = at.min(bytes.len());
+            let slow = |is: &dyn Fn(u8) -> bool| at + bytes[at..].iter().position(|&b| is(b)).unwrap_or(bytes.len() - at);
+            prop_assert_eq!(end_of_plain_text(&bytes, at), slow(&|b| b == b'"' || b == b'\\' || b < 0x20));
+            prop_assert_eq!(either(&bytes, at, b',', b'!'), slow(&|b| b == b',' || b == b'!'));
+        }
+    }
+}

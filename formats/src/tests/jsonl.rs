@@ -1,0 +1,183 @@
+//! What is a row of JSON Lines, and what is wrong with one that is not.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[test]
+fn lines_are_rows_whatever_ends_them() {
+    let outcome = decode(json_lines(), b"\xef\xbb\xbf{\"a\":1}\r\n\n \t\r\n {\"a\":2} \n{}\n{\"a\":3}");
+    assert_eq!(outcome.good(), [&b"{\"a\":1}"[..], b" {\"a\":2} ", b"{}", b"{\"a\":3}"]);
+    let offsets: Vec<u64> = outcome
+        .rows
+        .iter()
+        .map(|row| match row {
+            Seen::Good { offset, .. } | Seen::Bad { offset, .. } => *offset,
+        })
+        .collect();
+    assert_eq!(offsets, [3, 17, 27, 30]);
+}
+
+#[test]
+fn a_bad_row_is_told_with_row_offset_and_place_and_the_file_goes_on() {
+    let nested = |levels: usize| format!("{{\"a\":{}1{}}}", "[".repeat(levels), "]".repeat(levels));
+    let table: Vec<(Vec<u8>, String)> = [
+        ("[1]", "a row must be a JSON object, not an array at byte 0"),
+        ("  \"x\"", "a row must be a JSON object, not text at byte 2"),
+        ("null", "a row must be a JSON object, not null at byte 0"),
+        ("-1", "a row must be a JSON object, not a number at byte 0"),
+        ("true", "a row must be a JSON object, not true or false at byte 0"),
+        ("id,name", "a row must be a JSON object, not something else at byte 0"),
+        ("{", "the row ends in the middle of its JSON at byte 1"),
+        ("{\"a\":1", "the row ends in the middle of its JSON at byte 6"),
+        ("{\"a\":1}}", "expected nothing after the row's object, found '}' at byte 7"),
+        ("{\"a\":1}{", "expected nothing after the row's object, found '{' at byte 7"),
+        ("{a:1}", "expected a field's name in quotes, found 'a' at byte 1"),
+        ("{\"a\":1,}", "expected a field's name in quotes, found '}' at byte 7"),
+        ("{,}", "expected a field's name in quotes, found ',' at byte 1"),
+        ("{\"a\" 1}", "expected ':' after a field's name, found '1' at byte 5"),
+        ("{\"a\"}", "expected ':' after a field's name, found '}' at byte 4"),
+        ("{\"a\":}", "expected a value, found '}' at byte 5"),
+        ("{\"a\":ä}", "expected a value, found 'ä' at byte 5"),
+        ("{\"a\":nul}", "expected a value, found 'n' at byte 5"),
+        ("{\"a\":NaN}", "expected a value, found 'N' at byte 5"),
+        ("{\"a\":nulll}", "expected ',' or '}', found 'l' at byte 9"),
+        ("{\"a\":1 \"b\":2}", "expected ',' or '}', found '\"' at byte 7"),
+        ("{\"a\":[1 2]}", "expected ',' or ']', found '2' at byte 8"),
+        ("{\"a\":[1}}", "expected ',' or ']', found '}' at byte 7"),
+        ("{\"a\":[1,]}", "expected a value, found ']' at byte 8"),
+        ("{\"a\":{\"b\":1]}", "expected ',' or '}', found ']' at byte 11"),
+        ("{\"a\":01}", "a number with a leading zero at byte 5"),
+        ("{\"a\":-}", "expected a digit after '-', found '}' at byte 6"),
+        ("{\"a\":+1}", "expected a value, found '+' at byte 5"),
+        ("{\"a\":.5}", "expected a value, found '.' at byte 5"),
+        ("{\"a\":1.}", "expected a digit after the decimal point, found '}' at byte 7"),
+        ("{\"a\":1e}", "expected a digit in the exponent, found '}' at byte 7"),
+        ("{\"a\":1e+}", "expected a digit in the exponent, found '}' at byte 8"),
+        ("{\"a\":0x1}", "expected ',' or '}', found 'x' at byte 6"),
+        ("{\"a\":\"b}", "a text without its closing quote begins at byte 5"),
+        ("{\"a\":\"\t\"}", "control character 0x09 in a text must be escaped at byte 6"),
+        ("{\"a\":\"\\x\"}", "unknown escape in a text at byte 6"),
+        ("{\"a\":\"\\", "unknown escape in a text at byte 6"),
+        ("{\"a\":\"\\u12g4\"}", "\\u needs four hexadecimal digits at byte 6"),
+        ("{\"a\":\"\\u12", "\\u needs four hexadecimal digits at byte 6"),
+        ("{\"a\":\"\\ud800\"}", "half of a surrogate pair is no character at byte 6"),
+        ("{\"a\":\"\\ud800\\u0041\"}", "half of a surrogate pair is no character at byte 6"),
+        ("{\"a\":\"\\udc00\"}", "half of a surrogate pair is no character at byte 6"),
+        ("{\"a\":[\"\\uDBFF\\uD800\"]}", "half of a surrogate pair is no character at byte 7"),
+        ("{\"\\ud800\":1}", "half of a surrogate pair is no character at byte 2"),
+    ]
+    .into_iter()
+    .map(|(row, problem)| (row.as_bytes().to_vec(), problem.to_owned()))
+    .chain([
+        (b"{\"a\":\"\xff\"}".to_vec(), "not UTF-8 at byte 6".to_owned()),
+        (b"{\"a\":\"\xc3".to_vec(), "not UTF-8 at byte 6".to_owned()),
+        (nested(128).into_bytes(), "nested deeper than the limit of 128 levels at byte 132".to_owned()),
+        ("{\"a\":".repeat(200).into_bytes(), "nested deeper than the limit of 128 levels at byte 640".to_owned()),
+    ])
+    .collect();
+
+    let mut file = Vec::new();
+    let mut expected = Vec::new();
+    for (index, (row, problem)) in table.iter().enumerate() {
+        file.extend_from_slice(b"{\"good\":true}\n");
+        expected.push((2 * index as u64 + 2, file.len() as u64, format!("{problem} of the row")));
+        file.extend_from_slice(row);
+        file.push(b'\n');
+    }
+    let outcome = decode(json_lines(), &file);
+    let expected: Vec<_> = expected.iter().map(|(row, offset, problem)| (*row, *offset, problem.as_str())).collect();
+    assert_eq!(outcome.bad(), expected);
+    assert_eq!(outcome.good(), vec![&b"{\"good\":true}"[..]; table.len()]);
+    for (seen, (row, _)) in outcome.rows.iter().skip(1).step_by(2).zip(&table) {
+        assert_eq!(seen.bytes(), row);
+    }
+    assert_eq!(outcome.end.unwrap().bad_rows, table.len() as u64);
+    let (last, _) = decode_batches(json_lines(), [nested(127).as_bytes()]);
+    assert_eq!(last[0].len(), 1, "127 levels and the row's own are within the limit");
+}
+
+#[test]
+fn deep_nesting_costs_no_stack() {
+    let mut options = json_lines();
+    options.limits.nesting_max = usize::MAX;
+    let depth = 1_000_000;
+    let row = format!("{{\"a\":{}{}}}", "[".repeat(depth), "]".repeat(depth));
+    let outcome = decode(options, row.as_bytes());
+    assert_eq!(outcome.good().len(), 1);
+    let outcome = decode(json_lines(), row.as_bytes());
+    assert_eq!(outcome.bad(), [(1, 0, "nested deeper than the limit of 128 levels at byte 132 of the row")]);
+}
+
+#[test]
+fn a_row_that_is_cut_in_its_last_line_is_a_bad_row() {
+    let outcome = decode(json_lines(), b"{\"a\":1}\n{\"a\":");
+    assert_eq!(outcome.bad(), [(2, 8, "the row ends in the middle of its JSON at byte 5 of the row")]);
+}
+
+/// JSON with mistakes now and then.
+fn nearly_json() -> impl Strategy<Value = String> {
+    let token = prop::sample::select(vec![
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"a\"",
+        "\"\"",
+        "\"\\u0041\\n\"",
+        "\"\\ud83d\\ude00\"",
+        "\"\\ud83d\"",
+        "\"é€😀\"",
+        "\"\\\"\"",
+        "1",
+        "-0",
+        "0.10",
+        "1e5",
+        "1.5E-3",
+        "01",
+        "1.",
+        "-",
+        "true",
+        "false",
+        "null",
+        "nul",
+        " ",
+        "\t",
+        "\"",
+        "\\",
+        "\"\\x\"",
+    ]);
+    let random = prop::collection::vec(token, 0..25).prop_map(|tokens| tokens.concat());
+    let leaf = prop::sample::select(vec!["1", "-0", "0.10", "1e5", "true", "null", "\"a\"", "\"\\u00e9\"", "\"é\""]);
+    let valid = leaf.prop_map(str::to_owned).prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(" , "))),
+            prop::collection::vec((prop::sample::select(vec!["a", "b", "\\n", ""]), inner), 0..4).prop_map(|items| {
+                let items: Vec<String> =
+                    items.into_iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+                format!("{{{}}}", items.join(","))
+            }),
+        ]
+    });
+    let mutated =
+        (valid.clone(), any::<prop::sample::Index>(), prop::sample::select(vec!["", "}", "\"", ",", "0", "\\", "x"]))
+            .prop_map(|(text, at, insert)| {
+                let mut chars: Vec<char> = text.chars().collect();
+                let at = at.index(chars.len());
+                chars.splice(at..=at, insert.chars());
+                chars.into_iter().collect()
+            });
+    prop_oneof![random, valid, mutated].prop_map(|value| format!("{{\"k\":{value}}}"))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn exactly_the_objects_that_serde_json_accepts_are_rows(text in nearly_json()) {
+        let oracle = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text);
+        let outcome = decode(json_lines(), text.as_bytes());
+        prop_assert_eq!(outcome.good().len(), usize::from(oracle.is_ok()), "{}: {:?} {:?}", text, oracle, outcome);
+    }
+}
