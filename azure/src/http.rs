@@ -1,16 +1,38 @@
 //! The one HTTP client: rustls with the system's trust store, no redirects, no Referer, no transparent decompression,
 //! URLs without their query in errors, no retries of its own.
+//!
+//! A proxy is taken from `HTTPS_PROXY` or `ALL_PROXY` (upper or lower case; `NO_PROXY` excepts hosts) and used for https
+//! alone, by CONNECT: it never sees a token. Plain http goes to loopback only, and loopback never through a proxy.
 
-use std::time::Duration;
+use std::{error::Error, fmt, path::Path, time::Duration};
 
 use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use reqwest::{
+    Certificate, NoProxy, Proxy,
+    header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    redirect, retry,
+};
+use time::{OffsetDateTime, format_description::well_known::Rfc2822};
+use url::{Position, Url};
 
-use crate::Secret;
+use crate::{Secret, endpoint::is_loopback};
+
+/// Loopback in the notation of `NO_PROXY`.
+const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
 
 /// The client. Clones share its connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct HttpClient {
-    pub(crate) inner: reqwest::Client,
+    inner: reqwest::Client,
+    read_timeout: Duration,
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the inner client: it would show a proxy's password.
+        f.debug_struct("HttpClient").field("read_timeout", &self.read_timeout).finish_non_exhaustive()
+    }
 }
 
 /// How to build an [`HttpClient`].
@@ -37,6 +59,14 @@ pub enum HttpError {
     /// The client could not be built.
     #[error("http client: {0}")]
     Setup(String),
+    /// The address is plain http and not on this machine; nothing was sent.
+    #[error("{method} {url}: a token goes over https only (over http to this machine alone); correct the address")]
+    Plain {
+        /// The method.
+        method: &'static str,
+        /// Without its query.
+        url: String,
+    },
     /// No answer: not connected, reset, or too slow.
     #[error("{method} {url}: {problem}")]
     NoAnswer {
@@ -70,24 +100,218 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// What happened instead of an answer, in words and without a URL.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NoAnswer(pub(crate) String);
+
 impl HttpClient {
+    /// Reads the CA file, the trust store and the proxy variables; touches no network.
+    ///
     /// # Errors
-    /// When the CA file cannot be read, or the trust store is unusable.
+    /// [`HttpError::Setup`] when the CA file cannot be read, there is no trust store and no CA file, or a proxy variable
+    /// holds no URL.
     pub fn new(options: &HttpOptions) -> Result<Self, HttpError> {
-        todo!("{options:?}")
+        Self::build(options, proxy(|name| std::env::var(name).ok())?)
+    }
+
+    fn build(options: &HttpOptions, proxy: Option<Proxy>) -> Result<Self, HttpError> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("waybill/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(options.connect_timeout)
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .retry(retry::never())
+            .no_proxy();
+        if let Some(proxy) = proxy {
+            builder = builder.proxy(proxy);
+        }
+        if let Some(path) = &options.ca_file {
+            builder = builder.tls_certs_merge(read_certificates(path)?);
+        }
+        let inner = builder.build().map_err(|error| {
+            HttpError::Setup(format!(
+                "{}; is the system's trust store (package ca-certificates) installed?",
+                describe(&error)
+            ))
+        })?;
+        // The timeout is ours and not the client's, because the client's also runs while a request's body is sent.
+        Ok(Self { inner, read_timeout: options.read_timeout })
     }
 
     /// One GET with a bearer token; `deadline` for all of it; at most `limit` bytes of body.
     ///
     /// # Errors
-    /// [`HttpError::NoAnswer`] and [`HttpError::TooLong`]; every status is an [`Answer`].
+    /// Every status is an [`Answer`]. [`HttpError::NoAnswer`], [`HttpError::TooLong`], [`HttpError::Plain`] when the
+    /// address is plain http and not loopback, and [`HttpError::Setup`] when the token cannot be a header.
     pub async fn get_json(
         &self,
-        url: &url::Url,
+        url: &Url,
         bearer: &Secret,
         deadline: Duration,
         limit: usize,
     ) -> Result<Answer, HttpError> {
-        todo!("{url} {bearer:?} {deadline:?} {limit}")
+        const METHOD: &str = "GET";
+        if !may_carry_token(url) {
+            return Err(HttpError::Plain { method: METHOD, url: without_query(url) });
+        }
+        let authorization = bearer_header(bearer)?;
+        let no_answer = |problem: String| HttpError::NoAnswer { method: METHOD, url: without_query(url), problem };
+        let too_long = || HttpError::TooLong { method: METHOD, url: without_query(url), limit };
+        let exchange = async {
+            let response = self
+                .inner
+                .get(url.clone())
+                .header(AUTHORIZATION, authorization)
+                .header(ACCEPT, HeaderValue::from_static("application/json"))
+                .send()
+                .await
+                .map_err(|error| no_answer(describe(&error)))?;
+            let status = response.status().as_u16();
+            let retry_after = retry_after(header(response.headers(), RETRY_AFTER), header(response.headers(), DATE));
+            let body = match read_up_to(response, limit).await {
+                Ok(Some(body)) => body,
+                Ok(None) => return Err(too_long()),
+                Err(error) => return Err(no_answer(describe(&error))),
+            };
+            Ok(Answer { status, retry_after, body })
+        };
+        match tokio::time::timeout(deadline, exchange).await {
+            Ok(result) => result,
+            Err(_) => Err(no_answer(format!("no answer within {deadline:?}"))),
+        }
+    }
+
+    /// Sends a request and waits for the answer's headers, at most `until_headers`.
+    pub(crate) async fn send(
+        &self,
+        request: reqwest::Request,
+        until_headers: Duration,
+    ) -> Result<reqwest::Response, NoAnswer> {
+        match tokio::time::timeout(until_headers, self.inner.execute(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(NoAnswer(describe(&error))),
+            Err(_) => Err(NoAnswer(format!("no answer within {until_headers:?}"))),
+        }
+    }
+
+    /// An answer's body as it arrives; a silence longer than the read timeout ends it with an error.
+    pub(crate) fn body(
+        &self,
+        response: reqwest::Response,
+    ) -> impl Stream<Item = Result<Bytes, NoAnswer>> + Send + use<> {
+        let read_timeout = self.read_timeout;
+        stream::unfold(Some(response.bytes_stream()), move |body| async move {
+            let mut body = body?;
+            match tokio::time::timeout(read_timeout, body.next()).await {
+                Ok(None) => None,
+                Ok(Some(Ok(chunk))) => Some((Ok(chunk), Some(body))),
+                Ok(Some(Err(error))) => Some((Err(NoAnswer(describe(&error))), None)),
+                Err(_) => Some((Err(NoAnswer(format!("the answer stood still for {read_timeout:?}"))), None)),
+            }
+        })
     }
 }
+
+/// Whether a token may be sent to this address: over TLS, or to this machine.
+pub(crate) fn may_carry_token(url: &Url) -> bool {
+    url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
+}
+
+/// Reads a body whole; `None` when it is longer than `limit`.
+pub(crate) async fn read_up_to(mut response: reqwest::Response, limit: usize) -> Result<Option<Bytes>, reqwest::Error> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > limit {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.into()))
+}
+
+/// The text of `Retry-After` as a duration: seconds, or a date, which is measured by the answer's own `Date` where there
+/// is one, so that a wrong clock here does not matter.
+pub(crate) fn retry_after(value: Option<&str>, date: Option<&str>) -> Option<Duration> {
+    let value = value?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = OffsetDateTime::parse(value, &Rfc2822).ok()?;
+    let now =
+        date.and_then(|date| OffsetDateTime::parse(date.trim(), &Rfc2822).ok()).unwrap_or_else(OffsetDateTime::now_utc);
+    Some(Duration::try_from(at - now).unwrap_or(Duration::ZERO))
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// A URL as errors may show it: without user, query and fragment.
+pub(crate) fn without_query(url: &Url) -> String {
+    format!("{}://{}", url.scheme(), &url[Position::BeforeHost..Position::AfterPath])
+}
+
+/// What an error of the client says at its root, without the URL (which may hold a token).
+fn describe(error: &reqwest::Error) -> String {
+    let mut root: &dyn Error = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    let stage = if error.is_connect() {
+        "cannot connect"
+    } else if error.is_builder() {
+        "cannot build the request"
+    } else if error.is_body() || error.is_decode() {
+        "the answer broke off"
+    } else {
+        "no answer"
+    };
+    match root.downcast_ref::<reqwest::Error>() {
+        // Its own text would end with the URL.
+        Some(_) => stage.to_owned(),
+        None => format!("{stage}: {root}"),
+    }
+}
+
+fn bearer_header(bearer: &Secret) -> Result<HeaderValue, HttpError> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.expose())).map_err(|_| {
+        HttpError::Setup(
+            "the bearer token holds a character that no header can carry; is there a line end in it?".into(),
+        )
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<Certificate>, HttpError> {
+    let setup = |problem: String| HttpError::Setup(format!("ca_file {}: {problem}", path.display()));
+    let pem = std::fs::read(path).map_err(|error| setup(error.to_string()))?;
+    let certificates =
+        Certificate::from_pem_bundle(&pem).map_err(|_| setup("a certificate in it is damaged".to_owned()))?;
+    if certificates.is_empty() {
+        return Err(setup("there is no certificate in it; it must be PEM (-----BEGIN CERTIFICATE-----)".to_owned()));
+    }
+    Ok(certificates)
+}
+
+/// The proxy for https, from the variables that `variable` reads.
+fn proxy(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, HttpError> {
+    let first = |names: &[&'static str]| {
+        names.iter().find_map(|name| Some((*name, variable(name).filter(|value| !value.trim().is_empty())?)))
+    };
+    let Some((name, address)) = first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]) else {
+        return Ok(None);
+    };
+    // The value may hold a password, so it is not quoted.
+    let proxy = Proxy::https(address.trim())
+        .map_err(|_| HttpError::Setup(format!("{name} is not a proxy's URL (http://host:port)")))?;
+    let except = match first(&["NO_PROXY", "no_proxy"]) {
+        Some((_, hosts)) => format!("{hosts},{LOOPBACK}"),
+        None => LOOPBACK.to_owned(),
+    };
+    Ok(Some(proxy.no_proxy(NoProxy::from_string(&except))))
+}
+
+#[cfg(test)]
+mod tests;

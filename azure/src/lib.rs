@@ -5,11 +5,15 @@
 pub mod blob;
 pub mod bus;
 pub mod connection_string;
+mod endpoint;
 pub mod http;
 mod sas;
 mod secret;
 mod token;
 
-pub use sas::{BlobPermissions, BusRights, SasError, blob_service_sas, bus_sas, sas_expiry};
+#[cfg(test)]
+mod peer;
+
+pub use sas::{BlobPermissions, SasError, blob_service_sas, bus_sas, sas_expiry};
 pub use secret::Secret;
 pub use token::{BoxFuture, Generation, Grant, GrantError, Service, TokenSource};

@@ -1,29 +1,52 @@
 //! Blob Storage: staged blocks with one conditional commit, and ranged reads that resume at a byte.
 //!
-//! Every try takes the current SAS from the [`TokenSource`]; a 401 or 403 renews it once. Retries of lost connections
-//! and 5xx are the callers', with our clock: the SDK's own are off.
+//! Every try takes the current SAS from the [`TokenSource`]; a 401 or 403 renews it once, and a second refusal is
+//! [`BlobError::AccessRefused`]. What fails for a moment (a lost connection, 429, 5xx, an issuer that cannot answer now)
+//! is repeated here on one clock, 5 tries in all, and the SDK's own retries are off. A `Retry-After` is obeyed up to 30 s;
+//! a longer one is an error at once, for the caller to wait with.
+//!
+//! # Invariants
+//! 1. A SAS goes only to the endpoint and container of its own grant, over TLS or to this machine, and is in no error,
+//!    log or `Debug`.
+//! 2. A blob is never overwritten.
+//! 3. Memory: the chunks that the caller stages, and one network read of a download.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod download;
+mod error;
+mod retry;
+mod transport;
+mod upload;
 
-use bytes::Bytes;
+#[cfg(test)]
+mod tests;
 
-use crate::{GrantError, TokenSource, http::HttpClient};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+
+use azure_core::http::{ClientOptions, Etag, RetryOptions, Transport};
+use azure_storage_blob::{BlobClient, BlobClientOptions, models::BlobClientGetPropertiesResultHeaders};
+
+pub use self::{download::Download, error::BlobError, upload::Upload};
+use self::{
+    error::{Failure, sort},
+    retry::retried,
+    transport::{GrantTransport, container_url},
+};
+use crate::{Grant, Service, TokenSource, http::HttpClient};
 
 /// The container of a grant. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Container {
-    #[allow(dead_code)]
     http: HttpClient,
-    #[allow(dead_code)]
     tokens: Arc<dyn TokenSource>,
+    options: ContainerOptions,
 }
 
 /// Limits of a [`Container`].
 #[derive(Debug, Clone)]
 pub struct ContainerOptions {
-    /// Bytes asked for in one ranged read (default 8 MiB).
+    /// Bytes asked for in one ranged read (default 8 MiB; at least 1).
     pub range_bytes: u64,
-    /// For one request until its headers came (default 60 s).
+    /// For one request until its headers came (default 60 s), and a second more for every 64 KiB that it sends.
     pub request_timeout: Duration,
 }
 
@@ -38,7 +61,7 @@ impl Default for ContainerOptions {
 pub struct BlobHeaders {
     /// `Content-Type`.
     pub content_type: String,
-    /// Metadata; names are lower case.
+    /// Metadata; names are lower case (a-z, 0-9, `_`), values printable ASCII.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -51,67 +74,49 @@ pub struct BlobFacts {
     pub length: u64,
     /// Its headers.
     pub headers: BlobHeaders,
-    /// `Content-Encoding`, if somebody set it.
+    /// `Content-Encoding`, if somebody set it. The bytes come as they are stored all the same.
     pub content_encoding: Option<String>,
 }
 
-/// Why a call failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the text of each variant says it")]
-pub enum BlobError {
-    #[error("no token for storage")]
-    Grant(#[from] GrantError),
-    #[error("{blob}: storage refused a fresh token too ({code}); check the grant's rights, the firewall and the clock")]
-    AccessRefused { blob: String, code: String },
-    #[error("{blob}: no such blob")]
-    NotFound { blob: String },
-    #[error("{blob}: no such container; check the grant")]
-    ContainerNotFound { blob: String },
-    #[error("{blob}: archived; it must be rehydrated before it can be read")]
-    Archived { blob: String },
-    #[error("{blob}: it is there already")]
-    AlreadyExists { blob: String },
-    #[error("{blob}: it changed since it was first read")]
-    Changed { blob: String },
-    #[error("{blob}: a staged block vanished ({code})")]
-    BlockVanished { blob: String, code: String },
-    #[error("{blob}: storage is busy ({status} {code})")]
-    Busy { blob: String, status: u16, code: String, retry_after: Option<Duration> },
-    #[error("{blob}: the connection was lost: {problem}")]
-    Lost { blob: String, problem: String },
-    #[error("{blob}: refused with {status} {code}")]
-    Refused { blob: String, status: u16, code: String },
+impl BlobFacts {
+    fn new(
+        blob: &str,
+        etag: Option<Etag>,
+        length: Option<u64>,
+        headers: BlobHeaders,
+        content_encoding: Option<String>,
+    ) -> Result<Self, BlobError> {
+        let lacks = |what: &str| BlobError::BadAnswer { blob: blob.to_owned(), problem: format!("it has no {what}") };
+        Ok(Self {
+            etag: etag.ok_or_else(|| lacks("ETag"))?.into(),
+            length: length.ok_or_else(|| lacks("length"))?,
+            headers,
+            content_encoding,
+        })
+    }
 }
-
-/// An upload under way. Dropping it leaves staged blocks that are never committed (Azure forgets them after a week).
-#[derive(Debug)]
-pub struct Upload {}
-
-/// A download under way.
-#[derive(Debug)]
-pub struct Download {}
 
 impl Container {
     /// Touches no network.
     #[must_use]
     pub fn new(http: HttpClient, tokens: Arc<dyn TokenSource>, options: ContainerOptions) -> Self {
-        todo!("{http:?} {tokens:?} {options:?}")
+        Self { http, tokens, options }
     }
 
     /// Begins an upload. Block ids have a fixed width: a random number of this attempt and an index, so that two attempts
     /// cannot mix.
     #[must_use]
     pub fn upload(&self, blob: &str) -> Upload {
-        todo!("{blob}")
+        Upload::new(self.clone(), blob.to_owned())
     }
 
-    /// Opens a blob at byte `from`. With `etag`, only if it is unchanged ([`BlobError::Changed`] else).
+    /// Opens a blob at byte `from`, which may be its end. With `etag`, only if it is unchanged ([`BlobError::Changed`]
+    /// else).
     ///
     /// # Errors
-    /// [`BlobError`].
+    /// [`BlobError`]; [`BlobError::Refused`] with 416 when the blob is shorter than `from`.
     pub async fn download(&self, blob: &str, from: u64, etag: Option<&str>) -> Result<Download, BlobError> {
-        todo!("{blob} {from} {etag:?}")
+        Download::open(self.clone(), blob, from, etag).await
     }
 
     /// What is known of a blob.
@@ -119,56 +124,70 @@ impl Container {
     /// # Errors
     /// [`BlobError`].
     pub async fn head(&self, blob: &str) -> Result<BlobFacts, BlobError> {
-        todo!("{blob}")
+        let answer = retried(|| self.call(blob, |client| async move { client.get_properties(None).await })).await?;
+        let read = || -> azure_core::Result<_> {
+            let headers = BlobHeaders {
+                content_type: answer.content_type()?.unwrap_or_default(),
+                metadata: answer.metadata()?.into_iter().collect(),
+            };
+            Ok((answer.etag()?, answer.content_length()?, headers, answer.content_encoding()?))
+        };
+        let (etag, length, headers, content_encoding) =
+            read().map_err(|error| BlobError::BadAnswer { blob: blob.to_owned(), problem: error.to_string() })?;
+        BlobFacts::new(blob, etag, length, headers, content_encoding)
     }
 
     /// Deletes a blob.
     ///
     /// # Errors
-    /// [`BlobError`].
+    /// [`BlobError`]. A call whose outcome is unknown is repeated; if it had succeeded this shows as
+    /// [`BlobError::NotFound`].
     pub async fn delete(&self, blob: &str) -> Result<(), BlobError> {
-        todo!("{blob}")
-    }
-}
-
-impl Upload {
-    /// Stages the next block; `&self`, so that several may be under way: the order is that of the calls.
-    ///
-    /// # Errors
-    /// [`BlobError`]. Lost connections and 5xx are retried here on the same block id (which is harmless), up to 5 times.
-    pub async fn stage(&self, bytes: Bytes) -> Result<(), BlobError> {
-        todo!("{bytes:?}")
+        retried(|| self.call(blob, |client| async move { client.delete(None).await })).await?;
+        Ok(())
     }
 
-    /// Commits the blocks with `If-None-Match: *`: the blob appears whole, or not at all, and is never overwritten.
-    ///
-    /// # Errors
-    /// [`BlobError::AlreadyExists`] when there is one: the caller decides whether it is its own. A commit whose outcome is
-    /// unknown is repeated; if it had succeeded this shows as `AlreadyExists` as well.
-    pub async fn commit(self, headers: &BlobHeaders) -> Result<BlobFacts, BlobError> {
-        todo!("{headers:?}")
-    }
-}
-
-impl Download {
-    /// What the first answer said of the whole blob.
-    #[must_use]
-    pub fn facts(&self) -> &BlobFacts {
-        todo!()
-    }
-
-    /// The next bytes; `None` at the end, which is exactly `facts().length`. Lost connections, 5xx and refused tokens are
-    /// retried from the next byte with `If-Match`, with backoff, a bounded number of times without progress (default 5).
-    ///
-    /// # Errors
-    /// [`BlobError::Changed`] when the blob is another one now; what the last try met otherwise.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
-        todo!()
+    /// One try of one call, with the current token, and once more with a newer one when that is refused.
+    async fn call<T, F>(&self, blob: &str, operation: impl Fn(BlobClient) -> F) -> Result<T, BlobError>
+    where
+        F: Future<Output = azure_core::Result<T>>,
+    {
+        let mut refused = None;
+        loop {
+            let grant = self.tokens.grant(Service::Blob, refused).await?;
+            let generation = grant.generation;
+            let error = match operation(self.client(grant, blob)?).await {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            match sort(&error, blob) {
+                Failure::Other(error) => return Err(error),
+                Failure::Token { .. } if refused.is_none() => {
+                    tracing::debug!(blob, generation = generation.0, "storage refused the token");
+                    refused = Some(generation);
+                }
+                Failure::Token { code } => return Err(BlobError::AccessRefused { blob: blob.to_owned(), code }),
+            }
+        }
     }
 
-    /// How many bytes have been handed out, counted from the blob's begin: where to go on.
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        todo!()
+    /// The SDK's client for one try. It is cheap beside a request, and a grant may move to another endpoint at any time.
+    fn client(&self, grant: Grant, blob: &str) -> Result<BlobClient, BlobError> {
+        let unfit = |problem: String| BlobError::Unfit { blob: blob.to_owned(), problem };
+        let mut url = container_url(&grant).map_err(unfit)?;
+        if blob.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+            return Err(unfit("a blob's name may not be empty, nor have an empty segment, `.` or `..`".to_owned()));
+        }
+        url.path_segments_mut().map_err(|()| unfit("its address has no path".to_owned()))?.extend(blob.split('/'));
+        let transport = GrantTransport::new(self.http.clone(), grant, self.options.request_timeout);
+        let options = BlobClientOptions {
+            client_options: ClientOptions {
+                retry: RetryOptions::none(),
+                transport: Some(Transport::with_policy(Arc::new(transport))),
+                ..Default::default()
+            },
+            ..Default::default()
+        };
+        BlobClient::new(url, None, Some(options)).map_err(|error| unfit(error.to_string()))
     }
 }
