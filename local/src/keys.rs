@@ -14,13 +14,15 @@ mod shared_key;
 mod storage_sas;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use ring::{KeyRing, Match};
@@ -42,6 +44,9 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 /// Tokens remembered before the dead ones among them are forgotten.
 const SEEN_BEFORE_SWEEP: usize = 1024;
 
+/// Tokens whose uses are counted; those that come later are not.
+const COUNTED_MAX: usize = 10_000;
+
 /// The keys. One per process, shared by the AMQP, Blob and tenant endpoints.
 pub struct Keys {
     bus_key_name: String,
@@ -59,6 +64,27 @@ struct State {
     seen: HashMap<String, Seen>,
     /// Single tokens, of either service, that a fault script refuses.
     refused: HashSet<String>,
+    /// How often each token was accepted, by service and hash.
+    used: BTreeMap<(TokenKind, String), u64>,
+}
+
+/// Which service a token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TokenKind {
+    /// Service Bus.
+    Bus,
+    /// Blob Storage.
+    Storage,
+}
+
+/// A token that was accepted, without the token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenUse {
+    /// The first 16 hexadecimal digits of the SHA-256 of its signature in base64.
+    pub sha256: String,
+    /// How often it was accepted.
+    pub uses: u64,
 }
 
 struct TenantKeys {
@@ -186,6 +212,12 @@ impl Keys {
         self.state().tenants.insert(name.to_owned(), keys);
     }
 
+    /// Whether there is a tenant of this name.
+    #[must_use]
+    pub fn has_tenant(&self, name: &str) -> bool {
+        self.state().tenants.contains_key(name)
+    }
+
     /// Gives a tenant new keys, or every tenant with `None`. Whatever was signed with the old ones is refused from now
     /// on, and links that use it are to be cut.
     ///
@@ -241,7 +273,20 @@ impl Keys {
     ) -> Result<String, KeyError> {
         let mut state = self.state();
         let key = state.tenant_mut(tenant)?.storage.current().to_vec();
-        Ok(storage_sas::sign_container(&key, &self.account, container, permissions, expires_at))
+        Ok(storage_sas::sign_service(&key, &self.account, container, None, permissions, expires_at))
+    }
+
+    /// A service SAS of the account key, for a container or for one blob of it; as [`container_token`](Self::container_token)
+    /// otherwise, but no rotation kills it.
+    #[must_use]
+    pub fn service_sas(&self, container: &str, blob: Option<&str>, permissions: &str, expires_at: i64) -> String {
+        storage_sas::sign_service(&self.account_key, &self.account, container, blob, permissions, expires_at)
+    }
+
+    /// An account SAS of the account key for containers and blobs, without a leading `?`.
+    #[must_use]
+    pub fn account_sas(&self, permissions: &str, expires_at: i64) -> String {
+        storage_sas::sign_account(&self.account_key, &self.account, permissions, expires_at)
     }
 
     /// Checks a Service Bus SAS against the entity path (`exports/subscriptions/acme`, any case, no leading slash) that it
@@ -281,6 +326,7 @@ impl Keys {
             return Err(SasRefusal::WrongAudience);
         }
         let root = tenant.is_none();
+        state.count_use(TokenKind::Bus, &signature);
         state.remember(&signature, Seen { tenant, generation, expires_at: sas.expires_at }, now);
         Ok(BusClaim { expires_at: sas.expires_at, scope: sas.scope, send: root, listen: true, manage: root, signature })
     }
@@ -304,6 +350,14 @@ impl Keys {
         self.revocations.subscribe()
     }
 
+    /// The tokens that were accepted so far, by hash.
+    #[must_use]
+    pub fn tokens_used(&self, kind: TokenKind) -> Vec<TokenUse> {
+        let state = self.state();
+        let of_kind = state.used.iter().filter(|((of, _), _)| *of == kind);
+        of_kind.map(|((_, sha256), &uses)| TokenUse { sha256: sha256.clone(), uses }).collect()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is one insertion or one replacement, so a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -313,6 +367,19 @@ impl Keys {
 impl State {
     fn tenant_mut(&mut self, name: &str) -> Result<&mut TenantKeys, KeyError> {
         self.tenants.get_mut(name).ok_or_else(|| KeyError::UnknownTenant { name: name.to_owned() })
+    }
+
+    fn count_use(&mut self, kind: TokenKind, signature: &str) {
+        let hash = Sha256::digest(signature.as_bytes());
+        let sha256 = hash.iter().take(8).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+        let full = self.used.len() >= COUNTED_MAX;
+        match self.used.entry((kind, sha256)) {
+            Entry::Occupied(mut uses) => *uses.get_mut() += 1,
+            Entry::Vacant(first) if !full => {
+                first.insert(1);
+            }
+            Entry::Vacant(_) => {}
+        }
     }
 
     fn remember(&mut self, signature: &str, seen: Seen, now: i64) {

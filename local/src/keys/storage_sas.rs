@@ -70,6 +70,24 @@ impl StorageQuery {
     fn text(&self, name: &str) -> &str {
         self.get(name).unwrap_or("")
     }
+
+    fn of(fields: &[(&str, &str)]) -> Self {
+        Self(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    /// The fields and their signature, encoded as a query.
+    fn signed_with(&self, key: &[u8], signed: &str) -> String {
+        let signature = STANDARD.encode(ring::hmac(key, signed.as_bytes()));
+        let mut query = String::new();
+        for (name, value) in self.iter().chain([("sig", signature.as_str())]) {
+            if !query.is_empty() {
+                query.push('&');
+            }
+            query.extend([name, "="]);
+            query.extend(utf8_percent_encode(value, RESERVED));
+        }
+        query
+    }
 }
 
 /// What is known of a request when its right to run is checked.
@@ -262,6 +280,7 @@ impl Keys {
         }
         check_times(query, now)?;
         check_source(query, request)?;
+        self.state().count_use(super::TokenKind::Storage, &name);
         Ok(StorageAccess { scope, permissions: query.text("sp").to_owned(), signature: Some(name) })
     }
 
@@ -318,24 +337,35 @@ fn account_string_to_sign(query: &StorageQuery, account: &str) -> String {
     fields.join("\n")
 }
 
-pub(super) fn sign_container(key: &[u8], account: &str, container: &str, permissions: &str, expires_at: i64) -> String {
-    let expiry = OffsetDateTime::from_unix_timestamp(expires_at)
-        .ok()
-        .and_then(|at| at.format(SECONDS_FORMAT).ok())
-        .expect("an expiry within the years that time can hold");
-    let fields = [("sv", OWN_VERSION), ("se", &expiry), ("sr", "c"), ("sp", permissions)];
-    let query = StorageQuery(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec());
-    let signature = STANDARD.encode(ring::hmac(key, service_string_to_sign(&query, account, container).as_bytes()));
-    let mut token = String::new();
-    for (name, value) in query.iter().chain([("sig", signature.as_str())]) {
-        if !token.is_empty() {
-            token.push('&');
-        }
-        token.push_str(name);
-        token.push('=');
-        token.extend(utf8_percent_encode(value, RESERVED));
-    }
-    token
+/// A service SAS without its `?`: for a container, or for one blob of it.
+pub(super) fn sign_service(
+    key: &[u8],
+    account: &str,
+    container: &str,
+    blob: Option<&str>,
+    permissions: &str,
+    expires_at: i64,
+) -> String {
+    let expiry = written(expires_at);
+    let kind = if blob.is_some() { "b" } else { "c" };
+    let query = StorageQuery::of(&[("sv", OWN_VERSION), ("se", &expiry), ("sr", kind), ("sp", permissions)]);
+    let resource = blob.map_or_else(|| container.to_owned(), |blob| format!("{container}/{blob}"));
+    let signed = service_string_to_sign(&query, account, &resource);
+    query.signed_with(key, &signed)
+}
+
+/// An account SAS without its `?`, for containers and blobs.
+pub(super) fn sign_account(key: &[u8], account: &str, permissions: &str, expires_at: i64) -> String {
+    let expiry = written(expires_at);
+    let query =
+        StorageQuery::of(&[("sv", OWN_VERSION), ("ss", "b"), ("srt", "sco"), ("se", &expiry), ("sp", permissions)]);
+    let signed = account_string_to_sign(&query, account);
+    query.signed_with(key, &signed)
+}
+
+fn written(expires_at: i64) -> String {
+    let known = OffsetDateTime::from_unix_timestamp(expires_at).ok();
+    known.and_then(|at| at.format(SECONDS_FORMAT).ok()).unwrap_or_else(|| "9999-12-31T23:59:59Z".to_owned())
 }
 
 fn check_times(query: &StorageQuery, now: i64) -> Result<(), StorageRefusal> {

@@ -197,6 +197,20 @@ fn an_unknown_tenant_is_named() {
 }
 
 #[test]
+fn broken_tokens_are_refused_without_a_panic() {
+    let keys = keys_with_acme();
+    for token in [BUS_ROOT.to_owned(), keys.bus_token("acme", "h", END).unwrap()] {
+        for at in 1..token.len() {
+            let (head, tail) = token.split_at(at);
+            for broken in [head.to_owned(), tail.to_owned(), format!("{head}%{tail}"), format!("{head}ü{tail}")] {
+                let accepted = keys.check_bus(&broken, "exports/subscriptions/acme", NOW);
+                assert!(accepted.is_err(), "{broken}");
+            }
+        }
+    }
+}
+
+#[test]
 fn debug_shows_no_key() {
     let shown = format!("{:?}", keys_with_acme());
     assert!(!shown.contains("SAS_KEY_VALUE") && !shown.contains("Eby8"), "{shown}");
@@ -341,6 +355,36 @@ fn an_account_sas_opens_what_its_letters_say() {
     access.allows(StorageLevel::Object, "r").unwrap();
     assert_eq!(access.allows(StorageLevel::Listing, "r"), Err(StorageRefusal::ResourceTypeMismatch));
     assert_eq!(access.allows(StorageLevel::Container, "r"), Err(StorageRefusal::ResourceTypeMismatch));
+}
+
+#[test]
+fn signing_gives_what_was_computed_elsewhere() {
+    let keys = Keys::emulator();
+    let container = keys.service_sas("batchtoprocess", None, "rl", END);
+    assert_eq!(container, CONTAINER_2021);
+    let account = StorageQuery::parse(&keys.account_sas("rwdlc", END));
+    // The vector has `spr` as well, so only the fields can be compared; the check below covers the signature.
+    assert_eq!((account.get("ss"), account.get("srt"), account.get("sp")), (Some("b"), Some("sco"), Some("rwdlc")));
+    assert!(get("c", None, &keys.account_sas("rwdlc", END)).check(&keys).is_ok());
+    let blob = keys.service_sas("batchtoprocess", Some("a b/ü"), "r", END);
+    assert!(get("batchtoprocess", Some("a b/ü"), &blob).check(&keys).is_ok());
+    assert_eq!(get("batchtoprocess", Some("a b/u"), &blob).detail(&keys), "Signature did not match.");
+}
+
+#[test]
+fn tokens_are_counted_by_hash_and_never_shown() {
+    let keys = Keys::emulator();
+    for _ in 0..2 {
+        keys.check_bus(BUS_ROOT, "exports", NOW).unwrap();
+        get("batchtoprocess", None, CONTAINER_2021).check(&keys).unwrap();
+    }
+    get("c", None, ACCOUNT_2021).check(&keys).unwrap();
+    // sha256("DtqlaDqOoE81udH54rkE2HogkiAh+aMJjhMUqoQRoLA="), its first 16 digits.
+    let bus = keys.tokens_used(TokenKind::Bus);
+    assert_eq!(bus, [TokenUse { sha256: "d8af8640f656a33a".to_owned(), uses: 2 }]);
+    let mut uses: Vec<u64> = keys.tokens_used(TokenKind::Storage).iter().map(|token| token.uses).collect();
+    uses.sort_unstable();
+    assert_eq!(uses, [1, 2]);
 }
 
 #[test]

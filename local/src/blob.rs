@@ -1,0 +1,292 @@
+//! The Blob service over HTTP: the calls that we and Microsoft's SDKs use, with Azure's answers, errors and conditions.
+//!
+//! A request goes through four steps: what does the URL name and ask for; does a fault script want something; may the
+//! caller do it (checked once, here); do it. Bodies are kept in memory while they are small and few, else in temporary
+//! files, and stream in and out.
+//!
+//! # Sources
+//! The Blob Storage REST reference. Where it is silent, Azurite's behaviour was looked at.
+
+mod block_list;
+mod error;
+mod listing;
+mod read;
+mod request;
+mod spool;
+mod store;
+mod write;
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
+
+use crate::{
+    broker::Now,
+    fault::Faults,
+    keys::{Keys, StorageAccess, StorageQuery, StorageRequest},
+    listen::{Body, Handler, Line, empty, full},
+    stats::Stats,
+};
+use error::StorageError;
+pub use request::BlobOperation;
+pub(crate) use request::is_container_name;
+use request::{RFC1123, Target, Version};
+use spool::Spool;
+use store::Containers;
+
+/// The version that answers name when the request names none.
+const DEFAULT_VERSION: &str = "2021-12-02";
+/// Bodies kept in memory at most; what comes beyond that lies in temporary files.
+const RESIDENT_MAX: u64 = 32 << 20;
+/// How much of the body of a refused request is read before it is answered: a client that is still sending would else
+/// see a broken connection and not the refusal.
+const DRAIN_MAX: u64 = 256 << 20;
+
+/// The storage account.
+pub(crate) struct BlobService {
+    keys: Arc<Keys>,
+    faults: Arc<Faults>,
+    stats: Arc<Stats>,
+    now: Now,
+    containers: Mutex<Containers>,
+    spool: Spool,
+}
+
+/// A request whose right to run was checked.
+struct Call<'a> {
+    target: &'a Target,
+    query: &'a StorageQuery,
+    headers: &'a HeaderMap,
+    access: StorageAccess,
+    line: &'a Line,
+}
+
+impl Call<'_> {
+    fn container(&self) -> &str {
+        self.target.container.as_deref().unwrap_or_default()
+    }
+
+    fn blob(&self) -> &str {
+        self.target.blob.as_deref().unwrap_or_default()
+    }
+}
+
+impl BlobService {
+    pub(crate) fn new(keys: Arc<Keys>, faults: Arc<Faults>, stats: Arc<Stats>, now: Now) -> Self {
+        Self { keys, faults, stats, now, containers: Mutex::default(), spool: Spool::new(RESIDENT_MAX) }
+    }
+
+    /// Makes a container without a request, before the service is up.
+    pub(crate) fn create_container(&self, name: &str) {
+        // It may exist already when the configuration names it twice; then there is nothing to do.
+        drop(self.containers().create(name, Vec::new(), (self.now)()));
+    }
+
+    /// Bytes of bodies in memory now.
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        self.spool.resident()
+    }
+
+    fn containers(&self) -> MutexGuard<'_, Containers> {
+        // Every change is checked before it begins and ends with one insertion, so a panic leaves nothing half done.
+        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn answer(
+        &self,
+        parts: &http::request::Parts,
+        body: &mut Incoming,
+        line: &Line,
+        asked: &mut Option<BlobOperation>,
+    ) -> Result<Response<Body>, StorageError> {
+        let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+        let target = Target::parse(parts.uri.path(), host, self.keys.account())?;
+        let query = StorageQuery::parse(parts.uri.query().unwrap_or(""));
+        let operation = BlobOperation::of(&parts.method, &target, &query, &parts.headers)?;
+        *asked = Some(operation);
+
+        let to_do = self.faults.on_blob(operation, target.blob.as_deref().unwrap_or_default());
+        if !to_do.delay.is_zero() {
+            tokio::time::sleep(to_do.delay).await;
+        }
+        if to_do.reset {
+            self.stats.blob_request(operation.name(), None);
+            line.reset();
+            std::future::pending::<()>().await;
+        }
+        if to_do.refuse_sas
+            && let Some(signature) = query.get("sig")
+        {
+            self.keys.refuse(signature);
+        }
+        if let Some(retry_after) = to_do.busy {
+            return Err(StorageError::server_busy(retry_after));
+        }
+
+        let access = self.check(parts, &target, &query, line.peer())?;
+        let (level, rights) = operation.needs();
+        access.allows(level, rights)?;
+        if parts.headers.contains_key("x-ms-lease-id") {
+            return Err(match target.blob {
+                Some(_) => StorageError::lease_not_present(),
+                None => StorageError::lease_not_present_container(),
+            });
+        }
+        let call = Call { target: &target, query: &query, headers: &parts.headers, access, line };
+        match operation {
+            BlobOperation::ListContainers => self.list_containers(&call, host),
+            BlobOperation::GetAccountInformation => Ok(account_information()),
+            BlobOperation::CreateContainer => self.make_container(&call),
+            BlobOperation::DeleteContainer => self.delete_container(&call),
+            BlobOperation::GetContainerProperties => self.container_properties(&call),
+            BlobOperation::SetContainerMetadata => self.set_container_metadata(&call),
+            BlobOperation::ListBlobs => self.list_blobs(&call, host),
+            BlobOperation::PutBlob => self.put_blob(&call, body).await,
+            BlobOperation::PutBlock => self.put_block(&call, body).await,
+            BlobOperation::PutBlockList => self.put_block_list(&call, body).await,
+            BlobOperation::GetBlockList => self.block_list(&call),
+            BlobOperation::GetBlob => self.get_blob(&call).await,
+            BlobOperation::GetBlobProperties | BlobOperation::GetBlobMetadata => self.head_blob(&call, operation),
+            BlobOperation::SetBlobProperties => self.set_properties(&call),
+            BlobOperation::SetBlobMetadata => self.set_metadata(&call),
+            BlobOperation::DeleteBlob => self.delete_blob(&call),
+        }
+    }
+
+    fn check(
+        &self,
+        parts: &http::request::Parts,
+        target: &Target,
+        query: &StorageQuery,
+        client: IpAddr,
+    ) -> Result<StorageAccess, StorageError> {
+        let request = StorageRequest {
+            method: &parts.method,
+            path: parts.uri.path(),
+            query,
+            headers: &parts.headers,
+            account: &target.account,
+            container: target.container.as_deref(),
+            blob: target.blob.as_deref(),
+            client,
+            https: false,
+        };
+        Ok(self.keys.check_storage(&request, (self.now)().unix_timestamp())?)
+    }
+
+    fn refuse(&self, error: &StorageError, method: &Method, request_id: &str) -> Response<Body> {
+        let time = (self.now)().format(&Rfc3339).unwrap_or_default();
+        let has_body = *method != Method::HEAD && error.status != StatusCode::NOT_MODIFIED;
+        let mut response = Response::new(if has_body { full(error.xml(request_id, &time)) } else { empty() });
+        *response.status_mut() = error.status;
+        let headers = response.headers_mut();
+        headers.insert("x-ms-error-code", HeaderValue::from_static(error.code));
+        if has_body {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+        }
+        if let Some(size) = error.size {
+            set(headers, header::CONTENT_RANGE, &format!("bytes */{size}"));
+        }
+        if let Some(seconds) = error.retry_after {
+            set(headers, header::RETRY_AFTER, &seconds.to_string());
+        }
+        if error.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("SharedKey"));
+        }
+        response
+    }
+}
+
+impl Handler for BlobService {
+    async fn handle(&self, request: Request<Incoming>, line: &Line) -> Response<Body> {
+        let (parts, mut body) = request.into_parts();
+        let request_id = Uuid::new_v4().to_string();
+        let mut operation = None;
+        let answer = match self.answer(&parts, &mut body, line, &mut operation).await {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                drain(&mut body).await;
+                Err(error)
+            }
+        };
+        let mut response = match answer {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::debug!(operation = ?operation, status = error.status.as_u16(), code = error.code, "blob request refused");
+                self.refuse(&error, &parts.method, &request_id)
+            }
+        };
+        self.stats.blob_request(operation.map_or("Unknown", BlobOperation::name), Some(response.status()));
+        let headers = response.headers_mut();
+        set(headers, HeaderName::from_static("x-ms-request-id"), &request_id);
+        headers.insert(header::SERVER, HeaderValue::from_static("waybill-local"));
+        let asked = parts.headers.get("x-ms-version");
+        headers.insert("x-ms-version", asked.cloned().unwrap_or(HeaderValue::from_static(DEFAULT_VERSION)));
+        if let Some(id) = parts.headers.get("x-ms-client-request-id") {
+            headers.insert("x-ms-client-request-id", id.clone());
+        }
+        response
+    }
+}
+
+/// Reads and forgets a body, up to a limit.
+async fn drain(body: &mut Incoming) {
+    let mut left = DRAIN_MAX;
+    while left > 0 {
+        match body.frame().await {
+            Some(Ok(frame)) => left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64)),
+            Some(Err(_)) | None => break,
+        }
+    }
+}
+
+/// A header whose value was made here or checked to be visible ASCII when it came in.
+fn set(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn http_date(at: OffsetDateTime) -> String {
+    at.format(RFC1123).unwrap_or_default()
+}
+
+/// `ETag` and `Last-Modified`.
+fn set_version(headers: &mut HeaderMap, version: &Version) {
+    set(headers, header::ETAG, &version.etag);
+    set(headers, header::LAST_MODIFIED, &http_date(version.last_modified));
+}
+
+/// An answer without a body.
+fn bare(status: StatusCode, version: Option<&Version>) -> Response<Body> {
+    let mut response = Response::new(empty());
+    *response.status_mut() = status;
+    if let Some(version) = version {
+        set_version(response.headers_mut(), version);
+    }
+    response
+}
+
+fn xml(body: String) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
+    response
+}
+
+fn account_information() -> Response<Body> {
+    let mut response = bare(StatusCode::OK, None);
+    response.headers_mut().insert("x-ms-sku-name", HeaderValue::from_static("Standard_LRS"));
+    response.headers_mut().insert("x-ms-account-kind", HeaderValue::from_static("StorageV2"));
+    response.headers_mut().insert("x-ms-is-hns-enabled", HeaderValue::from_static("false"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

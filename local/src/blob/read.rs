@@ -1,0 +1,216 @@
+//! Requests that read: a blob or a range of it, what it carries, its blocks, a container's properties.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use md5::{Digest as _, Md5};
+
+use super::{
+    BlobOperation, BlobService, Call, bare, block_list,
+    error::StorageError,
+    http_date,
+    request::{ByteRange, Conditions, Metadata},
+    set, set_version,
+    store::Blob,
+    xml,
+};
+use crate::{
+    fault::Cut,
+    keys::Keys,
+    listen::{Body, Line, empty},
+    stats::Stats,
+};
+
+/// Largest range whose MD5 is computed on request ("Get Blob").
+const RANGE_MD5_MAX: u64 = 4 << 20;
+
+impl BlobService {
+    pub(super) fn container_properties(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
+        let containers = self.containers();
+        let container = containers.container(call.container())?;
+        let mut response = bare(StatusCode::OK, Some(&container.version));
+        let headers = response.headers_mut();
+        set_metadata(headers, &container.metadata);
+        set_lease(headers);
+        headers.insert("x-ms-has-immutability-policy", HeaderValue::from_static("false"));
+        headers.insert("x-ms-has-legal-hold", HeaderValue::from_static("false"));
+        Ok(response)
+    }
+
+    pub(super) fn head_blob(&self, call: &Call<'_>, operation: BlobOperation) -> Result<Response<Body>, StorageError> {
+        let blob = self.containers().blob(call.container(), call.blob())?;
+        Conditions::parse(call.headers)?.check_read(&blob.version)?;
+        let mut response = bare(StatusCode::OK, Some(&blob.version));
+        if operation == BlobOperation::GetBlobMetadata {
+            set_metadata(response.headers_mut(), &blob.metadata);
+        } else {
+            describe(response.headers_mut(), &blob, call);
+            set(response.headers_mut(), header::CONTENT_LENGTH, &blob.content.len().to_string());
+            if let Some(md5) = &blob.properties.content_md5 {
+                set(response.headers_mut(), HeaderName::from_static("content-md5"), md5);
+            }
+        }
+        Ok(response)
+    }
+
+    pub(super) async fn get_blob(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
+        let blob = self.containers().blob(call.container(), call.blob())?;
+        Conditions::parse(call.headers)?.check_read(&blob.version)?;
+        let size = blob.content.len();
+        let range = ByteRange::parse(call.headers)?;
+        let (from, to) = match range {
+            Some(range) => range.within(size)?,
+            None => (0, size),
+        };
+        let mut response = bare(StatusCode::OK, Some(&blob.version));
+        let headers = response.headers_mut();
+        describe(headers, &blob, call);
+        set(headers, header::CONTENT_LENGTH, &(to - from).to_string());
+        if range.is_some() {
+            set(headers, header::CONTENT_RANGE, &format!("bytes {from}-{}/{size}", to - 1));
+            if let Some(md5) = &blob.properties.content_md5 {
+                set(headers, HeaderName::from_static("x-ms-blob-content-md5"), md5);
+            }
+            if call.headers.get("x-ms-range-get-content-md5").is_some_and(|value| value == "true") {
+                let md5 = range_md5(&blob, from, to).await?;
+                set(headers, HeaderName::from_static("content-md5"), &md5);
+            }
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        } else if let Some(md5) = &blob.properties.content_md5 {
+            set(headers, HeaderName::from_static("content-md5"), md5);
+        }
+        let cut = self.faults.on_body(call.blob(), from, to);
+        *response.body_mut() = if from == to { empty() } else { self.body(blob, from, to, cut, call) };
+        Ok(response)
+    }
+
+    fn body(&self, blob: Arc<Blob>, from: u64, to: u64, cut: Option<Cut>, call: &Call<'_>) -> Body {
+        let sending = Sending {
+            blob,
+            at: from,
+            to,
+            cut,
+            line: call.line.clone(),
+            keys: Arc::clone(&self.keys),
+            signature: call.access.signature.clone(),
+            stats: Arc::clone(&self.stats),
+        };
+        let pieces = stream::try_unfold(sending, |mut sending| async move {
+            let piece = sending.next().await?;
+            Ok::<_, std::io::Error>(piece.map(|piece| (Frame::data(piece), sending)))
+        });
+        StreamBody::new(pieces).boxed_unsync()
+    }
+
+    pub(super) fn block_list(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
+        let (committed, uncommitted) = match call.query.get("blocklisttype").unwrap_or("committed") {
+            "committed" => (true, false),
+            "uncommitted" => (false, true),
+            "all" => (true, true),
+            _ => return Err(StorageError::invalid_query("blocklisttype", "is not committed, uncommitted or all")),
+        };
+        let (blob, kept, staged) = self.containers().block_list(call.container(), call.blob())?;
+        if let Some(blob) = &blob {
+            Conditions::parse(call.headers)?.check_read(&blob.version)?;
+        }
+        let mut response = xml(block_list::write(committed.then_some(&kept), uncommitted.then_some(&staged)));
+        let headers = response.headers_mut();
+        if let Some(blob) = &blob {
+            set_version(headers, &blob.version);
+        }
+        let length = blob.map_or(0, |blob| blob.content.len());
+        set(headers, HeaderName::from_static("x-ms-blob-content-length"), &length.to_string());
+        Ok(response)
+    }
+}
+
+/// A body on its way out.
+struct Sending {
+    blob: Arc<Blob>,
+    at: u64,
+    to: u64,
+    cut: Option<Cut>,
+    line: Line,
+    keys: Arc<Keys>,
+    signature: Option<String>,
+    stats: Arc<Stats>,
+}
+
+impl Sending {
+    async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+        let end = self.cut.as_ref().map_or(self.to, |cut| cut.at);
+        if self.at == end {
+            let Some(cut) = self.cut.take() else { return Ok(None) };
+            if cut.refuse_sas
+                && let Some(signature) = &self.signature
+            {
+                self.keys.refuse(signature);
+            }
+            self.line.cut();
+            cut.happened();
+            // The connection ends as soon as what was sent so far is on its way.
+            std::future::pending::<()>().await;
+        }
+        let piece = self.blob.content.read(self.at, end).await?;
+        self.at += piece.len() as u64;
+        self.stats.blob_out(piece.len() as u64);
+        Ok(Some(piece))
+    }
+}
+
+async fn range_md5(blob: &Blob, from: u64, to: u64) -> Result<String, StorageError> {
+    if to - from > RANGE_MD5_MAX {
+        return Err(StorageError::out_of_range_query("x-ms-range-get-content-md5", "is for ranges up to 4 MiB"));
+    }
+    let mut md5 = Md5::new();
+    let mut at = from;
+    while at < to {
+        let piece = blob.content.read(at, to).await.map_err(|error| StorageError::internal(&error))?;
+        md5.update(&piece);
+        at += piece.len() as u64;
+    }
+    Ok(STANDARD.encode(md5.finalize()))
+}
+
+/// The headers that every read of a blob has. A SAS may replace some of them.
+fn describe(headers: &mut HeaderMap, blob: &Blob, call: &Call<'_>) {
+    let properties = &blob.properties;
+    for (name, value, by_sas) in [
+        (header::CONTENT_TYPE, &properties.content_type, "rsct"),
+        (header::CONTENT_ENCODING, &properties.content_encoding, "rsce"),
+        (header::CONTENT_LANGUAGE, &properties.content_language, "rscl"),
+        (header::CONTENT_DISPOSITION, &properties.content_disposition, "rscd"),
+        (header::CACHE_CONTROL, &properties.cache_control, "rscc"),
+    ] {
+        let replaced = call.access.signature.as_ref().and_then(|_| call.query.get(by_sas));
+        if let Some(value) = replaced.or(value.as_deref()) {
+            set(headers, name, value);
+        } else if by_sas == "rsct" {
+            headers.insert(name, HeaderValue::from_static("application/octet-stream"));
+        }
+    }
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert("x-ms-blob-type", HeaderValue::from_static("BlockBlob"));
+    headers.insert("x-ms-server-encrypted", HeaderValue::from_static("true"));
+    set(headers, HeaderName::from_static("x-ms-creation-time"), &http_date(blob.created));
+    set_lease(headers);
+    set_metadata(headers, &blob.metadata);
+}
+
+fn set_lease(headers: &mut HeaderMap) {
+    headers.insert("x-ms-lease-status", HeaderValue::from_static("unlocked"));
+    headers.insert("x-ms-lease-state", HeaderValue::from_static("available"));
+}
+
+fn set_metadata(headers: &mut HeaderMap, metadata: &Metadata) {
+    for (name, value) in metadata {
+        if let Ok(name) = HeaderName::try_from(format!("x-ms-meta-{name}")) {
+            set(headers, name, value);
+        }
+    }
+}

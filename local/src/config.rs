@@ -1,0 +1,449 @@
+//! The configuration file. Everything has a default; a key that nobody knows is refused with its line.
+//!
+//! ```toml
+//! topic = "exports"
+//! container = "batchtoprocess"
+//! token_life_s = 3600          # of the tokens in a grant
+//! lock_duration_ms = 10000     # of a message that a receiver holds
+//! max_delivery_count = 10      # failed deliveries before a message is dead-lettered
+//! queues = ["jobs"]            # further queues, for other tests
+//! containers = ["more"]        # further containers
+//!
+//! [ports]                      # 0 takes a free one
+//! amqp = 5672
+//! blob = 10000
+//! tenant = 8080
+//! admin = 8081
+//!
+//! [[tenants]]                  # default: one, called acme
+//! name = "acme"
+//! subscription = "acme"        # default: its name
+//! bearer_token = "..."         # default: random, in the ready file
+//! blob_permissions = "r"       # of its SAS; "rl" may also list
+//!
+//! [namespace]                  # default: the public key of Microsoft's emulator
+//! key_name = "RootManageSharedAccessKey"
+//! key = "SAS_KEY_VALUE"
+//!
+//! [account]                    # default: the public account of the storage emulators
+//! name = "devstoreaccount1"
+//! key = "base64"
+//!
+//! [[faults]]                   # as a fault script has them
+//! on = "blob"
+//! do = "busy"
+//! ```
+
+use std::{collections::BTreeSet, fmt, num::NonZeroU32, path::Path, time::Duration};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::{
+    fault::{ScriptError, Step, Written, from_written, line_of},
+    keys::{EMULATOR_ACCOUNT, EMULATOR_ACCOUNT_KEY, EMULATOR_BUS_KEY, EMULATOR_BUS_KEY_NAME, KeyError, Keys},
+};
+
+/// Where the four endpoints listen, all on 127.0.0.1; 0 takes a free port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ports {
+    /// Service Bus; 5672 is AMQP's.
+    pub amqp: u16,
+    /// Blob Storage; 10000 is Azurite's.
+    pub blob: u16,
+    /// TenantService; default 8080.
+    pub tenant: u16,
+    /// Rotations, fault scripts and counts; default 8081.
+    pub admin: u16,
+}
+
+impl Ports {
+    /// A free port for each.
+    pub const RANDOM: Self = Self { amqp: 0, blob: 0, tenant: 0, admin: 0 };
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self { amqp: 5672, blob: 10_000, tenant: 8080, admin: 8081 }
+    }
+}
+
+/// A tenant: one subscription, one bearer token.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TenantConfig {
+    /// Its name; unique.
+    pub name: String,
+    /// Its subscription of the topic; default its name.
+    pub subscription: Option<String>,
+    /// What it shows TenantService; default random.
+    pub bearer_token: Option<String>,
+    /// What its SAS for the container allows, in Azure's letters and order: `racwdl`; default `r`.
+    pub blob_permissions: Option<String>,
+}
+
+impl fmt::Debug for TenantConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TenantConfig")
+            .field("name", &self.name)
+            .field("subscription", &self.subscription)
+            .field("blob_permissions", &self.blob_permissions)
+            .finish_non_exhaustive()
+    }
+}
+
+impl TenantConfig {
+    /// A tenant with the defaults.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), subscription: None, bearer_token: None, blob_permissions: None }
+    }
+
+    pub(crate) fn subscription(&self) -> &str {
+        self.subscription.as_deref().unwrap_or(&self.name)
+    }
+}
+
+/// The root key of the namespace.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NamespaceConfig {
+    /// Its name: `skn` in a token.
+    pub key_name: String,
+    /// The key, which signs as the text that it is.
+    pub key: String,
+}
+
+/// The storage account.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountConfig {
+    /// Its name: the first part of every path.
+    pub name: String,
+    /// Its key in base64.
+    pub key: String,
+}
+
+impl fmt::Debug for NamespaceConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NamespaceConfig").field("key_name", &self.key_name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for AccountConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccountConfig").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Default for NamespaceConfig {
+    fn default() -> Self {
+        Self { key_name: EMULATOR_BUS_KEY_NAME.to_owned(), key: EMULATOR_BUS_KEY.to_owned() }
+    }
+}
+
+impl Default for AccountConfig {
+    fn default() -> Self {
+        Self { name: EMULATOR_ACCOUNT.to_owned(), key: EMULATOR_ACCOUNT_KEY.to_owned() }
+    }
+}
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Default: 5672, 10000, 8080, 8081.
+    pub ports: Ports,
+    /// The topic that waybills go to; default `exports`.
+    pub topic: String,
+    /// Further queues; default none.
+    pub queues: Vec<String>,
+    /// The container that files go to; default `batchtoprocess`.
+    pub container: String,
+    /// Further containers; default none.
+    pub containers: Vec<String>,
+    /// Default: one, `acme`.
+    pub tenants: Vec<TenantConfig>,
+    /// How long a grant's tokens live, at least; rounded up to whole seconds when it is issued. Default 1 hour.
+    pub token_life: Duration,
+    /// How long a receiver holds a message; default 10 s.
+    pub lock_duration: Duration,
+    /// Failed deliveries before a message is dead-lettered; default 10.
+    pub max_delivery_count: NonZeroU32,
+    /// The root key of the namespace.
+    pub namespace: NamespaceConfig,
+    /// The storage account.
+    pub account: AccountConfig,
+    /// Steps that are installed before the services are up.
+    pub faults: Vec<Step>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            ports: Ports::default(),
+            topic: "exports".to_owned(),
+            queues: Vec::new(),
+            container: "batchtoprocess".to_owned(),
+            containers: Vec::new(),
+            tenants: vec![TenantConfig::named("acme")],
+            token_life: Duration::from_secs(3600),
+            lock_duration: Duration::from_secs(10),
+            max_delivery_count: NonZeroU32::new(10).expect("10 is not 0"),
+            namespace: NamespaceConfig::default(),
+            account: AccountConfig::default(),
+            faults: Vec::new(),
+        }
+    }
+}
+
+/// Why a configuration was refused.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file could not be read.
+    #[error("the configuration {path} cannot be read; check the path and its permissions")]
+    Unreadable {
+        /// The file.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something in the text.
+    #[error("configuration, line {line}: {problem}")]
+    Text {
+        /// Counted from 1.
+        line: usize,
+        /// What is wrong, and what may stand there.
+        problem: String,
+    },
+    /// A step of `[[faults]]`.
+    #[error("configuration")]
+    Faults(#[from] ScriptError),
+    /// A value that cannot be.
+    #[error("configuration: {key} {problem}")]
+    Value {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, and what may stand there.
+        problem: String,
+    },
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Text {
+    ports: Option<Ports>,
+    topic: Option<String>,
+    #[serde(default)]
+    queues: Vec<String>,
+    container: Option<String>,
+    #[serde(default)]
+    containers: Vec<String>,
+    tenants: Option<Vec<TenantConfig>>,
+    token_life_s: Option<u64>,
+    lock_duration_ms: Option<u64>,
+    max_delivery_count: Option<NonZeroU32>,
+    namespace: Option<NamespaceConfig>,
+    account: Option<AccountConfig>,
+    #[serde(default)]
+    faults: Vec<Spanned<Written>>,
+}
+
+impl Config {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says where and what to do.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
+        Self::parse(&text)
+    }
+
+    /// Reads the text of a configuration file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says where and what to do.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let written: Text = toml::from_str(text).map_err(|error| ConfigError::Text {
+            line: line_of(text, error.span().map_or(0, |span| span.start)),
+            problem: error.message().to_owned(),
+        })?;
+        let default = Self::default();
+        let config = Self {
+            ports: written.ports.unwrap_or_default(),
+            topic: written.topic.unwrap_or(default.topic),
+            queues: written.queues,
+            container: written.container.unwrap_or(default.container),
+            containers: written.containers,
+            tenants: written.tenants.unwrap_or(default.tenants),
+            token_life: written.token_life_s.map_or(default.token_life, Duration::from_secs),
+            lock_duration: written.lock_duration_ms.map_or(default.lock_duration, Duration::from_millis),
+            max_delivery_count: written.max_delivery_count.unwrap_or(default.max_delivery_count),
+            namespace: written.namespace.unwrap_or_default(),
+            account: written.account.unwrap_or_default(),
+            faults: from_written(text, written.faults)?,
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Checks what the types do not; [`start`](crate::Builder::start) asks again.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |key, problem: String| Err(ConfigError::Value { key, problem });
+        if self.token_life.is_zero() {
+            return refuse("token_life_s", "is 0; a token lives at least 1 s".to_owned());
+        }
+        if self.lock_duration.is_zero() {
+            return refuse("lock_duration_ms", "is 0; give a receiver some time".to_owned());
+        }
+        if self.tenants.is_empty() {
+            return refuse("tenants", "is empty; without a tenant nobody gets a grant".to_owned());
+        }
+        let mut names = BTreeSet::new();
+        let mut subscriptions = BTreeSet::new();
+        for tenant in &self.tenants {
+            if !is_plain(&tenant.name) {
+                return refuse(
+                    "tenants",
+                    format!("has the name {:?}; use letters, digits, '-', '_' and '.'", tenant.name),
+                );
+            }
+            if !names.insert(&tenant.name) {
+                return refuse("tenants", format!("names {:?} twice", tenant.name));
+            }
+            if !subscriptions.insert(tenant.subscription().to_lowercase()) {
+                return refuse("tenants", format!("gives subscription {:?} to two of them", tenant.subscription()));
+            }
+            let permissions = tenant.blob_permissions.as_deref().unwrap_or("r");
+            if permissions.is_empty() || !permissions.chars().all(|right| "racwdxl".contains(right)) {
+                return refuse("blob_permissions", format!("is {permissions:?}; use some of the letters racwdxl"));
+            }
+            if tenant.bearer_token.as_ref().is_some_and(|token| token.is_empty() || token.contains(char::is_whitespace))
+            {
+                return refuse("bearer_token", format!("of {:?} is empty or has a space", tenant.name));
+            }
+        }
+        let tokens: BTreeSet<&String> = self.tenants.iter().filter_map(|tenant| tenant.bearer_token.as_ref()).collect();
+        if tokens.len() < self.tenants.iter().filter(|tenant| tenant.bearer_token.is_some()).count() {
+            return refuse("bearer_token", "is the same for two tenants; each needs its own".to_owned());
+        }
+        for container in self.containers.iter().chain([&self.container]) {
+            if !crate::blob::is_container_name(container) {
+                let rule = "3 to 63 lower-case letters, digits and single hyphens";
+                return refuse("container", format!("{container:?} is no container's name; use {rule}"));
+            }
+        }
+        if !is_plain(&self.account.name) {
+            return refuse("account", format!("has the name {:?}; use letters and digits", self.account.name));
+        }
+        self.keys().map(drop)
+    }
+
+    pub(crate) fn keys(&self) -> Result<Keys, ConfigError> {
+        Keys::new(&self.namespace.key_name, &self.namespace.key, &self.account.name, &self.account.key).map_err(
+            |error: KeyError| ConfigError::Value { key: "account.key", problem: format!("cannot be used: {error}") },
+        )
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.len() <= 50
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && name != "."
+        && name != ".."
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused(text: &str) -> String {
+        let error = Config::parse(text).expect_err(text);
+        let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
+        format!("{error}{source}")
+    }
+
+    #[test]
+    fn an_empty_file_is_the_default() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_key_of_the_module_doc_is_read() {
+        let doc = include_str!("config.rs");
+        let example: String = doc
+            .lines()
+            .skip_while(|line| *line != "//! ```toml")
+            .skip(1)
+            .take_while(|line| *line != "//! ```")
+            .map(|line| format!("{}\n", line.trim_start_matches("//!").trim_start()))
+            .collect();
+        let config = Config::parse(&example.replace("\"base64\"", "\"YQ==\"")).unwrap();
+        assert_eq!(config.queues, ["jobs"]);
+        assert_eq!(config.faults.len(), 1);
+        assert_eq!(config.tenants[0].bearer_token.as_deref(), Some("..."));
+        assert_eq!(config.ports, Ports::default());
+    }
+
+    #[test]
+    fn some_ports_leave_the_others_at_their_default() {
+        let config = Config::parse("[ports]\nblob = 0\n").unwrap();
+        assert_eq!(config.ports, Ports { blob: 0, ..Ports::default() });
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_its_line() {
+        let message = refused("topic = \"exports\"\n\n[ports]\nampq = 5672\n");
+        assert!(message.starts_with("configuration, line 4: unknown field `ampq`"), "{message}");
+        let message = refused("topics = \"exports\"\n");
+        assert!(message.starts_with("configuration, line 1: unknown field `topics`"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_fault_is_refused_with_its_line() {
+        let message = refused("\n\n[[faults]]\non = \"blob\"\ndo = \"cut\"\n");
+        assert!(message.contains("line 3") && message.contains("`after_bytes`"), "{message}");
+    }
+
+    #[test]
+    fn values_that_cannot_be_are_refused_with_what_may_stand_there() {
+        for (text, says) in [
+            ("token_life_s = 0", "token_life_s is 0"),
+            ("lock_duration_ms = 0", "lock_duration_ms is 0"),
+            ("max_delivery_count = 0", "line 1"),
+            ("tenants = []", "tenants is empty"),
+            ("[[tenants]]\nname = \"a/b\"", "use letters, digits"),
+            ("[[tenants]]\nname = \"a\"\n[[tenants]]\nname = \"a\"", "twice"),
+            ("[[tenants]]\nname = \"a\"\n[[tenants]]\nname = \"b\"\nsubscription = \"A\"", "two of them"),
+            ("[[tenants]]\nname = \"a\"\nblob_permissions = \"rq\"", "racwdxl"),
+            (
+                "[[tenants]]\nname = \"a\"\nbearer_token = \"x\"\n[[tenants]]\nname = \"b\"\nbearer_token = \"x\"",
+                "its own",
+            ),
+            ("[[tenants]]\nname = \"a\"\nbearer_token = \"a b\"", "has a space"),
+            ("container = \"Batch\"", "no container's name"),
+            ("[account]\nname = \"a\"\nkey = \"*\"", "not base64"),
+        ] {
+            let message = refused(text);
+            assert!(message.contains(says), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let message = Config::load(Path::new("no/such.toml")).unwrap_err().to_string();
+        assert_eq!(message, "the configuration no/such.toml cannot be read; check the path and its permissions");
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let config = Config::parse("[[tenants]]\nname = \"a\"\nbearer_token = \"geheim\"").unwrap();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("geheim") && !shown.contains("SAS_KEY") && !shown.contains("Eby8"), "{shown}");
+    }
+}

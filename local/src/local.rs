@@ -1,0 +1,460 @@
+//! The process: every service on a port of 127.0.0.1, started together, ended together.
+
+use std::{
+    fmt, fs, io,
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use waybill_contracts::{LocalTenant, ReadyFile};
+
+use crate::{
+    admin::Admin,
+    amqp::{self, EndpointOptions, TokenEnd},
+    blob::BlobService,
+    broker::{Broker, BrokerError, Now, QueueOptions, TopicOptions},
+    config::{Config, ConfigError, Ports, TenantConfig},
+    fault::{Faults, Hands, ScriptError, Step},
+    keys::{KeyError, Keys},
+    listen::{self, Lines},
+    stats::Stats,
+    tenant::{Tenant, TenantService},
+};
+
+/// How long services have to end after a stop before they are cut off.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the services could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Somebody else has the port.
+    #[error(
+        "port {port} for {service} is in use; end the other process, set ports.{key} in the configuration, or use --random-ports"
+    )]
+    PortInUse {
+        /// The port.
+        port: u16,
+        /// What was to listen there.
+        service: &'static str,
+        /// The key of the configuration.
+        key: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The port cannot be had for another reason.
+    #[error("port {port} for {service} cannot be opened; set ports.{key} in the configuration, or use --random-ports")]
+    Port {
+        /// The port.
+        port: u16,
+        /// What was to listen there.
+        service: &'static str,
+        /// The key of the configuration.
+        key: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The configuration cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A name cannot be that of a topic, subscription or queue.
+    #[error("a topic, subscription or queue of the configuration cannot be made")]
+    Entity(#[from] BrokerError),
+    /// A fault of the configuration can never fire.
+    #[error("the faults of the configuration cannot be installed")]
+    Faults(#[from] ScriptError),
+}
+
+/// Why the ready file could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("the ready file {path} cannot be written; check that its directory exists and can be written to")]
+pub struct ReadyFileError {
+    path: String,
+    source: io::Error,
+}
+
+/// What is to be started. Made by [`Local::builder`].
+#[must_use]
+pub struct Builder {
+    config: Config,
+    now: Now,
+    token_end: TokenEnd,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// Everything from a configuration, its ports included; call [`ports`](Self::ports) afterwards to choose others.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Ports; default [`Ports::RANDOM`].
+    pub fn ports(mut self, ports: Ports) -> Self {
+        self.config.ports = ports;
+        self
+    }
+
+    /// The topic that waybills go to; default `exports`.
+    pub fn topic(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.config.topic);
+        self
+    }
+
+    /// The container that files go to; default `batchtoprocess`.
+    pub fn container(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.config.container);
+        self
+    }
+
+    /// The tenants, each with a subscription of its own name; default `acme`.
+    pub fn tenants<'a>(mut self, names: impl IntoIterator<Item = &'a str>) -> Self {
+        self.config.tenants = names.into_iter().map(TenantConfig::named).collect();
+        self
+    }
+
+    /// How long a grant's tokens live; rounded up to whole seconds when it is issued. Default 1 hour.
+    pub fn token_life(mut self, life: Duration) -> Self {
+        self.config.token_life = life;
+        self
+    }
+
+    /// How long a receiver holds a message; default 10 s.
+    pub fn lock_duration(mut self, duration: Duration) -> Self {
+        self.config.lock_duration = duration;
+        self
+    }
+
+    /// Failed deliveries before a message is dead-lettered; default 10.
+    pub fn max_delivery_count(mut self, count: std::num::NonZeroU32) -> Self {
+        self.config.max_delivery_count = count;
+        self
+    }
+
+    /// Steps that are installed before the services are up.
+    pub fn faults(mut self, steps: impl IntoIterator<Item = Step>) -> Self {
+        self.config.faults.extend(steps);
+        self
+    }
+
+    /// How a link learns that its token is over; default `amqp:unauthorized-access`.
+    pub fn token_end(mut self, token_end: TokenEnd) -> Self {
+        self.token_end = token_end;
+        self
+    }
+
+    /// The clock of locks, tokens and dates; default the system's.
+    pub fn now(mut self, now: impl Fn() -> OffsetDateTime + Send + Sync + 'static) -> Self {
+        self.now = Arc::new(now);
+        self
+    }
+
+    /// Starts every service. When this returns they are up, and topic, subscriptions and container exist.
+    ///
+    /// # Errors
+    /// [`StartError`] names the port or the setting and what to do. Nothing runs then.
+    pub async fn start(self) -> Result<Local, StartError> {
+        let Self { config, now, token_end } = self;
+        config.check()?;
+        let keys = Arc::new(config.keys()?);
+        let broker = Arc::new(Broker::new(Arc::clone(&now)));
+        let tenants = make_entities(&config, &broker, &keys)?;
+
+        let amqp = bind(config.ports.amqp, "Service Bus", "amqp").await?;
+        let blob_listener = bind(config.ports.blob, "Blob Storage", "blob").await?;
+        let tenant_listener = bind(config.ports.tenant, "TenantService", "tenant").await?;
+        let admin_listener = bind(config.ports.admin, "the admin endpoint", "admin").await?;
+        let ports = Ports { amqp: amqp.1, blob: blob_listener.1, tenant: tenant_listener.1, admin: admin_listener.1 };
+
+        let stats = Arc::new(Stats::default());
+        let blob_lines = Arc::new(Lines::default());
+        let hands = Hands { keys: Arc::clone(&keys), broker: Arc::clone(&broker), blob_lines: Arc::clone(&blob_lines) };
+        let faults = Arc::new(Faults::new(hands));
+        faults.install(config.faults.iter().cloned())?;
+        let blob =
+            Arc::new(BlobService::new(Arc::clone(&keys), Arc::clone(&faults), Arc::clone(&stats), Arc::clone(&now)));
+        for container in config.containers.iter().chain([&config.container]) {
+            blob.create_container(container);
+        }
+        let ready = ready_file(&config, &keys, ports, &tenants);
+        let tenant_service = Arc::new(TenantService {
+            tenants,
+            keys: Arc::clone(&keys),
+            faults: Arc::clone(&faults),
+            stats: Arc::clone(&stats),
+            now,
+            bus_endpoint: format!("amqp://127.0.0.1:{}", ports.amqp),
+            blob_endpoint: blob_endpoint(&keys, ports),
+            container: config.container,
+            token_life: Mutex::new(config.token_life),
+        });
+        let admin = Arc::new(Admin {
+            keys: Arc::clone(&keys),
+            broker: Arc::clone(&broker),
+            blob: Arc::clone(&blob),
+            faults: Arc::clone(&faults),
+            stats: Arc::clone(&stats),
+        });
+
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let endpoint = EndpointOptions { token_end, ..EndpointOptions::default() };
+        tasks.spawn(amqp::serve(amqp.0, Arc::clone(&broker), Arc::clone(&keys), endpoint, stop.clone()));
+        tasks.spawn(listen::serve(blob_listener.0, Arc::clone(&blob), blob_lines, stop.clone()));
+        tasks.spawn(listen::serve(tenant_listener.0, Arc::clone(&tenant_service), Arc::default(), stop.clone()));
+        tasks.spawn(listen::serve(admin_listener.0, admin, Arc::default(), stop.clone()));
+        let (scripted, stopped) = (Arc::clone(&faults), stop.clone());
+        tasks.spawn(async move { scripted.run(stopped).await });
+        Ok(Local {
+            keys,
+            broker,
+            faults,
+            stats,
+            #[cfg(test)]
+            blob,
+            tenants: tenant_service,
+            ports,
+            ready,
+            stop,
+            tasks: tokio::sync::Mutex::new(tasks),
+            written: Mutex::default(),
+        })
+    }
+}
+
+fn make_entities(config: &Config, broker: &Broker, keys: &Keys) -> Result<Vec<Tenant>, BrokerError> {
+    let options = QueueOptions {
+        lock_duration: config.lock_duration,
+        max_delivery_count: config.max_delivery_count.get(),
+        ..QueueOptions::default()
+    };
+    broker.add_topic(&config.topic, TopicOptions::default())?;
+    for queue in &config.queues {
+        broker.add_queue(queue, options.clone())?;
+    }
+    let mut tenants = Vec::with_capacity(config.tenants.len());
+    for tenant in &config.tenants {
+        broker.add_subscription(&config.topic, tenant.subscription(), options.clone())?;
+        let entity = format!("{}/subscriptions/{}", config.topic, tenant.subscription());
+        keys.add_tenant(&tenant.name, &entity);
+        tenants.push(Tenant {
+            name: tenant.name.clone(),
+            bearer_token: tenant.bearer_token.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string()),
+            entity,
+            permissions: tenant.blob_permissions.clone().unwrap_or_else(|| "r".to_owned()),
+        });
+    }
+    Ok(tenants)
+}
+
+async fn bind(port: u16, service: &'static str, key: &'static str) -> Result<(TcpListener, u16), StartError> {
+    let opened = async {
+        let listener = listen::bind(port).await?;
+        let port = listener.local_addr().map(|address: SocketAddr| address.port())?;
+        Ok((listener, port))
+    };
+    opened.await.map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => StartError::PortInUse { port, service, key, source },
+        _ => StartError::Port { port, service, key, source },
+    })
+}
+
+fn blob_endpoint(keys: &Keys, ports: Ports) -> String {
+    format!("http://127.0.0.1:{}/{}", ports.blob, keys.account())
+}
+
+fn ready_file(config: &Config, keys: &Keys, ports: Ports, tenants: &[Tenant]) -> ReadyFile {
+    let tenants: Vec<LocalTenant> = tenants
+        .iter()
+        .zip(&config.tenants)
+        .map(|(tenant, configured)| LocalTenant {
+            name: tenant.name.clone(),
+            bearer_token: tenant.bearer_token.clone(),
+            subscription: configured.subscription().to_owned(),
+        })
+        .collect();
+    ReadyFile {
+        service_bus_connection_string: format!(
+            "Endpoint=sb://127.0.0.1:{};SharedAccessKeyName={};SharedAccessKey={};UseDevelopmentEmulator=true",
+            ports.amqp,
+            keys.bus_key_name(),
+            keys.bus_key(),
+        ),
+        blob_connection_string: format!(
+            "DefaultEndpointsProtocol=http;AccountName={};AccountKey={};BlobEndpoint={};",
+            keys.account(),
+            keys.account_key(),
+            blob_endpoint(keys, ports),
+        ),
+        topic: config.topic.clone(),
+        container: config.container.clone(),
+        tenant_url: format!("http://127.0.0.1:{}", ports.tenant),
+        bearer_token: tenants.first().map(|tenant| tenant.bearer_token.clone()).unwrap_or_default(),
+        tenants,
+        admin_url: format!("http://127.0.0.1:{}", ports.admin),
+    }
+}
+
+/// The running services. [`stop`](Self::stop) ends them in stages; dropping it ends them at once.
+pub struct Local {
+    keys: Arc<Keys>,
+    broker: Arc<Broker>,
+    faults: Arc<Faults>,
+    stats: Arc<Stats>,
+    #[cfg(test)]
+    blob: Arc<BlobService>,
+    tenants: Arc<TenantService>,
+    ports: Ports,
+    ready: ReadyFile,
+    stop: CancellationToken,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+    /// Ready files, with what was written: one that another process has replaced meanwhile is left alone.
+    written: Mutex<Vec<(PathBuf, Vec<u8>)>>,
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local").field("ports", &self.ports).finish_non_exhaustive()
+    }
+}
+
+impl Local {
+    /// Services with the defaults, on random ports.
+    pub fn builder() -> Builder {
+        Builder {
+            config: Config { ports: Ports::RANDOM, ..Config::default() },
+            now: Arc::new(OffsetDateTime::now_utc),
+            token_end: TokenEnd::default(),
+        }
+    }
+
+    /// The ports that the services listen on.
+    #[must_use]
+    pub fn ports(&self) -> Ports {
+        self.ports
+    }
+
+    /// Every endpoint and credential, as the ready file has them.
+    #[must_use]
+    pub fn ready_file(&self) -> &ReadyFile {
+        &self.ready
+    }
+
+    /// Writes the ready file: under another name first, then renamed, so that who waits for it reads it whole. Only the
+    /// owner may read it. It is removed when the services end.
+    ///
+    /// # Errors
+    /// The directory does not exist or cannot be written to.
+    pub fn write_ready_file(&self, path: &Path) -> Result<(), ReadyFileError> {
+        let mut json = serde_json::to_vec_pretty(&self.ready).expect("text and lists of text serialise");
+        json.push(b'\n');
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let write = || {
+            // `tempfile` opens it for its owner only.
+            let mut file = tempfile::Builder::new().prefix(".ready-").tempfile_in(directory)?;
+            file.write_all(&json)?;
+            file.persist(path).map_err(|error| error.error)?;
+            fs::canonicalize(path)
+        };
+        let absolute = write().map_err(|source| ReadyFileError { path: path.display().to_string(), source })?;
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).push((absolute, json));
+        Ok(())
+    }
+
+    /// Gives one tenant, or all, new keys: whatever was issued so far is refused, and links that use it are cut.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownTenant`].
+    pub fn rotate(&self, tenant: Option<&str>) -> Result<(), KeyError> {
+        self.keys.rotate(tenant)
+    }
+
+    /// How long tokens live that are issued from now on.
+    pub fn set_token_life(&self, life: Duration) {
+        self.tenants.set_token_life(life);
+    }
+
+    /// Fault scripts.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// The entities of the bus, and faults that hit them directly.
+    #[must_use]
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// The keys, to make tokens with.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Counts of blob requests and grants.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Ends the services: removes the ready files, takes no more connections, lets running requests end for a short time,
+    /// then cuts what is left. Once it has returned, nothing listens any more; a second call returns at once.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the services go on ending, and a second call waits for them.
+    pub async fn stop(&self) {
+        self.remove_ready_files();
+        self.stop.cancel();
+        let mut tasks = self.tasks.lock().await;
+        let ended = timeout(STOP_TIMEOUT, async {
+            while let Some(ended) = tasks.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a service ended by a defect of waybill-local");
+                }
+            }
+        });
+        if ended.await.is_err() {
+            tracing::warn!("services were still running after {STOP_TIMEOUT:?} and were cut off");
+            tasks.shutdown().await;
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn blob(&self) -> &BlobService {
+        &self.blob
+    }
+
+    fn remove_ready_files(&self) {
+        let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
+        for (path, content) in written {
+            if fs::read(&path).is_ok_and(|now| now == content)
+                && let Err(error) = fs::remove_file(&path)
+            {
+                tracing::warn!(%error, path = %path.display(), "the ready file could not be removed; remove it by hand");
+            }
+        }
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.remove_ready_files();
+        self.stop.cancel();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! TenantService: gives a tenant that shows its bearer token the endpoints and the tokens for them.
+//!
+//! A token's end is a whole second, because a SAS cannot say it finer. It is rounded up, so a token lives at least as long
+//! as was configured, and less than a second longer.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::json;
+use time::OffsetDateTime;
+use waybill_contracts::{BlobEndpoint, BusEndpoint, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints};
+
+use crate::{
+    broker::Now,
+    fault::Faults,
+    keys::{KeyError, Keys},
+    listen::{Body, Handler, Line, json},
+    stats::Stats,
+};
+
+/// A tenant as TenantService knows it.
+pub(crate) struct Tenant {
+    pub(crate) name: String,
+    pub(crate) bearer_token: String,
+    /// `exports/subscriptions/acme`.
+    pub(crate) entity: String,
+    /// Letters of `sp` in its SAS for the container.
+    pub(crate) permissions: String,
+}
+
+/// The service.
+pub(crate) struct TenantService {
+    pub(crate) tenants: Vec<Tenant>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) faults: Arc<Faults>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) now: Now,
+    /// `amqp://127.0.0.1:5672`.
+    pub(crate) bus_endpoint: String,
+    /// `http://127.0.0.1:10000/devstoreaccount1`.
+    pub(crate) blob_endpoint: String,
+    pub(crate) container: String,
+    pub(crate) token_life: Mutex<Duration>,
+}
+
+impl TenantService {
+    fn tenant_of(&self, request: &Request<Incoming>) -> Result<&Tenant, &'static str> {
+        let header = request.headers().get(header::AUTHORIZATION).ok_or("the request has no Authorization header")?;
+        let header = header.to_str().map_err(|_| "the Authorization header is not text")?;
+        let (scheme, token) = header.split_once(' ').ok_or("the Authorization header is not 'Bearer TOKEN'")?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err("the Authorization header is not 'Bearer TOKEN'");
+        }
+        let token = token.trim();
+        self.tenants
+            .iter()
+            .find(|tenant| tenant.bearer_token == token)
+            .ok_or("no tenant has this bearer token; the ready file names each tenant's")
+    }
+
+    pub(crate) fn set_token_life(&self, life: Duration) {
+        *self.token_life.lock().unwrap_or_else(PoisonError::into_inner) = life;
+    }
+
+    fn grant(&self, tenant: &Tenant) -> Result<TemporaryEndpoints, KeyError> {
+        let life = *self.token_life.lock().unwrap_or_else(PoisonError::into_inner);
+        let expires_at = end_of_life((self.now)(), life);
+        let stamp = expires_at.unix_timestamp();
+        Ok(TemporaryEndpoints {
+            service_bus: vec![BusEndpoint {
+                endpoint: self.bus_endpoint.clone(),
+                entity_path: tenant.entity.clone(),
+                sas_token: self.keys.bus_token(&tenant.name, "127.0.0.1", stamp)?,
+                expires_at: Some(expires_at),
+            }],
+            blob_storage: vec![BlobEndpoint {
+                endpoint: self.blob_endpoint.clone(),
+                container: self.container.clone(),
+                sas_token: self.keys.container_token(&tenant.name, &self.container, &tenant.permissions, stamp)?,
+                expires_at: Some(expires_at),
+            }],
+        })
+    }
+
+    async fn answer(&self, request: &Request<Incoming>, line: &Line) -> Response<Body> {
+        if request.uri().path() != TEMPORARY_ENDPOINTS_PATH {
+            let message = format!("there is nothing here; grants are at {TEMPORARY_ENDPOINTS_PATH}");
+            return refusal(StatusCode::NOT_FOUND, "NotFound", &message);
+        }
+        if *request.method() != Method::GET {
+            let mut response =
+                refusal(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", "grants are fetched with GET");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+            return response;
+        }
+        let tenant = self.tenant_of(request);
+        let name = tenant.as_ref().ok().map(|tenant| tenant.name.as_str());
+        let to_do = self.faults.on_grant(name);
+        if !to_do.delay.is_zero() {
+            tokio::time::sleep(to_do.delay).await;
+        }
+        if to_do.reset {
+            self.stats.grant(name, false);
+            line.reset();
+            std::future::pending::<()>().await;
+        }
+        let response = match (to_do.busy, tenant) {
+            (Some(seconds), _) => {
+                let mut response =
+                    refusal(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "a fault script says so");
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+                response
+            }
+            (None, Err(problem)) => {
+                let mut response = refusal(StatusCode::UNAUTHORIZED, "Unauthorized", problem);
+                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                response
+            }
+            (None, Ok(tenant)) => match self.grant(tenant) {
+                Ok(grant) => json(StatusCode::OK, &grant),
+                Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &error.to_string()),
+            },
+        };
+        self.stats.grant(name, response.status() == StatusCode::OK);
+        response
+    }
+}
+
+impl Handler for TenantService {
+    async fn handle(&self, request: Request<Incoming>, line: &Line) -> Response<Body> {
+        self.answer(&request, line).await
+    }
+}
+
+fn refusal(status: StatusCode, code: &str, message: &str) -> Response<Body> {
+    json(status, &json!({ "error": { "code": code, "message": message } }))
+}
+
+/// The first whole second that is not before `now + life`.
+fn end_of_life(now: OffsetDateTime, life: Duration) -> OffsetDateTime {
+    let end = now.saturating_add(time::Duration::try_from(life).unwrap_or(time::Duration::MAX));
+    let whole = end.replace_nanosecond(0).unwrap_or(end);
+    if whole == end { end } else { whole.saturating_add(time::Duration::SECOND) }
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    #[test]
+    fn a_token_ends_at_the_first_whole_second_after_its_life() {
+        let now = datetime!(2027-01-15 08:00:00.000_000_001 UTC);
+        assert_eq!(end_of_life(now, Duration::from_secs(2)), datetime!(2027-01-15 08:00:03 UTC));
+        assert_eq!(end_of_life(now, Duration::from_nanos(999_999_999)), datetime!(2027-01-15 08:00:01 UTC));
+        let now = datetime!(2027-01-15 08:00:00 UTC);
+        assert_eq!(end_of_life(now, Duration::from_secs(2)), datetime!(2027-01-15 08:00:02 UTC));
+        assert_eq!(end_of_life(now, Duration::from_millis(1)), datetime!(2027-01-15 08:00:01 UTC));
+    }
+}
