@@ -201,7 +201,7 @@ fn code_in(body: &[u8]) -> Option<String> {
 }
 
 /// A ranged answer must be the range that was asked for, up to the blob's end. The SDK takes a shorter one for a reason
-/// to fetch the rest by itself, into a buffer that it pads with zeros (1.1.0).
+/// to fetch the rest by itself, after a first part that it pads with zeros (1.1.0, by its source).
 fn check_range(request: &Request, status: u16, headers: &Headers) -> Result<(), Fault> {
     const RANGE: HeaderName = HeaderName::from_static("range");
     let Some((first, last)) = request.headers().get_optional_str(&RANGE).and_then(parse_range) else {

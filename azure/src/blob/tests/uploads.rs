@@ -13,7 +13,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use tokio::sync::Barrier;
 
-use super::{container, refusal};
+use super::{container, generation, refusal};
 use crate::{
     blob::{BlobError, BlobHeaders},
     peer::{End, Peer, Reply, Seen},
@@ -107,6 +107,27 @@ async fn a_block_is_repeated_under_its_own_id_until_it_is_there() {
     assert!(seen.iter().all(|each| block_id(each) == block_id(&seen[0]) && each.body == b"block"));
     upload.commit(&headers()).await.unwrap();
     assert_eq!(listed(&peer.seen()[5]).len(), 1);
+}
+
+#[tokio::test]
+async fn an_upload_outlives_tokens_that_die_between_any_two_of_its_requests() {
+    // Every request finds that its token has just died, and goes through with the next one.
+    let peer = Peer::start(|number, seen| match generation(seen) {
+        current if current == number as u64 / 2 + 1 && number % 2 == 0 => refusal(403, "AuthenticationFailed"),
+        _ => created(),
+    })
+    .await;
+    let (container, tokens) = container(&peer, 4096);
+    let upload = container.upload("a");
+    for block in ["one", "two", "three"] {
+        upload.stage(block.into()).await.unwrap();
+    }
+    assert_eq!(upload.commit(&headers()).await.unwrap().length, 11);
+    let seen = peer.seen();
+    assert_eq!((seen.len(), tokens.renewals()), (8, 4));
+    let bodies: Vec<_> = seen.iter().skip(1).step_by(2).map(|seen| seen.body.clone()).collect();
+    assert_eq!(bodies[..3], [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
+    assert_eq!(listed(&seen[7]).len(), 3);
 }
 
 #[tokio::test]
