@@ -4,7 +4,13 @@
 //! A proxy is taken from `HTTPS_PROXY` or `ALL_PROXY` (upper or lower case; `NO_PROXY` excepts hosts) and used for https
 //! alone, by CONNECT: it never sees a token. Plain http goes to loopback only, and loopback never through a proxy.
 
-use std::{error::Error, fmt, path::Path, time::Duration};
+use std::{
+    error::Error,
+    fmt,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
@@ -122,6 +128,8 @@ impl HttpClient {
             .redirect(redirect::Policy::none())
             .referer(false)
             .retry(retry::never())
+            // Plain text may go there, so no resolver decides where it is. (Port 0 stands for the URL's.)
+            .resolve_to_addrs("localhost", &[(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()])
             .no_proxy();
         if let Some(proxy) = proxy {
             builder = builder.proxy(proxy);

@@ -89,6 +89,15 @@ async fn a_token_is_not_sent_over_plain_http_to_another_machine() {
 }
 
 #[tokio::test]
+async fn localhost_is_this_machine_without_asking_a_resolver() {
+    let peer = Peer::start(|_, _| Reply::new(200)).await;
+    let url = Url::parse(&format!("http://localhost:{}/a", peer.port())).unwrap();
+    assert_eq!(get(&client(), &url).await.unwrap().status, 200);
+    let seen = &peer.seen()[0];
+    assert_eq!((seen.path.as_str(), seen.header("host")), ("/a", Some(format!("localhost:{}", peer.port()).as_str())));
+}
+
+#[tokio::test]
 async fn no_error_shows_a_query_a_password_or_the_token() {
     let peer = Peer::start(|_, _| Reply::new(200).ending(End::Reset)).await;
     let dead = Peer::start(|_, _| Reply::new(200)).await;
