@@ -141,13 +141,12 @@ impl Faults {
                 return Err(ScriptError::step(index, problem));
             }
         }
-        let now = Instant::now();
         let mut at_once = Vec::new();
         {
             let mut state = self.state();
             for step in steps {
                 let mut left = step.times.get();
-                let due = if let When::After(delay) = step.when { Some(now + delay) } else { None };
+                let due = if let When::After(delay) = step.when { Some(later(delay)) } else { None };
                 let due_count = self.hands.count(&step.when).map(|(count, nth)| count + nth);
                 if step.when == When::Now {
                     at_once.push(state.steps.len());
@@ -211,31 +210,33 @@ impl Faults {
                 () = stop.cancelled() => return,
                 () = self.timed.notified() => {}
                 () = async { sleep_until(next.unwrap_or_else(Instant::now)).await }, if next.is_some() => self.fire_due(),
-                () = self.hands.broker.wait_until(|_| self.first_counted().is_some()) => self.fire_counted(),
+                () = self.hands.broker.wait_until(|_| self.state().steps.iter().any(|step| self.is_counted(step))) => {
+                    self.fire_counted();
+                }
             }
         }
     }
 
-    /// The first step whose count of messages is reached.
-    fn first_counted(&self) -> Option<usize> {
-        self.state().steps.iter().position(|installed| {
-            installed
-                .due_count
-                .is_some_and(|due| self.hands.count(&installed.step.when).is_some_and(|(count, _)| count >= due))
-        })
+    /// Whether a step's count of messages is reached.
+    fn is_counted(&self, installed: &Installed) -> bool {
+        installed
+            .due_count
+            .is_some_and(|due| self.hands.count(&installed.step.when).is_some_and(|(count, _)| count >= due))
     }
 
     fn fire_counted(&self) {
-        while let Some(index) = self.first_counted() {
-            let on = {
-                let mut state = self.state();
-                let installed = &mut state.steps[index];
-                installed.left -= 1;
-                let When::Bus { event, entity, nth } = &installed.step.when else { return };
-                installed.due_count =
-                    installed.due_count.filter(|_| installed.left > 0).map(|due| due + u64::from(nth.get()));
-                format!("{} {entity}", event.name())
-            };
+        let claim = || {
+            let mut state = self.state();
+            let (index, installed) =
+                state.steps.iter_mut().enumerate().find(|(_, installed)| self.is_counted(installed))?;
+            let When::Bus { event, entity, nth } = &installed.step.when else { return None };
+            let on = format!("{} {entity}", event.name());
+            let next = installed.due_count.map(|due| due + u64::from(nth.get()));
+            installed.left -= 1;
+            installed.due_count = next.filter(|_| installed.left > 0);
+            Some((index, on))
+        };
+        while let Some((index, on)) = claim() {
             self.fire(index, on);
         }
     }
@@ -266,7 +267,7 @@ impl Faults {
             }
             _ => None,
         };
-        let mut to_request = self.on_request(fits, || format!("{} {name}", operation.name()));
+        let mut to_request = self.on_request(Service::Blob, fits, || format!("{} {name}", operation.name()));
         let down = self.state().blob_down_until;
         to_request.busy = to_request.busy.or_else(|| seconds_until(down));
         to_request
@@ -280,7 +281,8 @@ impl Faults {
             }
             _ => None,
         };
-        let mut to_request = self.on_request(fits, || format!("grant for {}", asks.unwrap_or_default()));
+        let on = || format!("grant for {}", asks.unwrap_or_default());
+        let mut to_request = self.on_request(Service::Tenant, fits, on);
         let down = self.state().tenant_down_until;
         to_request.busy = to_request.busy.or_else(|| seconds_until(down));
         to_request
@@ -308,7 +310,12 @@ impl Faults {
         })
     }
 
-    fn on_request(&self, fits: impl Fn(&When, &What) -> Option<NonZeroU32>, on: impl Fn() -> String) -> ToRequest {
+    fn on_request(
+        &self,
+        asked: Service,
+        fits: impl Fn(&When, &What) -> Option<NonZeroU32>,
+        on: impl Fn() -> String,
+    ) -> ToRequest {
         let mut to_request = ToRequest::default();
         let mut to_fire = Vec::new();
         for (index, installed) in self.state().steps.iter_mut().enumerate() {
@@ -319,7 +326,7 @@ impl Faults {
                     What::Delay(by) => to_request.delay += *by,
                     What::Busy { retry_after } => to_request.busy = Some(retry_after.as_secs()),
                     What::RefuseSas => to_request.refuse_sas = true,
-                    What::Reset { .. } => to_request.reset = true,
+                    What::Reset { service } if *service == asked => to_request.reset = true,
                     _ => {}
                 }
             }
@@ -332,21 +339,17 @@ impl Faults {
 
     /// Does what a step that was counted says, beyond its request, and writes it to the log.
     fn fire(&self, index: usize, on: String) {
-        let what = {
+        let Step { when, what, .. } = {
             let mut state = self.state();
-            let Step { when, what, .. } = state.steps[index].step.clone();
-            match &what {
-                What::Down { service: Service::Blob, lasts } => state.blob_down_until = Some(Instant::now() + *lasts),
-                What::Down { service: Service::Tenant, lasts } => {
-                    state.tenant_down_until = Some(Instant::now() + *lasts);
-                }
+            let step = state.steps[index].step.clone();
+            match &step.what {
+                What::Down { service: Service::Blob, lasts } => state.blob_down_until = Some(later(*lasts)),
+                What::Down { service: Service::Tenant, lasts } => state.tenant_down_until = Some(later(*lasts)),
                 _ => {}
             }
-            // The reset of a request's own connection is the request's business.
-            let done_by_request = matches!((&when, &what), (When::Blob(_), What::Reset { .. }));
-            (!done_by_request).then_some(what)
+            step
         };
-        if let Some(what) = what {
+        if !what.is_done_by_request(&when) {
             self.hands.act(&what);
         }
         let mut state = self.state();
@@ -377,6 +380,13 @@ fn counts(installed: &mut Installed, nth: NonZeroU32) -> bool {
     let fires = installed.seen >= nth.get() && installed.left > 0;
     installed.left -= u32::from(fires);
     fires
+}
+
+/// An instant from now; one that no clock can hold is a century off.
+fn later(by: Duration) -> Instant {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    let now = Instant::now();
+    now.checked_add(by).unwrap_or(now + CENTURY)
 }
 
 /// Whole seconds, at least one, until an outage ends.

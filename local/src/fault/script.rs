@@ -99,11 +99,7 @@ pub(super) fn from_toml(text: &str) -> Result<Vec<Step>, ScriptError> {
 pub(crate) fn from_written(text: &str, written: Vec<Spanned<Written>>) -> Result<Vec<Step>, ScriptError> {
     let read = |written: Spanned<Written>| {
         let at = written.span().start;
-        let step = written.into_inner().into_step().map_err(|problem| ScriptError::line(text, at, problem))?;
-        match step.problem() {
-            Some(problem) => Err(ScriptError::line(text, at, problem)),
-            None => Ok(step),
-        }
+        written.into_inner().into_step().map_err(|problem| ScriptError::line(text, at, problem))
     };
     written.into_iter().map(read).collect()
 }
@@ -111,13 +107,8 @@ pub(crate) fn from_written(text: &str, written: Vec<Spanned<Written>>) -> Result
 pub(super) fn from_json(text: &str) -> Result<Vec<Step>, ScriptError> {
     let script: JsonScript = serde_json::from_str(text)
         .map_err(|error| ScriptError { place: format!("line {}", error.line()), problem: error.to_string() })?;
-    let read = |(index, written): (usize, Written)| {
-        let step = written.into_step().map_err(|problem| ScriptError::step(index, problem))?;
-        match step.problem() {
-            Some(problem) => Err(ScriptError::step(index, problem)),
-            None => Ok(step),
-        }
-    };
+    let read =
+        |(index, written): (usize, Written)| written.into_step().map_err(|problem| ScriptError::step(index, problem));
     script.faults.into_iter().enumerate().map(read).collect()
 }
 
@@ -147,7 +138,11 @@ impl Written {
             let on = self.on.as_deref().unwrap_or("now");
             return Err(format!("`{name}` means nothing with on = {on:?} and do = {:?}; leave it out", self.act));
         }
-        Ok(Step { when, what, times: self.times.unwrap_or(NonZeroU32::MIN) })
+        let step = Step { when, what, times: self.times.unwrap_or(NonZeroU32::MIN) };
+        match step.problem() {
+            Some(problem) => Err(problem.to_owned()),
+            None => Ok(step),
+        }
     }
 
     fn take_when(&mut self) -> Result<When, String> {
@@ -196,7 +191,10 @@ impl Written {
                 Ok(What::Cut { at, refuse_sas: std::mem::take(&mut self.refuse_sas) })
             }
             "refuse_sas" => Ok(What::RefuseSas),
-            "reset" => Ok(What::Reset { service: self.take_service(&[Service::Blob, Service::Bus])? }),
+            "reset" => {
+                let service = self.take_service(&[Service::Blob, Service::Bus, Service::Tenant])?;
+                Ok(What::Reset { service })
+            }
             "busy" => Ok(What::Busy { retry_after: Duration::from_secs(self.retry_after_s.take().unwrap_or(1)) }),
             "delay" => Ok(What::Delay(self.take_ms("how long the request waits")?)),
             "down" => Ok(What::Down {
@@ -230,9 +228,12 @@ impl Written {
         let names: Vec<&str> = known.iter().map(|service| service.name()).collect();
         let wrong = || format!("do = {:?} needs `service`: one of {}", self.act, names.join(", "));
         match self.service.take() {
-            // A reset that waits for a blob request means that request's connection.
-            None if self.act == "reset" && self.on.as_deref() == Some("blob") => Ok(Service::Blob),
-            None => Err(wrong()),
+            // A reset that waits for a request means that request's connection.
+            None => match (self.act.as_str(), self.on.as_deref()) {
+                ("reset", Some("blob")) => Ok(Service::Blob),
+                ("reset", Some("grant")) => Ok(Service::Tenant),
+                _ => Err(wrong()),
+            },
             Some(name) => known.iter().copied().find(|service| service.name() == name).ok_or_else(wrong),
         }
     }

@@ -116,9 +116,9 @@ pub enum What {
     },
     /// Refuses the SAS of the blob request that fires the step, and every later request with it.
     RefuseSas,
-    /// A TCP reset: of the connection of the blob request that fires the step, else of all connections of a service.
+    /// A TCP reset of all connections of a service; if a request to that service fires the step, of its connection only.
     Reset {
-        /// Which connections, when the step does not wait for a blob request.
+        /// Which service; TenantService only when a grant fires it.
         service: Service,
     },
     /// Answers the request with 503 and `Retry-After`, in whole seconds.
@@ -215,6 +215,8 @@ impl Step {
             (_, What::Busy { .. } | What::Delay(_)) if !on_request => {
                 Some("this needs a request to do it to: on = \"blob\" or \"grant\"")
             }
+            (When::Grant { .. }, What::Reset { service: Service::Tenant }) => None,
+            (_, What::Reset { service: Service::Tenant }) => Some("this needs a request to do it to: on = \"grant\""),
             (_, What::Down { service: Service::Bus, .. }) => {
                 Some("the bus has no answer that says so; use do = \"reset\" or \"close\"")
             }
@@ -246,6 +248,14 @@ impl BlobRequests {
     pub(super) fn fit(&self, operation: BlobOperation, name: &str) -> bool {
         self.operation.is_none_or(|wanted| wanted == operation)
             && self.name_contains.as_ref().is_none_or(|part| name.contains(part.as_str()))
+    }
+}
+
+impl What {
+    /// Whether the request that fires the step does all there is to do: its own connection is its own business.
+    pub(super) fn is_done_by_request(&self, when: &When) -> bool {
+        let Self::Reset { service } = self else { return false };
+        matches!((when, service), (When::Blob(_), Service::Blob) | (When::Grant { .. }, Service::Tenant))
     }
 }
 

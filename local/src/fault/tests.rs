@@ -260,6 +260,27 @@ async fn a_reset_loses_the_request_and_only_its_connection() {
 }
 
 #[tokio::test]
+async fn a_request_to_one_service_can_reset_the_connections_of_another() {
+    let setup = setup().await;
+    let mut idle = TcpStream::connect(("127.0.0.1", setup.local.ports().blob)).await.unwrap();
+    // Its first answer shows that the server knows the connection.
+    idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    idle.read_exact(&mut [0; 12]).await.unwrap();
+    let when = When::Grant { tenant: None, nth: nth(1) };
+    setup.install(Step::new(when, What::Reset { service: Service::Blob }));
+    assert_eq!(setup.grant(0).await.status(), 200, "its own connection is left alone");
+    let error = idle.read_to_end(&mut Vec::new()).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+
+    setup.install(Step::from_toml("[[faults]]\non = \"grant\"\ndo = \"reset\"").unwrap().remove(0));
+    let ready = setup.local.ready_file();
+    let url = format!("{}{}", ready.tenant_url, waybill_contracts::TEMPORARY_ENDPOINTS_PATH);
+    let reset = reqwest::Client::builder().no_proxy().build().unwrap().get(url).bearer_auth(&ready.bearer_token);
+    assert!(reset.send().await.is_err());
+    assert_eq!(setup.local.stats().grants("acme").issued, 1);
+}
+
+#[tokio::test]
 async fn a_rotation_at_a_request_hits_that_request() {
     let setup = setup().await;
     let (sas, other) = (setup.token("acme"), setup.token("zenith"));
@@ -399,6 +420,7 @@ async fn a_script_that_can_never_fire_is_refused_whole() {
         (Step::new(When::Now, What::RefuseSas), "on = \"blob\""),
         (Step::new(When::Now, What::Cut { at: CutAt::BlobByte(1), refuse_sas: false }), "on = \"blob\""),
         (Step::new(When::Now, What::Delay(Duration::ZERO)), "on = \"blob\" or \"grant\""),
+        (Step::new(When::Now, What::Reset { service: Service::Tenant }), "on = \"grant\""),
         (good.clone().times(nth(2)), "`times`"),
         (Step::new(When::Now, What::Down { service: Service::Bus, lasts: Duration::ZERO }), "the bus has no answer"),
         (Step::new(When::Now, What::Rotate { tenant: Some("acmee".to_owned()) }), "no tenant is called \"acmee\""),
@@ -516,8 +538,9 @@ fn a_wrong_script_is_refused_with_its_place() {
             "no blob operation; there are ListContainers",
         ),
         ("[[faults]]\non = \"blob\"\ndo = \"delay\"", "needs `ms`"),
-        ("[[faults]]\ndo = \"reset\"", "needs `service`: one of blob, bus"),
-        ("[[faults]]\ndo = \"reset\"\nservice = \"tenant\"", "needs `service`: one of blob, bus"),
+        ("[[faults]]\ndo = \"reset\"", "needs `service`: one of blob, bus, tenant"),
+        ("[[faults]]\ndo = \"reset\"\nservice = \"tenant\"", "on = \"grant\""),
+        ("[[faults]]\ndo = \"down\"\nms = 1\nservice = \"bus\"", "needs `service`: one of blob, tenant"),
         ("[[faults]]\ndo = \"detach\"", "needs `entity`"),
         ("[[faults]]\non = \"completed\"\ndo = \"rotate\"", "needs `entity`"),
         ("[[faults]]\ndo = \"rotate\"\nentity = \"exports\"", "`entity` means nothing"),
