@@ -42,8 +42,11 @@ pub struct Grant {
 
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whoever puts a token into the URL shall not find it in a log.
+        let mut endpoint = self.endpoint.clone();
+        endpoint.set_query(None);
         f.debug_struct("Grant")
-            .field("endpoint", &self.endpoint.as_str())
+            .field("endpoint", &endpoint.as_str())
             .field("entity", &self.entity)
             .field("sas", &self.sas)
             .field("expires_at", &self.expires_at)
@@ -75,7 +78,9 @@ pub enum GrantError {
         problem: String,
     },
     /// A fresh token was refused too: a missing right, a firewall or clock skew.
-    #[error("{service:?} refused two tokens in a row; check the rights of the grant, the firewall and this machine's clock")]
+    #[error(
+        "{service:?} refused two tokens in a row; check the rights of the grant, the firewall and this machine's clock"
+    )]
     RefusedTwice {
         /// For which service.
         service: Service,
@@ -102,5 +107,24 @@ impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
 
     fn changes(&self) -> watch::Receiver<Generation> {
         (**self).changes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_grant_never_shows_its_token() {
+        let grant = Grant {
+            endpoint: "https://account.blob.core.windows.net/?sv=1&sig=hunter2".parse().unwrap(),
+            entity: "exports".to_owned(),
+            sas: Secret::new("SharedAccessSignature sig=hunter2"),
+            expires_at: OffsetDateTime::UNIX_EPOCH,
+            generation: Generation(7),
+        };
+        let shown = format!("{grant:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        assert!(shown.contains("account.blob.core.windows.net") && shown.contains("exports"), "{shown}");
     }
 }

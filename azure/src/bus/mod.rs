@@ -3,19 +3,46 @@
 //! A lost link or connection ends the [`Sender`] or [`Receiver`] with a typed reason; the owner opens a new one after
 //! [`BusError::retry_after`], and [`Bus`] opens a new connection when the old one is gone. Service Bus does not support
 //! link recovery, so links are always new.
+//!
+//! # Tokens
+//! Before a link is attached its token is put for the entity; whenever the [`TokenSource`] has a newer one it is put on
+//! the open connection and links stay attached. A token that the broker refuses is renewed once per attach; a second
+//! refusal is [`BusError::Unauthorized`]. A link that is cut because its token died ends with [`BusError::Detached`]; the
+//! next attach is refused for the same reason, or the source has renewed by then, so that all links together cost one
+//! renewal.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod cbs;
+mod connection;
+mod error;
+mod link;
+mod message;
+mod receiver;
+mod sender;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use time::OffsetDateTime;
+use tokio::{
+    sync::Mutex,
+    task::JoinSet,
+    time::{error::Elapsed, timeout},
+};
+use tokio_util::sync::CancellationToken;
 
-use crate::{GrantError, TokenSource};
+use self::{connection::Connection, token::Tokens};
+pub use self::{error::BusError, receiver::Receiver, sender::Sender};
+use crate::TokenSource;
 
-/// A connection to one namespace. Clones share it.
+/// A connection to one namespace. Clones share it, and so do its senders and receivers: it lives until the last of them
+/// is dropped, or until [`Bus::close`].
 #[derive(Debug, Clone)]
 pub struct Bus {
-    #[allow(dead_code)]
-    tokens: Arc<dyn TokenSource>,
+    inner: Arc<Inner>,
 }
 
 /// Limits of a [`Bus`].
@@ -23,15 +50,22 @@ pub struct Bus {
 pub struct BusOptions {
     /// For each call: open, attach, put-token, send (default 30 s).
     pub call_timeout: Duration,
-    /// What the peer may be silent for before the connection counts as dead (default 60 s).
+    /// What the peer may be silent for, or may leave our bytes unread, before the connection counts as dead (default 60 s).
     pub idle_timeout: Duration,
     /// Extra certificate authorities, PEM.
-    pub ca_file: Option<std::path::PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    /// The clock, for `creation-time` (default: the system's).
+    pub now: fn() -> OffsetDateTime,
 }
 
 impl Default for BusOptions {
     fn default() -> Self {
-        Self { call_timeout: Duration::from_secs(30), idle_timeout: Duration::from_secs(60), ca_file: None }
+        Self {
+            call_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(60),
+            ca_file: None,
+            now: OffsetDateTime::now_utc,
+        }
     }
 }
 
@@ -40,7 +74,7 @@ impl Default for BusOptions {
 pub struct Message {
     /// The body.
     pub body: Bytes,
-    /// `message-id`: what duplicate detection looks at.
+    /// `message-id`: what duplicate detection looks at. Left out when empty.
     pub message_id: String,
     /// `correlation-id`.
     pub correlation_id: Option<String>,
@@ -50,7 +84,7 @@ pub struct Message {
     pub content_type: Option<String>,
     /// `creation-time`; default: when it is sent.
     pub created_at: Option<OffsetDateTime>,
-    /// `ttl` of the header.
+    /// `ttl` of the header, and `absolute-expiry-time` when it is longer than the header can say (49.7 days).
     pub time_to_live: Option<Duration>,
     /// Application properties, text only.
     pub properties: BTreeMap<String, String>,
@@ -71,9 +105,10 @@ pub struct Delivery {
     pub content_type: Option<String>,
     /// Application properties as text (numbers and booleans written out; other types left out).
     pub properties: BTreeMap<String, String>,
-    /// `x-opt-sequence-number`: the broker's own, unique in the entity.
+    /// `x-opt-sequence-number`: the broker's own, unique in the entity. Negative when the message breaks AMQP's rules so
+    /// that nothing of it can be read: then it is made from the lock token, and only tells this delivery from others.
     pub sequence_number: i64,
-    /// `x-opt-enqueued-time`.
+    /// `x-opt-enqueued-time`; 1970 when the broker gave none.
     pub enqueued_at: OffsetDateTime,
     /// `x-opt-locked-until`.
     pub locked_until: Option<OffsetDateTime>,
@@ -83,9 +118,12 @@ pub struct Delivery {
     pub tag: DeliveryTag,
 }
 
-/// Names a delivery on the link that brought it; useless on any other.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeliveryTag(pub(crate) u32);
+/// Names a delivery on the link that brought it; any other link passes it over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DeliveryTag {
+    link: u64,
+    id: u32,
+}
 
 /// What ends a peek-lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +134,7 @@ pub enum Settlement {
     Abandon,
     /// Not tried; does not count as a delivery.
     Release,
-    /// To the dead-letter queue.
+    /// To the dead-letter queue. Texts beyond 4,096 characters are cut.
     DeadLetter {
         /// `DeadLetterReason`.
         reason: String,
@@ -105,148 +143,94 @@ pub enum Settlement {
     },
 }
 
-/// Why a link or the connection under it is gone, or a call failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[allow(missing_docs, reason = "the text of each variant says it")]
-pub enum BusError {
-    #[error("cannot connect to {address}: {problem}")]
-    Connect { address: String, problem: String },
-    #[error("no token for the bus")]
-    Grant(#[from] GrantError),
-    #[error("{entity}: the token was refused: {problem}")]
-    Unauthorized { entity: String, problem: String },
-    #[error("{entity}: no such entity: {problem}; check its name and that it exists")]
-    NotFound { entity: String, problem: String },
-    #[error("{entity}: the entity is disabled: {problem}")]
-    Disabled { entity: String, problem: String },
-    #[error("{entity}: the entity is full: {problem}; it goes on when there is room")]
-    QuotaExceeded { entity: String, problem: String },
-    #[error("{entity}: the broker is busy: {problem}")]
-    Busy { entity: String, problem: String },
-    #[error("{entity}: the link was detached: {problem}")]
-    Detached { entity: String, problem: String },
-    #[error("the connection is gone: {problem}")]
-    Disconnected { problem: String },
-    #[error("{what} took longer than {limit:?}")]
-    Timeout { what: &'static str, limit: Duration },
-    #[error("{entity}: message {message_id} is too large: {problem}")]
-    TooLarge { entity: String, message_id: String, problem: String },
-    #[error("{entity}: refused: {problem}")]
-    Rejected { entity: String, problem: String },
-}
-
 /// How to open a [`Receiver`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct ReceiverOptions {
     /// Receive from the entity's dead-letter queue instead.
     pub dead_letter_queue: bool,
 }
 
-/// Sends to the grant's entity.
 #[derive(Debug)]
-pub struct Sender {}
+struct Inner {
+    tokens: Arc<Tokens>,
+    options: BusOptions,
+    /// Held while a connection is opened, so that all who ask at once share it.
+    state: Mutex<State>,
+    stop: CancellationToken,
+}
 
-/// Receives from the grant's entity under peek-lock. Brings nothing until it has credit.
-#[derive(Debug)]
-pub struct Receiver {}
+#[derive(Debug, Default)]
+struct State {
+    connection: Option<Connection>,
+    /// Of the connections; ended by `stop`, or aborted when the bus is dropped.
+    tasks: JoinSet<()>,
+}
 
 impl Bus {
     /// Does not connect yet.
     #[must_use]
     pub fn new(tokens: Arc<dyn TokenSource>, options: BusOptions) -> Self {
-        todo!("{tokens:?} {options:?}")
+        let (tokens, state) = (Arc::new(Tokens::new(tokens)), Mutex::default());
+        Self { inner: Arc::new(Inner { tokens, options, state, stop: CancellationToken::new() }) }
     }
 
     /// Connects if needed, puts the token, attaches a sender.
     ///
     /// # Errors
     /// [`BusError`]; with a stale token it renews once by itself.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: a link that nobody takes is closed again.
     pub async fn sender(&self) -> Result<Sender, BusError> {
-        todo!()
+        let attached = self.connection().await?.attach_sender().await?;
+        Ok(Sender::new(attached, self.clone()))
     }
 
     /// Connects if needed, puts the token, attaches a receiver with no credit.
     ///
     /// # Errors
     /// [`BusError`]; with a stale token it renews once by itself.
-    pub async fn receiver(&self, options: ReceiverOptions) -> Result<Receiver, BusError> {
-        todo!("{options:?}")
-    }
-
-    /// Closes links and the connection, best effort, within the call timeout. Doing it twice is fine.
-    pub async fn close(&self) {
-        todo!()
-    }
-}
-
-impl Sender {
-    /// Sends the messages as batches no larger than the link allows, and waits until the broker has accepted them all.
-    /// Order within a call is kept. `&self`: several calls may be under way.
-    ///
-    /// # Errors
-    /// The first [`BusError`]; [`BusError::had_no_effect`] says whether some may have been accepted.
-    pub async fn send(&self, messages: &[Message]) -> Result<(), BusError> {
-        todo!("{messages:?}")
-    }
-}
-
-impl Receiver {
-    /// Lets the broker send `messages` more.
-    ///
-    /// # Errors
-    /// When the link is gone.
-    pub async fn add_credit(&mut self, messages: u32) -> Result<(), BusError> {
-        todo!("{messages}")
-    }
-
-    /// The next delivery.
-    ///
-    /// # Errors
-    /// Why the link is gone. After that, only errors come.
     ///
     /// # Cancel safety
-    /// Cancel-safe: a delivery is returned or stays.
-    pub async fn next(&mut self) -> Result<Delivery, BusError> {
-        todo!()
+    /// Cancel-safe: a link that nobody takes is closed again.
+    pub async fn receiver(&self, options: ReceiverOptions) -> Result<Receiver, BusError> {
+        let attached = self.connection().await?.attach_receiver(options.dead_letter_queue).await?;
+        Ok(Receiver::new(attached, self.clone()))
     }
 
-    /// Takes what has already arrived, without waiting: for bursts.
-    pub fn try_next(&mut self) -> Option<Delivery> {
-        todo!()
+    /// Closes links and the connection, best effort, within the call timeout. Doing it twice is fine. Its senders and
+    /// receivers then end with [`BusError::Disconnected`].
+    pub async fn close(&self) {
+        self.inner.stop.cancel();
+        let mut state = self.inner.state.lock().await;
+        state.connection = None;
+        let ending = async { while state.tasks.join_next().await.is_some() {} };
+        if let Err(Elapsed { .. }) = timeout(self.inner.options.call_timeout, ending).await {
+            state.tasks.shutdown().await;
+        }
     }
 
-    /// Settles deliveries of this link. Consecutive ones with the same settlement go as one disposition. There is no
-    /// confirmation (a lost lock shows as a redelivery), so this must come after the commit that makes it safe.
-    ///
-    /// # Errors
-    /// When the link is gone.
-    pub async fn settle(&mut self, tags: &[DeliveryTag], settlement: &Settlement) -> Result<(), BusError> {
-        todo!("{tags:?} {settlement:?}")
+    fn options(&self) -> &BusOptions {
+        &self.inner.options
     }
 
-    /// Stops new deliveries, releases what was not taken, detaches. Best effort, bounded by the call timeout.
-    pub async fn close(self) {
-        todo!()
-    }
-}
-
-impl BusError {
-    /// Whether the call surely had no effect at the broker, so that repeating it cannot duplicate.
-    #[must_use]
-    pub fn had_no_effect(&self) -> bool {
-        todo!()
-    }
-
-    /// How long to wait at least before the next try, when the broker or the kind of error says so.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        todo!()
-    }
-
-    /// Whether only a person can mend it (missing entity, refused token), so that it is tried on a slow clock.
-    #[must_use]
-    pub fn needs_person(&self) -> bool {
-        todo!()
+    /// The open connection, or a new one.
+    async fn connection(&self) -> Result<Connection, BusError> {
+        let inner = &self.inner;
+        let open = async {
+            let mut state = inner.state.lock().await;
+            let State { connection, tasks } = &mut *state;
+            while tasks.try_join_next().is_some() {}
+            if let Some(open) = connection.as_ref().filter(|open| open.status.why().is_none()) {
+                return Ok(open.clone());
+            }
+            let open = Connection::open(&inner.tokens, &inner.options, inner.stop.clone(), tasks).await?;
+            Ok(connection.insert(open).clone())
+        };
+        tokio::select! {
+            biased;
+            () = inner.stop.cancelled() => Err(BusError::Disconnected { problem: "the bus was closed".to_owned() }),
+            opened = open => opened,
+        }
     }
 }
