@@ -97,6 +97,37 @@ async fn stopping_frees_the_ports_and_may_be_done_twice() {
 }
 
 #[tokio::test]
+async fn a_running_request_ends_before_the_stop() {
+    let local = started().await;
+    local
+        .faults()
+        .install([Step::new(
+            crate::fault::When::Grant { tenant: None, nth: std::num::NonZeroU32::MIN },
+            crate::fault::What::Delay(Duration::from_millis(300)),
+        )])
+        .unwrap();
+    let asked = ask_grant(&local, &local.ready_file().bearer_token);
+    let stopped = async {
+        local.faults().wait_for(1).await;
+        local.stop().await;
+    };
+    let (answer, ()) = tokio::join!(asked, stopped);
+    assert_eq!(answer.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_cannot_hold_up_the_stop() {
+    let local = started().await;
+    let sas = local.keys().account_sas("rwc", now() + 60);
+    let url = format!("http://127.0.0.1:{}/devstoreaccount1/batchtoprocess/large?{sas}", local.ports().blob);
+    let put = http().put(&url).header("x-ms-blob-type", "BlockBlob").body(vec![0_u8; 64 << 20]).send().await.unwrap();
+    assert_eq!(put.status(), 201);
+    let reading = http().get(&url).send().await.unwrap();
+    timeout(Duration::from_secs(4), local.stop()).await.unwrap();
+    assert!(reading.bytes().await.is_err());
+}
+
+#[tokio::test]
 async fn dropping_ends_everything_too() {
     let local = started().await;
     let ports = local.ports();
