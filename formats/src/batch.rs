@@ -16,6 +16,8 @@ use crate::{
 pub(crate) const BAD_BYTES_MAX: usize = 64 << 10;
 /// The least room for inflating into.
 const ROOM_MIN: usize = 4 << 10;
+/// A row, before any was seen.
+const ROW_BYTES_GUESS: usize = 1 << 10;
 
 #[derive(Debug)]
 pub(crate) struct Growing {
@@ -127,12 +129,14 @@ impl Growing {
             moved = true;
         }
         let len = self.text.len();
-        let usual = self.first_begin.min(len) + self.batch_bytes + 64;
+        let usual = self.first_begin + self.batch_bytes + 64;
         let capacity = if len >= usual {
             len + self.batch_bytes.max(len / 4).max(ROOM_MIN)
         } else {
-            // After a whole batch: as much as that one needed. Before: as much as comes, doubled where that is too little.
-            let guess = if self.before.0 > 0 { self.before.0 + self.before.0 / 16 } else { expected };
+            // After a whole batch: as much as that one needed. Before: as much as comes, but not much more than so few rows
+            // need, because what is beyond them is copied. Doubled where it is too little.
+            let rows = self.batch_rows.saturating_mul(ROW_BYTES_GUESS);
+            let guess = if self.before.0 > 0 { self.before.0 + self.before.0 / 16 } else { expected.min(rows) };
             guess.max(2 * len).max(len + ROOM_MIN).min(usual.max(len + ROOM_MIN))
         };
         if capacity > self.text.capacity() {

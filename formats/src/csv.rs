@@ -402,8 +402,7 @@ impl Csv {
             let (s, verb) = if self.fields == 1 { ("", "is") } else { ("s", "are") };
             return Some(format!("there {verb} {} field{s} where the file has {columns} columns", self.fields));
         }
-        let error = str::from_utf8(row).err()?;
-        Some(format!("not UTF-8 at byte {} of the row", error.valid_up_to()))
+        find::not_utf8(row).map(|at| format!("not UTF-8 at byte {at} of the row"))
     }
 
     fn header(&self, text: &[u8], begin: usize, end: usize) -> Result<Columns, Broken> {

@@ -1,4 +1,4 @@
-//! Finding bytes over short distances, eight at a time.
+//! Finding bytes in rows, most of them over short distances, eight at a time.
 //!
 //! A field is mostly shorter than the price of a call into `memchr`; where the distance is long (line ends, closing
 //! quotes of CSV) `memchr` is used instead.
@@ -33,6 +33,11 @@ pub(crate) fn end_of_plain_text(bytes: &[u8], at: usize) -> usize {
 /// Where the first of two bytes lies at or after `at`; the length if nowhere.
 pub(crate) fn either(bytes: &[u8], at: usize, one: u8, other: u8) -> usize {
     find(bytes, at, |word| equal(word, one) | equal(word, other), |byte| byte == one || byte == other)
+}
+
+/// Where bytes are not UTF-8. Most rows are ASCII, which is the quicker question.
+pub(crate) fn not_utf8(bytes: &[u8]) -> Option<usize> {
+    if bytes.is_ascii() { None } else { str::from_utf8(bytes).err().map(|error| error.valid_up_to()) }
 }
 
 #[inline]

@@ -77,15 +77,6 @@ pub(crate) struct Checker {
     open: Vec<bool>,
 }
 
-#[derive(Clone, Copy)]
-enum Expect {
-    Name,
-    NameOrEnd,
-    Value,
-    ValueOrEnd,
-    CommaOrEnd,
-}
-
 impl Checker {
     pub(crate) fn new(nesting_max: usize) -> Self {
         Self { nesting_max, open: Vec::new() }
@@ -94,147 +85,130 @@ impl Checker {
     /// Checks a row whole: one object, nothing after it. `spans` gets its top-level fields; `base` is where the row
     /// begins in its batch's text.
     pub(crate) fn row(&mut self, row: &[u8], base: usize, spans: &mut Vec<FieldSpan>) -> Result<(), Problem> {
-        let at = skip_space(row, 0);
+        let place = |at: usize| u32::try_from(base + at).expect("a batch stays below 2 GiB");
+        let mut at = skip_space(row, 0);
         if row.get(at) != Some(&b'{') {
             return Err(Problem::new(at, format!("a row must be a JSON object, not {}", kind(row.get(at)))));
         }
-        self.container(row, at, |name, value, escaped| {
-            let place = |at: usize| u32::try_from(base + at).expect("a batch stays below 2 GiB");
+        at = skip_space(row, at + 1);
+        if row.get(at) == Some(&b'}') {
+            return nothing_more(row, at + 1);
+        }
+        loop {
+            let (name, name_escaped, start) = name(row, at)?;
+            let (end, escaped) = match row.get(start) {
+                Some(b'{' | b'[') => (self.container(row, start, 1)?, false),
+                _ => scalar(row, start)?,
+            };
             spans.push(FieldSpan {
-                name_start: place(name.start),
-                name_end: place(name.end) | if name.escaped { ESCAPED } else { 0 },
-                value_start: place(value.start),
-                value_end: place(value.end) | if escaped { ESCAPED } else { 0 },
+                name_start: place(at + 1),
+                name_end: place(name) | if name_escaped { ESCAPED } else { 0 },
+                value_start: place(start),
+                value_end: place(end) | if escaped { ESCAPED } else { 0 },
             });
-        })
+            at = skip_space(row, end);
+            match row.get(at) {
+                Some(b',') => at = skip_space(row, at + 1),
+                Some(b'}') => return nothing_more(row, at + 1),
+                _ => return Err(unexpected(row, at, "',' or '}'")),
+            }
+        }
     }
 
-    /// Checks an object or an array.
+    /// Checks an object or an array, nothing after it.
     pub(crate) fn nested(&mut self, text: &[u8]) -> Result<(), Problem> {
         let at = skip_space(text, 0);
         if !matches!(text.get(at), Some(b'{' | b'[')) {
             return Err(Problem::new(at, format!("a JSON object or array, not {}", kind(text.get(at)))));
         }
-        self.container(text, at, |_, _, _| {})
+        let end = self.container(text, at, 0)?;
+        nothing_more(text, end)
     }
 
-    fn container(
-        &mut self,
-        text: &[u8],
-        mut at: usize,
-        mut field: impl FnMut(Name, std::ops::Range<usize>, bool),
-    ) -> Result<(), Problem> {
+    /// The end of the object or array that begins at `at`, `above` levels deep.
+    fn container(&mut self, text: &[u8], mut at: usize, above: usize) -> Result<usize, Problem> {
         self.open.clear();
-        let mut name = Name { start: 0, end: 0, escaped: false };
-        let mut nested_start = 0;
-        // Where each container opens, `nested_start` is remembered for the top level only.
-        let is_object = text.get(at) == Some(&b'{');
-        self.enter(at, is_object)?;
-        at += 1;
-        let mut expect = if is_object { Expect::NameOrEnd } else { Expect::ValueOrEnd };
         loop {
-            at = skip_space(text, at);
-            let Some(&byte) = text.get(at) else {
-                return Err(Problem::new(at, "the row ends in the middle of its JSON"));
+            // A value begins here.
+            let value = at;
+            at = match text.get(at) {
+                Some(&bracket @ (b'{' | b'[')) => {
+                    if self.open.len() + above >= self.nesting_max {
+                        let problem = format!("nested deeper than the limit of {} levels", self.nesting_max);
+                        return Err(Problem::new(at, problem));
+                    }
+                    self.open.push(bracket == b'{');
+                    skip_space(text, at + 1)
+                }
+                _ => skip_space(text, scalar(text, at)?.0),
             };
-            let in_object = *self.open.last().expect("the loop ends with the last container");
-            let closes = match (expect, byte) {
-                (Expect::NameOrEnd, b'}') | (Expect::ValueOrEnd, b']') => true,
-                (Expect::CommaOrEnd, b'}') => in_object,
-                (Expect::CommaOrEnd, b']') => !in_object,
-                _ => false,
-            };
-            if closes {
-                at += 1;
-                self.open.pop();
-                match self.open.len() {
-                    0 => break,
-                    1 if self.open[0] => field(name, nested_start..at, false),
-                    _ => {}
-                }
-                expect = Expect::CommaOrEnd;
-                continue;
-            }
-            match expect {
-                Expect::Name | Expect::NameOrEnd => {
-                    if byte != b'"' {
-                        return Err(unexpected(text, at, "a field's name in quotes"));
-                    }
-                    let (end, escaped) = string(text, at)?;
-                    if self.open.len() == 1 {
-                        name = Name { start: at + 1, end, escaped };
-                    }
-                    at = skip_space(text, end + 1);
-                    if text.get(at) != Some(&b':') {
-                        return Err(unexpected(text, at, "':' after a field's name"));
-                    }
-                    at += 1;
-                    expect = Expect::Value;
-                }
-                Expect::Value | Expect::ValueOrEnd => {
-                    let start = at;
-                    let mut has_escapes = false;
-                    at = match byte {
-                        b'"' => {
-                            let (end, escaped) = string(text, at)?;
-                            has_escapes = escaped;
-                            end + 1
+            let mut is_first = matches!(text[value], b'{' | b'[');
+            // After an opening bracket or a value: brackets close until another value begins.
+            loop {
+                let Some(&in_object) = self.open.last() else { return Ok(at) };
+                match (text.get(at), in_object) {
+                    (Some(b'}'), true) | (Some(b']'), false) => {
+                        self.open.pop();
+                        at += 1;
+                        if !self.open.is_empty() {
+                            at = skip_space(text, at);
                         }
-                        b'-' | b'0'..=b'9' => number(text, at)?,
-                        b't' => literal(text, at, b"true")?,
-                        b'f' => literal(text, at, b"false")?,
-                        b'n' => literal(text, at, b"null")?,
-                        b'{' | b'[' => {
-                            if self.open.len() == 1 {
-                                nested_start = at;
-                            }
-                            self.enter(at, byte == b'{')?;
-                            expect = if byte == b'{' { Expect::NameOrEnd } else { Expect::ValueOrEnd };
-                            at += 1;
-                            continue;
-                        }
-                        _ => return Err(unexpected(text, at, "a value")),
-                    };
-                    if in_object && self.open.len() == 1 {
-                        field(name, start..at, has_escapes);
+                        is_first = false;
+                        continue;
                     }
-                    expect = Expect::CommaOrEnd;
+                    _ if is_first => {}
+                    (Some(b','), _) => at = skip_space(text, at + 1),
+                    (_, true) => return Err(unexpected(text, at, "',' or '}'")),
+                    (_, false) => return Err(unexpected(text, at, "',' or ']'")),
                 }
-                Expect::CommaOrEnd => {
-                    if byte != b',' {
-                        let wanted = if in_object { "',' or '}'" } else { "',' or ']'" };
-                        return Err(unexpected(text, at, wanted));
-                    }
-                    at += 1;
-                    expect = if in_object { Expect::Name } else { Expect::Value };
+                if in_object {
+                    at = name(text, at)?.2;
                 }
+                break;
             }
         }
-        at = skip_space(text, at);
-        if at < text.len() { Err(unexpected(text, at, "nothing after the row's object")) } else { Ok(()) }
-    }
-
-    fn enter(&mut self, at: usize, is_object: bool) -> Result<(), Problem> {
-        if self.open.len() >= self.nesting_max {
-            return Err(Problem::new(at, format!("nested deeper than the limit of {} levels", self.nesting_max)));
-        }
-        self.open.push(is_object);
-        Ok(())
     }
 }
 
-#[derive(Clone, Copy)]
-struct Name {
-    start: usize,
-    end: usize,
-    escaped: bool,
-}
-
+#[inline]
 fn skip_space(text: &[u8], mut at: usize) -> usize {
     while matches!(text.get(at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
         at += 1;
     }
     at
+}
+
+fn nothing_more(text: &[u8], at: usize) -> Result<(), Problem> {
+    let at = skip_space(text, at);
+    if at < text.len() { Err(unexpected(text, at, "nothing after the row's object")) } else { Ok(()) }
+}
+
+/// The name of a field that begins at `at`: where its closing quote is, whether it holds escapes, and where the value
+/// begins.
+#[inline(always)]
+fn name(text: &[u8], at: usize) -> Result<(usize, bool, usize), Problem> {
+    if text.get(at) != Some(&b'"') {
+        return Err(unexpected(text, at, "a field's name in quotes"));
+    }
+    let (end, escaped) = string(text, at)?;
+    let colon = skip_space(text, end + 1);
+    if text.get(colon) != Some(&b':') {
+        return Err(unexpected(text, colon, "':' after a field's name"));
+    }
+    Ok((end, escaped, skip_space(text, colon + 1)))
+}
+
+/// The end of the text, number or word that begins at `at`, and whether it is a text with escapes.
+#[inline(always)]
+fn scalar(text: &[u8], at: usize) -> Result<(usize, bool), Problem> {
+    match text.get(at) {
+        Some(b'"') => string(text, at).map(|(end, escaped)| (end + 1, escaped)),
+        Some(b'-' | b'0'..=b'9') => number(text, at).map(|end| (end, false)),
+        Some(b't') => literal(text, at, b"true"),
+        Some(b'f') => literal(text, at, b"false"),
+        Some(b'n') => literal(text, at, b"null"),
+        _ => Err(unexpected(text, at, "a value")),
+    }
 }
 
 fn kind(byte: Option<&u8>) -> &'static str {
@@ -250,27 +224,28 @@ fn kind(byte: Option<&u8>) -> &'static str {
     }
 }
 
+#[cold]
 fn unexpected(text: &[u8], at: usize, wanted: &str) -> Problem {
     let found = match text.get(at..).and_then(|rest| rest.utf8_chunks().next()) {
-        None => "the end".to_owned(),
+        None => return Problem::new(at, "the row ends in the middle of its JSON"),
         Some(chunk) => chunk.valid().chars().next().map_or("no character".to_owned(), |found| format!("{found:?}")),
     };
     Problem::new(at, format!("expected {wanted}, found {found}"))
 }
 
 /// The end of the string whose opening quote is at `at`: where its closing quote is, and whether it holds escapes.
+#[inline(always)]
 fn string(text: &[u8], at: usize) -> Result<(usize, bool), Problem> {
-    let opening = at;
-    let mut at = at + 1;
-    let mut escaped = false;
+    let end = find::end_of_plain_text(text, at + 1);
+    if text.get(end) == Some(&b'"') { Ok((end, false)) } else { string_with_escapes(text, at, end) }
+}
+
+/// Goes on at the first byte that is no plain text.
+fn string_with_escapes(text: &[u8], opening: usize, mut at: usize) -> Result<(usize, bool), Problem> {
     loop {
-        at = find::end_of_plain_text(text, at);
         match text.get(at) {
-            Some(b'"') => return Ok((at, escaped)),
-            Some(b'\\') => {
-                escaped = true;
-                at = escape(text, at)?;
-            }
+            Some(b'"') => return Ok((at, true)),
+            Some(b'\\') => at = find::end_of_plain_text(text, escape(text, at)?),
             Some(control) => {
                 return Err(Problem::new(at, format!("control character {control:#04x} in a text must be escaped")));
             }
@@ -310,9 +285,9 @@ fn code_unit(text: &[u8], at: usize) -> Result<u16, Problem> {
     }))
 }
 
-fn literal(text: &[u8], at: usize, word: &[u8]) -> Result<usize, Problem> {
+fn literal(text: &[u8], at: usize, word: &[u8]) -> Result<(usize, bool), Problem> {
     if text.get(at..).is_some_and(|rest| rest.starts_with(word)) {
-        Ok(at + word.len())
+        Ok((at + word.len(), false))
     } else {
         Err(unexpected(text, at, "a value"))
     }

@@ -1,12 +1,13 @@
 //! JSON Lines: where rows begin and end. Lines end with `\n` or `\r\n`; blank ones are no rows.
 
-use std::{mem, str};
+use std::mem;
 
 use memchr::memchr;
 
 use crate::{
     Limits,
     batch::{Growing, shrink},
+    find,
     json::{Checker, FieldSpan},
     row::Layout,
 };
@@ -79,9 +80,9 @@ impl JsonLines {
             self.spans.reserve(self.spans_before + self.spans_before / 8);
         }
         let fields = self.spans.len();
-        let checked = match str::from_utf8(row) {
-            Err(error) => Err(format!("not UTF-8 at byte {} of the row", error.valid_up_to())),
-            Ok(_) => self
+        let checked = match find::not_utf8(row) {
+            Some(at) => Err(format!("not UTF-8 at byte {at} of the row")),
+            None => self
                 .checker
                 .row(row, batch.begin, &mut self.spans)
                 .map_err(|problem| format!("{} at byte {} of the row", problem.what, problem.at)),

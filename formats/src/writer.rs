@@ -125,7 +125,7 @@ impl RowWriter {
 
     /// Takes what is ready to be stored, if it is at least `least` bytes.
     pub fn take(&mut self, least: usize) -> Option<Bytes> {
-        if matches!(self.packer.packing, Packing::None) {
+        if self.packer.gzip.is_none() {
             self.packer.pack_all(&mut self.encoder.text);
         }
         let ready = self.packer.stored.len();
@@ -143,48 +143,44 @@ impl RowWriter {
 /// Plain bytes to stored ones, counted and hashed on both sides.
 #[derive(Debug)]
 struct Packer {
-    packing: Packing,
+    /// Without it what is stored is what is plain, and is hashed once.
+    gzip: Option<Gzip>,
     /// Ready to be stored.
     stored: Vec<u8>,
     plain_bytes: u64,
     plain_sha256: Sha256,
     stored_bytes: u64,
-    sha256: Sha256,
 }
 
 #[derive(Debug)]
-enum Packing {
-    None,
-    Gzip(GzipWriter),
+struct Gzip {
+    writer: GzipWriter,
+    sha256: Sha256,
 }
 
 impl Packer {
     fn new(compression: Compression) -> Self {
         let mut stored = Vec::new();
-        let packing = match compression {
-            Compression::None => Packing::None,
-            Compression::Gzip(level) => Packing::Gzip(GzipWriter::new(level, &mut stored)),
+        let gzip = match compression {
+            Compression::None => None,
+            Compression::Gzip(level) => {
+                Some(Gzip { writer: GzipWriter::new(level, &mut stored), sha256: Sha256::new() })
+            }
         };
-        let (plain_sha256, sha256) = (Sha256::new(), Sha256::new());
-        Self { packing, stored, plain_bytes: 0, plain_sha256, stored_bytes: 0, sha256 }
-    }
-
-    fn count(&mut self, plain: &[u8]) {
-        self.plain_bytes += plain.len() as u64;
-        self.plain_sha256.update(plain);
+        Self { gzip, stored, plain_bytes: 0, plain_sha256: Sha256::new(), stored_bytes: 0 }
     }
 
     fn pack(&mut self, plain: &[u8]) {
         self.count(plain);
-        match &mut self.packing {
-            Packing::None => self.stored.extend_from_slice(plain),
-            Packing::Gzip(gzip) => gzip.write(plain, &mut self.stored),
+        match &mut self.gzip {
+            None => self.stored.extend_from_slice(plain),
+            Some(gzip) => gzip.writer.write(plain, &mut self.stored),
         }
     }
 
     /// Packs and empties a buffer; without compression the buffer itself becomes what is stored.
     fn pack_all(&mut self, plain: &mut Vec<u8>) {
-        if matches!(self.packing, Packing::None) && self.stored.is_empty() {
+        if self.gzip.is_none() && self.stored.is_empty() {
             self.count(plain);
             mem::swap(&mut self.stored, plain);
         } else {
@@ -193,23 +189,31 @@ impl Packer {
         }
     }
 
+    fn count(&mut self, plain: &[u8]) {
+        self.plain_bytes += plain.len() as u64;
+        self.plain_sha256.update(plain);
+    }
+
     fn take(&mut self) -> Bytes {
         self.stored_bytes += self.stored.len() as u64;
-        self.sha256.update(&self.stored);
+        if let Some(gzip) = &mut self.gzip {
+            gzip.sha256.update(&self.stored);
+        }
         Bytes::from(mem::take(&mut self.stored))
     }
 
     fn finish(mut self, rows: u64) -> (Bytes, WriterStats) {
-        if let Packing::Gzip(gzip) = mem::replace(&mut self.packing, Packing::None) {
-            gzip.finish(&mut self.stored);
+        if let Some(gzip) = &mut self.gzip {
+            gzip.writer.finish(&mut self.stored);
         }
         let rest = self.take();
+        let plain_sha256 = self.plain_sha256.finalize().into();
         let stats = WriterStats {
             rows,
             plain_bytes: self.plain_bytes,
             stored_bytes: self.stored_bytes,
-            plain_sha256: self.plain_sha256.finalize().into(),
-            sha256: self.sha256.finalize().into(),
+            plain_sha256,
+            sha256: self.gzip.map_or(plain_sha256, |gzip| gzip.sha256.finalize().into()),
         };
         (rest, stats)
     }

@@ -33,9 +33,10 @@ impl GzipWriter {
         }
     }
 
-    pub(crate) fn finish(mut self, out: &mut Vec<u8>) {
+    /// Ends the member. Nothing can be written to it afterwards.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         while self.deflate(&[], out, FlushCompress::Finish).1 != Status::StreamEnd {}
-        out.extend_from_slice(&self.crc.finalize().to_le_bytes());
+        out.extend_from_slice(&self.crc.clone().finalize().to_le_bytes());
         out.extend_from_slice(&self.length.to_le_bytes());
     }
 

@@ -1,5 +1,7 @@
 //! Gzip as others write it, damaged in every way.
 
+use proptest::prelude::*;
+
 use super::*;
 
 const PLAIN: &[u8] = b"{\"n\":1}\n{\"n\":2}\n{\"n\":3}\n";
@@ -121,4 +123,32 @@ fn a_member_may_be_larger_than_any_buffer() {
     let outcome = decode_chunks(json_lines(), stored.chunks(10_000));
     assert_eq!(outcome.end.as_ref().unwrap().rows, 300_000);
     assert_eq!(outcome.rows.last().unwrap().bytes(), b"{\"n\":299999}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+    #[test]
+    fn any_damage_comes_to_the_same_end_at_every_split(
+        changes in prop::collection::vec((2_usize..2000, any::<u8>()), 1..4),
+        level in 0_u32..10,
+        size in 1_usize..50,
+    ) {
+        let plain: Vec<u8> = (0..300).flat_map(|n| format!("{{\"n\":{}}}\n", n * n).into_bytes()).collect();
+        let mut stored = [member(&plain, level), member_with_names(&plain)].concat();
+        let len = stored.len();
+        for (at, byte) in changes {
+            stored[2 + at % (len - 2)] = byte;
+        }
+        let whole = decode(json_lines(), &stored);
+        let split = decode_chunks(json_lines(), stored.chunks(size));
+        // Where deflate notices depends on how much it looks at.
+        prop_assert_eq!(split.rows, whole.rows);
+        prop_assert_eq!(split.end.map_err(|end| (end.0, end.1, end.2)), whole.end.map_err(|end| (end.0, end.1, end.2)));
+    }
+
+    #[test]
+    fn rubbish_behind_the_magic_bytes_is_never_rows(rubbish in prop::collection::vec(any::<u8>(), 0..200)) {
+        let outcome = decode(json_lines(), &[&[0x1f, 0x8b, 8, rubbish.first().map_or(0, |byte| byte & 0x1f)], &rubbish[..]].concat());
+        prop_assert!(matches!(outcome.reason(), Reason::CorruptGzip | Reason::TruncatedFile));
+    }
 }
