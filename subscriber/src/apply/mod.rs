@@ -1,9 +1,29 @@
 //! What a row means, whatever the order in which files arrive. Pure: no I/O, no clock.
+//!
+//! An [`EntityPlan`] is compiled once from the configuration. A stretch of a file is then read twice: first for each row's
+//! key and version, which gives the order in which rows are applied and says which are superseded ([`batch`]); then, row
+//! by row as the sink comes to it, for its references and its columns ([`row`]). So nothing is kept of a row but its key
+//! and version, however many columns it has.
 
+mod batch;
+mod fields;
 mod key;
+mod number;
 mod plan;
 mod reference;
+mod row;
+mod shape;
+mod timestamp;
+mod value;
 mod version;
 
-pub use plan::{EntityPlan, PlanError, RowFault, RowPlan};
+#[cfg(test)]
+mod tests;
+
+pub(crate) use batch::{Batch, Head, RowAt};
+pub(crate) use key::KeyPart;
+pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault};
+pub(crate) use row::RowReader;
+pub(crate) use shape::{Grown, NewFields, Shape, ShapeColumn, folded};
+pub(crate) use value::Value;
 pub use version::Position;

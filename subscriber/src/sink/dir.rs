@@ -1,1 +1,361 @@
-//! A folder of files.
+//! A folder of files: one file of JSON Lines for each file of rows.
+//!
+//! ```text
+//! PATH/ItemChanges~1/export=3A8f25….jsonl        rows, under their final name once all are there
+//! PATH/ItemChanges~1/export=3A8f25…+bad.jsonl    rows that are not of their format, if there are any
+//! PATH/.waybill/progress.sqlite                 how far each file has come
+//! PATH/.waybill/parts/                          files that are not complete yet
+//! ```
+//!
+//! Names are [`FileName`]s, so a blobType or a file's identity can be any text.
+//!
+//! Each row of a file stands in its JSON Lines file once. Rows are written behind what progress says is there, synced, and
+//! then progress is committed: what a crash leaves beyond it is cut off. The file is moved to its final name after progress
+//! says that it is done, and at the next start if a crash came in between; so whoever takes finished files away never gets
+//! one twice.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Seek, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use waybill_contracts::FileName;
+use waybill_formats::RowBatch;
+use waybill_store::{
+    Migration, Schema, Sqlite, SqliteOptions,
+    rusqlite::{self, Connection, OptionalExtension, Transaction},
+};
+
+use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError};
+use crate::FileKey;
+
+const SCHEMA: Schema = Schema {
+    application_id: 0x5742_4449, // "WBDI"
+    name: "folder sink",
+    migrations: &[Migration { name: "progress", sql: include_str!("dir_0001.sql") }],
+    shared_with_user: false,
+};
+
+/// A folder of JSON Lines files. Clones share it; several processes may use one folder.
+#[derive(Debug, Clone)]
+pub struct DirSink {
+    folder: Arc<Path>,
+    store: Sqlite,
+}
+
+/// How far a file has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    rows: u64,
+    done: bool,
+    good_rows: u64,
+    bad_rows: u64,
+    good_bytes: u64,
+    bad_bytes: u64,
+}
+
+/// Where the files of a file of rows lie.
+struct Places {
+    folder: PathBuf,
+    final_folder: PathBuf,
+    name: String,
+}
+
+/// Why a job was given up.
+enum Failure {
+    Fenced { found: u64 },
+    File { path: PathBuf, error: io::Error },
+    Database(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Failure {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl DirSink {
+    /// Opens or makes the folder.
+    ///
+    /// # Errors
+    /// [`SinkOpenError`]: the folder cannot be made, its progress cannot be read, or finished files cannot be moved into it.
+    pub async fn open(path: impl Into<PathBuf>) -> Result<Self, SinkOpenError> {
+        let folder: Arc<Path> = path.into().into();
+        let name = format!("dir:{}", folder.display());
+        let unavailable = |problem: String| SinkOpenError::Unavailable { sink: name.clone(), problem };
+        let made = Arc::clone(&folder);
+        let open = move || {
+            let parts = made.join(".waybill").join("parts");
+            fs::create_dir_all(&parts).map_err(|error| format!("{}: {error}", parts.display()))?;
+            Ok::<_, String>(Sqlite::open(
+                &made.join(".waybill").join("progress.sqlite"),
+                &SCHEMA,
+                SqliteOptions::default(),
+            ))
+        };
+        let opened = tokio::task::spawn_blocking(open).await.map_err(|_| SinkOpenError::closing(&name))?;
+        let sink = Self { folder, store: opened.map_err(&unavailable)?? };
+        let folder = Arc::clone(&sink.folder);
+        let moved = sink.store.write(move |tx| move_finished(tx, &folder)).await;
+        match moved {
+            Ok(Ok(())) => Ok(sink),
+            Ok(Err(failure)) => Err(unavailable(sink.problem(failure))),
+            Err(error) => Err(unavailable(error.to_string())),
+        }
+    }
+
+    /// How many files are done, and their good and bad rows.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`].
+    pub async fn totals(&self) -> Result<(u64, u64, u64), SinkError> {
+        let sql =
+            "SELECT coalesce(sum(done), 0), coalesce(sum(good_rows), 0), coalesce(sum(bad_rows), 0) FROM progress";
+        let read = self.store.read(move |connection| {
+            connection.query_row(sql, [], |row| {
+                let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+                Ok((count(0)?, count(1)?, count(2)?))
+            })
+        });
+        read.await.map_err(|error| self.unavailable(error.to_string()))
+    }
+
+    /// Ends the writer. Clones fail from then on.
+    pub async fn close(&self) {
+        self.store.close().await;
+    }
+
+    fn problem(&self, failure: Failure) -> String {
+        match failure {
+            Failure::Fenced { found } => format!("progress is at row {found}"),
+            Failure::File { path, error } => format!("{}: {error}", path.display()),
+            Failure::Database(error) => self.store.error(error).to_string(),
+        }
+    }
+
+    fn unavailable(&self, problem: String) -> SinkError {
+        SinkError::Unavailable { sink: format!("dir:{}", self.folder.display()), problem }
+    }
+
+    fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
+        match failure {
+            Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
+            failure => self.unavailable(self.problem(failure)),
+        }
+    }
+}
+
+impl Sink for DirSink {
+    /// Of each row in its file; a program that reads finished files twice is on its own.
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
+        let file = file.as_str().to_owned();
+        let state = self.store.read(move |connection| state(connection, &file)).await;
+        let State { rows, done, .. } = state.map_err(|error| self.unavailable(error.to_string()))?;
+        Ok(Progress { rows, done })
+    }
+
+    /// # Cancel safety
+    /// Dropping the future does not stop the write: ask [`Sink::progress`] before going on.
+    async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
+        let lines = tokio::task::spawn_blocking(move || {
+            let lines = Lines::of(&batch.rows, from);
+            (lines, batch)
+        });
+        let (lines, batch) = match lines.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => return Err(self.unavailable("the program is ending".to_owned())),
+            },
+        };
+        let applied = Applied { inserted: lines.good_rows, bad: lines.bad_rows, ..Applied::default() };
+        let done = batch.end.is_some();
+        let (key, folder, blob_type, to) =
+            (file.as_str().to_owned(), Arc::clone(&self.folder), Arc::clone(&batch.blob_type), batch.to);
+        let places = Places::new(&folder, &blob_type, &key);
+        // Within the transaction, so that two workers of one file do not write into each other.
+        let write = move |tx: &Transaction<'_>| {
+            let known = state(tx, &key)?;
+            if known.rows != from || known.done {
+                return Err(Failure::Fenced { found: known.rows });
+            }
+            let places = Places::new(&folder, &blob_type, &key);
+            let next = State {
+                rows: to,
+                done,
+                good_rows: known.good_rows + lines.good_rows,
+                bad_rows: known.bad_rows + lines.bad_rows,
+                good_bytes: append(&places.part(GOOD), known.good_bytes, &lines.good)?,
+                bad_bytes: match known.bad_bytes + lines.bad_rows {
+                    0 => 0,
+                    _ => append(&places.part(BAD), known.bad_bytes, &lines.bad)?,
+                },
+            };
+            sync_folder(&places.folder)?;
+            advance(tx, &key, &blob_type, &next).map_err(Failure::from)
+        };
+        match self.store.write(write).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => return Err(self.failed(failure, file, from)),
+            Err(error) => return Err(self.unavailable(error.to_string())),
+        }
+        if done {
+            // Progress stands: what fails now is made good at the next start.
+            let moved = tokio::task::spawn_blocking(move || places.finish()).await;
+            if let Ok(Err(failure)) = moved {
+                tracing::warn!(problem = self.problem(failure), "a finished file waits to be moved to its place");
+            }
+        }
+        Ok(applied)
+    }
+}
+
+const GOOD: &str = ".jsonl";
+const BAD: &str = "+bad.jsonl"; // no FileName holds a plus, so this is no other file's name
+
+impl Places {
+    fn new(folder: &Path, blob_type: &str, file: &str) -> Self {
+        Self {
+            folder: folder.join(".waybill").join("parts"),
+            final_folder: folder.join(FileName::encode(blob_type).as_str()),
+            name: FileName::encode(file).as_str().to_owned(),
+        }
+    }
+
+    fn part(&self, kind: &str) -> PathBuf {
+        self.folder.join(format!("{}{kind}", self.name))
+    }
+
+    /// Moves the files to their final names; those that were moved before are passed over.
+    fn finish(&self) -> Result<(), Failure> {
+        let failed = |path: &Path, error| Failure::File { path: path.to_owned(), error };
+        fs::create_dir_all(&self.final_folder).map_err(|error| failed(&self.final_folder, error))?;
+        // Whoever sees the rows finds the bad ones beside them.
+        for kind in [BAD, GOOD] {
+            let part = self.part(kind);
+            match fs::rename(&part, self.final_folder.join(format!("{}{kind}", self.name))) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(failed(&part, error)),
+            }
+        }
+        sync_folder(&self.final_folder)
+    }
+}
+
+/// Moves what was done but not moved when the last run ended.
+fn move_finished(tx: &Transaction<'_>, folder: &Path) -> Result<(), Failure> {
+    let parts = folder.join(".waybill").join("parts");
+    let failed = |error| Failure::File { path: parts.clone(), error };
+    if fs::read_dir(&parts).map_err(failed)?.next().is_none() {
+        return Ok(());
+    }
+    let mut statement = tx.prepare("SELECT file, blob_type FROM progress WHERE done")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (file, blob_type): (String, String) = (row.get(0)?, row.get(1)?);
+        let places = Places::new(folder, &blob_type, &file);
+        if [GOOD, BAD].iter().any(|kind| places.part(kind).exists()) {
+            places.finish()?;
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a batch as text.
+struct Lines {
+    good: Vec<u8>,
+    good_rows: u64,
+    bad: Vec<u8>,
+    bad_rows: u64,
+}
+
+impl Lines {
+    fn of(batches: &[RowBatch], after: u64) -> Self {
+        let mut lines = Self { good: Vec::new(), good_rows: 0, bad: Vec::new(), bad_rows: 0 };
+        for batch in batches {
+            for row in batch.rows().filter(|row| row.number() > after) {
+                lines.good.extend_from_slice(row.to_json().as_bytes());
+                lines.good.push(b'\n');
+                lines.good_rows += 1;
+            }
+            for bad in batch.bad().iter().filter(|bad| bad.row > after) {
+                let line = serde_json::json!({
+                    "row": bad.row,
+                    "offset": bad.offset,
+                    "reason": waybill_contracts::Reason::MalformedRow,
+                    "problem": bad.problem,
+                    "bytes": String::from_utf8_lossy(&bad.bytes),
+                });
+                lines.bad.extend_from_slice(line.to_string().as_bytes());
+                lines.bad.push(b'\n');
+                lines.bad_rows += 1;
+            }
+        }
+        lines
+    }
+}
+
+/// Writes behind the first `length` bytes, which are known to be good, and syncs. Returns the new length.
+fn append(path: &Path, length: u64, text: &[u8]) -> Result<u64, Failure> {
+    let write = || -> io::Result<u64> {
+        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        if file.metadata()?.len() < length {
+            let problem = format!("it is shorter than the {length} bytes that were written; was it changed by hand?");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+        }
+        file.set_len(length)?;
+        file.seek(SeekFrom::End(0))?;
+        file.write_all(text)?;
+        file.sync_data()?;
+        Ok(length + text.len() as u64)
+    };
+    write().map_err(|error| Failure::File { path: path.to_owned(), error })
+}
+
+/// A new name is on disk once its folder is.
+fn sync_folder(path: &Path) -> Result<(), Failure> {
+    let sync = || if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) };
+    sync().map_err(|error: io::Error| Failure::File { path: path.to_owned(), error })
+}
+
+fn state(connection: &Connection, file: &str) -> rusqlite::Result<State> {
+    let sql = "SELECT rows, done, good_rows, bad_rows, good_bytes, bad_bytes FROM progress WHERE file = ?1";
+    let known = connection.prepare_cached(sql)?.query_row([file], |row| {
+        let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+        Ok(State {
+            rows: count(0)?,
+            done: row.get(1)?,
+            good_rows: count(2)?,
+            bad_rows: count(3)?,
+            good_bytes: count(4)?,
+            bad_bytes: count(5)?,
+        })
+    });
+    known.optional().map(Option::unwrap_or_default)
+}
+
+fn advance(tx: &Transaction<'_>, file: &str, blob_type: &str, state: &State) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO progress (file, blob_type, rows, done, good_rows, bad_rows, good_bytes, bad_bytes)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+               ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done,
+                   good_rows = excluded.good_rows, bad_rows = excluded.bad_rows, good_bytes = excluded.good_bytes,
+                   bad_bytes = excluded.bad_bytes";
+    tx.prepare_cached(sql)?.execute((
+        file,
+        blob_type,
+        state.rows.cast_signed(),
+        state.done,
+        state.good_rows.cast_signed(),
+        state.bad_rows.cast_signed(),
+        state.good_bytes.cast_signed(),
+        state.bad_bytes.cast_signed(),
+    ))?;
+    Ok(())
+}

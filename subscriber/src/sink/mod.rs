@@ -1,15 +1,25 @@
 //! Where rows go.
 
+mod any;
+pub mod conformance;
 mod dir;
 pub mod sql;
+#[cfg(test)]
+mod tests;
 
 use std::{future::Future, sync::Arc};
 
 use waybill_formats::{FileStats, RowBatch};
+use waybill_store::OpenError;
 
+pub use self::{
+    any::{AnySink, open},
+    dir::DirSink,
+    sql::SqliteSink,
+};
 use crate::{
     FileKey, Verdict,
-    apply::{EntityPlan, Position},
+    apply::{EntityPlan, PlanError, Position},
 };
 
 /// What a sink promises about the effect of a row.
@@ -39,7 +49,8 @@ pub struct EntityBatch {
     pub entity: Option<Arc<EntityPlan>>,
     /// Where the file stands in the order.
     pub position: Position,
-    /// The rows, in the file's order, with the bad ones among them.
+    /// The rows, in the file's order, with the bad ones among them. Rows up to `from` may be among them: they are passed
+    /// over.
     pub rows: Vec<RowBatch>,
     /// The number of the last row, good or bad: progress after this batch.
     pub to: u64,
@@ -47,7 +58,7 @@ pub struct EntityBatch {
     pub end: Option<FileStats>,
 }
 
-/// What became of a batch's rows. All are counted in `inserted + updated + deleted + … + bad`.
+/// What became of a batch's rows. Each is counted once, in one of the fields but `released`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applied {
     /// New rows.
@@ -66,6 +77,69 @@ pub struct Applied {
     pub released: u64,
     /// Kept with their error.
     pub bad: u64,
+}
+
+impl Applied {
+    /// The rows of the batch: all counts but [`Applied::released`].
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.inserted + self.updated + self.deleted + self.ignored + self.superseded + self.parked + self.bad
+    }
+}
+
+impl std::ops::AddAssign for Applied {
+    fn add_assign(&mut self, other: Self) {
+        self.inserted += other.inserted;
+        self.updated += other.updated;
+        self.deleted += other.deleted;
+        self.ignored += other.ignored;
+        self.superseded += other.superseded;
+        self.parked += other.parked;
+        self.released += other.released;
+        self.bad += other.bad;
+    }
+}
+
+/// Why a sink is not opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SinkOpenError {
+    /// The text that names it is not understood, or names one that this version does not have.
+    #[error("sink {given:?}: {problem}")]
+    Unsupported {
+        /// As given, without secrets.
+        given: String,
+        /// What to write instead.
+        problem: String,
+    },
+    /// An entity cannot be used as it is configured.
+    #[error(transparent)]
+    Entity(#[from] PlanError),
+    /// The database is not ours to use.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A table that is there cannot take the rows.
+    #[error("{sink}: {problem}")]
+    Table {
+        /// Which sink.
+        sink: String,
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// It cannot be used now.
+    #[error("{sink}: {problem}")]
+    Unavailable {
+        /// Which sink.
+        sink: String,
+        /// What happened.
+        problem: String,
+    },
+}
+
+impl SinkOpenError {
+    fn closing(sink: &str) -> Self {
+        Self::Unavailable { sink: sink.to_owned(), problem: "the program is ending".to_owned() }
+    }
 }
 
 /// Why a batch did not take effect. Nothing of it did.

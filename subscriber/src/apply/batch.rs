@@ -1,0 +1,189 @@
+//! A stretch of a file in the order in which it is applied: by key, and of each key the newest row first.
+
+use std::cmp::Reverse;
+
+use waybill_contracts::Reason;
+use waybill_formats::{Row, RowBatch};
+
+use super::{
+    fields::{DELETED, FieldReader, is_deletion},
+    key::KeyFault,
+    plan::{EntityPlan, RowFault},
+    shape::{NewFields, Shape},
+    version::{self, Position},
+};
+
+/// Where a row is: its batch, and its place there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RowAt {
+    batch: u32,
+    index: u32,
+}
+
+impl RowAt {
+    /// The row.
+    pub(crate) fn of(self, batches: &[RowBatch]) -> Row<'_> {
+        batches.get(self.batch as usize).expect("it was found there").row(self.index as usize)
+    }
+
+    /// Every good row after the number `after`, with its place.
+    pub(crate) fn all(batches: &[RowBatch], after: u64) -> impl Iterator<Item = (Self, Row<'_>)> {
+        (0..).zip(batches).flat_map(move |(batch, rows)| {
+            let placed = (0..).zip(rows.rows()).map(move |(index, row)| (Self { batch, index }, row));
+            placed.filter(move |(_, row)| row.number() > after)
+        })
+    }
+}
+
+/// A row by its key and version.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) at: RowAt,
+    pub(crate) is_deletion: bool,
+    sort_prefix: u64,
+    key: Span,
+    version: Span,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    begin: usize,
+    end: usize,
+}
+
+/// What a stretch of an entity's rows comes to, before any table is asked.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    heads: Vec<Head>,
+    /// Rows without a usable key, version or deletion mark.
+    pub(crate) faults: Vec<(RowAt, RowFault)>,
+    /// Fields that are no columns yet.
+    pub(crate) new_fields: NewFields,
+    keys: String,
+    versions: Vec<u8>,
+}
+
+impl Batch {
+    /// Reads every row's key and version. Rows up to the number `after` have taken effect before and are passed over.
+    pub(crate) fn new(plan: &EntityPlan, shape: &Shape, position: &Position, batches: &[RowBatch], after: u64) -> Self {
+        let count = batches.iter().map(RowBatch::len).sum();
+        let mut batch = Self {
+            heads: Vec::with_capacity(count),
+            faults: Vec::new(),
+            new_fields: NewFields::default(),
+            keys: String::new(),
+            versions: Vec::new(),
+        };
+        let known = shape.columns.iter().map(|column| column.field.as_str());
+        let mut reader = HeadReader::new(plan, known);
+        let position = position.key();
+        let mut values = Vec::new();
+        for (at, row) in RowAt::all(batches, after) {
+            reader.fields.read(&row, &mut values, |name, value| batch.new_fields.see(name, &value));
+            let (key, version) = (batch.keys.len(), batch.versions.len());
+            match reader.head(plan, &position, &row, &values, &mut batch.keys, &mut batch.versions) {
+                Ok(is_deletion) => {
+                    let key = Span { begin: key, end: batch.keys.len() };
+                    let text = batch.keys.get(key.begin..).unwrap_or_default();
+                    let sort_prefix = plan.key_form.sort_prefix(text);
+                    let version = Span { begin: version, end: batch.versions.len() };
+                    batch.heads.push(Head { at, is_deletion, sort_prefix, key, version });
+                }
+                Err(fault) => {
+                    batch.keys.truncate(key);
+                    batch.versions.truncate(version);
+                    batch.faults.push((at, fault));
+                }
+            }
+        }
+        batch.sort();
+        batch
+    }
+
+    fn sort(&mut self) {
+        let Self { heads, keys, versions, .. } = self;
+        let key = |head: &Head| keys.get(head.key.begin..head.key.end);
+        let version = |head: &Head| versions.get(head.version.begin..head.version.end);
+        heads.sort_unstable_by(|a, b| {
+            let by_key = a.sort_prefix.cmp(&b.sort_prefix).then_with(|| key(a).cmp(&key(b)));
+            by_key.then_with(|| Reverse(version(a)).cmp(&Reverse(version(b))))
+        });
+    }
+
+    /// The rows of each key, the newest first, in the order of the keys.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &[Head]> {
+        self.heads.chunk_by(|a, b| a.sort_prefix == b.sort_prefix && self.key(a) == self.key(b))
+    }
+
+    pub(crate) fn key(&self, head: &Head) -> &str {
+        self.keys.get(head.key.begin..head.key.end).expect("the span was made here")
+    }
+
+    pub(crate) fn version(&self, head: &Head) -> &[u8] {
+        self.versions.get(head.version.begin..head.version.end).expect("the span was made here")
+    }
+}
+
+impl NewFields {
+    /// Those of rows of no entity.
+    pub(crate) fn of(shape: &Shape, batches: &[RowBatch], after: u64) -> Self {
+        let mut new_fields = Self::default();
+        let mut reader = FieldReader::new([]);
+        reader.pass(shape.columns.iter().map(|column| column.field.as_str()));
+        let mut values = Vec::new();
+        for (_, row) in RowAt::all(batches, after) {
+            reader.read(&row, &mut values, |name, value| new_fields.see(name, &value));
+        }
+        new_fields
+    }
+}
+
+/// The fields that make a row's key and version, by their slots.
+struct HeadReader {
+    fields: FieldReader,
+    key: Vec<usize>,
+    version: Option<usize>,
+    deleted: usize,
+}
+
+impl HeadReader {
+    fn new<'n>(plan: &EntityPlan, known: impl IntoIterator<Item = &'n str>) -> Self {
+        let mut fields = FieldReader::new([]);
+        let key = plan.key.iter().map(|name| fields.want(name)).collect();
+        let version = plan.version.as_ref().map(|version| fields.want(&version.field));
+        let deleted = fields.want(DELETED);
+        fields.pass(known);
+        Self { fields, key, version, deleted }
+    }
+
+    fn head(
+        &self,
+        plan: &EntityPlan,
+        position: &[u8],
+        row: &Row<'_>,
+        values: &[waybill_formats::Field<'_>],
+        key: &mut String,
+        version: &mut Vec<u8>,
+    ) -> Result<bool, RowFault> {
+        plan.key_form.push(self.key.iter().filter_map(|slot| values.get(*slot)), key).map_err(|fault| match fault {
+            KeyFault::Missing { part } => RowFault {
+                reason: Reason::MissingKey,
+                problem: format!("key field {:?} is missing or null", plan.key[part]),
+            },
+            KeyFault::Unfit { part, problem } => {
+                RowFault { reason: Reason::BadKey, problem: format!("key field {:?} {problem}", plan.key[part]) }
+            }
+        })?;
+        if let (Some(slot), Some(declared)) = (self.version, &plan.version) {
+            version::push_field(declared.kind, &values[slot], version).map_err(|problem| RowFault {
+                reason: Reason::BadVersion,
+                problem: format!("version field {:?} {problem}", declared.field),
+            })?;
+        }
+        let is_deletion =
+            is_deletion(&values[self.deleted]).map_err(|problem| RowFault { reason: Reason::MalformedRow, problem })?;
+        version.extend_from_slice(position);
+        version::push_row(row.number(), is_deletion, row.raw(), version);
+        Ok(is_deletion)
+    }
+}

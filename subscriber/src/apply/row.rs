@@ -1,0 +1,104 @@
+//! One row's values and references, read when the sink comes to it.
+
+use std::ops::Range;
+
+use waybill_formats::{Field, Row};
+
+use super::{
+    fields::{DELETED, FieldReader},
+    plan::EntityPlan,
+    shape::Shape,
+    value::{Value, field_json},
+};
+
+/// Reads rows one after the other into the same buffers.
+#[derive(Debug)]
+pub(crate) struct RowReader<'r> {
+    fields: FieldReader,
+    kinds: Vec<waybill_contracts::ColumnType>,
+    names: Vec<String>,
+    /// For each reference the slots of its fields.
+    references: Vec<Vec<usize>>,
+    read: Vec<Field<'r>>,
+    values: Vec<Value<'r>>,
+    rescued: String,
+    parents: String,
+    parent_spans: Vec<Option<Range<usize>>>,
+}
+
+impl<'r> RowReader<'r> {
+    /// For rows of an entity and a table as `shape` says; rows of no entity have neither references nor deletions.
+    pub(crate) fn new(plan: Option<&EntityPlan>, shape: &Shape) -> Self {
+        let mut fields = FieldReader::new(shape.columns.iter().map(|column| column.field.as_str()));
+        let slots = |reference: &super::reference::ParkReference, fields: &mut FieldReader| {
+            reference.fields.iter().map(|name| fields.want(name)).collect()
+        };
+        let references = plan.into_iter().flat_map(EntityPlan::references).map(|of| slots(of, &mut fields)).collect();
+        fields.pass(shape.key.iter().map(String::as_str));
+        if plan.is_some() {
+            fields.pass([DELETED]);
+        }
+        Self {
+            fields,
+            kinds: shape.columns.iter().map(|column| column.kind).collect(),
+            names: shape.columns.iter().map(|column| column.field.clone()).collect(),
+            references,
+            read: Vec::new(),
+            values: Vec::new(),
+            rescued: String::new(),
+            parents: String::new(),
+            parent_spans: Vec::new(),
+        }
+    }
+
+    /// Reads a row; what was read before is gone.
+    pub(crate) fn read(&mut self, plan: Option<&EntityPlan>, row: &Row<'r>) {
+        self.rescued.clear();
+        self.parents.clear();
+        self.parent_spans.clear();
+        self.values.clear();
+        let Self { fields, kinds, names, references, read, values, rescued, parents, parent_spans } = self;
+        fields.read(row, read, |name, value| rescue(rescued, name, &value));
+        for (reference, slots) in plan.into_iter().flat_map(EntityPlan::references).zip(references) {
+            let begin = parents.len();
+            let refers = reference.form.push_reference(slots.iter().filter_map(|slot| read.get(*slot)), parents);
+            parent_spans.push(refers.then_some(begin..parents.len()));
+        }
+        for ((kind, name), field) in kinds.iter().zip(names).zip(read) {
+            values.push(Value::fit(*kind, std::mem::replace(field, Field::Missing)).unwrap_or_else(|unfit| {
+                rescue(rescued, name, &unfit);
+                Value::Null
+            }));
+        }
+        if !rescued.is_empty() {
+            rescued.push('}');
+        }
+    }
+
+    /// In the order of the shape's columns.
+    pub(crate) fn values(&self) -> &[Value<'r>] {
+        &self.values
+    }
+
+    /// What has no column or does not fit it, as a JSON object.
+    pub(crate) fn rescued(&self) -> Option<&str> {
+        Some(self.rescued.as_str()).filter(|rescued| !rescued.is_empty())
+    }
+
+    /// For each of the plan's references the parent's key, `None` where the row refers to nothing.
+    pub(crate) fn parents(&self) -> impl Iterator<Item = Option<&str>> {
+        self.parent_spans.iter().map(|span| span.clone().and_then(|span| self.parents.get(span)))
+    }
+}
+
+fn rescue(rescued: &mut String, name: &str, value: &Field<'_>) {
+    if matches!(value, Field::Missing | Field::Null) {
+        // A column that there is not is null as well.
+        return;
+    }
+    let (Ok(name), Some(value)) = (serde_json::to_string(name), field_json(value)) else { return };
+    rescued.push(if rescued.is_empty() { '{' } else { ',' });
+    rescued.push_str(&name);
+    rescued.push(':');
+    rescued.push_str(&value);
+}

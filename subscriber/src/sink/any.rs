@@ -1,0 +1,62 @@
+//! The sinks that a configuration can name.
+
+use waybill_contracts::Entities;
+
+use super::{Applied, DirSink, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, SqliteSink};
+use crate::FileKey;
+
+/// A sink named by `sqlite:PATH` or `dir:PATH`.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum AnySink {
+    /// `sqlite:PATH`
+    Sqlite(SqliteSink),
+    /// `dir:PATH`
+    Dir(DirSink),
+}
+
+/// Opens the sink that a text names: `sqlite:PATH` or `dir:PATH`.
+///
+/// # Errors
+/// [`SinkOpenError::Unsupported`] for any other; then what the sink's own `open` says.
+pub async fn open(name: &str, entities: &Entities) -> Result<AnySink, SinkOpenError> {
+    let unsupported = |given: &str, problem: &str| {
+        let problem = format!("{problem}; write sqlite:PATH or dir:PATH");
+        Err(SinkOpenError::Unsupported { given: given.to_owned(), problem })
+    };
+    match name.split_once(':') {
+        Some((kind @ ("sqlite" | "dir"), "")) => unsupported(name, &format!("{kind}: needs a path")),
+        Some(("sqlite", path)) => Ok(AnySink::Sqlite(SqliteSink::open(path, entities).await?)),
+        Some(("dir", path)) => Ok(AnySink::Dir(DirSink::open(path).await?)),
+        // What follows may hold a password.
+        Some((kind @ ("postgres" | "postgresql"), _)) => {
+            unsupported(&format!("{kind}:…"), "this version does not write to PostgreSQL yet")
+        }
+        None if name == "stdout" => unsupported(name, "this version does not write to standard output yet"),
+        Some((kind, _)) => unsupported(&format!("{kind}:…"), "there is no sink of this kind"),
+        None => unsupported(name, "there is no sink of this name"),
+    }
+}
+
+impl Sink for AnySink {
+    fn guarantee(&self) -> Guarantee {
+        match self {
+            Self::Sqlite(sink) => sink.guarantee(),
+            Self::Dir(sink) => sink.guarantee(),
+        }
+    }
+
+    async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
+        match self {
+            Self::Sqlite(sink) => sink.progress(file).await,
+            Self::Dir(sink) => sink.progress(file).await,
+        }
+    }
+
+    async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
+        match self {
+            Self::Sqlite(sink) => sink.apply(file, from, batch).await,
+            Self::Dir(sink) => sink.apply(file, from, batch).await,
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What every [`Sink`] has to do, as a suite that each backend's tests run, yours too.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use waybill_contracts::{Entities, Entity, SchemaMode};
+use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, Source, Step};
+
+use super::{Applied, EntityBatch, Progress, Sink, SinkError};
+use crate::{
+    FileKey,
+    apply::{EntityPlans, Position},
+};
+
+/// The entities that a sink under test is opened with: one, `item`, of the blobType `ItemChanges`.
+#[must_use]
+pub fn entities() -> Entities {
+    let item = Entity {
+        name: "item".to_owned(),
+        types: vec!["ItemChanges".to_owned()],
+        key: vec!["id".to_owned()],
+        version: None,
+        table: "item".to_owned(),
+        schema: SchemaMode::Evolve,
+        columns: Vec::new(),
+        references: Vec::new(),
+    };
+    Entities(BTreeMap::from([(item.name.clone(), item)]))
+}
+
+/// Runs the suite. `open(name)` opens the sink of that name: a new one the first time, and the same one again whenever the
+/// name is the same, also while another handle on it is open.
+///
+/// # Panics
+/// Says which promise is broken.
+pub async fn exercise<S: Sink>(mut open: impl AsyncFnMut(&str) -> S) {
+    progress_begins_at_nothing(open("begin").await).await;
+    progress_and_rows_are_durable_on_return(&mut open).await;
+    another_begin_is_fenced_without_effect(open("fence").await).await;
+    a_done_file_takes_no_more(open("done").await).await;
+    of_two_at_once_one_wins(open("race").await, open("race").await).await;
+    a_file_without_rows_is_done(open("empty").await).await;
+    every_row_is_counted_once(open("count").await).await;
+    rows_that_took_effect_are_passed_over(open("overlap").await).await;
+    files_do_not_know_each_other(open("files").await).await;
+}
+
+async fn progress_begins_at_nothing(sink: impl Sink) {
+    assert_eq!(progress(&sink, "a").await, Progress::default(), "nothing is known of a new file");
+}
+
+async fn progress_and_rows_are_durable_on_return<S: Sink>(open: &mut impl AsyncFnMut(&str) -> S) {
+    let file = Sample::new("a", 7);
+    {
+        let sink = open("durable").await;
+        assert_eq!(file.apply(&sink, 0, 3, false).await.expect("the first rows").rows(), 3);
+        assert_eq!(progress(&sink, "a").await, Progress { rows: 3, done: false });
+    }
+    let sink = open("durable").await;
+    assert_eq!(progress(&sink, "a").await, Progress { rows: 3, done: false }, "progress outlives the sink");
+    file.apply(&sink, 3, 7, true).await.expect("the rest");
+    let sink = open("durable").await;
+    assert_eq!(progress(&sink, "a").await, Progress { rows: 7, done: true });
+}
+
+async fn another_begin_is_fenced_without_effect(sink: impl Sink) {
+    let file = Sample::new("a", 6);
+    file.apply(&sink, 0, 2, false).await.expect("the first rows");
+    for (from, to) in [(0, 2), (0, 6), (1, 6), (3, 6)] {
+        match file.apply(&sink, from, to, false).await {
+            Err(SinkError::Fenced { expected, found, .. }) => assert_eq!((expected, found), (from, 2)),
+            other => panic!("rows from {from} of a file at row 2: {other:?}"),
+        }
+        assert_eq!(progress(&sink, "a").await, Progress { rows: 2, done: false }, "a fenced batch has no effect");
+    }
+    assert_eq!(file.apply(&sink, 2, 6, true).await.expect("the rest").rows(), 4);
+}
+
+async fn a_done_file_takes_no_more(sink: impl Sink) {
+    let file = Sample::new("a", 3);
+    file.apply(&sink, 0, 3, true).await.expect("all rows");
+    for from in [0, 3] {
+        let result = file.apply(&sink, from, 3, true).await;
+        assert!(matches!(result, Err(SinkError::Fenced { found: 3, .. })), "a done file from {from}: {result:?}");
+    }
+    assert_eq!(progress(&sink, "a").await, Progress { rows: 3, done: true });
+}
+
+async fn of_two_at_once_one_wins(one: impl Sink, other: impl Sink) {
+    let file = Sample::new("a", 40);
+    for from in (0..40).step_by(4) {
+        let end = from + 4 == 40;
+        let (first, second) =
+            futures::join!(file.apply(&one, from, from + 4, end), file.apply(&other, from, from + 4, end));
+        let winners = [&first, &second].into_iter().filter(|result| result.is_ok()).count();
+        assert_eq!(winners, 1, "of two workers at row {from} one has an effect: {first:?}, {second:?}");
+        let fenced = |result: &Result<_, SinkError>| matches!(result, Err(SinkError::Fenced { .. }));
+        assert!(fenced(&first) || fenced(&second), "the other is fenced: {first:?}, {second:?}");
+    }
+    assert_eq!(progress(&one, "a").await, Progress { rows: 40, done: true });
+}
+
+async fn a_file_without_rows_is_done(sink: impl Sink) {
+    let applied = Sample::new("a", 0).apply(&sink, 0, 0, true).await.expect("no rows are fine");
+    assert_eq!(applied, Applied::default());
+    assert_eq!(progress(&sink, "a").await, Progress { rows: 0, done: true });
+}
+
+async fn every_row_is_counted_once(sink: impl Sink) {
+    let text = "{\"id\":1}\n{\"id\":2}\nnot a row\n{\"id\":2,\"again\":true}\n{\"name\":\"no key\"}\n{\"id\":3,\"_deleted\":true}\n";
+    let file = Sample::of("a", text);
+    let applied = file.apply(&sink, 0, 6, true).await.expect("bad rows are kept, not fatal");
+    assert_eq!(applied.rows(), 6, "each row is counted once: {applied:?}");
+    assert!(applied.bad >= 1, "a row that is not of its format is bad: {applied:?}");
+    assert_eq!(progress(&sink, "a").await, Progress { rows: 6, done: true });
+}
+
+async fn rows_that_took_effect_are_passed_over(sink: impl Sink) {
+    let file = Sample::new("a", 9);
+    file.apply(&sink, 0, 4, false).await.expect("the first rows");
+    let all = file.batch(0, 9, true);
+    let applied = sink.apply(&file.key, 4, all).await.expect("a stretch that begins before");
+    assert_eq!(applied.rows(), 5, "rows up to progress are passed over: {applied:?}");
+}
+
+async fn files_do_not_know_each_other(sink: impl Sink) {
+    let files: Vec<_> = (0..8).map(|nth| Sample::new(&format!("file {nth} / \\ ☃"), 5)).collect();
+    let results = join_all(files.iter().map(|file| file.apply(&sink, 0, 5, true))).await;
+    for (file, result) in files.iter().zip(results) {
+        result.expect("files side by side");
+        assert_eq!(progress(&sink, file.key.as_str()).await, Progress { rows: 5, done: true });
+    }
+    assert_eq!(progress(&sink, "file 9").await, Progress::default());
+}
+
+async fn progress(sink: &impl Sink, file: &str) -> Progress {
+    sink.progress(&FileKey::from_stored(file.to_owned())).await.expect("progress can be read")
+}
+
+/// A file of `ItemChanges`.
+struct Sample {
+    key: FileKey,
+    /// One row each, so that a stretch can end at any of them.
+    rows: Vec<RowBatch>,
+    plans: EntityPlans,
+    bytes: u64,
+}
+
+impl Sample {
+    fn new(key: &str, rows: u64) -> Self {
+        let row = |id| serde_json::json!({ "id": id, "name": format!("of {key}") }).to_string() + "\n";
+        Self::of(key, &(1..=rows).map(row).collect::<String>())
+    }
+
+    fn of(key: &str, text: &str) -> Self {
+        let plans = EntityPlans::compile(&entities()).expect("the suite's own entity");
+        let rows = decode(text);
+        Self { key: FileKey::from_stored(key.to_owned()), rows, plans, bytes: text.len() as u64 }
+    }
+
+    fn batch(&self, from: u64, to: u64, end: bool) -> EntityBatch {
+        let stretch = self.rows.iter().filter(|batch| batch.first_row() > from && batch.last_row() <= to);
+        let stats = FileStats {
+            rows: to,
+            bad_rows: self.rows.iter().map(|batch| batch.bad().len() as u64).sum(),
+            stored_bytes: self.bytes,
+            plain_bytes: self.bytes,
+            plain_sha256: None,
+            gzip: false,
+        };
+        EntityBatch {
+            blob_type: Arc::from("ItemChanges"),
+            entity: self.plans.for_type("ItemChanges").cloned(),
+            position: Position::Broker { sequence_number: 1 },
+            rows: stretch.cloned().collect(),
+            to,
+            end: end.then_some(stats),
+        }
+    }
+
+    async fn apply(&self, sink: &impl Sink, from: u64, to: u64, end: bool) -> Result<Applied, SinkError> {
+        sink.apply(&self.key, from, self.batch(from, to, end)).await
+    }
+}
+
+fn decode(text: &str) -> Vec<RowBatch> {
+    let mut decoder = RowDecoder::new(DecodeOptions { batch_rows: 1, ..DecodeOptions::new(Source::JsonLines) });
+    decoder.feed(Bytes::copy_from_slice(text.as_bytes()));
+    decoder.end();
+    let mut batches = Vec::new();
+    while let Step::Batch(batch) = decoder.next().expect("the suite's own rows") {
+        batches.push(batch);
+    }
+    batches
+}

@@ -1,0 +1,353 @@
+//! The algorithm, within one transaction and without a word of SQL. The steps are told in the parent module.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use waybill_contracts::Reason;
+use waybill_formats::{DecodeOptions, Limits, Row, RowBatch, RowDecoder, Source, Step};
+
+use super::{
+    Failure,
+    sqlite::{Current, Origin, Parked, TableId, Tables, Written},
+};
+use crate::{
+    apply::{Batch, EntityPlan, Head, RowAt, RowReader},
+    sink::Applied,
+};
+
+/// Parked rows looked at together: bounds what a release holds in memory.
+const RELEASED_ROWS_MAX: usize = 1_000;
+const RELEASED_BYTES_MAX: usize = 4 << 20;
+
+/// Rows of one file that are to take effect now.
+pub(super) struct Stretch<'a> {
+    pub(super) file: &'a str,
+    /// The number of the last row that took effect before.
+    pub(super) from: u64,
+    pub(super) rows: &'a [RowBatch],
+}
+
+/// A row and what it waits for.
+struct Missing {
+    parent: TableId,
+    key: String,
+}
+
+enum Outcome {
+    Inserted,
+    Updated,
+    Deleted,
+    Ignored,
+    Waits(Missing),
+    Refused(String),
+}
+
+/// Brings an entity's rows into effect, and those that waited for them.
+pub(super) fn apply_entity(
+    tables: &mut Tables<'_>,
+    plan: &EntityPlan,
+    stretch: &Stretch<'_>,
+    batch: &Batch,
+) -> Result<Applied, Failure> {
+    let mut applied = Applied::default();
+    record_bad_rows(tables, stretch, &mut applied)?;
+    for (at, fault) in &batch.faults {
+        let row = at.of(stretch.rows);
+        tables.keep_bad_row(&origin(stretch, &row), fault.reason, &fault.problem, row.raw())?;
+        applied.bad += 1;
+    }
+    let rows = Rows::new(tables, plan)?;
+    let is_awaited = plan.is_awaited() && tables.has_waiting(rows.table)?;
+    let mut run =
+        Run { stretch, batch, rows, is_awaited, applied, held: HashMap::new(), due: Vec::new(), inserted: Vec::new() };
+    for newest_first in batch.keys() {
+        // The newest row decides. Only while it waits, or if the database refuses it, does the next older one count: else
+        // a deletion before it would be forgotten, and a row older still could come back.
+        let (mut is_decided, mut newer_waits) = (false, false);
+        for head in newest_first {
+            if is_decided {
+                run.applied.superseded += 1;
+                continue;
+            }
+            match run.settle(tables, head, newer_waits)? {
+                Settled::Decided => is_decided = true,
+                Settled::Waits => newer_waits = true,
+                Settled::Refused => {}
+            }
+        }
+        while let Some(head) = run.due.pop() {
+            run.settle(tables, head, false)?;
+        }
+    }
+    run.park_held(tables)?;
+    run.applied.released = release(tables, run.inserted)?;
+    Ok(run.applied)
+}
+
+/// What a row means for older ones of its key.
+enum Settled {
+    /// They are superseded.
+    Decided,
+    /// One of them may take effect until this one does.
+    Waits,
+    /// As if it had not come.
+    Refused,
+}
+
+/// A batch on its way.
+struct Run<'a, 'p> {
+    stretch: &'a Stretch<'a>,
+    batch: &'a Batch,
+    rows: Rows<'p, 'a>,
+    /// Whether any row waits for some row of this entity.
+    is_awaited: bool,
+    applied: Applied,
+    /// Rows that wait for a row of the same entity, which may follow in this batch, by the key that they wait for.
+    held: HashMap<String, Vec<&'a Head>>,
+    /// Rows whose parent has come.
+    due: Vec<&'a Head>,
+    /// New rows for which parked ones wait.
+    inserted: Vec<(TableId, String)>,
+}
+
+impl<'a> Run<'a, '_> {
+    /// Brings a row into effect, or lets it wait: only the newest of its key, so not where `newer_waits`.
+    fn settle(&mut self, tables: &mut Tables<'_>, head: &'a Head, newer_waits: bool) -> Result<Settled, Failure> {
+        let row = head.at.of(self.stretch.rows);
+        let (key, version) = (self.batch.key(head), self.batch.version(head));
+        match self.rows.step(tables, key, version, head.is_deletion, &row)? {
+            Outcome::Inserted => {
+                self.applied.inserted += 1;
+                self.due.extend(self.held.remove(key).unwrap_or_default());
+                if self.is_awaited && tables.is_waited_for(self.rows.table, key)? {
+                    self.inserted.push((self.rows.table, key.to_owned()));
+                }
+            }
+            Outcome::Updated => self.applied.updated += 1,
+            Outcome::Deleted => self.applied.deleted += 1,
+            Outcome::Ignored => self.applied.ignored += 1,
+            Outcome::Waits(missing) => {
+                if newer_waits {
+                    self.applied.superseded += 1;
+                } else if missing.parent == self.rows.table {
+                    self.held.entry(missing.key).or_default().push(head);
+                } else {
+                    self.park(tables, head, &missing)?;
+                }
+                return Ok(Settled::Waits);
+            }
+            Outcome::Refused(problem) => {
+                tables.keep_bad_row(&origin(self.stretch, &row), Reason::RefusedByDatabase, &problem, row.raw())?;
+                self.applied.bad += 1;
+                return Ok(Settled::Refused);
+            }
+        }
+        Ok(Settled::Decided)
+    }
+
+    fn park(&mut self, tables: &mut Tables<'_>, head: &Head, missing: &Missing) -> Result<(), Failure> {
+        let row = head.at.of(self.stretch.rows);
+        let (key, version, origin) = (self.batch.key(head), self.batch.version(head), origin(self.stretch, &row));
+        match tables.park(self.rows.table, key, version, (missing.parent, &missing.key), &origin, &row.to_json())? {
+            true => self.applied.parked += 1,
+            false => self.applied.ignored += 1,
+        }
+        Ok(())
+    }
+
+    /// What did not come in this batch may come in another.
+    fn park_held(&mut self, tables: &mut Tables<'_>) -> Result<(), Failure> {
+        for (key, heads) in std::mem::take(&mut self.held) {
+            let missing = Missing { parent: self.rows.table, key };
+            for head in heads {
+                self.park(tables, head, &missing)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds rows of a blobType that belongs to no entity.
+pub(super) fn append(tables: &mut Tables<'_>, table: TableId, stretch: &Stretch<'_>) -> Result<Applied, Failure> {
+    let mut applied = Applied::default();
+    record_bad_rows(tables, stretch, &mut applied)?;
+    let mut reader = RowReader::new(None, tables.shape(table)?);
+    for (_, row) in RowAt::all(stretch.rows, stretch.from) {
+        reader.read(None, &row);
+        match tables.append(table, stretch.file, row.number(), &reader)? {
+            Written::Done => applied.inserted += 1,
+            Written::Refused(problem) => {
+                tables.keep_bad_row(&origin(stretch, &row), Reason::RefusedByDatabase, &problem, row.raw())?;
+                applied.bad += 1;
+            }
+        }
+    }
+    Ok(applied)
+}
+
+fn origin<'a>(stretch: &Stretch<'a>, row: &Row<'_>) -> Origin<'a> {
+    Origin { file: stretch.file, row: row.number(), offset: Some(row.offset()) }
+}
+
+/// Rows that do not match the file's format.
+fn record_bad_rows(tables: &mut Tables<'_>, stretch: &Stretch<'_>, applied: &mut Applied) -> Result<(), Failure> {
+    for bad in stretch.rows.iter().flat_map(RowBatch::bad).filter(|bad| bad.row > stretch.from) {
+        let origin = Origin { file: stretch.file, row: bad.row, offset: Some(bad.offset) };
+        tables.keep_bad_row(&origin, Reason::MalformedRow, &bad.problem, &bad.bytes)?;
+        applied.bad += 1;
+    }
+    Ok(())
+}
+
+/// Rows of one entity on their way into its table.
+struct Rows<'p, 'r> {
+    plan: &'p EntityPlan,
+    table: TableId,
+    reader: RowReader<'r>,
+    /// For each reference its parent's table, and keys that are known to be there.
+    parents: Vec<(TableId, HashSet<String>)>,
+}
+
+impl<'p, 'r> Rows<'p, 'r> {
+    fn new(tables: &mut Tables<'_>, plan: &'p EntityPlan) -> Result<Self, Failure> {
+        let table = tables.open(plan.name())?;
+        let mut parent = |name: &str| Ok::<_, Failure>((tables.open(name)?, HashSet::new()));
+        let parents =
+            plan.references().iter().map(|of| &of.parent).map(|name| parent(name)).collect::<Result<_, _>>()?;
+        let reader = RowReader::new(Some(plan), tables.shape(table)?);
+        Ok(Self { plan, table, reader, parents })
+    }
+
+    fn step(
+        &mut self,
+        tables: &mut Tables<'_>,
+        key: &str,
+        version: &[u8],
+        is_deletion: bool,
+        row: &Row<'r>,
+    ) -> Result<Outcome, Failure> {
+        let current = tables.compare(self.table, key, version)?;
+        if current == Current::SameOrNewer {
+            return Ok(Outcome::Ignored);
+        }
+        if is_deletion {
+            if current == Current::Older
+                && let Written::Refused(problem) = tables.delete(self.table, key)?
+            {
+                return Ok(Outcome::Refused(problem));
+            }
+            tables.bury(self.table, key, version)?;
+            tables.forget_parked(self.table, key, version)?;
+            for (_, present) in self.parents.iter_mut().filter(|(parent, _)| *parent == self.table) {
+                present.remove(key);
+            }
+            return Ok(Outcome::Deleted);
+        }
+        self.reader.read(Some(self.plan), row);
+        if let Some(missing) = self.missing(tables, key)? {
+            return Ok(Outcome::Waits(missing));
+        }
+        if let Written::Refused(problem) = tables.upsert(self.table, key, version, &self.reader)? {
+            return Ok(Outcome::Refused(problem));
+        }
+        tables.forget_parked(self.table, key, version)?;
+        Ok(if current == Current::Older { Outcome::Updated } else { Outcome::Inserted })
+    }
+
+    /// The first parent that is not there. A row is its own parent's equal: it may refer to itself.
+    fn missing(&mut self, tables: &mut Tables<'_>, own_key: &str) -> Result<Option<Missing>, Failure> {
+        for ((parent, present), key) in self.parents.iter_mut().zip(self.reader.parents()) {
+            let Some(key) = key else { continue };
+            if present.contains(key) || (*parent == self.table && key == own_key) {
+                continue;
+            }
+            if !tables.is_present(*parent, key)? {
+                return Ok(Some(Missing { parent: *parent, key: key.to_owned() }));
+            }
+            present.insert(key.to_owned());
+        }
+        Ok(None)
+    }
+}
+
+/// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
+fn release(tables: &mut Tables<'_>, mut arrived: Vec<(TableId, String)>) -> Result<u64, Failure> {
+    let mut released = 0;
+    while let Some((parent, key)) = arrived.pop() {
+        let mut after = 0;
+        loop {
+            let mut waiting = tables.waiting(parent, &key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
+            let Some(last) = waiting.iter().map(|parked| parked.id).max() else { break };
+            after = last;
+            // Tables are then touched page by page.
+            waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
+            for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
+                released += release_rows(tables, of_entity, &mut arrived)?;
+            }
+        }
+    }
+    Ok(released)
+}
+
+fn release_rows(
+    tables: &mut Tables<'_>,
+    waiting: &[Parked],
+    arrived: &mut Vec<(TableId, String)>,
+) -> Result<u64, Failure> {
+    // Rows of an entity that is no longer configured go on waiting.
+    let Some(plan) = waiting.first().and_then(|parked| tables.plan(&parked.entity)) else { return Ok(0) };
+    let batches = decode(waiting);
+    let mut released = 0;
+    let mut rows = Rows::new(tables, plan)?;
+    for (_, row) in RowAt::all(&batches, 0) {
+        let parked = place(waiting, row.number());
+        match rows.step(tables, &parked.key, &parked.version, false, &row)? {
+            Outcome::Waits(missing) => tables.wait_for(parked.id, missing.parent, &missing.key)?,
+            Outcome::Inserted => {
+                released += 1;
+                if plan.is_awaited() && tables.is_waited_for(rows.table, &parked.key)? {
+                    arrived.push((rows.table, parked.key.clone()));
+                }
+            }
+            Outcome::Updated => released += 1,
+            Outcome::Refused(problem) => {
+                tables.keep_bad_row(&parked.origin(), Reason::RefusedByDatabase, &problem, row.raw())?;
+                tables.unpark(parked.id)?;
+            }
+            Outcome::Ignored | Outcome::Deleted => tables.unpark(parked.id)?,
+        }
+    }
+    for bad in batches.iter().flat_map(RowBatch::bad) {
+        // Not as we wrote it: somebody changed the table.
+        let parked = place(waiting, bad.row);
+        tables.keep_bad_row(&parked.origin(), Reason::MalformedRow, &bad.problem, &bad.bytes)?;
+        tables.unpark(parked.id)?;
+    }
+    Ok(released)
+}
+
+fn place(waiting: &[Parked], number: u64) -> &Parked {
+    let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
+    index.and_then(|index| waiting.get(index)).expect("a line for each parked row")
+}
+
+/// Parked rows as rows again, in their order.
+fn decode(waiting: &[Parked]) -> Vec<RowBatch> {
+    let mut text = Vec::with_capacity(waiting.iter().map(|parked| parked.json.len() + 1).sum());
+    for parked in waiting {
+        // A line end or an empty text, which only a hand could have written, would shift all that follow.
+        let json = if parked.json.trim().is_empty() { "null" } else { &parked.json };
+        text.extend(json.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
+        text.push(b'\n');
+    }
+    // They came through the limits of the configuration once.
+    let limits = Limits { row_bytes_max: usize::MAX, plain_bytes_max: u64::MAX, ..Limits::default() };
+    let mut decoder = RowDecoder::new(DecodeOptions { limits, ..DecodeOptions::new(Source::JsonLines) });
+    decoder.feed(Bytes::from(text));
+    decoder.end();
+    let mut batches = Vec::new();
+    while let Ok(Step::Batch(batch)) = decoder.next() {
+        batches.push(batch);
+    }
+    batches
+}

@@ -1,0 +1,493 @@
+//! The tables themselves: made, checked and widened; and the statements that name their columns.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+};
+
+use waybill_contracts::{ColumnType, Reason, SchemaMode, SqlName};
+use waybill_store::{
+    Migration, Schema,
+    rusqlite::{self, Connection},
+};
+
+use super::super::Failure;
+use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn, folded};
+
+/// The sink's own tables, in the user's database.
+pub(super) const SCHEMA: Schema = Schema {
+    application_id: 0,
+    name: "sink",
+    migrations: &[Migration { name: "progress, tombstones, parked and bad rows", sql: include_str!("0001_sink.sql") }],
+    shared_with_user: true,
+};
+
+const VERSION: &str = "_waybill_version";
+const RESCUED: &str = "_rescued";
+const FILE: &str = "_waybill_file";
+const ROW: &str = "_waybill_row";
+/// Beginnings of names that are the sink's or SQLite's own.
+const RESERVED_PREFIXES: [&str; 2] = ["_waybill", "sqlite_"];
+
+/// How SQLite converts what is stored in a column. Source: SQLite, "Datatypes In SQLite", section 3.1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Affinity {
+    Integer,
+    Text,
+    Blob,
+    Real,
+    Numeric,
+}
+
+impl Affinity {
+    fn of(declared: &str) -> Self {
+        let declared = declared.to_ascii_uppercase();
+        let has = |part: &str| declared.contains(part);
+        if has("INT") {
+            Self::Integer
+        } else if has("CHAR") || has("CLOB") || has("TEXT") {
+            Self::Text
+        } else if has("BLOB") || declared.is_empty() {
+            Self::Blob
+        } else if has("REAL") || has("FLOA") || has("DOUB") {
+            Self::Real
+        } else {
+            Self::Numeric
+        }
+    }
+
+    /// Whether values of the type come out as they went in.
+    fn keeps(self, kind: ColumnType) -> bool {
+        match kind {
+            ColumnType::Integer | ColumnType::Boolean => matches!(self, Self::Integer | Self::Numeric | Self::Blob),
+            ColumnType::Float => matches!(self, Self::Real | Self::Blob),
+            ColumnType::Binary => true,
+            ColumnType::Decimal
+            | ColumnType::Text
+            | ColumnType::Timestamp
+            | ColumnType::Date
+            | ColumnType::Uuid
+            | ColumnType::Json => matches!(self, Self::Text | Self::Blob),
+        }
+    }
+
+    /// What a column of the user holds, as far as its declaration tells; `None` where text would be changed.
+    fn kind(self, declared: &str) -> Option<ColumnType> {
+        match self {
+            Self::Integer => Some(ColumnType::Integer),
+            Self::Text => Some(ColumnType::Text),
+            Self::Blob if declared.is_empty() => Some(ColumnType::Text),
+            Self::Blob => Some(ColumnType::Binary),
+            Self::Real => Some(ColumnType::Float),
+            Self::Numeric if declared.to_ascii_uppercase().contains("BOOL") => Some(ColumnType::Boolean),
+            Self::Numeric => None,
+        }
+    }
+}
+
+/// Never one of numeric affinity: it would turn 19.90 into 19.9.
+fn declared_type(kind: ColumnType) -> &'static str {
+    match kind {
+        ColumnType::Integer | ColumnType::Boolean => "INTEGER",
+        ColumnType::Float => "REAL",
+        ColumnType::Binary => "BLOB",
+        ColumnType::Decimal
+        | ColumnType::Text
+        | ColumnType::Timestamp
+        | ColumnType::Date
+        | ColumnType::Uuid
+        | ColumnType::Json => "TEXT",
+    }
+}
+
+fn type_from_name(name: &str) -> Option<ColumnType> {
+    use ColumnType::{Binary, Boolean, Date, Decimal, Float, Integer, Json, Text, Timestamp, Uuid};
+    let all = [Integer, Decimal, Float, Boolean, Text, Timestamp, Date, Uuid, Json, Binary];
+    all.into_iter().find(|kind| kind.to_string() == name)
+}
+
+/// A column as the catalogue has it.
+struct Found {
+    name: String,
+    declared: String,
+    is_generated: bool,
+    is_needed: bool,
+}
+
+fn found_columns(tx: &Connection, table: &SqlName) -> rusqlite::Result<Vec<Found>> {
+    let sql = "SELECT name, type, hidden, \"notnull\" AND dflt_value IS NULL AND pk = 0 FROM pragma_table_xinfo(?1)";
+    let mut statement = tx.prepare_cached(sql)?;
+    let found = statement.query_map([table.as_str()], |row| {
+        Ok(Found {
+            name: row.get(0)?,
+            declared: row.get(1)?,
+            is_generated: row.get::<_, i64>(2)? != 0,
+            is_needed: row.get(3)?,
+        })
+    })?;
+    found.collect()
+}
+
+/// A name of the catalogue, for statements.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+fn refused(problem: String) -> Failure {
+    Failure::Refused { reason: Reason::RefusedByDatabase, problem }
+}
+
+/// Makes the tables of all entities, or checks those that are there.
+pub(super) fn install(tx: &Connection, plans: &EntityPlans) -> Result<(), Failure> {
+    for plan in plans.iter() {
+        install_entity(tx, plan)?;
+    }
+    Ok(())
+}
+
+fn install_entity(tx: &Connection, plan: &EntityPlan) -> Result<(), Failure> {
+    let name = SqlName::new(plan.table());
+    register(tx, plan, &name)?;
+    let found = found_columns(tx, &name)?;
+    if found.is_empty() {
+        let mut columns = plan.key().map(|(field, part)| (field, part.column_type(), " NOT NULL")).collect::<Vec<_>>();
+        columns.extend(plan.columns().iter().map(|column| (column.field.as_str(), column.kind, "")));
+        let mut sql = format!("CREATE TABLE {name} (");
+        for (field, kind, rest) in columns {
+            write!(sql, "{} {}{rest}, ", SqlName::new(field), declared_type(kind)).expect(TO_STRING);
+        }
+        write!(sql, "{VERSION} BLOB NOT NULL, {RESCUED} TEXT, PRIMARY KEY ({}))", key_columns(plan)).expect(TO_STRING);
+        tx.execute_batch(&sql)?;
+        return plan.columns().iter().try_for_each(|column| note_column(tx, &name, column));
+    }
+    check(tx, plan, &name, &found)
+}
+
+const TO_STRING: &str = "writing to a string cannot fail";
+
+/// Refuses a table that is somebody else's, or was filled under another rule.
+fn register(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
+    let entity = plan.name();
+    let rule = plan.order();
+    let mut statement =
+        tx.prepare_cached("SELECT name, entity, blob_type, rule FROM _waybill_table WHERE name = ?1 OR entity = ?2")?;
+    let mut rows = statement.query((name.as_str(), entity))?;
+    let mut is_known = false;
+    while let Some(row) = rows.next()? {
+        let table: String = row.get(0)?;
+        let owner: Option<String> = row.get(1)?;
+        if owner.as_deref() != Some(entity) {
+            let blob_type: Option<String> = row.get(2)?;
+            let owner = match (owner, blob_type) {
+                (Some(owner), _) => format!("entity {owner:?}"),
+                (None, blob_type) => format!("type {:?}, which had no entity so far", blob_type.unwrap_or_default()),
+            };
+            return Err(refused(format!(
+                "entity {entity:?}: table {table} holds the rows of {owner}; give the entity another `table`"
+            )));
+        }
+        if !table.eq_ignore_ascii_case(name.as_str()) {
+            return Err(refused(format!(
+                "entity {entity:?} is in table {table} so far, and configured for {}; rename it there as well (ALTER TABLE \
+                 {} RENAME TO {name}; UPDATE _waybill_table SET name = '{}' WHERE entity = '{}'; UPDATE _waybill_column \
+                 SET table_name = '{}' WHERE table_name = '{}'), or use another database",
+                name.as_str(),
+                quoted(&table),
+                name.as_str().replace('\'', "''"),
+                entity.replace('\'', "''"),
+                name.as_str().replace('\'', "''"),
+                table.replace('\'', "''"),
+            )));
+        }
+        let known: String = row.get(3)?;
+        if known != rule {
+            return Err(refused(format!(
+                "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
+                 compared; take back the change, or use another database and replay"
+            )));
+        }
+        is_known = true;
+    }
+    if !is_known {
+        let sql = "INSERT INTO _waybill_table (name, entity, rule) VALUES (?1, ?2, ?3)";
+        tx.prepare_cached(sql)?.execute((name.as_str(), entity, rule))?;
+    }
+    Ok(())
+}
+
+/// A table that is there: whether rows can go into it unchanged, and what it lacks.
+fn check(tx: &Connection, plan: &EntityPlan, name: &SqlName, found: &[Found]) -> Result<(), Failure> {
+    let entity = plan.name();
+    let place = |field: &str| {
+        let column = SqlName::new(field);
+        if let Some(found) = found.iter().find(|found| found.name == column.as_str()) {
+            return Ok(Some(found));
+        }
+        match found.iter().find(|found| found.name.eq_ignore_ascii_case(column.as_str())) {
+            Some(other) => Err(refused(format!(
+                "entity {entity:?}: table {name} has a column {:?} where {:?} is expected; rename it: ALTER TABLE {name} \
+                 RENAME COLUMN {} TO {column}",
+                other.name,
+                column.as_str(),
+                quoted(&other.name),
+            ))),
+            None => Ok(None),
+        }
+    };
+    for (field, declared) in [(VERSION, "BLOB"), (RESCUED, "TEXT")] {
+        if place(field)?.is_none_or(|found| !matches!(Affinity::of(&found.declared), Affinity::Blob | Affinity::Text)) {
+            return Err(refused(format!(
+                "entity {entity:?}: table {name} is there but was not made by this sink: it lacks {field}; add it (ALTER \
+                 TABLE {name} ADD COLUMN {field} {declared}), or give the entity another `table`"
+            )));
+        }
+    }
+    let fit = |field: &str, kind: ColumnType, found: &Found| {
+        if Affinity::of(&found.declared).keeps(kind) && !found.is_generated {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "entity {entity:?}: column {field:?} of table {name} is declared as {:?}, which would change values of type \
+             {kind}; make it {}, or give the entity another `table`",
+            found.declared,
+            declared_type(kind)
+        )))
+    };
+    for (field, part) in plan.key() {
+        match place(field)? {
+            Some(found) => fit(field, part.column_type(), found)?,
+            None => return Err(refused(other_key(plan, name))),
+        }
+    }
+    if !has_key(tx, plan, name)? {
+        return Err(refused(other_key(plan, name)));
+    }
+    refuse_what_ends_transactions(tx, plan, name)?;
+    for column in plan.columns() {
+        match place(&column.field)? {
+            Some(found) => fit(&column.field, column.kind, found)?,
+            None => add_column(tx, plan, name, column)?,
+        }
+        note_column(tx, name, column)?;
+    }
+    let shape = shape(tx, name, Some(plan))?;
+    let brings = |found: &&Found| shape.columns.iter().any(|column| SqlName::new(&column.field).as_str() == found.name);
+    let ours = |found: &&Found| {
+        [VERSION, RESCUED].contains(&found.name.as_str())
+            || plan.key().any(|(field, _)| SqlName::new(field).as_str() == found.name)
+    };
+    match found.iter().find(|found| found.is_needed && !brings(found) && !ours(found)) {
+        Some(needed) => Err(refused(format!(
+            "entity {entity:?}: column {:?} of table {name} is NOT NULL without a default, and no declared column brings it; \
+             declare it in [entity.{entity}.columns], or give it a default",
+            needed.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn other_key(plan: &EntityPlan, name: &SqlName) -> String {
+    format!(
+        "entity {:?}: table {name} is there, but ({}) is neither its primary key nor unique in it; add a unique index on \
+         exactly these columns, correct `key`, or give the entity another `table`",
+        plan.name(),
+        key_columns(plan)
+    )
+}
+
+/// Whether the key's columns, and no others, are the primary key or unique.
+fn has_key(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> rusqlite::Result<bool> {
+    let wanted: HashSet<String> = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
+    let columns = |sql: &str, of: &str| -> rusqlite::Result<HashSet<String>> {
+        let mut statement = tx.prepare_cached(sql)?;
+        let names = statement.query_map([of], |row| row.get::<_, Option<String>>(0))?;
+        // A null is an expression, which is nobody's key.
+        names.map(|name| Ok(name?.unwrap_or_default())).collect()
+    };
+    if columns("SELECT name FROM pragma_table_xinfo(?1) WHERE pk > 0", name.as_str())? == wanted {
+        return Ok(true);
+    }
+    let sql = "SELECT name FROM pragma_index_list(?1) WHERE \"unique\" AND NOT partial";
+    for index in columns(sql, name.as_str())? {
+        if columns("SELECT name FROM pragma_index_info(?1)", &index)? == wanted {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A constraint that is checked at the commit, and a trigger that rolls back, would take rows of other files with them.
+fn refuse_what_ends_transactions(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
+    let sql = "SELECT type, name, sql FROM sqlite_schema
+               WHERE sql IS NOT NULL AND type IN ('table', 'trigger') AND tbl_name = ?1 COLLATE NOCASE";
+    let mut statement = tx.prepare_cached(sql)?;
+    let mut rows = statement.query([name.as_str()])?;
+    while let Some(row) = rows.next()? {
+        let (kind, object, text): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let words: Vec<_> = text
+            .split(|character: char| !character.is_alphanumeric() && character != '_')
+            .filter(|word| !word.is_empty())
+            .map(str::to_ascii_uppercase)
+            .collect();
+        let has = |wanted: &[&str]| words.windows(wanted.len()).any(|some| some.iter().eq(wanted));
+        let problem = if kind == "trigger" && has(&["RAISE", "ROLLBACK"]) {
+            "rolls the whole transaction back, rows of other files with it; let it RAISE(ABORT, …)"
+        } else if kind == "table" && has(&["INITIALLY", "DEFERRED"]) {
+            "has a foreign key that is checked at the commit only, so that one row would hold up others; make it immediate, \
+             and let rows wait for their parents by [[entity.….references]]"
+        } else {
+            continue;
+        };
+        return Err(refused(format!("entity {:?}: {kind} {object} {problem}", plan.name())));
+    }
+    Ok(())
+}
+
+fn add_column(tx: &Connection, plan: &EntityPlan, name: &SqlName, column: &ShapeColumn) -> Result<(), Failure> {
+    let sql = format!("ALTER TABLE {name} ADD COLUMN {} {}", SqlName::new(&column.field), declared_type(column.kind));
+    if plan.mode() == SchemaMode::Freeze && !is_noted(tx, name)? {
+        return Err(refused(format!(
+            "entity {:?}: table {name} has no column {:?}, and `schema` is freeze; add it: {sql}",
+            plan.name(),
+            column.field
+        )));
+    }
+    Ok(tx.execute_batch(&sql)?)
+}
+
+fn is_noted(tx: &Connection, name: &SqlName) -> rusqlite::Result<bool> {
+    tx.prepare_cached("SELECT 1 FROM _waybill_column WHERE table_name = ?1 LIMIT 1")?.exists([name.as_str()])
+}
+
+fn note_column(tx: &Connection, name: &SqlName, column: &ShapeColumn) -> Result<(), Failure> {
+    let sql = "INSERT INTO _waybill_column (table_name, field, name, type) VALUES (?1, ?2, ?3, ?4)
+               ON CONFLICT (table_name, field) DO UPDATE SET name = excluded.name, type = excluded.type";
+    let sql_name = SqlName::new(&column.field);
+    tx.prepare_cached(sql)?.execute((name.as_str(), &column.field, sql_name.as_str(), column.kind.to_string()))?;
+    Ok(())
+}
+
+/// The columns of a table as it is now.
+pub(super) fn shape(tx: &Connection, name: &SqlName, plan: Option<&EntityPlan>) -> rusqlite::Result<Shape> {
+    let found = found_columns(tx, name)?;
+    let mut shape = Shape {
+        key: plan.into_iter().flat_map(EntityPlan::key).map(|(field, _)| field.to_owned()).collect(),
+        taken: found.iter().map(|found| folded(&found.name)).collect(),
+        ..Shape::default()
+    };
+    let mut noted = HashMap::new();
+    let mut statement = tx.prepare_cached("SELECT name, field, type FROM _waybill_column WHERE table_name = ?1")?;
+    let mut rows = statement.query([name.as_str()])?;
+    while let Some(row) = rows.next()? {
+        noted.insert(row.get::<_, String>(0)?, (row.get::<_, String>(1)?, row.get::<_, String>(2)?));
+    }
+    let key: HashSet<_> = shape.key.iter().map(|field| SqlName::new(field).as_str().to_owned()).collect();
+    let is_free = |found: &Found| {
+        !found.is_generated
+            && !key.contains(&found.name)
+            && ![VERSION, RESCUED, FILE, ROW].contains(&found.name.as_str())
+    };
+    for found in found.into_iter().filter(is_free) {
+        match noted.remove(&found.name).and_then(|(field, kind)| Some((field, type_from_name(&kind)?))) {
+            Some((field, kind)) => shape.columns.push(ShapeColumn { field, kind }),
+            None => {
+                shape.free.extend(Affinity::of(&found.declared).kind(&found.declared).map(|kind| (found.name, kind)));
+            }
+        }
+    }
+    Ok(shape)
+}
+
+/// Gives new fields their columns; `None` when none gets one.
+pub(super) fn grow(
+    tx: &Connection,
+    name: &SqlName,
+    plan: Option<&EntityPlan>,
+    known: &Shape,
+    fields: &NewFields,
+) -> Result<Option<Shape>, Failure> {
+    let mode = plan.map_or(SchemaMode::Evolve, EntityPlan::mode);
+    let grown = known.grow(fields, mode, |field| SqlName::new(field).as_str().to_owned());
+    if grown.is_empty() {
+        return Ok(None);
+    }
+    for grown in &grown {
+        let column = match grown {
+            Grown::Added(column) => {
+                let (field, declared) = (SqlName::new(&column.field), declared_type(column.kind));
+                tx.execute_batch(&format!("ALTER TABLE {name} ADD COLUMN {field} {declared}"))?;
+                column
+            }
+            Grown::Adopted(column) => column,
+        };
+        note_column(tx, name, column)?;
+    }
+    Ok(Some(shape(tx, name, plan)?))
+}
+
+/// The table of a blobType without an entity, made if it is not there.
+pub(super) fn install_stream(tx: &Connection, blob_type: &str) -> Result<(SqlName, Shape), Failure> {
+    let prefix = if RESERVED_PREFIXES.iter().any(|kept| folded(blob_type).starts_with(kept)) { "type " } else { "" };
+    let name = SqlName::new(&format!("{prefix}{blob_type}"));
+    if tx.prepare_cached("SELECT 1 FROM _waybill_table WHERE blob_type = ?1")?.exists([blob_type])? {
+        let shape = shape(tx, &name, None)?;
+        return Ok((name, shape));
+    }
+    let is_taken = !found_columns(tx, &name)?.is_empty()
+        || tx.prepare_cached("SELECT 1 FROM _waybill_table WHERE name = ?1")?.exists([name.as_str()])?;
+    if is_taken {
+        return Err(refused(format!(
+            "type {blob_type:?} has no entity, so its rows would be added to a table {name}, which is there and another's; \
+             define an entity for the type, or rename that table"
+        )));
+    }
+    tx.execute_batch(&format!(
+        "CREATE TABLE {name} ({FILE} TEXT NOT NULL, {ROW} INTEGER NOT NULL, {RESCUED} TEXT, PRIMARY KEY ({FILE}, {ROW}))"
+    ))?;
+    let sql = "INSERT INTO _waybill_table (name, blob_type, rule) VALUES (?1, ?2, 'rows are added')";
+    tx.prepare_cached(sql)?.execute((name.as_str(), blob_type))?;
+    let shape = shape(tx, &name, None)?;
+    Ok((name, shape))
+}
+
+fn key_columns(plan: &EntityPlan) -> String {
+    plan.key().map(|(field, _)| SqlName::new(field).to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn key_condition(plan: &EntityPlan) -> String {
+    let parts = (1..).zip(plan.key()).map(|(at, (field, _))| format!("{} = ?{at}", SqlName::new(field)));
+    parts.collect::<Vec<_>>().join(" AND ")
+}
+
+/// `?1` and on: the key's parts.
+pub(super) fn version_sql(name: &SqlName, plan: &EntityPlan) -> String {
+    format!("SELECT {VERSION} FROM {name} WHERE {}", key_condition(plan))
+}
+
+/// `?1` and on: the key's parts.
+pub(super) fn delete_sql(name: &SqlName, plan: &EntityPlan) -> String {
+    format!("DELETE FROM {name} WHERE {}", key_condition(plan))
+}
+
+/// `?1` and on: the key's parts, the version, what was rescued, the shape's columns. A newer row stays as it is.
+pub(super) fn upsert_sql(name: &SqlName, plan: &EntityPlan, shape: &Shape) -> String {
+    let columns = shape.columns.iter().map(|column| SqlName::new(&column.field).to_string());
+    let columns: Vec<_> = [VERSION, RESCUED].map(str::to_owned).into_iter().chain(columns).collect();
+    let set: Vec<_> = columns.iter().map(|column| format!("{column} = excluded.{column}")).collect();
+    let values = vec!["?"; plan.key().count() + columns.len()].join(", ");
+    // Whatever the user's constraints say of themselves, one that fails refuses this row and nothing else.
+    format!(
+        "INSERT OR ABORT INTO {name} AS t ({key}, {columns}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {set} \
+         WHERE t.{VERSION} IS NULL OR t.{VERSION} < excluded.{VERSION}",
+        key = key_columns(plan),
+        columns = columns.join(", "),
+        set = set.join(", "),
+    )
+}
+
+/// `?1` and on: the file, the row's number, what was rescued, the shape's columns.
+pub(super) fn append_sql(name: &SqlName, shape: &Shape) -> String {
+    let columns: String = shape.columns.iter().map(|column| format!(", {}", SqlName::new(&column.field))).collect();
+    let values = vec!["?"; 3 + shape.columns.len()].join(", ");
+    format!("INSERT OR ABORT INTO {name} ({FILE}, {ROW}, {RESCUED}{columns}) VALUES ({values})")
+}

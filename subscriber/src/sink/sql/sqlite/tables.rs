@@ -1,0 +1,503 @@
+//! The statements of the algorithm, each prepared once.
+
+use std::{collections::HashMap, sync::Arc};
+
+use waybill_contracts::{Reason, SqlName};
+use waybill_store::rusqlite::{
+    self, CachedStatement, Connection, ErrorCode, ToSql, Transaction,
+    types::{ToSqlOutput, ValueRef},
+};
+
+use super::{super::Failure, schema};
+use crate::apply::{EntityPlan, EntityPlans, KeyPart, NewFields, RowReader, Shape, Value};
+
+/// The tables that one transaction works on.
+pub(crate) struct Tables<'tx> {
+    tx: &'tx Connection,
+    plans: &'tx EntityPlans,
+    /// For what is stored with a time.
+    now: &'tx str,
+    open: Vec<Table<'tx>>,
+    places: HashMap<&'tx str, TableId>,
+    statements: Statements<'tx>,
+}
+
+/// A table that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TableId(usize);
+
+struct Table<'tx> {
+    /// `None`: a table to which rows are only added.
+    plan: Option<&'tx EntityPlan>,
+    name: SqlName,
+    shape: Option<Arc<Shape>>,
+    version: Option<CachedStatement<'tx>>,
+    write: Option<CachedStatement<'tx>>,
+    has_tombstones: bool,
+    has_parked: bool,
+}
+
+/// Statements on our own tables, prepared when first needed.
+#[derive(Default)]
+struct Statements<'tx> {
+    tombstone: Option<CachedStatement<'tx>>,
+    bury: Option<CachedStatement<'tx>>,
+    unbury: Option<CachedStatement<'tx>>,
+    park: Option<CachedStatement<'tx>>,
+    forget_parked: Option<CachedStatement<'tx>>,
+    unpark: Option<CachedStatement<'tx>>,
+    wait_for: Option<CachedStatement<'tx>>,
+    is_waited_for: Option<CachedStatement<'tx>>,
+}
+
+/// What is there under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Current {
+    Absent,
+    Older,
+    SameOrNewer,
+}
+
+/// Whether the database took a row.
+#[derive(Debug)]
+pub(crate) enum Written {
+    Done,
+    /// What it says; the row had no effect.
+    Refused(String),
+}
+
+/// Where a row comes from.
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) row: u64,
+    pub(crate) offset: Option<u64>,
+}
+
+/// A row that waits.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) id: i64,
+    pub(crate) entity: String,
+    pub(crate) key: String,
+    pub(crate) version: Vec<u8>,
+    pub(crate) json: String,
+    file: String,
+    row: u64,
+}
+
+impl Parked {
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin { file: &self.file, row: self.row, offset: None }
+    }
+}
+
+/// Of a bad row's bytes.
+const BAD_BYTES_MAX: usize = 64 << 10;
+
+impl<'tx> Tables<'tx> {
+    pub(super) fn new(tx: &'tx Transaction<'_>, plans: &'tx EntityPlans, now: &'tx str) -> Self {
+        Self { tx, plans, now, open: Vec::new(), places: HashMap::new(), statements: Statements::default() }
+    }
+
+    /// An entity that is configured.
+    pub(crate) fn plan(&self, name: &str) -> Option<&'tx EntityPlan> {
+        self.plans.get(name).map(AsRef::as_ref)
+    }
+
+    /// Opens an entity's table.
+    pub(crate) fn open(&mut self, entity: &str) -> Result<TableId, Failure> {
+        if let Some(id) = self.places.get(entity) {
+            return Ok(*id);
+        }
+        let Some(plan) = self.plan(entity) else {
+            let problem = format!("entity {entity:?} is not among those that the sink was opened with");
+            return Err(Failure::Refused { reason: Reason::RefusedByDatabase, problem });
+        };
+        let exists = |table: &str| {
+            let mut statement = self.tx.prepare_cached(&format!("SELECT 1 FROM {table} WHERE entity = ?1 LIMIT 1"))?;
+            statement.exists([entity])
+        };
+        let table = Table {
+            has_tombstones: exists("_waybill_tombstone")?,
+            has_parked: exists("_waybill_parked")?,
+            ..Table::new(Some(plan), SqlName::new(plan.table()))
+        };
+        let id = self.push(table);
+        self.places.insert(plan.name(), id);
+        Ok(id)
+    }
+
+    /// Opens a table to which rows are only added.
+    pub(super) fn open_stream(&mut self, name: SqlName, shape: Arc<Shape>) -> TableId {
+        self.push(Table { shape: Some(shape), ..Table::new(None, name) })
+    }
+
+    fn push(&mut self, table: Table<'tx>) -> TableId {
+        self.open.push(table);
+        TableId(self.open.len() - 1)
+    }
+
+    /// Its columns.
+    pub(crate) fn shape(&mut self, id: TableId) -> Result<&Shape, Failure> {
+        let Table { plan, name, shape, .. } = &mut self.open[id.0];
+        if shape.is_none() {
+            *shape = Some(Arc::new(schema::shape(self.tx, name, *plan)?));
+        }
+        Ok(shape.as_deref().expect("set above"))
+    }
+
+    pub(super) fn shared_shape(&mut self, id: TableId) -> Result<Arc<Shape>, Failure> {
+        self.shape(id)?;
+        Ok(self.open[id.0].shape.as_ref().map(Arc::clone).expect("loaded above"))
+    }
+
+    /// Gives new fields their columns.
+    pub(super) fn grow(&mut self, id: TableId, fields: &NewFields) -> Result<(), Failure> {
+        let shape = self.shared_shape(id)?;
+        let Table { plan, name, .. } = &self.open[id.0];
+        if let Some(grown) = schema::grow(self.tx, name, *plan, &shape, fields)? {
+            self.open[id.0].shape = Some(Arc::new(grown));
+        }
+        Ok(())
+    }
+
+    /// Refuses a second publisher of an entity whose rows only their place in the sequence orders.
+    pub(super) fn admit_publisher(&mut self, id: TableId, publisher: &str) -> Result<(), Failure> {
+        let Table { plan: Some(plan), name, .. } = &self.open[id.0] else { return Ok(()) };
+        let mut statement = self.tx.prepare_cached("SELECT publisher FROM _waybill_table WHERE name = ?1")?;
+        let known: Option<String> = statement.query_row([name.as_str()], |row| row.get(0))?;
+        match known {
+            Some(known) if known == publisher => Ok(()),
+            Some(known) => {
+                let problem = format!(
+                    "entity {:?} has no declared version, so its rows are ordered by the sequence of one publisher, which \
+                     is {known:?}; this file is from {publisher:?}; declare a version",
+                    plan.name()
+                );
+                Err(Failure::Refused { reason: Reason::ForeignPublisher, problem })
+            }
+            None => {
+                let sql = "UPDATE _waybill_table SET publisher = ?2 WHERE name = ?1";
+                self.tx.prepare_cached(sql)?.execute((name.as_str(), publisher))?;
+                Ok(())
+            }
+        }
+    }
+
+    /// What the table, or a tombstone, holds under a key, against this version.
+    pub(crate) fn compare(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Current, Failure> {
+        let against = |known: Option<&[u8]>| match known {
+            Some(known) if known >= version => Current::SameOrNewer,
+            // A row without a version was not written by us; any version is newer.
+            _ => Current::Older,
+        };
+        let table = &mut self.open[id.0];
+        if let Some(current) = table.with_version(self.tx, key, against)? {
+            return Ok(current);
+        }
+        let (Some(plan), true) = (table.plan, table.has_tombstones) else { return Ok(Current::Absent) };
+        let sql = "SELECT version FROM _waybill_tombstone WHERE entity = ?1 AND key = ?2";
+        let mut rows = prepared(self.tx, &mut self.statements.tombstone, || sql)?.query((plan.name(), key))?;
+        let blocks = match rows.next()? {
+            Some(row) => row.get_ref(0)?.as_blob().is_ok_and(|known| known >= version),
+            None => false,
+        };
+        Ok(if blocks { Current::SameOrNewer } else { Current::Absent })
+    }
+
+    /// Whether the table has a row with this key.
+    pub(crate) fn is_present(&mut self, id: TableId, key: &str) -> Result<bool, Failure> {
+        Ok(self.open[id.0].with_version(self.tx, key, |_| ())?.is_some())
+    }
+
+    /// Inserts or updates the row that was read last; a tombstone goes.
+    pub(crate) fn upsert(
+        &mut self,
+        id: TableId,
+        key: &str,
+        version: &[u8],
+        row: &RowReader<'_>,
+    ) -> Result<Written, Failure> {
+        let Table { plan: Some(plan), name, shape: Some(shape), write, has_tombstones, .. } = &mut self.open[id.0]
+        else {
+            unreachable!("a reader was made from its shape");
+        };
+        let statement = prepared(self.tx, write, || schema::upsert_sql(name, plan, shape))?;
+        let next = bind_key(statement, plan, key)?.expect("a row's key has the types of its columns");
+        statement.raw_bind_parameter(next, version)?;
+        bind_row(statement, next + 1, row)?;
+        let written = written(self.tx, statement.raw_execute())?;
+        if *has_tombstones && matches!(written, Written::Done) {
+            let sql = "DELETE FROM _waybill_tombstone WHERE entity = ?1 AND key = ?2";
+            prepared(self.tx, &mut self.statements.unbury, || sql)?.execute((plan.name(), key))?;
+        }
+        Ok(written)
+    }
+
+    /// Adds the row that was read last, of a file of no entity.
+    pub(crate) fn append(
+        &mut self,
+        id: TableId,
+        file: &str,
+        number: u64,
+        row: &RowReader<'_>,
+    ) -> Result<Written, Failure> {
+        let Table { name, shape: Some(shape), write, .. } = &mut self.open[id.0] else {
+            unreachable!("a reader was made from its shape");
+        };
+        let statement = prepared(self.tx, write, || schema::append_sql(name, shape))?;
+        statement.raw_bind_parameter(1, file)?;
+        statement.raw_bind_parameter(2, stored(number))?;
+        bind_row(statement, 3, row)?;
+        written(self.tx, statement.raw_execute())
+    }
+
+    /// Deletes the row with this key.
+    pub(crate) fn delete(&mut self, id: TableId, key: &str) -> Result<Written, Failure> {
+        let Table { plan: Some(plan), name, .. } = &self.open[id.0] else { unreachable!("only entities have keys") };
+        let mut statement = self.tx.prepare_cached(&schema::delete_sql(name, plan))?;
+        bind_key(&mut statement, plan, key)?.expect("a row's key has the types of its columns");
+        written(self.tx, statement.raw_execute())
+    }
+
+    /// Remembers a deletion.
+    pub(crate) fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
+        let table = &mut self.open[id.0];
+        table.has_tombstones = true;
+        let sql = "INSERT INTO _waybill_tombstone (entity, key, version, deleted_at) VALUES (?1, ?2, ?3, ?4)
+                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at";
+        let statement = prepared(self.tx, &mut self.statements.bury, || sql)?;
+        statement.execute((table.entity(), key, version, self.now))?;
+        Ok(())
+    }
+
+    /// Parks a row, instead of an older one with its key. `false`: a row that is not older is parked already.
+    pub(crate) fn park(
+        &mut self,
+        id: TableId,
+        key: &str,
+        version: &[u8],
+        (parent, missing_key): (TableId, &str),
+        origin: &Origin<'_>,
+        json: &str,
+    ) -> Result<bool, Failure> {
+        self.open[id.0].has_parked = true;
+        let (entity, missing) = (self.open[id.0].entity(), self.open[parent.0].entity());
+        let sql = "INSERT INTO _waybill_parked
+                       (entity, key, version, missing_entity, missing_key, row, file, file_row, parked_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
+                       missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
+                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at
+                   WHERE excluded.version > version";
+        let statement = prepared(self.tx, &mut self.statements.park, || sql)?;
+        let number = stored(origin.row);
+        let changed =
+            statement.execute((entity, key, version, missing, missing_key, json, origin.file, number, self.now))?;
+        Ok(changed > 0)
+    }
+
+    /// Removes the parked row with this key, if it is not newer.
+    pub(crate) fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
+        let table = &self.open[id.0];
+        if table.has_parked {
+            let sql = "DELETE FROM _waybill_parked WHERE entity = ?1 AND key = ?2 AND version <= ?3";
+            let statement = prepared(self.tx, &mut self.statements.forget_parked, || sql)?;
+            statement.execute((table.entity(), key, version))?;
+        }
+        Ok(())
+    }
+
+    /// Removes a parked row.
+    pub(crate) fn unpark(&mut self, parked: i64) -> Result<(), Failure> {
+        let sql = "DELETE FROM _waybill_parked WHERE id = ?1";
+        prepared(self.tx, &mut self.statements.unpark, || sql)?.execute([parked])?;
+        Ok(())
+    }
+
+    /// Lets a parked row wait for another parent.
+    pub(crate) fn wait_for(&mut self, parked: i64, parent: TableId, missing_key: &str) -> Result<(), Failure> {
+        let entity = self.open[parent.0].entity();
+        let sql = "UPDATE _waybill_parked SET missing_entity = ?2, missing_key = ?3 WHERE id = ?1";
+        prepared(self.tx, &mut self.statements.wait_for, || sql)?.execute((parked, entity, missing_key))?;
+        Ok(())
+    }
+
+    /// Whether any row waits for some row of this entity.
+    pub(crate) fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure> {
+        let sql = "SELECT 1 FROM _waybill_parked WHERE missing_entity = ?1 LIMIT 1";
+        Ok(self.tx.prepare_cached(sql)?.exists([self.open[id.0].entity()])?)
+    }
+
+    /// Whether any row waits for this one.
+    pub(crate) fn is_waited_for(&mut self, id: TableId, key: &str) -> Result<bool, Failure> {
+        let sql = "SELECT 1 FROM _waybill_parked WHERE missing_entity = ?1 AND missing_key = ?2 LIMIT 1";
+        let statement = prepared(self.tx, &mut self.statements.is_waited_for, || sql)?;
+        Ok(statement.exists((self.open[id.0].entity(), key))?)
+    }
+
+    /// Rows that wait for this one, in the order of their ids after `after`: at most `rows_max`, and no further one once
+    /// they take `bytes_max`.
+    pub(crate) fn waiting(
+        &mut self,
+        id: TableId,
+        key: &str,
+        after: i64,
+        rows_max: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<Parked>, Failure> {
+        let sql = "SELECT id, entity, key, version, row, file, file_row FROM _waybill_parked
+                   WHERE missing_entity = ?1 AND missing_key = ?2 AND id > ?3 ORDER BY id";
+        let mut statement = self.tx.prepare_cached(sql)?;
+        let mut rows = statement.query((self.open[id.0].entity(), key, after))?;
+        let mut waiting = Vec::new();
+        let mut bytes = 0;
+        while waiting.len() < rows_max && bytes < bytes_max {
+            let Some(row) = rows.next()? else { break };
+            let parked = Parked {
+                id: row.get(0)?,
+                entity: row.get(1)?,
+                key: row.get(2)?,
+                version: row.get(3)?,
+                json: row.get(4)?,
+                file: row.get(5)?,
+                row: row.get::<_, i64>(6)?.cast_unsigned(),
+            };
+            bytes += parked.json.len();
+            waiting.push(parked);
+        }
+        Ok(waiting)
+    }
+
+    /// Keeps a row that cannot be used.
+    pub(crate) fn keep_bad_row(
+        &mut self,
+        origin: &Origin<'_>,
+        reason: Reason,
+        problem: &str,
+        bytes: &[u8],
+    ) -> Result<(), Failure> {
+        let sql = "INSERT INTO _waybill_bad_row (file, row, byte_offset, reason, problem, bytes, found_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                   ON CONFLICT (file, row) DO UPDATE SET reason = excluded.reason, problem = excluded.problem,
+                       bytes = excluded.bytes, found_at = excluded.found_at";
+        let bytes = bytes.get(..BAD_BYTES_MAX).unwrap_or(bytes);
+        let (number, offset) = (stored(origin.row), origin.offset.map(stored));
+        self.tx.prepare_cached(sql)?.execute((
+            origin.file,
+            number,
+            offset,
+            reason.as_str(),
+            problem,
+            bytes,
+            self.now,
+        ))?;
+        Ok(())
+    }
+}
+
+impl<'tx> Table<'tx> {
+    fn new(plan: Option<&'tx EntityPlan>, name: SqlName) -> Self {
+        Self { plan, name, shape: None, version: None, write: None, has_tombstones: false, has_parked: false }
+    }
+
+    fn entity(&self) -> &'tx str {
+        self.plan.map(EntityPlan::name).expect("only rows of entities are parked and buried")
+    }
+
+    /// Calls `look` with the version of the row that has this key.
+    fn with_version<T>(
+        &mut self,
+        tx: &'tx Connection,
+        key: &str,
+        look: impl FnOnce(Option<&[u8]>) -> T,
+    ) -> rusqlite::Result<Option<T>> {
+        let Some(plan) = self.plan else { return Ok(None) };
+        let statement = prepared(tx, &mut self.version, || schema::version_sql(&self.name, plan))?;
+        if bind_key(statement, plan, key)?.is_none() {
+            return Ok(None);
+        }
+        match statement.raw_query().next()? {
+            Some(row) => Ok(Some(look(row.get_ref(0)?.as_blob().ok()))),
+            None => Ok(None),
+        }
+    }
+}
+
+fn prepared<'s, 'tx, Sql: AsRef<str>>(
+    tx: &'tx Connection,
+    slot: &'s mut Option<CachedStatement<'tx>>,
+    sql: impl FnOnce() -> Sql,
+) -> rusqlite::Result<&'s mut CachedStatement<'tx>> {
+    if slot.is_none() {
+        *slot = Some(tx.prepare_cached(sql().as_ref())?);
+    }
+    Ok(slot.as_mut().expect("set above"))
+}
+
+/// Binds the parts of a key from the first parameter on and returns the next; `None` when a part is not of its column's
+/// type, so that no row can have this key.
+fn bind_key(statement: &mut CachedStatement<'_>, plan: &EntityPlan, key: &str) -> rusqlite::Result<Option<usize>> {
+    let mut at = 1;
+    for (part, text) in plan.key_form().split(key) {
+        match part {
+            KeyPart::Integer => match text.parse::<i64>() {
+                Ok(number) => statement.raw_bind_parameter(at, number)?,
+                Err(_) => return Ok(None),
+            },
+            KeyPart::Boolean => match text.as_ref() {
+                "true" => statement.raw_bind_parameter(at, true)?,
+                "false" => statement.raw_bind_parameter(at, false)?,
+                _ => return Ok(None),
+            },
+            KeyPart::Decimal | KeyPart::Timestamp | KeyPart::Date | KeyPart::Uuid | KeyPart::AsWritten => {
+                statement.raw_bind_parameter(at, text.as_ref())?;
+            }
+        }
+        at += 1;
+    }
+    Ok(Some(at))
+}
+
+/// Binds what could not be stored in columns, and then these.
+fn bind_row(statement: &mut CachedStatement<'_>, first: usize, row: &RowReader<'_>) -> rusqlite::Result<()> {
+    statement.raw_bind_parameter(first, row.rescued())?;
+    for (at, value) in (first + 1..).zip(row.values()) {
+        statement.raw_bind_parameter(at, Bound(value))?;
+    }
+    Ok(())
+}
+
+struct Bound<'v>(&'v Value<'v>);
+
+impl ToSql for Bound<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self.0 {
+            Value::Null => ValueRef::Null,
+            Value::Integer(number) => ValueRef::Integer(*number),
+            Value::Float(number) => ValueRef::Real(*number),
+            Value::Boolean(value) => ValueRef::Integer(i64::from(*value)),
+            Value::Text(text) => ValueRef::Text(text.as_bytes()),
+            Value::Binary(bytes) => ValueRef::Blob(bytes),
+        }))
+    }
+}
+
+/// A statement that fails on what the row is had no effect; the transaction goes on without it.
+fn written(tx: &Connection, result: rusqlite::Result<usize>) -> Result<Written, Failure> {
+    let error = match result {
+        Ok(_) => return Ok(Written::Done),
+        Err(error) => error,
+    };
+    let is_the_rows = matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
+    );
+    if is_the_rows && !tx.is_autocommit() { Ok(Written::Refused(error.to_string())) } else { Err(error.into()) }
+}
+
+/// SQLite's integers end at 2^63.
+fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

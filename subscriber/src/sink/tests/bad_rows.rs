@@ -1,0 +1,143 @@
+//! Rows that cannot be used are kept, with what, where and why, and stop nothing else.
+
+use super::world::World;
+use crate::{FileKey, sink::Applied};
+
+const ITEM: &str = r#"
+    [entity.item]
+    key = ["id", "site"]
+    version = { field = "changed", type = "timestamp" }
+    columns = { id = "integer", price = "decimal" }
+"#;
+
+fn row(id: &str) -> String {
+    format!("{{\"id\":{id},\"site\":\"a\",\"changed\":\"2024-01-01T00:00:00Z\"}}")
+}
+
+#[tokio::test]
+async fn each_fault_has_its_reason_and_its_place() {
+    let world = World::new(ITEM).await;
+    let rows = [
+        row("1"),
+        "{\"id\":2".to_owned(),
+        "{\"site\":\"a\",\"changed\":\"2024-01-01T00:00:00Z\"}".to_owned(),
+        row("null"),
+        row("\"x\""),
+        row("92233720368547758070"),
+        "{\"id\":3,\"site\":\"a\",\"changed\":\"yesterday\"}".to_owned(),
+        "{\"id\":4,\"site\":\"a\"}".to_owned(),
+        row("5").replace('}', ",\"_deleted\":\"perhaps\"}"),
+        row("6"),
+    ];
+    let applied = world.file("item", &rows.join("\n")).await;
+    assert_eq!(applied, Applied { inserted: 2, bad: 8, ..Applied::default() });
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "6"]);
+    let bad = world.sink.bad_rows(Some(&FileKey::of_export("shop", "1")), 100).await.unwrap();
+    let seen: Vec<_> = bad.iter().map(|bad| (bad.row, bad.reason.as_str())).collect();
+    assert_eq!(
+        seen,
+        [
+            (2, "malformed-row"),
+            (3, "missing-key"),
+            (4, "missing-key"),
+            (5, "bad-key"),
+            (6, "bad-key"),
+            (7, "bad-version"),
+            (8, "bad-version"),
+            (9, "malformed-row"),
+        ]
+    );
+    for bad in &bad {
+        let at = usize::try_from(bad.row).unwrap() - 1;
+        assert_eq!(bad.bytes, rows[at].as_bytes());
+        let offset: usize = rows[..at].iter().map(|row| row.len() + 1).sum();
+        assert_eq!(bad.offset, Some(offset as u64));
+    }
+    assert_eq!(bad[1].problem, "key field \"id\" is missing or null");
+    assert!(bad[3].problem.starts_with("key field \"id\" is \"x\", not an integer of 64 bits"), "{}", bad[3].problem);
+    assert!(
+        bad[5].problem.starts_with("version field \"changed\" is \"yesterday\", no timestamp"),
+        "{}",
+        bad[5].problem
+    );
+    assert_eq!(bad[7].problem, "field \"_deleted\" is \"perhaps\", neither true nor false");
+    assert_eq!(world.sink.bad_rows(None, 3).await.unwrap().len(), 3);
+    assert!(world.sink.bad_rows(Some(&FileKey::of_export("shop", "2")), 3).await.unwrap().is_empty());
+    assert_eq!(world.sink.totals().await.unwrap().bad_now, 8);
+}
+
+#[tokio::test]
+async fn a_row_that_the_database_refuses_is_refused_alone() {
+    let table = "CREATE TABLE item (
+        id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'), code TEXT UNIQUE ON CONFLICT REPLACE,
+        _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site));
+        CREATE TRIGGER no_seven BEFORE INSERT ON item WHEN NEW.id = 7 BEGIN SELECT RAISE(ABORT, 'no sevens'); END;
+        CREATE TRIGGER keep_one BEFORE DELETE ON item WHEN OLD.id = 1 BEGIN SELECT RAISE(ABORT, 'one stays'); END;";
+    let world = World::with_tables(table, ITEM).await;
+    let with = |id: &str, more: &str| row(id).replace('}', &format!(",{more}}}"));
+    let rows = [
+        with("1", "\"price\":12,\"code\":\"A\""),
+        with("2", "\"price\":13"),
+        with("3", "\"price\":14,\"code\":\"A\""),
+        row("7"),
+        row("8"),
+    ];
+    let applied = world.file("item", &rows.join("\n")).await;
+    assert_eq!(applied, Applied { inserted: 2, bad: 3, ..Applied::default() });
+    assert_eq!(world.query("SELECT id, code FROM item ORDER BY id"), ["1|A", "8|-"], "nothing was replaced");
+    let bad = world.query("SELECT row, reason, problem FROM _waybill_bad_row ORDER BY row");
+    assert_eq!(bad.len(), 3);
+    assert!(bad[0].starts_with("2|refused-by-database|CHECK constraint failed"), "{}", bad[0]);
+    assert!(bad[1].starts_with("3|refused-by-database|UNIQUE constraint failed"), "{}", bad[1]);
+    assert_eq!(bad[2], "4|refused-by-database|no sevens");
+
+    let deletion = row("1").replace("2024", "2025").replace('}', ",\"_deleted\":true}");
+    assert_eq!(world.file("item", &deletion).await, Applied { bad: 1, ..Applied::default() });
+    assert!(world.query("SELECT * FROM _waybill_tombstone").is_empty(), "a refused deletion leaves no tombstone");
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "8"]);
+}
+
+#[tokio::test]
+async fn a_row_refused_when_it_is_released_is_kept_as_bad() {
+    let toml = format!(
+        "{ITEM}\n[[entity.item.references]]\nfields = [\"site\"]\nentity = \"site\"\n[entity.site]\nkey = [\"id\"]"
+    );
+    let table = "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
+        _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site))";
+    let world = World::with_tables(table, &toml).await;
+    let rows = [row("1"), row("2").replace('}', ",\"price\":13}"), row("3")].join("\n");
+    assert_eq!(world.file("item", &rows).await.parked, 3);
+    let applied = world.file("site", r#"{"id":"a"}"#).await;
+    assert_eq!(applied, Applied { inserted: 1, released: 2, ..Applied::default() });
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "3"]);
+    assert!(world.query("SELECT * FROM _waybill_parked").is_empty());
+    let bad = world.sink.bad_rows(None, 10).await.unwrap();
+    assert_eq!((bad[0].row, bad[0].offset, bad[0].reason.as_str()), (2, None, "refused-by-database"));
+    assert_eq!(bad[0].file, FileKey::of_export("shop", "1"), "its own file, not the one that released it");
+}
+
+#[tokio::test]
+async fn when_the_newest_row_is_refused_the_one_before_it_counts() {
+    let toml = format!(
+        "{ITEM}\n[[entity.item.references]]\nfields = [\"site\"]\nentity = \"site\"\n[entity.site]\nkey = [\"id\"]"
+    );
+    let table = "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
+        _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site))";
+    let world = World::with_tables(table, &toml).await;
+    world.file("site", r#"{"id":"a"}"#).await;
+    let priced = |year: &str, price: u8| row("1").replace("2024", year).replace('}', &format!(",\"price\":{price}}}"));
+    let rows = [priced("2021", 11), priced("2022", 12), priced("2023", 13)].join("\n");
+    let applied = world.file("item", &rows).await;
+    assert_eq!(applied, Applied { inserted: 1, superseded: 1, bad: 1, ..Applied::default() });
+    assert_eq!(world.query("SELECT price FROM item"), ["12"]);
+}
+
+#[tokio::test]
+async fn long_bad_rows_are_cut() {
+    let world = World::new(ITEM).await;
+    let long = format!("{{\"id\":\"{}\",\"site\":\"a\"}}", "x".repeat(100_000));
+    world.file("item", &long).await;
+    let bad = world.sink.bad_rows(None, 10).await.unwrap();
+    assert_eq!(bad[0].bytes.len(), 64 << 10);
+    assert!(bad[0].problem.len() < 300, "{}", bad[0].problem);
+}

@@ -1,0 +1,162 @@
+//! What fields become.
+
+use super::world::{DATABASE, World, csv};
+use crate::{
+    FileKey,
+    apply::Position,
+    sink::{Applied, Sink, SqliteSink},
+};
+
+const TYPES: &str = r#"
+    [entity.thing]
+    key = ["id"]
+    [entity.thing.columns]
+    id = "uuid"
+    i = "integer"
+    d = "decimal"
+    f = "float"
+    b = "boolean"
+    t = "text"
+    ts = "timestamp"
+    day = "date"
+    u = "uuid"
+    j = "json"
+    bin = "binary"
+"#;
+
+const EVOLVE: &str = "[entity.thing]\nkey = [\"id\"]";
+const FREEZE: &str = "[entity.thing]\nkey = [\"id\"]\nschema = \"freeze\"\ncolumns = { name = \"text\" }";
+
+#[tokio::test]
+async fn declared_columns_keep_values_as_they_were_written() {
+    let world = World::new(TYPES).await;
+    let row =
+        r#"{"id":"694215B7-08F7-4C0D-ACB1-D734BA44C0C8","i":-9223372036854775808,"d":19.90,"f":0.1,"b":true,"t":"é",
+        "ts":"2014-02-08T10:01:36.8270+01:00","day":"2014-02-08","u":"694215B7-08F7-4C0D-ACB1-D734BA44C0C8",
+        "j":{"a":[1.0]},"bin":"aGk="}"#
+            .replace('\n', "");
+    world.file("thing", &row).await;
+    assert_eq!(
+        world.query("SELECT id, i, d, f, b, t, ts, day, u, j, bin, _rescued FROM thing"),
+        [
+            "694215b7-08f7-4c0d-acb1-d734ba44c0c8|-9223372036854775808|19.90|0.1|1|é|2014-02-08T10:01:36.8270+01:00|2014-02-08|\
+          694215B7-08F7-4C0D-ACB1-D734BA44C0C8|{\"a\":[1.0]}|6869|-"
+        ]
+    );
+    let kinds =
+        "SELECT typeof(id), typeof(i), typeof(d), typeof(f), typeof(b), typeof(ts), typeof(j), typeof(bin) FROM thing";
+    assert_eq!(world.query(kinds), ["text|integer|text|real|integer|text|text|blob"]);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_its_column_is_rescued() {
+    let world = World::new(TYPES).await;
+    let row = r#"{"id":"694215b7-08f7-4c0d-acb1-d734ba44c0c8","i":92233720368547758070,"d":"a lot","f":1e999,"b":"maybe","ts":"now","day":5,"u":null,"j":1}"#;
+    assert_eq!(world.file("thing", row).await.inserted, 1);
+    assert_eq!(
+        world.query("SELECT i, d, f, b, ts, day, u, j, _rescued FROM thing"),
+        [r#"-|-|-|-|-|-|-|1|{"i":92233720368547758070,"d":"a lot","f":1e999,"b":"maybe","ts":"now","day":5}"#]
+    );
+    // The next version fits, and clears what was rescued.
+    assert_eq!(world.file("thing", r#"{"id":"694215b7-08f7-4c0d-acb1-d734ba44c0c8","i":5}"#).await.updated, 1);
+    assert_eq!(world.query("SELECT i, j, _rescued FROM thing"), ["5|-|-"]);
+}
+
+#[tokio::test]
+async fn new_fields_become_columns_of_the_type_that_they_have() {
+    let world = World::new(EVOLVE).await;
+    world.file("thing", "{\"id\":1,\"n\":1}\n{\"id\":2,\"n\":2.50,\"yes\":true,\"later\":null,\"list\":[1, 2]}").await;
+    world.file("thing", r#"{"id":3,"n":7,"later":"x","Name":"a","NAME":"b","_Rescued":1,"_waybill_x":2,"":3}"#).await;
+    assert_eq!(
+        world.query("SELECT id, n, yes, list, later, Name, _rescued FROM thing ORDER BY id"),
+        [
+            "1|1|-|-|-|-|-".to_owned(),
+            "2|2.50|1|[1, 2]|-|-|-".to_owned(),
+            "3|7|-|-|x|a|{\"NAME\":\"b\",\"_Rescued\":1,\"_waybill_x\":2,\"\":3}".to_owned(),
+        ]
+    );
+    assert_eq!(
+        world.query("SELECT field, type FROM _waybill_column ORDER BY field"),
+        ["Name|text", "later|text", "list|json", "n|decimal", "yes|boolean"]
+    );
+    // A type is inferred once.
+    world.file("thing", r#"{"id":4,"n":"many"}"#).await;
+    assert_eq!(world.query("SELECT n, _rescued FROM thing WHERE id = '4'"), ["-|{\"n\":\"many\"}"]);
+}
+
+#[tokio::test]
+async fn frozen_tables_rescue_new_fields() {
+    let world = World::new(FREEZE).await;
+    world.file("thing", r#"{"id":1,"name":"a","size":19.90,"none":null,"deep":{"a":1}}"#).await;
+    assert_eq!(world.query("SELECT * FROM pragma_table_info('thing')").len(), 4);
+    assert_eq!(world.query("SELECT id, name, _rescued FROM thing"), [r#"1|a|{"size":19.90,"deep":{"a":1}}"#]);
+}
+
+#[tokio::test]
+async fn csv_is_text_and_keeps_null_and_empty_apart() {
+    let world = World::new(EVOLVE).await;
+    let rows = "id,n,empty,none,text\n1,007,\"\",,a\n2,8,x,y,\"b \"\"c\"\"\"\n";
+    let batch = world.batch("thing", Position::Broker { sequence_number: 1 }, csv(rows));
+    world.sink.apply(&FileKey::of_export("", "1"), 0, batch).await.unwrap();
+    assert_eq!(
+        world.query("SELECT id, n, empty, none, text FROM thing ORDER BY id"),
+        ["1|007||-|a", "2|8|x|y|b \"c\""]
+    );
+}
+
+#[tokio::test]
+async fn any_text_may_name_a_column() {
+    let world = World::new(EVOLVE).await;
+    let long = "é".repeat(100);
+    let row = format!("{{\"id\":1,\"a \\\"b\\\"; DROP TABLE thing\":1,\"select\":2,\"{long}\":3,\"a.b[0]\":4}}");
+    assert_eq!(world.file("thing", &row).await, Applied { inserted: 1, ..Applied::default() });
+    assert_eq!(world.query("SELECT \"a \"\"b\"\"; DROP TABLE thing\", \"select\", \"a.b[0]\" FROM thing"), ["1|2|4"]);
+    assert_eq!(world.query("SELECT count(*) FROM _waybill_column WHERE length(name) <> length(field)"), ["1"]);
+    assert_eq!(world.file("thing", &row.replace(":1,\"a ", ":2,\"a ")).await.inserted, 1, "and is found again");
+    assert_eq!(world.query("SELECT count(*) FROM thing WHERE _rescued IS NULL"), ["2"]);
+}
+
+#[tokio::test]
+async fn a_table_does_not_grow_without_end() {
+    let world = World::new(EVOLVE).await;
+    let fields: String = (0..2_500).map(|n| format!(",\"f{n}\":{n}")).collect();
+    assert_eq!(world.file("thing", &format!("{{\"id\":1{fields}}}")).await.inserted, 1);
+    assert_eq!(world.query("SELECT count(*) FROM pragma_table_info('thing')"), ["1500"]);
+    assert_eq!(world.query("SELECT f0, _rescued ->> '$.f2499', _rescued ->> '$.f0' FROM thing"), ["0|2499|-"]);
+}
+
+#[tokio::test]
+async fn columns_outlive_a_restart_and_meet_new_declarations() {
+    let mut world = World::new(EVOLVE).await;
+    world.file("thing", r#"{"id":1,"n":1,"x":"a"}"#).await;
+    world
+        .reopen(Some("[entity.thing]\nkey = [\"id\"]\ncolumns = { n = \"integer\", y = \"date\", x = \"json\" }"))
+        .await;
+    world.file("thing", r#"{"id":2,"n":2,"x":"b","y":"2024-01-01"}"#).await;
+    assert_eq!(world.query("SELECT id, n, x, y FROM thing ORDER BY id"), ["1|1|a|-", "2|2|\"b\"|2024-01-01"]);
+}
+
+#[tokio::test]
+async fn a_column_that_somebody_drops_comes_back_with_its_next_value() {
+    let world = World::new(EVOLVE).await;
+    world.file("thing", r#"{"id":1,"n":1}"#).await;
+    world.query("SELECT 1");
+    waybill_store::rusqlite::Connection::open(world.folder.path().join(DATABASE))
+        .unwrap()
+        .execute_batch("ALTER TABLE thing DROP COLUMN n")
+        .unwrap();
+    world.file("thing", r#"{"id":2,"n":2}"#).await;
+    assert_eq!(world.query("SELECT id, n FROM thing ORDER BY id"), ["1|-", "2|2"]);
+}
+
+#[tokio::test]
+async fn two_programs_may_widen_one_table() {
+    let world = World::new(EVOLVE).await;
+    let other = SqliteSink::open(world.folder.path().join(DATABASE), &world.entities).await.unwrap();
+    let batch =
+        |rows: &str| world.batch("thing", Position::Broker { sequence_number: 1 }, super::world::json_lines(rows));
+    other.apply(&FileKey::of_export("o", "1"), 0, batch(r#"{"id":1,"n":1,"a":1}"#)).await.unwrap();
+    world.sink.apply(&FileKey::of_export("o", "2"), 0, batch(r#"{"id":2,"n":2,"b":2}"#)).await.unwrap();
+    other.apply(&FileKey::of_export("o", "3"), 0, batch(r#"{"id":3,"n":3,"b":3}"#)).await.unwrap();
+    assert_eq!(world.query("SELECT id, n, a, b FROM thing ORDER BY id"), ["1|1|1|-", "2|2|-|2", "3|3|-|3"]);
+}

@@ -1,0 +1,198 @@
+//! Workers that die, and workers that race.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rand::RngExt as _;
+use waybill_formats::{RowBatch, Source};
+
+use super::world::{DATABASE, World, decode, entities, progress, query, stats};
+use crate::{
+    FileKey,
+    apply::{EntityPlans, Position},
+    sink::{DirSink, EntityBatch, Sink, SinkError, SqliteSink},
+};
+
+const SHOP: &str = r#"
+    [entity.item]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer" }
+    [entity.price]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer", item = "integer", amount = "decimal" }
+    [[entity.price.references]]
+    fields = ["item"]
+    entity = "item"
+"#;
+
+const ROWS: u64 = 2_000;
+const STEP: u64 = 100;
+
+/// Prices, which all wait, then the items, which release them; with updates and deletions of both.
+fn files() -> [(&'static str, FileKey, Vec<RowBatch>); 2] {
+    let (mut prices, mut items) = (String::new(), String::new());
+    for n in 1..=ROWS {
+        let id = n * 7919 % 1_500;
+        let end = if n % 10 == 0 { ",\"_deleted\":true" } else { "" };
+        writeln!(prices, "{{\"id\":{id},\"item\":{},\"amount\":{n}.50,\"v\":{n}{end}}}", id % 700).unwrap();
+        writeln!(items, "{{\"id\":{},\"name\":\"item {n}\",\"v\":{n}}}", n % 700).unwrap();
+    }
+    let rows = |text: &str| decode(Source::JsonLines, text, 10);
+    [
+        ("price", FileKey::of_export("shop", "prices"), rows(&prices)),
+        ("item", FileKey::of_export("shop", "items"), rows(&items)),
+    ]
+}
+
+fn stretch(blob_type: &str, plans: Option<&EntityPlans>, rows: &[RowBatch], from: u64) -> EntityBatch {
+    let to = from + STEP;
+    EntityBatch {
+        blob_type: blob_type.into(),
+        entity: plans.and_then(|plans| plans.for_type(blob_type)).cloned(),
+        position: Position::Broker { sequence_number: 1 },
+        rows: rows.iter().filter(|batch| batch.first_row() > from && batch.last_row() <= to).cloned().collect(),
+        to,
+        end: (to == ROWS).then(|| stats(ROWS)),
+    }
+}
+
+/// Works both files from where they are to their ends.
+async fn work(sink: &impl Sink, plans: Option<&EntityPlans>, mut tell: impl FnMut(u64)) {
+    for (blob_type, key, rows) in files() {
+        loop {
+            let at = progress(sink, &key).await;
+            if at.done {
+                break;
+            }
+            tell(at.rows);
+            match sink.apply(&key, at.rows, stretch(blob_type, plans, &rows, at.rows)).await {
+                Ok(_) | Err(SinkError::Fenced { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+fn tables(path: &Path) -> Vec<String> {
+    [
+        "SELECT id, item, amount, v, hex(_waybill_version) FROM price ORDER BY id",
+        "SELECT id, name, v, hex(_waybill_version) FROM item ORDER BY id",
+        "SELECT entity, key, hex(version) FROM _waybill_tombstone ORDER BY entity, key",
+        "SELECT entity, key FROM _waybill_parked ORDER BY entity, key",
+        "SELECT file, rows, done, inserted, updated, deleted, ignored, superseded, parked, released, bad FROM _waybill_progress ORDER BY file",
+    ]
+    .iter()
+    .flat_map(|sql| query(path, sql))
+    .collect()
+}
+
+/// A process of this test binary that works the files of the named test until it is killed.
+fn kill_at_random(test: &str, folder: &Path, applies_before: usize) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("sink::tests::crash::{test}"), "--nocapture", "--test-threads=1"])
+        .env("WAYBILL_TEST_CHILD", folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    // `apply` has begun when the line comes; then it is killed within the next few milliseconds, wherever it is.
+    let told = lines.map_while(Result::ok).filter(|line| line.contains("applying from")).take(applies_before).count();
+    std::thread::sleep(Duration::from_micros(rand::rng().random_range(0..6_000)));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(told > 0 || applies_before == 0, "the child came to work");
+}
+
+fn child_folder() -> Option<std::path::PathBuf> {
+    std::env::var_os("WAYBILL_TEST_CHILD").map(Into::into)
+}
+
+fn applying(from: u64) {
+    println!("applying from {from}");
+}
+
+#[tokio::test]
+async fn kill_nine_in_the_middle_of_apply_changes_nothing_but_time() {
+    let open = async |folder: &Path| SqliteSink::open(folder.join(DATABASE), &entities(SHOP)).await.unwrap();
+    if let Some(folder) = child_folder() {
+        let sink = open(&folder).await;
+        return work(&sink, Some(sink.plans()), applying).await;
+    }
+    let calm = tempfile::tempdir().unwrap();
+    let sink = open(calm.path()).await;
+    work(&sink, Some(sink.plans()), |_| ()).await;
+    let expected = tables(&calm.path().join(DATABASE));
+
+    let killed = tempfile::tempdir().unwrap();
+    for _ in 0..10 {
+        let before = rand::rng().random_range(1..5);
+        kill_at_random("kill_nine_in_the_middle_of_apply_changes_nothing_but_time", killed.path(), before);
+    }
+    let path = killed.path().join(DATABASE);
+    let sink = open(killed.path()).await;
+    let done = query(&path, "SELECT count(*) FROM _waybill_progress WHERE done").concat();
+    let rows = query(&path, "SELECT sum(rows) FROM _waybill_progress").concat();
+    println!("after ten kills: {rows} of {} rows, {done} files done", 2 * ROWS);
+    work(&sink, Some(sink.plans()), |_| ()).await;
+    assert_eq!(tables(&path), expected);
+}
+
+#[tokio::test]
+async fn kill_nine_leaves_each_row_in_a_folder_once() {
+    if let Some(folder) = child_folder() {
+        return work(&DirSink::open(folder).await.unwrap(), None, applying).await;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..6 {
+        kill_at_random("kill_nine_leaves_each_row_in_a_folder_once", folder.path(), rand::rng().random_range(1..6));
+    }
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    work(&sink, None, |_| ()).await;
+    for (blob_type, _, rows) in files() {
+        let inside = std::fs::read_dir(folder.path().join(blob_type)).unwrap();
+        let files: Vec<_> = inside.map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(files.len(), 1);
+        let expected: String =
+            rows.iter().flat_map(RowBatch::rows).map(|row| row.to_json().into_owned() + "\n").collect();
+        assert_eq!(std::fs::read_to_string(&files[0]).unwrap(), expected);
+    }
+    assert_eq!(std::fs::read_dir(folder.path().join(".waybill/parts")).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_race_for_one_file_apply_each_row_once() {
+    let calm = World::new(SHOP).await;
+    work(&calm.sink, Some(calm.sink.plans()), |_| ()).await;
+
+    let raced = World::new(SHOP).await;
+    // Two handles on one file, as two processes have, and two workers on each.
+    let other = SqliteSink::open(raced.folder.path().join(DATABASE), &raced.entities).await.unwrap();
+    let workers = [&raced.sink, &raced.sink, &other, &other].map(|sink| work(sink, Some(sink.plans()), |_| ()));
+    futures::future::join_all(workers).await;
+    assert_eq!(tables(&raced.folder.path().join(DATABASE)), tables(&calm.folder.path().join(DATABASE)));
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_leaves_no_trace() {
+    let world = World::new(SHOP).await;
+    let [_, (_, key, rows)] = files();
+    world.query("CREATE TABLE keep AS SELECT 1");
+    waybill_store::rusqlite::Connection::open(world.folder.path().join(DATABASE))
+        .unwrap()
+        .execute_batch("DROP TABLE _waybill_bad_row")
+        .unwrap();
+    let mut batch = stretch("item", Some(world.sink.plans()), &rows, 0);
+    batch.rows.extend(decode(Source::JsonLines, "{\"id\":1}\n", 1));
+    let result = world.sink.apply(&key, 0, batch).await;
+    assert!(matches!(result, Err(SinkError::Unavailable { .. })), "{result:?}");
+    assert!(world.query("SELECT * FROM item").is_empty());
+    assert_eq!(progress(&world.sink, &key).await.rows, 0);
+}

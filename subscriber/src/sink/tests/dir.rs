@@ -1,0 +1,119 @@
+//! A folder of files.
+
+use std::{fs, path::Path};
+
+use waybill_formats::Source;
+
+use super::world::{csv, decode, progress, stats};
+use crate::{
+    FileKey,
+    apply::Position,
+    sink::{Applied, DirSink, EntityBatch, Sink, SinkOpenError},
+};
+
+fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bool) -> EntityBatch {
+    let position = Position::Broker { sequence_number: 1 };
+    EntityBatch { blob_type: blob_type.into(), entity: None, position, rows, to, end: end.then(|| stats(to)) }
+}
+
+fn files_below(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with(".waybill") {
+            files.extend(fs::read_dir(&path).unwrap().map(|file| {
+                let file = file.unwrap().path();
+                file.strip_prefix(folder).unwrap().display().to_string()
+            }));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_file_appears_whole_under_its_type_and_its_identity() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    let key = FileKey::from_stored("a/b".to_owned());
+    let rows = decode(Source::JsonLines, "{\"n\": 19.90}\nbroken\n{\"n\":2}\n", 1);
+    let applied = sink.apply(&key, 0, batch("../x", rows[..2].to_vec(), 2, false)).await.unwrap();
+    assert_eq!(applied, Applied { inserted: 1, bad: 1, ..Applied::default() });
+    assert!(files_below(folder.path()).is_empty(), "not before it is complete");
+    sink.apply(&key, 2, batch("../x", rows[2..].to_vec(), 3, true)).await.unwrap();
+    let files = files_below(folder.path());
+    assert_eq!(files.len(), 2, "{files:?}");
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(read(&files[1]), "{\"n\": 19.90}\n{\"n\":2}\n", "as they were written");
+    let bad: serde_json::Value = serde_json::from_str(&read(&files[0])).unwrap();
+    assert_eq!((&bad["row"], &bad["offset"], &bad["bytes"]), (&2.into(), &13.into(), &"broken".into()));
+    assert_eq!(bad["reason"], "malformed-row");
+    assert_eq!(sink.totals().await.unwrap(), (1, 2, 1));
+}
+
+#[tokio::test]
+async fn csv_becomes_json_lines() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    let rows = csv("a,b,c\n19.90,,\"\"\n");
+    sink.apply(&FileKey::from_stored("x".to_owned()), 0, batch("T", rows, 1, true)).await.unwrap();
+    let files = files_below(folder.path());
+    assert_eq!(fs::read_to_string(folder.path().join(&files[0])).unwrap(), "{\"a\":\"19.90\",\"b\":null,\"c\":\"\"}\n");
+}
+
+#[tokio::test]
+async fn what_a_crash_left_behind_progress_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = FileKey::from_stored("x".to_owned());
+    let rows = decode(Source::JsonLines, "{\"n\":1}\n{\"n\":2}\n", 1);
+    {
+        let sink = DirSink::open(folder.path()).await.unwrap();
+        sink.apply(&key, 0, batch("t", rows[..1].to_vec(), 1, false)).await.unwrap();
+        sink.close().await;
+    }
+    let part = folder.path().join(".waybill/parts/x.jsonl");
+    fs::write(&part, "{\"n\":1}\n{\"n\":2}\n{\"n").unwrap();
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    assert_eq!(progress(&sink, &key).await.rows, 1);
+    sink.apply(&key, 1, batch("t", rows[1..].to_vec(), 2, true)).await.unwrap();
+    assert_eq!(fs::read_to_string(folder.path().join("t/x.jsonl")).unwrap(), "{\"n\":1}\n{\"n\":2}\n");
+}
+
+#[tokio::test]
+async fn a_finished_file_that_was_not_moved_is_moved_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = FileKey::from_stored("x".to_owned());
+    let rows = decode(Source::JsonLines, "{\"n\":1}\n", 1);
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    sink.apply(&key, 0, batch("t", rows, 1, true)).await.unwrap();
+    sink.close().await;
+    // As if the crash had come after progress and before the move.
+    fs::rename(folder.path().join("t/x.jsonl"), folder.path().join(".waybill/parts/x.jsonl")).unwrap();
+    DirSink::open(folder.path()).await.unwrap();
+    assert_eq!(fs::read_to_string(folder.path().join("t/x.jsonl")).unwrap(), "{\"n\":1}\n");
+    // Taken away by whoever reads them, it does not come back.
+    fs::remove_file(folder.path().join("t/x.jsonl")).unwrap();
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    assert!(progress(&sink, &key).await.done);
+    assert!(files_below(folder.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_part_that_was_changed_by_hand_is_not_built_upon() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = FileKey::from_stored("x".to_owned());
+    let rows = decode(Source::JsonLines, "{\"n\":1}\n{\"n\":2}\n", 1);
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    sink.apply(&key, 0, batch("t", rows[..1].to_vec(), 1, false)).await.unwrap();
+    fs::write(folder.path().join(".waybill/parts/x.jsonl"), "").unwrap();
+    let error = sink.apply(&key, 1, batch("t", rows[1..].to_vec(), 2, true)).await.unwrap_err();
+    assert!(error.to_string().contains("x.jsonl: it is shorter than the 8 bytes that were written"), "{error}");
+    assert_eq!(progress(&sink, &key).await.rows, 1);
+}
+
+#[tokio::test]
+async fn a_path_that_is_no_folder_is_refused() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let error = DirSink::open(file.path()).await.unwrap_err();
+    assert!(matches!(error, SinkOpenError::Unavailable { .. }), "{error:?}");
+}

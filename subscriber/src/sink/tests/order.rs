@@ -1,0 +1,495 @@
+//! Any order of arrival: the newest row of each key wins, whatever came when.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+use waybill_formats::Source;
+
+use super::world::{World, decode, stats};
+use crate::{
+    FileKey,
+    apply::Position,
+    sink::{Applied, EntityBatch, Sink, SinkError},
+};
+
+const FAMILY: &str = r#"
+    [entity.category]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer", category = "integer", text = "text" }
+    [[entity.category.references]]
+    fields = ["category"]
+    entity = "category"
+
+    [entity.item]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer", category = "integer", text = "text" }
+    [[entity.item.references]]
+    fields = ["category"]
+    entity = "category"
+
+    [entity.price]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer", category = "integer", item = "integer", text = "text" }
+    [[entity.price.references]]
+    fields = ["item"]
+    entity = "item"
+    [[entity.price.references]]
+    fields = ["category"]
+    entity = "category"
+"#;
+
+const ENTITIES: [&str; 3] = ["category", "item", "price"];
+
+#[derive(Debug, Clone)]
+struct Op {
+    key: u8,
+    version: u8,
+    is_deletion: bool,
+    category: Option<u8>,
+    item: Option<u8>,
+}
+
+/// A file: rows of one entity. Its place among the files is its position.
+#[derive(Debug, Clone)]
+struct File {
+    entity: usize,
+    rows: Vec<Op>,
+}
+
+/// What happens next.
+#[derive(Debug, Clone, Copy)]
+enum Move {
+    /// This many more rows of this file.
+    Apply {
+        file: usize,
+        rows: u64,
+    },
+    /// The whole file again, from its begin.
+    Again {
+        file: usize,
+    },
+    /// The same rows as a file of another identity.
+    Copy {
+        file: usize,
+    },
+    Restart,
+}
+
+type Key = (usize, u8);
+/// Declared version, file, row: as the sink orders them.
+type Version = (u8, i64, u64);
+
+fn op() -> impl Strategy<Value = Op> {
+    let reference = || proptest::option::weighted(0.6, 0..5_u8);
+    (0..5_u8, 0..8_u8, proptest::bool::weighted(0.2), reference(), reference())
+        .prop_map(|(key, version, is_deletion, category, item)| Op { key, version, is_deletion, category, item })
+}
+
+fn files() -> impl Strategy<Value = Vec<File>> {
+    let file = (0..3_usize, prop::collection::vec(op(), 1..10)).prop_map(|(entity, rows)| File { entity, rows });
+    prop::collection::vec(file, 1..8)
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        12 => (0..8_usize, 1..6_u64).prop_map(|(file, rows)| Move::Apply { file, rows }),
+        1 => (0..8_usize).prop_map(|file| Move::Again { file }),
+        1 => (0..8_usize).prop_map(|file| Move::Copy { file }),
+        1 => Just(Move::Restart),
+    ];
+    prop::collection::vec(one, 0..20)
+}
+
+impl Op {
+    fn json(&self, entity: usize) -> String {
+        let mut fields = vec![format!("\"id\":{},\"v\":{}", self.key, self.version)];
+        fields.extend(self.category.map(|category| format!("\"category\":{category}")));
+        fields.extend(self.item.filter(|_| entity == 2).map(|item| format!("\"item\":{item}")));
+        fields.push(if self.is_deletion { "\"_deleted\":true".to_owned() } else { "\"text\":\"x\"".to_owned() });
+        format!("{{{}}}", fields.join(","))
+    }
+
+    fn parents(&self, entity: usize) -> Vec<Key> {
+        let category = self.category.map(|category| (0, category));
+        let item = self.item.filter(|_| entity == 2).map(|item| (1, item));
+        category.into_iter().chain(item).filter(|parent| *parent != (entity, self.key)).collect()
+    }
+
+    /// As the table shows it.
+    fn shown(&self, entity: usize) -> String {
+        let shown = |number: Option<u8>| number.map_or("-".to_owned(), |number| number.to_string());
+        let item = self.item.filter(|_| entity == 2);
+        format!("{}|{}|{}", self.version, shown(self.category), shown(item))
+    }
+}
+
+impl File {
+    fn text(&self) -> String {
+        self.rows.iter().map(|row| row.json(self.entity) + "\n").collect()
+    }
+
+    fn batch(&self, world: &World, place: usize, from: u64, to: u64) -> EntityBatch {
+        let rows = decode(Source::JsonLines, &self.text(), 1);
+        let rows: Vec<_> = rows.into_iter().filter(|row| row.first_row() > from && row.last_row() <= to).collect();
+        let position = Position::Broker { sequence_number: place as i64 };
+        let end = (to == self.rows.len() as u64).then(|| stats(to));
+        EntityBatch { to, end, ..world.batch(ENTITIES[self.entity], position, rows) }
+    }
+}
+
+fn file_key(place: usize, copy: u64) -> FileKey {
+    FileKey::of_export("shop", &format!("{place}.{copy}"))
+}
+
+/// Applies everything, following `moves` and then file by file.
+async fn apply_all(world: &mut World, files: &[File], moves: &[Move]) {
+    let mut copies = 0;
+    let rest = (0..files.len()).map(|file| Move::Apply { file, rows: u64::MAX });
+    for step in moves.iter().copied().chain(rest) {
+        match step {
+            Move::Restart => world.reopen(None).await,
+            Move::Apply { file, rows } if file < files.len() => {
+                let (key, of) = (file_key(file, 0), &files[file]);
+                let progress = world.sink.progress(&key).await.unwrap();
+                if !progress.done {
+                    let to = progress.rows.saturating_add(rows).min(of.rows.len() as u64);
+                    let batch = of.batch(world, file, progress.rows, to);
+                    let applied = world.sink.apply(&key, progress.rows, batch).await.unwrap();
+                    assert_eq!(applied.rows(), to - progress.rows, "{applied:?}");
+                    assert_eq!(applied.bad, 0);
+                }
+            }
+            Move::Again { file } if file < files.len() => {
+                let (key, of) = (file_key(file, 0), &files[file]);
+                let progress = world.sink.progress(&key).await.unwrap();
+                if progress.rows > 0 {
+                    let batch = of.batch(world, file, 0, of.rows.len() as u64);
+                    let result = world.sink.apply(&key, 0, batch).await;
+                    assert!(matches!(result, Err(SinkError::Fenced { .. })), "{result:?}");
+                }
+            }
+            Move::Copy { file } if file < files.len() => {
+                copies += 1;
+                let batch = files[file].batch(world, file, 0, files[file].rows.len() as u64);
+                world.sink.apply(&file_key(file, copies), 0, batch).await.unwrap();
+            }
+            _ => {}
+        }
+        no_parked_row_has_all_its_parents(world);
+    }
+}
+
+/// Each parked row's newest content says what it waits for.
+fn no_parked_row_has_all_its_parents(world: &World) {
+    let sql = "SELECT p.entity, p.key FROM _waybill_parked p WHERE
+        (p.row ->> 'category' IS NULL OR p.entity = 'category' AND p.row ->> 'category' = p.key
+            OR EXISTS (SELECT 1 FROM category c WHERE c.id = p.row ->> 'category'))
+        AND (p.row ->> 'item' IS NULL OR EXISTS (SELECT 1 FROM item i WHERE i.id = p.row ->> 'item'))";
+    assert_eq!(world.query(sql), Vec::<String>::new(), "rows that wait although all of their parents are there");
+}
+
+/// What the sink holds, each place by key.
+#[derive(Debug, Default, PartialEq)]
+struct State {
+    rows: BTreeMap<Key, String>,
+    tombstones: BTreeSet<Key>,
+    parked: BTreeMap<Key, String>,
+}
+
+fn key_of(entity: &str, key: &str) -> Key {
+    (ENTITIES.iter().position(|name| *name == entity).unwrap(), key.parse().unwrap())
+}
+
+fn state(world: &World) -> State {
+    let mut state = State::default();
+    for (entity, name) in ENTITIES.iter().enumerate() {
+        let item = if entity == 2 { "item" } else { "NULL" };
+        for row in world.query(&format!("SELECT id, v, category, {item} FROM {name}")) {
+            let (key, rest) = row.split_once('|').unwrap();
+            state.rows.insert((entity, key.parse().unwrap()), rest.to_owned());
+        }
+    }
+    for row in world.query("SELECT entity, key FROM _waybill_tombstone") {
+        let (entity, key) = row.split_once('|').unwrap();
+        state.tombstones.insert(key_of(entity, key));
+    }
+    for row in world.query("SELECT entity, key, row ->> 'v', row ->> 'category', row ->> 'item' FROM _waybill_parked") {
+        let parts: Vec<_> = row.splitn(3, '|').collect();
+        state.parked.insert(key_of(parts[0], parts[1]), parts[2].to_owned());
+    }
+    state
+}
+
+/// Every row by its key and version.
+fn by_key(files: &[File]) -> BTreeMap<Key, BTreeMap<Version, &Op>> {
+    let mut all: BTreeMap<Key, BTreeMap<Version, &Op>> = BTreeMap::new();
+    for (place, file) in files.iter().enumerate() {
+        for (row, op) in (1..).zip(&file.rows) {
+            all.entry((file.entity, op.key)).or_default().insert((op.version, place as i64, row), op);
+        }
+    }
+    all
+}
+
+/// The newest of each key, and those among them whose parents, and theirs, are all there.
+fn newest_and_complete(files: &[File]) -> (BTreeMap<Key, Op>, BTreeSet<Key>) {
+    let newest: BTreeMap<Key, Op> =
+        by_key(files).into_iter().map(|(key, rows)| (key, (*rows.last_key_value().unwrap().1).clone())).collect();
+    let mut complete = BTreeSet::new();
+    loop {
+        let more: Vec<_> = newest
+            .iter()
+            .filter(|(key, op)| !op.is_deletion && !complete.contains(*key))
+            .filter(|((entity, _), op)| op.parents(*entity).iter().all(|parent| complete.contains(parent)))
+            .map(|(key, _)| *key)
+            .collect();
+        if more.is_empty() {
+            return (newest, complete);
+        }
+        complete.extend(more);
+    }
+}
+
+/// Files of newest rows without references, for every parent that a newest row misses, and for one of those that wait for
+/// each other: so that nothing has to wait in the end. Other deletions stay.
+fn missing_parents(files: &[File]) -> Vec<File> {
+    let mut added: Vec<File> = Vec::new();
+    loop {
+        let all: Vec<_> = files.iter().chain(&added).cloned().collect();
+        let (newest, complete) = newest_and_complete(&all);
+        let waiting: Vec<_> = newest.iter().filter(|(key, op)| !op.is_deletion && !complete.contains(*key)).collect();
+        let is_there = |parent: &Key| newest.get(parent).is_some_and(|op| !op.is_deletion);
+        let mut parents = waiting.iter().flat_map(|(key, op)| op.parents(key.0));
+        let Some(add) = parents.find(|parent| !is_there(parent)).or_else(|| waiting.first().map(|(key, _)| **key))
+        else {
+            return added;
+        };
+        let row = Op { key: add.1, version: 100, is_deletion: false, category: None, item: None };
+        added.push(File { entity: add.0, rows: vec![row] });
+    }
+}
+
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn tables_are_those_of_the_newest_rows_whatever_the_order(mut files in files(), moves in moves(), shuffle in 0..8_usize) {
+        files.extend(missing_parents(&files));
+        // The last files, which complete the others, come anywhere too.
+        let moves: Vec<_> = moves
+            .into_iter()
+            .map(|step| match step {
+                Move::Apply { file, rows } => Move::Apply { file: (file + shuffle) % files.len(), rows },
+                step => step,
+            })
+            .collect();
+        let (newest, complete) = newest_and_complete(&files);
+        let mut expected = State::default();
+        for (key, op) in &newest {
+            if op.is_deletion {
+                expected.tombstones.insert(*key);
+            } else {
+                prop_assert!(complete.contains(key), "{:?} has all its parents", key);
+                expected.rows.insert(*key, op.shown(key.0));
+            }
+        }
+        run(async {
+            let mut world = World::new(FAMILY).await;
+            apply_all(&mut world, &files, &moves).await;
+            assert_eq!(state(&world), expected);
+        });
+    }
+
+    #[test]
+    fn rows_without_their_parents_wait_and_nothing_old_comes_back(files in files(), moves in moves()) {
+        let (newest, complete) = newest_and_complete(&files);
+        let all = by_key(&files);
+        run(async {
+            let mut world = World::new(FAMILY).await;
+            apply_all(&mut world, &files, &moves).await;
+            let state = state(&world);
+            for (key, op) in &newest {
+                let (row, parked) = (state.rows.get(key), state.parked.get(key));
+                let newest_shown = op.shown(key.0);
+                assert!(!(state.tombstones.contains(key) && row.is_some()), "{key:?}: a tombstone and a row");
+                if op.is_deletion {
+                    assert_eq!((row, parked), (None, None), "{key:?} is deleted");
+                    assert!(state.tombstones.contains(key), "{key:?} is remembered as deleted");
+                } else if complete.contains(key) {
+                    assert_eq!((row, parked), (Some(&newest_shown), None), "{key:?} has all its parents");
+                } else if row != Some(&newest_shown) {
+                    assert_eq!(parked, Some(&newest_shown), "{key:?} waits");
+                }
+                if let Some(row) = row {
+                    // Of the rows that came after the last deletion.
+                    let deleted = all[key].iter().filter(|(_, op)| op.is_deletion).map(|(version, _)| *version).max();
+                    let after = all[key].iter().filter(|(version, op)| !op.is_deletion && Some(**version) > deleted);
+                    assert!(after.map(|(_, op)| op.shown(key.0)).any(|shown| shown == *row), "{key:?}: {row} is deleted");
+                }
+            }
+            assert!(state.rows.keys().chain(state.parked.keys()).all(|key| newest.contains_key(key)));
+        });
+    }
+
+    #[test]
+    fn one_row_at_a_time_the_rules_are_followed_to_the_letter(files in files()) {
+        run(async {
+            let world = World::new(FAMILY).await;
+            let mut model = Model::default();
+            for (place, file) in files.iter().enumerate() {
+                for (row, op) in (1..).zip(&file.rows) {
+                    let applied = world.sink.apply(&file_key(place, 0), row - 1, file.batch(&world, place, row - 1, row)).await.unwrap();
+                    let expected = model.arrive(file.entity, op, (op.version, place as i64, row));
+                    assert_eq!(applied, expected, "{op:?}");
+                    assert_eq!(state(&world), model.state(), "after {op:?}");
+                }
+            }
+        });
+    }
+}
+
+/// The rules of `sink::sql`, in the simplest way.
+#[derive(Default)]
+struct Model {
+    rows: BTreeMap<Key, (Version, Op)>,
+    tombstones: BTreeMap<Key, Version>,
+    parked: BTreeMap<Key, (Version, Op)>,
+}
+
+impl Model {
+    fn arrive(&mut self, entity: usize, op: &Op, version: Version) -> Applied {
+        let key = (entity, op.key);
+        let known = self.rows.get(&key).map(|(version, _)| *version).max(self.tombstones.get(&key).copied());
+        if known >= Some(version) {
+            return Applied { ignored: 1, ..Applied::default() };
+        }
+        if op.is_deletion {
+            self.rows.remove(&key);
+            self.tombstones.insert(key, version);
+            self.parked.retain(|parked, (of, _)| *parked != key || *of > version);
+            return Applied { deleted: 1, ..Applied::default() };
+        }
+        if !self.has_parents(entity, op) {
+            if self.parked.get(&key).is_some_and(|(parked, _)| *parked >= version) {
+                return Applied { ignored: 1, ..Applied::default() };
+            }
+            self.parked.insert(key, (version, op.clone()));
+            return Applied { parked: 1, ..Applied::default() };
+        }
+        let is_new = self.put(key, version, op);
+        let mut released = 0;
+        while let Some((key, (version, op))) =
+            self.parked.iter().find(|(key, (_, op))| self.has_parents(key.0, op)).map(|(key, of)| (*key, of.clone()))
+        {
+            self.put(key, version, &op);
+            released += 1;
+        }
+        Applied { inserted: u64::from(is_new), updated: u64::from(!is_new), released, ..Applied::default() }
+    }
+
+    fn has_parents(&self, entity: usize, op: &Op) -> bool {
+        op.parents(entity).iter().all(|parent| self.rows.contains_key(parent))
+    }
+
+    fn put(&mut self, key: Key, version: Version, op: &Op) -> bool {
+        self.tombstones.remove(&key);
+        self.parked.retain(|parked, (of, _)| *parked != key || *of > version);
+        self.rows.insert(key, (version, op.clone())).is_none()
+    }
+
+    fn state(&self) -> State {
+        let shown =
+            |of: &BTreeMap<Key, (Version, Op)>| of.iter().map(|(key, (_, op))| (*key, op.shown(key.0))).collect();
+        State {
+            rows: shown(&self.rows),
+            tombstones: self.tombstones.keys().copied().collect(),
+            parked: shown(&self.parked),
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_declared_version_the_place_in_the_sequence_decides() {
+    let world = World::new("[entity.item]\nkey = [\"id\"]").await;
+    let sequenced = |publisher: &str, epoch: &str, sequence| Position::Sequenced {
+        publisher: publisher.to_owned(),
+        epoch: epoch.to_owned(),
+        sequence,
+    };
+    let (old, new) = ("01890000-0000-7000-8000-000000000000", "01990000-0000-7000-8000-000000000000");
+    let positions = [
+        (sequenced("shop", old, 10), "updated"),
+        (sequenced("shop", old, 9), "ignored"),
+        (sequenced("shop", new, 1), "updated"),
+        (sequenced("shop", old, 11), "ignored"),
+        (Position::Broker { sequence_number: i64::MAX }, "ignored"),
+    ];
+    world.file("item", r#"{"id":1,"n":0}"#).await;
+    for (nth, (position, expected)) in positions.into_iter().enumerate() {
+        let rows = super::world::json_lines(&format!("{{\"id\":1,\"n\":{nth}}}"));
+        let batch = world.batch("item", position, rows);
+        let applied = world.sink.apply(&FileKey::of_export("x", &nth.to_string()), 0, batch).await.unwrap();
+        assert_eq!(if applied.updated == 1 { "updated" } else { "ignored" }, expected, "{nth}");
+    }
+    assert_eq!(world.query("SELECT n FROM item"), ["2"]);
+    // Rows of one file by their number.
+    world.file("item", "{\"id\":2,\"n\":1}\n{\"id\":2,\"n\":3}\n{\"id\":2,\"n\":2}").await;
+    assert_eq!(world.query("SELECT n FROM item WHERE id = '2'"), ["2"]);
+
+    let foreign = world.batch("item", sequenced("other", new, 99), super::world::json_lines(r#"{"id":1,"n":9}"#));
+    let (reason, problem) = super::world::refused(world.sink.apply(&FileKey::of_export("y", "1"), 0, foreign).await);
+    assert_eq!(reason, waybill_contracts::Reason::ForeignPublisher);
+    assert!(problem.contains("of one publisher, which is \"shop\"; this file is from \"other\""), "{problem}");
+    assert_eq!(world.query("SELECT n FROM item WHERE id = '1'"), ["2"]);
+}
+
+#[tokio::test]
+async fn at_a_full_tie_the_deletion_wins_whichever_comes_first() {
+    for deletion_first in [true, false] {
+        let world = World::new(
+            "[entity.item]\nkey = [\"id\"]\ntypes = [\"a\", \"b\"]\nversion = { field = \"v\", type = \"text\" }",
+        )
+        .await;
+        let position = Position::Sequenced { publisher: "p".to_owned(), epoch: "e".to_owned(), sequence: 1 };
+        let mut rows = [("a", "{\"id\":1,\"v\":\"x\",\"_deleted\":true}"), ("b", "{\"id\":1,\"v\":\"x\"}")];
+        if !deletion_first {
+            rows.reverse();
+        }
+        for (blob_type, row) in rows {
+            let batch = world.batch(blob_type, position.clone(), super::world::json_lines(row));
+            world.sink.apply(&FileKey::of_export("x", blob_type), 0, batch).await.unwrap();
+        }
+        assert!(world.query("SELECT * FROM item").is_empty(), "deletion first: {deletion_first}");
+    }
+}
+
+#[tokio::test]
+async fn a_deletion_in_the_batch_of_a_newer_row_that_waits_is_not_forgotten() {
+    let world = World::new(FAMILY).await;
+    world.file("item", r#"{"id":1,"v":1}"#).await;
+    let applied = world.file("item", "{\"id\":1,\"v\":2,\"_deleted\":true}\n{\"id\":1,\"v\":3,\"category\":9}").await;
+    assert_eq!(applied, Applied { parked: 1, deleted: 1, ..Applied::default() });
+    assert!(world.query("SELECT * FROM item").is_empty());
+    assert_eq!(world.file("item", r#"{"id":1,"v":1}"#).await.ignored, 1);
+    assert_eq!(world.file("category", r#"{"id":9,"v":1}"#).await.released, 1);
+    assert_eq!(world.query("SELECT v FROM item"), ["3"]);
+}
+
+#[tokio::test]
+async fn a_deletion_that_comes_before_its_row_keeps_it_away_and_a_newer_row_comes_back() {
+    let world = World::new(FAMILY).await;
+    assert_eq!(world.file("item", r#"{"id":1,"v":5,"_deleted":true}"#).await.deleted, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"v":4}"#).await.ignored, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"v":3,"_deleted":true}"#).await.ignored, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"v":6}"#).await.inserted, 1);
+    assert!(world.query("SELECT * FROM _waybill_tombstone").is_empty());
+    assert_eq!(world.file("item", r#"{"id":1,"v":5}"#).await.ignored, 1);
+    assert_eq!(world.query("SELECT v FROM item"), ["6"]);
+}

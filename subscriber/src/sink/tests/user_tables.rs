@@ -1,0 +1,171 @@
+//! Tables that are there before the sink.
+
+use waybill_store::rusqlite::Connection;
+
+use super::world::{DATABASE, World, entities};
+use crate::sink::{SinkOpenError, SqliteSink};
+
+const ITEM: &str = r#"
+    [entity.item]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer", price = "decimal" }
+"#;
+
+/// What opening says, and that nothing of it took effect.
+async fn refusal(tables: &str, toml: &str) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(DATABASE);
+    Connection::open(&path).unwrap().execute_batch(tables).unwrap();
+    let error = SqliteSink::open(&path, &entities(toml)).await.unwrap_err();
+    let schema = super::world::query(
+        &path,
+        "SELECT sql FROM sqlite_schema WHERE name NOT LIKE '\\_waybill%' ESCAPE '\\' AND sql IS NOT NULL",
+    );
+    let statements: Vec<_> = tables.split(";\n").map(|sql| sql.trim().trim_end_matches(';').to_owned()).collect();
+    assert_eq!(schema, statements, "the tables are as they were");
+    assert!(super::world::query(&path, "SELECT * FROM _waybill_table").is_empty());
+    match error {
+        SinkOpenError::Table { problem, .. } => problem,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_table_of_the_user_takes_rows_and_keeps_what_is_the_users() {
+    let table = "CREATE TABLE item (
+        id INTEGER PRIMARY KEY, price TEXT, v INTEGER, note TEXT DEFAULT 'mine', size INTEGER, doubled GENERATED ALWAYS AS (id * 2),
+        _waybill_version BLOB, _rescued TEXT);
+        INSERT INTO item (id, price, note) VALUES (1, 'old', 'keep me');";
+    let world = World::with_tables(table, ITEM).await;
+    world.file("item", "{\"id\":1,\"price\":19.90,\"v\":1}\n{\"id\":2,\"price\":5,\"v\":1}").await;
+    assert_eq!(
+        world.query("SELECT id, price, note, doubled FROM item ORDER BY id"),
+        ["1|19.90|keep me|2", "2|5|mine|4"]
+    );
+    // A field of that name makes the column ours; a generated one stays theirs.
+    world.file("item", r#"{"id":2,"price":5,"v":2,"note":"new","size":3,"doubled":9}"#).await;
+    assert_eq!(world.query("SELECT note, size, doubled, _rescued FROM item WHERE id = 2"), ["new|3|4|{\"doubled\":9}"]);
+    assert_eq!(world.query("SELECT note FROM item WHERE id = 1"), ["keep me"]);
+}
+
+#[tokio::test]
+async fn a_unique_index_does_for_a_key() {
+    let table = "CREATE TABLE item (nr INTEGER PRIMARY KEY, id INTEGER, price TEXT, v INTEGER, _waybill_version BLOB, _rescued TEXT);
+        CREATE UNIQUE INDEX by_id ON item (id);";
+    let world = World::with_tables(table, ITEM).await;
+    world.file("item", r#"{"id":1,"price":19.90,"v":1}"#).await;
+    world.file("item", r#"{"id":1,"price":20,"v":2}"#).await;
+    assert_eq!(world.query("SELECT nr, id, price FROM item"), ["1|1|20"]);
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_take_the_rows_is_refused_with_what_to_do() {
+    for (table, expected) in [
+        (
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT, v INTEGER)",
+            "ALTER TABLE \"item\" ADD COLUMN _waybill_version BLOB",
+        ),
+        (
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, price DECIMAL(8,2), v INTEGER, _waybill_version BLOB, _rescued TEXT)",
+            "column \"price\" of table \"item\" is declared as \"DECIMAL(8,2)\", which would change values of type decimal; make it TEXT",
+        ),
+        (
+            "CREATE TABLE item (id INTEGER, price TEXT, v INTEGER, _waybill_version BLOB, _rescued TEXT)",
+            "(\"id\") is neither its primary key nor unique in it",
+        ),
+        (
+            "CREATE TABLE item (id INTEGER, site TEXT, price TEXT, v INTEGER, _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site))",
+            "(\"id\") is neither its primary key nor unique in it",
+        ),
+        (
+            "CREATE TABLE item (nr INTEGER PRIMARY KEY, price TEXT, v INTEGER, _waybill_version BLOB, _rescued TEXT)",
+            "(\"id\") is neither its primary key nor unique in it",
+        ),
+        (
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, Price TEXT, v INTEGER, _waybill_version BLOB, _rescued TEXT)",
+            "ALTER TABLE \"item\" RENAME COLUMN \"Price\" TO \"price\"",
+        ),
+        (
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT, v INTEGER, must TEXT NOT NULL, _waybill_version BLOB, _rescued TEXT)",
+            "column \"must\" of table \"item\" is NOT NULL without a default",
+        ),
+        (
+            "CREATE TABLE parent (id INTEGER PRIMARY KEY);\nCREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT, v INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED, _waybill_version BLOB, _rescued TEXT)",
+            "has a foreign key that is checked at the commit only",
+        ),
+        (
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT, v INTEGER, _waybill_version BLOB, _rescued TEXT);\nCREATE TRIGGER t BEFORE INSERT ON item BEGIN SELECT raise ( rollback, 'no'); END",
+            "rolls the whole transaction back",
+        ),
+        ("CREATE VIEW item AS SELECT 1 AS id", "it lacks _waybill_version"),
+    ] {
+        let problem = refusal(table, ITEM).await;
+        assert!(problem.starts_with("entity \"item\": ") && problem.contains(expected), "{table}: {problem}");
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_table_is_not_widened() {
+    let table = "CREATE TABLE item (id INTEGER PRIMARY KEY, v INTEGER, _waybill_version BLOB, _rescued TEXT)";
+    let problem = refusal(table, &ITEM.replace("columns", "schema = \"freeze\"\ncolumns")).await;
+    assert!(problem.ends_with("add it: ALTER TABLE \"item\" ADD COLUMN \"price\" TEXT"), "{problem}");
+    let world = World::with_tables(table, ITEM).await;
+    assert_eq!(world.query("SELECT count(*) FROM pragma_table_info('item')"), ["5"], "an evolving one is");
+}
+
+#[tokio::test]
+async fn another_rule_for_keys_or_versions_is_refused() {
+    let world = World::new(ITEM).await;
+    world.file("item", r#"{"id":1,"v":1}"#).await;
+    world.sink.close().await;
+    let path = world.folder.path().join(DATABASE);
+    for (toml, expected) in [
+        (
+            ITEM.replace("\"integer\" }\n    columns", "\"text\" }\n    columns"),
+            "was filled by key (id integer), version (v number)",
+        ),
+        (ITEM.replace("id = \"integer\"", "id = \"text\""), "is now configured as key (id text), version (v number)"),
+        (ITEM.replace("[\"id\"]", "[\"id\", \"v\"]"), "under which its rows cannot be compared"),
+        (ITEM.replace("key =", "table = \"items\"\nkey ="), "RENAME TO \"items\""),
+        (
+            ITEM.replace("entity.item", "entity.article").replace("key =", "table = \"Item\"\nkey ="),
+            "holds the rows of entity \"item\"",
+        ),
+    ] {
+        match SqliteSink::open(&path, &entities(&toml)).await.unwrap_err() {
+            SinkOpenError::Table { problem, .. } => assert!(problem.contains(expected), "{problem}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Integers and decimals sort alike.
+    let alike = ITEM.replace("\"integer\" }\n    columns = {", "\"decimal\" }\n    columns = { v = \"integer\",");
+    SqliteSink::open(&path, &entities(&alike)).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_statement_that_a_refusal_names_for_a_renamed_table_works() {
+    let mut world = World::new(ITEM).await;
+    world.file("item", r#"{"id":1,"v":1,"more":5}"#).await;
+    let renamed = ITEM.replace("key =", "table = \"o'items\"\nkey =");
+    world.sink.close().await;
+    let path = world.folder.path().join(DATABASE);
+    let SinkOpenError::Table { problem, .. } = SqliteSink::open(&path, &entities(&renamed)).await.unwrap_err() else {
+        panic!("refused by its table")
+    };
+    let statement = problem.split_once("as well (").unwrap().1.split_once("), or use").unwrap().0;
+    Connection::open(&path).unwrap().execute_batch(statement).unwrap();
+    world.reopen(Some(&renamed)).await;
+    world.file("item", r#"{"id":2,"v":1,"more":6}"#).await;
+    assert_eq!(world.query("SELECT id, more FROM \"o'items\" ORDER BY id"), ["1|5", "2|6"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notes.txt");
+    std::fs::write(&path, "these are my notes, not a database at all").unwrap();
+    let error = SqliteSink::open(&path, &entities(ITEM)).await.unwrap_err();
+    assert!(matches!(error, SinkOpenError::Store(_)), "{error:?}");
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "these are my notes, not a database at all");
+}
