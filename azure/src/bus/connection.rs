@@ -245,8 +245,12 @@ impl Keeper {
                 Ok(()) => {}
                 Err(Failure::Broken(why) | Failure::Call(why)) => return why,
                 Err(Failure::Gone) => {
-                    let closed = self.handle.on_close().await;
-                    return self.closed(closed);
+                    return match timeout(self.options.call_timeout, self.handle.on_close()).await {
+                        Ok(closed) => self.closed(closed),
+                        Err(Elapsed { .. }) => {
+                            BusError::Disconnected { problem: "it ended without a reason".to_owned() }
+                        }
+                    };
                 }
             }
         }

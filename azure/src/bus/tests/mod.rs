@@ -58,6 +58,7 @@ struct TestTokens {
 struct TokenState {
     life: Duration,
     endpoint: url::Url,
+    entity: String,
     generation: u64,
     sas: Secret,
     expires_at: OffsetDateTime,
@@ -77,9 +78,14 @@ impl fmt::Debug for TestTokens {
 
 impl TestTokens {
     fn new(local: &Arc<Local>, holder: Holder, life: Duration) -> Arc<Self> {
+        let entity = match &holder {
+            Holder::Root(entity) => entity.clone(),
+            Holder::Tenant(tenant) => format!("{TOPIC}/subscriptions/{tenant}"),
+        };
         let state = TokenState {
             life,
             endpoint: endpoint(local.ports().amqp),
+            entity,
             generation: 0,
             sas: Secret::new(""),
             expires_at: OffsetDateTime::UNIX_EPOCH,
@@ -137,13 +143,9 @@ impl TokenSource for TestTokens {
                 self.renew();
             }
         }
-        let entity = match &self.holder {
-            Holder::Root(entity) => entity.clone(),
-            Holder::Tenant(tenant) => format!("{TOPIC}/subscriptions/{tenant}"),
-        };
         let grant = self.with(|state| Grant {
             endpoint: state.endpoint.clone(),
-            entity,
+            entity: state.entity.clone(),
             sas: state.sas.clone(),
             expires_at: state.expires_at,
             generation: Generation(state.generation),

@@ -14,8 +14,6 @@ async fn nothing_comes_without_credit_and_never_more_than_it() {
     let acme = Client::acme(&local);
     let mut receiver = acme.receiver(0).await;
     assert_eq!(receiver.entity(), ACME);
-    let sender = acme.bus.receiver(ReceiverOptions { dead_letter_queue: true });
-    soon(sender).await.unwrap().close().await;
     assert_eq!(counts(local.broker(), ACME).totals.deliveries, 0);
 
     receiver.add_credit(2).await.unwrap();
@@ -162,8 +160,6 @@ async fn closing_gives_back_what_was_not_taken_and_spares_its_deliveries() {
 #[tokio::test]
 async fn dropping_a_receiver_in_the_middle_harms_no_other_link() {
     let local = local().await;
-    let client = Client::new(&local, Holder::Root(String::new()));
-    drop(client);
     publish(&local, &messages(1000)).await;
     let acme = Client::acme(&local);
     let mut stays = acme.receiver(1).await;

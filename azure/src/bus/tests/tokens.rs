@@ -147,11 +147,15 @@ async fn a_wrong_key_is_unauthorized_after_exactly_one_renewal() {
 #[tokio::test]
 async fn a_missing_right_is_unauthorized_after_exactly_one_renewal() {
     let local = local().await;
-    // A tenant's key may listen only.
+    // A tenant's token is for its own subscription, and not for the topic.
     let acme = Client::acme(&local);
-    let error = soon(acme.bus.sender()).await.unwrap_err();
-    assert!(error.needs_person(), "{error:?}");
-    assert!(acme.tokens.refusals().len() <= 1);
+    acme.tokens.with(|state| TOPIC.clone_into(&mut state.entity));
+    for renewals in 1..=2 {
+        let error = soon(acme.bus.sender()).await.unwrap_err();
+        assert!(matches!(&error, BusError::Unauthorized { entity, .. } if entity == TOPIC), "{error:?}");
+        assert!(error.needs_person() && error.had_no_effect());
+        assert_eq!(acme.tokens.refusals().len(), renewals, "one for each time that somebody asks");
+    }
 }
 
 #[tokio::test]
