@@ -1,0 +1,647 @@
+//! One connection without its socket: bytes in, bytes out, and what the broker, the tokens and the clock ask for.
+//!
+//! header ──► SASL ──► header ──► open ──► running ──► closing ──► over
+//!
+//! Nothing here waits. [`super::wire`] moves the bytes and the time; so a test, or a fuzzer, needs neither.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::address::Address;
+use super::frame::{self, AMQP_HEADER, Frame, Kind, SASL_HEADER};
+use super::link::Link;
+use super::performative::{self as out, AmqpError, Begin, Open, Performative, read_sasl_init};
+use super::request::{Request, Spelling};
+use super::session::{Failure, RequestBytes, Session};
+use super::tokens::{Dead, Tokens};
+use super::{EndpointOptions, TokenEnd, cbs, management};
+use crate::broker::queue::Handed;
+use crate::broker::{Broker, Command, LinkKey, Moment, Peer};
+use crate::keys::Keys;
+
+/// Largest frame that we take: what the three SDKs were tried with.
+pub(crate) const FRAME_MAX: u32 = 65_536;
+
+/// Highest channel.
+const CHANNEL_MAX: u16 = 255;
+
+/// Smallest max-frame-size that a peer may state (AMQP 1.0 part 2, section 2.7.1).
+const FRAME_MIN: u32 = 512;
+
+/// Deliveries stop while so much waits to be written.
+const OUT_SOFT: usize = 256 * 1024;
+
+/// Reading stops while so much waits to be written: beyond deliveries, only answers to what was read come here.
+const OUT_HARD: usize = OUT_SOFT + 1024 * 1024;
+
+/// From the first byte to `open`.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+
+/// How long a client has to agree to a `close`.
+const CLOSING: Duration = Duration::from_secs(1);
+
+const CONTAINER: &str = "waybill-local";
+
+const MECHANISMS: [&str; 4] = ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"];
+
+/// What sessions and links share of their connection.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) tokens: Tokens,
+    /// The broker's time, taken once per turn.
+    pub(crate) now: Moment,
+    /// Frames to write.
+    pub(crate) out: Vec<u8>,
+    /// Bytes of `out` that are written already.
+    sent: usize,
+    /// Largest frame to write.
+    pub(crate) frame_max: usize,
+    /// Links that may have something to send, each once.
+    pub(crate) runnable: VecDeque<LinkKey>,
+    /// Bytes of deliveries whose last frame has not come.
+    pub(crate) held_bytes: usize,
+    /// Empty between turns; kept for its allocation.
+    pub(crate) handed: Vec<Handed>,
+    serial: u64,
+}
+
+impl Context {
+    /// Bytes of deliveries that may still be written.
+    pub(crate) fn room(&self) -> usize {
+        OUT_SOFT.saturating_sub(self.out.len() - self.sent)
+    }
+
+    pub(crate) fn new_key(&mut self, channel: u16, handle: u32) -> LinkKey {
+        self.serial += 1;
+        LinkKey { channel, handle, serial: self.serial }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A protocol header is due; SASL may still come.
+    Header,
+    SaslInit,
+    /// A protocol header is due after SASL.
+    HeaderAfterSasl,
+    Open,
+    Running,
+    /// We sent `close`; the client is to agree until then.
+    Closing(Instant),
+    /// Nothing more is read; what is to be written is written.
+    Over,
+}
+
+/// How the socket is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// In order.
+    Close,
+    /// With RST.
+    Reset,
+}
+
+#[derive(Debug)]
+pub(crate) struct Engine {
+    cx: Context,
+    options: EndpointOptions,
+    phase: Phase,
+    reset: bool,
+    stopping: bool,
+    sessions: BTreeMap<u16, Session>,
+    /// Half of the client's idle-time-out is not reached without a frame of ours.
+    heartbeat: Option<Duration>,
+    started: Instant,
+    last_read: Instant,
+    last_write: Instant,
+    woken: Vec<LinkKey>,
+    commands: Vec<Command>,
+}
+
+impl Engine {
+    pub(crate) fn new(broker: Arc<Broker>, keys: Arc<Keys>, options: EndpointOptions, at: Instant) -> Self {
+        let peer = broker.live().register();
+        broker.changed();
+        let now = broker.now();
+        Self {
+            cx: Context {
+                broker,
+                keys,
+                peer,
+                tokens: Tokens::default(),
+                now,
+                out: Vec::new(),
+                sent: 0,
+                frame_max: usize::try_from(FRAME_MIN).expect("512 fits"),
+                runnable: VecDeque::new(),
+                held_bytes: 0,
+                handed: Vec::new(),
+                serial: 0,
+            },
+            options,
+            phase: Phase::Header,
+            reset: false,
+            stopping: false,
+            sessions: BTreeMap::new(),
+            heartbeat: None,
+            started: at,
+            last_read: at,
+            last_write: at,
+            woken: Vec::new(),
+            commands: Vec::new(),
+        }
+    }
+
+    pub(crate) fn peer(&self) -> &Arc<Peer> {
+        &self.cx.peer
+    }
+
+    /// Deliveries that are remembered until they are settled.
+    #[cfg(test)]
+    pub(crate) fn unsettled(&self) -> usize {
+        self.sessions.values().map(Session::unsettled).sum()
+    }
+
+    /// The delivery-count of a link on which the client receives.
+    #[cfg(test)]
+    pub(crate) fn delivered(&self, channel: u16, handle: u32) -> u32 {
+        self.sessions.get(&channel).map_or(0, |session| session.delivery_count(handle))
+    }
+
+    /// What is to be written next.
+    pub(crate) fn output(&self) -> &[u8] {
+        self.cx.out.get(self.cx.sent..).unwrap_or_default()
+    }
+
+    /// So many bytes of [`Self::output`] were written.
+    pub(crate) fn wrote(&mut self, bytes: usize, at: Instant) {
+        if bytes == 0 {
+            return;
+        }
+        let cx = &mut self.cx;
+        cx.sent += bytes;
+        if cx.sent >= cx.out.len() {
+            cx.out.clear();
+            cx.sent = 0;
+            // One large message must not be paid for by an idle connection.
+            cx.out.shrink_to(OUT_SOFT);
+        } else if cx.sent >= OUT_SOFT {
+            cx.out.drain(..cx.sent);
+            cx.sent = 0;
+        }
+        self.last_write = at;
+    }
+
+    /// Whether input is wanted: not while a client that does not read has too much waiting.
+    pub(crate) fn wants_input(&self) -> bool {
+        self.phase != Phase::Over && self.output().len() < OUT_HARD
+    }
+
+    /// How the socket is to end now, if it is.
+    pub(crate) fn ending(&self) -> Option<Ending> {
+        if self.reset {
+            return Some(Ending::Reset);
+        }
+        (self.phase == Phase::Over && self.output().is_empty()).then_some(Ending::Close)
+    }
+
+    /// When [`Self::turn`] must be called at the latest.
+    pub(crate) fn deadline(&self) -> Instant {
+        match self.phase {
+            Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl | Phase::Open => self.started + HANDSHAKE,
+            Phase::Closing(until) => until,
+            Phase::Over => self.last_write + CLOSING,
+            Phase::Running => {
+                let mut next = self.last_read + self.idle_limit();
+                if let Some(heartbeat) = self.heartbeat {
+                    next = next.min(self.last_write + heartbeat);
+                }
+                if let Some(expiry) = self.cx.tokens.next_expiry() {
+                    let left = Moment(expiry.saturating_mul(1_000)).since(self.cx.broker.now());
+                    // A token that lives for years must not overflow the clock.
+                    next = next.min(Instant::now() + left.min(Duration::from_secs(86_400)));
+                }
+                next
+            }
+        }
+    }
+
+    /// Frames must come within twice the time-out that we state (AMQP 1.0 part 2, section 2.4.5: state half of it).
+    fn idle_limit(&self) -> Duration {
+        self.options.idle_time_out * 2
+    }
+
+    /// Takes input, and returns how much of it was used up: all but an incomplete frame.
+    pub(crate) fn consume(&mut self, input: &[u8], at: Instant) -> usize {
+        self.last_read = at;
+        self.cx.now = self.cx.broker.now();
+        let mut used = 0;
+        while let Some(size) = self.step(input.get(used..).unwrap_or_default(), at) {
+            used += size;
+        }
+        for session in self.sessions.values_mut() {
+            session.flush(&mut self.cx.out);
+        }
+        used
+    }
+
+    fn step(&mut self, input: &[u8], at: Instant) -> Option<usize> {
+        if input.is_empty() {
+            return None;
+        }
+        match self.phase {
+            Phase::Over => Some(input.len()),
+            Phase::Header | Phase::HeaderAfterSasl => self.header(input),
+            _ => match frame::split(input, FRAME_MAX) {
+                Ok(None) => None,
+                Ok(Some(frame)) => {
+                    self.frame(&frame, at);
+                    Some(frame.size)
+                }
+                Err(error) => {
+                    self.fail(&AmqpError::new("amqp:connection:framing-error", error.to_string()), at);
+                    // Nobody knows where the next frame starts.
+                    Some(input.len())
+                }
+            },
+        }
+    }
+
+    fn header(&mut self, input: &[u8]) -> Option<usize> {
+        let seen = input.get(..8).unwrap_or(input);
+        if self.phase == Phase::Header && SASL_HEADER.starts_with(seen) {
+            if seen.len() < 8 {
+                return None;
+            }
+            self.cx.out.extend(SASL_HEADER);
+            out::sasl_mechanisms(&mut self.cx.out, &MECHANISMS);
+            self.phase = Phase::SaslInit;
+        } else if AMQP_HEADER.starts_with(seen) {
+            if seen.len() < 8 {
+                return None;
+            }
+            self.cx.out.extend(AMQP_HEADER);
+            self.phase = Phase::Open;
+        } else {
+            // Another protocol, or AMQP with TLS inside: the answer is the header that we do speak.
+            self.cx.out.extend(SASL_HEADER);
+            self.phase = Phase::Over;
+            return Some(input.len());
+        }
+        Some(8)
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>, at: Instant) {
+        if self.phase == Phase::SaslInit {
+            return self.sasl(frame, at);
+        }
+        if frame.kind == Kind::Sasl {
+            let error = AmqpError::new("amqp:connection:framing-error", "a SASL frame after SASL was over");
+            return self.fail(&error, at);
+        }
+        if frame.body.is_empty() {
+            return;
+        }
+        let performative = match Performative::read(frame.body) {
+            Ok(performative) => performative,
+            Err(error) => return self.fail(&AmqpError::new("amqp:decode-error", error.to_string()), at),
+        };
+        match (self.phase, performative) {
+            (Phase::Closing(_), Performative::Close) => self.phase = Phase::Over,
+            // What was under way when we closed.
+            (Phase::Closing(_), _) => {}
+            (Phase::Open, Performative::Open(open)) => self.open(&open),
+            (Phase::Open, _) => {
+                self.fail(&AmqpError::new("amqp:not-allowed", "the first frame must be an open"), at);
+            }
+            (Phase::Running, Performative::Open(_)) => {
+                self.fail(&AmqpError::new("amqp:not-allowed", "the connection is open already"), at);
+            }
+            (Phase::Running, Performative::Close) => {
+                self.close_sessions();
+                out::close(&mut self.cx.out, None);
+                self.phase = Phase::Over;
+            }
+            (Phase::Running, Performative::Begin(begin)) => self.begin(frame.channel, &begin, at),
+            (_, performative) => self.session_frame(frame.channel, &performative, at),
+        }
+    }
+
+    fn sasl(&mut self, frame: &Frame<'_>, at: Instant) {
+        let mechanism = match (frame.kind, read_sasl_init(frame.body)) {
+            (Kind::Sasl, Ok(mechanism)) => mechanism,
+            (Kind::Amqp, _) | (_, Err(_)) => {
+                let error = AmqpError::new("amqp:connection:framing-error", "a sasl-init frame was expected");
+                return self.fail(&error, at);
+            }
+        };
+        // The response is not looked at: what a client may do is decided by the tokens that it puts.
+        let known = MECHANISMS.contains(&mechanism);
+        out::sasl_outcome(&mut self.cx.out, u8::from(!known));
+        self.phase = if known { Phase::HeaderAfterSasl } else { Phase::Over };
+    }
+
+    fn open(&mut self, open: &Open<'_>) {
+        tracing::debug!(connection = self.cx.peer.id(), container = open.container_id, "a connection opened");
+        let peer_max = open.max_frame_size.clamp(FRAME_MIN, FRAME_MAX);
+        self.cx.frame_max = usize::try_from(peer_max).expect("64 KiB fits");
+        self.write_open();
+        // At two fifths, so that a late timer is still before the half.
+        self.heartbeat = open
+            .idle_time_out_ms
+            .filter(|ms| *ms > 0)
+            .map(|ms| (Duration::from_millis(u64::from(ms)) * 2 / 5).max(Duration::from_millis(1)));
+        self.phase = Phase::Running;
+    }
+
+    fn write_open(&mut self) {
+        let idle = u32::try_from(self.options.idle_time_out.as_millis()).unwrap_or(u32::MAX);
+        out::open(&mut self.cx.out, CONTAINER, FRAME_MAX, CHANNEL_MAX, idle);
+    }
+
+    fn begin(&mut self, channel: u16, begin: &Begin, at: Instant) {
+        if channel > CHANNEL_MAX {
+            let text = format!("channel {channel} exceeds the channel-max of {CHANNEL_MAX}");
+            return self.fail(&AmqpError::new("amqp:connection:framing-error", text), at);
+        }
+        if self.sessions.contains_key(&channel) {
+            let text = format!("channel {channel} has a session already");
+            return self.fail(&AmqpError::new("amqp:not-allowed", text), at);
+        }
+        let session = Session::begin(channel, begin, &mut self.cx.out);
+        self.sessions.insert(channel, session);
+    }
+
+    fn session_frame(&mut self, channel: u16, performative: &Performative<'_>, at: Instant) {
+        let cx = &mut self.cx;
+        let Some(session) = self.sessions.get_mut(&channel) else {
+            let text = format!("a frame on channel {channel}, on which no session was begun");
+            return self.fail(&AmqpError::new("amqp:not-allowed", text), at);
+        };
+        let ended = session.has_ended();
+        let result = match performative {
+            Performative::End => {
+                session.flush(&mut cx.out);
+                session.close_links(cx);
+                if !ended {
+                    out::end(&mut cx.out, channel, None);
+                }
+                self.sessions.remove(&channel);
+                return;
+            }
+            _ if ended => return,
+            Performative::Attach(attach) => session.attach(cx, attach),
+            Performative::Flow(flow) => session.flow(cx, flow),
+            Performative::Transfer(transfer) => match session.transfer(cx, transfer) {
+                Ok(Some(request)) => return self.request(channel, &request, at),
+                Ok(None) => Ok(()),
+                Err(failure) => Err(failure),
+            },
+            Performative::Disposition(disposition) => session.disposition(cx, disposition),
+            Performative::Detach(detach) => session.detach(cx, detach.handle),
+            Performative::Open(_) | Performative::Begin(_) | Performative::Close => Ok(()),
+        };
+        if let Err(failure) = result {
+            self.failed(channel, failure, at);
+        }
+    }
+
+    fn failed(&mut self, channel: u16, failure: Failure, at: Instant) {
+        let connection = self.cx.peer.id();
+        match (failure, self.sessions.get_mut(&channel)) {
+            (Failure::Link(handle, cause), Some(session)) => {
+                tracing::debug!(connection, channel, handle, cause.condition, %cause.description, "link detached");
+                session.cut(&mut self.cx, handle, &cause);
+            }
+            (Failure::Session(cause), Some(session)) => {
+                tracing::debug!(connection, channel, cause.condition, %cause.description, "session ended");
+                session.end(&mut self.cx, &cause);
+            }
+            (Failure::Connection(cause) | Failure::Link(_, cause) | Failure::Session(cause), _) => {
+                self.fail(&cause, at)
+            }
+        }
+    }
+
+    /// Answers a message to `$cbs` or `$management`.
+    fn request(&mut self, channel: u16, bytes: &RequestBytes, at: Instant) {
+        let request = match Request::read(&bytes.bytes) {
+            Ok(request) => request,
+            Err(error) => {
+                let text = format!("a request is malformed: {error}");
+                return self.failed(channel, Failure::Session(AmqpError::new("amqp:decode-error", text)), at);
+            }
+        };
+        let cx = &mut self.cx;
+        let mut answer = match &bytes.node {
+            Address::Management { entity } => {
+                let answer = management::answer(&request, entity, cx.broker.node(entity), &cx.tokens, cx.now);
+                request.answer(Spelling::Management, &answer)
+            }
+            Address::Cbs | Address::Entity(_) => {
+                let answer = cbs::answer(&request, &mut cx.tokens, &cx.keys, cx.now.seconds());
+                request.answer(Spelling::Cbs, &answer)
+            }
+        };
+        // The session of the request first: with several links to one node that is where its twin is.
+        let others = self.sessions.keys().copied().filter(|other| *other != channel);
+        let order: Vec<u16> = std::iter::once(channel).chain(others).collect();
+        for channel in order {
+            let Some(session) = self.sessions.get_mut(&channel).filter(|session| !session.has_ended()) else {
+                continue;
+            };
+            match session.reply(&mut self.cx, &bytes.node, request.reply_to.as_deref(), &mut answer) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(failure) => return self.failed(channel, failure, at),
+            }
+        }
+        tracing::debug!(connection = self.cx.peer.id(), "a request came without a link for its answer");
+    }
+
+    /// Closes the connection because of what the client did.
+    fn fail(&mut self, cause: &AmqpError, at: Instant) {
+        tracing::debug!(connection = self.cx.peer.id(), cause.condition, %cause.description, "connection closed");
+        match self.phase {
+            Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl => {
+                out::sasl_outcome(&mut self.cx.out, 1);
+                self.phase = Phase::Over;
+                return;
+            }
+            // A close may only follow an open.
+            Phase::Open => self.write_open(),
+            Phase::Running => self.close_sessions(),
+            Phase::Closing(_) => {
+                self.phase = Phase::Over;
+                return;
+            }
+            Phase::Over => return,
+        }
+        out::close(&mut self.cx.out, Some(cause));
+        self.phase = Phase::Closing(at + CLOSING);
+    }
+
+    fn close_sessions(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.flush(&mut self.cx.out);
+            session.close_links(&mut self.cx);
+        }
+        self.sessions.clear();
+        self.cx.runnable.clear();
+    }
+
+    /// The process stops.
+    pub(crate) fn stop(&mut self, at: Instant) {
+        if !self.stopping {
+            self.stopping = true;
+            let text = "The server is shutting down.";
+            self.fail(&AmqpError::new("amqp:connection:forced", text), at);
+        }
+    }
+
+    /// Does what time, the broker and the tokens ask for, and fills the out-buffer with deliveries.
+    pub(crate) fn turn(&mut self, at: Instant) {
+        self.cx.now = self.cx.broker.now();
+        self.timers(at);
+        self.mail(at);
+        if self.phase == Phase::Running {
+            self.bury_tokens();
+            self.pump();
+        }
+    }
+
+    fn timers(&mut self, at: Instant) {
+        match self.phase {
+            Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl | Phase::Open => {
+                if at >= self.started + HANDSHAKE {
+                    self.phase = Phase::Over;
+                }
+            }
+            Phase::Closing(until) if at >= until => self.phase = Phase::Over,
+            Phase::Running => {
+                if at >= self.last_read + self.idle_limit() {
+                    let text = format!(
+                        "The connection was inactive for more than the allowed {} milliseconds and is closed by the server.",
+                        self.idle_limit().as_millis()
+                    );
+                    self.fail(&AmqpError::new("amqp:connection:forced", text), at);
+                } else if self.heartbeat.is_some_and(|every| at >= self.last_write + every) {
+                    if self.output().is_empty() {
+                        frame::heartbeat(&mut self.cx.out);
+                    }
+                    self.last_write = at;
+                }
+            }
+            // The client does not read what is left: it is given up.
+            Phase::Over if at >= self.last_write + CLOSING => {
+                self.cx.out.clear();
+                self.cx.sent = 0;
+            }
+            Phase::Closing(_) | Phase::Over => {}
+        }
+    }
+
+    fn mail(&mut self, at: Instant) {
+        let (mut woken, mut commands) = (std::mem::take(&mut self.woken), std::mem::take(&mut self.commands));
+        self.cx.peer.take_mail(&mut woken, &mut commands);
+        for key in woken.drain(..) {
+            if let Some(session) = self.sessions.get_mut(&key.channel) {
+                session.wake(&mut self.cx, key);
+            }
+        }
+        for command in commands.drain(..) {
+            match command {
+                Command::Reset => self.reset = true,
+                Command::CloseForced => {
+                    let text = "The connection was forced to close by a fault script.";
+                    self.fail(&AmqpError::new("amqp:connection:forced", text), at);
+                }
+                Command::Detach { entity } => self.detach_all(&entity),
+            }
+        }
+        (self.woken, self.commands) = (woken, commands);
+    }
+
+    fn detach_all(&mut self, entity: &str) {
+        for session in self.sessions.values_mut() {
+            let of_entity = |(_, link): &(u32, &Link)| link.entity().is_some_and(|(path, _)| path == entity);
+            let handles: Vec<u32> = session.links().filter(of_entity).map(|(handle, _)| handle).collect();
+            for handle in handles {
+                let text =
+                    format!("The link to '{entity}' is force detached by the broker. Detach origin: fault script.");
+                session.cut(&mut self.cx, handle, &AmqpError::new("amqp:link:detach-forced", text));
+            }
+        }
+    }
+
+    /// Cuts the links whose token is over.
+    fn bury_tokens(&mut self) {
+        let now = self.cx.now.seconds();
+        let dead = self.cx.tokens.bury(&self.cx.keys, now);
+        if dead.is_empty() {
+            return;
+        }
+        for session in self.sessions.values_mut() {
+            let mut cuts: Vec<(u32, AmqpError)> = Vec::new();
+            for (handle, link) in session.links() {
+                let Some(need) = link.need().filter(|need| !self.cx.tokens.allow(need, now)) else { continue };
+                let words = dead.iter().find(|dead| dead.covered(need)).map(Dead::words).unwrap_or_default();
+                cuts.push((handle, token_end(self.options.token_end, &need.path, words)));
+            }
+            for (handle, cause) in cuts {
+                tracing::debug!(connection = self.cx.peer.id(), handle, %cause.description, "link cut with its token");
+                session.cut(&mut self.cx, handle, &cause);
+            }
+        }
+    }
+
+    fn pump(&mut self) {
+        for session in self.sessions.values_mut() {
+            session.pump_backlog(&mut self.cx);
+        }
+        while self.cx.room() > 0
+            && let Some(key) = self.cx.runnable.pop_front()
+        {
+            if let Some(session) = self.sessions.get_mut(&key.channel)
+                && session.pump(&mut self.cx, key)
+            {
+                self.cx.runnable.push_back(key);
+            }
+        }
+        // No room: what these links were woken for may go to others.
+        for key in &self.cx.runnable {
+            if let Some(session) = self.sessions.get_mut(&key.channel) {
+                session.pass_on(*key);
+            }
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.close_sessions();
+        self.cx.broker.live().unregister(self.cx.peer.id());
+        self.cx.broker.changed();
+    }
+}
+
+/// What a link is told when its token is over: Azure was seen with either form.
+fn token_end(form: TokenEnd, path: &str, words: String) -> AmqpError {
+    match form {
+        TokenEnd::UnauthorizedAccess => AmqpError::new("amqp:unauthorized-access", words),
+        TokenEnd::DetachForced => {
+            let text = format!(
+                "The link is force detached. Code: RenewToken. Details: Unauthorized access. {words} Resource: '{path}'."
+            );
+            AmqpError::new("amqp:link:detach-forced", text)
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! Links: what a client attached, how far it has come, and what it may still send or get.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use super::address::Address;
+use super::performative::{AmqpError, Attach, Role, Terminus};
+use super::tokens::{Need, Right, Tokens, unauthorized};
+use crate::broker::{Broker, Destination, LinkKey, LinkRole, Mailbox, Moment, Node, Part};
+
+/// Deliveries that a sender may make before it hears of more; granted again at half.
+pub(crate) const CREDIT: u32 = 1_000;
+
+/// Largest request to `$cbs` or `$management`.
+const REQUEST_MAX: u64 = 1024 * 1024;
+
+/// Answers that wait for a client's credit; more means that it never reads them.
+const REPLIES_MAX: usize = 1_000;
+
+/// A link, by the direction that messages take.
+#[derive(Debug)]
+pub(crate) enum Link {
+    /// The client sends.
+    Incoming(Incoming),
+    /// The client receives.
+    Outgoing(Outgoing),
+    /// We detached it; what still comes on the handle until the client agrees is dropped.
+    Detached,
+}
+
+/// Where a client's messages go.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    Entity(Destination),
+    Request(Address),
+}
+
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) key: LinkKey,
+    pub(crate) need: Option<Need>,
+    pub(crate) to: Target,
+    pub(crate) delivery_count: u32,
+    pub(crate) credit: u32,
+    pub(crate) bytes_max: u64,
+    pub(crate) partial: Option<Partial>,
+}
+
+/// A delivery whose last frame has not come.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    pub(crate) delivery_id: u32,
+    pub(crate) format: u32,
+    pub(crate) settled: bool,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Where a client's messages come from.
+#[derive(Debug)]
+pub(crate) enum Origin {
+    Entity {
+        mailbox: Arc<Mailbox>,
+        part: Part,
+        /// Peek-lock; else receive and delete.
+        lock: bool,
+    },
+    /// Answers to requests on this node.
+    Replies { node: Address, waiting: VecDeque<Vec<u8>>, settled: bool },
+}
+
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) key: LinkKey,
+    pub(crate) name: String,
+    pub(crate) need: Option<Need>,
+    pub(crate) from: Origin,
+    /// What a request gives as `reply-to`.
+    pub(crate) target: Option<String>,
+    pub(crate) delivery_count: u32,
+    pub(crate) credit: u32,
+    pub(crate) drain: bool,
+    /// It stands in the queue's line.
+    pub(crate) waiting: bool,
+    /// It was woken and has not taken yet: others wait for it to take or to pass on.
+    pub(crate) woken: bool,
+    /// It stands in the connection's line of links to pump.
+    pub(crate) runnable: bool,
+}
+
+impl Link {
+    pub(crate) fn need(&self) -> Option<&Need> {
+        match self {
+            Self::Incoming(link) => link.need.as_ref(),
+            Self::Outgoing(link) => link.need.as_ref(),
+            Self::Detached => None,
+        }
+    }
+
+    pub(crate) fn key(&self) -> Option<LinkKey> {
+        match self {
+            Self::Incoming(link) => Some(link.key),
+            Self::Outgoing(link) => Some(link.key),
+            Self::Detached => None,
+        }
+    }
+
+    /// The entity and what the client does there, unless it is a link for requests.
+    pub(crate) fn entity(&self) -> Option<(&str, LinkRole)> {
+        let (role, need) = match self {
+            Self::Incoming(Incoming { to: Target::Entity(_), need, .. }) => (LinkRole::Sender, need),
+            Self::Outgoing(Outgoing { from: Origin::Entity { .. }, need, .. }) => (LinkRole::Receiver, need),
+            _ => return None,
+        };
+        need.as_ref().map(|need| (need.path.as_str(), role))
+    }
+
+    /// Bytes of deliveries that are not complete.
+    pub(crate) fn held_bytes(&self) -> usize {
+        match self {
+            Self::Incoming(link) => link.held_bytes(),
+            Self::Outgoing(_) | Self::Detached => 0,
+        }
+    }
+
+    /// Largest delivery, as the attach states it.
+    pub(crate) fn bytes_max(&self) -> u64 {
+        match self {
+            Self::Incoming(link) => link.bytes_max,
+            Self::Outgoing(Outgoing { from: Origin::Entity { mailbox, .. }, .. }) => mailbox.options.max_message_bytes,
+            Self::Outgoing(_) | Self::Detached => REQUEST_MAX,
+        }
+    }
+
+    /// Opens the link that a client asks for, or says why not.
+    pub(crate) fn open(
+        attach: &Attach<'_>,
+        key: LinkKey,
+        broker: &Broker,
+        tokens: &Tokens,
+        now: Moment,
+    ) -> Result<Self, AmqpError> {
+        let read = |raw| Terminus::read(raw).map_err(|error| AmqpError::new("amqp:invalid-field", error.to_string()));
+        let (source, target) = (read(attach.source)?, read(attach.target)?);
+        let terminus = if attach.role == Role::Sender { target } else { source };
+        if terminus.coordinator {
+            return Err(AmqpError::new("amqp:not-implemented", "transactions are not supported"));
+        }
+        if terminus.dynamic {
+            return Err(AmqpError::new("amqp:not-implemented", "dynamic nodes are not supported; name an address"));
+        }
+        let Some(address) = terminus.address else {
+            return Err(AmqpError::new("amqp:invalid-field", "the link names no address; name an entity"));
+        };
+        let address = Address::parse(address);
+        let link = match attach.role {
+            Role::Sender => Self::incoming(address, key, broker, tokens, now)?,
+            Role::Receiver => {
+                let target = target.address.map(str::to_owned);
+                if terminus.wants_session() {
+                    let text = "the entity does not require sessions; receive without a session filter";
+                    return Err(AmqpError::new("amqp:not-allowed", text));
+                }
+                Self::outgoing(attach, address, target, key, broker, tokens, now)?
+            }
+        };
+        Ok(link)
+    }
+
+    fn incoming(
+        address: Address,
+        key: LinkKey,
+        broker: &Broker,
+        tokens: &Tokens,
+        now: Moment,
+    ) -> Result<Self, AmqpError> {
+        let need = need_of(&address, Right::Send);
+        let node = permitted_node(&address, need.as_ref(), broker, tokens, now)?;
+        let to = match (address, node) {
+            (Address::Entity(_), Some(Node::Queue(mailbox, Part::Main))) => Target::Entity(Destination::Queue(mailbox)),
+            (Address::Entity(_), Some(Node::Topic(topic))) => Target::Entity(Destination::Topic(topic)),
+            (Address::Entity(path), Some(Node::Subscription(..) | Node::Queue(..))) => {
+                let text = format!("nothing can be sent to '{path}'; send to its queue or topic");
+                return Err(AmqpError::new("amqp:not-allowed", text));
+            }
+            (address, _) => Target::Request(address),
+        };
+        let bytes_max = match &to {
+            Target::Entity(destination) => destination.max_message_bytes(),
+            Target::Request(_) => REQUEST_MAX,
+        };
+        Ok(Self::Incoming(Incoming { key, need, to, delivery_count: 0, credit: 0, bytes_max, partial: None }))
+    }
+
+    fn outgoing(
+        attach: &Attach<'_>,
+        address: Address,
+        target: Option<String>,
+        key: LinkKey,
+        broker: &Broker,
+        tokens: &Tokens,
+        now: Moment,
+    ) -> Result<Self, AmqpError> {
+        let need = need_of(&address, Right::Listen);
+        let node = permitted_node(&address, need.as_ref(), broker, tokens, now)?;
+        let from = match (address, node) {
+            (Address::Entity(_), Some(Node::Queue(mailbox, part) | Node::Subscription(mailbox, part))) => {
+                Origin::Entity { mailbox, part, lock: attach.snd_settle_mode != 1 }
+            }
+            (Address::Entity(path), Some(Node::Topic(_))) => {
+                let text = format!("nothing can be received from the topic '{path}'; receive from a subscription");
+                return Err(AmqpError::new("amqp:not-allowed", text));
+            }
+            (node, _) => Origin::Replies { node, waiting: VecDeque::new(), settled: attach.snd_settle_mode != 0 },
+        };
+        Ok(Self::Outgoing(Outgoing {
+            key,
+            name: attach.name.to_owned(),
+            need,
+            from,
+            target,
+            delivery_count: 0,
+            credit: 0,
+            drain: false,
+            waiting: false,
+            woken: false,
+            runnable: false,
+        }))
+    }
+
+    /// The link is gone: whoever else waits for its messages is heard.
+    pub(crate) fn close(&self, peer: u64) {
+        if let Self::Outgoing(Outgoing { key, from: Origin::Entity { mailbox, part, .. }, .. }) = self {
+            mailbox.leave(*part, peer, *key);
+        }
+    }
+}
+
+impl Incoming {
+    /// Bytes of a delivery that is not complete.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.payload.len())
+    }
+}
+
+impl Outgoing {
+    /// Takes a new credit from a flow (AMQP 1.0 part 2, section 2.6.7).
+    pub(crate) fn grant(&mut self, delivery_count: Option<u32>, link_credit: u32, drain: bool) {
+        let limit = delivery_count.unwrap_or(0).wrapping_add(link_credit);
+        let credit = limit.wrapping_sub(self.delivery_count);
+        // Less than what was sent already: the difference is negative.
+        self.credit = if credit > i32::MAX.unsigned_abs() { 0 } else { credit };
+        self.drain = drain;
+    }
+
+    /// Queues the answer to a request.
+    pub(crate) fn reply(&mut self, answer: Vec<u8>) -> Result<(), AmqpError> {
+        if let Origin::Replies { waiting, .. } = &mut self.from {
+            if waiting.len() >= REPLIES_MAX {
+                let text = "too many answers wait for credit; grant credit on the link that receives them";
+                return Err(AmqpError::new("amqp:resource-limit-exceeded", text));
+            }
+            waiting.push_back(answer);
+        }
+        Ok(())
+    }
+
+    /// It cannot take what it was woken for.
+    pub(crate) fn pass_on(&mut self) {
+        if let Origin::Entity { mailbox, part, .. } = &self.from
+            && self.woken
+        {
+            self.woken = false;
+            mailbox.pass_on(*part);
+        }
+    }
+}
+
+fn need_of(address: &Address, right: Right) -> Option<Need> {
+    match address {
+        Address::Cbs => None,
+        Address::Management { entity } => Some(Need { path: format!("{entity}/$management"), right: Right::Any }),
+        Address::Entity(path) => Some(Need { path: path.clone(), right }),
+    }
+}
+
+/// Asks for the right first: who has none learns nothing about what exists.
+fn permitted_node(
+    address: &Address,
+    need: Option<&Need>,
+    broker: &Broker,
+    tokens: &Tokens,
+    now: Moment,
+) -> Result<Option<Node>, AmqpError> {
+    if let Some(need) = need
+        && !tokens.allow(need, now.seconds())
+    {
+        return Err(unauthorized(need));
+    }
+    match address {
+        Address::Cbs => Ok(None),
+        Address::Management { entity: path } | Address::Entity(path) => match broker.node(path) {
+            Some(node) => Ok(Some(node)),
+            None => {
+                let text = format!("The messaging entity '{path}' could not be found. Create it, or correct its name.");
+                Err(AmqpError::new("amqp:not-found", text))
+            }
+        },
+    }
+}

@@ -1,0 +1,103 @@
+//! Requests to `$cbs` and `$management`, and their answers.
+//!
+//! # Sources
+//! AMQP Management working draft, section 3 (request and response properties); the spellings `status-code` on `$cbs` and
+//! `statusCode` on `$management`, and the type of `correlation-id`, as Microsoft's clients expect them.
+
+use super::codec::{DecodeError, Reader, Value};
+use super::encode::Write;
+
+/// A request as it came in.
+#[derive(Debug)]
+pub(crate) struct Request {
+    /// Encoded, so that the answer's `correlation-id` has the same type: uuid, string or ulong.
+    message_id: Option<Vec<u8>>,
+    pub(crate) reply_to: Option<String>,
+    properties: Value,
+    pub(crate) body: Value,
+}
+
+/// How the status is spelt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spelling {
+    Cbs,
+    Management,
+}
+
+/// What is answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: i32,
+    pub(crate) description: String,
+    pub(crate) condition: Option<&'static str>,
+    /// An encoded value; an empty map where there is nothing to say, because clients read a body.
+    pub(crate) body: Option<Vec<u8>>,
+}
+
+impl Answer {
+    pub(crate) fn ok(body: Option<Vec<u8>>) -> Self {
+        Self { status: 200, description: "OK".to_owned(), condition: None, body }
+    }
+
+    pub(crate) fn refusal(status: i32, condition: &'static str, description: impl Into<String>) -> Self {
+        Self { status, description: description.into(), condition: Some(condition), body: None }
+    }
+}
+
+impl Request {
+    pub(crate) fn read(encoded: &[u8]) -> Result<Self, DecodeError> {
+        let mut request = Self { message_id: None, reply_to: None, properties: Value::Null, body: Value::Null };
+        let mut reader = Reader::new(encoded);
+        while !reader.is_empty() {
+            match reader.descriptor()? {
+                0x73 => {
+                    let mut fields = reader.list()?;
+                    request.message_id = fields.raw()?.map(<[u8]>::to_vec);
+                    fields.skip(3)?;
+                    request.reply_to = fields.text()?.map(str::to_owned);
+                }
+                0x74 => request.properties = reader.value()?,
+                0x77 => request.body = reader.value()?,
+                _ => reader.skip()?,
+            }
+        }
+        Ok(request)
+    }
+
+    /// A text among the application properties.
+    pub(crate) fn property(&self, name: &str) -> Option<&str> {
+        self.properties.get(name).and_then(Value::as_text)
+    }
+
+    /// The encoded answer.
+    pub(crate) fn answer(&self, spelling: Spelling, answer: &Answer) -> Vec<u8> {
+        let [status, description, condition] = match spelling {
+            Spelling::Cbs => ["status-code", "status-description", "error-condition"],
+            Spelling::Management => ["statusCode", "statusDescription", "errorCondition"],
+        };
+        let mut out = Vec::with_capacity(200 + answer.body.as_ref().map_or(0, Vec::len));
+        out.described_list(0x73, |list| {
+            for _ in 0..5 {
+                list.null();
+            }
+            list.raw_or_null(self.message_id.as_deref());
+        });
+        out.extend([0x00, 0x53, 0x74]);
+        out.map(|map| {
+            map.text(status);
+            map.int(answer.status);
+            map.text(description);
+            map.text(&answer.description);
+            if let Some(cause) = answer.condition {
+                map.text(condition);
+                map.symbol(cause);
+            }
+        });
+        out.extend([0x00, 0x53, 0x77]);
+        match &answer.body {
+            Some(body) => out.extend_from_slice(body),
+            None => out.map(|_| {}),
+        }
+        out
+    }
+}

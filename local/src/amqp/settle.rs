@@ -1,0 +1,229 @@
+//! How a client settles what it received, and what it is answered.
+//!
+//! # Sources
+//! AMQP 1.0 part 3, section 3.4 (outcomes); "Service Bus Message transfers, locks, and settlement"; that Python compares the
+//! outcome of the answer with its own, and JavaScript writes string keys, was seen.
+
+use uuid::Uuid;
+
+use super::codec::Reader;
+use super::connection::Context;
+use super::encode::Write as _;
+use super::link::{Link, Origin, Outgoing};
+use super::management::{LOCK_LOST, LOCK_LOST_CONDITION, ON_DEAD_LETTER_QUEUE};
+use super::performative::{self as out, AmqpError, Disposition, PeerError, Reply, Role, State};
+use super::session::{Failure, Session, low};
+use crate::broker::SettleRefusal;
+use crate::broker::queue::{DeadLetter, Outcome};
+
+/// A disposition may name a range; beyond this many only deliveries that wait for it are looked at.
+const RANGE_MAX: u64 = 65_536;
+
+/// Deliveries without an answer, beyond which those whose lock is over are forgotten.
+pub(super) const UNSETTLED_SWEEP: usize = 10_000;
+
+/// A delivery without an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Unsettled {
+    pub(super) handle: u32,
+    /// `None` for an answer to a request, which holds no lock.
+    pub(super) token: Option<Uuid>,
+}
+
+/// Answers to consecutive deliveries, written as ranges.
+#[derive(Debug)]
+pub(super) struct Runs {
+    role: Role,
+    run: Option<(u32, u32, Reply)>,
+}
+
+impl Runs {
+    pub(super) fn new(role: Role) -> Self {
+        Self { role, run: None }
+    }
+
+    pub(super) fn add(&mut self, out: &mut Vec<u8>, channel: u16, id: u32, reply: Reply) {
+        if let Some((_, last, known)) = &mut self.run
+            && last.wrapping_add(1) == id
+            && *known == reply
+        {
+            *last = id;
+            return;
+        }
+        self.flush(out, channel);
+        self.run = Some((id, id, reply));
+    }
+
+    pub(super) fn flush(&mut self, out: &mut Vec<u8>, channel: u16) {
+        if let Some((first, last, reply)) = self.run.take() {
+            out::disposition(out, channel, self.role, first, last, &reply);
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn disposition(&mut self, cx: &mut Context, disposition: &Disposition<'_>) -> Result<(), Failure> {
+        if disposition.role == Role::Sender {
+            // It settles what it sent; we have settled that when we answered.
+            return Ok(());
+        }
+        let Some((outcome, reply)) = outcome_of(disposition)? else { return Ok(()) };
+        let Some(first) = self.delivery_of(disposition.first) else { return Ok(()) };
+        // Deliveries that were not sent cannot be settled.
+        let last = self.delivery_of(disposition.last).unwrap_or(self.next_delivery.saturating_sub(1));
+        let mut replies = Runs::new(Role::Sender);
+        let mut ids: Vec<u64> = Vec::new();
+        let mut next = first;
+        while let Some((handle, from)) = self.settle_run(&mut next, last, &mut ids) {
+            let answers = self.settle(cx, handle, &from, &outcome);
+            if disposition.settled {
+                continue;
+            }
+            for (id, answer) in ids.iter().zip(answers) {
+                let answer = match answer {
+                    Ok(()) => reply.clone(),
+                    Err(refusal) => Reply::Rejected(Some(refusal.into())),
+                };
+                replies.add(&mut cx.out, self.channel, low(*id), answer);
+            }
+        }
+        replies.flush(&mut cx.out, self.channel);
+        Ok(())
+    }
+
+    /// The next deliveries of the range that belong to one link, with their locks; unknown ones are a run of their own.
+    fn settle_run(
+        &mut self,
+        next: &mut u64,
+        last: u64,
+        ids: &mut Vec<u64>,
+    ) -> Option<(Option<u32>, Vec<Option<Uuid>>)> {
+        ids.clear();
+        let mut tokens = Vec::new();
+        if last.saturating_sub(*next) > RANGE_MAX {
+            // Nobody has so many unsettled one after the other: begin where something waits.
+            *next = self.unsettled.range(*next..=last).next().map(|(id, _)| *id)?;
+        }
+        let handle = (*next <= last).then(|| self.unsettled.get(next).map(|unsettled| unsettled.handle))?;
+        while *next <= last
+            && tokens.len() < usize::try_from(RANGE_MAX).unwrap_or(usize::MAX)
+            && self.unsettled.get(next).map(|unsettled| unsettled.handle) == handle
+        {
+            tokens.push(self.unsettled.remove(next).and_then(|unsettled| unsettled.token));
+            ids.push(*next);
+            *next += 1;
+        }
+        Some((handle, tokens))
+    }
+
+    fn settle(
+        &self,
+        cx: &Context,
+        handle: Option<u32>,
+        tokens: &[Option<Uuid>],
+        outcome: &Outcome,
+    ) -> Vec<Result<(), SettleRefusal>> {
+        let mut answers = Vec::with_capacity(tokens.len());
+        match handle.and_then(|handle| self.links.get(&handle)) {
+            Some(Link::Outgoing(Outgoing { from: Origin::Entity { mailbox, part, .. }, .. })) => {
+                let locks: Vec<Uuid> = tokens.iter().flatten().copied().collect();
+                mailbox.settle(*part, &locks, outcome, cx.now, &mut answers);
+            }
+            // The answer to a request: nothing hangs on it.
+            Some(_) => answers.extend(tokens.iter().map(|_| Ok(()))),
+            None => answers.extend(tokens.iter().map(|_| Err(SettleRefusal::LockLost))),
+        }
+        answers
+    }
+
+    /// A client that never settles must not make us remember deliveries whose lock is long over.
+    pub(super) fn sweep(&mut self, cx: &Context) {
+        if self.unsettled.len() < self.sweep_at {
+            return;
+        }
+        let links = &self.links;
+        self.unsettled.retain(|_, unsettled| match (links.get(&unsettled.handle), unsettled.token) {
+            (Some(Link::Outgoing(Outgoing { from: Origin::Entity { mailbox, part, .. }, .. })), Some(token)) => {
+                mailbox.holds(*part, token)
+            }
+            _ => false,
+        });
+        self.sweep_at = UNSETTLED_SWEEP.max(self.unsettled.len() * 2);
+        tracing::debug!(
+            connection = cx.peer.id(),
+            kept = self.unsettled.len(),
+            "deliveries with ended locks forgotten"
+        );
+    }
+
+    /// The full number of a delivery-id that was sent before.
+    fn delivery_of(&self, id: u32) -> Option<u64> {
+        let behind = low(self.next_delivery).wrapping_sub(id);
+        if behind == 0 || behind > i32::MAX.unsigned_abs() {
+            return None;
+        }
+        self.next_delivery.checked_sub(u64::from(behind))
+    }
+}
+
+/// What a disposition asks for, and what is answered when it is done. `None` when it settles nothing.
+fn outcome_of(disposition: &Disposition<'_>) -> Result<Option<(Outcome, Reply)>, Failure> {
+    Ok(Some(match disposition.state {
+        Some(State::Accepted) => (Outcome::Complete, Reply::Accepted),
+        Some(State::Released) => (Outcome::Release, Reply::Released),
+        Some(State::Modified { undeliverable_here, delivery_failed, annotations }) => {
+            let properties = pairs(annotations);
+            let outcome = if undeliverable_here { Outcome::Defer(properties) } else { Outcome::Abandon(properties) };
+            (outcome, Reply::Modified { delivery_failed, undeliverable_here })
+        }
+        Some(State::Rejected(error)) => (Outcome::DeadLetter(dead_letter(error)), Reply::Rejected(None)),
+        // Settled without an outcome: nobody says that it was worked, so it comes again.
+        None if disposition.settled => (Outcome::Release, Reply::Released),
+        None | Some(State::Received) => return Ok(None),
+        Some(State::Other) => {
+            let text = "the delivery state is not supported; transactions are not";
+            return Err(Failure::session("amqp:not-implemented", text));
+        }
+    }))
+}
+
+/// The reason that a client gives: in the error's info under Azure's keys, or as any other error.
+fn dead_letter(error: Option<PeerError<'_>>) -> DeadLetter {
+    let Some(error) = error else { return DeadLetter::default() };
+    let mut asked = DeadLetter::default();
+    for (key, value) in pairs(error.info) {
+        let text = || Reader::new(&value).text().ok().flatten().map(str::to_owned);
+        match key.as_str() {
+            "DeadLetterReason" => asked.reason = text(),
+            "DeadLetterErrorDescription" => asked.description = text(),
+            _ => asked.properties.push((key, value)),
+        }
+    }
+    if error.condition != "com.microsoft:dead-letter" {
+        asked.reason = asked.reason.or_else(|| Some(error.condition.to_owned()));
+        asked.description = asked.description.or_else(|| error.description.map(str::to_owned));
+    }
+    asked
+}
+
+/// Keys, whether string or symbol, and encoded values of a map.
+fn pairs(map: Option<&[u8]>) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let Some(mut fields) = map.and_then(|raw| Reader::new(raw).map().ok()) else { return found };
+    while fields.len() > 0 {
+        let (Ok(key), Ok(value)) = (fields.text(), fields.raw()) else { break };
+        let mut encoded = Vec::new();
+        encoded.raw_or_null(value);
+        found.extend(key.map(|key| (key.to_owned(), encoded)));
+    }
+    found
+}
+
+impl From<SettleRefusal> for AmqpError {
+    fn from(refusal: SettleRefusal) -> Self {
+        match refusal {
+            SettleRefusal::LockLost => Self::new(LOCK_LOST_CONDITION, LOCK_LOST),
+            SettleRefusal::OnDeadLetterQueue => Self::new("amqp:not-allowed", ON_DEAD_LETTER_QUEUE),
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! The endpoint as clients meet it, mostly without sockets: frames in, frames out, time moved by hand.
+
+mod client;
+mod codec;
+mod delivery;
+mod flow;
+mod fuzz;
+mod limits;
+mod links;
+mod management;
+mod sockets;
+mod tokens;

@@ -1,0 +1,129 @@
+//! The tokens that were put on one connection, and what they allow.
+//!
+//! A token covers the audience it was put for and everything below it. A newer one for the same audience takes its place,
+//! so links that lean on it live on. Rights and resource of the token itself are [`Keys`]'s matter.
+
+use std::collections::BTreeMap;
+
+use time::OffsetDateTime;
+use time::macros::format_description;
+
+use super::performative::AmqpError;
+use crate::keys::{BusClaim, Keys, SasRefusal};
+
+/// Audiences that one connection may put tokens for: more are a client's mistake.
+const AUDIENCES_MAX: usize = 1_000;
+
+/// What a link needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Right {
+    Send,
+    Listen,
+    /// Either: `$management` serves both sides, and each operation asks again.
+    Any,
+}
+
+/// Where and what for a link needs a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Need {
+    pub(crate) path: String,
+    pub(crate) right: Right,
+}
+
+/// A token that is over, and why.
+#[derive(Debug)]
+pub(crate) struct Dead {
+    audience: String,
+    claim: BusClaim,
+    refusal: SasRefusal,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tokens {
+    by_audience: BTreeMap<String, BusClaim>,
+}
+
+impl Tokens {
+    /// Checks a token and keeps it for its audience.
+    pub(crate) fn put(&mut self, keys: &Keys, token: &str, audience: String, now: i64) -> Result<(), SasRefusal> {
+        let claim = keys.check_bus(token, &audience, now)?;
+        if self.by_audience.len() >= AUDIENCES_MAX && !self.by_audience.contains_key(&audience) {
+            return Err(SasRefusal::Malformed(format!("a connection holds at most {AUDIENCES_MAX} audiences")));
+        }
+        self.by_audience.insert(audience, claim);
+        Ok(())
+    }
+
+    /// Whether a token allows this now.
+    pub(crate) fn allow(&self, need: &Need, now: i64) -> bool {
+        self.by_audience.iter().any(|(audience, claim)| {
+            claim.expires_at > now && covers(audience, &need.path) && grants(claim, need.right)
+        })
+    }
+
+    /// When the next token dies, in seconds since 1970.
+    pub(crate) fn next_expiry(&self) -> Option<i64> {
+        self.by_audience.values().map(|claim| claim.expires_at).min()
+    }
+
+    /// Takes out the tokens that are over.
+    pub(crate) fn bury(&mut self, keys: &Keys, now: i64) -> Vec<Dead> {
+        let over = |claim: &BusClaim| {
+            if claim.expires_at <= now {
+                Some(SasRefusal::Expired)
+            } else {
+                keys.is_revoked(&claim.signature).then_some(SasRefusal::Revoked)
+            }
+        };
+        self.by_audience
+            .extract_if(.., |_, claim| over(claim).is_some())
+            .map(|(audience, claim)| Dead { refusal: over(&claim).unwrap_or(SasRefusal::Expired), audience, claim })
+            .collect()
+    }
+}
+
+impl Dead {
+    /// Whether a link leaned on this token.
+    pub(crate) fn covered(&self, need: &Need) -> bool {
+        covers(&self.audience, &need.path) && grants(&self.claim, need.right)
+    }
+
+    /// What the link is told: Azure's words for a token that is refused, with the time where that is the reason.
+    pub(crate) fn words(&self) -> String {
+        match self.refusal {
+            SasRefusal::Expired => format!("{} Expiration time: '{}'.", self.refusal, utc(self.claim.expires_at)),
+            _ => self.refusal.to_string(),
+        }
+    }
+}
+
+/// What a link is told that no token allows.
+pub(crate) fn unauthorized(need: &Need) -> AmqpError {
+    let claims = match need.right {
+        Right::Send => "'Send' claim(s) are",
+        Right::Listen => "'Listen' claim(s) are",
+        Right::Any => "'Listen' or 'Send' claim(s) are",
+    };
+    let text = format!(
+        "Unauthorized access. {claims} required to perform this operation. Resource: '{}'. Put a token on $cbs first.",
+        need.path
+    );
+    AmqpError::new("amqp:unauthorized-access", text)
+}
+
+fn covers(audience: &str, path: &str) -> bool {
+    audience.is_empty() || path.strip_prefix(audience).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+fn grants(claim: &BusClaim, right: Right) -> bool {
+    match right {
+        Right::Send => claim.send,
+        Right::Listen => claim.listen,
+        Right::Any => claim.send || claim.listen,
+    }
+}
+
+fn utc(seconds: i64) -> String {
+    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
+    OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|at| at.format(&format).ok()).unwrap_or_default()
+}

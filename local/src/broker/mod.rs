@@ -1,0 +1,381 @@
+//! Queues, topics and subscriptions in memory, as Service Bus behaves: the rules are pure ([`queue`], [`topic`]); the
+//! [`Broker`] finds entities by name, wakes receivers and carries the faults that scripts and tests ask for.
+
+mod live;
+mod mailbox;
+mod moment;
+pub(crate) mod queue;
+#[cfg(test)]
+mod tests;
+mod topic;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use live::{Command, LinkKey, Live, Peer};
+pub use live::{LinkInfo, LinkRole, Which};
+use mailbox::Shared;
+pub use mailbox::{Counts, QueueOptions};
+pub(crate) use mailbox::{Mailbox, Part, SendRefusal, SettleRefusal, Waiter, Wanted};
+pub use moment::Moment;
+pub use queue::{State, Totals};
+pub(crate) use topic::Topic;
+pub use topic::TopicOptions;
+
+pub use crate::amqp::Value;
+use crate::amqp::address::path_of;
+pub use crate::amqp::message::Contents;
+use crate::amqp::message::Message;
+
+/// The time now.
+pub type Now = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
+
+/// Longest path of an entity (Service Bus "quotas").
+pub(crate) const PATH_MAX: usize = 260;
+
+/// Why an entity could not be made or was not found.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// No entity of this path.
+    #[error("there is no entity '{0}'; make it first, or correct the path")]
+    NotFound(String),
+    /// The path is in use.
+    #[error("there is an entity '{0}' already; give the new one another name")]
+    Exists(String),
+    /// A subscription can be made on a topic only.
+    #[error("'{0}' is not a topic; make the topic before its subscriptions")]
+    NotATopic(String),
+    /// The name cannot be one.
+    #[error(
+        "'{0}' cannot name an entity; use 1 to 260 characters, segments parted by '/', none of them starting with '$'"
+    )]
+    BadName(String),
+}
+
+/// A message as [`Broker::peek`] shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Peeked {
+    /// Its number on this queue.
+    pub sequence_number: i64,
+    /// When the broker took it.
+    pub enqueued_at: Moment,
+    /// Deliveries that failed so far.
+    pub delivery_count: u32,
+    /// Where it stands.
+    pub state: State,
+    /// When its lock ends, if it is locked.
+    pub locked_until: Option<Moment>,
+    /// Its properties and body.
+    pub contents: Contents,
+}
+
+#[derive(Debug, Clone)]
+enum Entity {
+    Queue(Arc<Mailbox>),
+    Subscription(Arc<Mailbox>),
+    Topic(Arc<Topic>),
+}
+
+/// What a link may attach to.
+#[derive(Debug, Clone)]
+pub(crate) enum Node {
+    Queue(Arc<Mailbox>, Part),
+    Subscription(Arc<Mailbox>, Part),
+    Topic(Arc<Topic>),
+}
+
+/// All entities of one namespace, and the connections to them. Nothing outlives the process.
+///
+/// Paths are compared without case: `exports`, `exports/Subscriptions/acme`, `jobs/$DeadLetterQueue`.
+pub struct Broker {
+    entities: RwLock<BTreeMap<String, Entity>>,
+    live: Live,
+    shared: Arc<Shared>,
+    now: Now,
+}
+
+impl fmt::Debug for Broker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Broker").field("entities", &self.entities).finish_non_exhaustive()
+    }
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self::new(Arc::new(OffsetDateTime::now_utc))
+    }
+}
+
+impl Broker {
+    /// A broker without entities, on a clock of the caller's. A clock that jumps needs a [`Self::tick`] after the jump.
+    #[must_use]
+    pub fn new(now: Now) -> Self {
+        Self { entities: RwLock::default(), live: Live::default(), shared: Arc::default(), now }
+    }
+
+    /// The broker's time.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment::from((self.now)())
+    }
+
+    /// Makes a queue.
+    ///
+    /// # Errors
+    /// When the name is taken or cannot be one.
+    pub fn add_queue(&self, name: &str, options: QueueOptions) -> Result<(), BrokerError> {
+        self.add(name, Entity::Queue(Arc::new(Mailbox::new(name.to_owned(), options, Arc::clone(&self.shared)))))
+    }
+
+    /// Makes a topic without subscriptions. What is sent to it before it has one is gone, as in Azure.
+    ///
+    /// # Errors
+    /// When the name is taken or cannot be one.
+    pub fn add_topic(&self, name: &str, options: TopicOptions) -> Result<(), BrokerError> {
+        self.add(name, Entity::Topic(Arc::new(Topic::new(options))))
+    }
+
+    /// Makes a subscription, which gets what is sent to the topic from now on.
+    ///
+    /// # Errors
+    /// When the topic does not exist, or the name is taken or cannot be one.
+    pub fn add_subscription(&self, topic: &str, name: &str, options: QueueOptions) -> Result<(), BrokerError> {
+        let found = self.read().get(&path_of(topic)).cloned();
+        let Some(Entity::Topic(owner)) = found else {
+            return Err(BrokerError::NotATopic(topic.to_owned()));
+        };
+        let path = format!("{}/subscriptions/{name}", topic.trim_matches('/'));
+        let mailbox = Arc::new(Mailbox::new(path.clone(), options, Arc::clone(&self.shared)));
+        self.add(&path, Entity::Subscription(Arc::clone(&mailbox)))?;
+        owner.subscribe(mailbox);
+        Ok(())
+    }
+
+    fn add(&self, name: &str, entity: Entity) -> Result<(), BrokerError> {
+        let path = path_of(name);
+        let segment = |segment: &str| !segment.is_empty() && !segment.starts_with('$');
+        if path.len() > PATH_MAX || name.contains("://") || !path.split('/').all(segment) {
+            return Err(BrokerError::BadName(name.to_owned()));
+        }
+        let mut entities = self.entities.write().unwrap_or_else(PoisonError::into_inner);
+        if entities.contains_key(&path) {
+            return Err(BrokerError::Exists(name.to_owned()));
+        }
+        entities.insert(path, entity);
+        Ok(())
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, BTreeMap<String, Entity>> {
+        self.entities.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Paths of all entities, in lower case and in order.
+    #[must_use]
+    pub fn entities(&self) -> Vec<String> {
+        self.read().keys().cloned().collect()
+    }
+
+    /// Finds what a normalised path names.
+    pub(crate) fn node(&self, path: &str) -> Option<Node> {
+        let (owner, part) = match path.strip_suffix("/$deadletterqueue") {
+            Some(owner) => (owner, Part::DeadLetter),
+            None => (path, Part::Main),
+        };
+        match self.read().get(owner)? {
+            Entity::Queue(mailbox) => Some(Node::Queue(Arc::clone(mailbox), part)),
+            Entity::Subscription(mailbox) => Some(Node::Subscription(Arc::clone(mailbox), part)),
+            Entity::Topic(topic) if part == Part::Main => Some(Node::Topic(Arc::clone(topic))),
+            Entity::Topic(_) => None,
+        }
+    }
+
+    fn mailbox(&self, entity: &str) -> Result<(Arc<Mailbox>, Part), BrokerError> {
+        match self.node(&path_of(entity)) {
+            Some(Node::Queue(mailbox, part) | Node::Subscription(mailbox, part)) => Ok((mailbox, part)),
+            Some(Node::Topic(_)) | None => Err(BrokerError::NotFound(entity.to_owned())),
+        }
+    }
+
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// Something happened that a test may wait for.
+    pub(crate) fn changed(&self) {
+        self.shared.changed.notify_waiters();
+    }
+
+    /// Ends locks and lives that are over, everywhere, and returns when that is due next.
+    pub fn tick(&self) -> Moment {
+        let now = self.now();
+        self.shared.clock.clear();
+        let entities: Vec<Entity> = self.read().values().cloned().collect();
+        for entity in entities {
+            if let Entity::Queue(mailbox) | Entity::Subscription(mailbox) = entity {
+                mailbox.tick(now);
+            }
+        }
+        self.shared.clock.next()
+    }
+
+    /// Ends locks and lives in time until `stop`. [`crate::amqp::serve`] runs it.
+    pub(crate) async fn keep_time(&self, stop: &CancellationToken) {
+        loop {
+            let next = self.shared.clock.next();
+            let wait = next.since(self.now());
+            tokio::select! {
+                () = tokio::time::sleep(wait), if next != Moment::NEVER => {
+                    self.tick();
+                }
+                // The tick itself causes this too; then it costs one look at the clock.
+                () = self.shared.clock.sooner.notified() => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// What a queue, subscription or dead-letter queue holds, and what happened there. Of a topic: what was published, as
+    /// `totals.enqueued`.
+    ///
+    /// # Errors
+    /// When there is no such entity.
+    pub fn counts(&self, entity: &str) -> Result<Counts, BrokerError> {
+        match self.node(&path_of(entity)) {
+            Some(Node::Queue(mailbox, part) | Node::Subscription(mailbox, part)) => Ok(mailbox.counts(part)),
+            Some(Node::Topic(topic)) => {
+                Ok(Counts { totals: Totals { enqueued: topic.published(), ..Totals::default() }, ..Counts::default() })
+            }
+            None => Err(BrokerError::NotFound(entity.to_owned())),
+        }
+    }
+
+    /// Up to `most` messages from a sequence number on, whatever their state. Nothing changes.
+    ///
+    /// # Errors
+    /// When there is no such queue, subscription or dead-letter queue.
+    pub fn peek(&self, entity: &str, from: i64, most: usize) -> Result<Vec<Peeked>, BrokerError> {
+        let (mailbox, part) = self.mailbox(entity)?;
+        let mut left = most;
+        let handed = mailbox.peek(part, from, self.now(), |_| {
+            let more = left > 0;
+            left = left.saturating_sub(1);
+            more
+        });
+        let peeked = handed.into_iter().map(|handed| Peeked {
+            sequence_number: handed.sequence,
+            enqueued_at: handed.enqueued_at,
+            delivery_count: handed.delivery_count,
+            state: handed.state,
+            locked_until: handed.lock.map(|(_, until)| until),
+            contents: handed.message.contents(),
+        });
+        Ok(peeked.collect())
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.live.count()
+    }
+
+    /// Links to entities that are attached now.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkInfo> {
+        self.live.links()
+    }
+
+    /// Waits until `holds` says so, asking again after every change of the broker. Has no deadline of its own.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn wait_until(&self, mut holds: impl FnMut(&Self) -> bool) {
+        loop {
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if holds(self) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Fault: ends TCP connections with RST. Returns how many.
+    pub fn reset_connections(&self, which: &Which) -> usize {
+        self.live.tell(which, &Command::Reset)
+    }
+
+    /// Fault: closes connections with `amqp:connection:forced`. Returns how many.
+    pub fn close_connections(&self, which: &Which) -> usize {
+        self.live.tell(which, &Command::CloseForced)
+    }
+
+    /// Fault: detaches every link of an entity with `amqp:link:detach-forced`. Returns how many.
+    ///
+    /// # Errors
+    /// When there is no such entity.
+    pub fn detach_links(&self, entity: &str) -> Result<usize, BrokerError> {
+        let path = path_of(entity);
+        if self.node(&path).is_none() {
+            return Err(BrokerError::NotFound(entity.to_owned()));
+        }
+        let links = self.links().iter().filter(|link| link.entity == path).count();
+        self.live.tell(&Which::Entity(path.clone()), &Command::Detach { entity: path });
+        Ok(links)
+    }
+
+    /// Fault: the next `messages` messages that are delivered lose their lock at once, so that each comes a second time with
+    /// the same sequence number, and the first delivery cannot be settled any more. It costs them one delivery.
+    ///
+    /// # Errors
+    /// When there is no such queue, subscription or dead-letter queue.
+    pub fn deliver_twice(&self, entity: &str, messages: u32) -> Result<(), BrokerError> {
+        let (mailbox, part) = self.mailbox(entity)?;
+        mailbox.double_next(part, messages);
+        Ok(())
+    }
+
+    /// Fault: every lock of an entity ends now, as if its time were over. Returns how many.
+    ///
+    /// # Errors
+    /// When there is no such queue, subscription or dead-letter queue.
+    pub fn expire_locks(&self, entity: &str) -> Result<usize, BrokerError> {
+        let (mailbox, part) = self.mailbox(entity)?;
+        Ok(mailbox.end_locks(part, self.now()))
+    }
+}
+
+/// Where a sender's messages go.
+#[derive(Debug, Clone)]
+pub(crate) enum Destination {
+    Queue(Arc<Mailbox>),
+    Topic(Arc<Topic>),
+}
+
+impl Destination {
+    pub(crate) fn max_message_bytes(&self) -> u64 {
+        match self {
+            Self::Queue(mailbox) => mailbox.options.max_message_bytes,
+            Self::Topic(topic) => topic.options.max_message_bytes,
+        }
+    }
+
+    /// Takes all messages or none.
+    pub(crate) fn send(&self, messages: &[Arc<Message>], now: Moment) -> Result<(), SendRefusal> {
+        match self {
+            Self::Queue(mailbox) => {
+                mailbox.admits(messages, now)?;
+                mailbox.push(messages, now);
+                Ok(())
+            }
+            Self::Topic(topic) => topic.publish(messages, now),
+        }
+    }
+}
