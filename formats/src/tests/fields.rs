@@ -68,6 +68,11 @@ fn the_first_of_repeated_names_wins_everywhere() {
         let names: Vec<&str> = seen.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["a", "b", "c"]);
         assert_eq!(seen[0].1, Field::Number("1"));
+        let mut written = Vec::new();
+        row.for_each_written(&mut |name, value| written.push((name.into_owned(), value)));
+        let names: Vec<&str> = written.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["a", "b", "a", "a", "b", "c", "c"], "as they stand");
+        assert_eq!((&written[2].1, &written[6].1), (&Field::Number("2"), &Field::Number("6")));
     });
 }
 

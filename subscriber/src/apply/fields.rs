@@ -51,7 +51,8 @@ impl FieldReader {
         slot
     }
 
-    /// Reads a row: `values[slot]` becomes the value of the wanted field, [`Field::Missing`] if there is none.
+    /// Reads a row: `values[slot]` becomes the value of the wanted field, [`Field::Missing`] if there is none. Of a
+    /// repeated name the first value counts; for `other` fields that is the caller's to see to.
     pub(crate) fn read<'r>(
         &mut self,
         row: &Row<'r>,
@@ -61,7 +62,8 @@ impl FieldReader {
         values.clear();
         values.resize(self.wanted, Field::Missing);
         let mut at = 0;
-        row.for_each(&mut |name, value| {
+        // Whoever repeats a name is rare: only what is kept is compared.
+        row.for_each_written(&mut |name, value| {
             let slot = match self.first_row.get(at) {
                 Some((expected, slot)) if **expected == *name => *slot,
                 expected => {
@@ -75,7 +77,7 @@ impl FieldReader {
             at += 1;
             match slot {
                 Slot::Wanted(slot) => {
-                    if let Some(place) = values.get_mut(slot) {
+                    if let Some(place @ Field::Missing) = values.get_mut(slot) {
                         *place = value;
                     }
                 }

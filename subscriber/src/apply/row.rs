@@ -1,6 +1,6 @@
 //! One row's values and references, read when the sink comes to it.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use waybill_formats::{Field, Row};
 
@@ -21,7 +21,7 @@ pub(crate) struct RowReader<'r> {
     references: Vec<Vec<usize>>,
     read: Vec<Field<'r>>,
     values: Vec<Value<'r>>,
-    rescued: String,
+    rescued: Rescued,
     parents: String,
     parent_spans: Vec<Option<Range<usize>>>,
 }
@@ -45,7 +45,7 @@ impl<'r> RowReader<'r> {
             references,
             read: Vec::new(),
             values: Vec::new(),
-            rescued: String::new(),
+            rescued: Rescued::default(),
             parents: String::new(),
             parent_spans: Vec::new(),
         }
@@ -58,7 +58,7 @@ impl<'r> RowReader<'r> {
         self.parent_spans.clear();
         self.values.clear();
         let Self { fields, kinds, names, references, read, values, rescued, parents, parent_spans } = self;
-        fields.read(row, read, |name, value| rescue(rescued, name, &value));
+        fields.read(row, read, |name, value| rescued.add(name, &value));
         for (reference, slots) in plan.into_iter().flat_map(EntityPlan::references).zip(references) {
             let begin = parents.len();
             let refers = reference.form.push_reference(slots.iter().filter_map(|slot| read.get(*slot)), parents);
@@ -66,13 +66,11 @@ impl<'r> RowReader<'r> {
         }
         for ((kind, name), field) in kinds.iter().zip(names).zip(read) {
             values.push(Value::fit(*kind, std::mem::replace(field, Field::Missing)).unwrap_or_else(|unfit| {
-                rescue(rescued, name, &unfit);
+                rescued.add(name, &unfit);
                 Value::Null
             }));
         }
-        if !rescued.is_empty() {
-            rescued.push('}');
-        }
+        rescued.end();
     }
 
     /// In the order of the shape's columns.
@@ -82,7 +80,7 @@ impl<'r> RowReader<'r> {
 
     /// What has no column or does not fit it, as a JSON object.
     pub(crate) fn rescued(&self) -> Option<&str> {
-        Some(self.rescued.as_str()).filter(|rescued| !rescued.is_empty())
+        Some(self.rescued.json.as_str()).filter(|json| !json.is_empty())
     }
 
     /// For each of the plan's references the parent's key, `None` where the row refers to nothing.
@@ -91,14 +89,34 @@ impl<'r> RowReader<'r> {
     }
 }
 
-fn rescue(rescued: &mut String, name: &str, value: &Field<'_>) {
-    if matches!(value, Field::Missing | Field::Null) {
-        // A column that there is not is null as well.
-        return;
+/// Fields that have no column or do not fit it, as a JSON object; empty where there are none.
+#[derive(Debug, Default)]
+struct Rescued {
+    json: String,
+    names: HashSet<String>,
+}
+
+impl Rescued {
+    fn clear(&mut self) {
+        self.json.clear();
+        self.names.clear();
     }
-    let (Ok(name), Some(value)) = (serde_json::to_string(name), field_json(value)) else { return };
-    rescued.push(if rescued.is_empty() { '{' } else { ',' });
-    rescued.push_str(&name);
-    rescued.push(':');
-    rescued.push_str(&value);
+
+    /// Adds a field. A null is what a column that there is not reads as; of a repeated name the first value counts.
+    fn add(&mut self, name: &str, value: &Field<'_>) {
+        if !self.names.insert(name.to_owned()) || matches!(value, Field::Missing | Field::Null) {
+            return;
+        }
+        let (Ok(name), Some(value)) = (serde_json::to_string(name), field_json(value)) else { return };
+        self.json.push(if self.json.is_empty() { '{' } else { ',' });
+        self.json.push_str(&name);
+        self.json.push(':');
+        self.json.push_str(&value);
+    }
+
+    fn end(&mut self) {
+        if !self.json.is_empty() {
+            self.json.push('}');
+        }
+    }
 }

@@ -91,7 +91,10 @@ pub(crate) fn push_field(kind: VersionType, field: &Field<'_>, version: &mut Vec
         VersionType::Timestamp => match Instant::parse(text) {
             Some(instant) => instant.push_order_key(version),
             None => {
-                return Err(format!("is {}, no timestamp such as 2014-02-08T10:01:36.8Z with its offset", shown(field)));
+                return Err(format!(
+                    "is {}, no timestamp such as 2014-02-08T10:01:36.8Z with its offset",
+                    shown(field)
+                ));
             }
         },
         VersionType::Integer => match Number::parse(text).filter(Number::is_whole) {

@@ -45,6 +45,17 @@ pub struct DirSink {
     store: Sqlite,
 }
 
+/// What a folder holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DirTotals {
+    /// Files that are done.
+    pub files: u64,
+    /// Rows of all files, also of those that are not done yet.
+    pub rows: u64,
+    /// Rows that are not of their format.
+    pub bad_rows: u64,
+}
+
 /// How far a file has come.
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
@@ -56,6 +67,12 @@ struct State {
     bad_bytes: u64,
 }
 
+impl State {
+    fn progress(&self) -> Progress {
+        Progress { rows: self.rows, done: self.done }
+    }
+}
+
 /// Where the files of a file of rows lie.
 struct Places {
     folder: PathBuf,
@@ -65,7 +82,7 @@ struct Places {
 
 /// Why a job was given up.
 enum Failure {
-    Fenced { found: u64 },
+    Fenced { found: Progress },
     File { path: PathBuf, error: io::Error },
     Database(rusqlite::Error),
 }
@@ -106,17 +123,17 @@ impl DirSink {
         }
     }
 
-    /// How many files are done, and their good and bad rows.
+    /// Figures for a summary.
     ///
     /// # Errors
     /// [`SinkError::Unavailable`].
-    pub async fn totals(&self) -> Result<(u64, u64, u64), SinkError> {
+    pub async fn totals(&self) -> Result<DirTotals, SinkError> {
         let sql =
             "SELECT coalesce(sum(done), 0), coalesce(sum(good_rows), 0), coalesce(sum(bad_rows), 0) FROM progress";
         let read = self.store.read(move |connection| {
             connection.query_row(sql, [], |row| {
                 let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
-                Ok((count(0)?, count(1)?, count(2)?))
+                Ok(DirTotals { files: count(0)?, rows: count(1)?, bad_rows: count(2)? })
             })
         });
         read.await.map_err(|error| self.unavailable(error.to_string()))
@@ -129,7 +146,7 @@ impl DirSink {
 
     fn problem(&self, failure: Failure) -> String {
         match failure {
-            Failure::Fenced { found } => format!("progress is at row {found}"),
+            Failure::Fenced { found } => format!("progress is {found}"),
             Failure::File { path, error } => format!("{}: {error}", path.display()),
             Failure::Database(error) => self.store.error(error).to_string(),
         }
@@ -156,8 +173,7 @@ impl Sink for DirSink {
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
         let file = file.as_str().to_owned();
         let state = self.store.read(move |connection| state(connection, &file)).await;
-        let State { rows, done, .. } = state.map_err(|error| self.unavailable(error.to_string()))?;
-        Ok(Progress { rows, done })
+        Ok(state.map_err(|error| self.unavailable(error.to_string()))?.progress())
     }
 
     /// # Cancel safety
@@ -183,7 +199,7 @@ impl Sink for DirSink {
         let write = move |tx: &Transaction<'_>| {
             let known = state(tx, &key)?;
             if known.rows != from || known.done {
-                return Err(Failure::Fenced { found: known.rows });
+                return Err(Failure::Fenced { found: known.progress() });
             }
             let places = Places::new(&folder, &blob_type, &key);
             let next = State {

@@ -7,15 +7,15 @@ pub mod sql;
 #[cfg(test)]
 mod tests;
 
-use std::{future::Future, sync::Arc};
+use std::{fmt, future::Future, sync::Arc};
 
 use waybill_formats::{FileStats, RowBatch};
 use waybill_store::OpenError;
 
 pub use self::{
     any::{AnySink, open},
-    dir::DirSink,
-    sql::SqliteSink,
+    dir::{DirSink, DirTotals},
+    sql::{BadRowEntry, ParkedRow, SqliteSink, Totals},
 };
 use crate::{
     FileKey, Verdict,
@@ -38,6 +38,12 @@ pub struct Progress {
     pub rows: u64,
     /// Whether the whole file has.
     pub done: bool,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", if self.done { "done with row" } else { "at row" }, self.rows)
+    }
 }
 
 /// A stretch of a file's rows, from the row after `from` to `to`.
@@ -147,14 +153,14 @@ impl SinkOpenError {
 #[non_exhaustive]
 pub enum SinkError {
     /// The file's progress is not where this worker believes: another one was faster, or the lease lapsed.
-    #[error("{file}: progress is at row {found}, not {expected}; another worker has it")]
+    #[error("{file}: progress is {found}, not at row {expected}; another worker has it")]
     Fenced {
         /// The file.
         file: String,
-        /// What the worker believed.
+        /// The row that the worker believed to be the last one.
         expected: u64,
         /// What the sink says.
-        found: u64,
+        found: Progress,
     },
     /// The sink cannot be used now; later it may.
     #[error("{sink}: {problem}")]

@@ -33,8 +33,8 @@ pub use sqlite::{BadRowEntry, ParkedRow, SqliteSink, Totals};
 /// Why a transaction was given up. Nothing of it took effect.
 #[derive(Debug)]
 enum Failure {
-    /// Progress is at this row, or the file is done.
-    Fenced { found: u64 },
+    /// Progress is elsewhere.
+    Fenced { found: crate::sink::Progress },
     /// The file, or the table, needs a person.
     Refused { reason: waybill_contracts::Reason, problem: String },
     /// The database failed.

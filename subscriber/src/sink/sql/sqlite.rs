@@ -312,7 +312,7 @@ impl Planned {
     ) -> Result<(Applied, Arc<Shape>), Failure> {
         let known = progress(tx, file)?;
         if known.rows != from || known.done {
-            return Err(Failure::Fenced { found: known.rows });
+            return Err(Failure::Fenced { found: known });
         }
         let now = (inner.now)().format(&Rfc3339).unwrap_or_default();
         let mut tables = Tables::new(tx, &inner.plans, &now);

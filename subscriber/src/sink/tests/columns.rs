@@ -93,6 +93,15 @@ async fn frozen_tables_rescue_new_fields() {
 }
 
 #[tokio::test]
+async fn of_a_repeated_name_the_first_value_counts_everywhere() {
+    let world = World::new(FREEZE).await;
+    world
+        .file("thing", r#"{"id":1,"name":null,"size":1,"id":2,"name":"b","size":2,"_deleted":false,"_deleted":true}"#)
+        .await;
+    assert_eq!(world.query("SELECT id, name, _rescued FROM thing"), [r#"1|-|{"size":1}"#]);
+}
+
+#[tokio::test]
 async fn csv_is_text_and_keeps_null_and_empty_apart() {
     let world = World::new(EVOLVE).await;
     let rows = "id,n,empty,none,text\n1,007,\"\",,a\n2,8,x,y,\"b \"\"c\"\"\"\n";

@@ -8,7 +8,7 @@ use super::world::{csv, decode, progress, stats};
 use crate::{
     FileKey,
     apply::Position,
-    sink::{Applied, DirSink, EntityBatch, Sink, SinkOpenError},
+    sink::{Applied, DirSink, DirTotals, EntityBatch, Sink, SinkOpenError},
 };
 
 fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bool) -> EntityBatch {
@@ -48,7 +48,7 @@ async fn a_file_appears_whole_under_its_type_and_its_identity() {
     let bad: serde_json::Value = serde_json::from_str(&read(&files[0])).unwrap();
     assert_eq!((&bad["row"], &bad["offset"], &bad["bytes"]), (&2.into(), &13.into(), &"broken".into()));
     assert_eq!(bad["reason"], "malformed-row");
-    assert_eq!(sink.totals().await.unwrap(), (1, 2, 1));
+    assert_eq!(sink.totals().await.unwrap(), DirTotals { files: 1, rows: 2, bad_rows: 1 });
 }
 
 #[tokio::test]

@@ -95,6 +95,10 @@ async fn a_table_that_cannot_take_the_rows_is_refused_with_what_to_do() {
             "has a foreign key that is checked at the commit only",
         ),
         (
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT, v INTEGER, _waybill_version BLOB, _rescued TEXT);\nCREATE TABLE mine (item REFERENCES item (id) DEFERRABLE INITIALLY DEFERRED)",
+            "table mine has a foreign key that is checked at the commit only",
+        ),
+        (
             "CREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT, v INTEGER, _waybill_version BLOB, _rescued TEXT);\nCREATE TRIGGER t BEFORE INSERT ON item BEGIN SELECT raise ( rollback, 'no'); END",
             "rolls the whole transaction back",
         ),

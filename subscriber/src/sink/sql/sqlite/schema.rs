@@ -319,7 +319,9 @@ fn has_key(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> rusqlite::Resu
 /// A constraint that is checked at the commit, and a trigger that rolls back, would take rows of other files with them.
 fn refuse_what_ends_transactions(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
     let sql = "SELECT type, name, sql FROM sqlite_schema
-               WHERE sql IS NOT NULL AND type IN ('table', 'trigger') AND tbl_name = ?1 COLLATE NOCASE";
+               WHERE sql IS NOT NULL AND type IN ('table', 'trigger') AND tbl_name = ?1 COLLATE NOCASE
+               UNION SELECT m.type, m.name, m.sql FROM sqlite_schema m, pragma_foreign_key_list(m.name) f
+               WHERE m.type = 'table' AND f.\"table\" = ?1 COLLATE NOCASE";
     let mut statement = tx.prepare_cached(sql)?;
     let mut rows = statement.query([name.as_str()])?;
     while let Some(row) = rows.next()? {
