@@ -1,8 +1,8 @@
 //! What a row means, whatever the order in which files arrive. Pure: no I/O, no clock.
 //!
 //! An [`EntityPlan`] is compiled once from the configuration. A stretch of a file is then read twice: first for each row's
-//! key and version, which gives the order in which rows are applied and says which are superseded ([`batch`]); then, row
-//! by row as the sink comes to it, for its references and its columns ([`row`]). So nothing is kept of a row but its key
+//! key and version, which gives the order in which rows are applied and says which are superseded (`batch`); then, row
+//! by row as the sink comes to it, for its references and its columns (`row`). So nothing is kept of a row but its key
 //! and version, however many columns it has.
 
 mod batch;

@@ -188,6 +188,9 @@ pub enum SinkError {
 ///   [`Guarantee::AtLeastOnce`] may repeat rows after a crash, never skip them).
 /// - `apply` fails with [`SinkError::Fenced`] and no effect when progress is not `from`, or the file is done.
 /// - On return the effect is durable. Clones and several callers at once are fine.
+///
+/// # Cancel safety
+/// A dropped `apply` may still take effect, whole or not at all: ask `progress` before going on.
 pub trait Sink: Send + Sync + 'static {
     /// Which guarantee it gives.
     fn guarantee(&self) -> Guarantee;

@@ -1,4 +1,4 @@
-//! SQL databases: one algorithm ([`apply`]), a dialect each ([`sqlite`]).
+//! SQL databases: one algorithm (`apply`), a dialect each (`sqlite`).
 //!
 //! Beside the table of each entity the sink keeps, in the same database and the same transactions:
 //!

@@ -271,7 +271,7 @@ impl fmt::Debug for SqliteSink {
 /// A batch, read as far as it can be before its transaction.
 struct Planned {
     batch: EntityBatch,
-    /// The entity's name, or the blobType.
+    /// The entity's name, or the blobType behind a word that tells it from one.
     shape_name: String,
     seen: Arc<Shape>,
     rows: PlannedRows,
@@ -294,7 +294,10 @@ impl Planned {
             },
             None => None,
         };
-        let shape_name = plan.as_ref().map_or(&*batch.blob_type, |plan| plan.name()).to_owned();
+        let shape_name = match &plan {
+            Some(plan) => plan.name().to_owned(),
+            None => format!("type {}", batch.blob_type),
+        };
         let shapes = inner.shapes.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = shapes.get(&shape_name).map(Arc::clone).unwrap_or_default();
         drop(shapes);
