@@ -96,8 +96,8 @@ enum Phase {
     Running,
     /// We sent `close`; the client is to agree until then.
     Closing(Instant),
-    /// Nothing more is read; what is to be written is written.
-    Over,
+    /// Nothing more is read; what is to be written is written, until then.
+    Over(Instant),
 }
 
 /// How the socket is to end.
@@ -202,7 +202,7 @@ impl Engine {
 
     /// Whether input is wanted: not while a client that does not read has too much waiting.
     pub(crate) fn wants_input(&self) -> bool {
-        self.phase != Phase::Over && self.output().len() < OUT_HARD
+        !matches!(self.phase, Phase::Over(_)) && self.output().len() < OUT_HARD
     }
 
     /// How the socket is to end now, if it is.
@@ -210,15 +210,14 @@ impl Engine {
         if self.reset {
             return Some(Ending::Reset);
         }
-        (self.phase == Phase::Over && self.output().is_empty()).then_some(Ending::Close)
+        (matches!(self.phase, Phase::Over(_)) && self.output().is_empty()).then_some(Ending::Close)
     }
 
     /// When [`Self::turn`] must be called at the latest.
     pub(crate) fn deadline(&self) -> Instant {
         match self.phase {
             Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl | Phase::Open => self.started + HANDSHAKE,
-            Phase::Closing(until) => until,
-            Phase::Over => self.last_write + CLOSING,
+            Phase::Closing(until) | Phase::Over(until) => until,
             Phase::Running => {
                 let mut next = self.last_read + self.idle_limit();
                 if let Some(heartbeat) = self.heartbeat {
@@ -258,8 +257,8 @@ impl Engine {
             return None;
         }
         match self.phase {
-            Phase::Over => Some(input.len()),
-            Phase::Header | Phase::HeaderAfterSasl => self.header(input),
+            Phase::Over(_) => Some(input.len()),
+            Phase::Header | Phase::HeaderAfterSasl => self.header(input, at),
             _ => match frame::split(input, FRAME_MAX) {
                 Ok(None) => None,
                 Ok(Some(frame)) => {
@@ -275,7 +274,7 @@ impl Engine {
         }
     }
 
-    fn header(&mut self, input: &[u8]) -> Option<usize> {
+    fn header(&mut self, input: &[u8], at: Instant) -> Option<usize> {
         let seen = input.get(..8).unwrap_or(input);
         if self.phase == Phase::Header && SASL_HEADER.starts_with(seen) {
             if seen.len() < 8 {
@@ -293,7 +292,7 @@ impl Engine {
         } else {
             // Another protocol, or AMQP with TLS inside: the answer is the header that we do speak.
             self.cx.out.extend(SASL_HEADER);
-            self.phase = Phase::Over;
+            self.phase = Phase::Over(at + CLOSING);
             return Some(input.len());
         }
         Some(8)
@@ -315,7 +314,7 @@ impl Engine {
             Err(error) => return self.fail(&AmqpError::new("amqp:decode-error", error.to_string()), at),
         };
         match (self.phase, performative) {
-            (Phase::Closing(_), Performative::Close) => self.phase = Phase::Over,
+            (Phase::Closing(_), Performative::Close) => self.phase = Phase::Over(at + CLOSING),
             // What was under way when we closed.
             (Phase::Closing(_), _) => {}
             (Phase::Open, Performative::Open(open)) => self.open(&open),
@@ -328,7 +327,7 @@ impl Engine {
             (Phase::Running, Performative::Close) => {
                 self.close_sessions();
                 out::close(&mut self.cx.out, None);
-                self.phase = Phase::Over;
+                self.phase = Phase::Over(at + CLOSING);
             }
             (Phase::Running, Performative::Begin(begin)) => self.begin(frame.channel, &begin, at),
             (_, performative) => self.session_frame(frame.channel, &performative, at),
@@ -346,7 +345,7 @@ impl Engine {
         // The response is not looked at: what a client may do is decided by the tokens that it puts.
         let known = MECHANISMS.contains(&mechanism);
         out::sasl_outcome(&mut self.cx.out, u8::from(!known));
-        self.phase = if known { Phase::HeaderAfterSasl } else { Phase::Over };
+        self.phase = if known { Phase::HeaderAfterSasl } else { Phase::Over(at + CLOSING) };
     }
 
     fn open(&mut self, open: &Open<'_>) {
@@ -473,17 +472,17 @@ impl Engine {
         match self.phase {
             Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl => {
                 out::sasl_outcome(&mut self.cx.out, 1);
-                self.phase = Phase::Over;
+                self.phase = Phase::Over(at + CLOSING);
                 return;
             }
             // A close may only follow an open.
             Phase::Open => self.write_open(),
             Phase::Running => self.close_sessions(),
             Phase::Closing(_) => {
-                self.phase = Phase::Over;
+                self.phase = Phase::Over(at + CLOSING);
                 return;
             }
-            Phase::Over => return,
+            Phase::Over(_) => return,
         }
         out::close(&mut self.cx.out, Some(cause));
         self.phase = Phase::Closing(at + CLOSING);
@@ -522,10 +521,10 @@ impl Engine {
         match self.phase {
             Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl | Phase::Open => {
                 if at >= self.started + HANDSHAKE {
-                    self.phase = Phase::Over;
+                    self.phase = Phase::Over(at + CLOSING);
                 }
             }
-            Phase::Closing(until) if at >= until => self.phase = Phase::Over,
+            Phase::Closing(until) if at >= until => self.phase = Phase::Over(at + CLOSING),
             Phase::Running => {
                 if at >= self.last_read + self.idle_limit() {
                     let text = format!(
@@ -541,11 +540,11 @@ impl Engine {
                 }
             }
             // The client does not read what is left: it is given up.
-            Phase::Over if at >= self.last_write + CLOSING => {
+            Phase::Over(until) if at >= until => {
                 self.cx.out.clear();
                 self.cx.sent = 0;
             }
-            Phase::Closing(_) | Phase::Over => {}
+            Phase::Closing(_) | Phase::Over(_) => {}
         }
     }
 

@@ -1,9 +1,9 @@
 //! The Service Bus endpoint: AMQP 1.0 as Microsoft's clients speak it, over the [`Broker`].
 //!
 //! The engine is our own, not `fe2o3-amqp`'s acceptor, which cannot set a delivery tag (the lock token) or confirm a
-//! settlement. Modules from the wire inwards: `wire` moves bytes, `frame` cuts them, `codec`, `encode` and `performative`
-//! read and write them, `connection`, `session` and `link` keep the protocol's state, `cbs`, `tokens` and `management` answer requests,
-//! `message` is what the broker keeps.
+//! settlement. From the wire inwards: `wire` moves bytes, `frame` cuts them, `codec`, `encode` and `performative` read and
+//! write them; `connection`, `session` and `link` keep the protocol's state, `incoming`, `outgoing` and `settle` are what
+//! happens on a session; `cbs`, `tokens` and `management` answer requests; `message` is what the broker keeps.
 //!
 //! # Sources
 //! AMQP 1.0 (OASIS, parts 1 to 5); "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide"; behaviour seen with

@@ -564,6 +564,8 @@ fn error(list: &mut Compound<'_>, cause: &AmqpError) {
     list.described_list(ERROR, |list| {
         list.symbol(cause.condition);
         list.text(&cause.description);
+        // Python looks at the third field without asking whether there is one.
+        list.null();
     });
 }
 

@@ -1,4 +1,4 @@
-//! Queues, topics and subscriptions in memory, as Service Bus behaves: the rules are pure ([`queue`], [`topic`]); the
+//! Queues, topics and subscriptions in memory, as Service Bus behaves: the rules are pure (`queue`, `topic`); the
 //! [`Broker`] finds entities by name, wakes receivers and carries the faults that scripts and tests ask for.
 
 mod live;

@@ -10,7 +10,7 @@ pub struct Moment(pub i64);
 
 impl Moment {
     /// Later than any other.
-    pub(crate) const NEVER: Self = Self(i64::MAX);
+    pub const NEVER: Self = Self(i64::MAX);
 
     /// `duration` later, at most [`Self::NEVER`].
     #[must_use]

@@ -192,6 +192,18 @@ fn a_message_expires_while_it_waits_but_not_while_it_is_held() {
 }
 
 #[test]
+fn a_message_whose_life_ended_under_a_lock_leaves_when_the_lock_ends() {
+    let mut bench = Bench::new(10);
+    bench.queue.push(message("a"), START, START.after(LOCK / 2), 0);
+    bench.lock().unwrap();
+    bench.pass(LOCK / 2);
+    assert!(bench.left.is_empty());
+    bench.pass(LOCK / 2);
+    assert_eq!(bench.left.drain(..).map(|left| left.why).collect::<Vec<_>>(), [Why::Expired]);
+    assert!(bench.lock().is_none());
+}
+
+#[test]
 fn a_lock_and_a_life_that_end_together_lose_the_message_once() {
     let mut bench = Bench::new(10);
     bench.queue.push(message("a"), START, START.after(LOCK), 0);

@@ -41,6 +41,8 @@ fn drain_sends_what_there_is_and_gives_the_rest_of_the_credit_back() {
     assert_eq!(flow.field(8), &Value::Bool(true));
     client.send(1, &["c"]);
     assert!(client.receive().is_empty(), "the credit is gone");
+    client.flow_with_window(0, None, 0, 0, false, None);
+    assert!(client.take().is_empty(), "a drain is confirmed once");
     client.credit(0, 2, 10, 1);
     assert_eq!(client.receive()[0].body(), "c");
 }
@@ -264,6 +266,73 @@ fn a_receiver_that_does_not_read_does_not_hold_what_others_could_have() {
     // And it is in the line again, or would be at its next turn.
     sender.send(1, &["new"]);
     assert_eq!(slow.receive().len() + quick.receive().len(), 1);
+}
+
+#[test]
+fn one_that_is_woken_while_its_window_is_closed_passes_on() {
+    let bench = Bench::new();
+    let mut sender = bench.trusted();
+    sender.attach_sender(0, 1, "jobs");
+    sender.attach_sender(0, 2, "exports");
+    let mut client = bench.trusted();
+    client.attach_receiver(0, 2, "jobs", 0);
+    client.credit(0, 2, 0, 100);
+    client.attach_receiver(0, 3, "exports/subscriptions/acme", 0);
+    // The answer of `$cbs` was the first frame; one more is allowed.
+    client.flow_with_window(0, Some(3), 0, 100, false, Some((1, 1)));
+    assert!(client.receive().is_empty());
+    sender.send(2, &["takes the window"]);
+    assert_eq!(client.receive().len(), 1);
+    let mut quick = bench.trusted();
+    quick.attach_receiver(0, 2, "jobs", 0);
+    quick.credit(0, 2, 0, 100);
+    assert!(quick.receive().is_empty());
+    sender.send(1, &["new"]);
+    assert!(client.receive().is_empty());
+    assert_eq!(quick.receive()[0].body(), "new");
+    // With its window open again it is served as before.
+    client.flow_with_window(0, None, 0, 0, false, Some((2, 100)));
+    assert!(client.receive().is_empty());
+    sender.send(1, &["next", "and next"]);
+    assert_eq!(client.receive().len() + quick.receive().len(), 2);
+}
+
+#[test]
+fn one_that_is_woken_while_its_buffer_is_full_passes_on() {
+    let bench = Bench::new();
+    let mut sender = bench.trusted();
+    sender.attach_sender(0, 1, "jobs");
+    let mut slow = bench.trusted();
+    let body = "x".repeat(30_000);
+    sender.send(1, &[body.as_str(); 5]);
+    slow.attach_receiver(0, 2, "jobs", 0);
+    slow.credit(0, 2, 0, 100);
+    // It took all there was, which fills its buffer, and stands in the line.
+    slow.read(0);
+    assert_eq!(bench.broker.counts("jobs").unwrap().locked, 5);
+    let mut quick = bench.trusted();
+    quick.attach_receiver(0, 2, "jobs", 0);
+    quick.credit(0, 2, 0, 100);
+    assert!(quick.receive().is_empty());
+    sender.send(1, &["new"]);
+    slow.read(0);
+    assert_eq!(quick.receive()[0].body(), "new");
+}
+
+#[test]
+fn no_more_is_locked_at_once_than_the_buffer_takes() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    let body = "x".repeat(30_000);
+    client.send(1, &[body.as_str(); 60]);
+    client.attach_receiver(0, 2, "jobs", 0);
+    client.credit(0, 2, 0, 100);
+    client.read(0);
+    let waiting = client.engine.output().len();
+    assert!((190_000..330_000).contains(&waiting), "{waiting}");
+    assert!(bench.broker.counts("jobs").unwrap().locked <= 6);
+    assert_eq!(client.receive().len(), 60);
 }
 
 #[test]

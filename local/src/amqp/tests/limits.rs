@@ -127,6 +127,25 @@ fn too_many_bytes_of_unfinished_deliveries_close_the_connection() {
 }
 
 #[test]
+fn what_a_detached_link_held_is_not_counted_any_more() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    let piece = vec![0; 60_000];
+    for round in 0..80 {
+        client.attach_sender(0, 1, "jobs");
+        client.transfer_part(1, Some(round), 0, true, &piece);
+        for _ in 0..15 {
+            client.transfer_part(1, None, 0, true, &piece);
+        }
+        client.frame(0, p::DETACH, |list| {
+            list.uint(1);
+            list.bool(true);
+        });
+        assert!(client.take().iter().all(|got| got.code != Some(p::CLOSE)), "in round {round}");
+    }
+}
+
+#[test]
 fn handles_and_channels_beyond_the_highest_close_the_connection() {
     let bench = Bench::new();
     let mut client = bench.trusted();

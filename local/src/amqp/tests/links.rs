@@ -272,6 +272,15 @@ fn a_client_that_ends_and_closes_is_agreed_with() {
 }
 
 #[test]
+fn a_close_after_a_long_silence_is_agreed_with_too() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.pass(std::time::Duration::from_secs(100));
+    client.frame(0, p::CLOSE, |_| {});
+    assert_eq!(codes(&client.take()), [p::CLOSE]);
+}
+
+#[test]
 fn frames_on_what_was_never_begun_or_attached_end_the_right_thing() {
     let bench = Bench::new();
     let mut client = bench.trusted();

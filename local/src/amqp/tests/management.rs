@@ -210,10 +210,9 @@ fn an_unknown_operation_is_501_and_names_the_known_ones() {
 }
 
 #[test]
-fn management_needs_the_right_to_listen() {
+fn a_management_link_is_cut_with_its_token() {
     let bench = Bench::new();
     let mut client = client(&bench);
-    // The namespace token dies; another one for the links alone allows nothing more than to be attached.
     client.pass(std::time::Duration::from_secs(3_599));
     let answer = ask(&mut client, PEEK, |_| {});
     assert_eq!(status(&answer).0, 204);

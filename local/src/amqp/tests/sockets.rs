@@ -238,6 +238,21 @@ async fn a_forced_close_arrives_before_the_end_of_the_stream() {
 }
 
 #[tokio::test]
+async fn another_protocol_reads_our_answer_and_an_orderly_end() {
+    let served = served(EndpointOptions::default()).await;
+    let mut stream = TcpStream::connect(served.address).await.unwrap();
+    let mut request = b"GET / HTTP/1.1\r\n".to_vec();
+    request.resize(100_000, b'x');
+    stream.write_all(&request).await.unwrap();
+    let mut answer = Vec::new();
+    stream.shutdown().await.unwrap();
+    // What it sent is read away: a socket that closes over unread input would reset the connection.
+    timeout(LONG, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert_eq!(answer, SASL_HEADER);
+    end(served.stop, served.tasks).await;
+}
+
+#[tokio::test]
 async fn a_stop_closes_every_connection_and_returns() {
     let served = served(EndpointOptions::default()).await;
     let script = receiver_script(3_600);
