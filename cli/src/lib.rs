@@ -1,1 +1,9 @@
-//! The binaries waybill-publisher, waybill-subscriber and waybill-local.
+//! What the binaries share: settings from file, environment and flags; logs; output for people and programs; signals.
+
+pub mod args;
+pub mod exit;
+pub mod local;
+pub mod output;
+pub mod progress;
+pub mod settings;
+pub mod signals;

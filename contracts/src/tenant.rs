@@ -63,7 +63,7 @@ pub struct BlobEndpoint {
 
 /// Where each field stands in the answer, as RFC 6901 JSON pointers. The pointers of a part's fields are relative to
 /// that part, so that the part may be one object or a list of them.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GrantLayout {
     /// Default `/serviceBus`.

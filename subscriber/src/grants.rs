@@ -55,6 +55,19 @@ pub enum RenewedBecause {
     RefusedByStorage,
 }
 
+impl RenewedBecause {
+    /// As serialised.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Due => "due",
+            Self::RefusedByBus => "refused-by-bus",
+            Self::RefusedByStorage => "refused-by-storage",
+        }
+    }
+}
+
 /// The cache of one tenant's grants. See the module.
 pub struct Grants {
     http: HttpClient,

@@ -27,7 +27,7 @@ use crate::{
     OnBadRow,
     apply::{EntityPlan, PlanError},
     grants::{Credential, Grants, place_of},
-    inbox::{Inbox, InboxError, Pending, Wanted, WorkerId},
+    inbox::{Inbox, InboxError, Pending, SqliteInbox, Wanted, WorkerId},
     receive::{ReceiveStats, chain, receive},
     rows::GroupLimits,
     schedule::{Circuit, CompareError, Plans, WorkStats, Workshop, process, reopen_what_the_sink_lacks},
@@ -37,7 +37,7 @@ use crate::{
 /// Everything a subscriber does, ready to run. Clones are the same subscriber. Two subscribers in one process share
 /// nothing.
 #[derive(Debug, Clone)]
-pub struct Subscriber<I> {
+pub struct Subscriber<I = SqliteInbox> {
     shared: Arc<Shared<I>>,
 }
 
@@ -306,13 +306,15 @@ impl SubscriberBuilder {
     }
 }
 
-impl<I: Inbox + Clone> Subscriber<I> {
-    /// Begins a builder.
+impl Subscriber<SqliteInbox> {
+    /// Begins a builder, for any inbox.
     #[must_use]
     pub fn builder() -> SubscriberBuilder {
         SubscriberBuilder::default()
     }
+}
 
+impl<I: Inbox + Clone> Subscriber<I> {
     /// Receives and works until `stop`, then stops in stages: no new messages, files under way finish within
     /// `drain_timeout`, the rest is given back, links are closed.
     ///

@@ -20,7 +20,9 @@ pub(crate) fn environment(requirements: &Path, cache: &Path) -> Result<PathBuf> 
         return Ok(interpreter);
     }
     if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
-        bail!("no python3: the tests run Microsoft's SDKs; install Python 3 (Debian: apt-get install python3 python3-venv)");
+        bail!(
+            "no python3: the tests run Microsoft's SDKs; install Python 3 (Debian: apt-get install python3 python3-venv)"
+        );
     }
     let mut make = Command::new("python3");
     make.args(["-m", "venv", "--clear"]).arg(&folder);

@@ -556,7 +556,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<InboxRow> {
         blob_type: row.get(5)?,
         correlation_id: row.get(6)?,
         // The query of an address may hold somebody's token.
-        uri: metadata.as_ref().map(|metadata| metadata.uri.split(['?', '#']).next().unwrap_or_default().to_owned()),
+        uri: metadata.as_ref().map(|metadata| metadata.uri_without_query().to_owned()),
         content_type: metadata.map(|metadata| metadata.content_type),
         sequence: row.get::<_, Option<i64>>(7)?.map(i64::unsigned_abs),
         entity_path: row.get(8)?,

@@ -1,0 +1,62 @@
+//! Flags that every binary understands, and how it logs.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::{EnvFilter, fmt};
+
+/// Flags common to all commands of the publisher and the subscriber.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Settings file [default: waybill.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder of our own state [default: .waybill]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Take every endpoint and credential from the file that `waybill-local run --ready-file` writes; waits for it
+    #[arg(long, global = true, value_name = "READY_FILE")]
+    pub local: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Text)]
+    pub format: Format,
+    /// How log lines are written; RUST_LOG sets their level [default level: warn]
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log: LogFormat,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Tables and sentences.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+/// `--log`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object per line.
+    Json,
+}
+
+/// Sends logs to standard error: `default_level` for our own crates unless `RUST_LOG` says otherwise.
+pub fn start_logs(format: LogFormat, default_level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
+        let ours = ["azure", "cli", "formats", "local", "publisher", "store", "subscriber"];
+        let directives: Vec<String> =
+            ours.iter().map(|name| format!("waybill_{name}={default_level}")).chain(["warn".to_owned()]).collect();
+        EnvFilter::new(directives.join(","))
+    });
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => {
+            use std::io::IsTerminal;
+            builder.with_ansi(std::io::stderr().is_terminal()).init();
+        }
+        LogFormat::Json => builder.json().init(),
+    }
+}

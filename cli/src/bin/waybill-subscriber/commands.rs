@@ -1,0 +1,30 @@
+//! What each command does.
+
+mod init;
+mod look;
+mod work;
+
+use waybill_cli::{args::Common, exit::Outcome};
+use waybill_subscriber::inbox::{ListFilter, Wanted};
+
+use crate::{Command, settings::Settings};
+
+pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Init => init::init(),
+        Command::Run { target, until_idle } => {
+            work::run(&common, &Settings::load(&common, Some(&target))?, until_idle).await
+        }
+        Command::Receive { until_idle } => work::receive(&common, &Settings::load(&common, None)?, until_idle).await,
+        Command::Process { target, types, since } => {
+            let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
+            work::process(&common, &Settings::load(&common, Some(&target))?, wanted).await
+        }
+        Command::Status => look::status(&common, &Settings::load(&common, None)?).await,
+        Command::List { state, blob_type, correlation, before, limit } => {
+            let filter = ListFilter { state, blob_type, correlation_id: correlation, before, most: limit };
+            look::list(&common, &Settings::load(&common, None)?, &filter).await
+        }
+        Command::Show { id } => look::show(&common, &Settings::load(&common, None)?, id).await,
+    }
+}

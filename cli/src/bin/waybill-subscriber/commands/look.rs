@@ -1,0 +1,138 @@
+//! Commands that only look at our own state.
+
+use anyhow::bail;
+use serde::Serialize;
+use waybill_cli::{
+    args::{Common, Format},
+    exit::Outcome,
+    output::{count, cut, instant, json, table},
+};
+use waybill_subscriber::inbox::{Counts, HistoryEntry, Inbox, InboxRow, ListFilter, Pending, State, Wanted};
+
+use crate::settings::Settings;
+
+/// A status, as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    files: Counts,
+    due: u64,
+    later: u64,
+    next_due_in_ms: Option<u128>,
+}
+
+pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
+    let inbox = settings.existing_inbox().await?;
+    let files = inbox.counts().await?;
+    let wanted = Wanted { types: settings.types().map(<[String]>::to_vec), since: None };
+    let Pending { due, later, next_due_in, .. } = inbox.pending(&wanted).await?;
+    if common.format == Format::Json {
+        json(&Status { files, due, later, next_due_in_ms: next_due_in.map(|wait| wait.as_millis()) })?;
+        return Ok(Outcome::Done);
+    }
+    table(
+        &["STATE", "FILES"],
+        [
+            (State::Saved, files.saved),
+            (State::Working, files.working),
+            (State::Done, files.done),
+            (State::Quarantined, files.quarantined),
+            (State::Skipped, files.skipped),
+            (State::Duplicate, files.duplicate),
+            (State::Expired, files.expired),
+        ]
+        .map(|(state, files)| vec![state.to_string(), count(files)]),
+    )?;
+    println!("\n{} due now, {} waiting for a later try", count(due), count(later));
+    if let Some(wait) = next_due_in {
+        println!("next try in {:.1} s", wait.as_secs_f64());
+    }
+    if files.quarantined > 0 {
+        println!("see what is quarantined: waybill-subscriber list --state quarantined");
+    }
+    Ok(Outcome::Done)
+}
+
+pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilter) -> anyhow::Result<Outcome> {
+    let rows = settings.existing_inbox().await?.list(filter).await?;
+    if common.format == Format::Json {
+        json(&rows)?;
+        return Ok(Outcome::Done);
+    }
+    table(
+        &["ID", "STATE", "TYPE", "RECEIVED", "ROWS", "TRIES", "PROBLEM"],
+        rows.iter().map(|row| {
+            let problem = match (&row.reason, &row.problem, row.duplicate_of) {
+                (Some(reason), Some(problem), _) => format!("{reason}: {problem}"),
+                (None, Some(problem), _) => problem.clone(),
+                (_, _, Some(of)) => format!("another message for {of}"),
+                _ => String::new(),
+            };
+            vec![
+                row.id.to_string(),
+                row.state.to_string(),
+                cut(row.blob_type.as_deref().unwrap_or("-"), 40),
+                instant(row.received_at),
+                count(row.rows),
+                row.attempts.to_string(),
+                cut(&problem, 100),
+            ]
+        }),
+    )?;
+    if let Some(last) = rows.last().filter(|_| rows.len() == filter.most as usize) {
+        println!("\nmore: --before {}", last.id);
+    }
+    Ok(Outcome::Done)
+}
+
+/// A row with its history, as JSON.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    row: InboxRow,
+    history: Vec<HistoryEntry>,
+}
+
+pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyhow::Result<Outcome> {
+    let inbox = settings.existing_inbox().await?;
+    let Some(row) = inbox.get(id).await? else {
+        bail!("no row {id} in {}; `waybill-subscriber list` shows the numbers", settings.inbox_path().display());
+    };
+    let history = inbox.history(id).await?;
+    if common.format == Format::Json {
+        json(&Shown { row, history })?;
+        return Ok(Outcome::Done);
+    }
+    let mut facts = vec![("state", row.state.to_string())];
+    let mut fact = |name, value: Option<String>| facts.extend(value.map(|value| (name, value)));
+    fact("reason", row.reason.map(|reason| reason.to_string()));
+    fact("problem", row.problem);
+    fact("file", row.file.map(|file| file.to_string()));
+    fact("type", row.blob_type);
+    fact("correlation id", row.correlation_id);
+    fact("uri", row.uri);
+    fact("content type", row.content_type);
+    fact("sequence", row.sequence.map(|sequence| sequence.to_string()));
+    fact("from", Some(format!("{} #{} at {}", row.entity_path, row.sequence_number, instant(row.enqueued_at))));
+    fact("message id", row.message_id);
+    fact("received", Some(instant(row.received_at)));
+    fact("due", row.due_at.map(instant));
+    fact("expires", row.expires_at.map(instant));
+    fact("rows", Some(format!("{} ({} bad)", count(row.rows), count(row.bad_rows))));
+    fact("tries", Some(row.attempts.to_string()));
+    fact("duplicate of", row.duplicate_of.map(|of| of.to_string()));
+    fact("body", Some(row.body));
+    for (name, value) in facts {
+        println!("{name:<15} {value}");
+    }
+    println!();
+    table(
+        &["WHEN", "STATE", "WHY"],
+        history.iter().map(|entry| {
+            let why: Vec<String> =
+                entry.reason.map(|reason| reason.to_string()).into_iter().chain(entry.problem.clone()).collect();
+            vec![instant(entry.at), entry.state.to_string(), why.join(": ")]
+        }),
+    )?;
+    Ok(Outcome::Done)
+}

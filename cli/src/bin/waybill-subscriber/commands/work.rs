@@ -1,0 +1,273 @@
+//! Commands that receive and work.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use waybill_azure::GrantError;
+use waybill_cli::{
+    args::{Common, Format},
+    exit::Outcome,
+    output::{count, json},
+    progress, signals,
+};
+use waybill_subscriber::{
+    Subscriber,
+    inbox::{Inbox, Pending, SqliteInbox, Wanted},
+    sink,
+};
+
+use crate::settings::Settings;
+
+/// With `--until-idle`, how long the bus and TenantService may be out of reach before we give up.
+const CONTACT_PATIENCE: Duration = Duration::from_secs(30);
+
+type Local = Subscriber<SqliteInbox>;
+
+pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option<Duration>) -> anyhow::Result<Outcome> {
+    let sink = open_sink(settings).await?;
+    let subscriber = settings.subscriber(common.local.as_deref()).await?;
+    check_grant(&subscriber, until_idle.is_some()).await?;
+    supervise(common, &subscriber, &Wanted::default(), until_idle, true, async |stop| {
+        Ok(subscriber.run(sink, stop).await?)
+    })
+    .await
+}
+
+pub(crate) async fn receive(
+    common: &Common,
+    settings: &Settings,
+    until_idle: Option<Duration>,
+) -> anyhow::Result<Outcome> {
+    let subscriber = settings.subscriber(common.local.as_deref()).await?;
+    check_grant(&subscriber, until_idle.is_some()).await?;
+    // Files that are due do not hold the end: nobody works them here.
+    let nothing = Wanted { types: Some(Vec::new()), since: None };
+    supervise(common, &subscriber, &nothing, until_idle, true, async |stop| {
+        subscriber.receive(stop).await;
+        Ok(())
+    })
+    .await
+}
+
+pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted) -> anyhow::Result<Outcome> {
+    let sink = open_sink(settings).await?;
+    let subscriber = settings.subscriber(common.local.as_deref()).await?;
+    supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, async |stop| {
+        Ok(subscriber.process(sink, wanted.clone(), stop).await?)
+    })
+    .await
+}
+
+async fn open_sink(settings: &Settings) -> anyhow::Result<sink::AnySink> {
+    let Some(target) = &settings.sink else {
+        bail!(
+            "no sink: say where rows go with --sink sqlite:PATH or --sink dir:PATH, or set `sink` under [subscriber]"
+        );
+    };
+    Ok(sink::open(target, &settings.read_entities()?).await?)
+}
+
+/// A wrong credential shows at once. An outage is waited out, except where a script waits for the end.
+async fn check_grant(subscriber: &Local, impatient: bool) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        match subscriber.check_grant().await {
+            Ok(()) => return Ok(()),
+            Err(error @ GrantError::Unavailable { .. }) => {
+                if impatient && began.elapsed() > CONTACT_PATIENCE {
+                    return Err(error).context("TenantService is out of reach");
+                }
+                if !impatient {
+                    eprintln!("waybill-subscriber: {error}; going on, and trying again");
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Runs `work` until a signal, or until idle, shows progress meanwhile and a summary at the end.
+async fn supervise(
+    common: &Common,
+    subscriber: &Local,
+    wanted: &Wanted,
+    until_idle: Option<Duration>,
+    receiving: bool,
+    work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<Outcome> {
+    let began = Instant::now();
+    let stop = CancellationToken::new();
+    let idle = async {
+        match until_idle {
+            None => {
+                stop.cancelled().await;
+                Ok(None)
+            }
+            Some(quiet) => {
+                let idle = subscriber.until_idle(wanted, quiet, receiving, &stop);
+                tokio::pin!(idle);
+                let patience = async {
+                    tokio::time::sleep(CONTACT_PATIENCE).await;
+                    if !receiving || subscriber.receive_stats().links.load(Ordering::Relaxed) > 0 {
+                        std::future::pending::<()>().await;
+                    }
+                };
+                let pending = tokio::select! {
+                    pending = &mut idle => pending,
+                    () = patience => {
+                        stop.cancel();
+                        bail!("the bus was out of reach for {} s; nothing was received", CONTACT_PATIENCE.as_secs());
+                    }
+                };
+                stop.cancel();
+                Ok(Some(pending?))
+            }
+        }
+    };
+    let done = CancellationToken::new();
+    let all = async {
+        let work = async {
+            let result = work(stop.clone()).await;
+            // A run that ended by itself ends the watch for idleness too.
+            stop.cancel();
+            result
+        };
+        let (worked, pending) = tokio::join!(work, idle);
+        done.cancel();
+        worked?;
+        pending
+    };
+    let line = || progress_line(subscriber);
+    let (pending, ()) = tokio::select! {
+        both = async { tokio::join!(all, progress::show(line, done.clone())) } => both,
+        listening = signals::listen(stop.clone()) => {
+            listening.context("cannot listen to signals")?;
+            unreachable!("listening ends with the process");
+        }
+    };
+    summary(common, subscriber, pending?, began.elapsed()).await
+}
+
+fn progress_line(subscriber: &Local) -> String {
+    let (received, worked) = (subscriber.receive_stats(), subscriber.work_stats());
+    let read = |counter: &AtomicU64| count(counter.load(Ordering::Relaxed));
+    format!(
+        "{} messages, {} files done, {} rows, {} parked, {} released",
+        read(&received.received),
+        read(&worked.files_done),
+        read(&worked.rows),
+        read(&worked.parked),
+        read(&worked.released)
+    )
+}
+
+/// What a run did, as JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    messages: u64,
+    files_saved: u64,
+    files_done: u64,
+    files_quarantined: u64,
+    messages_quarantined: u64,
+    files_expired: u64,
+    rows: u64,
+    rows_bad: u64,
+    rows_inserted: u64,
+    rows_updated: u64,
+    rows_deleted: u64,
+    rows_ignored: u64,
+    rows_superseded: u64,
+    rows_parked: u64,
+    rows_released: u64,
+    waiting_for_a_later_try: u64,
+    seconds: f64,
+}
+
+async fn summary(
+    common: &Common,
+    subscriber: &Local,
+    pending: Option<Pending>,
+    took: Duration,
+) -> anyhow::Result<Outcome> {
+    let (received, letters, worked) =
+        (subscriber.receive_stats(), subscriber.dead_letter_stats(), subscriber.work_stats());
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let summary = Summary {
+        messages: read(&received.received) + read(&letters.received),
+        files_saved: read(&received.saved) + read(&letters.saved),
+        files_done: read(&worked.files_done),
+        files_quarantined: read(&worked.files_quarantined),
+        messages_quarantined: read(&received.quarantined) + read(&letters.quarantined),
+        files_expired: read(&worked.files_expired),
+        rows: read(&worked.rows),
+        rows_bad: read(&worked.bad_rows),
+        rows_inserted: read(&worked.inserted),
+        rows_updated: read(&worked.updated),
+        rows_deleted: read(&worked.deleted),
+        rows_ignored: read(&worked.ignored),
+        rows_superseded: read(&worked.superseded),
+        rows_parked: read(&worked.parked),
+        rows_released: read(&worked.released),
+        waiting_for_a_later_try: match pending {
+            Some(pending) => pending.later,
+            None => subscriber.inbox().pending(&Wanted::default()).await?.later,
+        },
+        seconds: took.as_secs_f64(),
+    };
+    let outcome = if summary.files_quarantined + summary.messages_quarantined + summary.rows_bad > 0 {
+        Outcome::Quarantined
+    } else {
+        Outcome::Done
+    };
+    if common.format == Format::Json {
+        json(&summary)?;
+        return Ok(outcome);
+    }
+    println!(
+        "{} messages, {} files done, {} rows in {:.1} s",
+        count(summary.messages),
+        count(summary.files_done),
+        count(summary.rows),
+        summary.seconds
+    );
+    let parts = [
+        (summary.rows_inserted, "inserted"),
+        (summary.rows_updated, "updated"),
+        (summary.rows_deleted, "deleted"),
+        (summary.rows_ignored, "older or the same, ignored"),
+        (summary.rows_superseded, "superseded in their own file"),
+        (summary.rows_parked, "parked"),
+        (summary.rows_released, "released"),
+    ];
+    let parts: Vec<String> =
+        parts.iter().filter(|(many, _)| *many > 0).map(|(many, what)| format!("{} {what}", count(*many))).collect();
+    if !parts.is_empty() {
+        println!("rows: {}", parts.join(", "));
+    }
+    if outcome == Outcome::Quarantined {
+        println!(
+            "quarantined: {} files, {} messages, {} rows; see `waybill-subscriber list --state quarantined`",
+            count(summary.files_quarantined),
+            count(summary.messages_quarantined),
+            count(summary.rows_bad)
+        );
+    }
+    if summary.files_expired > 0 {
+        println!("expired: {} files; see `waybill-subscriber list --state expired`", count(summary.files_expired));
+    }
+    if summary.waiting_for_a_later_try > 0 {
+        println!(
+            "{} files wait for a later try; see `waybill-subscriber list --state saved`",
+            count(summary.waiting_for_a_later_try)
+        );
+    }
+    Ok(outcome)
+}

@@ -1,0 +1,113 @@
+//! The reference subscriber: your database follows the publisher's.
+
+mod commands;
+mod settings;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use waybill_cli::{
+    args::{Common, start_logs},
+    exit,
+};
+use waybill_subscriber::inbox::State;
+
+/// Receives waybills, fetches their files and brings each row into effect once.
+#[derive(Debug, Parser)]
+#[command(name = "waybill-subscriber", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a commented waybill.toml and entities.toml to start from
+    Init,
+    /// Receive and process until stopped
+    Run {
+        #[command(flatten)]
+        target: Target,
+        /// End when for SECS no message came and no file was worked or due
+        #[arg(long, value_name = "SECS", value_parser = seconds)]
+        until_idle: Option<std::time::Duration>,
+    },
+    /// Only receive: save messages, work no files
+    Receive {
+        /// End when for SECS no message came
+        #[arg(long, value_name = "SECS", value_parser = seconds)]
+        until_idle: Option<std::time::Duration>,
+    },
+    /// Work the files that were saved and are due, then end
+    Process {
+        #[command(flatten)]
+        target: Target,
+        /// Only files of this blobType (may be repeated)
+        #[arg(long = "type", value_name = "TYPE")]
+        types: Vec<String>,
+        /// Only files received at or after this time (RFC 3339, such as 2026-11-23T00:00:00Z)
+        #[arg(long, value_name = "TIME", value_parser = instant)]
+        since: Option<OffsetDateTime>,
+    },
+    /// How many files are in which state
+    Status,
+    /// Files and messages, newest first
+    List {
+        /// Only this state: saved, working, done, quarantined, skipped, duplicate or expired
+        #[arg(long)]
+        state: Option<State>,
+        /// Only this blobType
+        #[arg(long = "type", value_name = "TYPE")]
+        blob_type: Option<String>,
+        /// Only what has this correlation id
+        #[arg(long, value_name = "ID")]
+        correlation: Option<String>,
+        /// Only rows before this number: the next page
+        #[arg(long, value_name = "ID")]
+        before: Option<i64>,
+        /// At most this many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Everything about one file or message, with its history
+    Show {
+        /// Its number, as `list` shows it
+        id: i64,
+    },
+}
+
+/// Where rows go, and what they mean.
+#[derive(Debug, Clone, clap::Args)]
+struct Target {
+    /// Where rows go: sqlite:PATH or dir:PATH
+    #[arg(long, value_name = "SINK")]
+    sink: Option<String>,
+    /// What rows mean: keys, versions, references
+    #[arg(long, value_name = "FILE")]
+    entities: Option<PathBuf>,
+}
+
+fn seconds(text: &str) -> Result<std::time::Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    std::time::Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn instant(text: &str) -> Result<OffsetDateTime, String> {
+    OffsetDateTime::parse(text, &Rfc3339).map_err(|error| format!("{text:?} is no time: {error}"))
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logs(cli.common.log, "warn");
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("waybill-subscriber: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    exit::end("waybill-subscriber", runtime.block_on(commands::dispatch(cli.common, cli.command)))
+}

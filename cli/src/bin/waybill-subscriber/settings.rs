@@ -1,0 +1,220 @@
+//! `[subscriber]` of waybill.toml.
+
+use std::{
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use url::Url;
+use waybill_azure::{Secret, blob::ContainerOptions, bus::BusOptions, http::HttpOptions};
+use waybill_cli::{args::Common, local, settings};
+use waybill_contracts::{Entities, GrantLayout};
+use waybill_subscriber::{
+    OnBadRow, Subscriber, SubscriberBuilder,
+    grants::Credential,
+    inbox::{SqliteInbox, SqliteInboxOptions},
+};
+
+use crate::Target;
+
+/// The section. Every key has a default but the tenant's address and credential, and the sink.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Settings {
+    /// Folder of our own state.
+    pub(crate) data: PathBuf,
+    /// Where rows go.
+    pub(crate) sink: Option<String>,
+    /// The file that says what rows mean.
+    pub(crate) entities: Option<PathBuf>,
+    /// Work only these blobTypes.
+    types: Option<Vec<String>>,
+    /// `quarantine`, `skip` or `fail`.
+    on_bad_row: BadRow,
+    /// Compare the plain bytes with `plainSha256`.
+    verify_hash: bool,
+    /// Drain the dead-letter queue too.
+    dead_letters: bool,
+    files_in_flight_max: NonZeroU32,
+    commit_rows_max: NonZeroU32,
+    commit_bytes_max: usize,
+    /// Bytes asked for in one ranged read.
+    range_bytes: u64,
+    drain_timeout_ms: u64,
+    lease_ms: u64,
+    /// Extra certificate authorities, PEM.
+    ca_file: Option<PathBuf>,
+    tenant: Tenant,
+}
+
+/// `[subscriber.tenant]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Tenant {
+    /// TenantService's base address.
+    url: Option<Url>,
+    /// A fixed bearer token; from the environment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bearer_token: Option<Hidden>,
+    /// A file that holds it.
+    bearer_token_file: Option<PathBuf>,
+    /// Where TenantService's answer holds each field.
+    layout: GrantLayout,
+}
+
+/// Text that `Debug` does not show.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+struct Hidden(String);
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum BadRow {
+    #[default]
+    Quarantine,
+    Skip,
+    Fail,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data: ".waybill".into(),
+            sink: None,
+            entities: None,
+            types: None,
+            on_bad_row: BadRow::Quarantine,
+            verify_hash: false,
+            dead_letters: true,
+            files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
+            commit_rows_max: NonZeroU32::new(100_000).expect("it is not zero"),
+            commit_bytes_max: 8 << 20,
+            range_bytes: 8 << 20,
+            drain_timeout_ms: 20_000,
+            lease_ms: 60_000,
+            ca_file: None,
+            tenant: Tenant::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// File, environment, then flags.
+    pub(crate) fn load(common: &Common, target: Option<&Target>) -> anyhow::Result<Self> {
+        let mut settings: Self = settings::load("subscriber", common.config.as_deref(), std::env::vars())?;
+        if let Some(data) = &common.data {
+            settings.data.clone_from(data);
+        }
+        if let Some(target) = target {
+            settings.sink = target.sink.clone().or(settings.sink);
+            settings.entities = target.entities.clone().or(settings.entities);
+        }
+        Ok(settings)
+    }
+
+    pub(crate) fn inbox_path(&self) -> PathBuf {
+        self.data.join("inbox.sqlite")
+    }
+
+    pub(crate) async fn inbox(&self) -> anyhow::Result<SqliteInbox> {
+        std::fs::create_dir_all(&self.data)
+            .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
+        self.open_inbox().await
+    }
+
+    /// The inbox, if there is one: for commands that only look.
+    pub(crate) async fn existing_inbox(&self) -> anyhow::Result<SqliteInbox> {
+        let path = self.inbox_path();
+        if !path.exists() {
+            bail!(
+                "no inbox at {}; give the folder with --data, or receive first with `waybill-subscriber run`",
+                path.display()
+            );
+        }
+        self.open_inbox().await
+    }
+
+    async fn open_inbox(&self) -> anyhow::Result<SqliteInbox> {
+        let options =
+            SqliteInboxOptions { lease: Duration::from_millis(self.lease_ms), ..SqliteInboxOptions::default() };
+        Ok(SqliteInbox::open(&self.inbox_path(), options).await?)
+    }
+
+    pub(crate) fn read_entities(&self) -> anyhow::Result<Entities> {
+        let Some(path) = &self.entities else { return Ok(Entities::default()) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Entities::parse(&text, &path.display().to_string())?)
+    }
+
+    /// Only these types, as configured.
+    pub(crate) fn types(&self) -> Option<&[String]> {
+        self.types.as_deref()
+    }
+
+    /// The subscriber, with its tenant from `--local` or the settings.
+    pub(crate) async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<SqliteInbox>> {
+        let (tenant, bearer) = self.tenant(local).await?;
+        let builder = self.builder()?;
+        let inbox = self.inbox().await?;
+        Ok(builder.with_tenant(inbox, &tenant, Credential::Bearer(bearer))?)
+    }
+
+    async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<(Url, Secret)> {
+        if let Some(path) = local {
+            let ready = local::ready_file(path).await?;
+            let url = Url::parse(&ready.tenant_url).context("the ready file's tenantUrl")?;
+            return Ok((url, Secret::new(ready.bearer_token)));
+        }
+        let Some(url) = self.tenant.url.clone() else {
+            bail!(
+                "no tenant: set `url` under [subscriber.tenant] in {}, or WAYBILL_SUBSCRIBER__TENANT__URL, \
+                 or use --local READY_FILE with a running waybill-local",
+                settings::DEFAULT_FILE
+            );
+        };
+        let direct = self.tenant.bearer_token.as_ref().map(|token| token.0.as_str());
+        let Some(bearer) =
+            settings::secret("the tenant's bearer token", direct, self.tenant.bearer_token_file.as_deref())?
+        else {
+            bail!(
+                "no credential for {url}: set WAYBILL_SUBSCRIBER__TENANT__BEARER_TOKEN, or `bearer_token_file` under \
+                 [subscriber.tenant]"
+            );
+        };
+        Ok((url, Secret::new(bearer)))
+    }
+
+    fn builder(&self) -> anyhow::Result<SubscriberBuilder> {
+        let mut builder = Subscriber::<SqliteInbox>::builder()
+            .entities(self.read_entities()?)
+            .files_in_flight_max(self.files_in_flight_max)
+            .commit_rows_max(self.commit_rows_max)
+            .commit_bytes_max(self.commit_bytes_max)
+            .on_bad_row(match self.on_bad_row {
+                BadRow::Quarantine => OnBadRow::Quarantine,
+                BadRow::Skip => OnBadRow::Skip,
+                BadRow::Fail => OnBadRow::Fail,
+            })
+            .verify_hash(self.verify_hash)
+            .dead_letters(self.dead_letters)
+            .drain_timeout(Duration::from_millis(self.drain_timeout_ms))
+            .lease(Duration::from_millis(self.lease_ms))
+            .grant_layout(self.tenant.layout.clone())
+            .http(HttpOptions { ca_file: self.ca_file.clone(), ..HttpOptions::default() })
+            .bus(BusOptions { ca_file: self.ca_file.clone(), ..BusOptions::default() })
+            .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() });
+        if let Some(types) = &self.types {
+            builder = builder.types(types.iter().cloned());
+        }
+        Ok(builder)
+    }
+}

@@ -1,0 +1,24 @@
+//! SIGTERM and Ctrl-C stop in stages; the second one ends at once.
+
+use tokio_util::sync::CancellationToken;
+
+/// Cancels `stop` at the first signal. At the second the process ends as if it had crashed, which loses nothing.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub async fn listen(stop: CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut wait = async || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    wait().await;
+    eprintln!("stopping; files under way finish first (again to end at once)");
+    stop.cancel();
+    wait().await;
+    std::process::exit(130);
+}

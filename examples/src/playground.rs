@@ -1,0 +1,78 @@
+//! Something to subscribe to, for examples that are about the subscriber: `local` in this process, and two published files,
+//! the prices before their products.
+
+use std::{path::Path, time::Duration};
+
+use waybill_azure::connection_string::key_tokens;
+use waybill_contracts::ReadyFile;
+use waybill_formats::Field;
+use waybill_local::Local;
+use waybill_publisher::Publisher;
+
+/// A running `local` with two files published.
+#[derive(Debug)]
+pub struct Playground {
+    local: Local,
+}
+
+impl Playground {
+    /// Starts and publishes. `folder` holds the publisher's outbox.
+    ///
+    /// # Errors
+    /// When a part does not start, or does not publish.
+    pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        let local = Local::builder().start().await?;
+        let ready = local.ready_file();
+        let tokens = key_tokens(
+            ready.service_bus_connection_string.parse()?,
+            ready.topic.clone(),
+            ready.blob_connection_string.parse()?,
+            ready.container.clone(),
+            Duration::from_secs(3600),
+        );
+        let publisher = Publisher::builder(tokens, folder.join("publisher")).build().await?;
+        let at = Field::Text("2026-11-23T08:00:00Z".into());
+        let mut prices = publisher.export("PriceChanges")?.start().await?;
+        for (product, price) in [("1", "19.90"), ("2", "5.00")] {
+            let row = [
+                ("ProductID", Field::Number(product)),
+                ("ListPrice", Field::Number(price)),
+                ("ModifiedDate", at.clone()),
+            ];
+            prices.row(&row).await?;
+        }
+        prices.finish().await?;
+        let mut products = publisher.export("ProductChanges")?.start().await?;
+        for (product, name) in [("1", "Bell"), ("2", "Saddle")] {
+            let row = [
+                ("ProductID", Field::Number(product)),
+                ("Name", Field::Text(name.into())),
+                ("ModifiedDate", at.clone()),
+            ];
+            products.row(&row).await?;
+        }
+        products.finish().await?;
+        let stop = tokio_util::sync::CancellationToken::new();
+        let (flushed, ()) = tokio::join!(
+            async {
+                let flushed = publisher.flush(Duration::from_secs(30)).await;
+                stop.cancel();
+                flushed
+            },
+            publisher.run(stop.clone())
+        );
+        flushed?;
+        Ok(Self { local })
+    }
+
+    /// Every endpoint and credential.
+    #[must_use]
+    pub fn ready_file(&self) -> &ReadyFile {
+        self.local.ready_file()
+    }
+
+    /// Ends it.
+    pub async fn stop(self) {
+        self.local.stop().await;
+    }
+}
