@@ -1,6 +1,6 @@
 //! How a program ends: 0 done, 1 failed, 2 used wrongly, 3 done with quarantined items.
 
-use std::process::ExitCode;
+use std::{io::ErrorKind, process::ExitCode};
 
 /// What a command came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,13 +23,18 @@ impl From<Outcome> for ExitCode {
     }
 }
 
-/// Prints an error with its causes on one line, and ends with 1.
+/// Prints an error with its causes on one line, and ends with 1. Whoever closed our standard output (`| head`) has seen
+/// enough, and is told nothing.
 #[must_use]
 pub fn end(program: &str, result: anyhow::Result<Outcome>) -> ExitCode {
     match result {
         Ok(outcome) => outcome.into(),
         Err(error) => {
-            eprintln!("{program}: {error:#}");
+            let closed =
+                error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) == Some(ErrorKind::BrokenPipe);
+            if !closed {
+                eprintln!("{program}: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }

@@ -7,3 +7,7 @@ pub mod output;
 pub mod progress;
 pub mod settings;
 pub mod signals;
+pub mod starter;
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Results for people (tables and sentences) and for programs (JSON), on standard output.
 
-use std::io::Write;
+use std::{fmt, io::Write};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -17,6 +17,15 @@ pub fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Prints a line for people, as `println!` does; but a reader that went away is an error, not a panic.
+///
+/// # Errors
+/// When standard output cannot be written.
+pub fn line(text: fmt::Arguments<'_>) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(())
+}
+
 /// Prints a table; nothing but the head when there are no rows.
 ///
 /// # Errors
@@ -29,7 +38,8 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyh
     }
     let mut out = std::io::stdout().lock();
     for line in table.lines() {
-        writeln!(out, "{}", line.trim_end())?;
+        // The padding left of the first column.
+        writeln!(out, "{}", line.strip_prefix(' ').unwrap_or(&line).trim_end())?;
     }
     Ok(())
 }
@@ -63,6 +73,12 @@ pub fn count(number: u64) -> String {
     text
 }
 
+/// `1 file`, `12,345 files`.
+#[must_use]
+pub fn many(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// Cuts a text for a table's cell.
 #[must_use]
 pub fn cut(text: &str, most: usize) -> String {
@@ -76,6 +92,11 @@ mod tests {
     #[test]
     fn counts_are_grouped_by_thousands() {
         assert_eq!([0, 999, 1000, 1_234_567].map(count), ["0", "999", "1,000", "1,234,567"]);
+    }
+
+    #[test]
+    fn one_thing_is_no_plural() {
+        assert_eq!([0, 1, 2000].map(|number| many(number, "file")), ["0 files", "1 file", "2,000 files"]);
     }
 
     #[test]

@@ -3,10 +3,10 @@
 //! A key of the section `[subscriber]` such as `tenant.url` is also `WAYBILL_SUBSCRIBER__TENANT__URL`. Unknown keys are
 //! refused, in the file with their line, in the environment with the variable's name.
 
-use std::path::Path;
+use std::{fmt, path::Path};
 
 use anyhow::{Context, bail};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value};
 
 /// The file that is read when `--config` names none.
@@ -132,6 +132,25 @@ fn set(table: &mut Table, path: &[String], value: Value) -> Option<()> {
     Some(())
 }
 
+/// A secret among settings: text that `Debug` does not show.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The text itself.
+    #[must_use]
+    pub fn show(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
 /// A secret given directly (in the environment) or as the path of a file that holds it.
 ///
 /// # Errors
@@ -155,8 +174,6 @@ pub fn secret(what: &str, direct: Option<&str>, file: Option<&Path>) -> anyhow::
 
 #[cfg(test)]
 mod tests {
-    use serde::Deserialize;
-
     use super::*;
 
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]

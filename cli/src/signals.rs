@@ -2,11 +2,11 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// Cancels `stop` at the first signal. At the second the process ends as if it had crashed, which loses nothing.
+/// Cancels `stop` at the first signal; `first` tells what is still done. At the second the process ends as if it had crashed, which loses nothing.
 ///
 /// # Errors
 /// When signals cannot be listened to.
-pub async fn listen(stop: CancellationToken) -> std::io::Result<()> {
+pub async fn listen(stop: CancellationToken, first: &str) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -17,7 +17,7 @@ pub async fn listen(stop: CancellationToken) -> std::io::Result<()> {
         }
     };
     wait().await;
-    eprintln!("stopping; files under way finish first (again to end at once)");
+    eprintln!("stopping; {first} (again to end at once)");
     stop.cancel();
     wait().await;
     std::process::exit(130);

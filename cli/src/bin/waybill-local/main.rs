@@ -1,14 +1,22 @@
 //! Azure in one process: Service Bus, Blob Storage and TenantService, with scripted faults.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
+use anyhow::ensure;
 use clap::{Parser, Subcommand};
+use tokio::{net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{LogFormat, start_logs},
     exit::{self, Outcome},
+    output::line,
     signals,
 };
+use waybill_contracts::ReadyFile;
 use waybill_local::{
     Local,
     config::{Config, Ports},
@@ -63,27 +71,45 @@ async fn run(config: Option<PathBuf>, ready_file: Option<PathBuf>, random_ports:
     if random_ports {
         config.ports = Ports::RANDOM;
     }
+    if let Some(path) = &ready_file {
+        refuse_another(path).await?;
+    }
     let local = Local::builder().config(config).start().await?;
     if let Some(path) = &ready_file {
         local.write_ready_file(path)?;
     }
     let ready = local.ready_file();
-    println!("Service Bus    {}", ready.service_bus_connection_string);
-    println!("Blob Storage   {}", ready.blob_connection_string);
-    println!(
+    line(format_args!("Service Bus    {}", ready.service_bus_connection_string))?;
+    line(format_args!("Blob Storage   {}", ready.blob_connection_string))?;
+    line(format_args!(
         "TenantService  {}  (bearer token of {}: {})",
         ready.tenant_url, ready.tenants[0].name, ready.bearer_token
-    );
-    println!("Admin          {}", ready.admin_url);
+    ))?;
+    line(format_args!("Admin          {}", ready.admin_url))?;
     match &ready_file {
-        Some(path) => println!("ready; other binaries find all of it with --local {}", path.display()),
-        None => println!("ready"),
+        Some(path) => line(format_args!("ready; other binaries find all of it with --local {}", path.display()))?,
+        None => line(format_args!("ready"))?,
     }
     let stop = CancellationToken::new();
     tokio::select! {
-        listening = signals::listen(stop.clone()) => listening?,
+        listening = signals::listen(stop.clone(), "requests under way finish first") => listening?,
         () = stop.cancelled() => {}
     }
     local.stop().await;
     Ok(Outcome::Done)
+}
+
+/// A ready file that a crash left is written over; one whose `waybill-local` runs would take its users away from it.
+async fn refuse_another(path: &Path) -> anyhow::Result<()> {
+    let Ok(text) = tokio::fs::read_to_string(path).await else { return Ok(()) };
+    let Ok(there) = serde_json::from_str::<ReadyFile>(&text) else { return Ok(()) };
+    let address = there.admin_url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+    let answers = timeout(Duration::from_secs(1), TcpStream::connect(address)).await;
+    ensure!(
+        !matches!(answers, Ok(Ok(_))),
+        "{} belongs to a waybill-local that runs ({}); end that one, or name another file",
+        path.display(),
+        there.admin_url
+    );
+    Ok(())
 }

@@ -10,7 +10,11 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use url::Url;
 use waybill_azure::{Secret, blob::ContainerOptions, bus::BusOptions, http::HttpOptions};
-use waybill_cli::{args::Common, local, settings};
+use waybill_cli::{
+    args::Common,
+    local,
+    settings::{self, Hidden},
+};
 use waybill_contracts::{Entities, GrantLayout};
 use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
@@ -63,17 +67,6 @@ struct Tenant {
     bearer_token_file: Option<PathBuf>,
     /// Where TenantService's answer holds each field.
     layout: GrantLayout,
-}
-
-/// Text that `Debug` does not show.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(transparent)]
-struct Hidden(String);
-
-impl std::fmt::Debug for Hidden {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(hidden)")
-    }
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -181,7 +174,7 @@ impl Settings {
                 settings::DEFAULT_FILE
             );
         };
-        let direct = self.tenant.bearer_token.as_ref().map(|token| token.0.as_str());
+        let direct = self.tenant.bearer_token.as_ref().map(Hidden::show);
         let Some(bearer) =
             settings::secret("the tenant's bearer token", direct, self.tenant.bearer_token_file.as_deref())?
         else {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, cut, instant, json, table},
+    output::{count, cut, instant, json, line, table},
 };
 use waybill_subscriber::inbox::{Counts, HistoryEntry, Inbox, InboxRow, ListFilter, Pending, State, Wanted};
 
@@ -43,12 +43,12 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
         ]
         .map(|(state, files)| vec![state.to_string(), count(files)]),
     )?;
-    println!("\n{} due now, {} waiting for a later try", count(due), count(later));
+    line(format_args!("\n{} due now, {} waiting for a later try", count(due), count(later)))?;
     if let Some(wait) = next_due_in {
-        println!("next try in {:.1} s", wait.as_secs_f64());
+        line(format_args!("next try in {:.1} s", wait.as_secs_f64()))?;
     }
     if files.quarantined > 0 {
-        println!("see what is quarantined: waybill-subscriber list --state quarantined");
+        line(format_args!("see what is quarantined: waybill-subscriber list --state quarantined"))?;
     }
     Ok(Outcome::Done)
 }
@@ -80,7 +80,7 @@ pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilt
         }),
     )?;
     if let Some(last) = rows.last().filter(|_| rows.len() == filter.most as usize) {
-        println!("\nmore: --before {}", last.id);
+        line(format_args!("\nmore: --before {}", last.id))?;
     }
     Ok(Outcome::Done)
 }
@@ -123,9 +123,9 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     fact("duplicate of", row.duplicate_of.map(|of| of.to_string()));
     fact("body", Some(row.body));
     for (name, value) in facts {
-        println!("{name:<15} {value}");
+        line(format_args!("{name:<15} {value}"))?;
     }
-    println!();
+    line(format_args!(""))?;
     table(
         &["WHEN", "STATE", "WHY"],
         history.iter().map(|entry| {

@@ -12,7 +12,7 @@ use waybill_azure::GrantError;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, json},
+    output::{count, json, line, many},
     progress, signals,
 };
 use waybill_subscriber::{
@@ -144,10 +144,10 @@ async fn supervise(
         worked?;
         pending
     };
-    let line = || progress_line(subscriber);
+    let progress_now = || progress_line(subscriber);
     let (pending, ()) = tokio::select! {
-        both = async { tokio::join!(all, progress::show(line, done.clone())) } => both,
-        listening = signals::listen(stop.clone()) => {
+        both = async { tokio::join!(all, progress::show(progress_now, done.clone())) } => both,
+        listening = signals::listen(stop.clone(), "files under way finish first") => {
             listening.context("cannot listen to signals")?;
             unreachable!("listening ends with the process");
         }
@@ -231,43 +231,46 @@ async fn summary(
         json(&summary)?;
         return Ok(outcome);
     }
-    println!(
-        "{} messages, {} files done, {} rows in {:.1} s",
-        count(summary.messages),
-        count(summary.files_done),
-        count(summary.rows),
+    line(format_args!(
+        "{}, {} done, {} in {:.1} s",
+        many(summary.messages, "message"),
+        many(summary.files_done, "file"),
+        many(summary.rows, "row"),
         summary.seconds
-    );
+    ))?;
     let parts = [
         (summary.rows_inserted, "inserted"),
         (summary.rows_updated, "updated"),
         (summary.rows_deleted, "deleted"),
         (summary.rows_ignored, "older or the same, ignored"),
         (summary.rows_superseded, "superseded in their own file"),
-        (summary.rows_parked, "parked"),
+        (summary.rows_parked, "parked until what they refer to comes"),
         (summary.rows_released, "released"),
     ];
     let parts: Vec<String> =
         parts.iter().filter(|(many, _)| *many > 0).map(|(many, what)| format!("{} {what}", count(*many))).collect();
     if !parts.is_empty() {
-        println!("rows: {}", parts.join(", "));
+        line(format_args!("rows: {}", parts.join(", ")))?;
     }
     if outcome == Outcome::Quarantined {
-        println!(
-            "quarantined: {} files, {} messages, {} rows; see `waybill-subscriber list --state quarantined`",
-            count(summary.files_quarantined),
-            count(summary.messages_quarantined),
-            count(summary.rows_bad)
-        );
+        line(format_args!(
+            "quarantined: {}, {}, {}; see `waybill-subscriber list --state quarantined`",
+            many(summary.files_quarantined, "file"),
+            many(summary.messages_quarantined, "message"),
+            many(summary.rows_bad, "row")
+        ))?;
     }
     if summary.files_expired > 0 {
-        println!("expired: {} files; see `waybill-subscriber list --state expired`", count(summary.files_expired));
+        line(format_args!(
+            "expired: {}; see `waybill-subscriber list --state expired`",
+            many(summary.files_expired, "file")
+        ))?;
     }
     if summary.waiting_for_a_later_try > 0 {
-        println!(
-            "{} files wait for a later try; see `waybill-subscriber list --state saved`",
-            count(summary.waiting_for_a_later_try)
-        );
+        line(format_args!(
+            "waiting for a later try: {}; see `waybill-subscriber list --state saved`",
+            many(summary.waiting_for_a_later_try, "file")
+        ))?;
     }
     Ok(outcome)
 }

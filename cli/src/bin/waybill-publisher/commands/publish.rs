@@ -1,0 +1,209 @@
+//! `publish`: files become exports, and their messages are sent.
+
+use std::{
+    path::Path,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::Context;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use waybill_cli::{
+    args::{Common, Format},
+    exit::Outcome,
+    output::{json, line, many},
+    progress, signals,
+};
+use waybill_contracts::Format as FileFormat;
+use waybill_publisher::{Exported, FlushError, Publisher, outbox::State};
+
+use super::run::relay_line;
+use crate::{Publish, Target, settings::Settings};
+
+/// What became of a file.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Line {
+    file: String,
+    #[serde(flatten)]
+    exported: Option<Exported>,
+    /// Of the export; none when there is none.
+    state: Option<State>,
+    error: Option<String>,
+}
+
+/// All of it, as JSON.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary {
+    files: Vec<Line>,
+    sent: usize,
+    kept_in_outbox: usize,
+    failed: usize,
+}
+
+pub(crate) async fn publish(common: &Common, settings: &Settings, publish: &Publish) -> anyhow::Result<Outcome> {
+    let publisher = settings.publisher(common.local.as_deref()).await?;
+    let stop = CancellationToken::new();
+    let relay_stop = CancellationToken::new();
+    let done = CancellationToken::new();
+    let at = At::default();
+    let work = async {
+        let lines = export_and_send(&publisher, settings, publish, &at, &stop).await;
+        relay_stop.cancel();
+        done.cancel();
+        lines
+    };
+    let progress_now = || at.line(publish.files.len(), &publisher);
+    let lines = tokio::select! {
+        (lines, (), ()) = async {
+            tokio::join!(work, publisher.run(relay_stop.clone()), progress::show(progress_now, done.clone()))
+        } => lines?,
+        listening = signals::listen(stop.clone(), "the file under way finishes first") => {
+            listening.context("cannot listen to signals")?;
+            unreachable!("listening ends with the process");
+        }
+    };
+    report(common, lines)
+}
+
+/// Where the work is, for a line of progress.
+#[derive(Debug, Default)]
+struct At {
+    file: Mutex<String>,
+    number: AtomicUsize,
+}
+
+impl At {
+    fn begin(&self, file: &Path) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file.display().to_string();
+        self.number.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn sending(&self) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn line(&self, files: usize, publisher: &Publisher) -> String {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_empty() {
+            return format!("sending{}", relay_line(publisher));
+        }
+        format!("file {} of {files}: {file}", self.number.load(Ordering::Relaxed))
+    }
+}
+
+/// One file after the other, so that their numbers follow the order in which they are named; the relay sends meanwhile.
+async fn export_and_send(
+    publisher: &Publisher,
+    settings: &Settings,
+    publish: &Publish,
+    at: &At,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::with_capacity(publish.files.len());
+    for path in &publish.files {
+        let file = path.display().to_string();
+        if stop.is_cancelled() {
+            let error = "not begun, because it was stopped; publish it again".to_owned();
+            eprintln!("waybill-publisher: {file}: {error}");
+            lines.push(Line { file, exported: None, state: None, error: Some(error) });
+            continue;
+        }
+        at.begin(path);
+        lines.push(match export(publisher, publish, path).await {
+            Ok(exported) => Line { file, exported: Some(exported), state: Some(State::Uploaded), error: None },
+            Err(error) => {
+                let error = format!("{error:#}");
+                // At once: a long list of files may follow.
+                let names_it = error.contains(&file);
+                eprintln!("waybill-publisher: {}{error}", if names_it { String::new() } else { format!("{file}: ") });
+                Line { file, exported: None, state: None, error: Some(error) }
+            }
+        });
+    }
+    at.sending();
+    let ids: Vec<&str> =
+        lines.iter().filter_map(|line| line.exported.as_ref()).map(|done| done.export_id.as_str()).collect();
+    let flushed = tokio::select! {
+        flushed = publisher.flush_exports(&ids, settings.send_timeout()) => flushed,
+        () = stop.cancelled() => Ok(()),
+    };
+    match flushed {
+        Ok(()) | Err(FlushError::Void { .. }) => {}
+        Err(error @ FlushError::Timeout { .. }) => {
+            eprintln!("waybill-publisher: {error}{}", relay_line(publisher));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    for line in &mut lines {
+        let Some(exported) = &line.exported else { continue };
+        let row = publisher.show(&exported.export_id).await?.into_iter().next();
+        line.state = row.as_ref().map(|row| row.state);
+        if let Some(row) = row.filter(|row| row.state == State::Void) {
+            let reason = row.reason.unwrap_or_default();
+            line.error = Some(format!("export {} is void ({reason}); publish it again", exported.export_id));
+        }
+    }
+    Ok(lines)
+}
+
+async fn export(publisher: &Publisher, publish: &Publish, path: &Path) -> anyhow::Result<Exported> {
+    let mut export = publisher.export(&publish.blob_type)?;
+    if let Some(id) = &publish.id {
+        export = export.id(id)?;
+    }
+    if let Some(id) = &publish.correlation_id {
+        export = export.correlation_id(id)?;
+    }
+    match publish.target {
+        None => {}
+        Some(Target::Jsonl) => export = export.convert_to(FileFormat::JsonLines),
+        Some(Target::Csv) => export = export.convert_to(FileFormat::Csv),
+    }
+    Ok(export.file(path).await?)
+}
+
+fn report(common: &Common, files: Vec<Line>) -> anyhow::Result<Outcome> {
+    let in_state = |state| files.iter().filter(|line| line.state == Some(state)).count();
+    let (sent, kept_in_outbox) = (in_state(State::Sent), in_state(State::Uploaded));
+    let failed = files.len() - sent - kept_in_outbox;
+    let outcome = if sent == files.len() { Outcome::Done } else { Outcome::Failed };
+    if common.format == Format::Json {
+        json(&Summary { files, sent, kept_in_outbox, failed })?;
+        return Ok(outcome);
+    }
+    for file in &files {
+        let Some(exported) = &file.exported else {
+            line(format_args!("{}: not published", file.file))?;
+            continue;
+        };
+        let state = match (file.state, exported.repeated) {
+            (Some(State::Sent), false) => "sent",
+            (Some(State::Sent), true) => "sent before, not again",
+            (Some(State::Void), _) => "void",
+            _ => "kept in the outbox",
+        };
+        let rows = exported.rows.map(|rows| format!("{}, ", many(rows, "row"))).unwrap_or_default();
+        line(format_args!(
+            "{}: {state}, {rows}{}, sequence {}, export {}",
+            file.file,
+            many(exported.bytes, "byte"),
+            exported.sequence,
+            exported.export_id
+        ))?;
+    }
+    if files.len() > 1 {
+        line(format_args!(
+            "{} files: {sent} sent, {kept_in_outbox} kept in the outbox, {failed} not published",
+            files.len()
+        ))?;
+    }
+    if kept_in_outbox > 0 {
+        line(format_args!("what is kept is sent by `waybill-publisher run`"))?;
+    }
+    Ok(outcome)
+}

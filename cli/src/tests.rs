@@ -1,0 +1,4 @@
+//! The built binaries as a user meets them, and the README's promises about them.
+
+mod binaries;
+mod readme;

@@ -1,0 +1,362 @@
+//! Exit codes and messages of the built binaries, against a `Local` in this process.
+
+use std::{
+    io::Write,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use flate2::{Compression, write::GzEncoder};
+use serde_json::Value;
+use tempfile::TempDir;
+use waybill_azure::{
+    bus::{Bus, BusOptions, Message},
+    connection_string::key_tokens,
+};
+use waybill_contracts::ReadyFile;
+use waybill_local::Local;
+
+/// Far more than any of this takes; a test that meets it has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn binary(name: &str) -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let file = tests.parent().unwrap().parent().unwrap().join(name);
+    assert!(file.exists(), "{} is missing: run `cargo xtask test`, which builds the binaries", file.display());
+    file
+}
+
+/// `binary arguments` in `folder`, with no settings from the environment that the tests run in.
+fn command(folder: &TempDir, name: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(binary(name));
+    command.args(arguments).current_dir(folder.path()).stdin(Stdio::null());
+    for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("WAYBILL_") || name == "RUST_LOG") {
+        command.env_remove(variable);
+    }
+    command.env("WAYBILL_PUBLISHER__SEND_TIMEOUT_MS", "20000");
+    command
+}
+
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+impl Ended {
+    #[track_caller]
+    fn with(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
+        self
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
+    }
+}
+
+/// Runs it to its end, without holding up the runtime in which `Local` lives.
+async fn run(mut command: Command) -> Ended {
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap().into()
+}
+
+/// A started program that does not outlive its test.
+struct Running(Option<Child>);
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
+    }
+
+    async fn terminate(mut self) -> Ended {
+        let child = self.0.take().unwrap();
+        let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        tokio::task::spawn_blocking(move || child.wait_with_output().unwrap()).await.unwrap().into()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+/// A folder with the ready file of a running `Local`, and a file to publish.
+async fn beside_local() -> (TempDir, Local) {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::builder().start().await.unwrap();
+    local.write_ready_file(&folder.path().join("local.json")).unwrap();
+    std::fs::write(folder.path().join("item.csv"), "ItemID,Price\n1,19.90\n2,5.00\n").unwrap();
+    (folder, local)
+}
+
+const PUBLISH: [&str; 5] = ["publish", "--local", "local.json", "--type", "ItemChanges"];
+
+fn publish(folder: &TempDir, files: &[&str]) -> Command {
+    command(folder, "waybill-publisher", &[&PUBLISH, files].concat())
+}
+
+fn write_ready_file(folder: &TempDir, name: &str, ready: &ReadyFile) {
+    std::fs::write(folder.path().join(name), serde_json::to_string(ready).unwrap()).unwrap();
+}
+
+/// The ready file, as if the bus were elsewhere, where nothing listens.
+fn without_bus(ready: &ReadyFile) -> ReadyFile {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (_, rest) = ready.service_bus_connection_string.split_once(';').unwrap();
+    ReadyFile { service_bus_connection_string: format!("Endpoint=sb://{nobody};{rest}"), ..ready.clone() }
+}
+
+#[tokio::test]
+async fn without_configuration_one_line_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, arguments, wanted) in [
+        (
+            "waybill-publisher",
+            &["publish", "--type", "T", "x.csv"][..],
+            "WAYBILL_PUBLISHER__SERVICE_BUS_CONNECTION_STRING",
+        ),
+        ("waybill-publisher", &["run"], "--local READY_FILE"),
+        ("waybill-publisher", &["status"], "--data"),
+        ("waybill-subscriber", &["run"], "--sink"),
+        ("waybill-subscriber", &["run", "--sink", "sqlite:x.sqlite"], "WAYBILL_SUBSCRIBER__TENANT__URL"),
+        ("waybill-subscriber", &["receive"], "--local READY_FILE"),
+        ("waybill-subscriber", &["list"], "--data"),
+        ("waybill-local", &["run", "--config", "none.toml"], "none.toml"),
+    ] {
+        let ended = run(command(&folder, name, arguments)).await.with(1);
+        assert_eq!(ended.err.lines().count(), 1, "{name} {arguments:?}: {}", ended.err);
+        assert!(ended.err.starts_with(&format!("{name}: ")), "{}", ended.err);
+        assert!(ended.err.contains(wanted), "{name} {arguments:?}: {}", ended.err);
+        assert_eq!(ended.out, "");
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_ends_with_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, arguments, wanted) in [
+        ("waybill-publisher", &["publish", "--bogus"][..], "--bogus"),
+        ("waybill-publisher", &["publish", "x.csv"], "--type"),
+        ("waybill-publisher", &["publish", "--type", "T"], "<FILE>"),
+        ("waybill-publisher", &["publish", "--type", "T", "--id", "a", "x.csv", "y.csv"], "--id names one export"),
+        ("waybill-publisher", &["publish", "--type", "a/b", "x.csv"], "a/b"),
+        ("waybill-publisher", &["publish", "--type", "T", "--as", "xml", "x.csv"], "jsonl, csv"),
+        ("waybill-publisher", &["list", "--state", "lost"], "planned, uploaded, sent and void"),
+        ("waybill-subscriber", &["list", "--state", "lost"], "quarantined"),
+        ("waybill-subscriber", &["run", "--until-idle", "soon"], "soon"),
+        ("waybill-local", &["walk"], "walk"),
+    ] {
+        let ended = run(command(&folder, name, arguments)).await.with(2);
+        assert!(ended.err.contains(wanted), "{name} {arguments:?}: {}", ended.err);
+    }
+}
+
+#[tokio::test]
+async fn what_is_published_is_sent_and_arrives() {
+    let (folder, local) = beside_local().await;
+    let ended = run(publish(&folder, &["item.csv"])).await.with(0);
+    assert!(ended.out.starts_with("item.csv: sent, 2 rows, "), "{}", ended.out);
+    assert!(ended.out.contains(", sequence 1, export "), "{}", ended.out);
+    assert_eq!(ended.err, "");
+
+    // Once more under one id: nothing is sent twice.
+    for state in ["sent, ", "sent before, not again, "] {
+        let ended = run(publish(&folder, &["--as", "jsonl", "--id", "mine", "item.csv"])).await.with(0);
+        assert!(ended.out.starts_with(&format!("item.csv: {state}2 rows, ")), "{}", ended.out);
+    }
+
+    let follow =
+        ["run", "--local", "local.json", "--sink", "sqlite:shop.sqlite", "--until-idle", "0.5", "--format", "json"];
+    let summary = run(command(&folder, "waybill-subscriber", &follow)).await.with(0).json();
+    assert_eq!((&summary["filesDone"], &summary["rows"]), (&2.into(), &4.into()), "{summary}");
+
+    let list = run(command(&folder, "waybill-publisher", &["list", "--format", "json"])).await.with(0).json();
+    let states: Vec<_> = list.as_array().unwrap().iter().map(|row| row["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["sent", "sent"]);
+    let shown = run(command(&folder, "waybill-publisher", &["show", "mine", "--format", "json"])).await.with(0).json();
+    assert_eq!(shown["exportId"], "mine");
+    let history: Vec<_> =
+        shown["history"].as_array().unwrap().iter().map(|entry| entry["state"].as_str().unwrap()).collect();
+    assert_eq!((history.first(), history.last()), (Some(&"planned"), Some(&"sent")));
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_file_is_named_and_the_others_go() {
+    let (folder, local) = beside_local().await;
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    for row in 0..1000 {
+        writeln!(packed, "{{\"ItemID\":{row}}}").unwrap();
+    }
+    let packed = packed.finish().unwrap();
+    std::fs::write(folder.path().join("short.jsonl.gz"), &packed[..packed.len() / 2]).unwrap();
+    std::fs::write(folder.path().join("bad.csv"), "ItemID,Price\n1,19.90\n2\n").unwrap();
+
+    let ended = run(publish(&folder, &["short.jsonl.gz", "missing.csv", "bad.csv", "item.csv"])).await.with(1);
+    let errors: Vec<&str> = ended.err.lines().collect();
+    assert_eq!(errors.len(), 3, "{}", ended.err);
+    assert!(errors[0].contains("short.jsonl.gz: row ") && errors[0].contains("ends early"), "{}", errors[0]);
+    assert!(errors[1].contains("missing.csv: cannot be read"), "{}", errors[1]);
+    assert!(errors[2].contains("bad.csv: row 2, byte 21: "), "{}", errors[2]);
+    assert!(ended.out.contains("short.jsonl.gz: not published"), "{}", ended.out);
+    assert!(ended.out.contains("item.csv: sent, 2 rows"), "{}", ended.out);
+    assert!(ended.out.contains("4 files: 1 sent, 0 kept in the outbox, 3 not published"), "{}", ended.out);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_quarantined_message_ends_a_run_with_3() {
+    let (folder, local) = beside_local().await;
+    let ready = local.ready_file().clone();
+    let bus = Bus::new(
+        key_tokens(
+            ready.service_bus_connection_string.parse().unwrap(),
+            ready.topic.clone(),
+            ready.blob_connection_string.parse().unwrap(),
+            ready.container.clone(),
+            Duration::from_secs(3600),
+        ),
+        BusOptions::default(),
+    );
+    let sender = bus.sender().await.unwrap();
+    sender
+        .send(&[Message { body: "no waybill".into(), message_id: "1".to_owned(), ..Message::default() }])
+        .await
+        .unwrap();
+    bus.close().await;
+    run(publish(&folder, &["item.csv"])).await.with(0);
+
+    let follow = ["run", "--local", "local.json", "--sink", "sqlite:shop.sqlite", "--until-idle", "0.5"];
+    let ended = run(command(&folder, "waybill-subscriber", &follow)).await.with(3);
+    assert!(ended.out.contains("1 file done, 2 rows"), "{}", ended.out);
+    assert!(ended.out.contains("waybill-subscriber list --state quarantined"), "{}", ended.out);
+    let list = ["list", "--state", "quarantined", "--format", "json"];
+    let list = run(command(&folder, "waybill-subscriber", &list)).await.with(0).json();
+    assert_eq!(list.as_array().unwrap().len(), 1, "{list}");
+
+    // It counts for the run that met it alone.
+    run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_is_kept_and_sent_by_run() {
+    let (folder, local) = beside_local().await;
+    write_ready_file(&folder, "elsewhere.json", &without_bus(local.ready_file()));
+    let mut command_without_bus = command(
+        &folder,
+        "waybill-publisher",
+        &["publish", "--local", "elsewhere.json", "--type", "ItemChanges", "item.csv"],
+    );
+    command_without_bus.env("WAYBILL_PUBLISHER__SEND_TIMEOUT_MS", "1500");
+    let ended = run(command_without_bus).await.with(1);
+    assert!(ended.out.starts_with("item.csv: kept in the outbox, 2 rows, "), "{}", ended.out);
+    assert!(ended.out.contains("waybill-publisher run"), "{}", ended.out);
+    assert!(ended.err.contains("1 messages are not sent"), "{}", ended.err);
+    let status = ["status", "--format", "json"];
+    let exports = run(command(&folder, "waybill-publisher", &status)).await.with(0).json()["exports"].clone();
+    assert_eq!((&exports["uploaded"], &exports["sent"]), (&1.into(), &0.into()));
+
+    let relay = Running::start(command(&folder, "waybill-publisher", &["run", "--local", "local.json"]));
+    let began = Instant::now();
+    loop {
+        let exports = run(command(&folder, "waybill-publisher", &status)).await.with(0).json()["exports"].clone();
+        if exports["sent"] == 1 {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{exports}");
+    }
+    let ended = relay.terminate().await.with(0);
+    assert!(ended.out.contains("1 sent, 0 waiting"), "{}", ended.out);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn no_storage_and_a_wrong_token_are_one_line_each() {
+    let (folder, local) = beside_local().await;
+    let ready = local.ready_file().clone();
+    write_ready_file(&folder, "gone.json", &ready);
+    write_ready_file(&folder, "wrong.json", &ReadyFile { bearer_token: "wr0ng".to_owned(), ..ready });
+    let follow = ["run", "--local", "wrong.json", "--sink", "sqlite:shop.sqlite"];
+    let ended = run(command(&folder, "waybill-subscriber", &follow)).await.with(1);
+    assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+    assert!(!ended.err.contains("wr0ng"), "a token in an error: {}", ended.err);
+
+    local.stop().await;
+    let mut alone =
+        command(&folder, "waybill-publisher", &["publish", "--local", "gone.json", "--type", "T", "item.csv"]);
+    alone.env("WAYBILL_PUBLISHER__SEND_TIMEOUT_MS", "1000");
+    let ended = run(alone).await.with(1);
+    assert!(ended.err.lines().last().unwrap_or_default().contains("item.csv"), "{}", ended.err);
+    assert!(ended.out.contains("item.csv: not published"), "{}", ended.out);
+}
+
+#[tokio::test]
+async fn a_second_local_leaves_the_ready_file_of_the_first() {
+    let (folder, local) = beside_local().await;
+    let second = ["run", "--random-ports", "--ready-file", "local.json"];
+    let ended = run(command(&folder, "waybill-local", &second)).await.with(1);
+    assert!(ended.err.contains("local.json belongs to a waybill-local that runs"), "{}", ended.err);
+    run(publish(&folder, &["item.csv"])).await.with(0);
+
+    // What a crash left is written over.
+    let left = local.ready_file().clone();
+    local.stop().await;
+    write_ready_file(&folder, "local.json", &left);
+    let third = Running::start(command(&folder, "waybill-local", &second));
+    let began = Instant::now();
+    while std::fs::read_to_string(folder.path().join("local.json")).unwrap().contains(&left.admin_url) {
+        assert!(began.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    third.terminate().await.with(0);
+    assert!(!folder.path().join("local.json").exists());
+}
+
+#[tokio::test]
+async fn init_writes_what_the_settings_take_and_overwrites_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["waybill-publisher", "waybill-subscriber"] {
+        let folder = tempfile::tempdir().unwrap();
+        run(command(&folder, name, &["init"])).await.with(0);
+        let written = std::fs::read_to_string(folder.path().join("waybill.toml")).unwrap();
+        // What is commented out is understood, too.
+        let all: Vec<&str> = written
+            .lines()
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|rest| rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')))
+                    .unwrap_or(line)
+            })
+            .collect();
+        std::fs::write(folder.path().join("all.toml"), all.join("\n")).unwrap();
+        let ended = run(command(&folder, name, &["status", "--config", "all.toml"])).await.with(1);
+        assert!(ended.err.contains("--data"), "the settings were refused: {}", ended.err);
+        let again = run(command(&folder, name, &["init"])).await.with(1);
+        assert!(again.err.contains("waybill.toml is there already"), "{}", again.err);
+        assert!(again.out.contains(written.trim()), "{}", again.out);
+        assert_eq!(std::fs::read_to_string(folder.path().join("waybill.toml")).unwrap(), written);
+    }
+    // Both programs share one file: the second prints what to add.
+    run(command(&folder, "waybill-publisher", &["init"])).await.with(0);
+    let second = run(command(&folder, "waybill-subscriber", &["init"])).await.with(1);
+    assert!(second.out.contains("[subscriber]"), "{}", second.out);
+    assert!(folder.path().join("entities.toml").exists());
+}
