@@ -3,8 +3,8 @@
 use std::{
     path::Path,
     sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -73,26 +73,42 @@ pub(crate) async fn publish(common: &Common, settings: &Settings, publish: &Publ
 /// Where the work is, for a line of progress.
 #[derive(Debug, Default)]
 struct At {
-    file: Mutex<String>,
-    number: AtomicUsize,
+    file: Mutex<Option<Current>>,
+    /// Of the current file.
+    bytes_read: Arc<AtomicU64>,
+}
+
+#[derive(Debug)]
+struct Current {
+    name: String,
+    number: usize,
+    bytes: Option<u64>,
 }
 
 impl At {
-    fn begin(&self, file: &Path) {
-        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = file.display().to_string();
-        self.number.fetch_add(1, Ordering::Relaxed);
+    fn begin(&self, number: usize, file: &Path) {
+        let bytes = std::fs::metadata(file).ok().map(|facts| facts.len());
+        self.bytes_read.store(0, Ordering::Relaxed);
+        *self.current() = Some(Current { name: file.display().to_string(), number, bytes });
     }
 
     fn sending(&self) {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.current() = None;
+    }
+
+    fn current(&self) -> MutexGuard<'_, Option<Current>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn line(&self, files: usize, publisher: &Publisher) -> String {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        if file.is_empty() {
+        let current = self.current();
+        let Some(Current { name, number, bytes }) = &*current else {
             return format!("sending{}", relay_line(publisher));
-        }
-        format!("file {} of {files}: {file}", self.number.load(Ordering::Relaxed))
+        };
+        let read = self.bytes_read.load(Ordering::Relaxed);
+        let percent = bytes.and_then(|bytes| read.min(bytes).saturating_mul(100).checked_div(bytes));
+        let percent = percent.map(|percent| format!(", {percent} %")).unwrap_or_default();
+        format!("file {number} of {files}: {name}, {} read{percent}", many(read, "byte"))
     }
 }
 
@@ -105,7 +121,7 @@ async fn export_and_send(
     stop: &CancellationToken,
 ) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::with_capacity(publish.files.len());
-    for path in &publish.files {
+    for (index, path) in publish.files.iter().enumerate() {
         let file = path.display().to_string();
         if stop.is_cancelled() {
             let error = "not begun, because it was stopped; publish it again".to_owned();
@@ -113,8 +129,8 @@ async fn export_and_send(
             lines.push(Line { file, exported: None, state: None, error: Some(error) });
             continue;
         }
-        at.begin(path);
-        lines.push(match export(publisher, publish, path).await {
+        at.begin(index + 1, path);
+        lines.push(match export(publisher, publish, path, at).await {
             Ok(exported) => Line { file, exported: Some(exported), state: Some(State::Uploaded), error: None },
             Err(error) => {
                 let error = format!("{error:#}");
@@ -151,8 +167,8 @@ async fn export_and_send(
     Ok(lines)
 }
 
-async fn export(publisher: &Publisher, publish: &Publish, path: &Path) -> anyhow::Result<Exported> {
-    let mut export = publisher.export(&publish.blob_type)?;
+async fn export(publisher: &Publisher, publish: &Publish, path: &Path, at: &At) -> anyhow::Result<Exported> {
+    let mut export = publisher.export(&publish.blob_type)?.progress(Arc::clone(&at.bytes_read));
     if let Some(id) = &publish.id {
         export = export.id(id)?;
     }
