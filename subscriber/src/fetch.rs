@@ -88,11 +88,26 @@ impl FetchError {
             Self::Grant(GrantError::Unavailable { retry_after, .. }) => dependency(*retry_after),
             Self::Grant(_) | Self::Inbox(_) => dependency(None),
             Self::Blob(error) => match error {
-                BlobError::Busy { retry_after, .. } => dependency(*retry_after),
-                // The blob was replaced while we read it: from its begin again, with the new ETag.
-                BlobError::Changed { .. } | BlobError::NotFound { .. } => file,
+                BlobError::Grant(_)
+                | BlobError::AccessRefused { .. }
+                | BlobError::TokenWithheld { .. }
+                | BlobError::ContainerNotFound { .. }
+                | BlobError::Busy { .. }
+                | BlobError::Lost { .. } => dependency(error.retry_after()),
+                // Neither the blob nor the container is said to be missing: the account, or a proxy in front of it.
+                BlobError::Refused { status: 404, .. } => dependency(None),
                 BlobError::Refused { status: 400..=499, .. } => file,
-                _ => dependency(None),
+                BlobError::Refused { .. } => dependency(None),
+                BlobError::Unfit { .. } => Verdict::Quarantine(Reason::BadUri),
+                // Changed: from its begin again, with the new ETag. Archived: until somebody rehydrates it, on its own
+                // clock, because other files can be had. An answer that cannot be right may be about this blob alone.
+                BlobError::Changed { .. }
+                | BlobError::NotFound { .. }
+                | BlobError::Archived { .. }
+                | BlobError::BadAnswer { .. } => file,
+                // Of uploads, or newer than this: what passes is nobody's fault, what stays is kept to this file.
+                _ if error.is_transient() => dependency(error.retry_after()),
+                _ => file,
             },
         }
     }
@@ -106,6 +121,7 @@ pub(crate) async fn locate(
     tokens: &dyn TokenSource,
     inbox: &impl Inbox,
     file: &Leased,
+    now: OffsetDateTime,
 ) -> Result<BlobPath, FetchError> {
     let uri = file.waybill.metadata.blob_uri()?;
     let grant = tokens.grant(Service::Blob, None).await?;
@@ -115,13 +131,17 @@ pub(crate) async fn locate(
     for place in inbox.places().await? {
         let Ok(endpoint) = url::Url::parse(&place.endpoint) else { continue };
         if place != place_of(&grant) && uri.under(&endpoint, &place.container).is_some() {
-            return Err(FetchError::ElsewhereNow { uri: uri.normalised(), place });
+            return Err(match file.waybill.expires_at {
+                Some(since) if since <= now => FetchError::Gone { since },
+                _ => FetchError::ElsewhereNow { uri: uri.normalised(), place },
+            });
         }
     }
     Err(FetchError::ForeignUri { uri: uri.normalised() })
 }
 
-/// Opens the file at its begin: an ordinary gzip can be read from nowhere else.
+/// Opens the file at its begin: an ordinary gzip can be read from nowhere else. With `etag`, only if it is still the one
+/// that was read before.
 ///
 /// # Errors
 /// [`FetchError`].
@@ -129,9 +149,10 @@ pub(crate) async fn open(
     container: &Container,
     blob: &BlobPath,
     file: &Leased,
+    etag: Option<&str>,
     now: OffsetDateTime,
 ) -> Result<Download, FetchError> {
-    let download = match container.download(blob.as_str(), 0, None).await {
+    let download = match container.download(blob.as_str(), 0, etag).await {
         Ok(download) => download,
         Err(BlobError::NotFound { .. }) => {
             let until = file.waybill.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);

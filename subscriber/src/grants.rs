@@ -4,34 +4,51 @@
 //! renewed at 70–80 % of its life (with jitter, so that a fleet does not ask at once), and when a service refuses it. The
 //! caller names the generation that was refused: twenty callers with the same one cause one renewal. While TenantService
 //! is down, tokens that still work go on being used.
+//!
+//! TenantService is spared: callers that waited for a renewal that failed share its error, after a failure nobody asks for
+//! a moment that grows (or as long as it says itself), and renewals because of refusals are rationed, because a service
+//! that refuses every token (a missing right, a firewall, a wrong clock) is not helped by more of them.
 
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use rand::RngExt;
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use waybill_azure::{BoxFuture, Generation, Grant, GrantError, Secret, Service, TokenSource, http::HttpClient};
+use waybill_azure::{
+    BoxFuture, Generation, Grant, GrantError, Secret, Service, TokenSource,
+    http::{HttpClient, HttpError},
+};
 use waybill_contracts::{GrantLayout, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints};
 
 use crate::inbox::Place;
 
 /// For the whole call to TenantService.
-const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// A grant is a few hundred bytes; lists of them stay far below this.
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// A token whose life is unknown is taken to live this long.
 const ASSUMED_LIFE: Duration = Duration::from_secs(600);
-/// The first pause after a failed renewal ahead of time; doubled up to [`RETRY_PAUSE_MAX`].
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// For a token that is over by our clock when it comes: one of the clocks is wrong, and only a refusal tells which.
+const ODD_LIFE: Duration = Duration::from_secs(60);
+/// No token is renewed ahead of time sooner than this.
+const RENEW_AFTER_MIN: Duration = Duration::from_millis(250);
+/// How long nobody asks after a renewal failed; doubled up to [`HOLD_OFF_MAX`].
+const HOLD_OFF: Duration = Duration::from_millis(250);
+const HOLD_OFF_MAX: Duration = Duration::from_secs(15);
+/// A longer `Retry-After` is cut to this.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(600);
+/// Renewals because of refusals that may follow each other at once: many rotations in a row are served without a pause.
+const REFUSALS_AT_ONCE: u32 = 30;
+/// How soon each of them may come again.
+const REFUSAL_EVERY: Duration = Duration::from_secs(15);
 
 /// How we show TenantService who we are.
 #[derive(Debug, Clone)]
@@ -85,6 +102,35 @@ pub struct Grants {
 struct State {
     issue: Option<Issue>,
     renewals: BTreeMap<RenewedBecause, u64>,
+    failure: Option<Failure>,
+    refusals: Ration,
+}
+
+/// The last renewal, which failed.
+struct Failure {
+    error: GrantError,
+    /// In a row.
+    times: u32,
+    /// Nobody asks before.
+    until: Instant,
+}
+
+/// So many at once, and then one every so often.
+#[derive(Default)]
+struct Ration {
+    /// When everything that was taken is there again.
+    full_at: Option<Instant>,
+}
+
+impl Ration {
+    fn take(&mut self, now: Instant) -> bool {
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + REFUSAL_EVERY;
+        let allowed = full_at - now <= REFUSAL_EVERY * REFUSALS_AT_ONCE;
+        if allowed {
+            self.full_at = Some(full_at);
+        }
+        allowed
+    }
 }
 
 #[derive(Clone)]
@@ -92,6 +138,7 @@ struct Issue {
     bus: Option<Grant>,
     blob: Option<Grant>,
     generation: Generation,
+    asked_at: OffsetDateTime,
     /// When to ask for the next one.
     renew_at: OffsetDateTime,
 }
@@ -115,14 +162,18 @@ impl Grants {
         layout: GrantLayout,
         now: fn() -> OffsetDateTime,
     ) -> Result<Arc<Self>, GrantError> {
-        if !(tenant.scheme() == "https" || tenant.scheme() == "http" && is_loopback(tenant)) {
-            return Err(GrantError::Refused {
-                service: Service::Bus,
-                problem: format!("TenantService at {tenant}: only https, or http to this machine, may carry the token"),
-            });
-        }
         let mut url = tenant.clone();
         url.set_query(None);
+        url.set_fragment(None);
+        let unusable = |problem: &str| GrantError::Refused { service: Service::Bus, problem: problem.to_owned() };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(unusable("TenantService's address holds a name or password; leave it out"));
+        }
+        if !(url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url)) {
+            return Err(unusable(&format!(
+                "TenantService at {url}: only https, or http to this machine, may carry the token"
+            )));
+        }
         url.set_path(&format!("{}{TEMPORARY_ENDPOINTS_PATH}", tenant.path().trim_end_matches('/')));
         Ok(Arc::new(Self {
             http,
@@ -138,9 +189,9 @@ impl Grants {
 
     /// Renews ahead of time until `stop`, so that an idle connection is given its next token before the old one dies.
     pub async fn run(&self, stop: &CancellationToken) {
-        let mut pause = RETRY_PAUSE;
         let mut seen = self.generation.subscribe();
         loop {
+            seen.mark_unchanged();
             let current = self.issue();
             let wait = current.as_ref().map_or(Duration::ZERO, |issue| until(issue.renew_at, (self.now)()));
             tokio::select! {
@@ -154,15 +205,13 @@ impl Grants {
                 () = stop.cancelled() => return,
                 renewed = self.renew(Service::Bus, current.map(|issue| issue.generation), because) => renewed,
             };
-            match renewed {
-                Ok(_) => pause = RETRY_PAUSE,
-                Err(error) => {
-                    tracing::warn!(error = %error, "renewing the tokens ahead of time failed; trying again");
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(jittered(pause)) => {}
-                    }
-                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
+            if let Err(error) = renewed {
+                let wait = self.held_off().unwrap_or(HOLD_OFF);
+                tracing::warn!(%error, wait_ms = wait.as_millis(), "the tokens were not renewed; trying again");
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = seen.changed() => {}
+                    () = tokio::time::sleep(wait) => {}
                 }
             }
         }
@@ -171,7 +220,7 @@ impl Grants {
     /// How often tokens were renewed, and why.
     #[must_use]
     pub fn renewals(&self) -> BTreeMap<RenewedBecause, u64> {
-        self.state.lock().expect("no panic while the grants are held").renewals.clone()
+        self.state().renewals.clone()
     }
 
     /// Where files lie according to the current grant, if there is one.
@@ -181,7 +230,7 @@ impl Grants {
     }
 
     fn issue(&self) -> Option<Issue> {
-        self.state.lock().expect("no panic while the grants are held").issue.clone()
+        self.state().issue.clone()
     }
 
     /// Asks TenantService, unless a newer generation than `older` is there by the time it is our turn.
@@ -197,28 +246,76 @@ impl Grants {
         {
             return Ok(issue);
         }
+        self.may_ask(service, because)?;
+        let renewed = self.ask_and_read(service).await;
+        let mut state = self.state();
+        let issue = match renewed {
+            Ok(issue) => issue,
+            Err(error) => {
+                let times = state.failure.as_ref().map_or(0, |failure| failure.times) + 1;
+                let pause = jittered(HOLD_OFF.saturating_mul(1 << times.min(16)).min(HOLD_OFF_MAX));
+                let asked = match &error {
+                    GrantError::Unavailable { retry_after, .. } => retry_after.unwrap_or_default().min(RETRY_AFTER_MAX),
+                    _ => Duration::ZERO,
+                };
+                state.failure = Some(Failure { error: error.clone(), times, until: Instant::now() + pause.max(asked) });
+                return Err(error);
+            }
+        };
+        state.failure = None;
+        state.issue = Some(issue.clone());
+        *state.renewals.entry(because).or_default() += 1;
+        drop(state);
+        tracing::debug!(generation = issue.generation.0, ?because, "tokens renewed");
+        self.generation.send_replace(issue.generation);
+        Ok(issue)
+    }
+
+    /// Whether TenantService may be asked now; else what the callers are told without a request.
+    fn may_ask(&self, service: Service, because: RenewedBecause) -> Result<(), GrantError> {
+        let mut state = self.state();
+        let now = Instant::now();
+        if let Some(failure) = &state.failure
+            && failure.until > now
+        {
+            return Err(for_service(&failure.error, service, failure.until - now));
+        }
+        let refused = matches!(because, RenewedBecause::RefusedByBus | RenewedBecause::RefusedByStorage);
+        if refused && !state.refusals.take(now) {
+            return Err(GrantError::RefusedTwice { service });
+        }
+        Ok(())
+    }
+
+    async fn ask_and_read(&self, service: Service) -> Result<Issue, GrantError> {
         let asked_at = (self.now)();
         let answer = self.ask(service).await?;
         let generation = Generation(self.generation.borrow().0 + 1);
-        let issue = read_issue(service, answer, generation, asked_at)?;
-        {
-            let mut state = self.state.lock().expect("no panic while the grants are held");
-            state.issue = Some(issue.clone());
-            *state.renewals.entry(because).or_default() += 1;
-        }
-        tracing::debug!(generation = generation.0, ?because, "tokens renewed");
-        self.generation.send_replace(generation);
-        Ok(issue)
+        read_issue(service, answer, generation, asked_at)
+    }
+
+    /// How long nobody asks TenantService, after a failure.
+    fn held_off(&self) -> Option<Duration> {
+        self.state().failure.as_ref().map(|failure| failure.until.saturating_duration_since(Instant::now()))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while the grants are held")
     }
 
     async fn ask(&self, service: Service) -> Result<TemporaryEndpoints, GrantError> {
         let Credential::Bearer(bearer) = &self.credential;
         let unavailable = |problem: String, retry_after| GrantError::Unavailable { service, problem, retry_after };
-        let answer = self
-            .http
-            .get_json(&self.url, bearer, CALL_TIMEOUT, ANSWER_BYTES_MAX)
-            .await
-            .map_err(|error| unavailable(error.to_string(), None))?;
+        let answer =
+            self.http.get_json(&self.url, bearer, CALL_TIMEOUT, ANSWER_BYTES_MAX).await.map_err(
+                |error| match error {
+                    // The other side was not even asked: waiting does not help.
+                    HttpError::Setup(_) | HttpError::Plain { .. } => {
+                        GrantError::Refused { service, problem: error.to_string() }
+                    }
+                    _ => unavailable(format!("TenantService gave no answer: {error}"), None),
+                },
+            )?;
         match answer.status {
             200 => TemporaryEndpoints::parse(&answer.body, &self.layout)
                 .map_err(|error| GrantError::Refused { service, problem: error.to_string() }),
@@ -255,9 +352,7 @@ impl TokenSource for Grants {
                         Service::Blob => RenewedBecause::RefusedByStorage,
                     },
                 ),
-                (Some(issue), _) if issue.part(service).is_some_and(|grant| grant.expires_at <= now) => {
-                    (Some(issue.generation), RenewedBecause::Due)
-                }
+                (Some(issue), _) if issue.is_over(service, now) => (Some(issue.generation), RenewedBecause::Due),
                 (Some(issue), _) => return issue.grant(service),
             };
             self.renew(service, older, because).await?.grant(service)
@@ -275,6 +370,11 @@ impl Issue {
             Service::Bus => self.bus.as_ref(),
             Service::Blob => self.blob.as_ref(),
         }
+    }
+
+    /// A token that was over when it came is used until it is refused: asking again would bring another like it.
+    fn is_over(&self, service: Service, now: OffsetDateTime) -> bool {
+        self.part(service).is_some_and(|grant| grant.expires_at <= now && grant.expires_at > self.asked_at)
     }
 
     fn grant(&self, service: Service) -> Result<Grant, GrantError> {
@@ -298,10 +398,17 @@ fn read_issue(
     asked_at: OffsetDateTime,
 ) -> Result<Issue, GrantError> {
     let endpoint = |text: &str, what: &str| {
-        Url::parse(text).map_err(|error| GrantError::Refused {
+        // A token behind the address is shown to nobody, and is no part of the place.
+        let address = text.split(['?', '#']).next().unwrap_or_default();
+        let unusable = |problem: String| GrantError::Refused {
             service,
-            problem: format!("TenantService named an unusable {what} endpoint {text:?}: {error}"),
-        })
+            problem: format!("TenantService named an unusable {what} endpoint: {problem}"),
+        };
+        let url = Url::parse(address).map_err(|error| unusable(format!("{address:?}: {error}")))?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(unusable("it holds a name or password".to_owned()));
+        }
+        Ok(url)
     };
     let assumed = asked_at + ASSUMED_LIFE;
     // With a list, the first entry counts.
@@ -326,9 +433,25 @@ fn read_issue(
         }),
     };
     let dies_at = [&bus, &blob].into_iter().flatten().map(|grant| grant.expires_at).min().unwrap_or(assumed);
-    let life = until(dies_at, asked_at);
-    let renew_at = asked_at + life.mul_f64(rand::rng().random_range(0.70..0.80));
-    Ok(Issue { bus, blob, generation, renew_at })
+    let mut life = until(dies_at, asked_at);
+    if life.is_zero() {
+        tracing::warn!(%dies_at, now = %asked_at, "a new token is over by this machine's clock; check the clock");
+        life = ODD_LIFE;
+    }
+    let renew_at = asked_at + life.mul_f64(rand::rng().random_range(0.70..0.80)).max(RENEW_AFTER_MIN);
+    Ok(Issue { bus, blob, generation, asked_at, renew_at })
+}
+
+/// An error that somebody else met, as the caller for `service` is told of it.
+fn for_service(error: &GrantError, service: Service, wait: Duration) -> GrantError {
+    match error.clone() {
+        GrantError::Unavailable { problem, .. } => {
+            GrantError::Unavailable { service, problem, retry_after: Some(wait) }
+        }
+        GrantError::Refused { problem, .. } => GrantError::Refused { service, problem },
+        GrantError::RefusedTwice { .. } => GrantError::RefusedTwice { service },
+        other => other,
+    }
 }
 
 fn until(then: OffsetDateTime, now: OffsetDateTime) -> Duration {

@@ -13,6 +13,8 @@ pub mod apply;
 pub mod sink;
 pub mod grants;
 mod subscriber;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 pub use inbox::FileKey;

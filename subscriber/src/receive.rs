@@ -5,11 +5,15 @@
 //! there is room again: its messages are safer where they are.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::HashMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use waybill_azure::bus::{Bus, BusError, Delivery, DeliveryTag, Receiver, ReceiverOptions, Settlement};
 use waybill_contracts::{Metadata, Reason};
@@ -17,7 +21,10 @@ use waybill_contracts::{Metadata, Reason};
 use crate::{
     grants::jittered,
     inbox::{Admitted, Announced, Arrival, BrokenMessage, FileKey, Inbox, InboxError, PublisherSequence, Waybill},
+    receive::redact::{masked, without_query},
 };
+
+mod redact;
 
 /// Messages in one commit at most: enough to make its fsync cheap, few enough to settle well within a lock.
 const BURST_MAX: usize = 100;
@@ -27,13 +34,17 @@ const CREDIT: u32 = 200;
 const CREDIT_AT_FIRST: u32 = 10;
 /// Kept of the body of a message that is no waybill.
 const BROKEN_BODY_MAX: usize = 256 * 1024;
+/// Dead letters that cannot be decoded and are remembered per link, so that each is counted once.
+const LEFT_MAX: usize = 10_000;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The first pause after what looks like a person's work: two rotations in a row look like it too, and end by themselves.
+const PERSON_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the receiving side has done so far.
 #[derive(Debug, Default)]
 pub struct ReceiveStats {
-    /// Messages delivered to us, redeliveries among them.
+    /// Messages delivered to us, redeliveries among them; without those that are left in the dead-letter queue.
     pub received: AtomicU64,
     /// New files.
     pub saved: AtomicU64,
@@ -47,6 +58,23 @@ pub struct ReceiveStats {
     pub links: AtomicU64,
     /// Links and connections that were lost, or could not be opened.
     pub lost: AtomicU64,
+    /// Links that are attached now: 0 or 1.
+    pub attached: AtomicU64,
+    /// Messages of the dead-letter queue that cannot be decoded and stay there; each counts once per link.
+    pub left_in_place: AtomicU64,
+    problem: Mutex<Option<String>>,
+}
+
+impl ReceiveStats {
+    /// Why nothing is received at the moment, with all causes and without secrets; `None` while a link is attached.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.problem.lock().expect("no panic while it is held").clone()
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        *self.problem.lock().expect("no panic while it is held") = problem;
+    }
 }
 
 /// Receives until `stop`. Only a stop ends it: lost links come back, and what a person must mend is tried on a slow clock.
@@ -62,25 +90,37 @@ pub(crate) async fn receive(
 ) {
     let mut pause = PAUSE;
     loop {
-        let (error, worked) = session(bus, &options, inbox, stats, admitted, stop).await;
+        let began = Instant::now();
+        let (end, worked) = session(bus, &options, inbox, stats, admitted, stop).await;
         if stop.is_cancelled() {
             return;
         }
         stats.lost.fetch_add(1, Ordering::Relaxed);
-        if worked {
+        // A link that lasted was a good one, whether it brought something or not.
+        let lasted = began.elapsed() >= PAUSE_MAX;
+        if worked || lasted {
             pause = PAUSE;
         }
-        let wait = match &error {
-            SessionEnd::Bus(error) if error.needs_person() => PAUSE_MAX,
+        let wait = match &end {
+            SessionEnd::Bus(error) if error.needs_person() => jittered(pause.max(PERSON_PAUSE)),
             SessionEnd::Bus(error) => error.retry_after().unwrap_or_default().max(jittered(pause)),
             SessionEnd::Inbox(_) => jittered(pause),
         };
-        match &error {
+        let queue = if options.dead_letter_queue { "dead letters" } else { "messages" };
+        match &end {
+            // Service Bus ends links that were idle for ten minutes: nothing that anybody must read.
+            SessionEnd::Bus(error) if lasted => {
+                tracing::debug!(queue, error = %chain(error), "the link ended; opening another");
+            }
             SessionEnd::Bus(error) => {
-                tracing::warn!(error = %chain(error), wait_ms = wait.as_millis(), "not receiving; trying again");
+                let problem = chain(error);
+                tracing::warn!(queue, error = %problem, wait_ms = wait.as_millis(), "not receiving; trying again");
+                stats.set_problem(Some(problem));
             }
             SessionEnd::Inbox(error) => {
-                tracing::error!(error = %chain(error), wait_ms = wait.as_millis(), "cannot save messages; they stay at the broker");
+                let problem = chain(error);
+                tracing::error!(queue, error = %problem, wait_ms = wait.as_millis(), "cannot save; messages stay at the broker");
+                stats.set_problem(Some(problem));
             }
         }
         tokio::select! {
@@ -114,11 +154,14 @@ async fn session(
         Err(error) => return (SessionEnd::Bus(error), false),
     };
     stats.links.fetch_add(1, Ordering::Relaxed);
+    stats.attached.store(1, Ordering::Relaxed);
+    stats.set_problem(None);
     let mut worked = false;
     let end = match bursts(&mut receiver, options, inbox, stats, admitted, stop, &mut worked).await {
         Ok(()) => stopped(),
         Err(end) => end,
     };
+    stats.attached.store(0, Ordering::Relaxed);
     receiver.close().await;
     (end, worked)
 }
@@ -137,6 +180,7 @@ async fn bursts(
     worked: &mut bool,
 ) -> Result<(), SessionEnd> {
     let entity = receiver.entity().to_owned();
+    let mut left = LeftInPlace::default();
     let mut allowed = CREDIT_AT_FIRST;
     receiver.add_credit(allowed).await.map_err(SessionEnd::Bus)?;
     loop {
@@ -153,14 +197,18 @@ async fn bursts(
             burst.push(delivery);
         }
         let taken = u32::try_from(burst.len()).unwrap_or(u32::MAX);
-        stats.received.fetch_add(u64::from(taken), Ordering::Relaxed);
-
         let mut tags: Vec<(DeliveryTag, bool)> = Vec::with_capacity(burst.len());
         let mut arrivals = Vec::with_capacity(burst.len());
+        let mut outdated = Vec::new();
         for delivery in burst {
+            if options.dead_letter_queue && delivery.body.is_none() {
+                outdated.extend(left.leave(delivery, stats));
+                continue;
+            }
             tags.push((delivery.tag.clone(), delivery.body.is_some()));
             arrivals.push(arrival_of(&entity, delivery));
         }
+        stats.received.fetch_add(tags.len() as u64, Ordering::Relaxed);
         let answers = match inbox.admit(arrivals).await {
             Ok(answers) => answers,
             Err(error) => {
@@ -175,7 +223,9 @@ async fn bursts(
         if answers.iter().any(|answer| matches!(answer, Admitted::Saved(_))) {
             admitted.notify_waiters();
         }
-        settle(receiver, options, &tags).await.map_err(SessionEnd::Bus)?;
+        settle(receiver, &tags).await.map_err(SessionEnd::Bus)?;
+        // Their locks are over, so this only lets the link forget them.
+        receiver.settle(&outdated, &Settlement::Release).await.map_err(SessionEnd::Bus)?;
         *worked = true;
 
         // Credit for what was taken, and after the first burst up to the full amount.
@@ -185,28 +235,41 @@ async fn bursts(
     }
 }
 
+/// Messages of the dead-letter queue that cannot be decoded. They stay locked and come again when the lock ends: were
+/// they released, the broker would send them again at once.
+#[derive(Default)]
+struct LeftInPlace {
+    seen: HashMap<i64, DeliveryTag>,
+}
+
+impl LeftInPlace {
+    /// Notes a delivery; the answer is what is outdated by it.
+    fn leave(&mut self, delivery: Delivery, stats: &ReceiveStats) -> Option<DeliveryTag> {
+        if self.seen.len() >= LEFT_MAX {
+            self.seen.clear();
+        }
+        let before = self.seen.insert(delivery.sequence_number, delivery.tag);
+        if before.is_none() {
+            stats.left_in_place.fetch_add(1, Ordering::Relaxed);
+            let sequence_number = delivery.sequence_number;
+            tracing::warn!(sequence_number, "a dead letter cannot be decoded; it stays in the dead-letter queue");
+        }
+        before
+    }
+}
+
 /// Completes what is saved. A message that cannot even be decoded has a row of its own and goes to the dead-letter queue,
-/// where other tools can look at it; in that queue it stays.
-async fn settle(
-    receiver: &mut Receiver,
-    options: &ReceiverOptions,
-    tags: &[(DeliveryTag, bool)],
-) -> Result<(), BusError> {
+/// where other tools can look at it.
+async fn settle(receiver: &mut Receiver, tags: &[(DeliveryTag, bool)]) -> Result<(), BusError> {
     let of = |wanted: bool| -> Vec<DeliveryTag> {
         tags.iter().filter(|(_, decodable)| *decodable == wanted).map(|(tag, _)| tag.clone()).collect()
     };
-    let (complete, undecodable) = (of(true), of(false));
-    if !complete.is_empty() {
-        receiver.settle(&complete, &Settlement::Complete).await?;
-    }
-    if !undecodable.is_empty() && !options.dead_letter_queue {
-        let settlement = Settlement::DeadLetter {
-            reason: Reason::Undecodable.as_str().to_owned(),
-            description: "the body is neither data nor text; see the subscriber's inbox".to_owned(),
-        };
-        receiver.settle(&undecodable, &settlement).await?;
-    }
-    Ok(())
+    receiver.settle(&of(true), &Settlement::Complete).await?;
+    let settlement = Settlement::DeadLetter {
+        reason: Reason::Undecodable.as_str().to_owned(),
+        description: "the body is neither data nor text; see the subscriber's inbox".to_owned(),
+    };
+    receiver.settle(&of(false), &settlement).await
 }
 
 fn count(stats: &ReceiveStats, answers: &[Admitted]) {
@@ -244,9 +307,11 @@ fn arrival_of(entity: &str, delivery: Delivery) -> Arrival {
 /// later grant or retry can mend (an unknown contentType) is said at once.
 pub(crate) fn announced(body: &[u8]) -> Announced {
     let broken = |reason, problem: String| {
-        Announced::Broken(BrokenMessage { reason, problem, body: body[..body.len().min(BROKEN_BODY_MAX)].to_vec() })
+        // Somebody may have put a token into an address; a body that is no waybill is searched for it.
+        let body = masked(&String::from_utf8_lossy(&body[..body.len().min(BROKEN_BODY_MAX)])).into_bytes();
+        Announced::Broken(BrokenMessage { reason, problem, body })
     };
-    let metadata = match Metadata::parse(body) {
+    let mut metadata = match Metadata::parse(body) {
         Ok(metadata) => metadata,
         Err(error) => return broken(error.reason, error.to_string()),
     };
@@ -272,13 +337,9 @@ pub(crate) fn announced(body: &[u8]) -> Announced {
     };
     // Parsed above as UTF-8, perhaps with a byte order mark.
     let text = String::from_utf8_lossy(body);
-    Announced::File(Box::new(Waybill {
-        key,
-        body: text.trim_start_matches('\u{feff}').to_owned(),
-        metadata,
-        sequence,
-        expires_at: extras.expires_at,
-    }))
+    let body = without_query(text.trim_start_matches('\u{feff}'));
+    metadata.uri.truncate(metadata.uri.find('?').unwrap_or(metadata.uri.len()));
+    Announced::File(Box::new(Waybill { key, body, metadata, sequence, expires_at: extras.expires_at }))
 }
 
 /// An error with its causes, on one line.

@@ -152,9 +152,10 @@ pub(crate) async fn decode(
     loop {
         let Some(chunk) = chunks.recv().await else { return Ok(()) };
         let permit = Arc::clone(&cpu).acquire_owned().await.expect("the pool is never closed");
-        match chunk {
-            Chunk::Bytes(bytes) => state.decoder.feed(bytes),
-            Chunk::End => state.decoder.end(),
+        state.feed(chunk);
+        // What has arrived meanwhile goes along: fewer changes of thread, and no more than the queue holds.
+        while let Ok(chunk) = chunks.try_recv() {
+            state.feed(chunk);
         }
         // The decoder may have many groups in what it was fed; each leaves before the next is made.
         let mut permit = Some(permit);
@@ -209,6 +210,13 @@ enum Fill {
 }
 
 impl Decoding {
+    fn feed(&mut self, chunk: Chunk) {
+        match chunk {
+            Chunk::Bytes(bytes) => self.decoder.feed(bytes),
+            Chunk::End => self.decoder.end(),
+        }
+    }
+
     /// Works until the group is full, the input used up, or the file done.
     fn fill(&mut self) -> Fill {
         loop {

@@ -12,12 +12,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{
+    sync::Notify,
+    task::{JoinError, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use circuit::Circuit;
+pub(crate) use circuit::Circuits;
 pub use work::CompareError;
-pub(crate) use work::{Plans, Workshop, reopen_what_the_sink_lacks};
+pub(crate) use work::{Workshop, reopen_what_the_sink_lacks};
 
 use crate::{
     grants::jittered,
@@ -28,6 +32,10 @@ use crate::{
 
 /// Looks for work at least this often: another process may have saved some, or its lease may have lapsed.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Files of types that are not configured are looked for this often at most, when something arrived.
+const SKIP_EVERY: Duration = Duration::from_secs(2);
+/// And this often when nothing did: another process may have received.
+const SKIP_ANYWAY: Duration = Duration::from_secs(30);
 
 /// What the working side has done so far.
 #[derive(Debug, Default)]
@@ -79,28 +87,32 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
     let mut files = JoinSet::new();
     let give_back = CancellationToken::new();
     let mut pause = Duration::ZERO;
+    let mut others = Others { found: true, looked_at: None };
     while !stop.is_cancelled() {
         // Armed before looking, so that nothing saved in between is overlooked.
         let arrived = admitted.notified();
         tokio::pin!(arrived);
         arrived.as_mut().enable();
 
+        others.skip(&workshop).await;
         let free = files_in_flight_max.saturating_sub(u32::try_from(files.len()).unwrap_or(u32::MAX));
-        let held_back = workshop.circuit.closed_in();
+        // While something is on trial, one file finds out for all.
+        let most = if workshop.circuits.on_trial() { u32::from(files.is_empty()) } else { free };
+        let held_back = workshop.circuits.closed_in();
         let mut wait = LOOK_AGAIN;
         if held_back > Duration::ZERO {
             wait = held_back;
-        } else if free > 0 {
-            // While the circuit is on trial, one file finds out for all.
-            let most = if workshop.circuit.on_trial() { u32::from(files.is_empty()) } else { free };
+        } else if most > 0 {
             match workshop.inbox.lease(&worker, most, &wanted).await {
                 Ok(leased) => {
                     pause = Duration::ZERO;
+                    // Fewer than asked for: nothing else is due now, so the next time counts.
+                    let all = leased.len() < most as usize;
                     for file in leased {
                         let (workshop, give_back) = (Arc::clone(&workshop), give_back.clone());
                         files.spawn(async move { workshop.work(file, give_back).await });
                     }
-                    if let Ok(Pending { next_due_in: Some(due), .. }) = workshop.inbox.pending(&wanted).await {
+                    if all && let Ok(Pending { next_due_in: Some(due), .. }) = workshop.inbox.pending(&wanted).await {
                         wait = wait.min(due.max(Duration::from_millis(1)));
                     }
                 }
@@ -111,20 +123,61 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
                 }
             }
         }
-        let full = files.len() >= files_in_flight_max as usize || held_back > Duration::ZERO;
+        // What arrives changes nothing while there is no place for it, or a clock has to run out.
+        let deaf = most == 0 || held_back > Duration::ZERO || pause > Duration::ZERO;
         tokio::select! {
             () = stop.cancelled() => {}
             // A file ended: its place is free.
-            Some(_ended) = files.join_next() => {}
-            () = &mut arrived, if !full => {}
+            Some(ended) = files.join_next() => note_panic(ended),
+            () = &mut arrived, if !deaf => others.found = true,
             () = tokio::time::sleep(wait) => {}
         }
-        while files.try_join_next().is_some() {}
+        while let Some(ended) = files.try_join_next() {
+            note_panic(ended);
+        }
     }
+    others.skip_now(&workshop).await;
     let drained = tokio::time::timeout(drain_timeout, async { while files.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         give_back.cancel();
         while files.join_next().await.is_some() {}
+    }
+}
+
+/// `work` catches what a file does; a panic that gets here is in the bookkeeping around it, and the lease lapses.
+fn note_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a file's task ended by a defect; the file is tried again when its lease lapses");
+    }
+}
+
+/// Files of types that nobody configured: they are not worked, so they are put aside where they can be listed.
+struct Others {
+    /// There may be some.
+    found: bool,
+    looked_at: Option<Instant>,
+}
+
+impl Others {
+    async fn skip<I: Inbox + Clone, S: Sink>(&mut self, workshop: &Workshop<I, S>) {
+        let every = if self.found { SKIP_EVERY } else { SKIP_ANYWAY };
+        if self.looked_at.is_none_or(|at| at.elapsed() >= every) {
+            self.skip_now(workshop).await;
+        }
+    }
+
+    async fn skip_now<I: Inbox + Clone, S: Sink>(&mut self, workshop: &Workshop<I, S>) {
+        let Some(types) = &workshop.types else { return };
+        self.looked_at = Some(Instant::now());
+        match workshop.inbox.skip_other_types(types).await {
+            Ok(skipped) => {
+                self.found = false;
+                if skipped > 0 {
+                    tracing::info!(files = skipped, "skipped: outside the configured types");
+                }
+            }
+            Err(error) => tracing::warn!(error = %chain(&error), "files of other types were not skipped yet"),
+        }
     }
 }
 

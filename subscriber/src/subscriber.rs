@@ -2,7 +2,10 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,12 +28,12 @@ use waybill_formats::Limits;
 
 use crate::{
     OnBadRow,
-    apply::{EntityPlan, PlanError},
+    apply::{EntityPlans, PlanError},
     grants::{Credential, Grants, place_of},
     inbox::{Inbox, InboxError, Pending, SqliteInbox, Wanted, WorkerId},
     receive::{ReceiveStats, chain, receive},
     rows::GroupLimits,
-    schedule::{Circuit, CompareError, Plans, WorkStats, Workshop, process, reopen_what_the_sink_lacks},
+    schedule::{Circuits, CompareError, WorkStats, Workshop, process, reopen_what_the_sink_lacks},
     sink::Sink,
 };
 
@@ -48,13 +51,15 @@ struct Shared<I> {
     grants: Option<Arc<Grants>>,
     http: HttpClient,
     entities: Arc<Entities>,
-    plans: Arc<Plans>,
+    plans: Arc<EntityPlans>,
     options: SubscriberBuilder,
     worker: WorkerId,
     received: Arc<ReceiveStats>,
     dead_letters: Arc<ReceiveStats>,
     worked: Arc<WorkStats>,
     admitted: Arc<Notify>,
+    /// Runs that compare inbox and sink: what they find is not due yet.
+    preparing: AtomicU64,
 }
 
 /// Why a subscriber cannot be built.
@@ -281,12 +286,7 @@ impl SubscriberBuilder {
         grants: Option<Arc<Grants>>,
     ) -> Result<Subscriber<I>, BuildError> {
         self.entities.check_types(self.types.as_deref()).map_err(|error| BuildError::Types(error.to_string()))?;
-        let plans = self
-            .entities
-            .0
-            .iter()
-            .map(|(name, entity)| Ok((name.clone(), Arc::new(EntityPlan::new(entity, &self.entities)?))))
-            .collect::<Result<Plans, PlanError>>()?;
+        let plans = EntityPlans::compile(&self.entities)?;
         Ok(Subscriber {
             shared: Arc::new(Shared {
                 inbox,
@@ -301,6 +301,7 @@ impl SubscriberBuilder {
                 dead_letters: Arc::default(),
                 worked: Arc::default(),
                 admitted: Arc::default(),
+                preparing: AtomicU64::new(0),
             }),
         })
     }
@@ -329,7 +330,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let mut tasks = JoinSet::new();
         self.spawn_receive(&mut tasks, &stop);
         self.spawn_process(&mut tasks, sink, self.wanted(Wanted::default()), &stop);
-        while tasks.join_next().await.is_some() {}
+        all(tasks).await;
         Ok(())
     }
 
@@ -340,7 +341,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     pub async fn receive(&self, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         self.spawn_receive(&mut tasks, &stop);
-        while tasks.join_next().await.is_some() {}
+        all(tasks).await;
     }
 
     /// Only works what the inbox holds, until `stop`.
@@ -356,7 +357,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let mut tasks = JoinSet::new();
         self.spawn_grants(&mut tasks, &stop);
         self.spawn_process(&mut tasks, sink, self.wanted(wanted), &stop);
-        while tasks.join_next().await.is_some() {}
+        all(tasks).await;
         Ok(())
     }
 
@@ -369,7 +370,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     /// Returns when for `quiet` no message came and no file was worked or due, or when `stop` is cancelled. With
-    /// `receiving`, only once a link to the bus has been attached. Files that wait for a later try do not hold it: they are
+    /// `receiving`, a time without a link to the bus does not count as quiet: [`ReceiveStats::problem`] says why there is
+    /// none. Files that wait for a later try do not hold it: they are
     /// in the answer.
     ///
     /// # Errors
@@ -390,18 +392,24 @@ impl<I: Inbox + Clone> Subscriber<I> {
         };
         let (mut before, mut since) = (messages(), Instant::now());
         loop {
+            // Read first: what the comparison reopened is due by the time it is over.
+            let preparing = self.shared.preparing.load(Ordering::Relaxed) > 0;
+            let asked = Instant::now();
             let pending = self.shared.inbox.pending(&wanted).await?;
-            let attached = !receiving || self.shared.received.links.load(Ordering::Relaxed) > 0;
+            // With a long backlog the question costs something: asked more seldom then.
+            let look = LOOK.max(asked.elapsed() * 10);
+            let attached = !receiving || self.shared.received.attached.load(Ordering::Relaxed) > 0;
             let now = messages();
-            if pending.working > 0 || pending.due > 0 || now != before || !attached {
+            let busy = pending.working > 0 || pending.due > 0 || now != before || !attached || preparing;
+            if busy {
                 (before, since) = (now, Instant::now());
             }
-            if since.elapsed() >= quiet || stop.is_cancelled() {
+            if (!busy && since.elapsed() >= quiet) || stop.is_cancelled() {
                 return Ok(pending);
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(look) => {}
             }
         }
     }
@@ -444,12 +452,13 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     async fn prepare(&self, sink: &impl Sink) -> Result<(), RunError> {
-        if let Some(types) = &self.shared.options.types {
-            let skipped = self.shared.inbox.skip_other_types(types).await?;
-            if skipped > 0 {
-                tracing::info!(files = skipped, "skipped: outside the configured types");
-            }
-        }
+        self.shared.preparing.fetch_add(1, Ordering::Relaxed);
+        let prepared = self.compare_with(sink).await;
+        self.shared.preparing.fetch_sub(1, Ordering::Relaxed);
+        prepared
+    }
+
+    async fn compare_with(&self, sink: &impl Sink) -> Result<(), RunError> {
         let reopened = reopen_what_the_sink_lacks(&self.shared.inbox, sink).await?;
         if reopened > 0 {
             tracing::warn!(
@@ -483,7 +492,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             });
         }
         tasks.spawn(async move {
-            while receivers.join_next().await.is_some() {}
+            all(receivers).await;
             bus.close().await;
         });
     }
@@ -499,7 +508,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
             container: Container::new(shared.http.clone(), Arc::clone(&shared.tokens), options.blob.clone()),
             entities: Arc::clone(&shared.entities),
             plans: Arc::clone(&shared.plans),
-            circuit: Circuit::default(),
+            circuits: Circuits::default(),
+            types: options.types.clone(),
             stats: Arc::clone(&shared.worked),
             cpu: Arc::new(Semaphore::new(cores)),
             limits: options.limits.clone(),
@@ -515,25 +525,39 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 }
 
+/// Awaits every task. A panic is passed on: a subscriber that only seems to run would be worse.
+async fn all(mut tasks: JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
 /// Notes in the inbox where each new grant says that files lie, so that a file of an earlier place waits for it.
 async fn remember_places(tokens: &dyn TokenSource, inbox: &impl Inbox, stop: &CancellationToken) {
     let mut changes = tokens.changes();
     let mut known = None;
     loop {
         changes.mark_unchanged();
+        let mut again = None;
         if let Ok(grant) = tokens.grant(Service::Blob, None).await {
             let place = place_of(&grant);
             if known.as_ref() != Some(&place) {
                 match inbox.remember_place(&place).await {
                     Ok(()) => known = Some(place),
                     Err(error) => {
-                        tracing::warn!(error = %chain(&error), "the grant's place was not noted; trying with the next")
+                        tracing::warn!(error = %chain(&error), "the grant's place was not noted; trying again");
+                        again = Some(Duration::from_secs(1));
                     }
                 }
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
+            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
             changed = changes.changed() => if changed.is_err() {
                 return stop.cancelled().await;
             },

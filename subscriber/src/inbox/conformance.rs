@@ -121,6 +121,7 @@ async fn a_lapsed_lease_changes_nothing(inbox: &impl Inbox, lease: Duration) {
     let first = inbox.lease(&worker("same"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
     tokio::time::sleep(lease + Duration::from_millis(20)).await;
     assert!(inbox.renew(&first, 1).await.unwrap().is_none(), "a lapsed lease cannot be renewed");
+    assert!(!inbox.finish(&first, End::Done(FileDone::default())).await.unwrap(), "nor finished, while nobody has it");
     let second = inbox.lease(&worker("same"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
     assert_ne!(first.leased_at, second.leased_at);
     assert!(!inbox.finish(&first, End::Done(FileDone::default())).await.unwrap(), "even for the same worker");

@@ -6,7 +6,7 @@
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
-use waybill_contracts::{Metadata, Reason};
+use waybill_contracts::{Metadata, MetadataError, Reason};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{self, OptionalExtension, Row, Transaction, named_params, params, types::Value},
@@ -106,7 +106,7 @@ impl Inbox for SqliteInbox {
         let now = self.now();
         let until = now + nanos_of(self.options.lease);
         let (worker, wanted) = (worker.clone(), wanted.clone());
-        let rows = run(&self.db, move |tx| {
+        run(&self.db, move |tx| {
             let mut leased = Vec::new();
             let (clause, mut values) = wanted_clause(&wanted);
             values.extend([Value::Integer(now), Value::Integer(i64::from(most))]);
@@ -119,22 +119,26 @@ impl Inbox for SqliteInbox {
                 leased.push(StoredFile::read(row)?);
             }
             drop(rows);
-            let mut update = tx.prepare_cached(
+            let mut take = tx.prepare_cached(
                 "UPDATE inbox SET state = 'working', worker = ?2, leased_at = ?3, due_at = ?4, changed_at = ?3 WHERE id = ?1",
             )?;
-            for file in &leased {
-                update.execute(params![file.id, worker.0, now, until])?;
-                note(tx, file.id, now, State::Working, None, None, Some(&worker.0))?;
+            let mut taken = Vec::with_capacity(leased.len());
+            for file in leased {
+                let lease =
+                    Lease { id: file.id, worker: worker.clone(), leased_at: instant(now), until: instant(until) };
+                match file.leased(lease) {
+                    Ok(leased) => {
+                        take.execute(params![leased.lease.id, worker.0, now, until])?;
+                        note(tx, leased.lease.id, now, State::Working, None, None, Some(&worker.0))?;
+                        taken.push(leased);
+                    }
+                    // Damaged, or saved by a version that understood more: not in the way of the others.
+                    Err((id, error)) => put_aside(tx, id, &error, now)?,
+                }
             }
-            Ok(leased.into_iter().map(|file| (file, worker.clone())).collect::<Vec<_>>())
+            Ok(taken)
         })
-        .await?;
-        rows.into_iter()
-            .map(|(file, worker)| {
-                let lease = Lease { id: file.id, worker, leased_at: instant(now), until: instant(until) };
-                file.leased(lease)
-            })
-            .collect()
+        .await
     }
 
     async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {
@@ -416,8 +420,9 @@ fn finish(tx: &Transaction<'_>, lease: &Lease, end: &End, now: i64) -> rusqlite:
             "UPDATE inbox SET state = :state, reason = :reason, problem = :problem, due_at = :due_at,
                     attempts = attempts + :tries, worker = NULL, leased_at = NULL, changed_at = :now,
                     rows = coalesce(:rows, rows), bad_rows = coalesce(:bad_rows, bad_rows),
-                    stored_bytes = coalesce(:stored_bytes, stored_bytes), plain_bytes = coalesce(:plain_bytes, plain_bytes)
-             WHERE id = :id AND worker = :worker AND leased_at = :leased_at AND state = 'working'",
+                    stored_bytes = coalesce(nullif(:stored_bytes, 0), stored_bytes),
+                    plain_bytes = coalesce(nullif(:plain_bytes, 0), plain_bytes)
+             WHERE id = :id AND worker = :worker AND leased_at = :leased_at AND state = 'working' AND due_at > :now",
         )?
         .execute(named_params! {
             ":state": state.as_str(),
@@ -439,6 +444,16 @@ fn finish(tx: &Transaction<'_>, lease: &Lease, end: &End, now: i64) -> rusqlite:
     }
     note(tx, lease.id, now, state, reason, problem, Some(&lease.worker.0))?;
     Ok(true)
+}
+
+fn put_aside(tx: &Transaction<'_>, id: i64, error: &MetadataError, now: i64) -> rusqlite::Result<()> {
+    let problem = format!("the saved message cannot be read: {error}");
+    tx.execute(
+        "UPDATE inbox SET state = 'quarantined', reason = ?2, problem = ?3, due_at = NULL, worker = NULL,
+                leased_at = NULL, changed_at = ?4 WHERE id = ?1",
+        params![id, error.reason.as_str(), problem, now],
+    )?;
+    note(tx, id, now, State::Quarantined, Some(error.reason), Some(&problem), None)
 }
 
 fn end_leases_of_the_dead(tx: &Transaction<'_>, now: i64) -> rusqlite::Result<()> {
@@ -520,9 +535,8 @@ impl StoredFile {
         })
     }
 
-    fn leased(self, lease: Lease) -> Result<Leased, InboxError> {
-        let metadata = Metadata::parse(self.body.as_bytes())
-            .map_err(|error| InboxError::Unreadable { id: self.id, problem: error.to_string() })?;
+    fn leased(self, lease: Lease) -> Result<Leased, (i64, MetadataError)> {
+        let metadata = Metadata::parse(self.body.as_bytes()).map_err(|error| (self.id, error))?;
         Ok(Leased {
             lease,
             waybill: Waybill {
@@ -679,6 +693,23 @@ mod tests {
         let error = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap_err();
         assert!(matches!(error, InboxError::Open(_)), "{error:?}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_row_that_cannot_be_read_is_quarantined_and_stops_no_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inbox.sqlite");
+        let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+        inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "b", "T")]).await.unwrap();
+        rusqlite::Connection::open(&path)
+            .unwrap()
+            .execute("UPDATE inbox SET body = '{\"blobType\"' WHERE broker_sequence = 1", [])
+            .unwrap();
+        let leased = inbox.lease(&WorkerId("w".to_owned()), 10, &Wanted::default()).await.unwrap();
+        assert_eq!(leased.iter().map(|file| file.sequence_number).collect::<Vec<_>>(), [2]);
+        let row = inbox.get(1).await.unwrap().unwrap();
+        assert_eq!((row.state, row.reason), (State::Quarantined, Some(Reason::NotJson)));
+        assert!(row.problem.unwrap().contains("cannot be read"));
     }
 
     #[tokio::test]

@@ -8,6 +8,51 @@ use crate::grants::jittered;
 
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A dependency that asks for more is tried after this.
+const ASKED_MAX: Duration = Duration::from_secs(600);
+
+/// What a file needs beside itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dependency {
+    /// Blob Storage and the tokens for it.
+    Storage,
+    /// Where rows go.
+    Sink,
+    /// Our own table of files.
+    Inbox,
+}
+
+/// A clock each: files are leased while all of them are without a fault, as a file needs all.
+#[derive(Debug, Default)]
+pub(crate) struct Circuits {
+    storage: Circuit,
+    sink: Circuit,
+    inbox: Circuit,
+}
+
+impl Circuits {
+    pub(crate) fn of(&self, dependency: Dependency) -> &Circuit {
+        match dependency {
+            Dependency::Storage => &self.storage,
+            Dependency::Sink => &self.sink,
+            Dependency::Inbox => &self.inbox,
+        }
+    }
+
+    /// How long nobody may try; zero when somebody may.
+    pub(crate) fn closed_in(&self) -> Duration {
+        self.all().map(Circuit::closed_in).max().unwrap_or_default()
+    }
+
+    /// Whether the last thing known of one of them is a failure.
+    pub(crate) fn on_trial(&self) -> bool {
+        self.all().any(Circuit::on_trial)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Circuit> {
+        [&self.storage, &self.sink, &self.inbox].into_iter()
+    }
+}
 
 /// The clock. Starts without a fault.
 #[derive(Debug, Default)]
@@ -26,13 +71,15 @@ impl Circuit {
     pub(crate) fn failed(&self, after: Option<Duration>) {
         let mut state = self.state.lock().expect("no panic while the circuit is held");
         let now = Instant::now();
-        if state.closed_until.is_some_and(|until| until > now) && after.is_none() {
+        let asked = after.unwrap_or_default().min(ASKED_MAX);
+        if let Some(until) = state.closed_until.filter(|until| *until > now) {
+            // Part of the same outage; only a longer wait that was asked for is news.
+            state.closed_until = Some(until.max(now + asked));
             return;
         }
         let pause = PAUSE.saturating_mul(1 << state.failures.min(16)).min(PAUSE_MAX);
-        state.failures += 1;
-        let wait = after.unwrap_or_default().max(jittered(pause));
-        state.closed_until = Some(state.closed_until.map_or(now + wait, |until| until.max(now + wait)));
+        state.failures = state.failures.saturating_add(1);
+        state.closed_until = Some(now + asked.max(jittered(pause)));
     }
 
     /// The dependency works.
@@ -83,5 +130,27 @@ mod tests {
         let circuit = Circuit::default();
         circuit.failed(Some(Duration::from_secs(90)));
         assert_eq!(circuit.closed_in(), Duration::from_secs(90));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn four_files_that_are_told_to_wait_are_one_failure() {
+        let circuit = Circuit::default();
+        for _ in 0..4 {
+            circuit.failed(Some(Duration::from_millis(1)));
+        }
+        tokio::time::advance(circuit.closed_in()).await;
+        circuit.failed(None);
+        assert!(circuit.closed_in() <= PAUSE * 2, "the second failure, not the fifth: {:?}", circuit.closed_in());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_dependency_that_works_does_not_hide_another_that_does_not() {
+        let circuits = Circuits::default();
+        circuits.of(Dependency::Sink).failed(None);
+        circuits.of(Dependency::Storage).worked();
+        circuits.of(Dependency::Inbox).worked();
+        assert!(circuits.on_trial() && circuits.closed_in() > Duration::ZERO);
+        circuits.of(Dependency::Sink).worked();
+        assert!(!circuits.on_trial() && circuits.closed_in() == Duration::ZERO);
     }
 }

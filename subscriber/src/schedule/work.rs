@@ -1,18 +1,31 @@
 //! One file's way from a lease to its end: download, decode and apply run side by side, each a queue apart.
 
-use std::sync::Arc;
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use futures::FutureExt;
 use time::OffsetDateTime;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 use waybill_azure::{TokenSource, blob::Container};
 use waybill_contracts::{BlobPath, Entities, Extras, Reason};
 use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch};
 
-use super::{Circuit, WorkStats};
+use super::{
+    WorkStats,
+    circuit::{Circuits, Dependency},
+};
 use crate::{
     Blame, FileKey, OnBadRow, Verdict,
-    apply::{EntityPlan, Position},
+    apply::{EntityPlan, EntityPlans, Position},
     fetch::{self, FetchError},
     grants::jittered,
     inbox::{End, FileDone, Inbox, InboxError, Lease, Leased},
@@ -33,8 +46,10 @@ pub(crate) struct Workshop<I, S> {
     pub(crate) tokens: Arc<dyn TokenSource>,
     pub(crate) container: Container,
     pub(crate) entities: Arc<Entities>,
-    pub(crate) plans: Arc<Plans>,
-    pub(crate) circuit: Circuit,
+    pub(crate) plans: Arc<EntityPlans>,
+    pub(crate) circuits: Circuits,
+    /// The configured types; files of others are skipped.
+    pub(crate) types: Option<Vec<String>>,
     pub(crate) stats: Arc<WorkStats>,
     pub(crate) cpu: Arc<Semaphore>,
     pub(crate) limits: Limits,
@@ -44,9 +59,6 @@ pub(crate) struct Workshop<I, S> {
     pub(crate) lease: std::time::Duration,
     pub(crate) now: fn() -> OffsetDateTime,
 }
-
-/// The entities' plans, by name.
-pub(crate) type Plans = std::collections::BTreeMap<String, Arc<EntityPlan>>;
 
 /// Why a try ended early.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +77,35 @@ enum WorkError {
     Lapsed,
     #[error("stopped")]
     GivenBack,
+    #[error("a defect of this program: {0}; please report it with the file")]
+    Defect(String),
+}
+
+impl WorkError {
+    /// Whose clock runs, when it is a dependency's.
+    fn dependency(&self) -> Dependency {
+        match self {
+            Self::Sink(_) => Dependency::Sink,
+            Self::Inbox(_) | Self::Fetch(FetchError::Inbox(_)) => Dependency::Inbox,
+            _ => Dependency::Storage,
+        }
+    }
+}
+
+/// How far a file is in this try.
+#[derive(Debug, Default)]
+struct Reached {
+    /// The sink's progress when the try began.
+    from: AtomicU64,
+    /// And now.
+    to: AtomicU64,
+}
+
+impl Reached {
+    fn begin(&self, rows: u64) {
+        self.from.store(rows, Ordering::Relaxed);
+        self.to.store(rows, Ordering::Relaxed);
+    }
 }
 
 impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
@@ -72,17 +113,20 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
     pub(crate) async fn work(&self, file: Leased, give_back: CancellationToken) {
         let span = tracing::debug_span!("file", id = file.lease.id, file = %file.waybill.key);
         let mut lease = file.lease.clone();
-        let mut applied_to = 0;
+        let reached = Reached::default();
         let result = {
-            let work = self.try_file(&file, &mut applied_to);
+            // A panic is this file's trouble alone; without an end, its lease would have to lapse at each try.
+            let work = AssertUnwindSafe(self.try_file(&file, &reached)).catch_unwind();
             tokio::pin!(work);
             let mut renew = tokio::time::interval(self.lease / 3);
+            renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
             renew.tick().await;
             loop {
                 tokio::select! {
-                    result = &mut work => break result,
+                    result = &mut work => break result.unwrap_or_else(|panic| Err(WorkError::Defect(text_of(&*panic)))),
+                    // What the sink was given may still take effect, whole or not at all; its progress tells the next.
                     () = give_back.cancelled() => break Err(WorkError::GivenBack),
-                    _ = renew.tick() => match self.inbox.renew(&lease, 0).await {
+                    _ = renew.tick() => match self.inbox.renew(&lease, reached.to.load(Ordering::Relaxed)).await {
                         Ok(Some(renewed)) => lease = renewed,
                         Ok(None) => break Err(WorkError::Lapsed),
                         // The lease may last until the inbox answers again; if not, the sink's fence holds.
@@ -91,7 +135,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 }
             }
         };
-        let end = self.end_of(&file, result, applied_to, &span);
+        let end = self.end_of(&file, result, &reached, &span);
         if let Some(end) = end {
             self.finish(&lease, end, &span).await;
         }
@@ -102,12 +146,11 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         &self,
         file: &Leased,
         result: Result<FileDone, WorkError>,
-        applied_to: u64,
+        reached: &Reached,
         span: &tracing::Span,
     ) -> Option<End> {
         let error = match result {
             Ok(done) => {
-                self.circuit.worked();
                 WorkStats::add(&self.stats.files_done, 1);
                 return Some(End::Done(done));
             }
@@ -130,8 +173,21 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             WorkError::Sink(error) => error.verdict().unwrap_or(Verdict::Retry { after: None, blame: Blame::File }),
             WorkError::Inbox(_) => Verdict::Retry { after: None, blame: Blame::Dependency },
             WorkError::BadRow { .. } => Verdict::Quarantine(Reason::MalformedRow),
+            WorkError::Defect(_) => Verdict::Retry { after: None, blame: Blame::File },
         };
+        // What fitted when the first rows were applied does not fit any more.
+        let verdict = match verdict {
+            Verdict::Quarantine(Reason::HashMismatch) if reached.from.load(Ordering::Relaxed) > 0 => {
+                Verdict::Quarantine(Reason::ContentChanged)
+            }
+            verdict => verdict,
+        };
+        if matches!(&error, WorkError::Fetch(FetchError::Missing { .. } | FetchError::Gone { .. })) {
+            // Storage says so, so it answers.
+            self.circuits.of(Dependency::Storage).worked();
+        }
         let mut problem = chain(&error);
+        let applied_to = reached.to.load(Ordering::Relaxed);
         if applied_to > 0 {
             problem.push_str(&format!("; applied up to row {applied_to}"));
         }
@@ -141,9 +197,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 let counts = blame == Blame::File;
                 let after = match blame {
                     Blame::Dependency => {
-                        self.circuit.failed(after);
+                        let circuit = self.circuits.of(error.dependency());
+                        circuit.failed(after);
                         // The circuit says when somebody tries; the file is ready for it.
-                        self.circuit.closed_in()
+                        circuit.closed_in()
                     }
                     Blame::File => after.unwrap_or_else(|| {
                         jittered(FILE_PAUSE.saturating_mul(1 << file.attempts.min(16)).min(FILE_PAUSE_MAX))
@@ -174,25 +231,33 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         }
     }
 
-    async fn try_file(&self, file: &Leased, applied_to: &mut u64) -> Result<FileDone, WorkError> {
+    async fn try_file(&self, file: &Leased, reached: &Reached) -> Result<FileDone, WorkError> {
         let key = &file.waybill.key;
         let Progress { rows: from, done } = self.sink.progress(key).await?;
-        *applied_to = from;
+        reached.begin(from);
         if done {
             return Ok(FileDone { rows: from, ..FileDone::default() });
         }
         let metadata = &file.waybill.metadata;
         let entity = self.entities.for_type(&metadata.blob_type);
         let extras = metadata.extras().unwrap_or_default();
-        let hash_plain = self.verify_hash && extras.plain_sha256.is_some();
+        // After a try that ended early the file may be another one: then it is looked at closely.
+        let again = from > 0 || file.attempts > 0;
+        let hash_plain = (self.verify_hash || again) && extras.plain_sha256.is_some();
         let options = rows::decode_options(metadata, entity, &self.limits, hash_plain)?;
-        let blob = fetch::locate(&*self.tokens, &self.inbox, file).await?;
-        if self.on_bad_row == OnBadRow::Fail && from == 0 {
-            self.look_for_bad_rows(file, &blob, options.clone()).await?;
-        }
+        let blob = fetch::locate(&*self.tokens, &self.inbox, file, (self.now)()).await?;
+        let announced = extras.plain_sha256.is_some() || extras.plain_bytes.is_some() || extras.rows.is_some();
+        let fail_on_bad_row = self.on_bad_row == OnBadRow::Fail && from == 0;
+        // Rows of one content must not follow rows of another, nor any row a bad one that fails the file. So what is read
+        // next is pinned to what was looked at.
+        let etag = if fail_on_bad_row || (from > 0 && announced) {
+            Some(self.look_through(file, &blob, options.clone(), &extras, fail_on_bad_row).await?)
+        } else {
+            None
+        };
         let batch = BatchFacts {
             blob_type: metadata.blob_type.as_str().into(),
-            entity: entity.and_then(|entity| self.plans.get(&entity.name)).cloned(),
+            entity: self.plans.for_type(&metadata.blob_type).cloned(),
             position: position_of(file),
         };
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
@@ -206,18 +271,20 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 }
                 let (rows, to) = (group.rows, group.to);
                 let applied = self.sink.apply(key, at, batch.with(group, self.on_bad_row)).await?;
+                self.circuits.of(Dependency::Sink).worked();
                 self.count(&applied, rows);
                 at = to;
-                *applied_to = to;
+                reached.to.store(to, Ordering::Relaxed);
             }
             // Dropped here, so that the stages before it notice an error and end.
             drop(group_from);
             Ok::<_, WorkError>(())
         };
-        let (read, applied) = tokio::join!(self.read(file, &blob, options, from, group_to), applying);
+        let reading = self.read(file, &blob, etag.as_deref(), options, from, group_to);
+        let (read, applied) = tokio::join!(reading, applying);
         applied?;
         read?;
-        let stats = end.ok_or(WorkError::GivenBack)?;
+        let stats = end.ok_or_else(|| WorkError::Defect("the file ended without an end".to_owned()))?;
         WorkStats::add(&self.stats.stored_bytes, stats.stored_bytes);
         WorkStats::add(&self.stats.plain_bytes, stats.plain_bytes);
         Ok(FileDone {
@@ -228,37 +295,52 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         })
     }
 
-    /// Downloads and decodes the file, and hands on groups of the rows after `from`.
+    /// Downloads and decodes the file, and hands on groups of the rows after `from`. Says which ETag was read.
     async fn read(
         &self,
         file: &Leased,
         blob: &BlobPath,
+        etag: Option<&str>,
         options: DecodeOptions,
         from: u64,
         groups: mpsc::Sender<Group>,
-    ) -> Result<(), WorkError> {
-        let mut download = fetch::open(&self.container, blob, file, (self.now)()).await?;
+    ) -> Result<String, WorkError> {
+        let mut download = fetch::open(&self.container, blob, file, etag, (self.now)()).await?;
+        let etag = download.facts().etag.clone();
         let (chunk_to, chunk_from) = mpsc::channel(CHUNKS_QUEUED);
         let decode = rows::decode(options, from, self.groups, Arc::clone(&self.cpu), chunk_from, groups);
         // Both are awaited to their end: a stage whose neighbour failed finds its queue closed.
         let (fetched, decoded) = tokio::join!(fetch::stream(&mut download, chunk_to), decode);
         fetched?;
+        // Only now, because a storage that opens every file and then dies has not worked.
+        self.circuits.of(Dependency::Storage).worked();
         decoded.map_err(|source| RowsError::Decode { blob: blob.as_str().to_owned(), source })?;
-        Ok(())
+        Ok(etag)
     }
 
-    /// Reads the file through once, before anything of it is applied.
-    async fn look_for_bad_rows(&self, file: &Leased, blob: &BlobPath, options: DecodeOptions) -> Result<(), WorkError> {
+    /// Reads the file through once before anything (more) of it is applied: whether it is what its message announced and,
+    /// with `fail_on_bad_row`, whether all its rows are good. Says which ETag that is true of.
+    async fn look_through(
+        &self,
+        file: &Leased,
+        blob: &BlobPath,
+        options: DecodeOptions,
+        extras: &Extras,
+        fail_on_bad_row: bool,
+    ) -> Result<String, WorkError> {
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let looking = async move {
             while let Some(group) = group_from.recv().await {
-                if let Some(bad) = group.batches.iter().flat_map(RowBatch::bad).next() {
+                if fail_on_bad_row && let Some(bad) = group.batches.iter().flat_map(RowBatch::bad).next() {
                     return Err(WorkError::BadRow { row: bad.row, offset: bad.offset, problem: bad.problem.clone() });
+                }
+                if let Some(stats) = &group.end {
+                    check_figures(blob.as_str(), extras, stats)?;
                 }
             }
             Ok(())
         };
-        let (read, looked) = tokio::join!(self.read(file, blob, options, 0, group_to), looking);
+        let (read, looked) = tokio::join!(self.read(file, blob, None, options, 0, group_to), looking);
         looked?;
         read
     }
@@ -275,6 +357,11 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         WorkStats::add(&stats.parked, applied.parked);
         WorkStats::add(&stats.released, applied.released);
     }
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }
 
 /// What all batches of a file share.

@@ -1,0 +1,231 @@
+//! P3, P7 and P11 at the bus: what is saved is settled, what is not stays at the broker.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+use waybill_contracts::Reason;
+
+use super::world::{ENTITY, Running, World, builder, rows_in, until, within};
+use crate::inbox::{
+    Admitted, Arrival, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased, ListFilter,
+    Pending, Place, SqliteInbox, State, Wanted, WorkerId,
+};
+
+/// An inbox whose disk is full when it is told so.
+#[derive(Clone)]
+struct Failing {
+    inner: SqliteInbox,
+    full: Arc<AtomicBool>,
+    failed: Arc<AtomicU64>,
+    bursts: Arc<AtomicU64>,
+}
+
+impl Failing {
+    fn new(inner: SqliteInbox) -> Self {
+        Self { inner, full: Arc::default(), failed: Arc::default(), bursts: Arc::default() }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Inbox for Failing {
+    async fn admit(&self, burst: Vec<Arrival>) -> Result<Vec<Admitted>, InboxError> {
+        if self.full.load(Ordering::SeqCst) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Err(InboxError::Unavailable("the disk is full".into()));
+        }
+        self.bursts.fetch_add(1, Ordering::SeqCst);
+        self.inner.admit(burst).await
+    }
+    async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
+        self.inner.lease(worker, most, wanted).await
+    }
+    async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {
+        self.inner.renew(lease, rows).await
+    }
+    async fn finish(&self, lease: &Lease, end: End) -> Result<bool, InboxError> {
+        self.inner.finish(lease, end).await
+    }
+    async fn skip_other_types(&self, types: &[String]) -> Result<u64, InboxError> {
+        self.inner.skip_other_types(types).await
+    }
+    async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {
+        self.inner.done_files(after, most).await
+    }
+    async fn reopen(&self, ids: &[i64]) -> Result<u64, InboxError> {
+        self.inner.reopen(ids).await
+    }
+    async fn remember_place(&self, place: &Place) -> Result<(), InboxError> {
+        self.inner.remember_place(place).await
+    }
+    async fn places(&self) -> Result<Vec<Place>, InboxError> {
+        self.inner.places().await
+    }
+    async fn pending(&self, wanted: &Wanted) -> Result<Pending, InboxError> {
+        self.inner.pending(wanted).await
+    }
+    async fn counts(&self) -> Result<Counts, InboxError> {
+        self.inner.counts().await
+    }
+    async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
+        self.inner.list(filter).await
+    }
+    async fn get(&self, id: i64) -> Result<Option<InboxRow>, InboxError> {
+        self.inner.get(id).await
+    }
+    async fn history(&self, id: i64) -> Result<Vec<HistoryEntry>, InboxError> {
+        self.inner.history(id).await
+    }
+}
+
+fn bodies(world: &World, many: u32) -> Vec<String> {
+    (0..many).map(|number| world.waybill("T", &format!("b{number}"), "")).collect()
+}
+
+#[tokio::test]
+async fn what_arrives_together_is_saved_in_few_commits_and_all_of_it_is_settled() {
+    let world = World::new().await;
+    world.send(&bodies(&world, 500)).await;
+    let inbox = Failing::new(world.inbox("inbox").await);
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::receive(&subscriber);
+    until("500 rows", || async { inbox.counts().await.unwrap().saved == 500 }).await;
+    within(world.local.broker().wait_until(|broker| broker.counts(ENTITY).unwrap().totals.completed == 500)).await;
+    running.stop().await;
+    let bursts = inbox.bursts.load(Ordering::SeqCst);
+    assert!(bursts <= 250, "{bursts} commits for 500 messages");
+    assert_eq!(world.local.broker().counts(ENTITY).unwrap().totals.deliveries, 500, "each once");
+}
+
+#[tokio::test]
+async fn what_cannot_be_saved_is_released_and_costs_no_delivery() {
+    let world = World::new().await;
+    let inbox = Failing::new(world.inbox("inbox").await);
+    inbox.full.store(true, Ordering::SeqCst);
+    world.send(&bodies(&world, 3)).await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::receive(&subscriber);
+    until("three tries", || async { inbox.failed.load(Ordering::SeqCst) >= 3 }).await;
+    until("a reason", || async { subscriber.receive_stats().problem().is_some() }).await;
+    inbox.full.store(false, Ordering::SeqCst);
+    until("three rows", || async { inbox.counts().await.unwrap().saved == 3 }).await;
+    within(world.local.broker().wait_until(|broker| broker.counts(ENTITY).unwrap().totals.completed == 3)).await;
+    assert!(subscriber.receive_stats().problem().is_none(), "all is well again");
+    running.stop().await;
+    let counts = world.local.broker().counts(ENTITY).unwrap();
+    assert_eq!((counts.dead_lettered, counts.totals.abandoned), (0, 0), "an outage dead-letters nothing");
+    assert!(counts.totals.released >= 9, "three messages, three tries: {counts:?}");
+}
+
+#[tokio::test]
+async fn a_message_that_is_no_waybill_is_quarantined_settled_and_keeps_no_token() {
+    let world = World::new().await;
+    let token = "http://a.example/c/b?sv=1&sig=hunter2";
+    world
+        .send(&[
+            format!("<uri>{token}</uri>"),
+            format!(r#"{{"blobType":"T","uri":"{token}"}}"#),
+            world.waybill("T", "good", "").replace("/good\",", "/good?sig=hunter2\","),
+        ])
+        .await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::receive(&subscriber);
+    within(world.local.broker().wait_until(|broker| broker.counts(ENTITY).unwrap().totals.completed == 3)).await;
+    running.stop().await;
+    let all = inbox.list(&ListFilter::default()).await.unwrap();
+    let mut reasons: Vec<_> = all.iter().map(|row| row.reason).collect();
+    reasons.sort();
+    assert_eq!(reasons, [None, Some(Reason::NotJson), Some(Reason::MissingField)]);
+    for row in &all {
+        assert!(!format!("{row:?}").contains("hunter2"), "{row:?}");
+    }
+    let good = all.iter().find(|row| row.state == State::Saved).unwrap();
+    assert_eq!(good.body, world.waybill("T", "good", ""), "without the query it is the body as it came");
+}
+
+#[tokio::test]
+async fn a_redelivered_message_adds_no_row_and_is_settled() {
+    let world = World::new().await;
+    world.local.broker().deliver_twice(ENTITY, 1).unwrap();
+    world.send(&bodies(&world, 1)).await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::receive(&subscriber);
+    until("the second delivery", || async {
+        subscriber.receive_stats().redelivered.load(Ordering::Relaxed) == 1
+            || subscriber.receive_stats().received.load(Ordering::Relaxed) == 2
+    })
+    .await;
+    within(world.local.broker().wait_until(|broker| broker.counts(ENTITY).unwrap().totals.completed == 1)).await;
+    running.stop().await;
+    assert_eq!(inbox.list(&ListFilter::default()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn detached_links_and_lost_connections_come_back_and_nothing_is_lost() {
+    let world = World::new().await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::receive(&subscriber);
+    let attached = || async { subscriber.receive_stats().attached.load(Ordering::Relaxed) == 1 };
+    for round in 0..3_u64 {
+        until("a link", attached).await;
+        let links = subscriber.receive_stats().links.load(Ordering::Relaxed);
+        if round == 1 {
+            world.local.broker().close_connections(&waybill_local::broker::Which::All);
+        } else {
+            world.local.broker().detach_links(ENTITY).unwrap();
+        }
+        until("the next link", || async { subscriber.receive_stats().links.load(Ordering::Relaxed) > links }).await;
+        world.send(&[world.waybill("T", &format!("round-{round}"), "")]).await;
+        until("its row", || async { inbox.counts().await.unwrap().saved == round + 1 }).await;
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_dead_letter_queue_is_drained_into_the_inbox() {
+    let world =
+        World::of(waybill_local::Local::builder().max_delivery_count(1.try_into().unwrap()).start().await.unwrap());
+    world.send(&bodies(&world, 1)).await;
+    // Somebody else's program took it, and let its lock go.
+    let grants = world.grants(&world.ready().bearer_token);
+    let bus = waybill_azure::bus::Bus::new(grants, waybill_azure::bus::BusOptions::default());
+    let mut other = bus.receiver(waybill_azure::bus::ReceiverOptions::default()).await.unwrap();
+    other.add_credit(1).await.unwrap();
+    let taken = other.next().await.unwrap();
+    other.settle(&[taken.tag], &waybill_azure::bus::Settlement::Abandon).await.unwrap();
+    within(world.local.broker().wait_until(|broker| broker.counts(ENTITY).unwrap().dead_lettered == 1)).await;
+    other.close().await;
+    bus.close().await;
+
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::receive(&subscriber);
+    let saved = rows_in(&inbox, State::Saved, 1).await;
+    assert!(saved["c-b0"].entity_path.to_ascii_lowercase().ends_with("/$deadletterqueue"), "{saved:?}");
+    within(world.local.broker().wait_until(|broker| broker.counts(ENTITY).unwrap().dead_lettered == 0)).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_bus_out_of_reach_is_told_with_its_reason_and_does_not_count_as_idle() {
+    let world = World::new().await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox, builder());
+    world.local.stop().await;
+    let running = Running::receive(&subscriber);
+    until("a reason", || async { subscriber.receive_stats().problem().is_some() }).await;
+    let (stop, wanted) = (CancellationToken::new(), Wanted::default());
+    let idle = subscriber.until_idle(&wanted, Duration::from_millis(1), true, &stop);
+    assert!(tokio::time::timeout(Duration::from_millis(300), idle).await.is_err(), "nobody knows whether it is idle");
+    let problem = subscriber.receive_stats().problem().unwrap();
+    assert!(problem.contains("TenantService"), "{problem}");
+    running.stop().await;
+}

@@ -1,0 +1,114 @@
+//! A sink that keeps rows in memory, and fails when it is told to.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    FileKey,
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError},
+};
+
+#[derive(Clone, Default)]
+pub(super) struct MemorySink(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    files: Mutex<HashMap<String, File>>,
+    /// Every call fails while it is set.
+    down: AtomicBool,
+    refused: AtomicU64,
+    /// Where set, each `apply` waits for a permit.
+    gate: Mutex<Option<Arc<Semaphore>>>,
+}
+
+#[derive(Default)]
+struct File {
+    progress: Progress,
+    rows: Vec<String>,
+    bad: u64,
+}
+
+impl MemorySink {
+    pub(super) fn set_down(&self, down: bool) {
+        self.0.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Calls that failed because it was down.
+    pub(super) fn refused(&self) -> u64 {
+        self.0.refused.load(Ordering::SeqCst)
+    }
+
+    /// From now on each `apply` takes a permit of the answer.
+    pub(super) fn gate(&self) -> Arc<Semaphore> {
+        let gate = Arc::new(Semaphore::new(0));
+        *self.0.gate.lock().unwrap() = Some(Arc::clone(&gate));
+        gate
+    }
+
+    pub(super) fn forget(&self) {
+        self.0.files.lock().unwrap().clear();
+    }
+
+    /// Rows of all files, sorted.
+    pub(super) fn rows(&self) -> Vec<String> {
+        let mut rows: Vec<String> =
+            self.0.files.lock().unwrap().values().flat_map(|file| file.rows.iter().cloned()).collect();
+        rows.sort();
+        rows
+    }
+
+    pub(super) fn bad(&self) -> u64 {
+        self.0.files.lock().unwrap().values().map(|file| file.bad).sum()
+    }
+
+    fn answer(&self) -> Result<(), SinkError> {
+        if self.0.down.load(Ordering::SeqCst) {
+            self.0.refused.fetch_add(1, Ordering::SeqCst);
+            return Err(SinkError::Unavailable { sink: "memory".to_owned(), problem: "it is down".to_owned() });
+        }
+        Ok(())
+    }
+}
+
+impl Sink for MemorySink {
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
+        self.answer()?;
+        Ok(self.0.files.lock().unwrap().get(file.as_str()).map(|file| file.progress).unwrap_or_default())
+    }
+
+    async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
+        let gate = self.0.gate.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            gate.acquire().await.unwrap().forget();
+        }
+        self.answer()?;
+        let mut files = self.0.files.lock().unwrap();
+        let entry = files.entry(file.as_str().to_owned()).or_default();
+        if entry.progress.done || entry.progress.rows != from {
+            let found = entry.progress;
+            return Err(SinkError::Fenced { file: file.to_string(), expected: from, found });
+        }
+        let mut applied = Applied::default();
+        for rows in &batch.rows {
+            for row in rows.rows().filter(|row| row.number() > from) {
+                entry.rows.push(String::from_utf8_lossy(row.raw()).trim().to_owned());
+                applied.inserted += 1;
+            }
+            applied.bad += rows.bad().len() as u64;
+        }
+        entry.bad += applied.bad;
+        entry.progress = Progress { rows: batch.to, done: batch.end.is_some() };
+        Ok(applied)
+    }
+}
