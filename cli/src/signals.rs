@@ -2,7 +2,8 @@
 
 use tokio_util::sync::CancellationToken;
 
-/// Cancels `stop` at the first signal; `first` tells what is still done. At the second the process ends as if it had crashed, which loses nothing.
+/// Cancels `stop` at the first signal; `first` tells what is still done. At the second the process ends as if it had
+/// crashed, which loses nothing.
 ///
 /// # Errors
 /// When signals cannot be listened to.

@@ -337,6 +337,43 @@ async fn a_second_local_leaves_the_ready_file_of_the_first() {
 }
 
 #[tokio::test]
+async fn a_signal_ends_a_subscriber_with_0_and_what_it_did() {
+    let (folder, local) = beside_local().await;
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    // Made first, so that the looks below find it.
+    run(command(&folder, "waybill-subscriber", &["receive", "--local", "local.json", "--until-idle", "0"]))
+        .await
+        .with(0);
+    let follow = ["run", "--local", "local.json", "--sink", "sqlite:shop.sqlite", "--format", "json"];
+    let follower = Running::start(command(&folder, "waybill-subscriber", &follow));
+    let began = Instant::now();
+    while run(command(&folder, "waybill-subscriber", &["status", "--format", "json"])).await.with(0).json()["files"]["done"]
+        != 1
+    {
+        assert!(began.elapsed() < PATIENCE);
+    }
+    let summary = follower.terminate().await.with(0).json();
+    assert_eq!((&summary["filesDone"], &summary["rows"]), (&1.into(), &2.into()), "{summary}");
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_told_nothing() {
+    let (folder, local) = beside_local().await;
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    for arguments in [&["status"][..], &["list"], &["show", "1"], &["list", "--format", "json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut closed = command(&folder, "waybill-publisher", arguments);
+        closed.stdout(writer).stderr(Stdio::piped());
+        let output = tokio::task::spawn_blocking(move || closed.spawn().unwrap().wait_with_output().unwrap());
+        let ended = Ended::from(output.await.unwrap()).with(1);
+        assert_eq!(ended.err, "", "{arguments:?}");
+    }
+    local.stop().await;
+}
+
+#[tokio::test]
 async fn init_writes_what_the_settings_take_and_overwrites_nothing() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["waybill-publisher", "waybill-subscriber"] {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,24 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Option<PathBuf>, ready_file: Option<PathBuf>, random_ports: bool) -> anyhow::Result<Outcome> {
+    let stop = CancellationToken::new();
+    tokio::select! {
+        // First: whoever sees the ready file may send a signal.
+        biased;
+        listening = signals::listen(stop.clone(), "requests under way finish first") => {
+            listening.context("cannot listen to signals")?;
+            unreachable!("listening ends with the process");
+        }
+        served = serve(config, ready_file.as_deref(), random_ports, &stop) => served,
+    }
+}
+
+async fn serve(
+    config: Option<PathBuf>,
+    ready_file: Option<&Path>,
+    random_ports: bool,
+    stop: &CancellationToken,
+) -> anyhow::Result<Outcome> {
     let mut config = match config {
         Some(path) => Config::load(&path)?,
         None => Config::default(),
@@ -71,13 +89,22 @@ async fn run(config: Option<PathBuf>, ready_file: Option<PathBuf>, random_ports:
     if random_ports {
         config.ports = Ports::RANDOM;
     }
-    if let Some(path) = &ready_file {
+    if let Some(path) = ready_file {
         refuse_another(path).await?;
     }
     let local = Local::builder().config(config).start().await?;
-    if let Some(path) = &ready_file {
+    if let Some(path) = ready_file {
         local.write_ready_file(path)?;
     }
+    if let Err(error) = announce(&local, ready_file) {
+        tracing::warn!("what is where cannot be printed: {error:#}");
+    }
+    stop.cancelled().await;
+    local.stop().await;
+    Ok(Outcome::Done)
+}
+
+fn announce(local: &Local, ready_file: Option<&Path>) -> anyhow::Result<()> {
     let ready = local.ready_file();
     line(format_args!("Service Bus    {}", ready.service_bus_connection_string))?;
     line(format_args!("Blob Storage   {}", ready.blob_connection_string))?;
@@ -86,17 +113,10 @@ async fn run(config: Option<PathBuf>, ready_file: Option<PathBuf>, random_ports:
         ready.tenant_url, ready.tenants[0].name, ready.bearer_token
     ))?;
     line(format_args!("Admin          {}", ready.admin_url))?;
-    match &ready_file {
-        Some(path) => line(format_args!("ready; other binaries find all of it with --local {}", path.display()))?,
-        None => line(format_args!("ready"))?,
+    match ready_file {
+        Some(path) => line(format_args!("ready; other binaries find all of it with --local {}", path.display())),
+        None => line(format_args!("ready")),
     }
-    let stop = CancellationToken::new();
-    tokio::select! {
-        listening = signals::listen(stop.clone(), "requests under way finish first") => listening?,
-        () = stop.cancelled() => {}
-    }
-    local.stop().await;
-    Ok(Outcome::Done)
 }
 
 /// A ready file that a crash left is written over; one whose `waybill-local` runs would take its users away from it.

@@ -58,7 +58,7 @@ pub(crate) async fn publish(common: &Common, settings: &Settings, publish: &Publ
         lines
     };
     let progress_now = || at.line(publish.files.len(), &publisher);
-    let lines = tokio::select! {
+    let mut lines = tokio::select! {
         (lines, (), ()) = async {
             tokio::join!(work, publisher.run(relay_stop.clone()), progress::show(progress_now, done.clone()))
         } => lines?,
@@ -67,6 +67,7 @@ pub(crate) async fn publish(common: &Common, settings: &Settings, publish: &Publ
             unreachable!("listening ends with the process");
         }
     };
+    look_at_states(&publisher, &mut lines).await?;
     report(common, lines)
 }
 
@@ -155,7 +156,12 @@ async fn export_and_send(
         }
         Err(error) => return Err(error.into()),
     }
-    for line in &mut lines {
+    Ok(lines)
+}
+
+/// What became of each export, asked when the relay has ended: it may have sent more after we stopped waiting.
+async fn look_at_states(publisher: &Publisher, lines: &mut [Line]) -> anyhow::Result<()> {
+    for line in lines {
         let Some(exported) = &line.exported else { continue };
         let row = publisher.show(&exported.export_id).await?.into_iter().next();
         line.state = row.as_ref().map(|row| row.state);
@@ -164,7 +170,7 @@ async fn export_and_send(
             line.error = Some(format!("export {} is void ({reason}); publish it again", exported.export_id));
         }
     }
-    Ok(lines)
+    Ok(())
 }
 
 async fn export(publisher: &Publisher, publish: &Publish, path: &Path, at: &At) -> anyhow::Result<Exported> {

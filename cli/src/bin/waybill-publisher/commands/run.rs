@@ -29,7 +29,7 @@ pub(crate) async fn run(common: &Common, settings: &Settings) -> anyhow::Result<
     let began = Instant::now();
     let before = publisher.status().await?.counts;
     if common.format == Format::Text {
-        line(format_args!("{} to send in {}", many(before.uploaded, "message"), settings.outbox_path().display()))?;
+        eprintln!("{} to send in {}", many(before.uploaded, "message"), settings.outbox_path().display());
     }
     let stop = CancellationToken::new();
     let done = CancellationToken::new();
