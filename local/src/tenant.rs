@@ -1,7 +1,7 @@
 //! TenantService: gives a tenant that shows its bearer token the endpoints and the tokens for them.
 //!
 //! A token's end is a whole second, because a SAS cannot say it finer. It is rounded up, so a token lives at least as long
-//! as was configured, and less than a second longer.
+//! as was configured, and less than a second longer; when tokens that end then were refused by a fault script, one more.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -17,7 +17,7 @@ use waybill_contracts::{BlobEndpoint, BusEndpoint, TEMPORARY_ENDPOINTS_PATH, Tem
 use crate::{
     broker::Now,
     fault::Faults,
-    keys::{KeyError, Keys},
+    keys::{KeyError, Keys, StorageQuery},
     listen::{Body, Handler, Line, json},
     stats::Stats,
 };
@@ -68,7 +68,14 @@ impl TenantService {
 
     fn grant(&self, tenant: &Tenant) -> Result<TemporaryEndpoints, KeyError> {
         let life = *self.token_life.lock().unwrap_or_else(PoisonError::into_inner);
-        let expires_at = end_of_life((self.now)(), life);
+        let mut expires_at = end_of_life((self.now)(), life);
+        let stored = |stamp| self.keys.container_token(&tenant.name, &self.container, &tenant.permissions, stamp);
+        let mut sas_token = stored(expires_at.unix_timestamp())?;
+        // Two tokens with one end are the same token: one that a fault script refused is not issued again.
+        while StorageQuery::parse(&sas_token).get("sig").is_some_and(|signature| self.keys.is_revoked(signature)) {
+            expires_at += time::Duration::SECOND;
+            sas_token = stored(expires_at.unix_timestamp())?;
+        }
         let stamp = expires_at.unix_timestamp();
         Ok(TemporaryEndpoints {
             service_bus: vec![BusEndpoint {
@@ -80,7 +87,7 @@ impl TenantService {
             blob_storage: vec![BlobEndpoint {
                 endpoint: self.blob_endpoint.clone(),
                 container: self.container.clone(),
-                sas_token: self.keys.container_token(&tenant.name, &self.container, &tenant.permissions, stamp)?,
+                sas_token,
                 expires_at: Some(expires_at),
             }],
         })

@@ -171,6 +171,21 @@ async fn two_processes_do_not_see_each_other() {
 }
 
 #[tokio::test]
+async fn a_token_that_was_refused_is_not_issued_again() {
+    // Without a clock that moves, every token would end in the same second.
+    let fixed = time::OffsetDateTime::now_utc();
+    let local = Local::builder().now(move || fixed).start().await.unwrap();
+    for _ in 0..3 {
+        let sas = grant(&local, 0).await.blob_storage[0].sas_token.clone();
+        let url = format!("http://127.0.0.1:{}/devstoreaccount1/batchtoprocess/b?{sas}", local.ports().blob);
+        assert_eq!(http().get(&url).send().await.unwrap().status(), 404, "a fresh token works");
+        let refuse = crate::fault::When::Blob(crate::fault::BlobRequests::default());
+        local.faults().install([Step::new(refuse, crate::fault::What::RefuseSas)]).unwrap();
+        assert_eq!(http().get(&url).send().await.unwrap().status(), 403);
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_cannot_be_is_refused_before_anything_runs() {
     let error = Local::builder().topic("$bad").start().await.unwrap_err();
     assert!(matches!(error, StartError::Entity(_)), "{error}");
