@@ -1,1 +1,23 @@
-//! Whole-pipeline tests against real clients, real sockets and kill -9.
+//! Whole-pipeline tests against real clients, real sockets and `kill -9`.
+//!
+//! `harness` puts the parts together as a user would: `local` in the test's process, a publisher, a subscriber with its
+//! inbox and an SQLite database. `cargo xtask test` builds the binaries and sets up the Python that some tests start;
+//! without them those tests fail and say so: none is skipped. `promises` checks that `docs/promises.md` tells the truth.
+
+#[cfg(test)]
+mod harness;
+
+#[cfg(test)]
+mod bad_input;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod links;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod peers;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod tokens;
