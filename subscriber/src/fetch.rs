@@ -113,6 +113,17 @@ impl FetchError {
     }
 }
 
+impl FetchError {
+    /// Whether storage answered, and what it said is about this file alone.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self {
+            Self::Missing { .. } | Self::LengthDiffers { .. } => true,
+            Self::Blob(_) => !matches!(self.verdict(), Verdict::Retry { blame: Blame::Dependency, .. }),
+            _ => false,
+        }
+    }
+}
+
 /// Finds where `file` lies by the current grant.
 ///
 /// # Errors

@@ -32,6 +32,10 @@ const BURST_MAX: usize = 100;
 const CREDIT: u32 = 200;
 /// The same for a link that has not brought anything yet: a link that dies at once costs few deliveries.
 const CREDIT_AT_FIRST: u32 = 10;
+/// Bytes of bodies in one commit, about: a waybill has one or two thousand, but a message may have a hundred megabytes.
+const BURST_BYTES: usize = 4 << 20;
+/// Where bodies are larger than this on average, the broker may send fewer ahead.
+const LARGE_BODY: usize = 64 * 1024;
 /// Kept of the body of a message that is no waybill.
 const BROKEN_BODY_MAX: usize = 256 * 1024;
 /// Dead letters that cannot be decoded and are remembered per link, so that each is counted once.
@@ -190,10 +194,13 @@ async fn bursts(
             () = stop.cancelled() => return Ok(()),
             delivery = receiver.next() => delivery.map_err(SessionEnd::Bus)?,
         };
+        let mut bytes = size_of_body(&first);
         let mut burst = vec![first];
         while burst.len() < BURST_MAX
+            && bytes < BURST_BYTES
             && let Some(delivery) = receiver.try_next()
         {
+            bytes += size_of_body(&delivery);
             burst.push(delivery);
         }
         let taken = u32::try_from(burst.len()).unwrap_or(u32::MAX);
@@ -209,7 +216,8 @@ async fn bursts(
             arrivals.push(arrival_of(&entity, delivery));
         }
         stats.received.fetch_add(tags.len() as u64, Ordering::Relaxed);
-        let answers = match inbox.admit(arrivals).await {
+        let admitted_all = if arrivals.is_empty() { Ok(Vec::new()) } else { inbox.admit(arrivals).await };
+        let answers = match admitted_all {
             Ok(answers) => answers,
             Err(error) => {
                 let tags: Vec<_> = tags.into_iter().map(|(tag, _)| tag).collect();
@@ -229,10 +237,18 @@ async fn bursts(
         *worked = true;
 
         // Credit for what was taken, and after the first burst up to the full amount.
-        let more = taken + (CREDIT - allowed);
-        allowed = CREDIT;
-        receiver.add_credit(more).await.map_err(SessionEnd::Bus)?;
+        let wanted = if bytes / (taken as usize).max(1) > LARGE_BODY { CREDIT_AT_FIRST } else { CREDIT };
+        let outstanding = allowed.saturating_sub(taken);
+        let more = wanted.saturating_sub(outstanding);
+        allowed = outstanding + more;
+        if more > 0 {
+            receiver.add_credit(more).await.map_err(SessionEnd::Bus)?;
+        }
     }
+}
+
+fn size_of_body(delivery: &Delivery) -> usize {
+    delivery.body.as_ref().map_or(0, |body| body.len())
 }
 
 /// Messages of the dead-letter queue that cannot be decoded. They stay locked and come again when the lock ends: were

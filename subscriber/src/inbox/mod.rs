@@ -40,14 +40,6 @@ pub enum InboxError {
     /// It cannot take or give anything now; later it may (disk full, held by another process, server down).
     #[error("the inbox is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// A row holds what this version does not understand.
-    #[error("inbox row {id}: {problem}; was it written by a newer version?")]
-    Unreadable {
-        /// The row.
-        id: i64,
-        /// What is wrong with it.
-        problem: String,
-    },
 }
 
 /// Keeps announced files and their state. Contract, exercised by [`conformance::exercise`]:

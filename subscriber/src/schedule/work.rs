@@ -182,8 +182,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             }
             verdict => verdict,
         };
-        if matches!(&error, WorkError::Fetch(FetchError::Missing { .. } | FetchError::Gone { .. })) {
-            // Storage says so, so it answers.
+        if let WorkError::Fetch(error) = &error
+            && error.is_answer()
+        {
             self.circuits.of(Dependency::Storage).worked();
         }
         let mut problem = chain(&error);

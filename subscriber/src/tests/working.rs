@@ -5,6 +5,11 @@ use std::{sync::atomic::Ordering, time::Duration};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use waybill_contracts::Reason;
+use waybill_local::{
+    Local,
+    config::{Config, Ports, TenantConfig},
+    fault::{BlobRequests, CutAt, Step, What, When},
+};
 
 use super::{
     sink::MemorySink,
@@ -12,6 +17,7 @@ use super::{
 };
 use crate::{
     OnBadRow,
+    grants::RenewedBecause,
     inbox::{Inbox, ListFilter, Place, State, Wanted},
 };
 
@@ -318,4 +324,44 @@ async fn files_of_types_that_are_not_configured_are_skipped_whenever_they_come()
     running.stop().await;
     assert_eq!(inbox.counts().await.unwrap().skipped, 2, "at a stop at the latest");
     assert_eq!(sink.rows().len(), 2);
+}
+
+#[tokio::test]
+async fn a_grant_without_the_right_to_read_waits_on_a_slow_clock_and_receiving_goes_on() {
+    let mut tenant = TenantConfig::named("acme");
+    tenant.blob_permissions = Some("l".to_owned());
+    let config = Config { tenants: vec![tenant], ..Config::default() };
+    let world = World::of(Local::builder().config(config).ports(Ports::RANDOM).start().await.unwrap());
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::run(&subscriber, MemorySink::default());
+    for number in 0..8 {
+        world.publish(&format!("b{number}"), &rows(2), "").await;
+    }
+    let put_off = || subscriber.work_stats().tries_put_off.load(Ordering::Relaxed);
+    until("tries", || async { put_off() >= 5 }).await;
+    until("all are received", || async { subscriber.receive_stats().saved.load(Ordering::Relaxed) == 8 }).await;
+    let (asked, tried) = (world.asked(), put_off());
+    running.stop().await;
+    assert!(asked <= 1 + tried, "{asked} requests to TenantService for {tried} tries");
+    let problem = inbox.list(&ListFilter::default()).await.unwrap().into_iter().find_map(|row| row.problem).unwrap();
+    assert!(problem.contains("check the grant's rights"), "{problem}");
+    assert_eq!(inbox.counts().await.unwrap().saved, 8, "nothing is given up");
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_in_the_middle_of_a_file_is_renewed_once_and_each_row_comes_once() {
+    let world = World::new().await;
+    let cut = What::Cut { at: CutAt::BlobByte(100_000), refuse_sas: true };
+    world.local.faults().install([Step::new(When::Blob(BlobRequests::default()), cut)]).unwrap();
+    world.publish("b", &rows(LONG), "").await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let sink = MemorySink::default();
+    let running = Running::run(&subscriber, sink.clone());
+    let done = rows_in(&inbox, State::Done, 1).await;
+    running.stop().await;
+    assert_eq!(sink.rows().len() as u64, LONG);
+    assert_eq!(done["c-b"].attempts, 1, "the download went on by itself");
+    assert_eq!(subscriber.grants().unwrap().renewals()[&RenewedBecause::RefusedByStorage], 1);
 }
