@@ -1,0 +1,119 @@
+//! What every part of a publisher shares: its name and limits, its outbox and container, and who wakes whom.
+
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use tokio::sync::{Notify, watch};
+use waybill_azure::{TokenSource, blob::Container};
+use waybill_formats::Compression;
+
+use crate::outbox::Attempt;
+
+/// Limits of a publisher; the builder documents each.
+#[derive(Debug, Clone)]
+pub(crate) struct Limits {
+    pub(crate) compression: Compression,
+    pub(crate) block_bytes: NonZeroUsize,
+    pub(crate) blocks_in_flight_max: NonZeroUsize,
+    pub(crate) batches_in_flight_max: NonZeroU32,
+    pub(crate) storage_patience: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) poll_interval: Duration,
+    pub(crate) backoff_max: Duration,
+}
+
+#[derive(Debug)]
+pub(crate) struct Context<O> {
+    pub(crate) publisher: String,
+    pub(crate) outbox: O,
+    pub(crate) container: Container,
+    pub(crate) tokens: Arc<dyn TokenSource>,
+    pub(crate) limits: Limits,
+    pub(crate) now: fn() -> OffsetDateTime,
+    /// Something was uploaded: the relay has work.
+    pub(crate) uploaded: Notify,
+    /// A try of this process ended without a result: the recovery has work.
+    pub(crate) left: Notify,
+    left_tries: Mutex<Vec<Attempt>>,
+    /// Changes whenever an export left `uploaded`.
+    pub(crate) progress: watch::Sender<u64>,
+    #[cfg(test)]
+    pub(crate) hook: Option<fn(Step)>,
+}
+
+/// Where a process may die; tests make it die there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The plan is in the outbox.
+    Planned,
+    /// A block is staged.
+    BlockStaged,
+    /// All blocks are staged.
+    Staged,
+    /// The number is fixed.
+    Numbered,
+    /// The blob is committed.
+    Committed,
+    /// The outbox knows it.
+    Uploaded,
+    /// The broker has accepted the message.
+    Accepted,
+    /// The outbox knows it.
+    Sent,
+}
+
+impl<O> Context<O> {
+    #[allow(clippy::too_many_arguments, reason = "called once, by the builder")]
+    pub(crate) fn new(
+        publisher: String,
+        outbox: O,
+        container: Container,
+        tokens: Arc<dyn TokenSource>,
+        limits: Limits,
+        now: fn() -> OffsetDateTime,
+    ) -> Self {
+        Self {
+            publisher,
+            outbox,
+            container,
+            tokens,
+            limits,
+            now,
+            uploaded: Notify::new(),
+            left: Notify::new(),
+            left_tries: Mutex::default(),
+            progress: watch::Sender::default(),
+            #[cfg(test)]
+            hook: None,
+        }
+    }
+
+    /// Hands a try whose end is not known to the recovery.
+    pub(crate) fn leave(&self, attempt: Attempt) {
+        self.left_tries.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
+        self.left.notify_one();
+    }
+
+    pub(crate) fn take_left(&self) -> Vec<Attempt> {
+        std::mem::take(&mut *self.left_tries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn progressed(&self) {
+        self.progress.send_modify(|count| *count += 1);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn reached(&self, step: Step) {
+        if let Some(hook) = self.hook {
+            hook(step);
+        }
+    }
+
+    #[cfg(not(test))]
+    #[allow(clippy::unused_self, reason = "only tests look")]
+    pub(crate) fn reached(&self, _step: Step) {}
+}

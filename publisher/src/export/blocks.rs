@@ -1,0 +1,99 @@
+//! Blocks on their way to storage: several at once, in order, never more than the limit.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::task::JoinSet;
+use waybill_azure::blob::{BlobError, Upload};
+
+use crate::context::Limits;
+
+/// A blob has at most 50,000 blocks: after this many, blocks are twice as large as those before, so that 4 MiB suffice for
+/// more than a TiB. Source: Microsoft, "Scalability and performance targets for Blob storage".
+const BLOCKS_OF_A_SIZE: u32 = 10_000;
+
+/// An upload whose blocks are staged by tasks of its own. Dropped, the tasks end.
+#[derive(Debug)]
+pub(super) struct Blocks {
+    upload: Arc<Upload>,
+    staging: JoinSet<Result<(), BlobError>>,
+    begun: u32,
+    block_bytes: usize,
+    in_flight_max: usize,
+}
+
+impl Blocks {
+    pub(super) fn new(upload: Upload, limits: &Limits) -> Self {
+        Self {
+            upload: Arc::new(upload),
+            staging: JoinSet::new(),
+            begun: 0,
+            block_bytes: limits.block_bytes.get(),
+            in_flight_max: limits.blocks_in_flight_max.get(),
+        }
+    }
+
+    /// How many bytes the next block should have.
+    pub(super) fn size(&self) -> usize {
+        size_after(self.begun, self.block_bytes)
+    }
+
+    /// Hands over the next block; waits while as many as allowed are under way.
+    ///
+    /// # Errors
+    /// What a block met, this one or one before.
+    pub(super) async fn stage(&mut self, block: Bytes) -> Result<(), BlobError> {
+        // Larger blocks, fewer of them: the bytes in flight stay within the same bound as long as they can.
+        let allowed = (self.in_flight_max * self.block_bytes / self.size()).max(1);
+        while self.staging.len() >= allowed {
+            self.one_done().await?;
+        }
+        self.begun += 1;
+        let upload = Arc::clone(&self.upload);
+        let mut stage = Box::pin(async move { upload.stage(block).await });
+        // The block's place is that of the call, which is made at the first poll: here, before the next block's.
+        match futures::poll!(&mut stage) {
+            std::task::Poll::Ready(done) => done,
+            std::task::Poll::Pending => {
+                self.staging.spawn(stage);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for all blocks; then the upload can be committed.
+    ///
+    /// # Errors
+    /// What a block met.
+    pub(super) async fn all_staged(mut self) -> Result<Upload, BlobError> {
+        while !self.staging.is_empty() {
+            self.one_done().await?;
+        }
+        Ok(Arc::into_inner(self.upload).expect("every task that shared the upload has ended"))
+    }
+
+    async fn one_done(&mut self) -> Result<(), BlobError> {
+        match self.staging.join_next().await {
+            None => Ok(()),
+            Some(Ok(done)) => done,
+            Some(Err(failed)) => std::panic::resume_unwind(failed.into_panic()),
+        }
+    }
+}
+
+fn size_after(blocks: u32, first: usize) -> usize {
+    first << (blocks / BLOCKS_OF_A_SIZE).min(6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_grow_so_that_a_tebibyte_fits_into_what_a_blob_may_have() {
+        let total: u64 = (0..50_000).map(|index| size_after(index, 4 << 20) as u64).sum();
+        assert!(total > 1 << 40, "{total}");
+        assert_eq!(size_after(0, 4 << 20), 4 << 20);
+        assert!(size_after(49_999, 4 << 20) <= 4000 << 20, "no block is larger than Azure takes");
+    }
+}

@@ -1,0 +1,485 @@
+//! Rows or bytes to a committed blob.
+//!
+//! A plan in the outbox, blocks staged while rows are still being written, a number when the last block is staged, and
+//! one conditional commit. What a crash leaves at any step is settled by looking at the container: see `settle`.
+
+mod blocks;
+mod error;
+mod fields;
+mod settle;
+mod source;
+mod writer;
+
+use std::{
+    fmt,
+    io::Read,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use tokio::{io::AsyncRead, sync::mpsc};
+use tokio_util::io::SyncIoBridge;
+use uuid::Uuid;
+use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Format, Metadata};
+use waybill_formats::{Compression, WriterOptions};
+
+pub use error::ExportError;
+pub(crate) use settle::settle;
+use source::{Counted, Gone, PackError, Packed, Packing, Treatment};
+pub use writer::ExportWriter;
+
+use crate::{
+    context::Context,
+    outbox::{ExportRow, Outbox, Plan, SqliteOutbox},
+};
+
+/// Longest `properties`: with the rest, a message stays within the 256 KiB that the standard tier takes. Source: Microsoft,
+/// "Service Bus quotas".
+const PROPERTIES_BYTES_MAX: usize = 192 * 1024;
+/// A W3C trace parent has 55; later versions may have more.
+const TRACEPARENT_BYTES_MAX: usize = 256;
+/// Packed blocks that wait for a place among those in flight.
+const PACKED_BLOCKS_WAITING: usize = 1;
+/// Of a file whose name was taken or whose block was lost, how many tries in all: neither happens twice by chance.
+const VOID_TRIES_MAX: u32 = 3;
+
+/// An export that is durable: its blob is committed, and its message is sent or will be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exported {
+    /// Its identity, and the message-id.
+    pub export_id: String,
+    /// What its rows are.
+    pub blob_type: String,
+    /// 1, 2, 3 … per publisher, epoch and blobType.
+    pub sequence: u64,
+    /// For tracking.
+    pub correlation_id: String,
+    /// The blob's address.
+    pub uri: String,
+    /// Rows; `None` for a format that is not read.
+    pub rows: Option<u64>,
+    /// Bytes as stored.
+    pub bytes: u64,
+    /// Bytes after unpacking.
+    pub plain_bytes: u64,
+    /// SHA-256 of the plain bytes, lower-case hex.
+    pub plain_sha256: String,
+    /// It had been exported before, and nothing was done now.
+    pub repeated: bool,
+}
+
+impl Exported {
+    fn of(row: &ExportRow, repeated: bool) -> Self {
+        Self {
+            export_id: row.export_id.as_str().to_owned(),
+            blob_type: row.blob_type.clone(),
+            sequence: row.sequence.unwrap_or_default(),
+            correlation_id: row.correlation_id.clone(),
+            uri: row.uri.clone().unwrap_or_default(),
+            rows: row.rows,
+            bytes: row.bytes.unwrap_or_default(),
+            plain_bytes: row.plain_bytes.unwrap_or_default(),
+            plain_sha256: row.plain_sha256.clone().unwrap_or_default(),
+            repeated,
+        }
+    }
+}
+
+/// An export to be made. JSON Lines and gzip unless told otherwise.
+#[must_use = "an export begins with `start`, `rows`, `file` or `reader`"]
+pub struct ExportBuilder<O: Outbox = SqliteOutbox> {
+    context: Arc<Context<O>>,
+    blob_type: BlobType,
+    export_id: Option<ExportId>,
+    correlation_id: Option<String>,
+    causation_id: Option<String>,
+    traceparent: Option<String>,
+    properties: Option<Box<RawValue>>,
+    schema: Option<String>,
+    expires_at: Option<OffsetDateTime>,
+    compression: Compression,
+    format: Option<Format>,
+    columns: Option<Vec<String>>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl<O: Outbox> ExportBuilder<O> {
+    pub(crate) fn new(context: Arc<Context<O>>, blob_type: &str) -> Result<Self, ExportError> {
+        let blob_type = BlobType::new(blob_type).map_err(|error| invalid("blobType", error))?;
+        let compression = context.limits.compression;
+        Ok(Self {
+            context,
+            blob_type,
+            export_id: None,
+            correlation_id: None,
+            causation_id: None,
+            traceparent: None,
+            properties: None,
+            schema: None,
+            expires_at: None,
+            compression,
+            format: None,
+            columns: None,
+            bytes_read: Arc::default(),
+        })
+    }
+
+    /// The export's identity: exporting the same one again is answered with what was made before. Default: a new UUID.
+    ///
+    /// # Errors
+    /// When it is not 1–128 characters of `[A-Za-z0-9._-]`.
+    pub fn id(mut self, id: &str) -> Result<Self, ExportError> {
+        self.export_id = Some(ExportId::new(id).map_err(|error| invalid("exportId", error))?);
+        Ok(self)
+    }
+
+    /// For tracking; default: a new UUID.
+    ///
+    /// # Errors
+    /// When it is not 1–256 characters.
+    pub fn correlation_id(mut self, id: &str) -> Result<Self, ExportError> {
+        let characters = id.chars().count();
+        if !(1..=256).contains(&characters) {
+            return Err(invalid("correlationId", format!("it has {characters} characters; it needs 1 to 256")));
+        }
+        self.correlation_id = Some(id.to_owned());
+        Ok(self)
+    }
+
+    /// The message or command that caused these changes.
+    pub fn causation_id(mut self, id: &str) -> Self {
+        self.causation_id = Some(id.to_owned());
+        self
+    }
+
+    /// The W3C trace context to pass on.
+    pub fn traceparent(mut self, traceparent: &str) -> Self {
+        self.traceparent = Some(traceparent.to_owned());
+        self
+    }
+
+    /// The message's `properties`: whatever serialises as a JSON object. Numbers given as `RawValue` stay as written. The
+    /// field `waybill` is ours.
+    ///
+    /// # Errors
+    /// When it is no object, has a field `waybill`, or is longer than 192 KiB.
+    pub fn properties(mut self, properties: &impl Serialize) -> Result<Self, ExportError> {
+        let json = serde_json::value::to_raw_value(properties).map_err(|error| invalid("properties", error))?;
+        if json.get().len() > PROPERTIES_BYTES_MAX {
+            let problem = format!("{} bytes; a message has room for {PROPERTIES_BYTES_MAX}", json.get().len());
+            return Err(invalid("properties", problem));
+        }
+        let fields = fields::fields_of(json.get()).map_err(|problem| invalid("properties", problem))?;
+        if fields.iter().any(|(name, _)| name == "waybill") {
+            return Err(invalid("properties", "the field `waybill` is set by the publisher; give yours another name"));
+        }
+        self.properties = Some(json);
+        Ok(self)
+    }
+
+    /// A name or address of the rows' schema.
+    pub fn schema(mut self, schema: &str) -> Self {
+        self.schema = Some(schema.to_owned());
+        self
+    }
+
+    /// When the blob may be deleted; no message outlives it. Default: never.
+    pub fn expires_at(mut self, at: OffsetDateTime) -> Self {
+        self.expires_at = Some(at);
+        self
+    }
+
+    /// How the file is packed; default: the publisher's.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.compression = compression;
+        self
+    }
+
+    /// Rows as CSV with these columns (from [`ExportBuilder::start`] on), instead of JSON Lines.
+    pub fn csv<C: Into<String>>(mut self, columns: impl IntoIterator<Item = C>) -> Self {
+        self.format = Some(Format::Csv);
+        self.columns = Some(columns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// For [`ExportBuilder::file`] and [`ExportBuilder::reader`]: writes the source's rows in this format (JSON Lines or
+    /// CSV; without [`columns`](Self::columns), CSV has those of the first row). Default: the same bytes as the source.
+    pub fn convert_to(mut self, format: Format) -> Self {
+        self.format = Some(format);
+        self
+    }
+
+    /// The columns of CSV that is converted to.
+    pub fn columns<C: Into<String>>(mut self, columns: impl IntoIterator<Item = C>) -> Self {
+        self.columns = Some(columns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// For [`ExportBuilder::file`]: counts its bytes as they are read, as stored, so that progress can be shown. A further
+    /// try begins at 0 again.
+    pub fn progress(mut self, bytes_read: Arc<AtomicU64>) -> Self {
+        self.bytes_read = bytes_read;
+        self
+    }
+
+    /// Begins a file that is written row by row.
+    ///
+    /// # Errors
+    /// [`ExportError::Outbox`]; [`ExportError::Invalid`] for a format that cannot be written;
+    /// [`ExportError::Unsettled`] when an earlier try of this id left a blob that cannot be looked for now.
+    pub async fn start(self) -> Result<ExportWriter<O>, ExportError> {
+        let (options, format) = match (self.format.unwrap_or(Format::JsonLines), &self.columns) {
+            (Format::JsonLines, _) => (WriterOptions::JsonLines, Format::JsonLines),
+            (Format::Csv, Some(columns)) => (WriterOptions::Csv { columns: columns.clone() }, Format::Csv),
+            (Format::Csv, None) => return Err(invalid("format", "CSV needs its columns; use `csv`")),
+            (other, _) => {
+                return Err(invalid("format", format!("{} cannot be written row by row yet", other.suffix())));
+            }
+        };
+        self.start_as(options, format).await
+    }
+
+    /// Begins a file whose bytes are written as they are, in `format`.
+    ///
+    /// # Errors
+    /// As [`ExportBuilder::start`].
+    pub async fn start_bytes(self, format: Format) -> Result<ExportWriter<O>, ExportError> {
+        self.start_as(WriterOptions::Raw, format).await
+    }
+
+    async fn start_as(self, options: WriterOptions, format: Format) -> Result<ExportWriter<O>, ExportError> {
+        let plan = self.plan(format);
+        check(&plan)?;
+        ExportWriter::start(self.context, plan, options, self.compression).await
+    }
+
+    /// Writes every row of a stream, each of which serialises as a JSON object, and finishes.
+    ///
+    /// # Errors
+    /// The first [`ExportError`]; then nothing of it is published.
+    pub async fn rows<T: Serialize>(self, rows: impl Stream<Item = T>) -> Result<Exported, ExportError> {
+        let mut writer = self.start().await?;
+        if writer.already_exported().is_none() {
+            let mut rows = std::pin::pin!(rows);
+            while let Some(row) = rows.next().await {
+                writer.serialize(&row).await?;
+            }
+        }
+        writer.finish().await
+    }
+
+    /// Publishes a file: plain or gzip, its format named by its suffix (`jsonl`, `ndjson`, `csv`; `json`, `xml` and `xmll`
+    /// are published without a look inside). Its rows are read and counted, and a file with a bad row is refused. What
+    /// subscribers unpack is the same, byte for byte, unless it is converted.
+    ///
+    /// A passing fault of storage is tried again, up to the publisher's `storage_patience`.
+    ///
+    /// # Errors
+    /// [`ExportError::Source`] and [`ExportError::Read`] before anything is published; the others as
+    /// [`ExportWriter::finish`].
+    pub async fn file(self, path: &Path) -> Result<Exported, ExportError> {
+        let format = format_of(path)?;
+        let mut this = self;
+        // Fixed here, so that every try is the same export.
+        let id = this.export_id.get_or_insert_with(ExportId::random).as_str().to_owned();
+        this.correlation_id.get_or_insert_with(|| Uuid::new_v4().to_string());
+        let patience = this.context.limits.storage_patience;
+        let mut delays = ExponentialBuilder::new()
+            .with_min_delay(Duration::from_millis(200))
+            .with_max_delay(Duration::from_secs(30))
+            .with_total_delay(Some(patience))
+            .without_max_times()
+            .with_jitter()
+            .build();
+        let mut voids = 0;
+        loop {
+            let source = PathBuf::from(path);
+            let read = Arc::clone(&this.bytes_read);
+            let open = move || Counted::open(&source, read);
+            let error = match this.again().pack(path.display().to_string(), format, open).await {
+                Ok(exported) => return Ok(exported),
+                Err(error) => error,
+            };
+            let delay = match &error {
+                ExportError::Void { .. } if voids + 1 < VOID_TRIES_MAX => {
+                    voids += 1;
+                    Some(Duration::ZERO)
+                }
+                ExportError::Storage { .. } | ExportError::Unsettled { .. } if error.is_transient() => delays.next(),
+                _ => None,
+            };
+            let Some(delay) = delay else { return Err(error) };
+            tracing::warn!(export_id = id, error = &error as &dyn std::error::Error, ?delay, "exporting again");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// Publishes what a reader gives, as [`ExportBuilder::file`] does a file, except that it is read once: what fails
+    /// must be begun again by the caller. `name` stands for it in errors.
+    ///
+    /// # Errors
+    /// As [`ExportBuilder::file`].
+    pub async fn reader(
+        self,
+        name: &str,
+        format: Format,
+        reader: impl AsyncRead + Send + Unpin + 'static,
+    ) -> Result<Exported, ExportError> {
+        let bridge = SyncIoBridge::new(reader);
+        self.pack(name.to_owned(), format, move || Ok(bridge)).await
+    }
+
+    /// Reads and packs on a thread for such work; blocks come over and are staged here.
+    async fn pack<R: Read>(
+        self,
+        name: String,
+        format: Format,
+        open: impl FnOnce() -> std::io::Result<R> + Send + 'static,
+    ) -> Result<Exported, ExportError> {
+        let (treatment, written) = match self.format {
+            None => (Treatment::Verbatim, format),
+            Some(target) => (Treatment::Convert(target, self.columns.clone()), target),
+        };
+        let packing = Packing { name: name.clone(), format, treatment, compression: self.compression };
+        let mut writer = self.start_as(WriterOptions::Raw, written).await?;
+        if writer.already_exported().is_some() {
+            return writer.finish().await;
+        }
+        let (sender, mut blocks) = mpsc::channel::<Bytes>(PACKED_BLOCKS_WAITING);
+        let block_bytes = Arc::new(AtomicUsize::new(writer.block_bytes()));
+        let wanted = Arc::clone(&block_bytes);
+        let packer = tokio::task::spawn_blocking(move || {
+            let input = open().map_err(|source| ExportError::Read { name, source })?;
+            let emit = |block| sender.blocking_send(block).map_err(|_| Gone);
+            packing.run(input, || wanted.load(Ordering::Relaxed), emit)
+        });
+        while let Some(block) = blocks.recv().await {
+            if let Err(error) = writer.block(block).await {
+                // The packer ends at its next block.
+                writer.abandon(&error.to_string()).await?;
+                return Err(error);
+            }
+            block_bytes.store(writer.block_bytes(), Ordering::Relaxed);
+        }
+        match packer.await {
+            Ok(Ok(Packed { rest, stats, rows })) => {
+                writer.block(rest).await?;
+                writer.finish_packed(&stats, rows).await
+            }
+            Ok(Err(PackError::Export(error))) => {
+                writer.abandon(&error.to_string()).await?;
+                Err(error)
+            }
+            Ok(Err(PackError::Gone)) => unreachable!("its receiver lives as long as this call"),
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        }
+    }
+
+    /// The same export once more.
+    fn again(&self) -> Self {
+        Self {
+            context: Arc::clone(&self.context),
+            blob_type: self.blob_type.clone(),
+            export_id: self.export_id.clone(),
+            correlation_id: self.correlation_id.clone(),
+            causation_id: self.causation_id.clone(),
+            traceparent: self.traceparent.clone(),
+            properties: self.properties.clone(),
+            schema: self.schema.clone(),
+            expires_at: self.expires_at,
+            compression: self.compression,
+            format: self.format,
+            columns: self.columns.clone(),
+            bytes_read: Arc::clone(&self.bytes_read),
+        }
+    }
+
+    fn plan(&self, format: Format) -> Plan {
+        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+        let packed = self.compression != Compression::None;
+        let date = (self.context.now)().to_offset(time::UtcOffset::UTC).date();
+        let unique = Uuid::new_v4();
+        let name = BlobPath::for_export(&self.blob_type, date, &correlation_id, unique, format.suffix());
+        let plain_name =
+            name.as_str().strip_suffix(".gz").filter(|_| !packed).and_then(|name| BlobPath::new(name).ok());
+        Plan {
+            export_id: self.export_id.clone().unwrap_or_else(ExportId::random),
+            publisher: self.context.publisher.clone(),
+            blob: plain_name.unwrap_or(name),
+            blob_type: self.blob_type.clone(),
+            correlation_id,
+            causation_id: self.causation_id.clone(),
+            traceparent: self.traceparent.clone(),
+            content_type: format.content_type().to_owned(),
+            content_encoding: packed.then(|| "gzip".to_owned()),
+            properties: self.properties.clone(),
+            schema: self.schema.clone(),
+            expires_at: self.expires_at,
+        }
+    }
+}
+
+impl<O: Outbox> fmt::Debug for ExportBuilder<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExportBuilder")
+            .field("blob_type", &self.blob_type)
+            .field("export_id", &self.export_id)
+            .finish_non_exhaustive()
+    }
+}
+
+fn invalid(what: &'static str, problem: impl fmt::Display) -> ExportError {
+    ExportError::Invalid { what, problem: problem.to_string() }
+}
+
+/// Whether the plan can become a message: later would be too late.
+fn check(plan: &Plan) -> Result<(), ExportError> {
+    let mut metadata = Metadata {
+        blob_type: plan.blob_type.as_str().to_owned(),
+        correlation_id: plan.correlation_id.clone(),
+        content_type: plan.content_type.clone(),
+        content_encoding: plan.content_encoding.clone(),
+        uri: "https://host.example/container/blob".to_owned(),
+        properties: plan.properties.clone(),
+        unknown: Vec::new(),
+    };
+    let extras = Extras {
+        export_id: Some(plan.export_id.clone()),
+        publisher: Some(plan.publisher.clone()),
+        schema: plan.schema.clone(),
+        expires_at: plan.expires_at,
+        causation_id: plan.causation_id.clone(),
+        ..Extras::default()
+    };
+    metadata.set_extras(&extras).map_err(|error| invalid("message", error))?;
+    metadata.to_json().map_err(|error| invalid("message", error))?;
+    if plan.traceparent.as_ref().is_some_and(|trace| trace.is_empty() || trace.len() > TRACEPARENT_BYTES_MAX) {
+        return Err(invalid("traceparent", format!("it needs 1 to {TRACEPARENT_BYTES_MAX} bytes")));
+    }
+    Ok(())
+}
+
+/// The format that a file's suffix names, with or without `.gz` behind it.
+fn format_of(path: &Path) -> Result<Format, ExportError> {
+    let is_gz = path.extension().is_some_and(|suffix| suffix.eq_ignore_ascii_case("gz"));
+    let named = if is_gz { path.with_extension("") } else { path.to_owned() };
+    let suffix = named.extension().and_then(|suffix| suffix.to_str()).unwrap_or_default();
+    Format::from_suffix(suffix).ok_or_else(|| {
+        let problem = format!(
+            "{}: its suffix names no format; it should be jsonl, ndjson, csv, json, xml or xmll, and may have .gz behind it",
+            path.display()
+        );
+        invalid("file", problem)
+    })
+}

@@ -1,0 +1,319 @@
+//! A file that is published: read, checked, packed block by block, in memory that does not grow with it.
+//!
+//! Unless it is converted, the file that subscribers unpack is the source, byte for byte; a source that is gzip already is
+//! unpacked and packed again, because it may have several members, and some readers stop after the first.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Cursor, Read},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use flate2::bufread::MultiGzDecoder;
+use waybill_contracts::Format;
+use waybill_formats::{
+    Compression, DecodeOptions, EncodeError, RowBatch, RowDecoder, RowWriter, Source, Step, WriterOptions, WriterStats,
+};
+
+use super::error::ExportError;
+
+const READ_BYTES: usize = 256 * 1024;
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// What becomes of the source's rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Treatment {
+    /// The same bytes.
+    Verbatim,
+    /// The same rows in another format. CSV without columns has those of the first row.
+    Convert(Format, Option<Vec<String>>),
+}
+
+/// How to read a source and pack it.
+#[derive(Debug)]
+pub(super) struct Packing {
+    /// For errors.
+    pub(super) name: String,
+    pub(super) format: Format,
+    pub(super) treatment: Treatment,
+    pub(super) compression: Compression,
+}
+
+/// A file whose bytes are counted as they are read.
+#[derive(Debug)]
+pub(super) struct Counted {
+    file: File,
+    read: Arc<AtomicU64>,
+}
+
+impl Counted {
+    /// Opens it, and begins to count at 0.
+    pub(super) fn open(path: &Path, read: Arc<AtomicU64>) -> io::Result<Self> {
+        read.store(0, Ordering::Relaxed);
+        Ok(Self { file: File::open(path)?, read })
+    }
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read(buffer)?;
+        self.read.fetch_add(length as u64, Ordering::Relaxed);
+        Ok(length)
+    }
+}
+
+/// What was packed.
+#[derive(Debug)]
+pub(super) struct Packed {
+    pub(super) rest: Bytes,
+    pub(super) stats: WriterStats,
+    /// `None` for a format that is not read.
+    pub(super) rows: Option<u64>,
+}
+
+/// Nobody takes the blocks any more.
+#[derive(Debug)]
+pub(super) struct Gone;
+
+#[derive(Debug)]
+pub(super) enum PackError {
+    Export(ExportError),
+    Gone,
+}
+
+impl From<ExportError> for PackError {
+    fn from(error: ExportError) -> Self {
+        Self::Export(error)
+    }
+}
+
+impl Packing {
+    /// Packs all of it. `block_bytes` says how large the next block should be, `emit` takes it. Blocks its thread.
+    pub(super) fn run(
+        self,
+        input: impl Read,
+        block_bytes: impl Fn() -> usize,
+        mut emit: impl FnMut(Bytes) -> Result<(), Gone>,
+    ) -> Result<Packed, PackError> {
+        let source = match self.format {
+            Format::JsonLines => Some(Source::JsonLines),
+            Format::Csv => Some(Source::Csv { columns: None, delimiter: b',' }),
+            Format::Json | Format::Xml | Format::XmlLines => None,
+        };
+        let mut rows = Rows {
+            name: &self.name,
+            decoder: source.map(|source| RowDecoder::new(DecodeOptions::new(source))),
+            read: 0,
+            plain: 0,
+        };
+        let mut target = match &self.treatment {
+            Treatment::Verbatim => Target::open(RowWriter::new(WriterOptions::Raw, self.compression)),
+            Treatment::Convert(..) if rows.decoder.is_none() => {
+                return Err(invalid(
+                    "source",
+                    format!("{}: {} cannot be converted yet", self.name, self.format.suffix()),
+                )
+                .into());
+            }
+            Treatment::Convert(Format::JsonLines, _) => {
+                Target::open(RowWriter::new(WriterOptions::JsonLines, self.compression))
+            }
+            Treatment::Convert(Format::Csv, Some(columns)) => {
+                Target::open(RowWriter::new(WriterOptions::Csv { columns: columns.clone() }, self.compression))
+            }
+            Treatment::Convert(Format::Csv, None) => Target::AwaitsFirstRow(self.compression),
+            Treatment::Convert(other, _) => {
+                return Err(invalid("as", format!("{} cannot be written yet; use jsonl or csv", other.suffix())).into());
+            }
+        };
+        let convert = self.treatment != Treatment::Verbatim;
+
+        let mut input = plain(input).map_err(|error| rows.unreadable(error))?;
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            let length = match input.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(rows.unreadable(error).into()),
+            };
+            let chunk = &buffer[..length];
+            if rows.plain == 0 && chunk.starts_with(&GZIP) {
+                return Err(rows.problem("it is packed twice; unpack it once".to_owned()).into());
+            }
+            rows.plain += length as u64;
+            rows.feed(chunk, |batch| if convert { target.copy(&self.name, batch) } else { Ok(()) })?;
+            if !convert {
+                target.raw(chunk);
+            }
+            while let Some(block) = target.take(block_bytes()) {
+                emit(block).map_err(|Gone| PackError::Gone)?;
+            }
+        }
+        let read = rows.end(|batch| if convert { target.copy(&self.name, batch) } else { Ok(()) })?;
+        while let Some(block) = target.take(block_bytes()) {
+            emit(block).map_err(|Gone| PackError::Gone)?;
+        }
+        let (rest, stats) = target.finish(&self.name)?;
+        Ok(Packed { rest, stats, rows: read })
+    }
+}
+
+/// Where rows go. The columns of CSV may only be known with the first row.
+#[derive(Debug)]
+enum Target {
+    Open(Box<RowWriter>),
+    AwaitsFirstRow(Compression),
+}
+
+impl Target {
+    fn open(writer: RowWriter) -> Self {
+        Self::Open(Box::new(writer))
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        if let Self::Open(writer) = self {
+            writer.raw(bytes);
+        }
+    }
+
+    fn copy(&mut self, name: &str, batch: &RowBatch) -> Result<(), ExportError> {
+        for row in batch.rows() {
+            if let Self::AwaitsFirstRow(compression) = self {
+                let mut columns = Vec::new();
+                row.for_each(&mut |column, _| columns.push(column.into_owned()));
+                *self = Self::open(RowWriter::new(WriterOptions::Csv { columns }, *compression));
+            }
+            let Self::Open(writer) = self else { continue };
+            writer.copy(&row).map_err(|error: EncodeError| ExportError::Source {
+                name: name.to_owned(),
+                row: row.number(),
+                offset: row.offset(),
+                problem: error.problem().to_owned(),
+            })?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, least: usize) -> Option<Bytes> {
+        match self {
+            Self::Open(writer) => writer.take(least),
+            Self::AwaitsFirstRow(_) => None,
+        }
+    }
+
+    fn finish(self, name: &str) -> Result<(Bytes, WriterStats), ExportError> {
+        match self {
+            Self::Open(writer) => Ok(writer.finish()),
+            Self::AwaitsFirstRow(_) => {
+                Err(invalid("as", format!("{name} has no row, so its columns are not known; publish it as jsonl")))
+            }
+        }
+    }
+}
+
+/// Reads the rows of what passes by, counts them, and refuses a file with a bad one: a publisher does not send what
+/// subscribers would have to quarantine.
+#[derive(Debug)]
+struct Rows<'a> {
+    name: &'a str,
+    decoder: Option<RowDecoder>,
+    read: u64,
+    plain: u64,
+}
+
+impl Rows<'_> {
+    fn feed(
+        &mut self,
+        chunk: &[u8],
+        mut batch: impl FnMut(&RowBatch) -> Result<(), ExportError>,
+    ) -> Result<(), ExportError> {
+        if let Some(decoder) = &mut self.decoder {
+            decoder.feed(Bytes::copy_from_slice(chunk));
+            self.step(&mut batch)?;
+        }
+        Ok(())
+    }
+
+    /// How many rows there were, if they were read.
+    fn end(mut self, mut batch: impl FnMut(&RowBatch) -> Result<(), ExportError>) -> Result<Option<u64>, ExportError> {
+        let Some(decoder) = &mut self.decoder else { return Ok(None) };
+        decoder.end();
+        self.step(&mut batch)?;
+        Ok(Some(self.read))
+    }
+
+    fn step(&mut self, batch: &mut dyn FnMut(&RowBatch) -> Result<(), ExportError>) -> Result<(), ExportError> {
+        let Some(decoder) = &mut self.decoder else { return Ok(()) };
+        loop {
+            let step = decoder.next().map_err(|error| ExportError::Source {
+                name: self.name.to_owned(),
+                row: error.row,
+                offset: error.offset,
+                problem: error.problem().to_owned(),
+            })?;
+            match step {
+                Step::NeedInput | Step::Done(_) => return Ok(()),
+                Step::Batch(rows) => {
+                    if let Some(bad) = rows.bad().first() {
+                        return Err(ExportError::Source {
+                            name: self.name.to_owned(),
+                            row: bad.row,
+                            offset: bad.offset,
+                            problem: bad.problem.clone(),
+                        });
+                    }
+                    self.read = rows.last_row();
+                    batch(&rows)?;
+                }
+            }
+        }
+    }
+
+    /// The gzip stream or the disk failed at this place.
+    fn unreadable(&mut self, source: io::Error) -> ExportError {
+        self.count_what_came();
+        match source.kind() {
+            io::ErrorKind::UnexpectedEof => self.problem("its gzip stream ends early".to_owned()),
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+                self.problem(format!("its gzip stream is damaged: {source}"))
+            }
+            _ => ExportError::Read { name: self.name.to_owned(), source },
+        }
+    }
+
+    /// Rows that came before the failure wait in the decoder still; the error names the row after them.
+    fn count_what_came(&mut self) {
+        let Some(decoder) = &mut self.decoder else { return };
+        decoder.end();
+        if let Err(ExportError::Source { row, .. }) = self.step(&mut |_| Ok(())) {
+            self.read = row.saturating_sub(1);
+        }
+    }
+
+    fn problem(&self, problem: String) -> ExportError {
+        ExportError::Source { name: self.name.to_owned(), row: self.read + 1, offset: self.plain, problem }
+    }
+}
+
+fn invalid(what: &'static str, problem: String) -> ExportError {
+    ExportError::Invalid { what, problem }
+}
+
+/// The plain bytes of a source, whether it is gzip or not: its first bytes decide.
+fn plain<'a>(mut input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut first = Vec::with_capacity(2);
+    input.by_ref().take(2).read_to_end(&mut first)?;
+    let is_gzip = first == GZIP;
+    let whole = Cursor::new(first).chain(input);
+    if is_gzip {
+        Ok(Box::new(MultiGzDecoder::new(BufReader::with_capacity(READ_BYTES, whole))))
+    } else {
+        Ok(Box::new(whole))
+    }
+}

@@ -1,0 +1,286 @@
+//! What every [`Outbox`] must do, as one suite: run it against each backend.
+
+#![allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "a failed assertion is the answer")]
+
+use std::{future::Future, time::Duration};
+
+use time::OffsetDateTime;
+use waybill_contracts::{BlobPath, BlobType, ExportId};
+
+use super::{Attempt, FileFacts, ListFilter, Outbox, OutboxError, Plan, Planned, State};
+
+/// A plan for `id` of `blob_type`.
+#[must_use]
+pub fn plan(id: &str, blob_type: &str) -> Plan {
+    Plan {
+        export_id: ExportId::new(id).expect("the suite's own id"),
+        publisher: "suite".to_owned(),
+        blob_type: BlobType::new(blob_type).expect("the suite's own type"),
+        correlation_id: format!("c-{id}"),
+        causation_id: None,
+        traceparent: None,
+        blob: BlobPath::new(format!("{blob_type}/{id}.jsonl.gz")).expect("the suite's own path"),
+        content_type: "application/x-jsonlines".to_owned(),
+        content_encoding: Some("gzip".to_owned()),
+        properties: None,
+        schema: None,
+        expires_at: None,
+    }
+}
+
+/// What is known of a staged file.
+#[must_use]
+pub fn facts() -> FileFacts {
+    FileFacts {
+        uri: "https://a.example/c/blob".to_owned(),
+        rows: Some(3),
+        bytes: 40,
+        plain_bytes: 60,
+        plain_sha256: "aa".repeat(32),
+        sha256: "bb".repeat(32),
+    }
+}
+
+/// Runs the suite. `open` opens the store of a name: the same one each time, a new one for a new name.
+pub async fn exercise<O, M, F>(open: M)
+where
+    O: Outbox + Clone,
+    M: Fn(&'static str) -> F,
+    F: Future<Output = O>,
+{
+    an_export_goes_from_planned_to_sent(&open("life").await).await;
+    numbers_of_a_type_have_no_gap(&open("numbers").await).await;
+    an_id_that_was_exported_is_exported_once(&open("once").await).await;
+    an_id_belongs_to_one_type(&open("type").await).await;
+    an_unnumbered_plan_is_taken_over_with_its_blob(&open("take-over").await).await;
+    a_numbered_plan_is_settled_first(&open("settle").await).await;
+    an_overtaken_try_changes_nothing(&open("overtaken").await).await;
+    a_void_number_stays_taken_and_tells_its_successor(&open("void").await).await;
+    what_waits_is_not_due_before_its_time(&open("due").await).await;
+    lists_come_newest_first_and_in_pages(&open("list").await).await;
+    one_relay_at_a_time(&open).await;
+    abandoned_plans_are_given_out_once(&open).await;
+    callers_at_once_get_numbers_of_their_own(&open("at-once").await).await;
+}
+
+/// Plans an export that is new to the outbox.
+pub async fn begin(outbox: &impl Outbox, id: &str, blob_type: &str) -> Attempt {
+    match outbox.plan(plan(id, blob_type)).await.unwrap() {
+        Planned::Begin(attempt, _) => attempt,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Plans, numbers and uploads an export; its row.
+pub async fn upload(outbox: &impl Outbox, id: &str, blob_type: &str) -> i64 {
+    let attempt = begin(outbox, id, blob_type).await;
+    outbox.number(&attempt, facts()).await.unwrap();
+    outbox.uploaded(&attempt).await.unwrap().row
+}
+
+fn overtaken<T: std::fmt::Debug>(result: Result<T, OutboxError>) -> bool {
+    matches!(result, Err(OutboxError::Overtaken { .. }))
+}
+
+async fn an_export_goes_from_planned_to_sent(outbox: &impl Outbox) {
+    let properties = r#"{"a":1.50,"a":2}"#;
+    let full = Plan {
+        properties: Some(serde_json::from_str(properties).unwrap()),
+        schema: Some("orders-3".to_owned()),
+        causation_id: Some("cause".to_owned()),
+        traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+        expires_at: Some(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000)),
+        ..plan("x", "T")
+    };
+    let Planned::Begin(attempt, blob) = outbox.plan(full.clone()).await.unwrap() else { panic!("it is new") };
+    assert_eq!(blob, full.blob);
+    let planned = outbox.get(attempt.row).await.unwrap().unwrap();
+    assert_eq!((planned.state, planned.sequence, planned.uploaded_at), (State::Planned, None, None));
+    assert_eq!(planned.epoch, outbox.epoch());
+    assert_eq!(planned.properties.unwrap().get(), properties, "as written");
+    assert!(outbox.due(10).await.unwrap().is_empty());
+
+    assert_eq!(outbox.number(&attempt, facts()).await.unwrap(), 1);
+    assert_eq!(outbox.number(&attempt, facts()).await.unwrap(), 1, "asked again");
+    assert!(outbox.due(10).await.unwrap().is_empty(), "a number is no promise yet");
+
+    let uploaded = outbox.uploaded(&attempt).await.unwrap();
+    assert_eq!((uploaded.state, uploaded.sequence), (State::Uploaded, Some(1)));
+    assert_eq!(outbox.uploaded(&attempt).await.unwrap().state, State::Uploaded, "said again");
+    let due = outbox.due(10).await.unwrap();
+    assert_eq!(due.len(), 1);
+    let row = &due[0];
+    assert_eq!(row.message_id.as_deref(), Some("x"));
+    assert_eq!((row.uri.as_deref(), row.rows), (Some(facts().uri.as_str()), Some(3)));
+    assert_eq!((row.bytes, row.plain_bytes), (Some(40), Some(60)));
+    assert_eq!((row.plain_sha256.clone(), row.sha256.clone()), (Some(facts().plain_sha256), Some(facts().sha256)));
+    assert_eq!((&row.correlation_id, &row.causation_id), (&full.correlation_id, &full.causation_id));
+    assert_eq!((&row.traceparent, &row.schema, row.expires_at), (&full.traceparent, &full.schema, full.expires_at));
+
+    outbox.sent(&[row.row]).await.unwrap();
+    outbox.sent(&[row.row]).await.unwrap();
+    assert!(outbox.due(10).await.unwrap().is_empty());
+    assert!(overtaken(outbox.void(&attempt, "too late").await), "nothing leaves sent");
+    let sent = outbox.get(row.row).await.unwrap().unwrap();
+    assert!(sent.sent_at.is_some() && sent.state == State::Sent);
+    let states: Vec<State> = outbox.history(row.row).await.unwrap().into_iter().map(|entry| entry.state).collect();
+    assert_eq!(states, [State::Planned, State::Planned, State::Uploaded, State::Sent]);
+    let counts = outbox.counts().await.unwrap();
+    assert_eq!((counts.sent, counts.uploaded, counts.planned, counts.waiting_since), (1, 0, 0, None));
+}
+
+async fn numbers_of_a_type_have_no_gap(outbox: &impl Outbox) {
+    for (id, blob_type, number) in [("a", "T", 1), ("b", "U", 1), ("c", "T", 2), ("d", "T", 3), ("e", "U", 2)] {
+        // A plan that comes to nothing takes no number.
+        begin(outbox, &format!("{id}-interrupted"), blob_type).await;
+        let attempt = begin(outbox, id, blob_type).await;
+        assert_eq!(outbox.number(&attempt, facts()).await.unwrap(), number, "{id}");
+    }
+}
+
+async fn an_id_that_was_exported_is_exported_once(outbox: &impl Outbox) {
+    let row = upload(outbox, "x", "T").await;
+    for _ in 0..2 {
+        let Planned::Exported(known) = outbox.plan(plan("x", "T")).await.unwrap() else { panic!("it is known") };
+        assert_eq!((known.row, known.sequence), (row, Some(1)));
+        outbox.sent(&[row]).await.unwrap();
+    }
+    assert_eq!(outbox.list(&ListFilter::default()).await.unwrap().len(), 1);
+}
+
+async fn an_id_belongs_to_one_type(outbox: &impl Outbox) {
+    upload(outbox, "x", "T").await;
+    let refused = outbox.plan(plan("x", "U")).await;
+    assert!(matches!(refused, Err(OutboxError::IdInUse { blob_type, .. }) if blob_type == "T"));
+}
+
+async fn an_unnumbered_plan_is_taken_over_with_its_blob(outbox: &impl Outbox) {
+    let first = begin(outbox, "x", "T").await;
+    let again = Plan {
+        blob: BlobPath::new("T/another.jsonl.gz").unwrap(),
+        correlation_id: "said later".to_owned(),
+        ..plan("x", "T")
+    };
+    let Planned::Begin(second, blob) = outbox.plan(again.clone()).await.unwrap() else { panic!("not numbered") };
+    assert_eq!((second.row, &blob), (first.row, &plan("x", "T").blob));
+    assert_eq!(outbox.get(first.row).await.unwrap().unwrap().correlation_id, "said later");
+    let other_format = Plan { content_type: "text/csv".to_owned(), ..again };
+    let Planned::Begin(_, blob) = outbox.plan(other_format.clone()).await.unwrap() else { panic!("not numbered") };
+    assert_eq!(blob, other_format.blob, "a name that ends otherwise");
+}
+
+async fn a_numbered_plan_is_settled_first(outbox: &impl Outbox) {
+    let first = begin(outbox, "x", "T").await;
+    outbox.number(&first, facts()).await.unwrap();
+    let Planned::Settle(attempt, row) = outbox.plan(plan("x", "T")).await.unwrap() else { panic!("it is numbered") };
+    assert_eq!((row.row, row.sequence, row.attempt()), (first.row, Some(1), attempt.clone()));
+    assert_eq!(row.plain_sha256, Some(facts().plain_sha256));
+    assert!(overtaken(outbox.uploaded(&first).await));
+    outbox.uploaded(&attempt).await.unwrap();
+}
+
+async fn an_overtaken_try_changes_nothing(outbox: &impl Outbox) {
+    let first = begin(outbox, "x", "T").await;
+    let Planned::Begin(second, _) = outbox.plan(plan("x", "T")).await.unwrap() else { panic!("not numbered") };
+    assert!(overtaken(outbox.number(&first, facts()).await));
+    assert!(overtaken(outbox.uploaded(&first).await));
+    assert!(overtaken(outbox.void(&first, "mine").await));
+    assert_eq!(outbox.get(first.row).await.unwrap().unwrap().state, State::Planned);
+    outbox.number(&second, facts()).await.unwrap();
+    outbox.uploaded(&second).await.unwrap();
+}
+
+async fn a_void_number_stays_taken_and_tells_its_successor(outbox: &impl Outbox) {
+    let first = begin(outbox, "x", "T").await;
+    assert_eq!(outbox.number(&first, facts()).await.unwrap(), 1);
+    outbox.void(&first, "somebody else's blob").await.unwrap();
+    assert!(overtaken(outbox.uploaded(&first).await));
+    let Planned::Begin(second, blob) = outbox.plan(plan("x", "T")).await.unwrap() else { panic!("the first is void") };
+    assert_ne!(second.row, first.row);
+    assert_eq!(blob, plan("x", "T").blob);
+    assert_eq!(outbox.number(&second, facts()).await.unwrap(), 2);
+    outbox.uploaded(&second).await.unwrap();
+    let void = outbox.get(first.row).await.unwrap().unwrap();
+    assert_eq!((void.state, void.sequence, void.replaced_by), (State::Void, Some(1), Some(second.row)));
+    assert_eq!(void.reason.as_deref(), Some("somebody else's blob"));
+    assert_eq!(outbox.counts().await.unwrap().void, 1);
+}
+
+async fn what_waits_is_not_due_before_its_time(outbox: &impl Outbox) {
+    let (a, b, c) = (upload(outbox, "a", "T").await, upload(outbox, "b", "T").await, upload(outbox, "c", "T").await);
+    let far = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(8_000_000_000);
+    outbox.not_sent(&[a], "too large", Some(far)).await.unwrap();
+    outbox.not_sent(&[b], "no connection", None).await.unwrap();
+    let due: Vec<i64> = outbox.due(10).await.unwrap().iter().map(|row| row.row).collect();
+    assert_eq!(due, [b, c]);
+    assert_eq!(outbox.due(1).await.unwrap().len(), 1);
+    let row = outbox.get(a).await.unwrap().unwrap();
+    assert_eq!((row.tries, row.last_error.as_deref(), row.due_at), (1, Some("too large"), Some(far)));
+    let counts = outbox.counts().await.unwrap();
+    assert_eq!((counts.uploaded, counts.waiting_since), (3, row.uploaded_at));
+}
+
+async fn lists_come_newest_first_and_in_pages(outbox: &impl Outbox) {
+    for id in ["a", "b", "c"] {
+        upload(outbox, id, "T").await;
+        begin(outbox, &format!("{id}-other"), "U").await;
+    }
+    let list = async |filter: ListFilter| -> Vec<String> {
+        let rows = outbox.list(&filter).await.unwrap();
+        rows.iter().map(|row| row.export_id.as_str().to_owned()).collect()
+    };
+    let all = ListFilter::default;
+    assert_eq!(list(all()).await, ["c-other", "c", "b-other", "b", "a-other", "a"]);
+    assert_eq!(list(ListFilter { state: Some(State::Uploaded), ..all() }).await, ["c", "b", "a"]);
+    assert_eq!(list(ListFilter { blob_type: Some("U".to_owned()), most: 2, ..all() }).await, ["c-other", "b-other"]);
+    assert_eq!(list(ListFilter { export_id: Some("b".to_owned()), ..all() }).await, ["b"]);
+    assert_eq!(list(ListFilter { correlation_id: Some("c-a".to_owned()), ..all() }).await, ["a"]);
+    let first_page = outbox.list(&ListFilter { most: 4, ..all() }).await.unwrap();
+    assert_eq!(list(ListFilter { before: Some(first_page[3].row), ..all() }).await, ["a-other", "a"]);
+}
+
+async fn one_relay_at_a_time<O: Outbox + Clone, F: Future<Output = O>>(open: &impl Fn(&'static str) -> F) {
+    let (first, second) = (open("relay").await, open("relay").await);
+    let lock = first.lock_relay().await.unwrap().expect("nobody has it");
+    assert!(second.lock_relay().await.unwrap().is_none());
+    assert!(first.clone().lock_relay().await.unwrap().is_none());
+    drop(lock);
+    assert!(second.lock_relay().await.unwrap().is_some());
+}
+
+async fn abandoned_plans_are_given_out_once<O: Outbox + Clone, F: Future<Output = O>>(
+    open: &impl Fn(&'static str) -> F,
+) {
+    let (first, second, third) = (open("abandon").await, open("abandon").await, open("abandon").await);
+    assert_eq!(first.epoch(), second.epoch());
+    let bare = begin(&first, "bare", "T").await;
+    let numbered = begin(&first, "numbered", "T").await;
+    first.number(&numbered, facts()).await.unwrap();
+    upload(&first, "uploaded", "T").await;
+    begin(&second, "alive", "T").await;
+    assert!(second.claim_abandoned().await.unwrap().is_empty(), "everybody is there");
+    let clone = first.clone();
+    drop(first);
+    assert!(second.claim_abandoned().await.unwrap().is_empty(), "a clone is there");
+    drop(clone);
+    let claimed = second.claim_abandoned().await.unwrap();
+    let rows: Vec<i64> = claimed.iter().map(|row| row.row).collect();
+    assert_eq!(rows, [bare.row, numbered.row]);
+    assert!(third.claim_abandoned().await.unwrap().is_empty(), "given out once");
+    assert!(overtaken(third.uploaded(&numbered).await));
+    second.uploaded(&claimed[1].attempt()).await.unwrap();
+    second.void(&claimed[0].attempt(), "interrupted").await.unwrap();
+}
+
+async fn callers_at_once_get_numbers_of_their_own<O: Outbox + Clone>(outbox: &O) {
+    let one = async |n: usize| {
+        let attempt = begin(outbox, &format!("x{n}"), "T").await;
+        let number = outbox.number(&attempt, facts()).await.unwrap();
+        outbox.uploaded(&attempt).await.unwrap();
+        number
+    };
+    let mut numbers = futures::future::join_all((0..50).map(one)).await;
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=50).collect::<Vec<u64>>());
+    assert_eq!(outbox.due(100).await.unwrap().len(), 50);
+}

@@ -1,0 +1,497 @@
+//! The publisher: what is exported through it is uploaded, recorded and sent.
+
+use std::{
+    fmt, io,
+    num::{NonZeroU32, NonZeroUsize},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use waybill_azure::{
+    TokenSource,
+    blob::{Container, ContainerOptions},
+    bus::{Bus, BusOptions},
+    http::{HttpClient, HttpError, HttpOptions},
+};
+use waybill_formats::Compression;
+
+use crate::{
+    context::{Context, Limits},
+    export::{ExportBuilder, ExportError, settle},
+    outbox::{
+        Attempt, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, OutboxError, SqliteOutbox, SqliteOutboxOptions,
+        State,
+    },
+    relay::{Relay, RelayState, chain},
+};
+
+/// How long a failed recovery waits before it tries again, unless something new comes up.
+const RECOVERY_WAIT: Duration = Duration::from_secs(5);
+
+/// Publishes exports. Clones share everything.
+///
+/// An export is durable when its `finish` returns; [`run`](Self::run) sends the messages, of this process and of earlier
+/// ones.
+pub struct Publisher<O: Outbox = SqliteOutbox> {
+    context: Arc<Context<O>>,
+    bus_options: BusOptions,
+    relay: watch::Sender<RelayState>,
+}
+
+/// How a [`Publisher`] is built.
+#[derive(Debug, Clone)]
+pub struct PublisherBuilder {
+    tokens: Arc<dyn TokenSource>,
+    folder: PathBuf,
+    name: String,
+    limits: Limits,
+    bus: BusOptions,
+    container: ContainerOptions,
+    http: HttpOptions,
+    now: fn() -> OffsetDateTime,
+}
+
+/// Why a publisher cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The name goes into messages, headers and databases.
+    #[error("publisher name {name:?}: it needs 1 to 100 characters of a-z, A-Z, 0-9, `.`, `_` and `-`")]
+    Name {
+        /// As given.
+        name: String,
+    },
+    /// The folder of the outbox cannot be made.
+    #[error("{folder}: cannot be made")]
+    Folder {
+        /// The folder.
+        folder: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The outbox cannot be opened.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// The HTTP client cannot be built.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+}
+
+/// Why [`Publisher::flush`] gave up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FlushError {
+    /// Time is up.
+    #[error("{waiting} messages are not sent after {after:?}{}; they stay in the outbox and are sent by `run`", reason(.last_error))]
+    Timeout {
+        /// How many.
+        waiting: u64,
+        /// The time that was given.
+        after: Duration,
+        /// What the last try of one of them met.
+        last_error: Option<String>,
+    },
+    /// An export is void, so its message will never be sent.
+    #[error("export {export_id} is void ({reason}); export it again")]
+    Void {
+        /// The export.
+        export_id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The outbox cannot be read.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+}
+
+fn reason(last_error: &Option<String>) -> String {
+    last_error.as_deref().map(|error| format!(" ({error})")).unwrap_or_default()
+}
+
+/// How things stand.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The publisher's name.
+    pub publisher: String,
+    /// Made with the outbox.
+    pub epoch: String,
+    /// Exports by state.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// What the last try to send the longest waiting message met.
+    pub last_error: Option<String>,
+}
+
+impl Publisher {
+    /// A publisher whose outbox is [`SqliteOutbox::FILE`] in `folder`, which is made when it is missing.
+    #[must_use]
+    pub fn builder(tokens: Arc<dyn TokenSource>, folder: impl AsRef<Path>) -> PublisherBuilder {
+        PublisherBuilder {
+            tokens,
+            folder: folder.as_ref().to_owned(),
+            name: "waybill".to_owned(),
+            limits: Limits {
+                compression: Compression::Gzip(4),
+                block_bytes: NonZeroUsize::new(4 << 20).expect("it is not 0"),
+                blocks_in_flight_max: NonZeroUsize::new(4).expect("it is not 0"),
+                batches_in_flight_max: NonZeroU32::new(4).expect("it is not 0"),
+                storage_patience: Duration::from_secs(300),
+                drain_timeout: Duration::from_secs(10),
+                poll_interval: Duration::from_secs(1),
+                backoff_max: Duration::from_secs(30),
+            },
+            bus: BusOptions::default(),
+            container: ContainerOptions::default(),
+            http: HttpOptions::default(),
+            now: OffsetDateTime::now_utc,
+        }
+    }
+}
+
+impl PublisherBuilder {
+    /// Who publishes, in every message; numbers count per name. Default `waybill`.
+    #[must_use]
+    pub fn name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
+    /// How files are packed; default gzip, level 4.
+    #[must_use]
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.limits.compression = compression;
+        self
+    }
+
+    /// Bytes of a block (default 4 MiB), and how many of a file are staged at once (default 4). A file in work holds about
+    /// `block_bytes × (blocks_in_flight_max + 3)` in memory, whatever its size; from 40 GiB on (packed) its blocks grow.
+    #[must_use]
+    pub fn blocks(mut self, block_bytes: NonZeroUsize, in_flight_max: NonZeroUsize) -> Self {
+        (self.limits.block_bytes, self.limits.blocks_in_flight_max) = (block_bytes, in_flight_max);
+        self
+    }
+
+    /// Batches of up to 100 messages in flight; default 4.
+    #[must_use]
+    pub fn batches_in_flight_max(mut self, batches: NonZeroU32) -> Self {
+        self.limits.batches_in_flight_max = batches;
+        self
+    }
+
+    /// How long a file that can be read again is tried while storage is down; default 5 minutes.
+    #[must_use]
+    pub fn storage_patience(mut self, patience: Duration) -> Self {
+        self.limits.storage_patience = patience;
+        self
+    }
+
+    /// How long a stop waits for the broker's answers; default 10 s. What is not answered then is sent again.
+    #[must_use]
+    pub fn drain_timeout(mut self, limit: Duration) -> Self {
+        self.limits.drain_timeout = limit;
+        self
+    }
+
+    /// How often the relay looks for what another process uploaded; default 1 s. What this process uploads is sent at once.
+    #[must_use]
+    pub fn poll_interval(mut self, interval: Duration) -> Self {
+        self.limits.poll_interval = interval;
+        self
+    }
+
+    /// Longest pause between tries while the bus is down, up to twice that with jitter; default 30 s.
+    #[must_use]
+    pub fn backoff_max(mut self, limit: Duration) -> Self {
+        self.limits.backoff_max = limit;
+        self
+    }
+
+    /// Limits of the bus.
+    #[must_use]
+    pub fn bus_options(mut self, options: BusOptions) -> Self {
+        self.bus = options;
+        self
+    }
+
+    /// Limits of storage.
+    #[must_use]
+    pub fn container_options(mut self, options: ContainerOptions) -> Self {
+        self.container = options;
+        self
+    }
+
+    /// The HTTP client's.
+    #[must_use]
+    pub fn http_options(mut self, options: HttpOptions) -> Self {
+        self.http = options;
+        self
+    }
+
+    /// The clock; default the system's.
+    #[must_use]
+    pub fn now(mut self, now: fn() -> OffsetDateTime) -> Self {
+        self.now = now;
+        self
+    }
+
+    /// Opens or creates the outbox; touches no network.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build(self) -> Result<Publisher, BuildError> {
+        let failed = |source| BuildError::Folder { folder: self.folder.display().to_string(), source };
+        std::fs::create_dir_all(&self.folder).map_err(failed)?;
+        let file = self.folder.join(SqliteOutbox::FILE);
+        let outbox = SqliteOutbox::open(&file, SqliteOutboxOptions { now: self.now }).await?;
+        self.build_on(outbox)
+    }
+
+    /// The same on an outbox of one's own.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build_on<O: Outbox>(self, outbox: O) -> Result<Publisher<O>, BuildError> {
+        let context = self.context(outbox)?;
+        Ok(Publisher {
+            context: Arc::new(context),
+            bus_options: self.bus,
+            relay: watch::Sender::new(RelayState::Stopped),
+        })
+    }
+
+    pub(crate) fn context<O>(&self, outbox: O) -> Result<Context<O>, BuildError> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=100).contains(&self.name.len()) || !self.name.bytes().all(fits) {
+            return Err(BuildError::Name { name: self.name.clone() });
+        }
+        let http = HttpClient::new(&self.http)?;
+        let container = Container::new(http, Arc::clone(&self.tokens), self.container.clone());
+        let tokens = Arc::clone(&self.tokens);
+        Ok(Context::new(self.name.clone(), outbox, container, tokens, self.limits.clone(), self.now))
+    }
+}
+
+impl<O: Outbox> Publisher<O> {
+    /// Begins an export of `blob_type`.
+    ///
+    /// # Errors
+    /// When it is not `[A-Za-z0-9][A-Za-z0-9._-]*` of 1–200 characters.
+    pub fn export(&self, blob_type: &str) -> Result<ExportBuilder<O>, ExportError> {
+        ExportBuilder::new(Arc::clone(&self.context), blob_type)
+    }
+
+    /// Settles what earlier processes left, and sends messages, until it is stopped. It does not give up: what the bus or
+    /// storage refuse waits in the outbox. Of several on one outbox, one sends; the next takes over when it ends.
+    ///
+    /// # Cancel safety
+    /// Dropping it is like a crash: what the broker had not answered is sent again. Cancel `stop` to avoid that.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        let bus = Bus::new(Arc::clone(&self.context.tokens), self.bus_options.clone());
+        tasks.spawn(Relay::new(Arc::clone(&self.context), bus, self.relay.clone()).run(stop.clone()));
+        tasks.spawn(recover(Arc::clone(&self.context), stop));
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(failed) = ended {
+                std::panic::resume_unwind(failed.into_panic());
+            }
+        }
+    }
+
+    /// Waits until every uploaded export is sent. Somebody must [`run`](Self::run), here or in another process.
+    ///
+    /// # Errors
+    /// [`FlushError`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn flush(&self, limit: Duration) -> Result<(), FlushError> {
+        let waiting = async || {
+            let counts = self.context.outbox.counts().await?;
+            Ok(counts.uploaded)
+        };
+        self.until_none(limit, waiting).await
+    }
+
+    /// Waits until these exports are sent.
+    ///
+    /// # Errors
+    /// [`FlushError`]; also when one of them is void or unknown.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn flush_exports(&self, export_ids: &[&str], limit: Duration) -> Result<(), FlushError> {
+        let waiting = async || {
+            let mut waiting = 0;
+            for export_id in export_ids {
+                let row = self.show(export_id).await?.into_iter().next();
+                match row {
+                    Some(row) if row.state == State::Sent => {}
+                    Some(row) if row.state == State::Void => {
+                        let reason = row.reason.unwrap_or_default();
+                        return Err(FlushError::Void { export_id: (*export_id).to_owned(), reason });
+                    }
+                    Some(_) => waiting += 1,
+                    None => {
+                        let reason = "it was never planned".to_owned();
+                        return Err(FlushError::Void { export_id: (*export_id).to_owned(), reason });
+                    }
+                }
+            }
+            Ok(waiting)
+        };
+        self.until_none(limit, waiting).await
+    }
+
+    async fn until_none(
+        &self,
+        limit: Duration,
+        waiting: impl AsyncFn() -> Result<u64, FlushError>,
+    ) -> Result<(), FlushError> {
+        let end = Instant::now() + limit;
+        let mut progress = self.context.progress.subscribe();
+        loop {
+            progress.mark_unchanged();
+            let count = waiting().await?;
+            if count == 0 {
+                return Ok(());
+            }
+            // Another process may be sending: it tells us nothing.
+            let look_again = async {
+                tokio::select! {
+                    _ = progress.changed() => {}
+                    () = sleep(self.context.limits.poll_interval) => {}
+                }
+            };
+            if timeout_at(end, look_again).await.is_err() {
+                let last_error = self.last_error().await?;
+                return Err(FlushError::Timeout { waiting: count, after: limit, last_error });
+            }
+        }
+    }
+
+    /// What the relay of this publisher is doing.
+    #[must_use]
+    pub fn relay(&self) -> watch::Receiver<RelayState> {
+        self.relay.subscribe()
+    }
+
+    /// How things stand.
+    ///
+    /// # Errors
+    /// When the outbox cannot be read.
+    pub async fn status(&self) -> Result<Status, OutboxError> {
+        Ok(Status {
+            publisher: self.context.publisher.clone(),
+            epoch: self.context.outbox.epoch().to_owned(),
+            counts: self.context.outbox.counts().await?,
+            last_error: self.last_error().await?,
+        })
+    }
+
+    /// Exports, newest first.
+    ///
+    /// # Errors
+    /// When the outbox cannot be read.
+    pub async fn list(&self, filter: &ListFilter) -> Result<Vec<ExportRow>, OutboxError> {
+        self.context.outbox.list(filter).await
+    }
+
+    /// The rows of an export, newest first: more than one when earlier tries are void. Empty when it is unknown.
+    ///
+    /// # Errors
+    /// When the outbox cannot be read.
+    pub async fn show(&self, export_id: &str) -> Result<Vec<ExportRow>, OutboxError> {
+        let filter = ListFilter { export_id: Some(export_id.to_owned()), ..ListFilter::default() };
+        self.context.outbox.list(&filter).await
+    }
+
+    /// What happened to a row of an export.
+    ///
+    /// # Errors
+    /// When the outbox cannot be read.
+    pub async fn history(&self, row: i64) -> Result<Vec<HistoryEntry>, OutboxError> {
+        self.context.outbox.history(row).await
+    }
+
+    async fn last_error(&self) -> Result<Option<String>, OutboxError> {
+        let filter = ListFilter { state: Some(State::Uploaded), ..ListFilter::default() };
+        let waiting = self.context.outbox.list(&filter).await?;
+        Ok(waiting.into_iter().rev().find_map(|row| row.last_error))
+    }
+}
+
+/// Settles the plans of processes that are gone, and the tries that this one left, whenever there are some.
+async fn recover<O: Outbox>(context: Arc<Context<O>>, stop: CancellationToken) {
+    let mut open: Vec<Attempt> = Vec::new();
+    let mut told = false;
+    loop {
+        open.extend(context.take_left());
+        match context.outbox.claim_abandoned().await {
+            Ok(rows) => open.extend(rows.iter().map(ExportRow::attempt)),
+            Err(error) => tracing::warn!(error = chain(&error), "interrupted exports cannot be looked for"),
+        }
+        let mut unsettled = Vec::new();
+        for attempt in open {
+            if stop.is_cancelled() {
+                return;
+            }
+            if let Err(error) = settle_left(&context, &attempt).await {
+                if !told {
+                    let export_id = attempt.export_id.as_str();
+                    tracing::warn!(export_id, error = chain(&error), "an interrupted export cannot be settled yet");
+                    told = true;
+                }
+                unsettled.push(attempt);
+            }
+        }
+        open = unsettled;
+        told &= !open.is_empty();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = context.left.notified() => {}
+            () = sleep(RECOVERY_WAIT) => {}
+        }
+    }
+}
+
+/// Settles a try that nobody works at any more, unless a later one did already.
+async fn settle_left<O: Outbox>(context: &Context<O>, attempt: &Attempt) -> Result<(), ExportError> {
+    let failed = |source| ExportError::Outbox { export_id: attempt.export_id.as_str().to_owned(), source };
+    let row = context.outbox.get(attempt.row).await.map_err(failed)?;
+    let Some(row) = row.filter(|row| row.attempt == attempt.number && row.state == State::Planned) else {
+        return Ok(());
+    };
+    let settled = if row.sequence.is_none() {
+        let voided = context.outbox.void(attempt, "interrupted before its file was staged whole").await;
+        voided.map_err(failed)
+    } else {
+        settle(context, &row, None).await.map(|_| ())
+    };
+    match settled {
+        // A later try has it now.
+        Err(ExportError::Outbox { source: OutboxError::Overtaken { .. }, .. }) => Ok(()),
+        other => other,
+    }
+}
+
+impl<O: Outbox> Clone for Publisher<O> {
+    fn clone(&self) -> Self {
+        Self { context: Arc::clone(&self.context), bus_options: self.bus_options.clone(), relay: self.relay.clone() }
+    }
+}
+
+impl<O: Outbox> fmt::Debug for Publisher<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("name", &self.context.publisher).finish_non_exhaustive()
+    }
+}

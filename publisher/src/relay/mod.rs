@@ -1,0 +1,235 @@
+//! Outbox to bus: what is uploaded is sent, again and again until the broker has accepted it.
+//!
+//! Many messages are in flight, in no promised order: subscribers need none. A try whose outcome is not known is made again
+//! with the same message-id. An outage is one clock for all; a message that the broker refuses waits on a clock of its
+//! own and holds up no other.
+
+mod batch;
+mod message;
+mod outage;
+
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use waybill_azure::bus::{Bus, BusError, Sender};
+
+use self::{
+    batch::{Batch, Outcome},
+    outage::Outage,
+};
+use crate::{
+    context::Context,
+    outbox::{ExportRow, Outbox, RelayLock},
+};
+
+/// Messages in one call of the sender: what one commit of the outbox marks.
+const BATCH_MAX: usize = 100;
+
+/// What the relay is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RelayState {
+    /// It does not run.
+    Stopped,
+    /// Another process sends this outbox's messages; ours takes over when that one ends.
+    Standby,
+    /// A link to the bus is open, or was when it was last needed.
+    Attached,
+    /// The bus cannot be used; why.
+    Waiting {
+        /// What the last try met, with its causes.
+        problem: String,
+    },
+}
+
+pub(crate) struct Relay<O> {
+    context: Arc<Context<O>>,
+    bus: Bus,
+    state: tokio::sync::watch::Sender<RelayState>,
+    link: Option<Arc<Sender>>,
+    /// Counts links, so that many failures of one link are one step of the backoff.
+    links: u64,
+    sending: JoinSet<Outcome>,
+    in_flight: HashSet<i64>,
+    outage: Outage,
+}
+
+impl<O: Outbox> Relay<O> {
+    pub(crate) fn new(context: Arc<Context<O>>, bus: Bus, state: tokio::sync::watch::Sender<RelayState>) -> Self {
+        let outage = Outage::new(context.limits.backoff_max);
+        Self { context, bus, state, link: None, links: 0, sending: JoinSet::new(), in_flight: HashSet::new(), outage }
+    }
+
+    /// Sends until it is stopped; then waits for what is in flight, for `drain_timeout` at most.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let lock = tokio::select! {
+            lock = self.lock() => lock,
+            () = stop.cancelled() => return,
+        };
+        tracing::debug!(publisher = self.context.publisher, "relaying");
+        while !stop.is_cancelled() {
+            self.fill(&stop).await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                Some(done) = self.sending.join_next(), if !self.sending.is_empty() => self.ended(done).await,
+                () = sleep_until(self.outage.until().unwrap_or_else(Instant::now)), if self.outage.until().is_some() => {
+                    self.outage.over();
+                }
+                () = self.context.uploaded.notified(), if self.outage.until().is_none() => {}
+                // For what another process uploads, and for messages that wait for their own time.
+                () = sleep(self.context.limits.poll_interval) => {}
+            }
+        }
+        let drained = timeout(self.context.limits.drain_timeout, async {
+            while let Some(done) = self.sending.join_next().await {
+                self.ended(done).await;
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!(messages = self.in_flight.len(), "stopped before the broker answered; they are sent again");
+        }
+        self.sending.shutdown().await;
+        self.link = None;
+        self.bus.close().await;
+        self.state.send_replace(RelayState::Stopped);
+        drop(lock);
+    }
+
+    /// Waits for the right to send.
+    async fn lock(&mut self) -> RelayLock {
+        let mut told = false;
+        loop {
+            match self.context.outbox.lock_relay().await {
+                Ok(Some(lock)) => return lock,
+                Ok(None) => {
+                    if !told {
+                        tracing::info!("another process sends this outbox's messages");
+                        self.state.send_replace(RelayState::Standby);
+                        told = true;
+                    }
+                    // It tells nobody here what it has sent.
+                    self.context.progressed();
+                }
+                Err(error) => self.outage.tell("the outbox cannot be locked", &error),
+            }
+            sleep(self.context.limits.poll_interval).await;
+        }
+    }
+
+    /// Puts into flight what is due, as far as the limits and the bus allow.
+    async fn fill(&mut self, stop: &CancellationToken) {
+        while self.outage.until().is_none()
+            && self.sending.len() < self.context.limits.batches_in_flight_max.get() as usize
+            && !stop.is_cancelled()
+        {
+            let most = u32::try_from(BATCH_MAX + self.in_flight.len()).unwrap_or(u32::MAX);
+            let mut due = match self.context.outbox.due(most).await {
+                Ok(due) => due,
+                Err(error) => return self.outage.tell("the outbox cannot be read", &error),
+            };
+            due.retain(|row| !self.in_flight.contains(&row.row));
+            due.truncate(BATCH_MAX);
+            if due.is_empty() {
+                return;
+            }
+            let link = tokio::select! {
+                link = self.link() => link,
+                () = stop.cancelled() => return,
+            };
+            match link {
+                Ok(link) => self.send(link, due),
+                Err(error) => self.wait(&error),
+            }
+        }
+    }
+
+    async fn link(&mut self) -> Result<Arc<Sender>, BusError> {
+        if let Some(link) = &self.link {
+            return Ok(Arc::clone(link));
+        }
+        let link = Arc::new(self.bus.sender().await?);
+        self.links += 1;
+        self.link = Some(Arc::clone(&link));
+        self.state.send_replace(RelayState::Attached);
+        Ok(link)
+    }
+
+    fn send(&mut self, link: Arc<Sender>, rows: Vec<ExportRow>) {
+        self.in_flight.extend(rows.iter().map(|row| row.row));
+        let batch = Batch { context: Arc::clone(&self.context), link, link_number: self.links, rows };
+        self.sending.spawn(batch.send());
+    }
+
+    async fn ended(&mut self, done: Result<Outcome, tokio::task::JoinError>) {
+        let outcome = match done {
+            Ok(outcome) => outcome,
+            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        };
+        for row in &outcome.rows {
+            self.in_flight.remove(row);
+        }
+        match outcome.outage {
+            None => {
+                if outcome.sent > 0 && self.outage.ended() {
+                    self.state.send_replace(RelayState::Attached);
+                }
+            }
+            Some(error) => {
+                if outcome.link_number == self.links && self.outage.until().is_none() {
+                    self.wait(&error);
+                }
+                if outcome.link_number == self.links && ends_link(&error) {
+                    self.link = None;
+                }
+            }
+        }
+        self.context.progressed();
+    }
+
+    /// Nothing is sent for a while.
+    fn wait(&mut self, error: &BusError) {
+        let problem = chain(error);
+        self.outage.begin(error.retry_after(), error.needs_person());
+        self.outage.tell("the bus cannot be used; what is uploaded waits in the outbox", error);
+        self.state.send_replace(RelayState::Waiting { problem });
+    }
+}
+
+/// Whether another link is needed after this. A full or busy entity says so on a link that goes on working.
+fn ends_link(error: &BusError) -> bool {
+    match error {
+        BusError::Busy { .. } | BusError::QuotaExceeded { .. } => false,
+        BusError::Partly { source } => ends_link(source),
+        _ => true,
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+impl<O> fmt::Debug for Relay<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("in_flight", &self.in_flight.len()).finish_non_exhaustive()
+    }
+}
+
+/// The first wait of a message that the broker refuses, and the longest.
+const REFUSED_WAIT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
+
+/// When a message that was refused `tries` times before is tried again.
+fn refused_wait(tries: u64) -> Duration {
+    REFUSED_WAIT.0.saturating_mul(1 << tries.min(16)).min(REFUSED_WAIT.1)
+}
