@@ -41,6 +41,8 @@ const WINDOW: usize = 1_500;
 const EXPORTS_AT_ONCE: usize = 8;
 /// Short enough that tokens die several times in a run of seconds.
 const TOKEN_LIFE: Duration = Duration::from_secs(3);
+/// Folder of inbox and outbox beside the database; removed at the next run.
+const STATE: &str = "adventureworks.state";
 /// Small, so that a download takes several requests and can be cut between and within them.
 const RANGE_BYTES: u64 = 8 * 1024;
 
@@ -147,7 +149,7 @@ async fn run() -> anyhow::Result<bool> {
     if let Some(grants) = subscriber.grants() {
         let renewals: Vec<String> =
             grants.renewals().iter().map(|(because, times)| format!("{times} × {}", because.as_str())).collect();
-        println!("tokens: {}", renewals.join(", "));
+        println!("tokens renewed: {}", renewals.join(", "));
     }
     let fired: Vec<String> = local.faults().log_lines().iter().map(|fired| fired.what.clone()).collect();
     println!(
@@ -162,7 +164,10 @@ async fn run() -> anyhow::Result<bool> {
     let shown = database.display();
     println!("\nTry next:");
     println!("  sqlite3 {shown} 'SELECT Name, ListPrice FROM product ORDER BY ListPrice DESC LIMIT 5'");
-    println!("  cargo run --release --bin waybill-subscriber -- list --data {}", out.join("subscriber").display());
+    println!(
+        "  cargo run --release --bin waybill-subscriber -- list --data {}",
+        out.join(STATE).join("subscriber").display()
+    );
     println!("  cargo run --release --bin waybill-local -- run --random-ports --ready-file local.json");
     Ok(same)
 }
@@ -179,9 +184,7 @@ fn out_folder() -> anyhow::Result<PathBuf> {
     for name in ["adventureworks.sqlite", "adventureworks.sqlite-wal", "adventureworks.sqlite-shm"] {
         remove(std::fs::remove_file(out.join(name)))?;
     }
-    for name in ["publisher", "subscriber"] {
-        remove(std::fs::remove_dir_all(out.join(name)))?;
-    }
+    remove(std::fs::remove_dir_all(out.join(STATE)))?;
     Ok(out)
 }
 
@@ -200,11 +203,11 @@ async fn publisher(ready: &ReadyFile, out: &Path) -> anyhow::Result<Publisher> {
         ready.container.clone(),
         Duration::from_secs(3600),
     );
-    Ok(Publisher::builder(tokens, out.join("publisher")).name("adventureworks").build().await?)
+    Ok(Publisher::builder(tokens, out.join(STATE).join("publisher")).name("adventureworks").build().await?)
 }
 
 async fn subscriber(ready: &ReadyFile, out: &Path) -> anyhow::Result<Subscriber<SqliteInbox>> {
-    let folder = out.join("subscriber");
+    let folder = out.join(STATE).join("subscriber");
     std::fs::create_dir_all(&folder)?;
     let inbox = SqliteInbox::open(&folder.join("inbox.sqlite"), SqliteInboxOptions::default()).await?;
     let credential = Credential::Bearer(Secret::new(&ready.bearer_token));
