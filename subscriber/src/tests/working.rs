@@ -217,7 +217,7 @@ async fn files_wait_while_the_sink_is_down_and_all_of_them_finish_afterwards() {
         subscriber.receive_stats().saved.load(Ordering::Relaxed) == 12
     })
     .await;
-    until("tries", || async { sink.refused() >= 5 }).await;
+    until("tries", || async { sink.refused() >= 3 }).await;
     let tried = sink.refused();
     assert!(tried < 12, "one clock for all files, not {tried} tries");
     sink.set_down(false);
