@@ -1,6 +1,6 @@
 //! `kill -9`, again and again.
 
-use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::{
@@ -11,7 +11,14 @@ use waybill_examples::adventureworks::{self, Change, Table};
 use waybill_formats::Field;
 use waybill_local::Local;
 
-use crate::harness::{PATIENCE, Publishing, World, assert_nothing_was_dead_lettered, binary, number, query};
+use waybill_contracts::Entities;
+use waybill_publisher::outbox::SqliteOutbox;
+use waybill_subscriber::{Subscriber, inbox::SqliteInbox};
+
+use crate::harness::{
+    PATIENCE, Publishing, SUBSCRIPTION, World, assert_each_number_once, assert_nothing_was_dead_lettered, binary,
+    number, query, until,
+};
 
 const KILLS: usize = 10;
 
@@ -129,6 +136,82 @@ async fn ten_kills_at_random_moments_give_the_same_database() {
     // Each row took effect, or waited, exactly once.
     let counted = "SELECT sum(inserted + updated + deleted + ignored + superseded + parked + bad), sum(parked) - sum(released), sum(bad) FROM _waybill_progress";
     assert_eq!(world.query(counted), [format!("{}|0|0", changes.len())], "seed {seed}");
+    assert_nothing_was_dead_lettered(&world);
+    world.end().await;
+}
+
+/// Every message that the broker holds or held names a blob that is there.
+async fn assert_every_message_has_its_blob(world: &World) {
+    let messages = world.local.broker().peek(SUBSCRIPTION, 0, 10_000).expect("the subscription is there");
+    for message in messages {
+        let body: serde_json::Value = serde_json::from_slice(&message.contents.body).expect("a waybill");
+        let uri = body["uri"].as_str().expect("an address");
+        assert!(world.has_blob(uri).await, "a message came before its blob: {uri}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_killed_at_random_moments_sends_every_file_and_none_before_its_blob() {
+    const FILES: u64 = 8;
+    const ROWS: u64 = 20_000;
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let world = World::new().await;
+    let ready = world.ready_file();
+    let outbox = world.path("outbox").join(SqliteOutbox::FILE);
+    let (mut kills, mut between) = (0, 0);
+    for file in 0..FILES {
+        let path = world.path(&format!("{file}.jsonl"));
+        let rows: String = (file * ROWS..(file + 1) * ROWS)
+            .map(|number| format!("{{\"n\":{number},\"text\":\"{:016x}\"}}\n", random.random::<u64>()))
+            .collect();
+        std::fs::write(&path, rows).expect("a file");
+        let id = format!("nightly-{file}");
+        let publish = || {
+            let mut publish = Command::new(binary("waybill-publisher"));
+            publish.arg("publish").arg("--local").arg(&ready).arg("--data").arg(world.path("outbox"));
+            publish.args(["--type", "Number", "--id", &id]).arg(&path).current_dir(world.path(""));
+            publish.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+            publish.spawn().expect("the publisher starts")
+        };
+        // Each try is given a little more time, so that kills meet every step on the way.
+        let mut time = Duration::from_millis(random.random_range(5..30));
+        let output = loop {
+            let mut child = publish();
+            if let Ok(ended) = timeout(time, child.wait()).await {
+                ended.expect("it ran");
+                break child.wait_with_output().await.expect("it ran");
+            }
+            child.kill().await.expect("the child is killed");
+            kills += 1;
+            let state = format!("SELECT count(*) FROM export WHERE export_id = '{id}' AND state <> 'void'");
+            if outbox.exists() && !query(&outbox, "SELECT 1 FROM sqlite_schema WHERE name = 'export'").is_empty() {
+                between += u32::from(query(&outbox, &state) != ["0"]);
+            }
+            assert_every_message_has_its_blob(&world).await;
+            time += Duration::from_millis(random.random_range(5..30));
+            assert!(time < PATIENCE, "it does not come to its end");
+        };
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "seed {seed}, {id}: {} {told}", output.status);
+    }
+    println!("{kills} kills, {between} of them between plan and sent");
+    assert!(kills >= 8 && between >= 3, "{kills} kills, {between} of them in the middle; seed {seed}");
+    assert_every_message_has_its_blob(&world).await;
+
+    // A send whose answer was lost is repeated with the same identity: the subscriber takes it for what it is.
+    let subscribing = world.subscriber(Subscriber::<SqliteInbox>::builder(), &Entities::default()).await;
+    subscribing.done(FILES).await;
+    let messages = world.counts().totals.enqueued;
+    let rows = subscribing.until("all received", |c| c.done + c.duplicate == messages).await;
+    assert_eq!((rows.done, rows.quarantined, rows.saved), (FILES, 0, 0), "seed {seed}: {rows:?}");
+    let ids: BTreeSet<String> = subscribing.rows().await.into_iter().filter_map(|row| row.message_id).collect();
+    let wanted: BTreeSet<String> = (0..FILES).map(|file| format!("nightly-{file}")).collect();
+    assert_eq!(ids, wanted, "one message-id per export, also when it was sent again");
+    until("everything is settled", || world.counts().totals.completed == messages).await;
+    subscribing.end().await;
+    assert_each_number_once(&world, FILES * ROWS);
     assert_nothing_was_dead_lettered(&world);
     world.end().await;
 }

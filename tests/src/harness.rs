@@ -119,6 +119,11 @@ impl World {
         format!("{}/{}/{name}", endpoint.expect("an endpoint"), ready.container)
     }
 
+    pub(crate) async fn has_blob(&self, uri: &str) -> bool {
+        let name = uri.strip_prefix(&self.uri("")).expect("an address in the container");
+        self.container().head(name).await.is_ok()
+    }
+
     /// Stores a blob, in place of one that is there, and tells its address.
     pub(crate) async fn put(&self, name: &str, bytes: impl Into<Bytes>) -> String {
         let container = self.container();
@@ -183,11 +188,22 @@ pub(crate) fn waybill(blob_type: &str, uri: &str) -> serde_json::Value {
 
 /// `SELECT`ed rows, the values joined by `|`.
 pub(crate) fn query(database: &Path, sql: &str) -> Vec<String> {
+    use rusqlite::{Error, ErrorCode, OpenFlags};
+    let read = match select(database, sql, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // A killed program left a journal to be recovered or rolled back first; the next one to open the file does that.
+        Err(Error::SqliteFailure(error, _)) if error.code == ErrorCode::ReadOnly => {
+            select(database, sql, OpenFlags::SQLITE_OPEN_READ_WRITE)
+        }
+        read => read,
+    };
+    read.unwrap_or_else(|error| panic!("{}: {sql}: {error}", database.display()))
+}
+
+fn select(database: &Path, sql: &str, flags: rusqlite::OpenFlags) -> rusqlite::Result<Vec<String>> {
     use rusqlite::types::ValueRef;
-    let db = rusqlite::Connection::open_with_flags(database, rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .expect("the database opens");
-    db.busy_timeout(Duration::from_secs(10)).expect("a timeout");
-    let mut statement = db.prepare(sql).expect("sound SQL");
+    let db = rusqlite::Connection::open_with_flags(database, flags)?;
+    db.busy_timeout(Duration::from_secs(10))?;
+    let mut statement = db.prepare(sql)?;
     let columns = statement.column_count();
     let rows = statement.query_map([], |row| {
         let values: Result<Vec<String>, _> = (0..columns)
@@ -201,8 +217,8 @@ pub(crate) fn query(database: &Path, sql: &str) -> Vec<String> {
             })
             .collect();
         values.map(|values| values.join("|"))
-    });
-    rows.expect("it runs").map(|row| row.expect("a row")).collect()
+    })?;
+    rows.collect()
 }
 
 /// A publisher whose relay runs.

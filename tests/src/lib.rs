@@ -18,6 +18,8 @@ mod memory;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]
+mod promises;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod tokens;
