@@ -67,7 +67,7 @@ pub(crate) async fn run(common: &Common, settings: &Settings) -> anyhow::Result<
 /// What keeps the relay from sending, for a line of progress.
 pub(crate) fn relay_line(publisher: &Publisher) -> String {
     match &*publisher.relay().borrow() {
-        RelayState::Waiting { problem } => format!("; the bus cannot be used: {problem}"),
+        RelayState::Waiting { problem, .. } => format!("; the bus cannot be used: {problem}"),
         RelayState::Standby => "; another process sends this outbox's messages".to_owned(),
         RelayState::Stopped | RelayState::Attached => String::new(),
     }

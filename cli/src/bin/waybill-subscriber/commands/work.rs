@@ -123,7 +123,8 @@ async fn supervise(
                     pending = &mut idle => pending,
                     () = patience => {
                         stop.cancel();
-                        bail!("the bus was out of reach for {} s; nothing was received", CONTACT_PATIENCE.as_secs());
+                        let why = subscriber.receive_stats().problem().map(|why| format!(": {why}")).unwrap_or_default();
+                        bail!("the bus was out of reach for {} s; nothing was received{why}", CONTACT_PATIENCE.as_secs());
                     }
                 };
                 stop.cancel();
