@@ -126,3 +126,39 @@ async fn nothing_that_is_secret_is_in_any_log_error_or_database() {
     }
     world.end().await;
 }
+
+#[tokio::test]
+async fn nothing_that_is_secret_is_in_what_a_publisher_writes() {
+    let world = World::new().await;
+    let ready = world.ready_file();
+    let block = When::Blob(BlobRequests::of(BlobOperation::PutBlock));
+    let refuse = Step::new(block, What::RefuseSas);
+    let list = When::Blob(BlobRequests::of(BlobOperation::PutBlockList));
+    let reset = Step::new(list, What::Reset { service: waybill_local::fault::Service::Blob });
+    world.local.faults().install([refuse, reset]).expect("a sound script");
+    let file = world.path("rows.jsonl");
+    std::fs::write(&file, "{\"n\":1}\n").expect("a file");
+    let mut publish = Command::new(binary("waybill-publisher"));
+    publish.arg("publish").arg("--local").arg(&ready).arg("--data").arg(world.path("outbox"));
+    publish.args(["--type", "Number"]).arg(&file).current_dir(world.path("")).env("RUST_LOG", "trace");
+    let output = timeout(PATIENCE, publish.output()).await.expect("in time").expect("it runs");
+    let told = [output.stdout, output.stderr].concat();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&told));
+    assert_eq!(world.local.faults().log_lines().len(), 2, "both faults were met");
+    assert!(!found(&told, "TRACE").is_empty(), "it logged: {}", String::from_utf8_lossy(&told));
+
+    let connection = &world.local.ready_file().blob_connection_string;
+    let account_key = connection.split(';').find_map(|part| part.strip_prefix("AccountKey=")).expect("a key");
+    let secrets = ["sig=", "sig%3D", "SharedAccessSignature sr", account_key, "SAS_KEY_VALUE"];
+    let mut written = Vec::new();
+    files(&world.path("outbox"), &mut written);
+    assert!(!written.is_empty());
+    for secret in secrets {
+        assert_eq!(found(&told, secret), [""; 0], "the log holds {secret}");
+        for path in &written {
+            let Ok(bytes) = std::fs::read(path) else { continue };
+            assert_eq!(found(&bytes, secret), [""; 0], "{} holds {secret}", path.display());
+        }
+    }
+    world.end().await;
+}

@@ -104,7 +104,7 @@ async fn tenant_service_is_asked_once_per_token_and_process() {
     publishing.end().await;
     // Every download is on its way when the token dies: eight refusals, and that of the bus, are one renewal.
     let reads = BlobRequests::of(BlobOperation::GetBlob);
-    let wait = Step::new(When::Blob(reads), What::Delay(Duration::from_millis(1500))).times(number(AT_ONCE));
+    let wait = Step::new(When::Blob(reads), What::Delay(Duration::from_secs(3))).times(number(AT_ONCE));
     world.local.faults().install([wait]).expect("a sound script");
     let subscribing = world.subscriber(options().files_in_flight_max(number(AT_ONCE)), &Entities::default()).await;
     world.local.faults().wait_for(u64::from(AT_ONCE)).await;
