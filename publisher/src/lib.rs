@@ -13,6 +13,8 @@ mod export;
 pub mod outbox;
 mod publisher;
 mod relay;
+#[cfg(test)]
+mod tests;
 
 pub use export::{ExportBuilder, ExportError, ExportWriter, Exported};
 pub use publisher::{BuildError, FlushError, Publisher, PublisherBuilder, Status};

@@ -91,7 +91,7 @@ pub enum BuildError {
 #[non_exhaustive]
 pub enum FlushError {
     /// Time is up.
-    #[error("{waiting} messages are not sent after {after:?}{}; they stay in the outbox and are sent by `run`", reason(.last_error))]
+    #[error("{} after {after:?}{}; what waits stays in the outbox and is sent by `run`", not_sent(*.waiting), reason(.last_error))]
     Timeout {
         /// How many.
         waiting: u64,
@@ -111,6 +111,10 @@ pub enum FlushError {
     /// The outbox cannot be read.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
+}
+
+fn not_sent(waiting: u64) -> String {
+    if waiting == 1 { "1 message is not sent".to_owned() } else { format!("{waiting} messages are not sent") }
 }
 
 fn reason(last_error: &Option<String>) -> String {
@@ -267,6 +271,14 @@ impl PublisherBuilder {
             bus_options: self.bus,
             relay: watch::Sender::new(RelayState::Stopped),
         })
+    }
+
+    /// As [`PublisherBuilder::build`], with a function that is called at each step.
+    #[cfg(test)]
+    pub(crate) async fn build_with_hook(self, hook: fn(crate::context::Step)) -> Result<Publisher, BuildError> {
+        let mut publisher = self.build().await?;
+        Arc::get_mut(&mut publisher.context).expect("nobody else has it yet").hook = Some(hook);
+        Ok(publisher)
     }
 
     pub(crate) fn context<O>(&self, outbox: O) -> Result<Context<O>, BuildError> {

@@ -40,7 +40,7 @@ pub use writer::ExportWriter;
 
 use crate::{
     context::Context,
-    outbox::{ExportRow, Outbox, Plan, SqliteOutbox},
+    outbox::{ExportRow, ListFilter, Outbox, Plan, SqliteOutbox, State},
 };
 
 /// Longest `properties`: with the rest, a message stays within the 256 KiB that the standard tier takes. Source: Microsoft,
@@ -341,7 +341,7 @@ impl<O: Outbox> ExportBuilder<O> {
     }
 
     /// Reads and packs on a thread for such work; blocks come over and are staged here.
-    async fn pack<R: Read>(
+    async fn pack<R: Read + Send + 'static>(
         self,
         name: String,
         format: Format,
@@ -352,6 +352,14 @@ impl<O: Outbox> ExportBuilder<O> {
             Some(target) => (Treatment::Convert(target, self.columns.clone()), target),
         };
         let packing = Packing { name: name.clone(), format, treatment, compression: self.compression };
+        // Before anything is planned: a source that is not there leaves no trace.
+        let input = match blocking(open).await {
+            Ok(input) => input,
+            Err(source) => match self.exported_before().await? {
+                Some(known) => return Ok(known),
+                None => return Err(ExportError::Read { name, source }),
+            },
+        };
         let mut writer = self.start_as(WriterOptions::Raw, written).await?;
         if writer.already_exported().is_some() {
             return writer.finish().await;
@@ -360,7 +368,6 @@ impl<O: Outbox> ExportBuilder<O> {
         let block_bytes = Arc::new(AtomicUsize::new(writer.block_bytes()));
         let wanted = Arc::clone(&block_bytes);
         let packer = tokio::task::spawn_blocking(move || {
-            let input = open().map_err(|source| ExportError::Read { name, source })?;
             let emit = |block| sender.blocking_send(block).map_err(|_| Gone);
             packing.run(input, || wanted.load(Ordering::Relaxed), emit)
         });
@@ -384,6 +391,18 @@ impl<O: Outbox> ExportBuilder<O> {
             Ok(Err(PackError::Gone)) => unreachable!("its receiver lives as long as this call"),
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
         }
+    }
+
+    /// What was exported with this id and type, for a caller whose source is gone since.
+    async fn exported_before(&self) -> Result<Option<Exported>, ExportError> {
+        let Some(id) = &self.export_id else { return Ok(None) };
+        let filter = ListFilter { export_id: Some(id.as_str().to_owned()), most: 1, ..ListFilter::default() };
+        let rows = self.context.outbox.list(&filter).await;
+        let rows = rows.map_err(|source| ExportError::Outbox { export_id: id.as_str().to_owned(), source })?;
+        let known = rows
+            .iter()
+            .find(|row| row.blob_type == self.blob_type.as_str() && matches!(row.state, State::Uploaded | State::Sent));
+        Ok(known.map(|row| Exported::of(row, true)))
     }
 
     /// The same export once more.
@@ -436,6 +455,14 @@ impl<O: Outbox> fmt::Debug for ExportBuilder<O> {
             .field("blob_type", &self.blob_type)
             .field("export_id", &self.export_id)
             .finish_non_exhaustive()
+    }
+}
+
+/// Runs work that blocks its thread on one for such work.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
     }
 }
 

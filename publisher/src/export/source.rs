@@ -52,10 +52,14 @@ pub(super) struct Counted {
 }
 
 impl Counted {
-    /// Opens it, and begins to count at 0.
+    /// Opens it, and begins to count at 0. A folder is refused here: opening one succeeds, reading it does not.
     pub(super) fn open(path: &Path, read: Arc<AtomicU64>) -> io::Result<Self> {
         read.store(0, Ordering::Relaxed);
-        Ok(Self { file: File::open(path)?, read })
+        let file = File::open(path)?;
+        if file.metadata()?.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        Ok(Self { file, read })
     }
 }
 

@@ -42,6 +42,8 @@ pub enum RelayState {
     Waiting {
         /// What the last try met, with its causes.
         problem: String,
+        /// Whether only a person can mend it: a missing topic, a refused key. It is tried all the same, seldom.
+        needs_person: bool,
     },
 }
 
@@ -192,10 +194,10 @@ impl<O: Outbox> Relay<O> {
 
     /// Nothing is sent for a while.
     fn wait(&mut self, error: &BusError) {
-        let problem = chain(error);
-        self.outage.begin(error.retry_after(), error.needs_person());
+        let (problem, needs_person) = (chain(error), error.needs_person());
+        self.outage.begin(error.retry_after(), needs_person);
         self.outage.tell("the bus cannot be used; what is uploaded waits in the outbox", error);
-        self.state.send_replace(RelayState::Waiting { problem });
+        self.state.send_replace(RelayState::Waiting { problem, needs_person });
     }
 }
 

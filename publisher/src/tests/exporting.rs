@@ -1,0 +1,170 @@
+//! Exports: whose blob it is, which number it has, and what a second one of the same id does.
+
+use std::time::Duration;
+
+use tokio::join;
+use waybill_formats::{Compression, Field};
+use waybill_local::{
+    BlobOperation,
+    fault::{BlobRequests, Step, What, When},
+};
+
+use super::world::{World, all_rows, export, numbers, row_of, until};
+use crate::{ExportError, FlushError, outbox::State};
+
+#[tokio::test]
+async fn a_foreign_blob_under_our_name_is_left_alone_and_the_export_is_made_under_another_name() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let mut writer = running.publisher.export("Number").unwrap().id("taken").unwrap().start().await.unwrap();
+    let name = row_of(&running.publisher, "taken").await.blob;
+    world.put_foreign(&name, b"not ours").await;
+    writer.row(&[("n", Field::Number("1"))]).await.unwrap();
+    let refused = writer.finish().await.unwrap_err();
+    assert!(matches!(&refused, ExportError::Void { number: 1, .. }), "{refused:?}");
+    assert!(refused.to_string().contains(&name), "it names the blob: {refused}");
+
+    let again = export(&running.publisher, "taken", 3).await.unwrap();
+    assert_eq!((again.repeated, again.sequence), (false, 2));
+    assert!(!again.uri.ends_with(&name), "another name");
+    running.sent().await;
+    world.assert_promises(&running.publisher, 1).await;
+    assert_eq!(world.messages().len(), 1);
+    let foreign = again.uri.replace(&row_of(&running.publisher, "taken").await.blob, &name);
+    assert_eq!(world.stored(&foreign).await, b"not ours");
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_file_whose_name_is_taken_while_it_is_staged_is_exported_under_another_without_being_asked() {
+    let world = World::new().await;
+    let running = world.running().await;
+    // Time for somebody to be faster.
+    let late = What::Delay(Duration::from_secs(1));
+    world.local.faults().install([Step::new(When::Blob(BlobRequests::of(BlobOperation::PutBlock)), late)]).unwrap();
+    let file = world.file("numbers.jsonl", numbers("taken", 50).as_bytes());
+    let exporting = running.publisher.export("Number").unwrap().id("taken").unwrap();
+    let (exported, name) = join!(exporting.file(&file), async {
+        world.local.faults().wait_for(1).await;
+        let name = row_of(&running.publisher, "taken").await.blob;
+        world.put_foreign(&name, b"not ours").await;
+        name
+    });
+    let exported = exported.unwrap();
+    assert_eq!(exported.sequence, 2);
+    assert!(!exported.uri.ends_with(&name));
+    running.sent().await;
+    assert_eq!(world.plain(&exported.uri).await, numbers("taken", 50).into_bytes());
+    world.assert_promises(&running.publisher, 1).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn the_same_export_id_is_exported_once() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let first = export(&running.publisher, "nightly-7", 10).await.unwrap();
+    assert!(!first.repeated);
+    // While it may wait for the bus still, when it is sent, and by another publisher on the same outbox.
+    let second = export(&running.publisher, "nightly-7", 99).await.unwrap();
+    running.sent().await;
+    let third = export(&world.publisher().await, "nightly-7", 10).await.unwrap();
+    for again in [second, third] {
+        assert_eq!(again, crate::Exported { repeated: true, ..first.clone() });
+    }
+    let other_type = running.publisher.export("Price").unwrap().id("nightly-7").unwrap().start().await;
+    assert!(other_type.unwrap_err().to_string().contains("nightly-7"));
+    assert_eq!((world.commits(), world.messages().len(), all_rows(&running.publisher).await.len()), (1, 1, 1));
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tries_of_one_export_id_at_the_same_time_make_one_blob_and_one_message() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let other = world.publisher().await;
+    let publishers = [&running.publisher, &other, &running.publisher, &other];
+    let tries = publishers.map(|publisher| export(publisher, "once", 500));
+    let done = futures::future::join_all(tries).await;
+    assert!(done.iter().any(Result::is_ok), "{done:?}");
+    running.sent().await;
+    assert_eq!(world.assert_promises(&running.publisher, 0).await.len(), 1);
+    assert_eq!(world.messages().len(), 1);
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn sequence_numbers_count_per_type_from_one() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let mut given = Vec::new();
+    for blob_type in ["Item", "Price", "Item", "Item", "Price"] {
+        let mut writer = running.publisher.export(blob_type).unwrap().start().await.unwrap();
+        writer.row(&[("n", Field::Number("1"))]).await.unwrap();
+        given.push((blob_type, writer.finish().await.unwrap().sequence));
+        // One that is given up before its file is whole takes no number.
+        running.publisher.export(blob_type).unwrap().start().await.unwrap().abandon("not wanted").await.unwrap();
+    }
+    assert_eq!(given, [("Item", 1), ("Price", 1), ("Item", 2), ("Item", 3), ("Price", 2)]);
+    running.sent().await;
+    let epoch = running.publisher.status().await.unwrap().epoch;
+    let mut told: Vec<(String, Option<u64>)> = Vec::new();
+    for message in world.messages() {
+        assert_eq!(message.extras.epoch.as_ref(), Some(&epoch));
+        assert_eq!(message.extras.publisher.as_deref(), Some("shop"));
+        told.push((message.metadata.blob_type, message.extras.sequence));
+    }
+    told.sort();
+    let wanted = [("Item", 1), ("Item", 2), ("Item", 3), ("Price", 1), ("Price", 2)];
+    assert_eq!(told, wanted.map(|(blob_type, number)| (blob_type.to_owned(), Some(number))));
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    // They go on where they were.
+    let after = world.publisher().await.export("Price").unwrap().start().await.unwrap().finish().await.unwrap();
+    assert_eq!(after.sequence, 3);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_correlation_id_that_is_not_ascii_is_percent_encoded_in_the_header_only() {
+    let world = World::new().await;
+    let running = world.running().await;
+    for (id, header) in [
+        ("größe 7", "gr%C3%B6%C3%9Fe%207"),
+        ("50%/日本\u{7f}", "50%25/%E6%97%A5%E6%9C%AC%7F"),
+        ("8f252380-ef1e-4e0e-8f72-5b7362d8db3b", "8f252380-ef1e-4e0e-8f72-5b7362d8db3b"),
+    ] {
+        let export = running.publisher.export("Number").unwrap().correlation_id(id).unwrap();
+        let exported = export.start().await.unwrap().finish().await.unwrap();
+        running.sent().await;
+        let said = world.facts(&exported.uri).await.headers.metadata;
+        assert_eq!(said["correlationid"], header);
+        let message = world.messages().pop().unwrap();
+        assert_eq!((message.metadata.correlation_id.as_str(), message.metadata.uri), (id, exported.uri));
+    }
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_writer_that_is_dropped_is_void_and_takes_no_number() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let small = running.publisher.export("Number").unwrap().id("dropped").unwrap().compression(Compression::None);
+    let mut writer = small.start().await.unwrap();
+    writer.row(&[("n", Field::Number("1"))]).await.unwrap();
+    drop(writer);
+    until("the dropped export void", async || row_of(&running.publisher, "dropped").await.state == State::Void).await;
+    let flushed = running.publisher.flush_exports(&["dropped"], Duration::from_secs(1)).await;
+    assert!(matches!(&flushed, Err(FlushError::Void { .. })), "{flushed:?}");
+    assert_eq!(export(&running.publisher, "next", 1).await.unwrap().sequence, 1);
+    running.sent().await;
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}

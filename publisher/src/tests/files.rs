@@ -1,0 +1,162 @@
+//! Files: what subscribers unpack is the source, and what cannot be read is refused before anything is published.
+
+use std::io::Write;
+
+use flate2::{Compression, write::GzEncoder};
+use waybill_contracts::Format;
+
+use super::world::{World, all_rows};
+use crate::{ExportError, Exported, Publisher, outbox::State};
+
+const JSONL: &[u8] = b"{\"a\":19.90,\"b\":\"\xc3\xa9\"}\r\n{\"b\":null,  \"a\":1e400}\n\n{\"a\":3}";
+const CSV: &[u8] = b"a,b\r\n1,\"x\ny\"\r\n,\"\"\n3,\"quo\"\"ted\"";
+
+fn gzip(plain: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(plain).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Cut at any byte, as concatenated files are.
+fn members(plain: &[u8], parts: usize) -> Vec<u8> {
+    plain.chunks(plain.len().div_ceil(parts)).flat_map(gzip).collect()
+}
+
+async fn publish(world: &World, publisher: &Publisher, name: &str, bytes: &[u8]) -> Result<Exported, ExportError> {
+    publisher.export("Thing").unwrap().file(&world.file(name, bytes)).await
+}
+
+#[tokio::test]
+async fn a_file_is_published_byte_for_byte() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let large: Vec<u8> = (0..60_000).flat_map(|n| format!("{{\"n\":{n},\"x\":\"{n:x}\"}}\n").into_bytes()).collect();
+    for (name, plain, rows, content_type) in [
+        ("t.jsonl", JSONL, Some(3), "application/x-jsonlines"),
+        ("t.ndjson", JSONL, Some(3), "application/x-jsonlines"),
+        ("t.csv", CSV, Some(3), "text/csv"),
+        ("t.json", b"[{\"a\":1}]", None, "application/json"),
+        ("large.jsonl", &large, Some(60_000), "application/x-jsonlines"),
+    ] {
+        for (packed, suffix) in [(plain.to_vec(), ""), (gzip(plain), ".gz"), (members(plain, 3), ".gz")] {
+            let exported = publish(&world, &running.publisher, &format!("{name}{suffix}"), &packed).await.unwrap();
+            let about = format!("{name}{suffix}, {} bytes", packed.len());
+            assert!(world.plain(&exported.uri).await == plain, "{about}");
+            assert_eq!((exported.rows, exported.plain_bytes), (rows, plain.len() as u64), "{about}");
+            assert_eq!(exported.bytes, world.stored(&exported.uri).await.len() as u64, "{about}");
+            let facts = world.facts(&exported.uri).await;
+            assert_eq!((facts.headers.content_type.as_str(), facts.content_encoding), (content_type, None), "{about}");
+            running.sent().await;
+            let message = world.messages().pop().unwrap();
+            assert_eq!(message.metadata.content_type, content_type, "{about}");
+            assert_eq!(message.metadata.content_encoding.as_deref(), Some("gzip"), "{about}");
+            assert_eq!(message.extras.rows, rows, "{about}");
+        }
+    }
+    assert_eq!(world.assert_promises(&running.publisher, 0).await.len(), 15);
+    running.end().await;
+    world.end().await;
+}
+
+/// Nothing was published, and nothing will be.
+async fn assert_nothing_published(world: &World, publisher: &Publisher, rows: usize) {
+    assert_eq!((world.commits(), world.messages().len()), (0, 0));
+    let all = all_rows(publisher).await;
+    assert_eq!(all.len(), rows);
+    assert!(all.iter().all(|row| row.state == State::Void && row.sequence.is_none()), "{all:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_gzip_is_refused_before_anything_is_committed() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let whole = gzip(&CSV.repeat(20));
+    let mut damaged = whole.clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    let cut = [whole.len() - 1, whole.len() - 8, whole.len() / 2, 12, 3]
+        .map(|length| (whole[..length].to_vec(), "ends early"));
+    let mut tries = 0;
+    for (bytes, problem) in cut.into_iter().chain([(damaged, "damaged")]) {
+        for name in ["t.csv.gz", "t.xml.gz"] {
+            let refused = publish(&world, &running.publisher, name, &bytes).await.unwrap_err();
+            let ExportError::Source { problem: told, .. } = &refused else { panic!("{refused:?}") };
+            assert!(told.contains(problem), "{} bytes: {refused}", bytes.len());
+            tries += 1;
+        }
+    }
+    assert_nothing_published(&world, &running.publisher, tries).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_broken_row_is_refused_with_file_row_and_byte() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let late = [b"{\"n\":1}\n".repeat(100_000), b"oops\n".to_vec()].concat();
+    for (name, bytes, row, offset) in [
+        ("t.jsonl", b"{\"a\":1}\n{\"a\":}\n{\"a\":3}\n".to_vec(), 2, 8),
+        ("t.jsonl.gz", gzip(b"{\"a\":1}\n{\"a\":2}\n[1]\n"), 3, 16),
+        ("t.csv", b"a,b\n1,2\n1,2,3\n".to_vec(), 2, 8),
+        ("late.jsonl", late, 100_001, 800_000),
+    ] {
+        let refused = publish(&world, &running.publisher, name, &bytes).await.unwrap_err();
+        let ExportError::Source { name: file, row: at_row, offset: at, .. } = &refused else { panic!("{refused:?}") };
+        assert!(file.ends_with(name), "{refused}");
+        assert_eq!((*at_row, *at), (row, offset), "{refused}");
+        assert!(refused.to_string().contains(&format!("row {row}, byte {offset}")), "{refused}");
+    }
+    assert_nothing_published(&world, &running.publisher, 4).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn csv_becomes_json_lines_with_nulls_kept_apart_and_back() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let csv = "a,b,c\n,\"\",007\n\"x,\"\"y\",é,\n";
+    let source = world.file("t.csv", csv.as_bytes());
+    let export = running.publisher.export("Thing").unwrap().convert_to(Format::JsonLines);
+    let as_json = export.file(&source).await.unwrap();
+    let json = world.plain(&as_json.uri).await;
+    let wanted = "{\"a\":null,\"b\":\"\",\"c\":\"007\"}\n{\"a\":\"x,\\\"y\",\"b\":\"é\",\"c\":null}\n";
+    assert_eq!(String::from_utf8(json.clone()).unwrap(), wanted);
+    assert_eq!(world.facts(&as_json.uri).await.headers.content_type, "application/x-jsonlines");
+    assert!(as_json.uri.ends_with(".jsonl.gz"), "{}", as_json.uri);
+
+    let back = running.publisher.export("Thing").unwrap().convert_to(Format::Csv);
+    let back = back.file(&world.file("t.jsonl", &json)).await.unwrap();
+    assert_eq!(String::from_utf8(world.plain(&back.uri).await).unwrap(), csv);
+    assert_eq!((as_json.rows, back.rows), (Some(2), Some(2)));
+    running.sent().await;
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_be_opened_leaves_no_trace_unless_it_was_exported_before() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let folder = world.path("folder.csv");
+    std::fs::create_dir(&folder).unwrap();
+    for path in [world.path("missing.csv"), folder] {
+        let refused = running.publisher.export("Thing").unwrap().file(&path).await.unwrap_err();
+        assert!(matches!(&refused, ExportError::Read { .. }), "{refused:?}");
+        assert!(refused.to_string().contains(&path.display().to_string()), "{refused}");
+    }
+    assert_nothing_published(&world, &running.publisher, 0).await;
+
+    let path = world.file("t.csv", CSV);
+    let once = || running.publisher.export("Thing").unwrap().id("once").unwrap();
+    let exported = once().file(&path).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(once().file(&path).await.unwrap(), Exported { repeated: true, ..exported });
+    let of_another_type = running.publisher.export("Other").unwrap().id("once").unwrap().file(&path).await;
+    assert!(matches!(of_another_type, Err(ExportError::Read { .. })), "{of_another_type:?}");
+    running.sent().await;
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}

@@ -1,0 +1,218 @@
+//! Messages: their ids, outages, and how fast they go.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+use waybill_local::{
+    broker::{QueueOptions, TopicOptions, Which},
+    fault::{BusEvent, Service, Step, What, When},
+};
+
+use super::world::{PATIENCE, Running, SUBSCRIPTION, World, export, row_of, tokens_with, until};
+use crate::{FlushError, Publisher, RelayState, outbox::State};
+
+/// Everybody's way to the bus, which can be closed.
+struct Road {
+    address: SocketAddr,
+    open: watch::Sender<bool>,
+    _cars: JoinSet<()>,
+}
+
+impl Road {
+    /// To this port of this machine.
+    async fn to(port: u16) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (open, is_open) = watch::channel(true);
+        let mut cars = JoinSet::new();
+        cars.spawn(async move {
+            let mut cars = JoinSet::new();
+            loop {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut is_open = is_open.clone();
+                if !*is_open.borrow() {
+                    continue;
+                }
+                cars.spawn(async move {
+                    let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        _ = is_open.wait_for(|open| !open) => {}
+                    }
+                });
+            }
+        });
+        Self { address, open, _cars: cars }
+    }
+}
+
+/// The connection string's port, and the string with another.
+fn with_port(world: &World, port: u16) -> String {
+    let given = &world.local.ready_file().service_bus_connection_string;
+    let bus = world.local.ports().amqp.to_string();
+    assert!(given.contains(&bus), "the port stands in the connection string");
+    given.replacen(&bus, &port.to_string(), 1)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_keeps_its_id_over_unknown_outcomes() {
+    const EXPORTS: u64 = 60;
+    let world = World::new().await;
+    // Whenever one came in: often before its sender is told so.
+    let nth = 2.try_into().unwrap();
+    let when = When::Bus { event: BusEvent::Enqueued, entity: SUBSCRIPTION.to_owned(), nth };
+    let resets = Step::new(when.clone(), What::Reset { service: Service::Bus }).times(10.try_into().unwrap());
+    world.local.faults().install([resets]).unwrap();
+    let running = world.running().await;
+    for number in 0..EXPORTS / 2 {
+        export(&running.publisher, &format!("a-{number}"), 2).await.unwrap();
+    }
+    running.sent().await;
+    let closes = Step::new(when, What::Close { entity: None }).times(10.try_into().unwrap());
+    world.local.faults().install([closes]).unwrap();
+    for number in 0..EXPORTS / 2 {
+        export(&running.publisher, &format!("b-{number}"), 2).await.unwrap();
+    }
+    running.sent().await;
+    let sent = world.assert_promises(&running.publisher, 0).await;
+    assert_eq!(sent.len() as u64, EXPORTS);
+    assert!(*world.local.faults().fired().borrow() >= 10, "connections were lost");
+    assert!(sent.iter().map(|row| row.tries).sum::<u64>() > 0, "tries ended without an answer");
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outage_of_the_bus_loses_nothing_and_ends_without_a_restart() {
+    let world = World::new().await;
+    let road = Road::to(world.local.ports().amqp).await;
+    let ready = world.local.ready_file();
+    let tokens = tokens_with(ready, &ready.topic, &with_port(&world, road.address.port()));
+    let publisher = Publisher::builder(tokens, world.outbox()).name("shop").backoff_max(Duration::from_millis(200));
+    let running = Running::start(publisher.build().await.unwrap());
+    export(&running.publisher, "before", 5).await.unwrap();
+    running.sent().await;
+
+    for outage in 0..2 {
+        road.open.send_replace(false);
+        for number in 0..20 {
+            export(&running.publisher, &format!("during-{outage}-{number}"), 5).await.unwrap();
+        }
+        let mut relay = running.publisher.relay();
+        let waiting = relay.wait_for(|state| matches!(state, RelayState::Waiting { .. }));
+        let state = timeout(PATIENCE, waiting).await.expect("in time").unwrap().clone();
+        assert!(matches!(state, RelayState::Waiting { needs_person: false, .. }), "{state:?}");
+        let given_up = running.publisher.flush(Duration::from_millis(50)).await;
+        assert!(matches!(given_up, Err(FlushError::Timeout { waiting: 20, .. })), "{given_up:?}");
+        road.open.send_replace(true);
+        running.sent().await;
+        assert_eq!(*running.publisher.relay().borrow(), RelayState::Attached);
+    }
+    assert_eq!(world.assert_promises(&running.publisher, 0).await.len(), 41);
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_missing_topic_is_waited_for_and_the_outbox_holds() {
+    let world = World::new().await;
+    let ready = world.local.ready_file();
+    let tokens = tokens_with(ready, "later", &ready.service_bus_connection_string);
+    let publisher = Publisher::builder(tokens, world.outbox()).name("shop").backoff_max(Duration::from_millis(100));
+    let running = Running::start(publisher.build().await.unwrap());
+    export(&running.publisher, "early", 5).await.unwrap();
+    let mut relay = running.publisher.relay();
+    let waiting = relay.wait_for(|state| matches!(state, RelayState::Waiting { .. }));
+    let state = timeout(PATIENCE, waiting).await.expect("in time").unwrap().clone();
+    let RelayState::Waiting { problem, needs_person: true } = &state else { panic!("{state:?}") };
+    assert!(problem.contains("later"), "it names the topic: {problem}");
+    assert_eq!(row_of(&running.publisher, "early").await.state, State::Uploaded);
+    let given_up = running.publisher.flush(Duration::from_millis(50)).await.unwrap_err().to_string();
+    assert!(given_up.starts_with("1 message is not sent after 50ms"), "{given_up}");
+
+    let broker = world.local.broker();
+    broker.add_topic("later", TopicOptions::default()).unwrap();
+    broker.add_subscription("later", "acme", QueueOptions::default()).unwrap();
+    running.sent().await;
+    let there = broker.peek("later/subscriptions/acme", 0, 10).unwrap();
+    assert_eq!(there.len(), 1);
+    assert_eq!(there[0].contents.message_id.as_deref(), Some("early"));
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn detached_links_and_closed_connections_cost_no_message() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let mut wanted = BTreeSet::new();
+    for number in 0..20 {
+        if number % 5 == 2 {
+            world.local.broker().detach_links("exports").unwrap();
+            world.local.broker().close_connections(&Which::Senders);
+        }
+        let id = format!("n-{number}");
+        export(&running.publisher, &id, 3).await.unwrap();
+        wanted.insert(id);
+    }
+    running.sent().await;
+    let told: BTreeSet<String> = world.messages().into_iter().map(|message| message.id).collect();
+    assert_eq!(told, wanted);
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_uploaded_export_is_at_the_broker_at_once_when_nothing_else_goes_on() {
+    let world = World::new().await;
+    // Without the wake-up by the upload it would wait for an hour.
+    let publisher = world.builder().poll_interval(Duration::from_secs(3600)).build().await.unwrap();
+    let running = Running::start(publisher);
+    export(&running.publisher, "warm", 1).await.unwrap();
+    running.sent().await;
+    let mut slowest = Duration::ZERO;
+    for number in 0..10 {
+        let arrived = world.arrived();
+        export(&running.publisher, &format!("n-{number}"), 1).await.unwrap();
+        let uploaded = Instant::now();
+        let broker = world.local.broker();
+        let there = broker.wait_until(|_| world.arrived() > arrived);
+        timeout(PATIENCE, there).await.expect("it arrives");
+        slowest = slowest.max(uploaded.elapsed());
+        running.sent().await;
+    }
+    println!("slowest of 10: {slowest:?}");
+    assert!(slowest < Duration::from_millis(900), "{slowest:?} from uploaded to the broker");
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn of_two_publishers_on_one_outbox_one_sends_and_the_other_takes_over() {
+    let world = World::new().await;
+    let first = world.running().await;
+    export(&first.publisher, "one", 1).await.unwrap();
+    first.sent().await;
+    let second = world.running().await;
+    until("the second on standby", async || *second.publisher.relay().borrow() == RelayState::Standby).await;
+    export(&second.publisher, "two", 1).await.unwrap();
+    second.sent().await;
+    first.end().await;
+    export(&second.publisher, "three", 1).await.unwrap();
+    second.sent().await;
+    assert_eq!(world.messages().len(), 3, "each once");
+    world.assert_promises(&second.publisher, 0).await;
+    second.end().await;
+    world.end().await;
+}
