@@ -1,16 +1,79 @@
 //! Exports: whose blob it is, which number it has, and what a second one of the same id does.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
-use tokio::join;
+use tokio::{join, time::timeout};
 use waybill_formats::{Compression, Field};
 use waybill_local::{
     BlobOperation,
-    fault::{BlobRequests, Step, What, When},
+    fault::{BlobRequests, BusEvent, Service, Step, What, When},
 };
 
-use super::world::{World, all_rows, export, numbers, row_of, until};
+use super::world::{PATIENCE, SUBSCRIPTION, World, all_rows, export, message, numbers, row_of, until};
 use crate::{ExportError, FlushError, outbox::State};
+
+fn times(times: u32) -> NonZeroU32 {
+    times.try_into().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_is_committed_before_its_message_is_sent() {
+    const EXPORTS: u64 = 40;
+    let world = World::new().await;
+    let of = |operation| BlobRequests::of(operation);
+    let steps = [
+        // Every commit is late: a message that does not wait for it comes before its blob.
+        Step::new(When::Blob(of(BlobOperation::PutBlockList)), What::Delay(Duration::from_millis(30)))
+            .times(times(1_000)),
+        Step::new(When::Blob(of(BlobOperation::PutBlockList).nth(times(3))), What::Reset { service: Service::Blob })
+            .times(times(3)),
+        Step::new(
+            When::Blob(of(BlobOperation::PutBlock).nth(times(9))),
+            What::Busy { retry_after: Duration::from_secs(1) },
+        )
+        .times(times(2)),
+        Step::new(
+            When::Bus { event: BusEvent::Enqueued, entity: SUBSCRIPTION.to_owned(), nth: times(5) },
+            What::Reset { service: Service::Bus },
+        )
+        .times(times(3)),
+    ];
+    world.local.faults().install(steps).unwrap();
+    let running = world.running().await;
+
+    let look = async {
+        let (container, broker) = (world.container(), world.local.broker());
+        let mut looked_at = BTreeSet::new();
+        let (mut next, mut arrived) = (0, 0);
+        while (looked_at.len() as u64) < EXPORTS {
+            broker.wait_until(|_| world.arrived() > arrived).await;
+            arrived = world.arrived();
+            for peeked in broker.peek(SUBSCRIPTION, next, usize::MAX).unwrap() {
+                next = peeked.sequence_number + 1;
+                let message = message(peeked.contents.message_id, peeked.contents.body);
+                let blob = row_of(&running.publisher, &message.id).await.blob;
+                let there = container.head(&blob).await;
+                assert!(there.is_ok(), "{}: the message is here, its blob is not: {there:?}", message.id);
+                looked_at.insert(message.id);
+            }
+        }
+    };
+    let exporting = async {
+        for number in 0..EXPORTS / 4 {
+            let ids = [0, 1, 2, 3].map(|part| format!("{number}-{part}"));
+            let exports = ids.iter().map(|id| export(&running.publisher, id, 20));
+            for exported in futures::future::join_all(exports).await {
+                exported.unwrap();
+            }
+        }
+    };
+    timeout(PATIENCE, async { join!(look, exporting) }).await.expect("in time");
+    running.sent().await;
+    assert!(*world.local.faults().fired().borrow() >= 40, "faults happened");
+    assert_eq!(world.assert_promises(&running.publisher, 0).await.len() as u64, EXPORTS);
+    running.end().await;
+    world.end().await;
+}
 
 #[tokio::test]
 async fn a_foreign_blob_under_our_name_is_left_alone_and_the_export_is_made_under_another_name() {
