@@ -30,7 +30,7 @@ use waybill_local::{
 use waybill_publisher::Publisher;
 use waybill_subscriber::{
     Subscriber,
-    grants::Credential,
+    grants::{Credential, RenewedBecause},
     inbox::{Inbox, SqliteInbox, SqliteInboxOptions, Wanted},
     sink::SqliteSink,
 };
@@ -85,7 +85,7 @@ async fn run() -> anyhow::Result<bool> {
     let sink = SqliteSink::open(&database, &adventureworks::entities()?).await?;
 
     let stop = CancellationToken::new();
-    let published = AtomicU64::new(0);
+    let (published, rotations) = (AtomicU64::new(0), AtomicU64::new(0));
     let line = || {
         let (received, worked) = (subscriber.receive_stats(), subscriber.work_stats());
         format!(
@@ -100,7 +100,7 @@ async fn run() -> anyhow::Result<bool> {
     };
     let main_job = async {
         let result = async {
-            publish(&publisher, &local, &tables, &files, &published).await?;
+            publish(&publisher, &local, &tables, &files, &published, &rotations).await?;
             publisher.flush(Duration::from_secs(60)).await?;
             let wanted = files.len() as u64;
             let all_done = async {
@@ -155,12 +155,19 @@ async fn run() -> anyhow::Result<bool> {
     println!(
         "faults: {}; {} rotations",
         if fired.is_empty() { "none".to_owned() } else { fired.join("; ") },
-        ROTATIONS
+        rotations.load(Ordering::Relaxed)
     );
+    let refused =
+        subscriber.grants().and_then(|grants| grants.renewals().get(&RenewedBecause::RefusedByStorage).copied());
     sink.close().await;
     local.stop().await;
 
     let same = check(&tables, &database)? && totals.parked_now == 0 && totals.bad_now == 0;
+    // What this program says it shows did happen.
+    ensure!(!fired.is_empty(), "no download was cut: the files are smaller than the script expects");
+    ensure!(refused.unwrap_or_default() > 0, "no token was refused in the middle of the work");
+    ensure!(rotations.load(Ordering::Relaxed) == ROTATIONS as u64, "the tokens were not rotated {ROTATIONS} times");
+    ensure!(totals.applied.parked > 0, "no row came before its parent");
     let shown = database.display();
     println!("\nTry next:");
     println!("  sqlite3 {shown} 'SELECT Name, ListPrice FROM product ORDER BY ListPrice DESC LIMIT 5'");
@@ -246,6 +253,7 @@ async fn publish(
     tables: &[Table],
     files: &[File],
     published: &AtomicU64,
+    rotations: &AtomicU64,
 ) -> anyhow::Result<()> {
     let exports = futures::stream::iter(files.iter().enumerate())
         .map(|(number, file)| async move {
@@ -253,6 +261,7 @@ async fn publish(
             let before = published.fetch_add(1, Ordering::Relaxed);
             if (1..=ROTATIONS).any(|turn| before as usize == files.len() * turn / (ROTATIONS + 1)) {
                 local.rotate(None)?;
+                rotations.fetch_add(1, Ordering::Relaxed);
             }
             anyhow::Ok(())
         })

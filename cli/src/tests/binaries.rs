@@ -299,10 +299,12 @@ async fn no_storage_and_a_wrong_token_are_one_line_each() {
     let ready = local.ready_file().clone();
     write_ready_file(&folder, "gone.json", &ready);
     write_ready_file(&folder, "wrong.json", &ReadyFile { bearer_token: "wr0ng".to_owned(), ..ready });
-    let follow = ["run", "--local", "wrong.json", "--sink", "sqlite:shop.sqlite"];
-    let ended = run(command(&folder, "waybill-subscriber", &follow)).await.with(1);
-    assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
-    assert!(!ended.err.contains("wr0ng"), "a token in an error: {}", ended.err);
+    for what in ["run", "process"] {
+        let follow = [what, "--local", "wrong.json", "--sink", "sqlite:shop.sqlite"];
+        let ended = run(command(&folder, "waybill-subscriber", &follow)).await.with(1);
+        assert_eq!(ended.err.lines().count(), 1, "{}", ended.err);
+        assert!(!ended.err.contains("wr0ng"), "a token in an error: {}", ended.err);
+    }
 
     local.stop().await;
     let mut alone =

@@ -57,10 +57,19 @@ pub(crate) async fn receive(
 pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted) -> anyhow::Result<Outcome> {
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
-    supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, async |stop| {
+    check_grant(&subscriber, true).await?;
+    let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, async |stop| {
         Ok(subscriber.process(sink, wanted.clone(), stop).await?)
     })
-    .await
+    .await?;
+    let worked = subscriber.work_stats();
+    // A nightly job must not stay green while nothing gets through.
+    if worked.tries_put_off.load(Ordering::Relaxed) > 0 && worked.files_done.load(Ordering::Relaxed) == 0 {
+        bail!(
+            "files were due and none was done; `waybill-subscriber list --state saved` says why, they are tried again"
+        );
+    }
+    Ok(outcome)
 }
 
 async fn open_sink(settings: &Settings) -> anyhow::Result<sink::AnySink> {
@@ -74,11 +83,15 @@ async fn open_sink(settings: &Settings) -> anyhow::Result<sink::AnySink> {
 
 /// A wrong credential shows at once. An outage is waited out, except where a script waits for the end.
 async fn check_grant(subscriber: &Local, impatient: bool) -> anyhow::Result<()> {
-    let began = Instant::now();
+    let (began, mut told) = (Instant::now(), false);
     loop {
         match subscriber.check_grant().await {
             Ok(()) => return Ok(()),
             Err(error @ GrantError::Unavailable { .. }) => {
+                if impatient && !told {
+                    eprintln!("waybill-subscriber: {error}; trying for {} s", CONTACT_PATIENCE.as_secs());
+                    told = true;
+                }
                 if impatient && began.elapsed() > CONTACT_PATIENCE {
                     return Err(error).context("TenantService is out of reach");
                 }
@@ -90,6 +103,20 @@ async fn check_grant(subscriber: &Local, impatient: bool) -> anyhow::Result<()> 
             }
             Err(error) => return Err(error.into()),
         }
+    }
+}
+
+/// Returns when no link to the bus has been attached for [`CONTACT_PATIENCE`], at the start or since it was lost.
+async fn out_of_reach(subscriber: &Local) {
+    let (mut attached_at, mut told) = (Instant::now(), false);
+    while attached_at.elapsed() < CONTACT_PATIENCE {
+        if subscriber.receive_stats().attached.load(Ordering::Relaxed) > 0 {
+            (attached_at, told) = (Instant::now(), false);
+        } else if !told && let Some(why) = subscriber.receive_stats().problem() {
+            eprintln!("waybill-subscriber: {why}; trying for {} s", CONTACT_PATIENCE.as_secs());
+            told = true;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -114,10 +141,10 @@ async fn supervise(
                 let idle = subscriber.until_idle(wanted, quiet, receiving, &stop);
                 tokio::pin!(idle);
                 let patience = async {
-                    tokio::time::sleep(CONTACT_PATIENCE).await;
-                    if !receiving || subscriber.receive_stats().links.load(Ordering::Relaxed) > 0 {
+                    if !receiving {
                         std::future::pending::<()>().await;
                     }
+                    out_of_reach(subscriber).await;
                 };
                 let pending = tokio::select! {
                     pending = &mut idle => pending,
