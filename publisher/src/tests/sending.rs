@@ -66,28 +66,32 @@ fn with_port(world: &World, port: u16) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_keeps_its_id_over_unknown_outcomes() {
-    const EXPORTS: u64 = 60;
+    const EXPORTS: usize = 30;
+    const ROUNDS_MAX: usize = 30;
     let world = World::new().await;
-    // Whenever one came in: often before its sender is told so.
-    let nth = 2.try_into().unwrap();
-    let when = When::Bus { event: BusEvent::Enqueued, entity: SUBSCRIPTION.to_owned(), nth };
-    let resets = Step::new(when.clone(), What::Reset { service: Service::Bus }).times(10.try_into().unwrap());
-    world.local.faults().install([resets]).unwrap();
     let running = world.running().await;
-    for number in 0..EXPORTS / 2 {
-        export(&running.publisher, &format!("a-{number}"), 2).await.unwrap();
+    // Whenever some came in, the connection is lost: often before the sender is told that they did. Who is faster is
+    // chance, so it goes on until a message came twice.
+    let (mut rounds, mut came_twice) = (0, 0);
+    while rounds < 2 || came_twice == 0 {
+        assert!(rounds < ROUNDS_MAX, "no message came twice, so no outcome was unknown");
+        let what = match rounds % 2 {
+            0 => What::Reset { service: Service::Bus },
+            _ => What::Close { entity: None },
+        };
+        let nth = 2.try_into().unwrap();
+        let when = When::Bus { event: BusEvent::Enqueued, entity: SUBSCRIPTION.to_owned(), nth };
+        world.local.faults().install([Step::new(when, what).times(10.try_into().unwrap())]).unwrap();
+        for number in 0..EXPORTS {
+            export(&running.publisher, &format!("{rounds}-{number}"), 2).await.unwrap();
+        }
+        running.sent().await;
+        world.local.faults().clear();
+        rounds += 1;
+        came_twice = world.messages().len() - rounds * EXPORTS;
     }
-    running.sent().await;
-    let closes = Step::new(when, What::Close { entity: None }).times(10.try_into().unwrap());
-    world.local.faults().install([closes]).unwrap();
-    for number in 0..EXPORTS / 2 {
-        export(&running.publisher, &format!("b-{number}"), 2).await.unwrap();
-    }
-    running.sent().await;
     let sent = world.assert_promises(&running.publisher, 0).await;
-    assert_eq!(sent.len() as u64, EXPORTS);
-    assert!(*world.local.faults().fired().borrow() >= 10, "connections were lost");
-    assert!(sent.iter().map(|row| row.tries).sum::<u64>() > 0, "tries ended without an answer");
+    assert_eq!(sent.len(), rounds * EXPORTS);
     running.end().await;
     world.end().await;
 }
