@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use waybill_contracts::{Metadata, Reason};
 
 use super::{
-    Admitted, Announced, Arrival, BrokenMessage, End, FileDone, FileKey, Inbox, ListFilter, Place, State, Wanted,
-    Waybill, WorkerId,
+    Admitted, Announced, Arrival, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, ListFilter, Place, State,
+    Wanted, Waybill, WorkerId,
 };
 
 /// A message that announces `file`, with the broker's number `sequence_number`.
@@ -46,6 +46,7 @@ where
     a_leased_file_is_leased_to_nobody_else(&make().await).await;
     a_lapsed_lease_changes_nothing(&make().await, lease).await;
     a_renewed_lease_does_not_lapse(&make().await, lease).await;
+    a_noted_blob_is_told_to_the_next_worker(&make().await).await;
     a_file_put_off_is_not_leased_before_it_is_due(&make().await).await;
     only_wanted_types_are_leased(&make().await).await;
     other_types_are_skipped_and_can_be_listed(&make().await).await;
@@ -53,6 +54,23 @@ where
     a_place_is_known_once_it_was_remembered(&make().await).await;
     lists_come_newest_first_and_in_pages(&make().await).await;
     workers_side_by_side_never_share_a_file(&make().await).await;
+}
+
+async fn a_noted_blob_is_told_to_the_next_worker(inbox: &impl Inbox) {
+    inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    let first = inbox.lease(&worker("one"), 1, &Wanted::default()).await.unwrap().remove(0);
+    assert_eq!(first.blob, None);
+    let [old, new] = ["\"1\"", "\"2\""].map(|etag| BlobSeen { etag: etag.to_owned(), length: 7 });
+    assert!(inbox.note_blob(&first.lease, &old).await.unwrap());
+    assert!(inbox.note_blob(&first.lease, &new).await.unwrap());
+    assert!(inbox.finish(&first.lease, End::Release).await.unwrap());
+    assert!(!inbox.note_blob(&first.lease, &old).await.unwrap(), "the lease is over");
+    let second = inbox.lease(&worker("two"), 1, &Wanted::default()).await.unwrap().remove(0);
+    assert_eq!(second.blob, Some(new));
+    assert!(inbox.finish(&second.lease, End::Done(FileDone::default())).await.unwrap());
+    assert_eq!(inbox.reopen(&[second.lease.id]).await.unwrap(), 1);
+    let third = inbox.lease(&worker("three"), 1, &Wanted::default()).await.unwrap().remove(0);
+    assert_eq!(third.blob, None, "nothing of it took effect in the sink that is there now");
 }
 
 fn worker(name: &str) -> WorkerId {

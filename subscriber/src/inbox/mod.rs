@@ -25,8 +25,8 @@ mod sqlite;
 use std::future::Future;
 
 pub use model::{
-    Admitted, Announced, Arrival, BrokenMessage, Counts, End, FileDone, FileKey, HistoryEntry, InboxRow, Lease, Leased,
-    ListFilter, Pending, Place, PublisherSequence, State, UnknownState, Wanted, Waybill, WorkerId,
+    Admitted, Announced, Arrival, BlobSeen, BrokenMessage, Counts, End, FileDone, FileKey, HistoryEntry, InboxRow,
+    Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, UnknownState, Wanted, Waybill, WorkerId,
 };
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
 
@@ -64,6 +64,9 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// Makes a lease last longer and notes the rows that took effect; `None` when it has lapsed.
     fn renew(&self, lease: &Lease, rows: u64) -> impl Future<Output = Result<Option<Lease>, InboxError>> + Send;
+
+    /// Notes which blob a leased file's rows are taken from, in place of an earlier one; `false` when the lease has lapsed.
+    fn note_blob(&self, lease: &Lease, blob: &BlobSeen) -> impl Future<Output = Result<bool, InboxError>> + Send;
 
     /// Ends a lease; `false` when it has lapsed.
     fn finish(&self, lease: &Lease, end: End) -> impl Future<Output = Result<bool, InboxError>> + Send;

@@ -211,6 +211,17 @@ pub struct Leased {
     pub received_at: OffsetDateTime,
     /// How often it was tried before.
     pub attempts: u32,
+    /// The blob that was noted last; `None` before any.
+    pub blob: Option<BlobSeen>,
+}
+
+/// A blob as it was when its rows were read. Storage gives each content that is written a new ETag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BlobSeen {
+    /// As storage gave it.
+    pub etag: String,
+    /// Its bytes as stored.
+    pub length: u64,
 }
 
 /// How a lease ends.

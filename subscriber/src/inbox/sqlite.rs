@@ -13,8 +13,8 @@ use waybill_store::{
 };
 
 use super::{
-    Admitted, Announced, Arrival, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
-    ListFilter, Pending, Place, PublisherSequence, State, Wanted, Waybill, WorkerId,
+    Admitted, Announced, Arrival, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease,
+    Leased, ListFilter, Pending, Place, PublisherSequence, State, Wanted, Waybill, WorkerId,
 };
 
 /// `WBIN` in ASCII.
@@ -111,7 +111,8 @@ impl Inbox for SqliteInbox {
             let (clause, mut values) = wanted_clause(&wanted);
             values.extend([Value::Integer(now), Value::Integer(i64::from(most))]);
             let mut select = tx.prepare_cached(&format!(
-                "SELECT id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at, attempts
+                "SELECT id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at, attempts,
+                        blob_etag, blob_length
                  FROM inbox WHERE due_at IS NOT NULL AND {clause} due_at <= ? ORDER BY due_at, id LIMIT ?"
             ))?;
             let mut rows = select.query(rusqlite::params_from_iter(values))?;
@@ -154,6 +155,27 @@ impl Inbox for SqliteInbox {
         })
         .await?;
         Ok((renewed == 1).then(|| Lease { until: instant(until), ..lease.clone() }))
+    }
+
+    async fn note_blob(&self, lease: &Lease, blob: &BlobSeen) -> Result<bool, InboxError> {
+        let now = self.now();
+        let (held, blob) = (lease.clone(), blob.clone());
+        let noted = run(&self.db, move |tx| {
+            tx.prepare_cached(
+                "UPDATE inbox SET blob_etag = ?4, blob_length = ?5
+                 WHERE id = ?1 AND worker = ?2 AND leased_at = ?3 AND state = 'working' AND due_at > ?6",
+            )?
+            .execute(params![
+                held.id,
+                held.worker.0,
+                nanos(held.leased_at),
+                blob.etag,
+                signed(blob.length),
+                now
+            ])
+        })
+        .await?;
+        Ok(noted == 1)
     }
 
     async fn finish(&self, lease: &Lease, end: End) -> Result<bool, InboxError> {
@@ -202,7 +224,8 @@ impl Inbox for SqliteInbox {
             for id in ids {
                 let changed = tx
                     .prepare_cached(
-                        "UPDATE inbox SET state = 'saved', due_at = ?2, changed_at = ?2, rows = 0, bad_rows = 0
+                        "UPDATE inbox SET state = 'saved', due_at = ?2, changed_at = ?2, rows = 0, bad_rows = 0,
+                                blob_etag = NULL, blob_length = NULL
                          WHERE id = ?1 AND state = 'done'",
                     )?
                     .execute(params![id, now])?;
@@ -511,6 +534,7 @@ struct StoredFile {
     sequence_number: i64,
     received_at: OffsetDateTime,
     attempts: u32,
+    blob: Option<BlobSeen>,
 }
 
 impl StoredFile {
@@ -532,6 +556,10 @@ impl StoredFile {
             sequence_number: row.get(7)?,
             received_at: instant(row.get(8)?),
             attempts: row.get(9)?,
+            blob: match row.get(10)? {
+                Some(etag) => Some(BlobSeen { etag, length: count(row, 11)? }),
+                None => None,
+            },
         })
     }
 
@@ -549,6 +577,7 @@ impl StoredFile {
             sequence_number: self.sequence_number,
             received_at: self.received_at,
             attempts: self.attempts,
+            blob: self.blob,
         })
     }
 }

@@ -28,6 +28,9 @@ CREATE TABLE inbox (
     bad_rows        INTEGER NOT NULL DEFAULT 0,
     stored_bytes    INTEGER,
     plain_bytes     INTEGER,
+    -- The blob whose rows took effect, or may have.
+    blob_etag       TEXT,
+    blob_length     INTEGER,
     duplicate_of    INTEGER REFERENCES inbox (id),
     UNIQUE (entity_path, broker_sequence, enqueued_at)
 );

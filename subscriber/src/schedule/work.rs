@@ -15,7 +15,10 @@ use tokio::{
     time::MissedTickBehavior,
 };
 use tokio_util::sync::CancellationToken;
-use waybill_azure::{TokenSource, blob::Container};
+use waybill_azure::{
+    TokenSource,
+    blob::{BlobError, Container, Download},
+};
 use waybill_contracts::{BlobPath, Entities, Extras, Reason};
 use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch};
 
@@ -28,7 +31,7 @@ use crate::{
     apply::{EntityPlan, EntityPlans, Position},
     fetch::{self, FetchError},
     grants::jittered,
-    inbox::{End, FileDone, Inbox, InboxError, Lease, Leased},
+    inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased},
     receive::chain,
     rows::{self, CHUNKS_QUEUED, GROUPS_QUEUED, Group, GroupLimits, RowsError},
     sink::{Applied, EntityBatch, Progress, Sink, SinkError},
@@ -73,6 +76,11 @@ enum WorkError {
     Inbox(#[from] InboxError),
     #[error("row {row} at byte {offset}: {problem}; nothing of the file was applied, as on_bad_row = \"fail\" asks")]
     BadRow { row: u64, offset: u64, problem: String },
+    #[error(
+        "rows up to {row} took effect from a blob that {was}; rows of the one that is there now cannot follow them, because no \
+         plainSha256 was announced that says whether it is the same. Ask the publisher to export the file again under a new name"
+    )]
+    ContentChanged { row: u64, was: String },
     #[error("the lease lapsed; another worker may have the file")]
     Lapsed,
     #[error("stopped")]
@@ -172,6 +180,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             WorkError::Rows(error) => error.verdict(),
             WorkError::Sink(error) => error.verdict().unwrap_or(Verdict::Retry { after: None, blame: Blame::File }),
             WorkError::Inbox(_) => Verdict::Retry { after: None, blame: Blame::Dependency },
+            WorkError::ContentChanged { .. } => Verdict::Quarantine(Reason::ContentChanged),
             WorkError::BadRow { .. } => Verdict::Quarantine(Reason::MalformedRow),
             WorkError::Defect(_) => Verdict::Retry { after: None, blame: Blame::File },
         };
@@ -247,15 +256,26 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let hash_plain = (self.verify_hash || again) && extras.plain_sha256.is_some();
         let options = rows::decode_options(metadata, entity, &self.limits, hash_plain)?;
         let blob = fetch::locate(&*self.tokens, &self.inbox, file, (self.now)()).await?;
-        let announced = extras.plain_sha256.is_some() || extras.plain_bytes.is_some() || extras.rows.is_some();
         let fail_on_bad_row = self.on_bad_row == OnBadRow::Fail && from == 0;
         // Rows of one content must not follow rows of another, nor any row a bad one that fails the file. So what is read
         // next is pinned to what was looked at.
-        let etag = if fail_on_bad_row || (from > 0 && announced) {
+        // A hash tells whether another blob has the same content; without one, only the blob of before will do.
+        let etag = if fail_on_bad_row || (from > 0 && extras.plain_sha256.is_some()) {
             Some(self.look_through(file, &blob, options.clone(), &extras, fail_on_bad_row).await?)
+        } else if from > 0 {
+            let Some(noted) = &file.blob else { return Err(content_changed(file, from)) };
+            Some(noted.etag.clone())
         } else {
             None
         };
+        let of_before = from > 0 && extras.plain_sha256.is_none();
+        let changed = |error| match error {
+            FetchError::Blob(BlobError::Changed { .. }) if of_before => content_changed(file, from),
+            error => error.into(),
+        };
+        let download =
+            fetch::open(&self.container, &blob, file, etag.as_deref(), (self.now)()).await.map_err(changed)?;
+        let seen = BlobSeen { etag: download.facts().etag.clone(), length: download.facts().length };
         let batch = BatchFacts {
             blob_type: metadata.blob_type.as_str().into(),
             entity: self.plans.for_type(&metadata.blob_type).cloned(),
@@ -271,20 +291,34 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     end = Some(stats.clone());
                 }
                 let (rows, to) = (group.rows, group.to);
+                // Rows that take effect together with the end of their file are followed by none.
+                let mut note = from == 0 && at == 0 && group.end.is_none();
+                // Rows of a blob that was noted earlier may still take effect, if an earlier try was cut short; then the
+                // sink fences this one, and the earlier note must stand.
+                if note && file.blob.as_ref().is_none_or(|earlier| *earlier == seen) {
+                    self.note_blob(file, &seen).await?;
+                    note = false;
+                }
                 let applied = self.sink.apply(key, at, batch.with(group, self.on_bad_row)).await?;
                 self.circuits.of(Dependency::Sink).worked();
                 self.count(&applied, rows);
                 at = to;
                 reached.to.store(to, Ordering::Relaxed);
+                if note {
+                    self.note_blob(file, &seen).await?;
+                }
             }
             // Dropped here, so that the stages before it notice an error and end.
             drop(group_from);
             Ok::<_, WorkError>(())
         };
-        let reading = self.read(file, &blob, etag.as_deref(), options, from, group_to);
+        let reading = self.read(download, &blob, options, from, group_to);
         let (read, applied) = tokio::join!(reading, applying);
         applied?;
-        read?;
+        read.map_err(|error| match error {
+            WorkError::Fetch(error) => changed(error),
+            error => error,
+        })?;
         let stats = end.ok_or_else(|| WorkError::Defect("the file ended without an end".to_owned()))?;
         WorkStats::add(&self.stats.stored_bytes, stats.stored_bytes);
         WorkStats::add(&self.stats.plain_bytes, stats.plain_bytes);
@@ -296,18 +330,23 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         })
     }
 
-    /// Downloads and decodes the file, and hands on groups of the rows after `from`. Says which ETag was read.
+    async fn note_blob(&self, file: &Leased, seen: &BlobSeen) -> Result<(), WorkError> {
+        if file.blob.as_ref() == Some(seen) || self.inbox.note_blob(&file.lease, seen).await? {
+            Ok(())
+        } else {
+            Err(WorkError::Lapsed)
+        }
+    }
+
+    /// Reads and decodes the file, and hands on groups of the rows after `from`.
     async fn read(
         &self,
-        file: &Leased,
+        mut download: Download,
         blob: &BlobPath,
-        etag: Option<&str>,
         options: DecodeOptions,
         from: u64,
         groups: mpsc::Sender<Group>,
-    ) -> Result<String, WorkError> {
-        let mut download = fetch::open(&self.container, blob, file, etag, (self.now)()).await?;
-        let etag = download.facts().etag.clone();
+    ) -> Result<(), WorkError> {
         let (chunk_to, chunk_from) = mpsc::channel(CHUNKS_QUEUED);
         let decode = rows::decode(options, from, self.groups, Arc::clone(&self.cpu), chunk_from, groups);
         // Both are awaited to their end: a stage whose neighbour failed finds its queue closed.
@@ -316,7 +355,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         // Only now, because a storage that opens every file and then dies has not worked.
         self.circuits.of(Dependency::Storage).worked();
         decoded.map_err(|source| RowsError::Decode { blob: blob.as_str().to_owned(), source })?;
-        Ok(etag)
+        Ok(())
     }
 
     /// Reads the file through once before anything (more) of it is applied: whether it is what its message announced and,
@@ -329,6 +368,8 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         extras: &Extras,
         fail_on_bad_row: bool,
     ) -> Result<String, WorkError> {
+        let download = fetch::open(&self.container, blob, file, None, (self.now)()).await?;
+        let etag = download.facts().etag.clone();
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let looking = async move {
             while let Some(group) = group_from.recv().await {
@@ -341,9 +382,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             }
             Ok(())
         };
-        let (read, looked) = tokio::join!(self.read(file, blob, None, options, 0, group_to), looking);
+        let (read, looked) = tokio::join!(self.read(download, blob, options, 0, group_to), looking);
         looked?;
-        read
+        read?;
+        Ok(etag)
     }
 
     fn count(&self, applied: &Applied, rows: u64) {
@@ -358,6 +400,14 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         WorkStats::add(&stats.parked, applied.parked);
         WorkStats::add(&stats.released, applied.released);
     }
+}
+
+fn content_changed(file: &Leased, row: u64) -> WorkError {
+    let was = match &file.blob {
+        Some(BlobSeen { etag, length }) => format!("had {length} bytes and the ETag {etag}"),
+        None => "this inbox does not know".to_owned(),
+    };
+    WorkError::ContentChanged { row, was }
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {

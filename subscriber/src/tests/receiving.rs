@@ -13,8 +13,8 @@ use waybill_contracts::Reason;
 
 use super::world::{ENTITY, Running, World, builder, rows_in, until, within};
 use crate::inbox::{
-    Admitted, Arrival, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased, ListFilter,
-    Pending, Place, SqliteInbox, State, Wanted, WorkerId,
+    Admitted, Arrival, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
+    ListFilter, Pending, Place, SqliteInbox, State, Wanted, WorkerId,
 };
 
 /// An inbox whose disk is full when it is told so.
@@ -47,6 +47,9 @@ impl Inbox for Failing {
     }
     async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {
         self.inner.renew(lease, rows).await
+    }
+    async fn note_blob(&self, lease: &Lease, blob: &BlobSeen) -> Result<bool, InboxError> {
+        self.inner.note_blob(lease, blob).await
     }
     async fn finish(&self, lease: &Lease, end: End) -> Result<bool, InboxError> {
         self.inner.finish(lease, end).await

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     OnBadRow,
     grants::RenewedBecause,
-    inbox::{Inbox, ListFilter, Place, State, Wanted},
+    inbox::{Inbox, InboxRow, ListFilter, Place, State, Wanted},
 };
 
 /// Batches of the decoder hold 10,000 rows, so a file of this many is applied in three steps.
@@ -162,7 +162,7 @@ async fn a_file_that_is_not_what_its_message_says_is_quarantined() {
 }
 
 /// Publishes a long file, lets its first rows take effect, puts `then` in its place, and lets the subscriber go on.
-async fn replaced_in_the_middle(then: &str, extras: &str, end: State) -> (Vec<String>, Option<Reason>) {
+async fn replaced_in_the_middle(then: &str, extras: &str, end: State) -> (Vec<String>, InboxRow) {
     let world = World::new().await;
     let sink = MemorySink::default();
     let gate = sink.gate();
@@ -180,17 +180,45 @@ async fn replaced_in_the_middle(then: &str, extras: &str, end: State) -> (Vec<St
     sink.set_down(false);
     let row = rows_in(&inbox, end, 1).await.remove("c-b").unwrap();
     running.stop().await;
-    (sink.rows(), row.reason)
+    (sink.rows(), row)
 }
 
 #[tokio::test]
 async fn rows_of_another_content_never_follow_rows_that_took_effect() {
     let other = rows(LONG).replace("\"id\"", "\"ix\"");
-    let extras = format!(r#""plainSha256":"{}""#, sha256(&rows(LONG)));
-    let (rows, reason) = replaced_in_the_middle(&other, &extras, State::Quarantined).await;
-    assert_eq!(reason, Some(Reason::ContentChanged));
-    assert_eq!(rows.len(), 10_000);
-    assert!(rows.iter().all(|row| row.contains("\"id\"")), "nothing of the other content");
+    let hash = format!(r#""plainSha256":"{}""#, sha256(&rows(LONG)));
+    // As long and with as many rows as announced, which proves nothing.
+    let figures = format!(r#""plainBytes":{},"rows":{LONG}"#, rows(LONG).len());
+    for extras in [hash.as_str(), figures.as_str(), ""] {
+        let (rows, row) = replaced_in_the_middle(&other, extras, State::Quarantined).await;
+        assert_eq!(row.reason, Some(Reason::ContentChanged), "{extras}");
+        assert_eq!(rows.len(), 10_000, "{extras}");
+        assert!(rows.iter().all(|row| row.contains("\"id\"")), "nothing of the other content: {extras}");
+        if extras != hash {
+            let problem = row.problem.unwrap();
+            assert!(problem.contains("rows up to 10000") && problem.contains("Ask the publisher"), "{problem}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_stayed_goes_on_where_it_stopped_without_a_hash() {
+    let world = World::new().await;
+    let sink = MemorySink::default();
+    let gate = sink.gate();
+    world.publish("b", &rows(LONG), "").await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder().commit_rows_max(10_000.try_into().unwrap()));
+    let running = Running::run(&subscriber, sink.clone());
+    gate.add_permits(1);
+    until("the first rows", || async { sink.rows().len() == 10_000 }).await;
+    sink.set_down(true);
+    gate.add_permits(1000);
+    until("an outage", || async { sink.refused() > 0 }).await;
+    sink.set_down(false);
+    rows_in(&inbox, State::Done, 1).await;
+    running.stop().await;
+    assert_eq!(sink.rows().len() as u64, LONG);
 }
 
 #[tokio::test]
