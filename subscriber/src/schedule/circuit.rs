@@ -62,29 +62,34 @@ pub(crate) struct Circuit {
 
 #[derive(Debug, Default)]
 struct State {
+    /// It worked since it last failed, or for the first time.
+    works: bool,
     failures: u32,
     closed_until: Option<Instant>,
 }
 
 impl Circuit {
     /// The dependency failed; `after` is what it asked for. Failures of files that were under way together count once.
-    pub(crate) fn failed(&self, after: Option<Duration>) {
+    /// Answers whether it was seen to work since the failure before: then the fault may be the file's own.
+    pub(crate) fn failed(&self, after: Option<Duration>) -> bool {
         let mut state = self.state.lock().expect("no panic while the circuit is held");
+        let worked = std::mem::take(&mut state.works);
         let now = Instant::now();
         let asked = after.unwrap_or_default().min(ASKED_MAX);
         if let Some(until) = state.closed_until.filter(|until| *until > now) {
             // Part of the same outage; only a longer wait that was asked for is news.
             state.closed_until = Some(until.max(now + asked));
-            return;
+            return worked;
         }
         let pause = PAUSE.saturating_mul(1 << state.failures.min(16)).min(PAUSE_MAX);
         state.failures = state.failures.saturating_add(1);
         state.closed_until = Some(now + asked.max(jittered(pause)));
+        worked
     }
 
     /// The dependency works.
     pub(crate) fn worked(&self) {
-        *self.state.lock().expect("no panic while the circuit is held") = State::default();
+        *self.state.lock().expect("no panic while the circuit is held") = State { works: true, ..State::default() };
     }
 
     /// How long nobody may try; zero when somebody may.
@@ -123,6 +128,19 @@ mod tests {
         circuit.worked();
         assert!(!circuit.on_trial());
         assert_eq!(circuit.closed_in(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_first_failure_after_it_worked_may_be_a_files_own() {
+        let circuit = Circuit::default();
+        assert!(!circuit.failed(None), "nobody saw it work");
+        circuit.worked();
+        assert!(circuit.failed(None));
+        assert!(!circuit.failed(None), "under way together");
+        tokio::time::advance(circuit.closed_in()).await;
+        assert!(!circuit.failed(None), "still down");
+        circuit.worked();
+        assert!(circuit.failed(None));
     }
 
     #[tokio::test(start_paused = true)]

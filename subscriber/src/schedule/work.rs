@@ -204,17 +204,18 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         Some(match verdict {
             Verdict::Retry { after, blame } => {
                 WorkStats::add(&self.stats.tries_put_off, 1);
-                let counts = blame == Blame::File;
-                let after = match blame {
+                let own_pause = || jittered(FILE_PAUSE.saturating_mul(1 << file.attempts.min(16)).min(FILE_PAUSE_MAX));
+                let (after, counts) = match blame {
                     Blame::Dependency => {
                         let circuit = self.circuits.of(error.dependency());
-                        circuit.failed(after);
+                        // What works for other files and fails with this one, time and again, is this file's fault in
+                        // the end. In an outage nothing works, so that there the tries do not count.
+                        let counts = circuit.failed(after);
                         // The circuit says when somebody tries; the file is ready for it.
-                        circuit.closed_in()
+                        let closed = circuit.closed_in();
+                        (if counts { closed.max(own_pause()) } else { closed }, counts)
                     }
-                    Blame::File => after.unwrap_or_else(|| {
-                        jittered(FILE_PAUSE.saturating_mul(1 << file.attempts.min(16)).min(FILE_PAUSE_MAX))
-                    }),
+                    Blame::File => (after.unwrap_or_else(own_pause), true),
                 };
                 tracing::warn!(parent: span, problem, wait_ms = after.as_millis(), "put off");
                 End::Later { after, problem, counts }
@@ -234,7 +235,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
 
     async fn finish(&self, lease: &Lease, end: End, span: &tracing::Span) {
         match self.inbox.finish(lease, end).await {
-            Ok(true) => {}
+            Ok(true) => self.circuits.of(Dependency::Inbox).worked(),
             Ok(false) => tracing::warn!(parent: span, "the lease lapsed before the file's end was noted"),
             // The lease lapses, and the next worker finds in the sink how far the file is.
             Err(error) => tracing::error!(parent: span, error = %chain(&error), "the file's end was not noted"),

@@ -21,6 +21,8 @@ pub(super) struct MemorySink(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     files: Mutex<HashMap<String, File>>,
+    /// Batches with a row that contains this fail, always.
+    unfit: Mutex<Option<String>>,
     /// Every call fails while it is set.
     down: AtomicBool,
     refused: AtomicU64,
@@ -38,6 +40,11 @@ struct File {
 impl MemorySink {
     pub(super) fn set_down(&self, down: bool) {
         self.0.down.store(down, Ordering::SeqCst);
+    }
+
+    /// From now on batches with a row that contains `text` fail as if the sink were down.
+    pub(super) fn set_unfit(&self, text: &str) {
+        *self.0.unfit.lock().unwrap() = Some(text.to_owned());
     }
 
     /// Calls that failed because it was down.
@@ -93,6 +100,13 @@ impl Sink for MemorySink {
             gate.acquire().await.unwrap().forget();
         }
         self.answer()?;
+        let unfit = self.0.unfit.lock().unwrap().clone();
+        let is_unfit = |text: &str| {
+            batch.rows.iter().flat_map(|rows| rows.rows()).any(|row| String::from_utf8_lossy(row.raw()).contains(text))
+        };
+        if unfit.as_deref().is_some_and(is_unfit) {
+            return Err(SinkError::Unavailable { sink: "memory".to_owned(), problem: "it chokes on a row".to_owned() });
+        }
         let mut files = self.0.files.lock().unwrap();
         let entry = files.entry(file.as_str().to_owned()).or_default();
         if entry.progress.done || entry.progress.rows != from {

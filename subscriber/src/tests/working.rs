@@ -257,6 +257,35 @@ async fn files_wait_while_the_sink_is_down_and_all_of_them_finish_afterwards() {
 }
 
 #[tokio::test]
+async fn a_file_that_fails_alone_waits_longer_each_time_and_its_tries_count() {
+    let world = World::new().await;
+    let sink = MemorySink::default();
+    sink.set_unfit("poison");
+    world.publish("good", &rows(1), "").await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::run(&subscriber, sink.clone());
+    rows_in(&inbox, State::Done, 1).await;
+    world.publish("bad", "{\"poison\":1}\n", "").await;
+    let (mut good, mut seen, mut waits) = (1, 0, Vec::new());
+    while waits.len() < 2 {
+        // The sink works for others, again and again.
+        world.publish(&format!("good{good}"), &rows(1), "").await;
+        good += 1;
+        rows_in(&inbox, State::Done, good).await;
+        let saved = inbox.list(&ListFilter { state: Some(State::Saved), ..ListFilter::default() }).await.unwrap();
+        if let Some(row) = saved.into_iter().find(|row| row.attempts > seen) {
+            assert!(row.problem.as_ref().unwrap().contains("chokes on a row"), "{row:?}");
+            seen = row.attempts;
+            waits.push(row.due_at.unwrap() - row.changed_at);
+        }
+        assert!(good < 5_000, "its tries do not count");
+    }
+    running.stop().await;
+    assert!(waits[0] >= time::Duration::milliseconds(500) && waits[1] >= time::Duration::seconds(1), "{waits:?}");
+}
+
+#[tokio::test]
 async fn a_stop_gives_back_what_does_not_finish_in_time() {
     let world = World::new().await;
     let sink = MemorySink::default();
