@@ -216,6 +216,12 @@ async fn what_waits_is_not_due_before_its_time(outbox: &impl Outbox) {
     assert_eq!(outbox.due(1).await.unwrap().len(), 1);
     let row = outbox.get(a).await.unwrap().unwrap();
     assert_eq!((row.tries, row.last_error.as_deref(), row.due_at), (1, Some("too large"), Some(far)));
+    let row_b = outbox.get(b).await.unwrap().unwrap();
+    assert_eq!(
+        (row_b.tries, row_b.last_error.as_deref()),
+        (0, Some("no connection")),
+        "an outage is no try of its own"
+    );
     let counts = outbox.counts().await.unwrap();
     assert_eq!((counts.uploaded, counts.waiting_since), (3, row.uploaded_at));
 }

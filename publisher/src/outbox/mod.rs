@@ -103,7 +103,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// The broker has accepted the messages of these rows.
     fn sent(&self, rows: &[i64]) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
-    /// A try to send these rows failed; with `due_at`, they wait until then.
+    /// A try to send these rows failed: with `due_at`, by their own fault, and they wait until then; without, by an outage,
+    /// which is no try of theirs.
     fn not_sent(
         &self,
         rows: &[i64],

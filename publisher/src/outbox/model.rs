@@ -189,7 +189,7 @@ pub struct ExportRow {
     /// When the blob may be deleted.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// How often the message was tried without success.
+    /// How often the broker refused this message; outages of the bus do not count.
     pub tries: u64,
     /// When the message is tried next, if it waits.
     #[serde(with = "time::serde::rfc3339::option")]

@@ -265,7 +265,7 @@ impl Outbox for SqliteOutbox {
         let (rows, error, due_at) = (rows.to_vec(), error.to_owned(), due_at.map(nanos));
         run(&self.db, move |tx| {
             let mut update = tx.prepare_cached(
-                "UPDATE export SET tries = tries + 1, last_error = ?2, due_at = coalesce(?3, due_at)
+                "UPDATE export SET tries = tries + (?3 IS NOT NULL), last_error = ?2, due_at = coalesce(?3, due_at)
                  WHERE row = ?1 AND state = 'uploaded'",
             )?;
             for row in rows {

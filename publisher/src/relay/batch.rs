@@ -9,7 +9,7 @@ use waybill_azure::bus::{BusError, Message, Sender};
 use super::{chain, message, refused_wait};
 use crate::{
     context::{Context, Step},
-    outbox::{ExportRow, Outbox},
+    outbox::{ExportRow, Outbox, OutboxError},
 };
 
 /// Between two tries to mark what was sent, when the outbox cannot be written.
@@ -109,21 +109,38 @@ impl<O: Outbox> Batch<O> {
         self.not_sent(&[row.row], error, Some(wait)).await;
     }
 
+    /// With `wait`, the rows stay in flight until the outbox knows when they are due again, or they would be tried again at
+    /// once. Without, an outage holds back everything, and nothing is lost but the note.
     async fn not_sent(&self, rows: &[i64], error: &(dyn std::error::Error + Send + Sync), wait: Option<Duration>) {
         let due_at = wait.map(|wait| (self.context.now)() + wait);
-        if let Err(failed) = self.context.outbox.not_sent(rows, &chain(error), due_at).await {
-            // They stay due, so nothing is lost but the note.
-            tracing::debug!(error = chain(&failed), "a failed try could not be noted");
+        while let Err(failed) = self.context.outbox.not_sent(rows, &chain(error), due_at).await {
+            if wait.is_none() || !matches!(failed, OutboxError::Unavailable(_)) {
+                return tracing::debug!(error = chain(&failed), "a failed try could not be noted");
+            }
+            tracing::warn!(error = chain(&failed), "refused, but the outbox cannot be told; trying on");
+            sleep(MARK_WAIT).await;
         }
     }
 
     async fn expire(&self, row: &ExportRow) {
         let export_id = row.export_id.as_str();
         tracing::error!(export_id, "the blob's term ended before its message could be sent; the export is void");
-        if let Err(error) =
-            self.context.outbox.void(&row.attempt(), "its blob's term ended before it could be sent").await
-        {
-            tracing::debug!(export_id, error = chain(&error), "an expired export could not be marked");
+        loop {
+            match self.context.outbox.void(&row.attempt(), "its blob's term ended before it could be sent").await {
+                // Until the outbox knows, it stays in flight, or it would be looked at again at once.
+                Err(error @ OutboxError::Unavailable(_)) => {
+                    tracing::warn!(
+                        export_id,
+                        error = chain(&error),
+                        "expired, but the outbox cannot be told; trying on"
+                    );
+                    sleep(MARK_WAIT).await;
+                }
+                Err(error) => {
+                    return tracing::debug!(export_id, error = chain(&error), "an expired export is not ours to mark");
+                }
+                Ok(()) => return,
+            }
         }
     }
 }
