@@ -48,7 +48,7 @@ pub struct SqliteInbox {
     db: Sqlite,
     options: SqliteInboxOptions,
     /// Held for as long as this process may hold leases.
-    _workers: Arc<File>,
+    _workers: Option<Arc<File>>,
 }
 
 impl SqliteInbox {
@@ -88,7 +88,21 @@ impl SqliteInbox {
         .await
         .map_err(|error| InboxError::Open(Box::new(error)))?
         .map_err(|error| InboxError::Open(Box::new(error)))?;
-        Ok(Self { db, options, _workers: Arc::new(workers) })
+        Ok(Self { db, options, _workers: Some(Arc::new(workers)) })
+    }
+
+    /// Opens or creates the file only to look: it ends no lease, and a process that works the inbox next counts as alone
+    /// beside it. Whoever leases from it all the same loses its leases to such a process.
+    ///
+    /// # Errors
+    /// As [`SqliteInbox::open`].
+    pub async fn open_to_look(path: &Path) -> Result<Self, InboxError> {
+        let path = path.to_owned();
+        let db = tokio::task::spawn_blocking(move || Sqlite::open(&path, &SCHEMA, SqliteOptions::default()))
+            .await
+            .map_err(|error| InboxError::Open(Box::new(error)))?
+            .map_err(|error| InboxError::Open(Box::new(error)))?;
+        Ok(Self { db, options: SqliteInboxOptions::default(), _workers: None })
     }
 
     fn now(&self) -> i64 {
@@ -711,6 +725,22 @@ mod tests {
         let again = next.lease(&WorkerId("next".to_owned()), 1, &Wanted::default()).await.unwrap();
         assert_eq!(again.len(), 1, "a dead one does not");
         assert!(!next.finish(&held, End::Release).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn whoever_only_looks_keeps_no_lease_of_a_dead_process_alive_and_ends_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inbox.sqlite");
+        let first = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+        first.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+        first.lease(&WorkerId("dead".to_owned()), 1, &Wanted::default()).await.unwrap();
+        drop(first);
+
+        let looks = SqliteInbox::open_to_look(&path).await.unwrap();
+        assert_eq!(looks.counts().await.unwrap().working, 1, "looking changes nothing");
+        let next = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+        assert_eq!(next.lease(&WorkerId("next".to_owned()), 1, &Wanted::default()).await.unwrap().len(), 1);
+        assert_eq!(looks.counts().await.unwrap().working, 1);
     }
 
     #[tokio::test]

@@ -133,7 +133,7 @@ impl Settings {
                 path.display()
             );
         }
-        self.open_inbox().await
+        Ok(SqliteInbox::open_to_look(&path).await?)
     }
 
     async fn open_inbox(&self) -> anyhow::Result<SqliteInbox> {
