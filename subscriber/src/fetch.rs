@@ -28,7 +28,7 @@ pub enum FetchError {
     BadUri(#[from] BlobUriError),
     /// No grant ever named the place; the SAS was not sent there.
     #[error(
-        "{uri} lies where no grant ever pointed; it was not fetched. If the place is right, ask for a grant to it, then retry"
+        "{uri} lies where no grant ever pointed; it was not fetched. If the place is right, ask the publisher why no grant names it; the message is kept"
     )]
     ForeignUri {
         /// Without its query.
@@ -58,7 +58,9 @@ pub enum FetchError {
         since: OffsetDateTime,
     },
     /// The blob is not as long as its message says.
-    #[error("the blob has {found} bytes, its message says {announced}; ask the publisher, then retry")]
+    #[error(
+        "the blob has {found} bytes, its message says {announced}; ask the publisher to export it again under a new name"
+    )]
     LengthDiffers {
         /// By `properties.waybill.bytes`.
         announced: u64,

@@ -203,7 +203,7 @@ fn register(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Fa
         if known != rule {
             return Err(refused(format!(
                 "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
-                 compared; take back the change, or use another database and replay"
+                 compared; take back the change, or use another database: all files come into it again"
             )));
         }
         is_known = true;
