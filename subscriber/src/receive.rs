@@ -38,8 +38,9 @@ const BURST_BYTES: usize = 4 << 20;
 const LARGE_BODY: usize = 64 * 1024;
 /// Kept of the body of a message that is no waybill.
 const BROKEN_BODY_MAX: usize = 256 * 1024;
-/// Dead letters that cannot be decoded and are remembered per link, so that each is counted once.
-const LEFT_MAX: usize = 10_000;
+/// Dead letters that cannot be decoded and are left in place, per link: with more of them the link brings nothing any
+/// more. What was sent ahead may come on top.
+const LEFT_MAX: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The first pause after what looks like a person's work: two rotations in a row look like it too, and end by themselves.
@@ -184,7 +185,7 @@ async fn bursts(
     worked: &mut bool,
 ) -> Result<(), SessionEnd> {
     let entity = receiver.entity().to_owned();
-    let mut left = LeftInPlace::default();
+    let mut left = LeftInPlace::new();
     let mut allowed = CREDIT_AT_FIRST;
     receiver.add_credit(allowed).await.map_err(SessionEnd::Bus)?;
     loop {
@@ -209,7 +210,7 @@ async fn bursts(
         let mut outdated = Vec::new();
         for delivery in burst {
             if options.dead_letter_queue && delivery.body.is_none() {
-                outdated.extend(left.leave(delivery, stats));
+                outdated.extend(left.leave(delivery.sequence_number, delivery.tag, stats));
                 continue;
             }
             tags.push((delivery.tag.clone(), delivery.body.is_some()));
@@ -239,7 +240,8 @@ async fn bursts(
         // Credit for what was taken, and after the first burst up to the full amount.
         let wanted = if bytes / (taken as usize).max(1) > LARGE_BODY { CREDIT_AT_FIRST } else { CREDIT };
         let outstanding = allowed.saturating_sub(taken);
-        let more = wanted.saturating_sub(outstanding);
+        // Service Bus ends a link that brings nothing after ten minutes; the next one looks again.
+        let more = if left.is_full() { 0 } else { wanted.saturating_sub(outstanding) };
         allowed = outstanding + more;
         if more > 0 {
             receiver.add_credit(more).await.map_err(SessionEnd::Bus)?;
@@ -253,24 +255,33 @@ fn size_of_body(delivery: &Delivery) -> usize {
 
 /// Messages of the dead-letter queue that cannot be decoded. They stay locked and come again when the lock ends: were
 /// they released, the broker would send them again at once.
-#[derive(Default)]
-struct LeftInPlace {
-    seen: HashMap<i64, DeliveryTag>,
+struct LeftInPlace<T = DeliveryTag> {
+    seen: HashMap<i64, T>,
 }
 
-impl LeftInPlace {
+impl<T> LeftInPlace<T> {
+    fn new() -> Self {
+        Self { seen: HashMap::new() }
+    }
+
     /// Notes a delivery; the answer is what is outdated by it.
-    fn leave(&mut self, delivery: Delivery, stats: &ReceiveStats) -> Option<DeliveryTag> {
-        if self.seen.len() >= LEFT_MAX {
-            self.seen.clear();
-        }
-        let before = self.seen.insert(delivery.sequence_number, delivery.tag);
+    fn leave(&mut self, sequence_number: i64, tag: T, stats: &ReceiveStats) -> Option<T> {
+        let before = self.seen.insert(sequence_number, tag);
         if before.is_none() {
             stats.left_in_place.fetch_add(1, Ordering::Relaxed);
-            let sequence_number = delivery.sequence_number;
             tracing::warn!(sequence_number, "a dead letter cannot be decoded; it stays in the dead-letter queue");
+            if self.seen.len() == LEFT_MAX {
+                tracing::error!(
+                    left = LEFT_MAX,
+                    "too many dead letters that cannot be decoded; no more are received on this link. Remove them with another tool"
+                );
+            }
         }
         before
+    }
+
+    fn is_full(&self) -> bool {
+        self.seen.len() >= LEFT_MAX
     }
 }
 
@@ -307,6 +318,8 @@ fn arrival_of(entity: &str, delivery: Delivery) -> Arrival {
             reason: Reason::Undecodable,
             problem: "the message's body is neither data nor text".to_owned(),
             body: Vec::new(),
+            blob_type: None,
+            correlation_id: None,
         }),
         Some(body) => announced(body),
     };
@@ -322,14 +335,16 @@ fn arrival_of(entity: &str, delivery: Delivery) -> Arrival {
 /// Understands a body, or says why not. What only matters when the file is worked (its `uri`) is checked then; what no
 /// later grant or retry can mend (an unknown contentType) is said at once.
 pub(crate) fn announced(body: &[u8]) -> Announced {
-    let broken = |reason, problem: String| {
-        // Somebody may have put a token into an address; a body that is no waybill is searched for it.
-        let body = masked(&String::from_utf8_lossy(&body[..body.len().min(BROKEN_BODY_MAX)])).into_bytes();
-        Announced::Broken(BrokenMessage { reason, problem, body })
-    };
     let mut metadata = match Metadata::parse(body) {
         Ok(metadata) => metadata,
-        Err(error) => return broken(error.reason, error.to_string()),
+        Err(error) => return Announced::Broken(broken(body, error.reason, error.to_string())),
+    };
+    let broken = |reason, problem| {
+        Announced::Broken(BrokenMessage {
+            blob_type: Some(metadata.blob_type.clone()),
+            correlation_id: Some(metadata.correlation_id.clone()),
+            ..broken(body, reason, problem)
+        })
     };
     if let Err(error) = metadata.media() {
         return broken(error.reason, error.to_string());
@@ -358,6 +373,22 @@ pub(crate) fn announced(body: &[u8]) -> Announced {
     Announced::File(Box::new(Waybill { key, body, metadata, sequence, expires_at: extras.expires_at }))
 }
 
+/// What is kept of a body that is no waybill; the problem says what is not.
+fn broken(body: &[u8], reason: Reason, mut problem: String) -> BrokenMessage {
+    let kept = &body[..body.len().min(BROKEN_BODY_MAX)];
+    let cut = kept.len() < body.len();
+    if cut {
+        problem.push_str(&format!("; the body has {} bytes, of which the first {} are kept", body.len(), kept.len()));
+    }
+    // A character that the cut went through is nobody's mistake.
+    if std::str::from_utf8(kept).is_err_and(|error| !cut || error.error_len().is_some()) {
+        problem.push_str("; the body is not UTF-8, bytes that are not are kept as U+FFFD");
+    }
+    // Somebody may have put a token into an address; so the body is searched for it.
+    let body = masked(&String::from_utf8_lossy(kept)).into_bytes();
+    BrokenMessage { reason, problem, body, blob_type: None, correlation_id: None }
+}
+
 /// An error with its causes, on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -368,4 +399,29 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letters_left_in_place_count_once_and_end_the_credit_when_there_are_too_many() {
+        let (stats, mut left) = (ReceiveStats::default(), LeftInPlace::<u64>::new());
+        let many = LEFT_MAX as i64;
+        for number in 1..many {
+            assert_eq!(left.leave(number, 1, &stats), None);
+        }
+        assert_eq!(
+            left.leave(1, 2, &stats),
+            Some(1),
+            "its lock ended and it came again: the first delivery is outdated"
+        );
+        assert!(!left.is_full());
+        assert_eq!(left.leave(many, 1, &stats), None);
+        assert!(left.is_full());
+        // Sent ahead: known ones are still known.
+        assert_eq!(left.leave(1, 3, &stats), Some(2));
+        assert_eq!(stats.left_in_place.load(Ordering::Relaxed), LEFT_MAX as u64);
+    }
 }

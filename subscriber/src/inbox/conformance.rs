@@ -107,6 +107,8 @@ async fn a_message_that_is_no_waybill_is_kept_with_its_reason(inbox: &impl Inbox
         reason: Reason::NotJson,
         problem: "byte 0: expected an object".to_owned(),
         body: b"<xml/>\xff".to_vec(),
+        blob_type: Some("Quux".to_owned()),
+        correlation_id: Some("c-broken".to_owned()),
     });
     let answers = inbox.admit(vec![broken.clone(), arrival(2, "b", "T")]).await.unwrap();
     let [Admitted::Quarantined(id, Reason::NotJson), Admitted::Saved(_)] = answers[..] else { panic!("{answers:?}") };
@@ -114,6 +116,13 @@ async fn a_message_that_is_no_waybill_is_kept_with_its_reason(inbox: &impl Inbox
     assert_eq!((row.state, row.reason), (State::Quarantined, Some(Reason::NotJson)));
     assert!(row.body.starts_with("<xml/>"), "{}", row.body);
     assert_eq!(row.problem.as_deref(), Some("byte 0: expected an object"));
+    for filter in [
+        ListFilter { blob_type: Some("Quux".to_owned()), ..ListFilter::default() },
+        ListFilter { correlation_id: Some("c-broken".to_owned()), ..ListFilter::default() },
+    ] {
+        let found: Vec<i64> = inbox.list(&filter).await.unwrap().into_iter().map(|row| row.id).collect();
+        assert_eq!(found, [id], "{filter:?}");
+    }
     assert_eq!(inbox.admit(vec![broken]).await.unwrap(), [Admitted::AlreadySeen(id)]);
     assert_eq!(inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap().len(), 1);
 }

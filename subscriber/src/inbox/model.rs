@@ -139,6 +139,10 @@ pub struct BrokenMessage {
     pub problem: String,
     /// Its body, as far as there was one (cut at 256 KiB).
     pub body: Vec<u8>,
+    /// Its `blobType`, where that much was understood.
+    pub blob_type: Option<String>,
+    /// Its `correlationId`, where that much was understood.
+    pub correlation_id: Option<String>,
 }
 
 /// A waybill, with the parts that the inbox looks at pulled out.

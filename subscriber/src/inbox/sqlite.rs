@@ -381,8 +381,8 @@ fn admit_one(tx: &Transaction<'_>, arrival: &Arrival, now: i64) -> rusqlite::Res
         Announced::Broken(broken) => {
             tx.prepare_cached(
                 "INSERT INTO inbox (entity_path, broker_sequence, enqueued_at, message_id, state, reason, problem, body,
-                                    received_at, changed_at)
-                 VALUES (?1, ?2, ?3, ?4, 'quarantined', ?5, ?6, ?7, ?8, ?8)",
+                                    received_at, changed_at, blob_type, correlation_id)
+                 VALUES (?1, ?2, ?3, ?4, 'quarantined', ?5, ?6, ?7, ?8, ?8, ?9, ?10)",
             )?
             .execute(params![
                 arrival.entity_path,
@@ -393,6 +393,8 @@ fn admit_one(tx: &Transaction<'_>, arrival: &Arrival, now: i64) -> rusqlite::Res
                 broken.problem,
                 String::from_utf8_lossy(&broken.body),
                 now,
+                broken.blob_type,
+                broken.correlation_id,
             ])?;
             let id = tx.last_insert_rowid();
             note(tx, id, now, State::Quarantined, Some(broken.reason), Some(&broken.problem), None)?;

@@ -152,6 +152,27 @@ async fn a_message_that_is_no_waybill_is_quarantined_settled_and_keeps_no_token(
     assert_eq!(good.body, world.waybill("T", "good", ""), "without the query it is the body as it came");
 }
 
+#[test]
+fn what_is_not_kept_of_a_broken_body_is_told_and_what_was_understood_can_be_found() {
+    let broken = |body: &[u8]| match crate::receive::announced(body) {
+        crate::inbox::Announced::Broken(broken) => broken,
+        crate::inbox::Announced::File(file) => panic!("{file:?}"),
+    };
+    let long = broken("é".repeat(200_000).as_bytes());
+    assert!(long.problem.contains("400000 bytes") && !long.problem.contains("UTF-8, bytes"), "{}", long.problem);
+    // An odd byte first, so that the cut goes through a character.
+    let halved = broken(format!("x{}", "é".repeat(200_000)).as_bytes());
+    assert!(!halved.problem.contains("U+FFFD"), "{}", halved.problem);
+    let binary = broken(b"<a>\xff</a>");
+    assert!(binary.problem.contains("U+FFFD") && !binary.problem.contains("are kept;"), "{}", binary.problem);
+    let whole = broken(b"<a/>");
+    assert!(!whole.problem.contains("kept"), "{}", whole.problem);
+    assert_eq!((whole.blob_type, whole.correlation_id), (None, None));
+    let media =
+        broken(br#"{"blobType":"T","correlationId":"c","uri":"https://a.example/c/b","contentType":"image/png"}"#);
+    assert_eq!((media.blob_type.as_deref(), media.correlation_id.as_deref()), (Some("T"), Some("c")));
+}
+
 #[tokio::test]
 async fn a_redelivered_message_adds_no_row_and_is_settled() {
     let world = World::new().await;
