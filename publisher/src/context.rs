@@ -2,7 +2,7 @@
 
 use std::{
     num::{NonZeroU32, NonZeroUsize},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -94,12 +94,13 @@ impl<O> Context<O> {
 
     /// Hands a try whose end is not known to the recovery.
     pub(crate) fn leave(&self, attempt: Attempt) {
-        self.left_tries.lock().unwrap_or_else(PoisonError::into_inner).push(attempt);
+        self.left_tries().push(attempt);
         self.left.notify_one();
     }
 
-    pub(crate) fn take_left(&self) -> Vec<Attempt> {
-        std::mem::take(&mut *self.left_tries.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The tries whose end is not known. They stay here until it is, so that a recovery that is stopped loses none.
+    pub(crate) fn left_tries(&self) -> MutexGuard<'_, Vec<Attempt>> {
+        self.left_tries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn progressed(&self) {

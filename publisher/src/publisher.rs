@@ -444,32 +444,29 @@ impl<O: Outbox> Publisher<O> {
 
 /// Settles the plans of processes that are gone, and the tries that this one left, whenever there are some.
 async fn recover<O: Outbox>(context: Arc<Context<O>>, stop: CancellationToken) {
-    let mut open: Vec<Attempt> = Vec::new();
     let mut told = false;
-    loop {
-        open.extend(context.take_left());
+    while !stop.is_cancelled() {
+        let mut failed: Option<String> = None;
         match context.outbox.claim_abandoned().await {
-            Ok(rows) => open.extend(rows.iter().map(ExportRow::attempt)),
-            Err(error) => tracing::warn!(error = chain(&error), "interrupted exports cannot be looked for"),
+            Ok(rows) => context.left_tries().extend(rows.iter().map(ExportRow::attempt)),
+            Err(error) => failed = Some(chain(&error)),
         }
-        let mut unsettled = Vec::new();
-        for attempt in open {
+        let left = context.left_tries().clone();
+        for attempt in left {
             if stop.is_cancelled() {
                 return;
             }
-            if let Err(error) = settle_left(&context, &attempt).await {
-                if !told {
-                    let export_id = attempt.export_id.as_str();
-                    tracing::warn!(export_id, error = chain(&error), "an interrupted export cannot be settled yet");
-                    told = true;
-                }
-                unsettled.push(attempt);
+            match settle_left(&context, &attempt).await {
+                Ok(()) => context.left_tries().retain(|left| *left != attempt),
+                Err(error) => failed = Some(chain(&error)),
             }
         }
-        open = unsettled;
-        told &= !open.is_empty();
+        if let Some(error) = failed.as_deref().filter(|_| !told) {
+            tracing::warn!(error, "an interrupted export cannot be settled yet");
+        }
+        told = failed.is_some();
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {}
             () = context.left.notified() => {}
             () = sleep(RECOVERY_WAIT) => {}
         }

@@ -4,4 +4,5 @@ mod crash;
 mod exporting;
 mod files;
 mod sending;
+mod settling;
 mod world;

@@ -316,7 +316,11 @@ impl<O: Outbox> ExportBuilder<O> {
                     voids += 1;
                     Some(Duration::ZERO)
                 }
-                ExportError::Storage { .. } | ExportError::Unsettled { .. } if error.is_transient() => delays.next(),
+                ExportError::Storage { source, .. } | ExportError::Unsettled { source, .. } if error.is_transient() => {
+                    // As long as storage asks for, unless that is longer than anybody here waits.
+                    let asked = source.retry_after().unwrap_or_default();
+                    delays.next().map(|delay| delay.max(asked)).filter(|delay| *delay <= patience)
+                }
                 _ => None,
             };
             let Some(delay) = delay else { return Err(error) };
@@ -374,22 +378,19 @@ impl<O: Outbox> ExportBuilder<O> {
         while let Some(block) = blocks.recv().await {
             if let Err(error) = writer.block(block).await {
                 // The packer ends at its next block.
-                writer.abandon(&error.to_string()).await?;
-                return Err(error);
+                return Err(writer.failed(error).await);
             }
             block_bytes.store(writer.block_bytes(), Ordering::Relaxed);
         }
-        match packer.await {
-            Ok(Ok(Packed { rest, stats, rows })) => {
-                writer.block(rest).await?;
-                writer.finish_packed(&stats, rows).await
-            }
-            Ok(Err(PackError::Export(error))) => {
-                writer.abandon(&error.to_string()).await?;
-                Err(error)
-            }
+        let Packed { rest, stats, rows } = match packer.await {
+            Ok(Ok(packed)) => packed,
+            Ok(Err(PackError::Export(error))) => return Err(writer.failed(error).await),
             Ok(Err(PackError::Gone)) => unreachable!("its receiver lives as long as this call"),
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        };
+        match writer.block(rest).await {
+            Ok(()) => writer.finish_packed(&stats, rows).await,
+            Err(error) => Err(writer.failed(error).await),
         }
     }
 

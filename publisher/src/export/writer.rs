@@ -22,6 +22,7 @@ use super::{
 use crate::{
     context::{Context, Step},
     outbox::{Attempt, ExportRow, FileFacts, Outbox, Plan, Planned, SqliteOutbox},
+    relay::chain,
 };
 
 /// Rows between two looks at whether other tasks want to run.
@@ -228,6 +229,15 @@ impl<O: Outbox> ExportWriter<O> {
         drop(blocks);
         void(attempt, reason).await
     }
+
+    /// Gives the export up for this error, which stays the one to tell: when the outbox cannot be written either, the
+    /// recovery does it later.
+    pub(super) async fn failed(self, error: ExportError) -> ExportError {
+        if let Err(failed) = self.abandon(&chain(&error)).await {
+            tracing::debug!(error = chain(&failed), "a failed export is still planned");
+        }
+        error
+    }
 }
 
 impl<O: Outbox> Open<O> {
@@ -289,7 +299,9 @@ impl<O: Outbox> File<O> {
         let (upload, uri) = match staged.await {
             Ok(staged) => staged,
             Err(source) => {
-                void(attempt, &format!("storage did not take the file: {source}")).await?;
+                if let Err(error) = void(attempt, &format!("storage did not take the file: {source}")).await {
+                    tracing::debug!(error = chain(&error), "a failed export is still planned");
+                }
                 return Err(ExportError::Storage { export_id: id, source });
             }
         };

@@ -69,7 +69,10 @@ impl<O: Outbox> Relay<O> {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let lock = tokio::select! {
             lock = self.lock() => lock,
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => {
+                self.state.send_replace(RelayState::Stopped);
+                return;
+            }
         };
         tracing::debug!(publisher = self.context.publisher, "relaying");
         while !stop.is_cancelled() {
