@@ -120,7 +120,7 @@ impl Default for SubscriberBuilder {
             types: None,
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
             commit_rows_max: 100_000,
-            commit_bytes_max: 8 << 20,
+            commit_bytes_max: 4 << 20,
             limits: Limits::default(),
             on_bad_row: OnBadRow::Quarantine,
             verify_hash: false,
@@ -166,7 +166,7 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Most plain bytes in one transaction of the sink (default 8 MiB).
+    /// Most plain bytes in one transaction of the sink (default 4 MiB).
     #[must_use]
     pub fn commit_bytes_max(mut self, bytes: usize) -> Self {
         self.commit_bytes_max = bytes.max(1);

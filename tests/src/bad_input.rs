@@ -95,6 +95,7 @@ async fn messages_that_are_no_waybills_are_kept_with_their_reason_and_the_next_g
     assert_quarantined(of(&bodies[4]), Reason::UnknownContentType, &["application/vnd.ms-excel"]);
     assert_eq!(of(&bodies[5]).state, State::Done);
     until("every message is settled", || world.counts().totals.completed == 6).await;
+    world.all_settled().await;
     subscribing.end().await;
     assert_eq!(world.query("SELECT n FROM \"Number\" ORDER BY n"), ["0", "1", "2"]);
     assert_nothing_was_dead_lettered(&world);
@@ -199,6 +200,7 @@ async fn a_missing_blob_is_waited_for_and_taken_when_it_comes() {
     assert!(row.problem.as_deref().is_some_and(|problem| problem.contains("missing")), "{row:?}");
     world.put("Number/late.jsonl", lines(3..5)).await;
     subscribing.done(2).await;
+    world.all_settled().await;
     subscribing.end().await;
     assert_eq!(world.query("SELECT n FROM \"Number\" ORDER BY n"), ["0", "1", "2", "3", "4"]);
     assert_nothing_was_dead_lettered(&world);

@@ -210,6 +210,7 @@ async fn a_publisher_killed_at_random_moments_sends_every_file_and_none_before_i
     let wanted: BTreeSet<String> = (0..FILES).map(|file| format!("nightly-{file}")).collect();
     assert_eq!(ids, wanted, "one message-id per export, also when it was sent again");
     until("everything is settled", || world.counts().totals.completed == messages).await;
+    world.all_settled().await;
     subscribing.end().await;
     assert_each_number_once(&world, FILES * ROWS);
     assert_nothing_was_dead_lettered(&world);

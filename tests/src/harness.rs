@@ -107,6 +107,16 @@ impl World {
         self.local.broker().counts(SUBSCRIPTION).expect("the subscription is there")
     }
 
+    /// Waits until no message waits or is locked: one whose link was cut before it was settled comes again when its lock
+    /// ends, and is known then.
+    pub(crate) async fn all_settled(&self) {
+        until("every message settled", || {
+            let counts = self.counts();
+            counts.active + counts.locked == 0
+        })
+        .await;
+    }
+
     fn container(&self) -> Container {
         let http = HttpClient::new(&HttpOptions::default()).expect("a client");
         Container::new(http, self.tokens(), ContainerOptions::default())

@@ -36,6 +36,7 @@ async fn a_redelivered_message_adds_no_row() {
     assert_eq!((counts.done, counts.duplicate, counts.saved), (FILES, 0, 0));
     assert_eq!(subscribing.rows().await.len() as u64, FILES, "one inbox row per message");
     assert_eq!(subscribing.subscriber.receive_stats().saved.load(Ordering::Relaxed), FILES);
+    world.all_settled().await;
     subscribing.end().await;
     assert_each_number_once(&world, FILES * ROWS);
     assert_nothing_was_dead_lettered(&world);
@@ -71,6 +72,7 @@ async fn losing(what: What) {
     publishing.numbers("Number", FILES * ROWS..(FILES + 1) * ROWS).await;
     publishing.end().await;
     subscribing.done(FILES + 1).await;
+    world.all_settled().await;
     subscribing.end().await;
     assert_each_number_once(&world, (FILES + 1) * ROWS);
     assert_nothing_was_dead_lettered(&world);
@@ -118,6 +120,7 @@ async fn a_publisher_whose_connections_are_reset_sends_every_message_and_no_file
         (FILES, 0, 0),
         "a second message is a duplicate at most"
     );
+    world.all_settled().await;
     subscribing.end().await;
     assert_each_number_once(&world, FILES * ROWS);
     assert_nothing_was_dead_lettered(&world);
@@ -157,6 +160,7 @@ async fn outage_dead_letters_nothing() {
     // A file that waits for a dependency has not failed itself.
     let rows = subscribing.rows().await;
     assert!(rows.iter().all(|row| row.attempts <= 1), "{:?}", rows.iter().map(|row| row.attempts).collect::<Vec<_>>());
+    world.all_settled().await;
     subscribing.end().await;
     assert_each_number_once(&world, FILES * ROWS);
     assert_nothing_was_dead_lettered(&world);

@@ -35,6 +35,7 @@ async fn our_subscriber_works_what_microsofts_sdks_published() {
     let row = subscribing.rows().await.remove(0);
     assert_eq!(row.uri.as_deref(), Some(uri.as_str()));
     assert_eq!((row.blob_type.as_deref(), row.rows, row.bad_rows), (Some("PriceChanges"), 3, 0));
+    world.all_settled().await;
     subscribing.end().await;
     assert_eq!(
         world.query("SELECT ProductID, ListPrice, quote(Note) FROM price ORDER BY ProductID"),

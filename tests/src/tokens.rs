@@ -63,6 +63,7 @@ async fn a_token_that_dies_at_each_of_20_places_of_a_download_loses_and_repeats_
     assert_eq!(subscribing.subscriber.work_stats().tries_put_off.load(Ordering::Relaxed), 0);
     let sent = world.local.stats().counted().blob_bytes_out;
     assert!(sent < exported.bytes + 20 * RANGE, "{sent} bytes for a file of {}", exported.bytes);
+    world.all_settled().await;
     subscribing.end().await;
     assert_each_number_once(&world, ROWS);
     assert_nothing_was_dead_lettered(&world);
@@ -89,6 +90,7 @@ async fn rotations_while_files_arrive_lose_and_repeat_nothing() {
     let asked = world.local.stats().grants(TENANT).requests;
     assert!((2..=6).contains(&asked), "5 rotations, some perhaps before the new token was used: {renewals:?}");
     assert_eq!(subscribing.rows().await.len() as u64, FILES);
+    world.all_settled().await;
     subscribing.end().await;
     assert_each_number_once(&world, FILES * ROWS);
     assert_nothing_was_dead_lettered(&world);
@@ -146,6 +148,7 @@ async fn while_tenant_service_is_down_tokens_that_live_are_used_and_its_return_i
     subscribing.done(3).await;
     until("a new token", || world.local.stats().grants(TENANT).issued > asked.issued).await;
     assert_eq!(subscribing.counts().await.done, 3);
+    world.all_settled().await;
     subscribing.end().await;
     assert_each_number_once(&world, 30);
     assert_nothing_was_dead_lettered(&world);

@@ -90,7 +90,7 @@ impl Default for Settings {
             dead_letters: true,
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
             commit_rows_max: NonZeroU32::new(100_000).expect("it is not zero"),
-            commit_bytes_max: 8 << 20,
+            commit_bytes_max: 4 << 20,
             range_bytes: 8 << 20,
             drain_timeout_ms: 20_000,
             lease_ms: 60_000,
