@@ -41,7 +41,8 @@ fn start(world: &World, ready: &Path, until_idle: bool) -> Child {
     run.arg("--entities").arg(adventureworks::folder().join("entities.toml"));
     run.arg("--data").arg(world.path("data"));
     if until_idle {
-        run.args(["--until-idle", "1"]);
+        // Longer than a lock: a message that a kill left locked comes again before the run is over.
+        run.args(["--until-idle", "3"]);
     }
     // Small transactions and requests: more moments at which a kill can do harm.
     run.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "100").env("WAYBILL_SUBSCRIBER__RANGE_BYTES", "4096");
