@@ -19,9 +19,12 @@ use futures::{StreamExt, TryStreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use waybill_azure::{Secret, blob::ContainerOptions, connection_string::key_tokens};
+use waybill_azure::{Secret, blob::ContainerOptions};
 use waybill_contracts::ReadyFile;
-use waybill_examples::adventureworks::{self, Change, Table};
+use waybill_examples::{
+    adventureworks::{self, Change, Table},
+    playground::publisher_tokens,
+};
 use waybill_formats::Field;
 use waybill_local::{
     Local,
@@ -203,14 +206,10 @@ fn remove(result: std::io::Result<()>) -> anyhow::Result<()> {
 }
 
 async fn publisher(ready: &ReadyFile, out: &Path) -> anyhow::Result<Publisher> {
-    let tokens = key_tokens(
-        ready.service_bus_connection_string.parse()?,
-        ready.topic.clone(),
-        ready.blob_connection_string.parse()?,
-        ready.container.clone(),
-        Duration::from_secs(3600),
-    );
-    Ok(Publisher::builder(tokens, out.join(STATE).join("publisher")).name("adventureworks").build().await?)
+    Ok(Publisher::builder(publisher_tokens(ready)?, out.join(STATE).join("publisher"))
+        .name("adventureworks")
+        .build()
+        .await?)
 }
 
 async fn subscriber(ready: &ReadyFile, out: &Path) -> anyhow::Result<Subscriber<SqliteInbox>> {

@@ -222,7 +222,8 @@ impl HttpClient {
 }
 
 /// Whether a token may be sent to this address: over TLS, or to this machine.
-pub(crate) fn may_carry_token(url: &Url) -> bool {
+#[must_use]
+pub fn may_carry_token(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
 }
 

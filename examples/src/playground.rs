@@ -1,13 +1,27 @@
 //! Something to subscribe to, for examples that are about the subscriber: `local` in this process, and two published files,
 //! the prices before their products.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use waybill_azure::connection_string::key_tokens;
+use waybill_azure::{TokenSource, connection_string::key_tokens};
 use waybill_contracts::ReadyFile;
 use waybill_formats::Field;
 use waybill_local::Local;
 use waybill_publisher::Publisher;
+
+/// The tokens of a publisher that holds the keys of `local`, an hour each.
+///
+/// # Errors
+/// When a connection string of the ready file cannot be read.
+pub fn publisher_tokens(ready: &ReadyFile) -> anyhow::Result<Arc<dyn TokenSource>> {
+    Ok(key_tokens(
+        ready.service_bus_connection_string.parse()?,
+        ready.topic.clone(),
+        ready.blob_connection_string.parse()?,
+        ready.container.clone(),
+        Duration::from_secs(3600),
+    ))
+}
 
 /// A running `local` with two files published.
 #[derive(Debug)]
@@ -23,14 +37,7 @@ impl Playground {
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
         let local = Local::builder().start().await?;
         let ready = local.ready_file();
-        let tokens = key_tokens(
-            ready.service_bus_connection_string.parse()?,
-            ready.topic.clone(),
-            ready.blob_connection_string.parse()?,
-            ready.container.clone(),
-            Duration::from_secs(3600),
-        );
-        let publisher = Publisher::builder(tokens, folder.join("publisher")).build().await?;
+        let publisher = Publisher::builder(publisher_tokens(ready)?, folder.join("publisher")).build().await?;
         let at = Field::Text("2026-11-23T08:00:00Z".into());
         let mut prices = publisher.export("PriceChanges")?.start().await?;
         for (product, price) in [("1", "19.90"), ("2", "5.00")] {

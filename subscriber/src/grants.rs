@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
     BoxFuture, Generation, Grant, GrantError, Secret, Service, TokenSource,
-    http::{HttpClient, HttpError},
+    http::{HttpClient, HttpError, may_carry_token},
 };
 use waybill_contracts::{GrantLayout, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints};
 
@@ -169,7 +169,7 @@ impl Grants {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(unusable("TenantService's address holds a name or password; leave it out"));
         }
-        if !(url.scheme() == "https" || url.scheme() == "http" && is_loopback(&url)) {
+        if !may_carry_token(&url) {
             return Err(unusable(&format!(
                 "TenantService at {url}: only https, or http to this machine, may carry the token"
             )));
@@ -461,13 +461,4 @@ fn until(then: OffsetDateTime, now: OffsetDateTime) -> Duration {
 /// Between half and all of a pause.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.0))
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
 }
