@@ -1,7 +1,7 @@
 //! Whole-pipeline tests against real clients, real sockets and `kill -9`.
 //!
 //! `harness` puts the parts together as a user would: `local` in the test's process, a publisher, a subscriber with its
-//! inbox and an SQLite database. `cargo xtask test` builds the binaries and sets up the Python that some tests start;
+//! inbox and an SQLite database. `cargo xtask test` builds the binaries and sets up the Python and the Node.js packages that some tests start;
 //! without them those tests fail and say so: none is skipped. `promises` checks that `docs/promises.md` tells the truth.
 
 #[cfg(test)]

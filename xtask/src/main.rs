@@ -1,5 +1,7 @@
 //! `cargo xtask test`: sets up what the tests need, then runs everything that must pass before a change lands.
 
+mod debian;
+mod node;
 mod python;
 mod steps;
 
@@ -10,9 +12,13 @@ usage: cargo xtask COMMAND
 
   test         everything that must pass: format, lints, tests, documentation, examples, dependencies
   test NAME…   only the tests whose names contain NAME (after the same set-up)
-  setup        only the set-up: a Python environment in .cache/
+  setup        only the set-up: a Python environment and Node packages in .cache/
 
-The set-up needs Rust, Python 3 with venv, and a C compiler, and the package registries. What is missing is named.";
+The set-up needs Rust, Python 3 with venv and headers, Node.js 20 with npm, a C compiler, OpenSSL's headers, and the
+package registries. What is missing is named; Debian packages are installed when root runs it.
+
+To run some tests with cargo itself after `cargo xtask setup`:
+  export WAYBILL_TEST_PYTHON=$PWD/.cache/python/bin/python WAYBILL_TEST_NODE=$PWD/.cache/node";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

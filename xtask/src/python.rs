@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::steps::step;
+use crate::{debian, steps::step};
 
 /// The interpreter of an environment in `cache` that holds exactly `requirements`.
 pub(crate) fn environment(requirements: &Path, cache: &Path) -> Result<PathBuf> {
@@ -24,6 +24,7 @@ pub(crate) fn environment(requirements: &Path, cache: &Path) -> Result<PathBuf> 
             "no python3: the tests run Microsoft's SDKs; install Python 3 (Debian: apt-get install python3 python3-venv)"
         );
     }
+    debian::to_build_python_packages()?;
     let mut make = Command::new("python3");
     make.args(["-m", "venv", "--clear"]).arg(&folder);
     step("Python environment", make).context("is the venv module there? (Debian: apt-get install python3-venv)")?;

@@ -8,11 +8,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::python;
+use crate::{node, python};
 
 /// Where tests find what was set up: the names are known to `tests/`.
 pub(crate) struct SetUp {
     python: PathBuf,
+    node: PathBuf,
 }
 
 pub(crate) fn root() -> PathBuf {
@@ -26,7 +27,10 @@ pub(crate) fn set_up() -> Result<SetUp> {
     if Command::new("cc").arg("--version").output().is_err() {
         bail!("no C compiler: SQLite and aws-lc are built from C; install gcc (Debian: apt-get install gcc libc6-dev)");
     }
-    Ok(SetUp { python: python::environment(&root().join("tests/python/requirements.txt"), &cache)? })
+    Ok(SetUp {
+        python: python::environment(&root().join("tests/python/requirements.txt"), &cache)?,
+        node: node::packages(&root().join("tests/node"), &cache)?,
+    })
 }
 
 pub(crate) fn everything() -> Result<()> {
@@ -81,7 +85,7 @@ fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
 }
 
 fn with(set_up: &SetUp, mut command: Command) -> Command {
-    command.env("WAYBILL_TEST_PYTHON", &set_up.python);
+    command.env("WAYBILL_TEST_PYTHON", &set_up.python).env("WAYBILL_TEST_NODE", &set_up.node);
     command
 }
 
