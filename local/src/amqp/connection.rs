@@ -14,14 +14,13 @@ use tokio::time::Instant;
 
 use super::address::Address;
 use super::frame::{self, AMQP_HEADER, Frame, Kind, SASL_HEADER};
-use super::link::Link;
 use super::performative::{self as out, AmqpError, Begin, Open, Performative, read_sasl_init};
 use super::request::{Request, Spelling};
 use super::session::{Failure, RequestBytes, Session};
 use super::tokens::{Dead, Tokens};
 use super::{EndpointOptions, TokenEnd, cbs, management};
 use crate::broker::queue::Handed;
-use crate::broker::{Broker, Command, LinkKey, Moment, Peer};
+use crate::broker::{Broker, Command, Cut, LinkKey, Moment, Peer};
 use crate::keys::Keys;
 
 /// Largest frame that we take: what the three SDKs were tried with.
@@ -563,20 +562,19 @@ impl Engine {
                     let text = "The connection was forced to close by a fault script.";
                     self.fail(&AmqpError::new("amqp:connection:forced", text), at);
                 }
-                Command::Detach { entity } => self.detach_all(&entity),
+                Command::Detach { entity, cut } => self.detach_all(&entity, cut),
             }
         }
         (self.woken, self.commands) = (woken, commands);
     }
 
-    fn detach_all(&mut self, entity: &str) {
+    fn detach_all(&mut self, entity: &str, cut: Cut) {
         for session in self.sessions.values_mut() {
-            let of_entity = |(_, link): &(u32, &Link)| link.entity().is_some_and(|(path, _)| path == entity);
-            let handles: Vec<u32> = session.links().filter(of_entity).map(|(handle, _)| handle).collect();
-            for handle in handles {
-                let text =
-                    format!("The link to '{entity}' is force detached by the broker. Detach origin: fault script.");
-                session.cut(&mut self.cx, handle, &AmqpError::new("amqp:link:detach-forced", text));
+            let cuts: Vec<_> =
+                session.links().filter_map(|(handle, link)| Some((handle, link.cut_of(entity, cut)?))).collect();
+            for (handle, cause) in cuts {
+                tracing::debug!(connection = self.cx.peer.id(), handle, %cause.description, "link cut");
+                session.cut(&mut self.cx, handle, &cause);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use super::address::Address;
 use super::performative::{AmqpError, Attach, Role, Terminus};
 use super::tokens::{Need, Right, Tokens, unauthorized};
-use crate::broker::{Broker, Destination, LinkKey, LinkRole, Mailbox, Moment, Node, Part};
+use crate::broker::{Broker, Cut, Destination, EntityStatus, LinkKey, LinkRole, Mailbox, Moment, Node, Part};
 
 /// Deliveries that a sender may make before it hears of more; granted again at half.
 pub(crate) const CREDIT: u32 = 1_000;
@@ -113,6 +113,24 @@ impl Link {
         need.as_ref().map(|need| (need.path.as_str(), role))
     }
 
+    /// What this link is told when links of an entity are cut, if it is one of them.
+    pub(crate) fn cut_of(&self, entity: &str, cut: Cut) -> Option<AmqpError> {
+        let path = self.need()?.path.as_str();
+        match cut {
+            Cut::Fault => (path == entity && self.entity().is_some()).then(|| {
+                let text =
+                    format!("The link to '{entity}' is force detached by the broker. Detach origin: fault script.");
+                AmqpError::new("amqp:link:detach-forced", text)
+            }),
+            // Its dead-letter queue and requests about either go with it.
+            Cut::Deleted => (owner_of(path) == entity).then(|| not_found(entity)),
+            Cut::Disabled(status) => {
+                let (_, role) = self.entity()?;
+                (owner_of(path) == entity).then(|| disabled(entity, status, role)).flatten()
+            }
+        }
+    }
+
     /// Bytes of deliveries that are not complete.
     pub(crate) fn held_bytes(&self) -> usize {
         match self {
@@ -183,6 +201,11 @@ impl Link {
             }
             (address, _) => Target::Request(address),
         };
+        if let (Target::Entity(destination), Some(need)) = (&to, &need)
+            && let Some(refusal) = disabled(&need.path, destination.status(), LinkRole::Sender)
+        {
+            return Err(refusal);
+        }
         let bytes_max = match &to {
             Target::Entity(destination) => destination.max_message_bytes(),
             Target::Request(_) => REQUEST_MAX,
@@ -211,6 +234,11 @@ impl Link {
             }
             (node, _) => Origin::Replies { node, waiting: VecDeque::new(), settled: attach.snd_settle_mode != 0 },
         };
+        if let (Origin::Entity { mailbox, .. }, Some(need)) = (&from, &need)
+            && let Some(refusal) = disabled(&need.path, mailbox.status(), LinkRole::Receiver)
+        {
+            return Err(refusal);
+        }
         Ok(Self::Outgoing(Outgoing {
             key,
             name: attach.name.to_owned(),
@@ -274,6 +302,31 @@ impl Outgoing {
     }
 }
 
+/// JavaScript knows a missing entity by these words, not by the condition alone (`translate` in `@azure/core-amqp`).
+fn not_found(path: &str) -> AmqpError {
+    let text = format!("The messaging entity '{path}' could not be found. Create it, or correct its name.");
+    AmqpError::new("amqp:not-found", text)
+}
+
+/// Why a client may not do this on an entity now, if so.
+pub(crate) fn disabled(path: &str, status: EntityStatus, role: LinkRole) -> Option<AmqpError> {
+    let (allowed, what) = match role {
+        LinkRole::Sender => (status.allows_send(), "Send"),
+        LinkRole::Receiver => (status.allows_receive(), "Receive"),
+    };
+    let text = match status {
+        EntityStatus::Disabled => format!("Messaging entity '{path}' is currently disabled. Enable it again."),
+        _ => format!("Messaging entity '{path}' is currently disabled for {what} operations. Enable it again."),
+    };
+    (!allowed).then(|| AmqpError::new("com.microsoft:entity-disabled", text))
+}
+
+/// The queue, topic or subscription that a path below it belongs to.
+fn owner_of(path: &str) -> &str {
+    let path = path.strip_suffix("/$management").unwrap_or(path);
+    path.strip_suffix("/$deadletterqueue").unwrap_or(path)
+}
+
 fn need_of(address: &Address, right: Right) -> Option<Need> {
     match address {
         Address::Cbs => None,
@@ -299,10 +352,7 @@ fn permitted_node(
         Address::Cbs => Ok(None),
         Address::Management { entity: path } | Address::Entity(path) => match broker.node(path) {
             Some(node) => Ok(Some(node)),
-            None => {
-                let text = format!("The messaging entity '{path}' could not be found. Create it, or correct its name.");
-                Err(AmqpError::new("amqp:not-found", text))
-            }
+            None => Err(not_found(path)),
         },
     }
 }

@@ -3,6 +3,7 @@
 mod client;
 mod codec;
 mod delivery;
+mod entities;
 mod flow;
 mod fuzz;
 mod limits;

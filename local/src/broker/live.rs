@@ -7,6 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::options::EntityStatus;
 use crate::amqp::address::path_of;
 
 /// A link within its connection: channel, handle, and a number that is never used again.
@@ -57,8 +58,19 @@ pub(crate) enum Command {
     Reset,
     /// Send `close` with `amqp:connection:forced`.
     CloseForced,
-    /// Detach the links of this entity with `amqp:link:detach-forced`.
-    Detach { entity: String },
+    /// Detach the links of this entity.
+    Detach { entity: String, cut: Cut },
+}
+
+/// Why links of an entity are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// A fault asks for it.
+    Fault,
+    /// The entity is gone.
+    Deleted,
+    /// The entity has this status now.
+    Disabled(EntityStatus),
 }
 
 #[derive(Debug, Default)]

@@ -17,39 +17,10 @@ use uuid::Uuid;
 
 use super::live::{LinkKey, Peer};
 use super::moment::Moment;
+use super::options::{EntityStatus, QueueOptions};
 use super::queue::{DeadLetter, Handed, Leaving, LockLost, Outcome, Queue, Totals, Why};
 use crate::amqp::encode::Write;
 use crate::amqp::message::Message;
-
-/// How a queue or subscription behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueueOptions {
-    /// How long a receiver holds a message before it comes again (default 10 s; Azure's default is 1 min).
-    pub lock_duration: Duration,
-    /// Deliveries that may fail before a message is dead-lettered (default 10, as in Azure).
-    pub max_delivery_count: u32,
-    /// Life of a message that states none, and the longest that one may state (default: none).
-    pub default_ttl: Option<Duration>,
-    /// Whether a message that expired is dead-lettered rather than dropped (default no).
-    pub dead_letter_expired: bool,
-    /// Largest delivery that a sender may make, a batch counting as one (default 1 MiB).
-    pub max_message_bytes: u64,
-    /// All messages together, beyond which senders are refused (default 1 GiB, Azure's smallest size).
-    pub max_size_bytes: u64,
-}
-
-impl Default for QueueOptions {
-    fn default() -> Self {
-        Self {
-            lock_duration: Duration::from_secs(10),
-            max_delivery_count: 10,
-            default_ttl: None,
-            dead_letter_expired: false,
-            max_message_bytes: 1024 * 1024,
-            max_size_bytes: 1024 * 1024 * 1024,
-        }
-    }
-}
 
 /// Which of the two queues of an entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,6 +156,8 @@ pub(crate) struct Mailbox {
     /// As it was given, for people.
     pub(crate) name: String,
     pub(crate) options: QueueOptions,
+    /// Set to begin with from the options, and changed while it runs.
+    status: Mutex<EntityStatus>,
     inner: Mutex<Inner>,
     shared: Arc<Shared>,
 }
@@ -194,7 +167,16 @@ impl Mailbox {
         let side = |queue| Side { queue, waiting: VecDeque::new() };
         let main = side(Queue::new(options.lock_duration, Some(options.max_delivery_count)));
         let dead = side(Queue::new(options.lock_duration, None));
-        Self { name, options, inner: Mutex::new(Inner { main, dead }), shared }
+        let status = Mutex::new(options.status);
+        Self { name, options, status, inner: Mutex::new(Inner { main, dead }), shared }
+    }
+
+    pub(crate) fn status(&self) -> EntityStatus {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_status(&self, status: EntityStatus) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
     /// Every change goes through here: what is over ends first, and whoever waits for the result is woken after.

@@ -4,6 +4,7 @@
 mod live;
 mod mailbox;
 mod moment;
+mod options;
 pub(crate) mod queue;
 #[cfg(test)]
 mod tests;
@@ -18,15 +19,15 @@ use std::{
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use live::{Command, LinkKey, Live, Peer};
+pub(crate) use live::{Command, Cut, LinkKey, Live, Peer};
 pub use live::{LinkInfo, LinkRole, Which};
+pub use mailbox::Counts;
 use mailbox::Shared;
-pub use mailbox::{Counts, QueueOptions};
 pub(crate) use mailbox::{Mailbox, Part, SendRefusal, SettleRefusal, Waiter, Wanted};
 pub use moment::Moment;
+pub use options::{EntityStatus, QueueOptions, TopicOptions};
 pub use queue::{State, Totals};
 pub(crate) use topic::Topic;
-pub use topic::TopicOptions;
 
 pub use crate::amqp::Value;
 use crate::amqp::address::path_of;
@@ -169,6 +170,56 @@ impl Broker {
             return Err(BrokerError::Exists(name.to_owned()));
         }
         entities.insert(path, entity);
+        Ok(())
+    }
+
+    /// Takes an entity away with all its messages, and a topic with its subscriptions. Links to it are detached with
+    /// `amqp:not-found`, as links to it would be refused from now on.
+    ///
+    /// # Errors
+    /// When there is no such queue, topic or subscription. A dead-letter queue goes with its queue only.
+    pub fn remove(&self, path: &str) -> Result<(), BrokerError> {
+        let path_lower = path_of(path);
+        let mut gone = Vec::new();
+        {
+            let mut entities = self.entities.write().unwrap_or_else(PoisonError::into_inner);
+            let not_found = || BrokerError::NotFound(path.to_owned());
+            match entities.remove(&path_lower).ok_or_else(not_found)? {
+                Entity::Queue(_) => {}
+                Entity::Subscription(mailbox) => {
+                    let topic = path_lower.rsplit_once("/subscriptions/").and_then(|(topic, _)| entities.get(topic));
+                    if let Some(Entity::Topic(topic)) = topic {
+                        topic.unsubscribe(&mailbox);
+                    }
+                }
+                Entity::Topic(_) => {
+                    let below = format!("{path_lower}/subscriptions/");
+                    gone.extend(entities.extract_if(.., |known, _| known.starts_with(&below)).map(|(known, _)| known));
+                }
+            }
+            gone.push(path_lower);
+        }
+        for entity in gone {
+            // Everybody is told: a link that attached just now is not listed yet.
+            self.live.tell(&Which::All, &Command::Detach { entity, cut: Cut::Deleted });
+        }
+        self.changed();
+        Ok(())
+    }
+
+    /// Says what may be done on a queue, topic or subscription from now on. Links that may not go on are detached with
+    /// `com.microsoft:entity-disabled`.
+    ///
+    /// # Errors
+    /// When there is no such entity.
+    pub fn set_status(&self, path: &str, status: EntityStatus) -> Result<(), BrokerError> {
+        let entity = path_of(path);
+        match self.read().get(&entity) {
+            Some(Entity::Queue(mailbox) | Entity::Subscription(mailbox)) => mailbox.set_status(status),
+            Some(Entity::Topic(topic)) => topic.set_status(status),
+            None => return Err(BrokerError::NotFound(path.to_owned())),
+        }
+        self.live.tell(&Which::All, &Command::Detach { entity, cut: Cut::Disabled(status) });
         Ok(())
     }
 
@@ -327,7 +378,7 @@ impl Broker {
             return Err(BrokerError::NotFound(entity.to_owned()));
         }
         let links = self.links().iter().filter(|link| link.entity == path).count();
-        self.live.tell(&Which::Entity(path.clone()), &Command::Detach { entity: path });
+        self.live.tell(&Which::Entity(path.clone()), &Command::Detach { entity: path, cut: Cut::Fault });
         Ok(links)
     }
 
@@ -360,6 +411,13 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
+    pub(crate) fn status(&self) -> EntityStatus {
+        match self {
+            Self::Queue(mailbox) => mailbox.status(),
+            Self::Topic(topic) => topic.status(),
+        }
+    }
+
     pub(crate) fn max_message_bytes(&self) -> u64 {
         match self {
             Self::Queue(mailbox) => mailbox.options.max_message_bytes,

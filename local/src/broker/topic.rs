@@ -1,41 +1,49 @@
 //! A topic: what is sent to it is put on each of its subscriptions.
 
 use std::sync::{
-    Arc, PoisonError, RwLock,
+    Arc, Mutex, PoisonError, RwLock,
     atomic::{AtomicU64, Ordering},
 };
 
 use super::mailbox::{Mailbox, SendRefusal};
 use super::moment::Moment;
+use super::options::{EntityStatus, TopicOptions};
 use crate::amqp::message::Message;
-
-/// How a topic behaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicOptions {
-    /// Largest delivery that a sender may make, a batch counting as one (default 1 MiB).
-    pub max_message_bytes: u64,
-}
-
-impl Default for TopicOptions {
-    fn default() -> Self {
-        Self { max_message_bytes: 1024 * 1024 }
-    }
-}
 
 #[derive(Debug)]
 pub(crate) struct Topic {
     pub(crate) options: TopicOptions,
+    /// Set to begin with from the options, and changed while it runs.
+    status: Mutex<EntityStatus>,
     subscriptions: RwLock<Vec<Arc<Mailbox>>>,
     published: AtomicU64,
 }
 
 impl Topic {
     pub(crate) fn new(options: TopicOptions) -> Self {
-        Self { options, subscriptions: RwLock::default(), published: AtomicU64::new(0) }
+        Self {
+            status: Mutex::new(options.status),
+            options,
+            subscriptions: RwLock::default(),
+            published: AtomicU64::new(0),
+        }
     }
 
     pub(crate) fn subscribe(&self, subscription: Arc<Mailbox>) {
         self.subscriptions.write().unwrap_or_else(PoisonError::into_inner).push(subscription);
+    }
+
+    pub(crate) fn unsubscribe(&self, subscription: &Arc<Mailbox>) {
+        let mut subscriptions = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
+        subscriptions.retain(|known| !Arc::ptr_eq(known, subscription));
+    }
+
+    pub(crate) fn status(&self) -> EntityStatus {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_status(&self, status: EntityStatus) {
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
     /// Puts the messages on every subscription, or on none when one of them has no room.

@@ -57,7 +57,7 @@ impl Bench {
 
     fn on(clock: Arc<AtomicI64>, now: Now, options: QueueOptions) -> Self {
         let broker = Broker::new(now);
-        let topic = TopicOptions { max_message_bytes: options.max_message_bytes };
+        let topic = TopicOptions { max_message_bytes: options.max_message_bytes, ..TopicOptions::default() };
         broker.add_queue("jobs", options.clone()).unwrap();
         broker.add_topic("exports", topic).unwrap();
         broker.add_subscription("exports", "acme", options).unwrap();
