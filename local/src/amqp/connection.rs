@@ -18,7 +18,7 @@ use super::performative::{self as out, AmqpError, Begin, Open, Performative, rea
 use super::request::{Request, Spelling};
 use super::session::{Failure, RequestBytes, Session};
 use super::tokens::{Dead, Tokens};
-use super::{EndpointOptions, TokenEnd, cbs, management};
+use super::{EndpointOptions, TokenEnd, cbs, management, rules};
 use crate::broker::queue::Handed;
 use crate::broker::{Broker, Command, Cut, LinkKey, Moment, Peer};
 use crate::keys::Keys;
@@ -441,7 +441,9 @@ impl Engine {
         let cx = &mut self.cx;
         let mut answer = match &bytes.node {
             Address::Management { entity } => {
-                let answer = management::answer(&request, entity, cx.broker.node(entity), &cx.tokens, cx.now);
+                let answer = rules::answer(&request, entity, &cx.broker, &cx.tokens, cx.now).unwrap_or_else(|| {
+                    management::answer(&request, entity, cx.broker.node(entity), &cx.tokens, cx.now)
+                });
                 request.answer(Spelling::Management, &answer)
             }
             Address::Cbs | Address::Entity(_) => {

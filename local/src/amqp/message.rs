@@ -236,6 +236,33 @@ impl Message {
         self.bytes.get(self.annotations_end..).unwrap_or_default()
     }
 
+    /// The encoded values of the properties and application properties sections, for a filter that looks into them.
+    pub(crate) fn filterable(&self) -> (Option<&[u8]>, Option<&[u8]>) {
+        let (mut properties, mut application_properties) = (None, None);
+        let mut sections = Sections::of(self.bare());
+        while let Ok(Some(section)) = sections.next() {
+            match section.code {
+                PROPERTIES => properties = Some(section.value),
+                APPLICATION_PROPERTIES => application_properties = Some(section.value),
+                _ => break,
+            }
+        }
+        (properties, application_properties)
+    }
+
+    /// The encoded value of a message annotation of the sender's.
+    pub(crate) fn annotation(&self, name: &str) -> Option<&[u8]> {
+        let mut reader = Reader::new(self.bytes.get(..self.annotations_end).unwrap_or_default());
+        while !reader.is_empty() {
+            let key = reader.raw().ok()?;
+            let value = reader.raw().ok()?;
+            if Reader::new(key).text().ok().flatten() == Some(name) {
+                return Some(value);
+            }
+        }
+        None
+    }
+
     /// Appends the whole message as a receiver gets it.
     pub(crate) fn write(&self, out: &mut Vec<u8>, stamp: &Stamp<'_>) {
         out.described_list(0x70, |list| {
@@ -386,7 +413,8 @@ fn next_pair<'a>(pairs: &mut Fields<'a>) -> Option<(&'a [u8], Option<&'a [u8]>)>
     Some((key, pairs.raw().ok()?))
 }
 
-fn id_text(value: Value) -> Option<String> {
+/// An id as text; AMQP allows four types.
+pub(crate) fn id_text(value: Value) -> Option<String> {
     match value {
         Value::Text(text) | Value::Symbol(text) => Some(text),
         Value::Uint(number) => Some(number.to_string()),

@@ -1,11 +1,13 @@
 //! Queues, topics and subscriptions in memory, as Service Bus behaves: the rules are pure (`queue`, `topic`); the
 //! [`Broker`] finds entities by name, wakes receivers and carries the faults that scripts and tests ask for.
 
+pub(crate) mod filter;
 mod live;
 mod mailbox;
 mod moment;
 mod options;
 pub(crate) mod queue;
+pub(crate) mod rule;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -19,6 +21,7 @@ use std::{
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
+pub use filter::{CorrelationFilter, Filter, FilterError, SqlError, SqlFilter};
 pub(crate) use live::{Command, Cut, LinkKey, Live, Peer};
 pub use live::{LinkInfo, LinkRole, Which};
 pub use mailbox::Counts;
@@ -27,6 +30,8 @@ pub(crate) use mailbox::{Mailbox, Part, SendRefusal, SettleRefusal, Waiter, Want
 pub use moment::Moment;
 pub use options::{EntityStatus, QueueOptions, TopicOptions};
 pub use queue::{State, Totals};
+pub(crate) use rule::Rules;
+pub use rule::{DEFAULT_RULE, Rule, RuleError};
 pub(crate) use topic::Topic;
 
 pub use crate::amqp::Value;
@@ -53,6 +58,12 @@ pub enum BrokerError {
     /// A subscription can be made on a topic only.
     #[error("'{0}' is not a topic; make the topic before its subscriptions")]
     NotATopic(String),
+    /// Only a subscription has rules.
+    #[error("'{0}' is not a subscription; name one as TOPIC/subscriptions/NAME")]
+    NotASubscription(String),
+    /// The rules of a subscription cannot be as asked.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
     /// The name cannot be one.
     #[error(
         "'{0}' cannot name an entity; use 1 to 260 characters, segments parted by '/', none of them starting with '$'"
@@ -80,7 +91,7 @@ pub struct Peeked {
 #[derive(Debug, Clone)]
 enum Entity {
     Queue(Arc<Mailbox>),
-    Subscription(Arc<Mailbox>),
+    Subscription(Arc<Mailbox>, Arc<Rules>),
     Topic(Arc<Topic>),
 }
 
@@ -143,19 +154,34 @@ impl Broker {
         self.add(name, Entity::Topic(Arc::new(Topic::new(options))))
     }
 
-    /// Makes a subscription, which gets what is sent to the topic from now on.
+    /// Makes a subscription, which gets all that is sent to the topic from now on: its only rule is `$Default`.
     ///
     /// # Errors
     /// When the topic does not exist, or the name is taken or cannot be one.
     pub fn add_subscription(&self, topic: &str, name: &str, options: QueueOptions) -> Result<(), BrokerError> {
+        self.add_subscription_with_rules(topic, name, options, Vec::new())
+    }
+
+    /// Makes a subscription, which gets those messages that any of its rules matches; without rules it has `$Default`.
+    ///
+    /// # Errors
+    /// As [`Self::add_subscription`], and when two rules have one name or one of them cannot be.
+    pub fn add_subscription_with_rules(
+        &self,
+        topic: &str,
+        name: &str,
+        options: QueueOptions,
+        rules: Vec<Rule>,
+    ) -> Result<(), BrokerError> {
         let found = self.read().get(&path_of(topic)).cloned();
         let Some(Entity::Topic(owner)) = found else {
             return Err(BrokerError::NotATopic(topic.to_owned()));
         };
         let path = format!("{}/subscriptions/{name}", topic.trim_matches('/'));
+        let rules = Arc::new(Rules::new(topic.trim_matches('/'), name, rules, self.now())?);
         let mailbox = Arc::new(Mailbox::new(path.clone(), options, Arc::clone(&self.shared)));
-        self.add(&path, Entity::Subscription(Arc::clone(&mailbox)))?;
-        owner.subscribe(mailbox);
+        self.add(&path, Entity::Subscription(Arc::clone(&mailbox), Arc::clone(&rules)))?;
+        owner.subscribe(mailbox, rules);
         Ok(())
     }
 
@@ -186,7 +212,7 @@ impl Broker {
             let not_found = || BrokerError::NotFound(path.to_owned());
             match entities.remove(&path_lower).ok_or_else(not_found)? {
                 Entity::Queue(_) => {}
-                Entity::Subscription(mailbox) => {
+                Entity::Subscription(mailbox, _) => {
                     let topic = path_lower.rsplit_once("/subscriptions/").and_then(|(topic, _)| entities.get(topic));
                     if let Some(Entity::Topic(topic)) = topic {
                         topic.unsubscribe(&mailbox);
@@ -215,7 +241,7 @@ impl Broker {
     pub fn set_status(&self, path: &str, status: EntityStatus) -> Result<(), BrokerError> {
         let entity = path_of(path);
         match self.read().get(&entity) {
-            Some(Entity::Queue(mailbox) | Entity::Subscription(mailbox)) => mailbox.set_status(status),
+            Some(Entity::Queue(mailbox) | Entity::Subscription(mailbox, _)) => mailbox.set_status(status),
             Some(Entity::Topic(topic)) => topic.set_status(status),
             None => return Err(BrokerError::NotFound(path.to_owned())),
         }
@@ -241,7 +267,7 @@ impl Broker {
         };
         match self.read().get(owner)? {
             Entity::Queue(mailbox) => Some(Node::Queue(Arc::clone(mailbox), part)),
-            Entity::Subscription(mailbox) => Some(Node::Subscription(Arc::clone(mailbox), part)),
+            Entity::Subscription(mailbox, _) => Some(Node::Subscription(Arc::clone(mailbox), part)),
             Entity::Topic(topic) if part == Part::Main => Some(Node::Topic(Arc::clone(topic))),
             Entity::Topic(_) => None,
         }
@@ -269,7 +295,7 @@ impl Broker {
         self.shared.clock.clear();
         let entities: Vec<Entity> = self.read().values().cloned().collect();
         for entity in entities {
-            if let Entity::Queue(mailbox) | Entity::Subscription(mailbox) = entity {
+            if let Entity::Queue(mailbox) | Entity::Subscription(mailbox, _) = entity {
                 mailbox.tick(now);
             }
         }

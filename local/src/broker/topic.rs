@@ -1,13 +1,18 @@
-//! A topic: what is sent to it is put on each of its subscriptions.
+//! A topic: what is sent to it is put on each of its subscriptions whose rules match.
 
-use std::sync::{
-    Arc, Mutex, PoisonError, RwLock,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    cell::OnceCell,
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use super::filter::View;
 use super::mailbox::{Mailbox, SendRefusal};
 use super::moment::Moment;
 use super::options::{EntityStatus, TopicOptions};
+use super::rule::Rules;
 use crate::amqp::message::Message;
 
 #[derive(Debug)]
@@ -15,7 +20,7 @@ pub(crate) struct Topic {
     pub(crate) options: TopicOptions,
     /// Set to begin with from the options, and changed while it runs.
     status: Mutex<EntityStatus>,
-    subscriptions: RwLock<Vec<Arc<Mailbox>>>,
+    subscriptions: RwLock<Vec<(Arc<Mailbox>, Arc<Rules>)>>,
     published: AtomicU64,
 }
 
@@ -29,13 +34,13 @@ impl Topic {
         }
     }
 
-    pub(crate) fn subscribe(&self, subscription: Arc<Mailbox>) {
-        self.subscriptions.write().unwrap_or_else(PoisonError::into_inner).push(subscription);
+    pub(crate) fn subscribe(&self, subscription: Arc<Mailbox>, rules: Arc<Rules>) {
+        self.subscriptions.write().unwrap_or_else(PoisonError::into_inner).push((subscription, rules));
     }
 
     pub(crate) fn unsubscribe(&self, subscription: &Arc<Mailbox>) {
         let mut subscriptions = self.subscriptions.write().unwrap_or_else(PoisonError::into_inner);
-        subscriptions.retain(|known| !Arc::ptr_eq(known, subscription));
+        subscriptions.retain(|(known, _)| !Arc::ptr_eq(known, subscription));
     }
 
     pub(crate) fn status(&self) -> EntityStatus {
@@ -46,13 +51,21 @@ impl Topic {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }
 
-    /// Puts the messages on every subscription, or on none when one of them has no room.
+    /// Puts the messages on every subscription that wants them, or on none when one of those has no room.
     pub(crate) fn publish(&self, messages: &[Arc<Message>], now: Moment) -> Result<(), SendRefusal> {
         let subscriptions = self.subscriptions.read().unwrap_or_else(PoisonError::into_inner);
-        for subscription in subscriptions.iter() {
+        // Made by the first subscription that does not take everything.
+        let views = OnceCell::new();
+        let views = || views.get_or_init(|| messages.iter().map(|message| View::new(message, now)).collect::<Vec<_>>());
+        let chosen: Vec<_> = subscriptions
+            .iter()
+            .map(|(subscription, rules)| (subscription, rules.select(messages, || views().as_slice())))
+            .filter(|(_, messages)| !messages.is_empty())
+            .collect();
+        for (subscription, messages) in &chosen {
             subscription.admits(messages, now)?;
         }
-        for subscription in subscriptions.iter() {
+        for (subscription, messages) in &chosen {
             subscription.push(messages, now);
         }
         self.published.fetch_add(u64::try_from(messages.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
