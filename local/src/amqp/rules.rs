@@ -42,7 +42,11 @@ pub(crate) fn answer(request: &Request, entity: &str, broker: &Broker, tokens: &
     let rules = match broker.rules_of(entity) {
         Ok(rules) => rules,
         Err(BrokerError::NotFound(_)) => {
-            return Some(Answer::refusal(404, "amqp:not-found", format!("there is no entity '{entity}'")));
+            return Some(Answer::refusal(
+                404,
+                "amqp:not-found",
+                format!("The messaging entity '{entity}' could not be found."),
+            ));
         }
         Err(error) => return Some(Answer::refusal(400, "amqp:not-allowed", error.to_string())),
     };

@@ -9,5 +9,6 @@ mod fuzz;
 mod limits;
 mod links;
 mod management;
+mod rules;
 mod sockets;
 mod tokens;

@@ -11,11 +11,11 @@
 //! `color` (`RuleManagerLiveTests.cs`).
 
 mod correlation;
-mod operand;
+pub(crate) mod operand;
 pub(crate) mod sql;
 #[cfg(test)]
 mod tests;
-mod view;
+pub(crate) mod view;
 
 pub use correlation::CorrelationFilter;
 pub(crate) use operand::EvaluationError;

@@ -21,6 +21,8 @@ mod eval;
 mod lexer;
 mod like;
 mod parser;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -243,6 +243,7 @@ impl Parser<'_> {
         let escape = self.sum_value()?;
         match &escape {
             Expression::Constant(Operand::Text(text)) if text.chars().count() == 1 => Ok(escape),
+            Expression::Constant(Operand::Unknown) => Ok(escape),
             Expression::Constant(_) => Err(self.error_at(start, "ESCAPE must be a text of one character")),
             _ => Ok(escape),
         }
