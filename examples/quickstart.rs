@@ -28,7 +28,7 @@ use waybill_examples::{
 use waybill_formats::Field;
 use waybill_local::{
     Local,
-    fault::{BlobRequests, CutAt, Step, What, When},
+    fault::{BlobRequests, CutAt, Step, What},
 };
 use waybill_publisher::Publisher;
 use waybill_subscriber::{
@@ -75,11 +75,8 @@ async fn run() -> anyhow::Result<bool> {
 
     // Azure in this process. Its tokens live seconds, are rotated twice, and once a body is cut and its token refused.
     let local = Local::builder().token_life(TOKEN_LIFE).start().await?;
-    let large = BlobRequests { operation: None, name_contains: None, nth: 5.try_into()? };
-    local.faults().install([Step::new(
-        When::Blob(large),
-        What::Cut { at: CutAt::BlobByte(2 * RANGE_BYTES + 100), refuse_sas: true },
-    )])?;
+    let cut = What::Cut { at: CutAt::BlobByte(2 * RANGE_BYTES + 100), refuse_sas: true };
+    local.faults().install([Step::new(BlobRequests::default(), cut).nth(5.try_into()?)])?;
     let ready = local.ready_file().clone();
 
     let publisher = publisher(&ready, &out).await?;

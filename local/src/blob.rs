@@ -29,7 +29,7 @@ use uuid::Uuid;
 
 use crate::{
     broker::Now,
-    fault::Faults,
+    fault::{Fate, Faults},
     keys::{Keys, StorageAccess, StorageQuery, StorageRequest},
     listen::{Body, Handler, Line, empty, full},
     stats::Stats,
@@ -66,6 +66,8 @@ struct Call<'a> {
     headers: &'a HeaderMap,
     access: StorageAccess,
     line: &'a Line,
+    /// For a fault: the blob is not longer than this.
+    truncate: Option<u64>,
 }
 
 impl Call<'_> {
@@ -112,22 +114,30 @@ impl BlobService {
         let operation = BlobOperation::of(&parts.method, &target, &query, &parts.headers)?;
         *asked = Some(operation);
 
-        let to_do = self.faults.on_blob(operation, target.blob.as_deref().unwrap_or_default());
+        let blob_name = target.blob.as_deref().unwrap_or_default();
+        let to_do = self.faults.on_blob(operation, blob_name, line.id());
         if !to_do.delay.is_zero() {
             tokio::time::sleep(to_do.delay).await;
         }
-        if to_do.reset {
+        if let Some(fate) = to_do.fate {
             self.stats.blob_request(operation.name(), None);
-            line.reset();
-            std::future::pending::<()>().await;
+            line.meet(fate).await;
         }
         if to_do.refuse_sas
             && let Some(signature) = query.get("sig")
         {
             self.keys.refuse(signature);
         }
-        if let Some(retry_after) = to_do.busy {
-            return Err(StorageError::server_busy(retry_after));
+        if let Some(at) = to_do.cut_upload {
+            drain(body, at).await;
+            self.stats.blob_request(operation.name(), None);
+            line.meet(Fate::Reset).await;
+        }
+        if let Some((refusal, retry_after)) = to_do.refuse {
+            return Err(StorageError::scripted(refusal, retry_after));
+        }
+        if let Some(text) = to_do.replace {
+            self.replace(&target, text).await?;
         }
 
         let access = self.check(parts, &target, &query, line.peer())?;
@@ -139,8 +149,9 @@ impl BlobService {
                 None => StorageError::lease_not_present_container(),
             });
         }
-        let call = Call { target: &target, query: &query, headers: &parts.headers, access, line };
-        match operation {
+        let call =
+            Call { target: &target, query: &query, headers: &parts.headers, access, line, truncate: to_do.truncate };
+        let answer = match operation {
             BlobOperation::ListContainers => self.list_containers(&call, host),
             BlobOperation::GetAccountInformation => Ok(account_information()),
             BlobOperation::CreateContainer => self.make_container(&call),
@@ -157,7 +168,28 @@ impl BlobService {
             BlobOperation::SetBlobProperties => self.set_properties(&call),
             BlobOperation::SetBlobMetadata => self.set_metadata(&call),
             BlobOperation::DeleteBlob => self.delete_blob(&call),
+        }?;
+        if let Some(reset) = to_do.drop_answer {
+            self.stats.blob_request(operation.name(), None);
+            line.drop_answer(reset).await;
         }
+        Ok(answer)
+    }
+
+    /// Fault: another version of a blob, with these bytes or its own. One that is not there stays so.
+    async fn replace(&self, target: &Target, text: Option<String>) -> Result<(), StorageError> {
+        let (Some(container), Some(blob)) = (&target.container, &target.blob) else { return Ok(()) };
+        let chunk = match text {
+            None => None,
+            Some(text) => {
+                let failed = |error: std::io::Error| StorageError::internal(&error);
+                let mut writer = self.spool.writer(text.len() as u64).map_err(failed)?;
+                writer.write(text.as_bytes()).await.map_err(failed)?;
+                Some(writer.finish().await.map_err(failed)?)
+            }
+        };
+        self.containers().make_new_version(container, blob, chunk, (self.now)());
+        Ok(())
     }
 
     fn check(
@@ -212,7 +244,7 @@ impl Handler for BlobService {
         let answer = match self.answer(&parts, &mut body, line, &mut operation).await {
             Ok(answer) => Ok(answer),
             Err(error) => {
-                drain(&mut body).await;
+                drain(&mut body, DRAIN_MAX).await;
                 Err(error)
             }
         };
@@ -237,8 +269,8 @@ impl Handler for BlobService {
 }
 
 /// Reads and forgets a body, up to a limit.
-async fn drain(body: &mut Incoming) {
-    let mut left = DRAIN_MAX;
+async fn drain(body: &mut Incoming, most: u64) {
+    let mut left = most;
     while left > 0 {
         match body.frame().await {
             Some(Ok(frame)) => left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64)),

@@ -31,7 +31,7 @@
 //!
 //! [[faults]]                   # as a fault script has them
 //! on = "blob"
-//! do = "busy"
+//! do = "throttle"
 //! ```
 
 use std::{collections::BTreeSet, fmt, num::NonZeroU32, path::Path, time::Duration};

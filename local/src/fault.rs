@@ -1,37 +1,58 @@
 //! Scripted bad days: a script is a list of steps, each with something to wait for and something to do. The same script
 //! runs from a test, from the configuration file, and against a running process over HTTP.
 //!
-//! A step fires a stated number of times (once by default) and is then done. What fired is kept in a log that a test can
-//! read and await, so that no test needs to guess when a fault has happened.
+//! The services tell what happens to them, in the middle of it ([`Faults::on_blob`], [`Faults::on_body`],
+//! [`Faults::on_grant`], [`Faults::on_bus`]), and are told what to do about it: a [`ToDo`]. What goes beyond the event itself
+//! is done by [`Hands`]. What fired is kept in a log that a test can read and await, so that no test needs to guess when a
+//! fault has happened.
 
+mod fits;
 mod hands;
+mod refusal;
 mod script;
 mod step;
+mod to_do;
+mod trigger;
+mod what;
 
 use std::{
     collections::VecDeque,
     fmt,
-    num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use serde::Serialize;
+use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::blob::BlobOperation;
+use crate::{blob::BlobOperation, keys::Rotation};
 
 pub(crate) use hands::Hands;
+pub use refusal::{Condition, Refusal, StorageCode};
 pub use script::ScriptError;
 pub(crate) use script::{Written, from_written, line_of};
-pub use step::{BlobRequests, BusEvent, CutAt, Service, Step, What, When};
+pub(crate) use step::About;
+pub use step::{BlobRequests, BusEvent, BusFrames, Step, When};
+pub(crate) use to_do::{Cut, Fate, ToBody, ToDo};
+pub(crate) use trigger::mix;
+pub use trigger::{Chance, Trigger};
+pub use what::{CutAt, NewOrder, Service, What, Whose};
+
+use trigger::Progress;
 
 /// Lines of the log that are kept; the count goes on.
 const LOG_MAX: usize = 10_000;
+
+/// Steps that one process takes, those that are done included: each event looks at all of them.
+const STEPS_MAX: usize = 10_000;
 
 /// A line of the log: a step that fired.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,17 +60,29 @@ const LOG_MAX: usize = 10_000;
 pub struct Fired {
     /// Counts all that fired, from 1.
     pub number: u64,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub at: OffsetDateTime,
     /// The step, counted from 0 in the order in which steps were installed.
     pub step: usize,
+    /// Its name, if the script gives it one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// What was done.
     pub what: String,
-    /// What fired it.
+    /// What fired it: the event with its blob, tenant, or entity and link.
     pub on: String,
+    /// The connection of the event, as [`crate::broker::LinkInfo`] numbers those of the bus; HTTP connections are numbered by
+    /// service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<u64>,
 }
 
 /// The steps that are installed, and what has fired.
 pub struct Faults {
     state: Mutex<State>,
+    /// Whether a step waits for an event of the bus: all that the bus looks at while there is none.
+    waits_for_bus: AtomicBool,
     hands: Hands,
     fired: watch::Sender<u64>,
     timed: Notify,
@@ -61,18 +94,33 @@ struct State {
     log: VecDeque<Fired>,
     blob_down_until: Option<Instant>,
     tenant_down_until: Option<Instant>,
+    /// Rotations whose old tokens are still good, and until when.
+    graces: Vec<(Instant, Rotation)>,
 }
 
 struct Installed {
     step: Step,
-    /// Events that fitted.
-    seen: u32,
-    /// How often it may still fire.
-    left: u32,
+    progress: Progress,
     due: Option<Instant>,
-    /// For the bus: the count at which it fires next.
-    due_count: Option<u64>,
     cleared: bool,
+}
+
+impl State {
+    fn waits_for_bus(&self) -> bool {
+        self.steps.iter().any(|installed| matches!(installed.step.when, When::Bus(_)) && installed.progress.is_open())
+    }
+}
+
+/// What fired a step.
+struct Source {
+    on: String,
+    connection: Option<u64>,
+}
+
+impl From<&str> for Source {
+    fn from(on: &str) -> Self {
+        Self { on: on.to_owned(), connection: None }
+    }
 }
 
 impl fmt::Debug for Faults {
@@ -81,52 +129,15 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// What is to be done to a request, in this order.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct ToRequest {
-    pub(crate) delay: Duration,
-    pub(crate) reset: bool,
-    pub(crate) refuse_sas: bool,
-    /// Seconds to tell the client.
-    pub(crate) busy: Option<u64>,
-}
-
-/// A cut that was promised to one response. It counts as fired once [`happened`](Cut::happened); when the client goes away
-/// before, it is given back to the script.
-pub(crate) struct Cut {
-    faults: Arc<Faults>,
-    step: usize,
-    on: String,
-    happened: bool,
-    /// The first byte of the blob that is not sent.
-    pub(crate) at: u64,
-    pub(crate) refuse_sas: bool,
-}
-
-impl Cut {
-    /// Writes it to the log.
-    pub(crate) fn happened(mut self) {
-        self.happened = true;
-        let mut state = self.faults.state();
-        let on = std::mem::take(&mut self.on);
-        self.faults.log(&mut state, self.step, on);
-    }
-}
-
-impl Drop for Cut {
-    fn drop(&mut self) {
-        if !self.happened
-            && let Some(installed) = self.faults.state().steps.get_mut(self.step)
-            && !installed.cleared
-        {
-            installed.left += 1;
-        }
-    }
-}
-
 impl Faults {
     pub(crate) fn new(hands: Hands) -> Self {
-        Self { state: Mutex::default(), hands, fired: watch::Sender::new(0), timed: Notify::new() }
+        Self {
+            state: Mutex::default(),
+            waits_for_bus: AtomicBool::new(false),
+            hands,
+            fired: watch::Sender::new(0),
+            timed: Notify::new(),
+        }
     }
 
     /// Adds steps to those that wait; what is due now fires before this returns.
@@ -136,7 +147,7 @@ impl Faults {
     pub fn install(&self, steps: impl IntoIterator<Item = Step>) -> Result<(), ScriptError> {
         let steps: Vec<Step> = steps.into_iter().collect();
         for (index, step) in steps.iter().enumerate() {
-            let problem = step.problem().map(str::to_owned).or_else(|| self.hands.problem(step));
+            let problem = step.problem().or_else(|| self.hands.problem(step));
             if let Some(problem) = problem {
                 return Err(ScriptError::step(index, problem));
             }
@@ -144,35 +155,41 @@ impl Faults {
         let mut at_once = Vec::new();
         {
             let mut state = self.state();
+            if state.steps.len() + steps.len() > STEPS_MAX {
+                let problem = format!("a process takes {STEPS_MAX} steps, those that are done included; start another");
+                return Err(ScriptError::step(0, problem));
+            }
             for step in steps {
-                let mut left = step.times.get();
+                let mut progress = Progress::new(&step.trigger);
                 let due = if let When::After(delay) = step.when { Some(later(delay)) } else { None };
-                let due_count = self.hands.count(&step.when).map(|(count, nth)| count + nth);
                 if step.when == When::Now {
                     at_once.push(state.steps.len());
-                    left -= 1;
+                    progress.fired();
                 }
-                state.steps.push(Installed { step, seen: 0, left, due, due_count, cleared: false });
+                state.steps.push(Installed { step, progress, due, cleared: false });
             }
+            self.waits_for_bus.store(state.waits_for_bus(), Ordering::Release);
         }
         for index in at_once {
-            self.fire(index, "its installation".to_owned());
+            self.fire(index, "", "its installation".into());
         }
         self.timed.notify_one();
         Ok(())
     }
 
-    /// Forgets every step that has not fired yet, and ends outages.
+    /// Forgets every step that has not fired yet, and ends what lasts: outages, blackholes, messages held back.
     pub fn clear(&self) {
         let mut state = self.state();
         state.blob_down_until = None;
         state.tenant_down_until = None;
         for installed in &mut state.steps {
-            installed.left = 0;
+            installed.progress.close();
             installed.due = None;
-            installed.due_count = None;
             installed.cleared = true;
         }
+        self.waits_for_bus.store(false, Ordering::Release);
+        drop(state);
+        self.hands.clear();
     }
 
     /// How many faults have fired: changes with each.
@@ -199,45 +216,25 @@ impl Faults {
     /// Steps that may still fire.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.state().steps.iter().filter(|installed| installed.left > 0).count()
+        self.state().steps.iter().filter(|installed| installed.progress.is_open()).count()
     }
 
-    /// Fires the steps that wait for a time or for messages, until `stop`.
+    /// Fires the steps that wait for a time, and ends graces, until `stop`.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         loop {
-            let next = self.state().steps.iter().filter_map(|installed| installed.due).min();
+            let next = {
+                let state = self.state();
+                let graces = state.graces.iter().map(|(ends, _)| *ends);
+                state.steps.iter().filter_map(|installed| installed.due).chain(graces).min()
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.timed.notified() => {}
-                () = async { sleep_until(next.unwrap_or_else(Instant::now)).await }, if next.is_some() => self.fire_due(),
-                () = self.hands.broker.wait_until(|_| self.state().steps.iter().any(|step| self.is_counted(step))) => {
-                    self.fire_counted();
+                () = async { sleep_until(next.unwrap_or_else(Instant::now)).await }, if next.is_some() => {
+                    self.fire_due();
+                    self.end_graces();
                 }
             }
-        }
-    }
-
-    /// Whether a step's count of messages is reached.
-    fn is_counted(&self, installed: &Installed) -> bool {
-        installed
-            .due_count
-            .is_some_and(|due| self.hands.count(&installed.step.when).is_some_and(|(count, _)| count >= due))
-    }
-
-    fn fire_counted(&self) {
-        let claim = || {
-            let mut state = self.state();
-            let (index, installed) =
-                state.steps.iter_mut().enumerate().find(|(_, installed)| self.is_counted(installed))?;
-            let When::Bus { event, entity, nth } = &installed.step.when else { return None };
-            let on = format!("{} {entity}", event.name());
-            let next = installed.due_count.map(|due| due + u64::from(nth.get()));
-            installed.left -= 1;
-            installed.due_count = next.filter(|_| installed.left > 0);
-            Some((index, on))
-        };
-        while let Some((index, on)) = claim() {
-            self.fire(index, on);
         }
     }
 
@@ -249,137 +246,179 @@ impl Faults {
             due.filter(|(_, installed)| installed.due.is_some_and(|due| due <= now))
                 .map(|(index, installed)| {
                     installed.due = None;
-                    installed.left -= 1;
+                    installed.progress.fired();
                     index
                 })
                 .collect()
         };
         for index in due {
-            self.fire(index, "its time".to_owned());
+            self.fire(index, "", "its time".into());
+        }
+    }
+
+    fn end_graces(&self) {
+        let now = Instant::now();
+        let over: Vec<(Instant, Rotation)> = self.state().graces.extract_if(.., |(ends, _)| *ends <= now).collect();
+        for (_, rotation) in over {
+            self.hands.keys.end_grace(rotation);
         }
     }
 
     /// A blob request, before its credential is checked.
-    pub(crate) fn on_blob(&self, operation: BlobOperation, name: &str) -> ToRequest {
-        let fits = |when: &When, what: &What| match when {
-            When::Blob(requests) if !matches!(what, What::Cut { .. }) && requests.fit(operation, name) => {
-                Some(requests.nth)
-            }
-            _ => None,
+    pub(crate) fn on_blob(&self, operation: BlobOperation, name: &str, connection: u64) -> ToDo {
+        let fits = |step: &Step| {
+            matches!(&step.when, When::Blob(requests)
+                if requests.fit(operation, name) && fits::counts(&step.what, requests.operation, operation))
         };
-        let mut to_request = self.on_request(Service::Blob, fits, || format!("{} {name}", operation.name()));
+        let source = || Source { on: format!("{} {name}", operation.name()), connection: Some(connection) };
+        let mut to_do = self.on_event("", fits, source);
         let down = self.state().blob_down_until;
-        to_request.busy = to_request.busy.or_else(|| seconds_until(down));
-        to_request
+        to_do.refuse = to_do.refuse.or_else(|| seconds_until(down).map(|seconds| (Refusal::Busy, Some(seconds))));
+        to_do
     }
 
     /// A request to TenantService; `asks` is the tenant whose bearer token came with it.
-    pub(crate) fn on_grant(&self, asks: Option<&str>) -> ToRequest {
-        let fits = |when: &When, _: &What| match (when, asks) {
-            (When::Grant { tenant, nth }, Some(name)) if tenant.as_ref().is_none_or(|tenant| tenant == name) => {
-                Some(*nth)
-            }
-            _ => None,
+    pub(crate) fn on_grant(&self, asks: Option<&str>, connection: u64) -> ToDo {
+        let fits = |step: &Step| match (&step.when, asks) {
+            (When::Grant { tenant }, Some(name)) => tenant.as_ref().is_none_or(|tenant| tenant == name),
+            _ => false,
         };
-        let on = || format!("grant for {}", asks.unwrap_or_default());
-        let mut to_request = self.on_request(Service::Tenant, fits, on);
+        let source = || Source { on: format!("grant for {}", asks.unwrap_or_default()), connection: Some(connection) };
+        let mut to_do = self.on_event("", fits, source);
         let down = self.state().tenant_down_until;
-        to_request.busy = to_request.busy.or_else(|| seconds_until(down));
-        to_request
+        to_do.refuse =
+            to_do.refuse.or_else(|| seconds_until(down).map(|seconds| (Refusal::Status(503), Some(seconds))));
+        to_do
     }
 
     /// A GetBlob that is about to send the blob's bytes `from..to`.
-    pub(crate) fn on_body(self: &Arc<Self>, name: &str, from: u64, to: u64) -> Option<Cut> {
-        let mut state = self.state();
-        state.steps.iter_mut().enumerate().find_map(|(index, installed)| {
-            let (When::Blob(requests), What::Cut { at, refuse_sas }) = (&installed.step.when, &installed.step.what)
-            else {
-                return None;
-            };
-            let (nth, refuse_sas) = (requests.nth, *refuse_sas);
-            let at = match at {
-                CutAt::BlobByte(at) => *at,
-                CutAt::BodyByte(at) => from.saturating_add(*at),
-            };
-            let fits = (from..to).contains(&at) && requests.fit(BlobOperation::GetBlob, name);
-            if !fits || !counts(installed, nth) {
-                return None;
-            }
-            let on = format!("GetBlob {name} bytes {from}-{}", to - 1);
-            Some(Cut { faults: Arc::clone(self), step: index, on, happened: false, at, refuse_sas })
-        })
-    }
-
-    fn on_request(
-        &self,
-        asked: Service,
-        fits: impl Fn(&When, &What) -> Option<NonZeroU32>,
-        on: impl Fn() -> String,
-    ) -> ToRequest {
-        let mut to_request = ToRequest::default();
-        let mut to_fire = Vec::new();
-        for (index, installed) in self.state().steps.iter_mut().enumerate() {
-            let Some(nth) = fits(&installed.step.when, &installed.step.what) else { continue };
-            if counts(installed, nth) {
-                to_fire.push(index);
-                match &installed.step.what {
-                    What::Delay(by) => to_request.delay += *by,
-                    What::Busy { retry_after } => to_request.busy = Some(retry_after.as_secs()),
-                    What::RefuseSas => to_request.refuse_sas = true,
-                    What::Reset { service } if *service == asked => to_request.reset = true,
+    pub(crate) fn on_body(self: &Arc<Self>, name: &str, from: u64, to: u64, connection: u64) -> ToBody {
+        let mut to_body = ToBody::default();
+        let mut corrupted = Vec::new();
+        let on = || format!("GetBlob {name} bytes {from}-{}", to.saturating_sub(1));
+        {
+            let mut state = self.state();
+            for (index, installed) in state.steps.iter_mut().enumerate() {
+                let Installed { step, progress, .. } = installed;
+                let When::Blob(requests) = &step.when else { continue };
+                let at = match &step.what {
+                    What::Cut { at: CutAt::BlobByte(at), .. } | What::Corrupt { at } => *at,
+                    What::Cut { at: CutAt::BodyByte(at), .. } => from.saturating_add(*at),
+                    _ => continue,
+                };
+                let fits = (from..to).contains(&at) && requests.fit(BlobOperation::GetBlob, name);
+                match &step.what {
+                    What::Cut { refuse_sas, .. } if fits && to_body.cut.is_none() && progress.counts(&step.trigger) => {
+                        let source = Source { on: on(), connection: Some(connection) };
+                        to_body.cut = Some(Cut::new(self, index, source, at, *refuse_sas));
+                    }
+                    What::Corrupt { .. } if fits && progress.counts(&step.trigger) => {
+                        to_body.corrupt.push(at);
+                        corrupted.push(index);
+                    }
                     _ => {}
                 }
             }
         }
-        for index in to_fire {
-            self.fire(index, on());
+        for index in corrupted {
+            self.happened(index, Source { on: on(), connection: Some(connection) });
         }
-        to_request
+        to_body
     }
 
-    /// Does what a step that was counted says, beyond its request, and writes it to the log.
-    fn fire(&self, index: usize, on: String) {
-        let Step { when, what, .. } = {
+    /// Whether an event of the bus could fire anything. One load: the bus asks before each message.
+    pub(crate) fn waits_for_bus(&self) -> bool {
+        self.waits_for_bus.load(Ordering::Acquire)
+    }
+
+    /// Something happens on the bus.
+    pub(crate) fn on_bus(&self, about: &About<'_>) -> ToDo {
+        let fits = |step: &Step| matches!(&step.when, When::Bus(frames) if frames.fit(about));
+        let source = || Source { on: about.to_string(), connection: Some(about.connection) };
+        let to_do = self.on_event(about.entity, fits, source);
+        if !self.state().waits_for_bus() {
+            self.waits_for_bus.store(false, Ordering::Release);
+        }
+        to_do
+    }
+
+    fn on_event(&self, entity: &str, fits: impl Fn(&Step) -> bool, source: impl Fn() -> Source) -> ToDo {
+        let mut to_do = ToDo::default();
+        let mut to_fire = Vec::new();
+        for (index, installed) in self.state().steps.iter_mut().enumerate() {
+            let Installed { step, progress, .. } = installed;
+            if fits(step) && progress.counts(&step.trigger) {
+                to_fire.push((index, to_do.take_up(&step.what)));
+            }
+        }
+        for (index, done_by_event) in to_fire {
+            if done_by_event {
+                self.happened(index, source());
+            } else {
+                self.fire(index, entity, source());
+            }
+        }
+        to_do
+    }
+
+    /// Does what a step that was counted says, beyond its event, and writes it to the log.
+    fn fire(&self, index: usize, entity: &str, source: Source) {
+        let what = {
             let mut state = self.state();
-            let step = state.steps[index].step.clone();
-            match &step.what {
+            let Some(what) = state.steps.get(index).map(|installed| installed.step.what.clone()) else { return };
+            match &what {
                 What::Down { service: Service::Blob, lasts } => state.blob_down_until = Some(later(*lasts)),
                 What::Down { service: Service::Tenant, lasts } => state.tenant_down_until = Some(later(*lasts)),
                 _ => {}
             }
-            step
+            what
         };
-        if !what.is_done_by_request(&when) {
-            self.hands.act(&what);
+        match &what {
+            What::Rotate { tenant, grace } if !grace.is_zero() => {
+                match self.hands.keys.rotate_keeping(tenant.as_deref()) {
+                    Ok(rotation) => {
+                        self.state().graces.push((later(*grace), rotation));
+                        self.timed.notify_one();
+                    }
+                    Err(error) => tracing::error!(%error, %what, "a fault could not be done"),
+                }
+            }
+            what => self.hands.act(what, entity),
         }
-        let mut state = self.state();
-        self.log(&mut state, index, on);
+        self.happened(index, source);
     }
 
-    fn log(&self, state: &mut State, step: usize, on: String) {
-        let what = state.steps.get(step).map_or_else(String::new, |installed| installed.step.what.to_string());
+    /// Writes a step that fired to the log.
+    fn happened(&self, step: usize, source: Source) {
+        let Source { on, connection } = source;
+        let at = i128::from(self.hands.broker.now().0) * 1_000_000;
+        let at = OffsetDateTime::from_unix_timestamp_nanos(at).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let mut state = self.state();
+        let Some(installed) = state.steps.get(step) else { return };
+        let (name, what) = (installed.step.name.clone(), installed.step.what.to_string());
         self.fired.send_modify(|fired| {
             *fired += 1;
-            tracing::info!(step, what, on, "fault");
+            tracing::info!(step, name, what, on, connection, "fault");
             if state.log.len() == LOG_MAX {
                 state.log.pop_front();
             }
-            state.log.push_back(Fired { number: *fired, step, what, on });
+            state.log.push_back(Fired { number: *fired, at, step, name, what, on, connection });
         });
+    }
+
+    /// A cut that was promised did not happen.
+    fn give_back(&self, step: usize) {
+        if let Some(installed) = self.state().steps.get_mut(step)
+            && !installed.cleared
+        {
+            installed.progress.give_back();
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is a counter or one insertion, so a panic elsewhere leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Counts an event that fits; whether the step fires at it, which is taken off what is left.
-fn counts(installed: &mut Installed, nth: NonZeroU32) -> bool {
-    installed.seen = installed.seen.saturating_add(1);
-    let fires = installed.seen >= nth.get() && installed.left > 0;
-    installed.left -= u32::from(fires);
-    fires
 }
 
 /// An instant from now; one that no clock can hold is a century off.

@@ -66,7 +66,12 @@ struct State {
     refused: HashSet<String>,
     /// How often each token was accepted, by service and hash.
     used: BTreeMap<(TokenKind, String), u64>,
+    rotations: u64,
 }
+
+/// A rotation with a grace, until [`Keys::end_grace`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rotation(u64);
 
 /// Which service a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,6 +97,10 @@ struct TenantKeys {
     entity: String,
     bus: KeyRing,
     storage: KeyRing,
+    /// The latest end of a token that was made, in seconds since 1970.
+    issued_through: i64,
+    /// Tokens that end then or before are treated as expired.
+    expired_through: i64,
 }
 
 struct Seen {
@@ -208,7 +217,13 @@ impl Keys {
 
     /// Gives a tenant random keys: Listen on `entity` (`exports/subscriptions/acme`), and one for the storage account.
     pub fn add_tenant(&self, name: &str, entity: &str) {
-        let keys = TenantKeys { entity: normal_path(entity), bus: KeyRing::random(), storage: KeyRing::random() };
+        let keys = TenantKeys {
+            entity: normal_path(entity),
+            bus: KeyRing::random(),
+            storage: KeyRing::random(),
+            issued_through: i64::MIN,
+            expired_through: i64::MIN,
+        };
         self.state().tenants.insert(name.to_owned(), keys);
     }
 
@@ -224,15 +239,56 @@ impl Keys {
     /// # Errors
     /// [`KeyError::UnknownTenant`].
     pub fn rotate(&self, tenant: Option<&str>) -> Result<(), KeyError> {
-        {
+        self.rotate_with(tenant, false).map(|_| ())
+    }
+
+    /// As [`rotate`](Self::rotate), but what was signed with the old keys is good until [`end_grace`](Self::end_grace).
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownTenant`].
+    pub(crate) fn rotate_keeping(&self, tenant: Option<&str>) -> Result<Rotation, KeyError> {
+        self.rotate_with(tenant, true)
+    }
+
+    fn rotate_with(&self, tenant: Option<&str>, grace: bool) -> Result<Rotation, KeyError> {
+        let rotation = {
             let mut state = self.state();
-            match tenant {
-                Some(name) => state.tenant_mut(name)?.rotate(),
-                None => state.tenants.values_mut().for_each(TenantKeys::rotate),
-            }
+            let rotation = state.rotations + 1;
+            state.each_tenant(tenant, |keys| {
+                keys.bus.rotate(rotation, grace);
+                keys.storage.rotate(rotation, grace);
+            })?;
+            state.rotations = rotation;
+            Rotation(rotation)
+        };
+        self.revocations.send_modify(|count| *count += 1);
+        Ok(rotation)
+    }
+
+    /// Refuses what was signed with keys that this rotation, or one before it, replaced.
+    pub(crate) fn end_grace(&self, rotation: Rotation) {
+        for keys in self.state().tenants.values_mut() {
+            keys.bus.end_grace(rotation.0);
+            keys.storage.end_grace(rotation.0);
         }
         self.revocations.send_modify(|count| *count += 1);
+    }
+
+    /// Lets every token expire that was made so far for a tenant, or for every tenant with `None`. The keys stay; a new
+    /// token must end later than [`first_good_end`](Self::first_good_end) says.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownTenant`].
+    pub fn expire(&self, tenant: Option<&str>) -> Result<(), KeyError> {
+        self.state().each_tenant(tenant, |keys| keys.expired_through = keys.issued_through)?;
+        self.revocations.send_modify(|count| *count += 1);
         Ok(())
+    }
+
+    /// The first end, from `expires_at` on, that a tenant's new token can have without being one that has expired.
+    pub(crate) fn first_good_end(&self, tenant: &str, expires_at: i64) -> i64 {
+        let expired = self.state().tenants.get(tenant).map_or(i64::MIN, |keys| keys.expired_through);
+        expires_at.max(expired.saturating_add(1))
     }
 
     /// Refuses one token from now on, of either service, by its decoded signature; its key stays good for others.
@@ -249,6 +305,7 @@ impl Keys {
     pub fn bus_token(&self, tenant: &str, host: &str, expires_at: i64) -> Result<String, KeyError> {
         let mut state = self.state();
         let keys = state.tenant_mut(tenant)?;
+        keys.issued_through = keys.issued_through.max(expires_at);
         let resource = format!("sb://{host}/{}", keys.entity);
         Ok(sign_bus(&resource, &bus_key_name_of(tenant), keys.bus.current(), expires_at))
     }
@@ -272,7 +329,9 @@ impl Keys {
         expires_at: i64,
     ) -> Result<String, KeyError> {
         let mut state = self.state();
-        let key = state.tenant_mut(tenant)?.storage.current().to_vec();
+        let keys = state.tenant_mut(tenant)?;
+        keys.issued_through = keys.issued_through.max(expires_at);
+        let key = keys.storage.current().to_vec();
         Ok(storage_sas::sign_service(&key, &self.account, container, None, permissions, expires_at))
     }
 
@@ -297,9 +356,9 @@ impl Keys {
     pub fn check_bus(&self, token: &str, entity: &str, now: i64) -> Result<BusClaim, SasRefusal> {
         let sas = BusSas::parse(token)?;
         let mut state = self.state();
-        let (tenant, limit, generation) = if sas.key_name == self.bus_key_name {
+        let (tenant, limit, generation, expired_through) = if sas.key_name == self.bus_key_name {
             if ring::matches(self.bus_key.as_bytes(), sas.signed.as_bytes(), &sas.signature) {
-                (None, String::new(), 0)
+                (None, String::new(), 0, i64::MIN)
             } else {
                 return Err(SasRefusal::BadSignature);
             }
@@ -309,12 +368,14 @@ impl Keys {
                 return Err(SasRefusal::BadSignature);
             };
             match keys.bus.find(sas.signed.as_bytes(), &sas.signature) {
-                Match::Current(generation) => (Some(name.clone()), keys.entity.clone(), generation),
+                Match::Current(generation) => {
+                    (Some(name.clone()), keys.entity.clone(), generation, keys.expired_through)
+                }
                 Match::Former => return Err(SasRefusal::Revoked),
                 Match::None => return Err(SasRefusal::BadSignature),
             }
         };
-        if now >= sas.expires_at {
+        if now >= sas.expires_at || sas.expires_at <= expired_through {
             return Err(SasRefusal::Expired);
         }
         let signature = STANDARD.encode(&sas.signature);
@@ -331,17 +392,26 @@ impl Keys {
         Ok(BusClaim { expires_at: sas.expires_at, scope: sas.scope, send: root, listen: true, manage: root, signature })
     }
 
-    /// Whether a rotation has killed this token.
+    /// Whether a rotation, or an expiry before its time, has killed this token.
     #[must_use]
     pub fn is_revoked(&self, signature: &str) -> bool {
+        self.refusal_of(signature).is_some()
+    }
+
+    /// Why this token, which was accepted before, would be refused now although its time is not over.
+    pub(crate) fn refusal_of(&self, signature: &str) -> Option<SasRefusal> {
         let state = self.state();
         if state.refused.contains(signature) {
-            return true;
+            return Some(SasRefusal::Revoked);
         }
-        let Some(Seen { tenant: Some(tenant), generation, .. }) = state.seen.get(signature) else {
-            return false;
+        let Some(Seen { tenant: Some(tenant), generation, expires_at }) = state.seen.get(signature) else {
+            return None;
         };
-        state.tenants.get(tenant).is_none_or(|keys| keys.bus.generation() != *generation)
+        match state.tenants.get(tenant) {
+            Some(keys) if *expires_at <= keys.expired_through => Some(SasRefusal::Expired),
+            Some(keys) if keys.bus.is_good(*generation) => None,
+            Some(_) | None => Some(SasRefusal::Revoked),
+        }
     }
 
     /// Changes whenever a token was revoked, so that links using it can be cut.
@@ -369,6 +439,15 @@ impl State {
         self.tenants.get_mut(name).ok_or_else(|| KeyError::UnknownTenant { name: name.to_owned() })
     }
 
+    /// Does something to one tenant, or to each.
+    fn each_tenant(&mut self, name: Option<&str>, mut act: impl FnMut(&mut TenantKeys)) -> Result<(), KeyError> {
+        match name {
+            Some(name) => act(self.tenant_mut(name)?),
+            None => self.tenants.values_mut().for_each(act),
+        }
+        Ok(())
+    }
+
     fn count_use(&mut self, kind: TokenKind, signature: &str) {
         let hash = Sha256::digest(signature.as_bytes());
         let sha256 = hash.iter().take(8).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
@@ -387,13 +466,6 @@ impl State {
             self.seen.retain(|_, seen| seen.expires_at > now);
         }
         self.seen.insert(signature.to_owned(), seen);
-    }
-}
-
-impl TenantKeys {
-    fn rotate(&mut self) {
-        self.bus.rotate();
-        self.storage.rotate();
     }
 }
 

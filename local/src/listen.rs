@@ -23,9 +23,11 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::fault::Fate;
 
 /// How long requests that run may go on after a stop.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -68,14 +70,22 @@ pub(crate) trait Handler: Send + Sync + 'static {
 pub(crate) struct Line(Arc<LineState>);
 
 struct LineState {
+    id: u64,
     peer: IpAddr,
     /// End the connection once everything that was written has been flushed.
     cut: AtomicBool,
     /// End it at once, with a reset on the wire.
     reset: CancellationToken,
+    /// What comes is swallowed, and nothing is sent any more.
+    blackhole: AtomicBool,
 }
 
 impl Line {
+    /// Its number among those of its endpoint.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> IpAddr {
         self.0.peer
@@ -91,6 +101,24 @@ impl Line {
     pub(crate) fn reset(&self) {
         self.0.reset.cancel();
     }
+
+    /// Meets what a script wants of the connection. Never returns: nothing more is answered on it.
+    pub(crate) async fn meet(&self, fate: Fate) {
+        match fate {
+            Fate::Blackhole => self.0.blackhole.store(true, Ordering::Release),
+            // HTTP has no other end; a script that wants one is refused.
+            Fate::Reset | Fate::Close(_) | Fate::End(_) | Fate::Detach(_) => self.reset(),
+        }
+        std::future::pending().await
+    }
+
+    /// Keeps the answer to a request that was done. Never returns.
+    pub(crate) async fn drop_answer(&self, reset: bool) {
+        if reset {
+            self.reset();
+        }
+        std::future::pending().await
+    }
 }
 
 /// The connections of one endpoint that are open.
@@ -98,6 +126,8 @@ impl Line {
 pub(crate) struct Lines {
     next: AtomicU64,
     open: Mutex<HashMap<u64, Weak<LineState>>>,
+    /// New connections are swallowed until then.
+    blackhole: Mutex<Option<Instant>>,
 }
 
 impl Lines {
@@ -110,14 +140,39 @@ impl Lines {
         open.len()
     }
 
+    /// Swallows every open connection, and those that come within this time; says how many were open.
+    pub(crate) fn blackhole_all(&self, lasts: Duration) -> usize {
+        *self.blackhole() = Some(Instant::now() + lasts);
+        let open: Vec<Arc<LineState>> = self.open().values().filter_map(Weak::upgrade).collect();
+        for line in &open {
+            line.blackhole.store(true, Ordering::Release);
+        }
+        open.len()
+    }
+
+    /// New connections are served again; those that were swallowed stay so.
+    pub(crate) fn end_blackhole(&self) {
+        *self.blackhole() = None;
+    }
+
+    fn blackhole(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.blackhole.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn open(&self) -> MutexGuard<'_, HashMap<u64, Weak<LineState>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn add(&self, peer: SocketAddr) -> (u64, Line) {
-        let line =
-            Line(Arc::new(LineState { peer: peer.ip(), cut: AtomicBool::new(false), reset: CancellationToken::new() }));
         let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let swallowed = self.blackhole().is_some_and(|until| Instant::now() < until);
+        let line = Line(Arc::new(LineState {
+            id,
+            peer: peer.ip(),
+            cut: AtomicBool::new(false),
+            reset: CancellationToken::new(),
+            blackhole: AtomicBool::new(swallowed),
+        }));
         self.open().insert(id, Arc::downgrade(&line.0));
         (id, line)
     }
@@ -226,14 +281,31 @@ impl Drop for Socket {
     }
 }
 
+impl Socket {
+    fn swallows(&self) -> bool {
+        self.line.0.blackhole.load(Ordering::Acquire)
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.swallows() {
+            let mut swallowed = [0; 4096];
+            let mut swallowed = ReadBuf::new(&mut swallowed);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut swallowed))?;
+            if swallowed.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.swallows() {
+            return Poll::Ready(Ok(bytes.len()));
+        }
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -242,6 +314,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.swallows() {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 

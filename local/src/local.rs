@@ -179,9 +179,15 @@ impl Builder {
         let ports = Ports { amqp: amqp.1, blob: blob_listener.1, tenant: tenant_listener.1, admin: admin_listener.1 };
 
         let stats = Arc::new(Stats::default());
-        let blob_lines = Arc::new(Lines::default());
-        let hands = Hands { keys: Arc::clone(&keys), broker: Arc::clone(&broker), blob_lines: Arc::clone(&blob_lines) };
+        let (blob_lines, tenant_lines) = (Arc::new(Lines::default()), Arc::new(Lines::default()));
+        let hands = Hands {
+            keys: Arc::clone(&keys),
+            broker: Arc::clone(&broker),
+            blob_lines: Arc::clone(&blob_lines),
+            tenant_lines: Arc::clone(&tenant_lines),
+        };
         let faults = Arc::new(Faults::new(hands));
+        broker.live().tell_faults(Arc::downgrade(&faults));
         faults.install(config.faults.iter().cloned())?;
         let blob =
             Arc::new(BlobService::new(Arc::clone(&keys), Arc::clone(&faults), Arc::clone(&stats), Arc::clone(&now)));
@@ -213,7 +219,7 @@ impl Builder {
         let endpoint = EndpointOptions { token_end, ..EndpointOptions::default() };
         tasks.spawn(amqp::serve(amqp.0, Arc::clone(&broker), Arc::clone(&keys), endpoint, stop.clone()));
         tasks.spawn(listen::serve(blob_listener.0, Arc::clone(&blob), blob_lines, stop.clone()));
-        tasks.spawn(listen::serve(tenant_listener.0, Arc::clone(&tenant_service), Arc::default(), stop.clone()));
+        tasks.spawn(listen::serve(tenant_listener.0, Arc::clone(&tenant_service), tenant_lines, stop.clone()));
         tasks.spawn(listen::serve(admin_listener.0, admin, Arc::default(), stop.clone()));
         let (scripted, stopped) = (Arc::clone(&faults), stop.clone());
         tasks.spawn(async move { scripted.run(stopped).await });

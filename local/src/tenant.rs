@@ -16,7 +16,7 @@ use waybill_contracts::{BlobEndpoint, BusEndpoint, TEMPORARY_ENDPOINTS_PATH, Tem
 
 use crate::{
     broker::Now,
-    fault::Faults,
+    fault::{Faults, Refusal},
     keys::{KeyError, Keys, StorageQuery},
     listen::{Body, Handler, Line, json},
     stats::Stats,
@@ -69,6 +69,8 @@ impl TenantService {
     fn grant(&self, tenant: &Tenant) -> Result<TemporaryEndpoints, KeyError> {
         let life = *self.token_life.lock().unwrap_or_else(PoisonError::into_inner);
         let mut expires_at = end_of_life((self.now)(), life);
+        let good = self.keys.first_good_end(&tenant.name, expires_at.unix_timestamp());
+        expires_at += time::Duration::seconds(good - expires_at.unix_timestamp());
         let stored = |stamp| self.keys.container_token(&tenant.name, &self.container, &tenant.permissions, stamp);
         let mut sas_token = stored(expires_at.unix_timestamp())?;
         // Two tokens with one end are the same token: one that a fault script refused is not issued again.
@@ -106,20 +108,27 @@ impl TenantService {
         }
         let tenant = self.tenant_of(request);
         let name = tenant.as_ref().ok().map(|tenant| tenant.name.as_str());
-        let to_do = self.faults.on_grant(name);
+        let to_do = self.faults.on_grant(name, line.id());
         if !to_do.delay.is_zero() {
             tokio::time::sleep(to_do.delay).await;
         }
-        if to_do.reset {
+        if let Some(fate) = to_do.fate {
             self.stats.grant(name, false);
-            line.reset();
-            std::future::pending::<()>().await;
+            line.meet(fate).await;
         }
-        let response = match (to_do.busy, tenant) {
-            (Some(seconds), _) => {
-                let mut response =
-                    refusal(StatusCode::SERVICE_UNAVAILABLE, "ServiceUnavailable", "a fault script says so");
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        let response = match (to_do.refuse, tenant) {
+            (Some((with, retry_after)), _) => {
+                let status = match with {
+                    Refusal::Status(status) => {
+                        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+                    }
+                    _ => StatusCode::TOO_MANY_REQUESTS,
+                };
+                let code = status.canonical_reason().unwrap_or("Error").replace(' ', "");
+                let mut response = refusal(status, &code, "a fault script says so");
+                if let Some(seconds) = retry_after {
+                    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+                }
                 response
             }
             (None, Err(problem)) => {
@@ -133,6 +142,9 @@ impl TenantService {
             },
         };
         self.stats.grant(name, response.status() == StatusCode::OK);
+        if let Some(reset) = to_do.drop_answer {
+            line.drop_answer(reset).await;
+        }
         response
     }
 }

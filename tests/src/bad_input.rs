@@ -260,11 +260,11 @@ async fn a_blob_that_is_replaced_between_two_requests_is_read_again_from_its_beg
     let world = World::new().await;
     let uri = world.put("Number/changed.jsonl", random_lines(0..500)).await;
     let message = waybill("Number", &uri);
-    let third = BlobRequests::of(BlobOperation::GetBlob).nth(number(3));
+    let third = BlobRequests::of(BlobOperation::GetBlob);
     world
         .local
         .faults()
-        .install([Step::new(When::Blob(third), What::Delay(Duration::from_secs(2)))])
+        .install([Step::new(When::Blob(third), What::Delay(Duration::from_secs(2))).nth(number(3))])
         .expect("a sound script");
     world.send([bytes(&message)]).await;
     let small = ContainerOptions { range_bytes: RANGE, ..ContainerOptions::default() };

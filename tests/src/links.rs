@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use waybill_contracts::Entities;
-use waybill_local::fault::{BlobRequests, BusEvent, Service, Step, What, When};
+use waybill_local::fault::{BlobRequests, BusEvent, BusFrames, Service, Step, What, When, Whose};
 use waybill_local::{BlobOperation, Local};
 use waybill_subscriber::{Subscriber, SubscriberBuilder, inbox::SqliteInbox};
 
@@ -23,7 +23,7 @@ async fn a_redelivered_message_adds_no_row() {
     let publishing = world.publisher().await;
     publishing.files_of_numbers(FILES, ROWS).await;
     publishing.end().await;
-    let twice = What::DeliverTwice { entity: SUBSCRIPTION.to_owned(), messages: number(TWICE) };
+    let twice = What::DeliverTwice { whose: Whose::Entity(SUBSCRIPTION.to_owned()), messages: number(TWICE) };
     world.local.faults().install([Step::new(When::Now, twice)]).expect("a sound script");
     let subscribing = world.subscriber(options(), &Entities::default()).await;
     subscribing.done(FILES).await;
@@ -50,8 +50,9 @@ async fn losing(what: What) {
     let world = World::of(Local::builder().lock_duration(Duration::from_secs(2))).await;
     let publishing = world.publisher().await;
     publishing.files_of_numbers(FILES, ROWS).await;
-    let delivered = When::Bus { event: BusEvent::Delivered, entity: SUBSCRIPTION.to_owned(), nth: number(10) };
-    world.local.faults().install([Step::new(delivered, what).times(number(TIMES))]).expect("a sound script");
+    let delivered = BusFrames::of(BusEvent::TransferOut).entity(SUBSCRIPTION);
+    let step = Step::new(delivered, what).nth(number(10)).every(number(10)).times(number(TIMES));
+    world.local.faults().install([step]).expect("a sound script");
     let subscribing = world.subscriber(options(), &Entities::default()).await;
     world.local.faults().wait_for(u64::from(TIMES)).await;
     subscribing.done(FILES).await;
@@ -81,17 +82,17 @@ async fn losing(what: What) {
 
 #[tokio::test]
 async fn a_detached_link_loses_and_repeats_nothing() {
-    losing(What::Detach { entity: SUBSCRIPTION.to_owned() }).await;
+    losing(What::detach(Whose::Event)).await;
 }
 
 #[tokio::test]
 async fn a_reset_connection_loses_and_repeats_nothing() {
-    losing(What::Reset { service: Service::Bus }).await;
+    losing(What::Reset(Whose::Event)).await;
 }
 
 #[tokio::test]
 async fn a_connection_that_the_bus_closes_loses_and_repeats_nothing() {
-    losing(What::Close { entity: Some(SUBSCRIPTION.to_owned()) }).await;
+    losing(What::close(Whose::Event)).await;
 }
 
 #[tokio::test]
@@ -99,13 +100,10 @@ async fn a_publisher_whose_connections_are_reset_sends_every_message_and_no_file
     const FILES: u64 = 30;
     let world = World::new().await;
     let reset = |service, nth| {
-        let delivered = When::Bus { event: BusEvent::Enqueued, entity: SUBSCRIPTION.to_owned(), nth: number(nth) };
-        Step::new(delivered, What::Reset { service }).times(number(3))
+        let sent = BusFrames::of(BusEvent::TransferIn).entity("exports");
+        Step::new(sent, What::Reset(Whose::Service(service))).nth(number(nth)).every(number(nth)).times(number(3))
     };
-    let mid_upload = Step::new(
-        When::Blob(BlobRequests::of(BlobOperation::PutBlockList).nth(number(4))),
-        What::Reset { service: Service::Blob },
-    );
+    let mid_upload = Step::new(BlobRequests::of(BlobOperation::PutBlockList), What::Reset(Whose::Event)).nth(number(4));
     let steps = [reset(Service::Bus, 4), reset(Service::Blob, 6), mid_upload];
     world.local.faults().install(steps).expect("a sound script");
     let publishing = world.publisher().await;
@@ -137,7 +135,7 @@ async fn outage_dead_letters_nothing() {
     // No read gets through until every file in flight has used up its tries, and one more that tries for all. The lock ends
     // several times over meanwhile: a subscriber that kept it would use up its deliveries.
     let read = When::Blob(BlobRequests::of(BlobOperation::GetBlob));
-    let gone = Step::new(read, What::Reset { service: Service::Blob }).times(number(24));
+    let gone = Step::new(read, What::Reset(Whose::Event)).times(number(24));
     world.local.faults().install([gone]).expect("a sound script");
     let subscribing = world.subscriber(options(), &Entities::default()).await;
     let put_off =

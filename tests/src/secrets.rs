@@ -9,7 +9,7 @@ use tokio::{
 };
 use waybill_local::{
     BlobOperation, Local,
-    fault::{BlobRequests, CutAt, Step, What, When},
+    fault::{BlobRequests, CutAt, Service, Step, What, When, Whose},
 };
 
 use crate::harness::{PATIENCE, World, assert_each_number_once, binary, number, query};
@@ -43,11 +43,11 @@ async fn nothing_that_is_secret_is_in_any_log_error_or_database() {
     let publishing = world.publisher().await;
     publishing.files_of_numbers(FILES / 2, ROWS).await;
     // Everything that may write a token into an error: refusals, broken bodies, lost links, a file that is not there.
-    let read = |nth| When::Blob(BlobRequests::of(BlobOperation::GetBlob).nth(number(nth)));
-    let cut = Step::new(read(2), What::Cut { at: CutAt::BodyByte(100), refuse_sas: true });
-    let reset = Step::new(read(4), What::Reset { service: waybill_local::fault::Service::Blob });
-    let busy = Step::new(read(5), What::Busy { retry_after: Duration::from_secs(1) });
-    let close = Step::new(When::After(Duration::from_secs(1)), What::Close { entity: None });
+    let read = |nth, what| Step::new(When::Blob(BlobRequests::of(BlobOperation::GetBlob)), what).nth(number(nth));
+    let cut = read(2, What::Cut { at: CutAt::BodyByte(100), refuse_sas: true });
+    let reset = read(4, What::Reset(Whose::Event));
+    let busy = read(5, What::throttle(Duration::from_secs(1)));
+    let close = Step::new(When::After(Duration::from_secs(1)), What::close(Whose::Service(Service::Bus)));
     world.local.faults().install([cut, reset, busy, close]).expect("a sound script");
     let missing = crate::harness::waybill("Number", &world.uri("Number/none.jsonl"));
     let foreign = crate::harness::waybill("Number", "https://storage.example/c/x.jsonl?sv=1&se=2");
@@ -134,7 +134,7 @@ async fn nothing_that_is_secret_is_in_what_a_publisher_writes() {
     let block = When::Blob(BlobRequests::of(BlobOperation::PutBlock));
     let refuse = Step::new(block, What::RefuseSas);
     let list = When::Blob(BlobRequests::of(BlobOperation::PutBlockList));
-    let reset = Step::new(list, What::Reset { service: waybill_local::fault::Service::Blob });
+    let reset = Step::new(list, What::Reset(Whose::Event));
     world.local.faults().install([refuse, reset]).expect("a sound script");
     let file = world.path("rows.jsonl");
     std::fs::write(&file, "{\"n\":1}\n").expect("a file");

@@ -15,12 +15,14 @@ use tokio::time::Instant;
 use super::address::Address;
 use super::frame::{self, AMQP_HEADER, Frame, Kind, SASL_HEADER};
 use super::performative::{self as out, AmqpError, Begin, Open, Performative, read_sasl_init};
+use super::request::Answer;
 use super::request::{Request, Spelling};
 use super::session::{Failure, RequestBytes, Session};
 use super::tokens::{Dead, Tokens};
 use super::{EndpointOptions, TokenEnd, cbs, management, rules};
 use crate::broker::queue::Handed;
-use crate::broker::{Broker, Command, Cut, LinkKey, Moment, Peer};
+use crate::broker::{Broker, Command, Cut, LinkKey, LinkRole, Moment, Peer, path_of};
+use crate::fault::{About, BusEvent, Condition, Fate, Faults, ToDo};
 use crate::keys::Keys;
 
 /// Largest frame that we take: what the three SDKs were tried with.
@@ -70,12 +72,71 @@ pub(crate) struct Context {
     /// Empty between turns; kept for its allocation.
     pub(crate) handed: Vec<Handed>,
     serial: u64,
+    /// Who is told what happens here.
+    faults: Option<Arc<Faults>>,
+    /// What a script wants the connection, a session or a link to meet, as soon as the frame at hand is done with.
+    doom: Option<Doom>,
+    /// How long a script lets the connection stand still.
+    stall: Duration,
+}
+
+/// A fate, and whose it is.
+#[derive(Debug, Clone, Copy)]
+struct Doom {
+    channel: u16,
+    handle: u32,
+    fate: Fate,
 }
 
 impl Context {
     /// Bytes of deliveries that may still be written.
     pub(crate) fn room(&self) -> usize {
         OUT_SOFT.saturating_sub(self.out.len() - self.sent)
+    }
+
+    /// Whether a script waits for an event of the bus: one load where there is none.
+    pub(crate) fn has_scripts(&self) -> bool {
+        self.faults.as_ref().is_some_and(|faults| faults.waits_for_bus())
+    }
+
+    /// Tells the scripts what happens on a link, and what they want done about it. What ends the link, its session or the
+    /// connection comes to pass after the frame; the caller leaves the rest of its work undone then.
+    pub(crate) fn happens(
+        &mut self,
+        event: BusEvent,
+        (entity, role): (&str, LinkRole),
+        (channel, handle): (u16, u32),
+    ) -> Option<ToDo> {
+        self.tell(event, entity, Some(role), "", channel, Some(handle))
+    }
+
+    fn tell(
+        &mut self,
+        event: BusEvent,
+        entity: &str,
+        role: Option<LinkRole>,
+        operation: &str,
+        channel: u16,
+        handle: Option<u32>,
+    ) -> Option<ToDo> {
+        let faults = self.faults.as_ref().filter(|faults| faults.waits_for_bus())?;
+        let link = handle.map(|handle| (channel, handle));
+        let to_do = faults.on_bus(&About { event, entity, role, operation, connection: self.peer.id(), link });
+        self.stall += to_do.delay;
+        if let Some(fate) = to_do.fate {
+            self.doom = Some(Doom { channel, handle: handle.unwrap_or_default(), fate });
+        }
+        Some(to_do)
+    }
+
+    /// The connection is to be reset once the frame at hand is done with.
+    pub(crate) fn reset_after(&mut self) {
+        self.doom = Some(Doom { channel: 0, handle: 0, fate: Fate::Reset });
+    }
+
+    /// Whether something is to be met before the work goes on.
+    pub(crate) fn is_struck(&self) -> bool {
+        self.doom.is_some() || !self.stall.is_zero()
     }
 
     pub(crate) fn new_key(&mut self, channel: u16, handle: u32) -> LinkKey {
@@ -114,6 +175,12 @@ pub(crate) struct Engine {
     options: EndpointOptions,
     phase: Phase,
     reset: bool,
+    /// Nothing is read or written until then.
+    stalled_until: Option<Instant>,
+    /// A stall is over, and input may have waited meanwhile.
+    resumed: bool,
+    /// What comes is dropped, and nothing is written any more.
+    swallows: bool,
     stopping: bool,
     sessions: BTreeMap<u16, Session>,
     /// Half of the client's idle-time-out is not reached without a frame of ours.
@@ -129,7 +196,7 @@ impl Engine {
     pub(crate) fn new(broker: Arc<Broker>, keys: Arc<Keys>, options: EndpointOptions, at: Instant) -> Self {
         let peer = broker.live().register();
         broker.changed();
-        let now = broker.now();
+        let (now, faults) = (broker.now(), broker.live().faults());
         Self {
             cx: Context {
                 broker,
@@ -144,10 +211,16 @@ impl Engine {
                 held_bytes: 0,
                 handed: Vec::new(),
                 serial: 0,
+                faults,
+                doom: None,
+                stall: Duration::ZERO,
             },
             options,
             phase: Phase::Header,
             reset: false,
+            stalled_until: None,
+            resumed: false,
+            swallows: false,
             stopping: false,
             sessions: BTreeMap::new(),
             heartbeat: None,
@@ -177,7 +250,16 @@ impl Engine {
 
     /// What is to be written next.
     pub(crate) fn output(&self) -> &[u8] {
+        if self.stalled_until.is_some() || self.swallows { &[] } else { self.unsent() }
+    }
+
+    fn unsent(&self) -> &[u8] {
         self.cx.out.get(self.cx.sent..).unwrap_or_default()
+    }
+
+    /// Whether a stall has ended since it was asked last: input that waited is to be taken now.
+    pub(crate) fn has_resumed(&mut self) -> bool {
+        std::mem::take(&mut self.resumed)
     }
 
     /// So many bytes of [`Self::output`] were written.
@@ -201,7 +283,8 @@ impl Engine {
 
     /// Whether input is wanted: not while a client that does not read has too much waiting.
     pub(crate) fn wants_input(&self) -> bool {
-        !matches!(self.phase, Phase::Over(_)) && self.output().len() < OUT_HARD
+        let takes = !matches!(self.phase, Phase::Over(_)) && self.unsent().len() < OUT_HARD;
+        self.swallows || (takes && self.stalled_until.is_none())
     }
 
     /// How the socket is to end now, if it is.
@@ -209,12 +292,17 @@ impl Engine {
         if self.reset {
             return Some(Ending::Reset);
         }
-        (matches!(self.phase, Phase::Over(_)) && self.output().is_empty()).then_some(Ending::Close)
+        (matches!(self.phase, Phase::Over(_)) && self.unsent().is_empty() && !self.swallows).then_some(Ending::Close)
     }
 
     /// When [`Self::turn`] must be called at the latest.
     pub(crate) fn deadline(&self) -> Instant {
+        if let Some(until) = self.stalled_until {
+            return until;
+        }
         match self.phase {
+            // It ends with its client.
+            _ if self.swallows => Instant::now() + Duration::from_secs(86_400),
             Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl | Phase::Open => self.started + HANDSHAKE,
             Phase::Closing(until) | Phase::Over(until) => until,
             Phase::Running => {
@@ -242,8 +330,12 @@ impl Engine {
         self.last_read = at;
         self.cx.now = self.cx.broker.now();
         let mut used = 0;
-        while let Some(size) = self.step(input.get(used..).unwrap_or_default(), at) {
+        while !self.reset
+            && self.stalled_until.is_none()
+            && let Some(size) = self.step(input.get(used..).unwrap_or_default(), at)
+        {
             used += size;
+            self.meet(at);
         }
         for session in self.sessions.values_mut() {
             session.flush(&mut self.cx.out);
@@ -256,6 +348,7 @@ impl Engine {
             return None;
         }
         match self.phase {
+            _ if self.swallows => Some(input.len()),
             Phase::Over(_) => Some(input.len()),
             Phase::Header | Phase::HeaderAfterSasl => self.header(input, at),
             _ => match frame::split(input, FRAME_MAX) {
@@ -316,7 +409,7 @@ impl Engine {
             (Phase::Closing(_), Performative::Close) => self.phase = Phase::Over(at + CLOSING),
             // What was under way when we closed.
             (Phase::Closing(_), _) => {}
-            (Phase::Open, Performative::Open(open)) => self.open(&open),
+            (Phase::Open, Performative::Open(open)) => self.open(&open, at),
             (Phase::Open, _) => {
                 self.fail(&AmqpError::new("amqp:not-allowed", "the first frame must be an open"), at);
             }
@@ -347,7 +440,7 @@ impl Engine {
         self.phase = if known { Phase::HeaderAfterSasl } else { Phase::Over(at + CLOSING) };
     }
 
-    fn open(&mut self, open: &Open<'_>) {
+    fn open(&mut self, open: &Open<'_>, at: Instant) {
         tracing::debug!(connection = self.cx.peer.id(), container = open.container_id, "a connection opened");
         let peer_max = open.max_frame_size.clamp(FRAME_MIN, FRAME_MAX);
         self.cx.frame_max = usize::try_from(peer_max).expect("64 KiB fits");
@@ -358,6 +451,10 @@ impl Engine {
             .filter(|ms| *ms > 0)
             .map(|ms| (Duration::from_millis(u64::from(ms)) * 2 / 5).max(Duration::from_millis(1)));
         self.phase = Phase::Running;
+        let to_do = self.cx.tell(BusEvent::Connect, "", None, "", 0, None);
+        if let Some((refusal, _)) = to_do.and_then(|to_do| to_do.refuse) {
+            self.fail(&scripted(refusal.condition()), at);
+        }
     }
 
     fn write_open(&mut self) {
@@ -439,18 +536,44 @@ impl Engine {
             }
         };
         let cx = &mut self.cx;
+        let to_do = match &bytes.node {
+            _ if !cx.has_scripts() => None,
+            Address::Management { entity } => {
+                let operation = request.property("operation").unwrap_or_default();
+                cx.tell(BusEvent::Management, entity, None, operation, channel, None)
+            }
+            Address::Cbs | Address::Entity(_) => {
+                let entity = path_of(request.property("name").unwrap_or_default());
+                cx.tell(BusEvent::PutToken, &entity, None, "", channel, None)
+            }
+        }
+        .unwrap_or_default();
+        if to_do.fate.is_some() {
+            return;
+        }
+        let refused = to_do.refuse.map(|(refusal, _)| {
+            let condition = refusal.condition();
+            Answer::refusal(condition.status(), condition.name(), condition.text())
+        });
         let mut answer = match &bytes.node {
             Address::Management { entity } => {
-                let answer = rules::answer(&request, entity, &cx.broker, &cx.tokens, cx.now).unwrap_or_else(|| {
+                let ruled = || rules::answer(&request, entity, &cx.broker, &cx.tokens, cx.now);
+                let answer = refused.or_else(ruled).unwrap_or_else(|| {
                     management::answer(&request, entity, cx.broker.node(entity), &cx.tokens, cx.now)
                 });
                 request.answer(Spelling::Management, &answer)
             }
             Address::Cbs | Address::Entity(_) => {
-                let answer = cbs::answer(&request, &mut cx.tokens, &cx.keys, cx.now.seconds());
+                let answer =
+                    refused.unwrap_or_else(|| cbs::answer(&request, &mut cx.tokens, &cx.keys, cx.now.seconds()));
                 request.answer(Spelling::Cbs, &answer)
             }
         };
+        match to_do.drop_answer {
+            Some(true) => return cx.reset_after(),
+            Some(false) => return,
+            None => {}
+        }
         // The session of the request first: with several links to one node that is where its twin is.
         let others = self.sessions.keys().copied().filter(|other| *other != channel);
         let order: Vec<u16> = std::iter::once(channel).chain(others).collect();
@@ -489,6 +612,30 @@ impl Engine {
         self.phase = Phase::Closing(at + CLOSING);
     }
 
+    /// Meets what scripts want of the connection, or of a part of it.
+    fn meet(&mut self, at: Instant) {
+        let stall = std::mem::take(&mut self.cx.stall);
+        if !stall.is_zero() {
+            self.stalled_until = Some(at + stall);
+        }
+        let Some(Doom { channel, handle, fate }) = self.cx.doom.take() else { return };
+        match fate {
+            Fate::Reset => self.reset = true,
+            Fate::Blackhole => self.swallow(),
+            Fate::Close(condition) => self.fail(&scripted(condition), at),
+            Fate::End(condition) => self.failed(channel, Failure::Session(scripted(condition)), at),
+            Fate::Detach(condition) => self.failed(channel, Failure::Link(handle, scripted(condition)), at),
+        }
+    }
+
+    /// From now on the client talks to nobody. The broker has heard that its links are gone; the client has not.
+    fn swallow(&mut self) {
+        self.close_sessions();
+        self.cx.out.clear();
+        self.cx.sent = 0;
+        self.swallows = true;
+    }
+
     fn close_sessions(&mut self) {
         for session in self.sessions.values_mut() {
             session.flush(&mut self.cx.out);
@@ -502,6 +649,8 @@ impl Engine {
     pub(crate) fn stop(&mut self, at: Instant) {
         if !self.stopping {
             self.stopping = true;
+            self.stalled_until = None;
+            self.reset |= self.swallows;
             let text = "The server is shutting down.";
             self.fail(&AmqpError::new("amqp:connection:forced", text), at);
         }
@@ -509,12 +658,23 @@ impl Engine {
 
     /// Does what time, the broker and the tokens ask for, and fills the out-buffer with deliveries.
     pub(crate) fn turn(&mut self, at: Instant) {
+        if let Some(until) = self.stalled_until {
+            if at < until {
+                return;
+            }
+            self.stalled_until = None;
+            self.resumed = true;
+            self.last_read = at;
+        }
         self.cx.now = self.cx.broker.now();
-        self.timers(at);
+        if !self.swallows {
+            self.timers(at);
+        }
         self.mail(at);
-        if self.phase == Phase::Running {
+        if self.phase == Phase::Running && !self.swallows {
             self.bury_tokens();
             self.pump();
+            self.meet(at);
         }
     }
 
@@ -560,14 +720,23 @@ impl Engine {
         for command in commands.drain(..) {
             match command {
                 Command::Reset => self.reset = true,
-                Command::CloseForced => {
-                    let text = "The connection was forced to close by a fault script.";
-                    self.fail(&AmqpError::new("amqp:connection:forced", text), at);
-                }
+                // Of what else is told to a connection that is swallowed nobody would hear.
+                _ if self.swallows => {}
+                Command::Blackhole => self.swallow(),
+                Command::Close(condition) => self.fail(&scripted(condition), at),
+                Command::End { entity, condition } => self.end_all(&entity, condition),
                 Command::Detach { entity, cut } => self.detach_all(&entity, cut),
             }
         }
         (self.woken, self.commands) = (woken, commands);
+    }
+
+    fn end_all(&mut self, entity: &str, condition: Condition) {
+        for session in self.sessions.values_mut().filter(|session| !session.has_ended()) {
+            if session.links().any(|(_, link)| link.entity().is_some_and(|(path, _)| path == entity)) {
+                session.end(&mut self.cx, &scripted(condition));
+            }
+        }
     }
 
     fn detach_all(&mut self, entity: &str, cut: Cut) {
@@ -614,6 +783,9 @@ impl Engine {
             {
                 self.cx.runnable.push_back(key);
             }
+            if self.cx.is_struck() {
+                break;
+            }
         }
         // No room: what these links were woken for may go to others.
         for key in &self.cx.runnable {
@@ -630,6 +802,11 @@ impl Drop for Engine {
         self.cx.broker.live().unregister(self.cx.peer.id());
         self.cx.broker.changed();
     }
+}
+
+/// What a client is told because a script says so.
+pub(super) fn scripted(condition: Condition) -> AmqpError {
+    AmqpError::new(condition.name(), condition.text())
 }
 
 /// What a link is told when its token is over: Azure was seen with either form.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::connection::Context;
+use super::connection::{Context, scripted};
 use super::link::{Incoming, Link, Partial, Target};
 use super::message::messages_of;
 use super::performative::{AmqpError, Reply, Transfer};
 use super::session::{Failure, HELD_MAX, RequestBytes, Session, WINDOW};
-use crate::broker::SendRefusal;
+use crate::broker::{LinkRole, SendRefusal};
+use crate::fault::BusEvent;
 
 impl Session {
     pub(crate) fn transfer(
@@ -63,6 +64,16 @@ impl Session {
         delivery: &Delivery<'_>,
     ) -> Result<Option<RequestBytes>, Failure> {
         let Some(Link::Incoming(link)) = self.links.get(&handle) else { return Ok(None) };
+        let to_do = match (&link.to, &link.need) {
+            (Target::Entity(_), Some(need)) => {
+                cx.happens(BusEvent::TransferIn, (&need.path, LinkRole::Sender), (self.channel, handle))
+            }
+            _ => None,
+        }
+        .unwrap_or_default();
+        if to_do.fate.is_some() {
+            return Ok(None);
+        }
         let mut request = None;
         let result = match &link.to {
             Target::Request(node) => {
@@ -73,11 +84,23 @@ impl Session {
                 Err(error) => Err(AmqpError::new("amqp:decode-error", format!("the message is malformed: {error}"))),
                 Ok(messages) => {
                     let messages: Vec<_> = messages.into_iter().map(Arc::new).collect();
-                    destination.send(&messages, cx.now).map_err(AmqpError::from)
+                    match to_do.refuse {
+                        Some((refusal, _)) => Err(scripted(refusal.condition())),
+                        None => {
+                            let times = if to_do.twice { 2 } else { 1 };
+                            (0..times).try_for_each(|_| destination.send(&messages, cx.now)).map_err(AmqpError::from)
+                        }
+                    }
                 }
             },
         };
         self.grant(cx, handle, None);
+        if let Some(reset) = to_do.drop_answer {
+            if reset {
+                cx.reset_after();
+            }
+            return Ok(request);
+        }
         match result {
             Ok(()) if delivery.settled => {}
             Ok(()) => self.received.add(&mut cx.out, self.channel, delivery.id, Reply::Accepted),

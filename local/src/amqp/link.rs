@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::address::Address;
+use super::connection::scripted;
 use super::performative::{AmqpError, Attach, Role, Terminus};
 use super::tokens::{Need, Right, Tokens, unauthorized};
 use crate::broker::{Broker, Cut, Destination, EntityStatus, LinkKey, LinkRole, Mailbox, Moment, Node, Part};
@@ -117,11 +118,7 @@ impl Link {
     pub(crate) fn cut_of(&self, entity: &str, cut: Cut) -> Option<AmqpError> {
         let path = self.need()?.path.as_str();
         match cut {
-            Cut::Fault => (path == entity && self.entity().is_some()).then(|| {
-                let text =
-                    format!("The link to '{entity}' is force detached by the broker. Detach origin: fault script.");
-                AmqpError::new("amqp:link:detach-forced", text)
-            }),
+            Cut::Fault(condition) => (path == entity && self.entity().is_some()).then(|| scripted(condition)),
             // Its dead-letter queue and requests about either go with it.
             Cut::Deleted => (owner_of(path) == entity).then(|| not_found(entity)),
             Cut::Disabled(status) => {

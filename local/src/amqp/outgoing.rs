@@ -15,6 +15,7 @@ use super::session::{Session, low};
 use super::settle::Unsettled;
 use crate::broker::queue::Handed;
 use crate::broker::{LinkKey, Mailbox, Part, Waiter, Wanted};
+use crate::fault::{BusEvent, ToDo};
 
 /// Messages that one link takes before the next has its turn.
 const TURN: u32 = 100;
@@ -70,7 +71,8 @@ impl Session {
 
     fn pump_entity(&mut self, cx: &mut Context, key: LinkKey, mailbox: &Mailbox, part: Part, lock: bool) -> bool {
         let Some(Link::Outgoing(link)) = self.links.get_mut(&key.handle) else { return false };
-        let most = link.credit.min(self.outgoing_left).min(TURN);
+        // A script may act between any two messages.
+        let most = link.credit.min(self.outgoing_left).min(if cx.has_scripts() { 1 } else { TURN });
         let mut frames_left = self.outgoing_left;
         let mut room = cx.room();
         let piece = cx.frame_max - TRANSFER_OVERHEAD;
@@ -119,6 +121,7 @@ impl Session {
         if token.is_some() {
             self.unsettled.insert(self.next_delivery - 1, Unsettled { handle, token });
         }
+        self.tell_of_delivery(cx, handle, mailbox, part, token);
         let message = &given.message;
         let encoded_max = message.encoded_max();
         if self.backlog.is_empty() && self.outgoing_left > 0 && encoded_max + TRANSFER_OVERHEAD <= cx.frame_max {
@@ -131,6 +134,18 @@ impl Session {
             self.pump_backlog(cx);
         }
         self.sweep(cx);
+    }
+
+    /// A message is about to be written. What a script ends because of it, it ends after it.
+    fn tell_of_delivery(&self, cx: &mut Context, handle: u32, mailbox: &Mailbox, part: Part, token: Option<Uuid>) {
+        if !cx.has_scripts() {
+            return;
+        }
+        let Some(entity) = self.links.get(&handle).and_then(Link::entity) else { return };
+        let to_do = cx.happens(BusEvent::TransferOut, entity, (self.channel, handle));
+        if let (Some(ToDo { lose_lock: true, .. } | ToDo { twice: true, .. }), Some(token)) = (to_do, token) {
+            mailbox.lose_locks(part, &[token], cx.now);
+        }
     }
 
     fn pump_replies(&mut self, cx: &mut Context, handle: u32) -> bool {

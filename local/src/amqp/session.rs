@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::address::Address;
-use super::connection::Context;
+use super::connection::{Context, scripted};
 use super::link::{CREDIT, Link, Origin, Outgoing};
 use super::outgoing::Pending;
 use super::performative::{self as out, AmqpError, Attach, AttachReply, Begin, Flow, LinkFlow, Role, SessionFlow};
 use super::settle::{Runs, UNSETTLED_SWEEP, Unsettled};
-use crate::broker::LinkKey;
+use crate::broker::{LinkKey, LinkRole};
+use crate::fault::BusEvent;
 
 /// Frames that a client may send before it hears from us.
 pub(super) const WINDOW: u32 = 5_000;
@@ -146,7 +147,15 @@ impl Session {
             return Err(Failure::session("amqp:session:handle-in-use", text));
         }
         let key = cx.new_key(self.channel, attach.handle);
-        match Link::open(attach, key, &cx.broker, &cx.tokens, cx.now) {
+        let opened = Link::open(attach, key, &cx.broker, &cx.tokens, cx.now).and_then(|link| {
+            let place = (self.channel, attach.handle);
+            let to_do = link.entity().and_then(|entity| cx.happens(BusEvent::Attach, entity, place));
+            match to_do.and_then(|to_do| to_do.refuse) {
+                Some((refusal, _)) => Err(scripted(refusal.condition())),
+                None => Ok(link),
+            }
+        });
+        match opened {
             Ok(link) => {
                 let reply = AttachReply {
                     request: *attach,
@@ -248,6 +257,9 @@ impl Session {
                     }
                     let (delivery_count, link_credit) = (link.delivery_count, link.credit);
                     echo = Some(LinkFlow { handle, delivery_count, link_credit, drain: flow.drain });
+                    if let (Origin::Entity { .. }, Some(need)) = (&link.from, &link.need) {
+                        cx.happens(BusEvent::Flow, (&need.path, LinkRole::Receiver), (self.channel, handle));
+                    }
                 }
                 Some(Link::Incoming(link)) => {
                     let (delivery_count, link_credit) = (link.delivery_count, link.credit);

@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::codec::Reader;
-use super::connection::Context;
+use super::connection::{Context, scripted};
 use super::encode::Write as _;
 use super::link::{Link, Origin, Outgoing};
 use super::management::{LOCK_LOST, LOCK_LOST_CONDITION, ON_DEAD_LETTER_QUEUE};
@@ -15,6 +15,7 @@ use super::performative::{self as out, AmqpError, Disposition, PeerError, Reply,
 use super::session::{Failure, Session, low};
 use crate::broker::SettleRefusal;
 use crate::broker::queue::{DeadLetter, Outcome};
+use crate::fault::{BusEvent, ToDo};
 
 /// A disposition may name a range; beyond this many only deliveries that wait for it are looked at.
 const RANGE_MAX: u64 = 65_536;
@@ -75,8 +76,22 @@ impl Session {
         let mut ids: Vec<u64> = Vec::new();
         let mut next = first;
         while let Some((handle, from)) = self.settle_run(&mut next, last, &mut ids) {
+            let to_do = self.tell_of_settlement(cx, handle, &from);
+            if to_do.fate.is_some() {
+                return Ok(());
+            }
+            if let Some((refusal, _)) = to_do.refuse {
+                for id in &ids {
+                    let cause = scripted(refusal.condition());
+                    replies.add(&mut cx.out, self.channel, low(*id), Reply::Rejected(Some(cause)));
+                }
+                continue;
+            }
             let answers = self.settle(cx, handle, &from, &outcome);
-            if disposition.settled {
+            if to_do.drop_answer == Some(true) {
+                cx.reset_after();
+            }
+            if disposition.settled || to_do.drop_answer.is_some() {
                 continue;
             }
             for (id, answer) in ids.iter().zip(answers) {
@@ -114,6 +129,21 @@ impl Session {
             *next += 1;
         }
         Some((handle, tokens))
+    }
+
+    /// Deliveries are about to be settled.
+    fn tell_of_settlement(&self, cx: &mut Context, handle: Option<u32>, tokens: &[Option<Uuid>]) -> ToDo {
+        let Some(handle) = handle.filter(|_| cx.has_scripts()) else { return ToDo::default() };
+        let Some(link) = self.links.get(&handle) else { return ToDo::default() };
+        let told = link.entity().and_then(|entity| cx.happens(BusEvent::Disposition, entity, (self.channel, handle)));
+        let to_do = told.unwrap_or_default();
+        if to_do.lose_lock
+            && let Link::Outgoing(Outgoing { from: Origin::Entity { mailbox, part, .. }, .. }) = link
+        {
+            let locks: Vec<Uuid> = tokens.iter().flatten().copied().collect();
+            mailbox.lose_locks(*part, &locks, cx.now);
+        }
+        to_do
     }
 
     fn settle(

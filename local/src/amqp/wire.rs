@@ -88,6 +88,11 @@ where
     let mut stopping = false;
     loop {
         engine.turn(Instant::now());
+        if engine.has_resumed() {
+            let used = engine.consume(input.unread(), Instant::now());
+            input.used(used);
+            engine.turn(Instant::now());
+        }
         match engine.ending() {
             Some(Ending::Reset) => return Ending::Reset,
             Some(Ending::Close) => {

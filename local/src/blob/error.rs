@@ -7,7 +7,10 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 
-use crate::keys::StorageRefusal;
+use crate::{
+    fault::{Refusal, StorageCode},
+    keys::StorageRefusal,
+};
 
 /// A refusal or failure as the client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,13 +119,19 @@ impl StorageError {
         )
     }
 
-    pub(super) fn server_busy(retry_after: u64) -> Self {
-        let error = Self::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "ServerBusy",
-            "The server is currently unable to receive requests. Please retry your request.",
-        );
-        Self { retry_after: Some(retry_after), ..error }
+    /// What a fault script says.
+    pub(super) fn scripted(refusal: Refusal, retry_after: Option<u64>) -> Self {
+        let error = match refusal {
+            Refusal::Blob(StorageCode { code, status, message }) => {
+                Self::new(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), code, message)
+            }
+            Refusal::Busy | Refusal::Status(_) | Refusal::Condition(_) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "ServerBusy",
+                "The server is currently unable to receive requests. Please retry your request.",
+            ),
+        };
+        Self { retry_after, ..error }
     }
 
     pub(super) fn internal(error: &std::io::Error) -> Self {

@@ -20,7 +20,7 @@ use super::{
     xml,
 };
 use crate::{
-    fault::Cut,
+    fault::{Cut, ToBody},
     keys::Keys,
     listen::{Body, Line, empty},
     stats::Stats,
@@ -50,7 +50,7 @@ impl BlobService {
             set_metadata(response.headers_mut(), &blob.metadata);
         } else {
             describe(response.headers_mut(), &blob, call);
-            set(response.headers_mut(), header::CONTENT_LENGTH, &blob.content.len().to_string());
+            set(response.headers_mut(), header::CONTENT_LENGTH, &call.length_of(&blob).to_string());
             if let Some(md5) = &blob.properties.content_md5 {
                 set(response.headers_mut(), HeaderName::from_static("content-md5"), md5);
             }
@@ -61,7 +61,7 @@ impl BlobService {
     pub(super) async fn get_blob(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
         let blob = self.containers().blob(call.container(), call.blob())?;
         Conditions::parse(call.headers)?.check_read(&blob.version)?;
-        let size = blob.content.len();
+        let size = call.length_of(&blob);
         let range = ByteRange::parse(call.headers)?;
         let (from, to) = match range {
             Some(range) => range.within(size)?,
@@ -84,17 +84,18 @@ impl BlobService {
         } else if let Some(md5) = &blob.properties.content_md5 {
             set(headers, HeaderName::from_static("content-md5"), md5);
         }
-        let cut = self.faults.on_body(call.blob(), from, to);
-        *response.body_mut() = if from == to { empty() } else { self.body(blob, from, to, cut, call) };
+        let to_body = self.faults.on_body(call.blob(), from, to, call.line.id());
+        *response.body_mut() = if from == to { empty() } else { self.body(blob, from, to, to_body, call) };
         Ok(response)
     }
 
-    fn body(&self, blob: Arc<Blob>, from: u64, to: u64, cut: Option<Cut>, call: &Call<'_>) -> Body {
+    fn body(&self, blob: Arc<Blob>, from: u64, to: u64, to_body: ToBody, call: &Call<'_>) -> Body {
         let sending = Sending {
             blob,
             at: from,
             to,
-            cut,
+            cut: to_body.cut,
+            corrupt: to_body.corrupt,
             line: call.line.clone(),
             keys: Arc::clone(&self.keys),
             signature: call.access.signature.clone(),
@@ -129,12 +130,21 @@ impl BlobService {
     }
 }
 
+impl Call<'_> {
+    /// How long the blob is, as this request sees it.
+    fn length_of(&self, blob: &Blob) -> u64 {
+        self.truncate.map_or(blob.content.len(), |most| blob.content.len().min(most))
+    }
+}
+
 /// A body on its way out.
 struct Sending {
     blob: Arc<Blob>,
     at: u64,
     to: u64,
     cut: Option<Cut>,
+    /// Bytes of the blob whose lowest bit is turned over.
+    corrupt: Vec<u64>,
     line: Line,
     keys: Arc<Keys>,
     signature: Option<String>,
@@ -156,7 +166,16 @@ impl Sending {
             // The connection ends as soon as what was sent so far is on its way.
             std::future::pending::<()>().await;
         }
-        let piece = self.blob.content.read(self.at, end).await?;
+        let mut piece = self.blob.content.read(self.at, end).await?;
+        for at in &self.corrupt {
+            if let Some(place) = at.checked_sub(self.at).and_then(|place| usize::try_from(place).ok())
+                && place < piece.len()
+            {
+                let mut turned = piece.to_vec();
+                turned[place] ^= 1;
+                piece = turned.into();
+            }
+        }
         self.at += piece.len() as u64;
         self.stats.blob_out(piece.len() as u64);
         Ok(Some(piece))

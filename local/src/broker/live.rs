@@ -2,13 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use super::options::EntityStatus;
 use crate::amqp::address::path_of;
+use crate::fault::{Condition, Faults};
 
 /// A link within its connection: channel, handle, and a number that is never used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -56,8 +58,12 @@ pub enum Which {
 pub(crate) enum Command {
     /// End the TCP connection with RST, without a word.
     Reset,
-    /// Send `close` with `amqp:connection:forced`.
-    CloseForced,
+    /// Swallow what comes and say nothing any more.
+    Blackhole,
+    /// Send `close`.
+    Close(Condition),
+    /// End the sessions that have a link to this entity.
+    End { entity: String, condition: Condition },
     /// Detach the links of this entity.
     Detach { entity: String, cut: Cut },
 }
@@ -66,7 +72,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cut {
     /// A fault asks for it.
-    Fault,
+    Fault(Condition),
     /// The entity is gone.
     Deleted,
     /// The entity has this status now.
@@ -142,11 +148,15 @@ impl Peer {
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     peers: Mutex<Register>,
+    /// Who is told what happens on the connections. Weak, because it holds the broker.
+    faults: OnceLock<Weak<Faults>>,
 }
 
 #[derive(Debug, Default)]
 struct Register {
     last: u64,
+    /// New connections are swallowed until then.
+    blackhole: Option<Instant>,
     peers: BTreeMap<u64, Arc<Peer>>,
 }
 
@@ -157,7 +167,29 @@ impl Live {
         let id = register.last;
         let peer = Arc::new(Peer { id, wake: Notify::new(), mail: Mutex::default(), links: Mutex::default() });
         register.peers.insert(id, Arc::clone(&peer));
+        if register.blackhole.is_some_and(|until| Instant::now() < until) {
+            peer.tell(Command::Blackhole);
+        }
         peer
+    }
+
+    /// Tells the scripts from now on what happens on new connections.
+    pub(crate) fn tell_faults(&self, faults: Weak<Faults>) {
+        // A second process around one broker would be a mistake of ours; the first keeps it.
+        drop(self.faults.set(faults));
+    }
+
+    pub(crate) fn faults(&self) -> Option<Arc<Faults>> {
+        self.faults.get().and_then(Weak::upgrade)
+    }
+
+    /// Connections that come within this time are swallowed.
+    pub(crate) fn blackhole(&self, lasts: Duration) {
+        guard(&self.peers).blackhole = Some(Instant::now() + lasts);
+    }
+
+    pub(crate) fn end_blackhole(&self) {
+        guard(&self.peers).blackhole = None;
     }
 
     pub(crate) fn unregister(&self, id: u64) {

@@ -21,6 +21,7 @@ use super::options::{EntityStatus, QueueOptions};
 use super::queue::{DeadLetter, Handed, Leaving, LockLost, Outcome, Queue, Totals, Why};
 use crate::amqp::encode::Write;
 use crate::amqp::message::Message;
+use crate::fault::NewOrder;
 
 /// Which of the two queues of an entity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +128,7 @@ struct Side {
 
 impl Side {
     fn wake_next(&mut self) {
-        if self.queue.active() > 0
+        if self.queue.has_next()
             && let Some(waiter) = self.waiting.pop_front()
         {
             waiter.peer.wake_link(waiter.link);
@@ -275,7 +276,7 @@ impl Mailbox {
                 };
                 match next {
                     Some(next) => handed.push(next),
-                    None if side.queue.active() == 0 => {
+                    None if !side.queue.has_next() => {
                         side.waiting.extend(waiter());
                         return true;
                     }
@@ -348,6 +349,28 @@ impl Mailbox {
 
     pub(crate) fn double_next(&self, part: Part, messages: u32) {
         self.lock().side(part).queue.double_next(messages);
+    }
+
+    pub(crate) fn lose_locks(&self, part: Part, tokens: &[Uuid], now: Moment) {
+        self.change(now, |inner, leaving| {
+            let queue = &mut inner.side(part).queue;
+            tokens.iter().for_each(|token| queue.lose_lock(*token, now, leaving));
+        });
+    }
+
+    pub(crate) fn hold_back(&self, part: Part, now: Moment, lasts: Duration, messages: Option<u32>) {
+        self.change(now, |inner, _| inner.side(part).queue.hold_back(now.after(lasts), messages));
+    }
+
+    pub(crate) fn reorder(&self, part: Part, now: Moment, messages: u32, order: NewOrder, patience: Duration) {
+        self.change(now, |inner, _| inner.side(part).queue.reorder(messages, order, now.after(patience)));
+    }
+
+    pub(crate) fn keep_order(&self, now: Moment) {
+        self.change(now, |inner, _| {
+            inner.main.queue.keep_order();
+            inner.dead.queue.keep_order();
+        });
     }
 
     pub(crate) fn end_locks(&self, part: Part, now: Moment) -> usize {

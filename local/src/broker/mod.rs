@@ -6,6 +6,7 @@ mod live;
 mod mailbox;
 mod moment;
 mod options;
+mod order;
 pub(crate) mod queue;
 pub(crate) mod rule;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use time::OffsetDateTime;
@@ -35,9 +37,10 @@ pub use rule::{DEFAULT_RULE, Rule, RuleError};
 pub(crate) use topic::Topic;
 
 pub use crate::amqp::Value;
-use crate::amqp::address::path_of;
+pub(crate) use crate::amqp::address::path_of;
 pub use crate::amqp::message::Contents;
 use crate::amqp::message::Message;
+use crate::fault::{Condition, NewOrder};
 
 /// The time now.
 pub type Now = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
@@ -391,7 +394,7 @@ impl Broker {
 
     /// Fault: closes connections with `amqp:connection:forced`. Returns how many.
     pub fn close_connections(&self, which: &Which) -> usize {
-        self.live.tell(which, &Command::CloseForced)
+        self.live.tell(which, &Command::Close(Condition::CONNECTION_FORCED))
     }
 
     /// Fault: detaches every link of an entity with `amqp:link:detach-forced`. Returns how many.
@@ -404,7 +407,8 @@ impl Broker {
             return Err(BrokerError::NotFound(entity.to_owned()));
         }
         let links = self.links().iter().filter(|link| link.entity == path).count();
-        self.live.tell(&Which::Entity(path.clone()), &Command::Detach { entity: path, cut: Cut::Fault });
+        let cut = Cut::Fault(Condition::DETACH_FORCED);
+        self.live.tell(&Which::Entity(path.clone()), &Command::Detach { entity: path, cut });
         Ok(links)
     }
 
@@ -426,6 +430,37 @@ impl Broker {
     pub fn expire_locks(&self, entity: &str) -> Result<usize, BrokerError> {
         let (mailbox, part) = self.mailbox(entity)?;
         Ok(mailbox.end_locks(part, self.now()))
+    }
+
+    /// Fault: the entity delivers nothing for a while, or until so many more messages came.
+    ///
+    /// # Errors
+    /// When there is no such queue, subscription or dead-letter queue.
+    pub fn hold_back(&self, entity: &str, lasts: Duration, messages: Option<u32>) -> Result<(), BrokerError> {
+        let (mailbox, part) = self.mailbox(entity)?;
+        mailbox.hold_back(part, self.now(), lasts, messages);
+        Ok(())
+    }
+
+    /// Fault: the entity delivers its next `messages` messages in another order, once so many wait; after `patience` those
+    /// that are there.
+    ///
+    /// # Errors
+    /// When there is no such queue, subscription or dead-letter queue.
+    pub fn reorder(&self, entity: &str, messages: u32, order: NewOrder, patience: Duration) -> Result<(), BrokerError> {
+        let (mailbox, part) = self.mailbox(entity)?;
+        mailbox.reorder(part, self.now(), messages, order, patience);
+        Ok(())
+    }
+
+    /// Ends what faults did to the order of messages, everywhere.
+    pub(crate) fn keep_order(&self) {
+        let entities: Vec<Entity> = self.read().values().cloned().collect();
+        for entity in entities {
+            if let Entity::Queue(mailbox) | Entity::Subscription(mailbox, _) = entity {
+                mailbox.keep_order(self.now());
+            }
+        }
     }
 }
 

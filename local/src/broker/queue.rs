@@ -22,7 +22,9 @@ use std::{
 use uuid::Uuid;
 
 use super::moment::Moment;
+use super::order::Order;
 use crate::amqp::message::Message;
+use crate::fault::NewOrder;
 
 /// Counted for each message besides its bytes, against the size of an entity.
 const MESSAGE_COST: u64 = 200;
@@ -158,6 +160,7 @@ pub(crate) struct Queue {
     deferred: usize,
     bytes: u64,
     double_next: u32,
+    order: Order,
     totals: Totals,
 }
 
@@ -175,6 +178,7 @@ impl Queue {
             deferred: 0,
             bytes: 0,
             double_next: 0,
+            order: Order::default(),
             totals: Totals::default(),
         }
     }
@@ -195,6 +199,7 @@ impl Queue {
             Entry { message, enqueued_at, expires_at, delivery_count, lock: None, deferred: false, doubled: false };
         self.entries.insert(sequence, entry);
         self.ready.insert(sequence);
+        self.order.arrived(&self.ready);
         if expires_at != Moment::NEVER {
             self.life_ends.insert((expires_at, sequence));
         }
@@ -217,13 +222,14 @@ impl Queue {
                 self.leave(sequence, Why::Expired, leaving);
             }
         }
+        self.order.advance(now, &self.ready);
     }
 
     /// When [`Self::advance`] has work next.
     pub(crate) fn next_end(&self) -> Moment {
         let lock = self.lock_ends.first().map_or(Moment::NEVER, |(end, _)| *end);
         let life = self.life_ends.first().map_or(Moment::NEVER, |(end, _)| *end);
-        lock.min(life)
+        lock.min(life).min(self.order.next_end())
     }
 
     /// Locks the first message that waits, if `fits` says so of its size.
@@ -233,11 +239,11 @@ impl Queue {
         token: Uuid,
         fits: impl FnOnce(&Message) -> bool,
     ) -> Option<Handed> {
-        let sequence = *self.ready.first()?;
+        let sequence = self.order.next(&self.ready)?;
         if !fits(&self.entries.get(&sequence)?.message) {
             return None;
         }
-        self.ready.pop_first();
+        self.ready.remove(&sequence);
         self.lock(sequence, now, token)
     }
 
@@ -269,7 +275,7 @@ impl Queue {
 
     /// Hands out the first message that waits and forgets it.
     pub(crate) fn remove_next(&mut self, fits: impl FnOnce(&Message) -> bool) -> Option<Handed> {
-        let sequence = *self.ready.first()?;
+        let sequence = self.order.next(&self.ready)?;
         if !fits(&self.entries.get(&sequence)?.message) {
             return None;
         }
@@ -392,6 +398,33 @@ impl Queue {
             self.end_lock(*sequence, now, leaving);
         }
         held.len()
+    }
+
+    /// Fault: the lock of one delivery ends now, as if its time were over.
+    pub(crate) fn lose_lock(&mut self, token: Uuid, now: Moment, leaving: &mut Vec<Leaving>) {
+        if let Some(&sequence) = self.locks.get(&token) {
+            self.end_lock(sequence, now, leaving);
+        }
+    }
+
+    /// Fault: nothing is handed out until then, or until so many more came.
+    pub(crate) fn hold_back(&mut self, until: Moment, arrivals: Option<u32>) {
+        self.order.hold_back(until, arrivals);
+    }
+
+    /// Fault: the next messages go out in another order, once so many wait or it is that late.
+    pub(crate) fn reorder(&mut self, messages: u32, order: NewOrder, until: Moment) {
+        self.order.reorder(messages, order, until, &self.ready);
+    }
+
+    /// Ends what faults did to the order.
+    pub(crate) fn keep_order(&mut self) {
+        self.order = Order::default();
+    }
+
+    /// Whether something could be handed out now: there are messages, and no script holds them back.
+    pub(crate) fn has_next(&self) -> bool {
+        self.order.is_open() && !self.ready.is_empty()
     }
 
     pub(crate) fn active(&self) -> usize {

@@ -1,26 +1,35 @@
-//! Fault scripts as text. TOML and JSON have the same keys:
+//! Fault scripts as text. TOML and JSON have the same keys; `docs/local.md` has them all:
 //!
 //! ```toml
 //! [[faults]]
-//! on = "blob"                # now (default), after, blob, grant, enqueued, delivered, completed
+//! name = "third download"    # for the log
+//! on = "blob"                # now (default), after, blob, grant, or an event of the bus: transfer_out, …
 //! operation = "GetBlob"      # blob: this operation only
 //! blob = "ProductChanges/"   # blob: only names that contain this
 //! nth = 3                    # the third that fits; default 1
-//! do = "cut"                 # rotate, cut, refuse_sas, reset, busy, delay, down, detach, close, deliver_twice, expire_locks
-//! at = 1048576               # cut: before this byte of the blob; or after_bytes, of the response's body
+//! do = "cut"
+//! at = 1048576               # cut: before this byte of the blob; or after_bytes, of the body
 //! refuse_sas = true          # cut: and from then on refuse the SAS
 //! times = 1
 //! ```
 
-use std::{fmt, num::NonZeroU32, time::Duration};
+use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{BlobRequests, BusEvent, CutAt, Service, Step, What, When};
+use super::{
+    BlobRequests, BusEvent, BusFrames, Chance, Condition, CutAt, NewOrder, Refusal, Service, Step, Trigger, What, When,
+    Whose,
+};
+use crate::broker::LinkRole;
 
-const KNOWN_ON: &str = "now, after, blob, grant, enqueued, delivered, completed";
-const KNOWN_DO: &str = "rotate, cut, refuse_sas, reset, busy, delay, down, detach, close, deliver_twice, expire_locks";
+/// How long a reordering waits for its messages unless a script says it.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+const KNOWN_DO: &str = "rotate, expire, refuse_sas, cut, truncate, corrupt, replace, refuse, throttle, delay, \
+                        drop_answer, reset, blackhole, down, close, end, detach, lose_lock, deliver_twice, reorder, \
+                        hold_back";
 
 /// Why a script was refused. It says where, what, and what may stand there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,29 +61,58 @@ pub(crate) fn line_of(text: &str, at: usize) -> usize {
     text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
 }
 
-/// A step as it is written: flat, because that is what people type.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Written {
-    #[serde(default)]
-    on: Option<String>,
-    after_ms: Option<u64>,
-    operation: Option<String>,
-    blob: Option<String>,
-    tenant: Option<String>,
-    entity: Option<String>,
-    nth: Option<NonZeroU32>,
-    #[serde(rename = "do")]
-    act: String,
-    at: Option<u64>,
-    after_bytes: Option<u64>,
-    #[serde(default)]
+/// Declares the keys of a step, and which of them are left when all that mean something were taken.
+macro_rules! written {
+    ($($(#[$attribute:meta])* $key:ident: $kind:ty,)+) => {
+        /// A step as it is written: flat, because that is what people type.
+        #[derive(Debug, Clone, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(crate) struct Written {
+            name: Option<String>,
+            on: Option<String>,
+            #[serde(rename = "do")]
+            act: String,
+            $($(#[$attribute])* $key: Option<$kind>,)+
+        }
+
+        impl Written {
+            fn left_over(&self) -> Option<&'static str> {
+                $(if self.$key.is_some() {
+                    return Some(stringify!($key));
+                })+
+                None
+            }
+        }
+    };
+}
+
+written! {
+    after_ms: u64,
+    operation: String,
+    blob: String,
+    tenant: String,
+    entity: String,
+    role: String,
+    nth: NonZeroU32,
+    every: NonZeroU32,
+    times: NonZeroU32,
+    probability: f64,
+    seed: u64,
+    for_ms: u64,
+    target: String,
+    service: String,
+    at: u64,
+    after_bytes: u64,
     refuse_sas: bool,
-    service: Option<String>,
-    retry_after_s: Option<u64>,
-    ms: Option<u64>,
-    messages: Option<NonZeroU32>,
-    times: Option<NonZeroU32>,
+    text: String,
+    code: String,
+    condition: String,
+    retry_after_s: u64,
+    ms: u64,
+    grace_ms: u64,
+    reset: bool,
+    messages: NonZeroU32,
+    order: String,
 }
 
 #[derive(Deserialize)]
@@ -116,38 +154,24 @@ impl Written {
     /// Takes each key that its `on` and `do` know, and refuses what is left over: a key that does nothing would hide a
     /// misunderstanding.
     fn into_step(mut self) -> Result<Step, String> {
-        let entity = self.entity.clone();
         let when = self.take_when()?;
-        let what = self.take_what(entity)?;
-        let left_over = [
-            ("after_ms", self.after_ms.is_some()),
-            ("operation", self.operation.is_some()),
-            ("blob", self.blob.is_some()),
-            ("tenant", self.tenant.is_some()),
-            ("entity", self.entity.is_some()),
-            ("nth", self.nth.is_some()),
-            ("at", self.at.is_some()),
-            ("after_bytes", self.after_bytes.is_some()),
-            ("refuse_sas", self.refuse_sas),
-            ("service", self.service.is_some()),
-            ("retry_after_s", self.retry_after_s.is_some()),
-            ("ms", self.ms.is_some()),
-            ("messages", self.messages.is_some()),
-        ];
-        if let Some((name, _)) = left_over.into_iter().find(|(_, there)| *there) {
+        let at_a_time = matches!(when, When::Now | When::After(_));
+        let what = self.take_what(&when)?;
+        let trigger = if at_a_time { Trigger::default() } else { self.take_trigger()? };
+        if let Some(name) = self.left_over() {
             let on = self.on.as_deref().unwrap_or("now");
             return Err(format!("`{name}` means nothing with on = {on:?} and do = {:?}; leave it out", self.act));
         }
-        let step = Step { when, what, times: self.times.unwrap_or(NonZeroU32::MIN) };
+        let step = Step { name: self.name, when, trigger, what };
         match step.problem() {
-            Some(problem) => Err(problem.to_owned()),
+            Some(problem) => Err(problem),
             None => Ok(step),
         }
     }
 
     fn take_when(&mut self) -> Result<When, String> {
         match self.on.as_deref().unwrap_or("now") {
-            "now" => Ok(When::Now),
+            "now" => Ok(self.after_ms.take().map_or(When::Now, |ms| When::After(Duration::from_millis(ms)))),
             "after" => {
                 let delay = self.after_ms.take().ok_or("on = \"after\" needs `after_ms`")?;
                 Ok(When::After(Duration::from_millis(delay)))
@@ -155,68 +179,204 @@ impl Written {
             "blob" => Ok(When::Blob(BlobRequests {
                 operation: self.operation.take().map(|name| name.parse()).transpose()?,
                 name_contains: self.blob.take(),
-                nth: self.nth.take().unwrap_or(NonZeroU32::MIN),
             })),
             "grant" => {
-                // With `rotate` the tenant says who is rotated; it cannot also say who asks.
-                let tenant = if self.act == "rotate" { None } else { self.tenant.take() };
-                Ok(When::Grant { tenant, nth: self.nth.take().unwrap_or(NonZeroU32::MIN) })
+                // With a deed that is done to a tenant, that is who it befalls; it cannot also say who asks.
+                let befalls = matches!(self.act.as_str(), "rotate" | "expire");
+                Ok(When::Grant { tenant: if befalls { None } else { self.tenant.take() } })
             }
-            "enqueued" => self.take_bus(BusEvent::Enqueued),
-            "delivered" => self.take_bus(BusEvent::Delivered),
-            "completed" => self.take_bus(BusEvent::Completed),
-            other => Err(format!("on = {other:?} is unknown; there are {KNOWN_ON}")),
-        }
-    }
-
-    fn take_bus(&mut self, event: BusEvent) -> Result<When, String> {
-        let entity = self
-            .entity
-            .take()
-            .ok_or_else(|| format!("on = {:?} needs `entity`: the path of a queue or subscription", event.name()))?;
-        Ok(When::Bus { event, entity, nth: self.nth.take().unwrap_or(NonZeroU32::MIN) })
-    }
-
-    /// `entity` is the step's, even if its `on` has taken it: one path then serves both.
-    fn take_what(&mut self, entity: Option<String>) -> Result<What, String> {
-        let named = || entity.clone().ok_or("this needs `entity`: the path of a queue or subscription");
-        match self.act.as_str() {
-            "rotate" => Ok(What::Rotate { tenant: self.tenant.take() }),
-            "cut" => {
-                let at = match (self.at.take(), self.after_bytes.take()) {
-                    (Some(at), None) => CutAt::BlobByte(at),
-                    (None, Some(after)) => CutAt::BodyByte(after),
-                    _ => return Err("do = \"cut\" needs either `at` (a byte of the blob) or `after_bytes`".to_owned()),
+            other => {
+                let Some(event) = BusEvent::ALL.into_iter().find(|event| event.name() == other) else {
+                    let events: Vec<&str> = BusEvent::ALL.iter().map(|event| event.name()).collect();
+                    return Err(format!(
+                        "on = {other:?} is unknown; there are now, after, blob, grant, {}",
+                        events.join(", ")
+                    ));
                 };
-                Ok(What::Cut { at, refuse_sas: std::mem::take(&mut self.refuse_sas) })
+                let role = match self.role.take().as_deref() {
+                    None => None,
+                    Some("sender") if event.is_on_link() => Some(LinkRole::Sender),
+                    Some("receiver") if event.is_on_link() => Some(LinkRole::Receiver),
+                    Some(_) if !event.is_on_link() => {
+                        return Err(format!("on = {other:?} has no `role`; leave it out"));
+                    }
+                    Some(role) => return Err(format!("role = {role:?} is unknown; there are sender, receiver")),
+                };
+                let operation = if event == BusEvent::Management { self.operation.take() } else { None };
+                let entity = if event == BusEvent::Connect { None } else { self.entity.take() };
+                Ok(When::Bus(BusFrames { event, entity, role, operation }))
             }
-            "refuse_sas" => Ok(What::RefuseSas),
-            "reset" => {
-                let service = self.take_service(&[Service::Blob, Service::Bus, Service::Tenant])?;
-                Ok(What::Reset { service })
-            }
-            "busy" => Ok(What::Busy { retry_after: Duration::from_secs(self.retry_after_s.take().unwrap_or(1)) }),
-            "delay" => Ok(What::Delay(self.take_ms("how long the request waits")?)),
-            "down" => Ok(What::Down {
-                lasts: self.take_ms("how long it lasts")?,
-                service: self.take_service(&[Service::Blob, Service::Tenant])?,
-            }),
-            "detach" => Ok(What::Detach { entity: named()? }),
-            "close" => Ok(What::Close { entity }),
-            "deliver_twice" => {
-                Ok(What::DeliverTwice { entity: named()?, messages: self.messages.take().unwrap_or(NonZeroU32::MIN) })
-            }
-            "expire_locks" => Ok(What::ExpireLocks { entity: named()? }),
-            other => Err(format!("do = {other:?} is unknown; there are {KNOWN_DO}")),
         }
-        .inspect(|what| {
-            if matches!(
-                what,
-                What::Detach { .. } | What::Close { .. } | What::DeliverTwice { .. } | What::ExpireLocks { .. }
-            ) {
-                self.entity = None;
+    }
+
+    fn take_trigger(&mut self) -> Result<Trigger, String> {
+        let chance = match (self.probability.take(), self.seed.take()) {
+            (None, None) => None,
+            (Some(probability), Some(seed)) if (0.0..=1.0).contains(&probability) => {
+                Some(Chance::new(probability, seed))
             }
+            (Some(_), Some(_)) => return Err("`probability` is from 0 to 1".to_owned()),
+            (Some(_), None) => {
+                return Err("`probability` needs a `seed`: the same one gives the same faults again".to_owned());
+            }
+            (None, Some(_)) => return Err("`seed` needs a `probability` or order = \"shuffle\"".to_owned()),
+        };
+        let lasts = self.for_ms.take().map(Duration::from_millis);
+        let every = self.every.take();
+        // Who says how often in another way does not mean "once".
+        let many = every.is_some() || chance.is_some() || lasts.is_some();
+        let times = self.times.take().unwrap_or(if many { NonZeroU32::MAX } else { NonZeroU32::MIN });
+        Ok(Trigger {
+            nth: self.nth.take().unwrap_or(NonZeroU32::MIN),
+            every: every.unwrap_or(NonZeroU32::MIN),
+            times,
+            chance,
+            lasts,
+            after: Duration::from_millis(self.after_ms.take().unwrap_or(0)),
         })
+    }
+
+    fn take_what(&mut self, when: &When) -> Result<What, String> {
+        let act = self.act.clone();
+        Ok(match act.as_str() {
+            "rotate" => {
+                let grace = Duration::from_millis(self.grace_ms.take().unwrap_or(0));
+                What::Rotate { tenant: self.tenant.take(), grace }
+            }
+            "expire" => What::Expire { tenant: self.tenant.take() },
+            "cut" => What::Cut { at: self.take_cut_at()?, refuse_sas: self.refuse_sas.take().unwrap_or(false) },
+            "refuse_sas" => What::RefuseSas,
+            "truncate" => What::Truncate { at: self.take_at("the blob's new length")? },
+            "corrupt" => What::Corrupt { at: self.take_at("the byte, from 0")? },
+            "replace" => What::Replace { text: self.text.take() },
+            "throttle" => {
+                let retry_after = match when {
+                    When::Bus(_) => None,
+                    _ => Some(Duration::from_secs(self.retry_after_s.take().unwrap_or(1))),
+                };
+                What::Refuse { with: Refusal::Busy, retry_after }
+            }
+            "refuse" => self.take_refusal(when)?,
+            "delay" => What::Delay(self.take_ms("how long it waits")?),
+            "drop_answer" => What::DropAnswer { reset: self.reset.take().unwrap_or(false) },
+            "reset" => What::Reset(self.take_whose(when)?),
+            "blackhole" => {
+                let whose = self.take_whose(when)?;
+                let lasts = match &whose {
+                    Whose::Event => Duration::ZERO,
+                    _ => self.take_ms("how long the service is gone")?,
+                };
+                What::Blackhole { whose, lasts }
+            }
+            "down" => What::Down { lasts: self.take_ms("how long it lasts")?, service: self.take_down()? },
+            "close" => {
+                let all = matches!(when, When::Now | When::After(_))
+                    && self.target.is_none()
+                    && self.entity.is_none()
+                    && self.service.is_none();
+                let whose = if all { Whose::Service(Service::Bus) } else { self.take_whose(when)? };
+                What::Close { whose, condition: self.take_condition(Condition::CONNECTION_FORCED)? }
+            }
+            "end" => {
+                let whose = self.take_whose(when)?;
+                What::End { whose, condition: self.take_condition(Condition::INTERNAL_ERROR)? }
+            }
+            "detach" => {
+                let whose = self.take_whose(when)?;
+                What::Detach { whose, condition: self.take_condition(Condition::DETACH_FORCED)? }
+            }
+            "lose_lock" => What::LoseLocks(self.take_whose(when)?),
+            "deliver_twice" => {
+                let whose = self.take_whose(when)?;
+                What::DeliverTwice { whose, messages: self.messages.take().unwrap_or(NonZeroU32::MIN) }
+            }
+            "reorder" => What::Reorder {
+                whose: self.take_whose(when)?,
+                messages: self.messages.take().ok_or("do = \"reorder\" needs `messages`: how many change places")?,
+                order: self.take_order()?,
+                patience: self.ms.take().map_or(PATIENCE, Duration::from_millis),
+            },
+            "hold_back" => What::HoldBack {
+                whose: self.take_whose(when)?,
+                lasts: self.take_ms("how long at most")?,
+                messages: self.messages.take(),
+            },
+            other => return Err(format!("do = {other:?} is unknown; there are {KNOWN_DO}")),
+        })
+    }
+
+    /// A `target` or `service` if there is one; an `entity` that the event has no use for; else what the event is about.
+    fn take_whose(&mut self, when: &When) -> Result<Whose, String> {
+        if let Some(path) = self.target.take() {
+            return Ok(Whose::Entity(path));
+        }
+        if let Some(name) = self.service.take() {
+            let known = || Service::ALL.map(Service::name).join(", ");
+            let service = Service::ALL.into_iter().find(|service| service.name() == name);
+            let service = service.ok_or_else(|| format!("service = {name:?} is unknown; there are {}", known()))?;
+            return Ok(Whose::Service(service));
+        }
+        if let Some(path) = self.entity.take() {
+            return Ok(Whose::Entity(path));
+        }
+        match when {
+            When::Now | When::After(_) => {
+                let service = matches!(self.act.as_str(), "reset" | "blackhole" | "close");
+                Err(format!(
+                    "do = {:?} needs {} here",
+                    self.act,
+                    if service {
+                        "a `service`: one of blob, bus, tenant"
+                    } else {
+                        "`entity`: the path of a queue or subscription"
+                    }
+                ))
+            }
+            _ => Ok(Whose::Event),
+        }
+    }
+
+    fn take_refusal(&mut self, when: &When) -> Result<What, String> {
+        let code =
+            self.code.take().ok_or("do = \"refuse\" needs `code`: a storage code, an HTTP status or a condition")?;
+        let with = match when {
+            When::Blob(_) => Refusal::Blob(code.parse()?),
+            When::Grant { .. } => Refusal::Status(
+                u16::from_str(&code).map_err(|_| format!("code = {code:?} is no HTTP status; use 400 to 599"))?,
+            ),
+            _ => Refusal::Condition(code.parse()?),
+        };
+        let retry_after =
+            if matches!(when, When::Bus(_)) { None } else { self.retry_after_s.take().map(Duration::from_secs) };
+        Ok(What::Refuse { with, retry_after })
+    }
+
+    fn take_cut_at(&mut self) -> Result<CutAt, String> {
+        match (self.at.take(), self.after_bytes.take()) {
+            (Some(at), None) => Ok(CutAt::BlobByte(at)),
+            (None, Some(after)) => Ok(CutAt::BodyByte(after)),
+            _ => Err("do = \"cut\" needs either `at` (a byte of the blob) or `after_bytes`".to_owned()),
+        }
+    }
+
+    fn take_order(&mut self) -> Result<NewOrder, String> {
+        match (self.order.take().as_deref(), self.probability) {
+            (None | Some("reverse"), _) => Ok(NewOrder::Reverse),
+            // With a probability the seed is the dice's; one seed serves both.
+            (Some("shuffle"), probability) => {
+                let seed = if probability.is_some() { self.seed } else { self.seed.take() };
+                seed.map(NewOrder::Shuffled).ok_or_else(|| "order = \"shuffle\" needs a `seed`".to_owned())
+            }
+            (Some(other), _) => Err(format!("order = {other:?} is unknown; there are reverse, shuffle")),
+        }
+    }
+
+    fn take_condition(&mut self, usual: Condition) -> Result<Condition, String> {
+        self.condition.take().map_or(Ok(usual), |name| name.parse())
+    }
+
+    fn take_at(&mut self, what: &str) -> Result<u64, String> {
+        self.at.take().ok_or_else(|| format!("do = {:?} needs `at`: {what}", self.act))
     }
 
     fn take_ms(&mut self, what: &str) -> Result<Duration, String> {
@@ -224,17 +384,11 @@ impl Written {
         Ok(Duration::from_millis(ms))
     }
 
-    fn take_service(&mut self, known: &[Service]) -> Result<Service, String> {
-        let names: Vec<&str> = known.iter().map(|service| service.name()).collect();
-        let wrong = || format!("do = {:?} needs `service`: one of {}", self.act, names.join(", "));
-        match self.service.take() {
-            // A reset that waits for a request means that request's connection.
-            None => match (self.act.as_str(), self.on.as_deref()) {
-                ("reset", Some("blob")) => Ok(Service::Blob),
-                ("reset", Some("grant")) => Ok(Service::Tenant),
-                _ => Err(wrong()),
-            },
-            Some(name) => known.iter().copied().find(|service| service.name() == name).ok_or_else(wrong),
+    fn take_down(&mut self) -> Result<Service, String> {
+        match self.service.take().as_deref() {
+            Some("blob") => Ok(Service::Blob),
+            Some("tenant") => Ok(Service::Tenant),
+            _ => Err("do = \"down\" needs `service`: one of blob, tenant".to_owned()),
         }
     }
 }

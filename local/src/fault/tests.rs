@@ -1,11 +1,11 @@
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use reqwest::{Response, StatusCode};
 use time::OffsetDateTime;
 use tokio::{io::AsyncReadExt as _, io::AsyncWriteExt as _, net::TcpStream, time::timeout};
 
 use super::*;
-use crate::{Local, amqp::message::Message, broker::Node, keys::EMULATOR_ACCOUNT};
+use crate::{Local, broker::LinkRole, keys::EMULATOR_ACCOUNT};
 
 fn nth(number: u32) -> NonZeroU32 {
     NonZeroU32::new(number).unwrap()
@@ -74,9 +74,12 @@ impl Setup {
     }
 }
 
-fn blob(number: u32) -> When {
-    When::Blob(BlobRequests::default().nth(nth(number)))
+/// At the blob request of this number.
+fn blob(number: u32, what: What) -> Step {
+    Step::new(BlobRequests::default(), what).nth(nth(number))
 }
+
+const ACME: &str = "exports/subscriptions/acme";
 
 #[tokio::test]
 async fn a_body_is_cut_after_exactly_the_bytes_before_the_place() {
@@ -89,7 +92,7 @@ async fn a_body_is_cut_after_exactly_the_bytes_before_the_place() {
         (99_999, "bytes=0-", 0),
         (70_000, "bytes=69999-80000", 69_999),
     ] {
-        setup.install(Step::new(blob(1), What::Cut { at: CutAt::BlobByte(at), refuse_sas: false }));
+        setup.install(blob(1, What::Cut { at: CutAt::BlobByte(at), refuse_sas: false }));
         let (got, broke) = setup.read(&sas, range).await;
         let at = usize::try_from(at).unwrap();
         assert!(broke, "{at}");
@@ -103,7 +106,7 @@ async fn a_body_is_cut_after_exactly_the_bytes_before_the_place() {
 async fn a_cut_waits_for_the_request_that_covers_its_byte() {
     let setup = setup().await;
     let sas = setup.token("acme");
-    setup.install(Step::new(blob(2), What::Cut { at: CutAt::BlobByte(1_500), refuse_sas: false }));
+    setup.install(blob(2, What::Cut { at: CutAt::BlobByte(1_500), refuse_sas: false }));
     for (range, cut) in [
         ("bytes=0-999", false),
         ("bytes=1501-1999", false),
@@ -123,7 +126,7 @@ async fn a_cut_waits_for_the_request_that_covers_its_byte() {
 async fn a_cut_can_count_the_bytes_of_the_response() {
     let setup = setup().await;
     let sas = setup.token("acme");
-    let step = Step::new(blob(1), What::Cut { at: CutAt::BodyByte(10), refuse_sas: false });
+    let step = blob(1, What::Cut { at: CutAt::BodyByte(10), refuse_sas: false });
     setup.install(step.times(nth(2)));
     assert_eq!(setup.read(&sas, "bytes=0-9").await, (setup.body[..10].to_vec(), false), "no byte left to cut");
     assert_eq!(setup.read(&sas, "bytes=100-200").await, (setup.body[100..110].to_vec(), true));
@@ -135,7 +138,7 @@ async fn a_cut_can_count_the_bytes_of_the_response() {
 async fn a_cut_can_kill_the_token_of_its_request_and_no_other() {
     let setup = setup().await;
     let (sas, other) = (setup.token("acme"), setup.token("zenith"));
-    setup.install(Step::new(blob(1), What::Cut { at: CutAt::BlobByte(500), refuse_sas: true }));
+    setup.install(blob(1, What::Cut { at: CutAt::BlobByte(500), refuse_sas: true }));
     assert_eq!(setup.read(&sas, "bytes=0-").await, (setup.body[..500].to_vec(), true));
     let refused = setup.get(&sas, "bytes=500-").await.unwrap();
     assert_eq!(
@@ -159,7 +162,7 @@ async fn a_download_cut_at_twenty_places_can_be_put_together() {
         .faults()
         .install((1..=20).map(|place| {
             let at = CutAt::BlobByte((place * PIECE) as u64);
-            Step::new(blob(1), What::Cut { at, refuse_sas: true })
+            blob(1, What::Cut { at, refuse_sas: true })
         }))
         .unwrap();
     let (mut got, mut tokens) = (Vec::new(), 0);
@@ -193,7 +196,7 @@ async fn a_cut_that_its_client_did_not_wait_for_is_still_to_come() {
     let large = vec![7_u8; 64 << 20];
     let put = setup.http.put(setup.url("large", &sas)).header("x-ms-blob-type", "BlockBlob").body(large).send().await;
     assert_eq!(put.unwrap().status(), 201);
-    setup.install(Step::new(blob(1), What::Cut { at: CutAt::BlobByte((64 << 20) - 1), refuse_sas: false }));
+    setup.install(blob(1, What::Cut { at: CutAt::BlobByte((64 << 20) - 1), refuse_sas: false }));
     let reading = setup.http.get(setup.url("large", &sas)).send().await.unwrap();
     assert_eq!(setup.local.faults().waiting(), 0, "it is promised to this request");
     drop(reading);
@@ -211,7 +214,7 @@ async fn a_cut_that_its_client_did_not_wait_for_is_still_to_come() {
 async fn parallel_requests_share_out_the_firings_of_a_step() {
     let setup = setup().await;
     let sas = setup.token("acme");
-    setup.install(Step::new(blob(3), What::Busy { retry_after: Duration::from_secs(7) }).times(nth(4)));
+    setup.install(blob(3, What::throttle(Duration::from_secs(7))).times(nth(4)));
     let ask = async || setup.get(&sas, "bytes=0-0").await.unwrap().status();
     let statuses = futures::future::join_all((0..16).map(|_| ask())).await;
     let busy = statuses.iter().filter(|status| **status == StatusCode::SERVICE_UNAVAILABLE).count();
@@ -225,9 +228,10 @@ async fn parallel_requests_share_out_the_firings_of_a_step() {
 async fn busy_tells_when_to_come_again() {
     let setup = setup().await;
     let sas = setup.token("acme");
-    let when =
-        When::Blob(BlobRequests { name_contains: Some("at".to_owned()), ..BlobRequests::of(BlobOperation::GetBlob) });
-    setup.install(Step::new(when, What::Busy { retry_after: Duration::from_secs(7) }));
+    setup.install(Step::new(
+        BlobRequests::of(BlobOperation::GetBlob).named("at"),
+        What::throttle(Duration::from_secs(7)),
+    ));
     let head = setup.http.head(setup.url("data", &sas)).send().await.unwrap();
     assert_eq!(head.status(), 200, "another operation");
     let busy = setup.get(&sas, "bytes=0-0").await.unwrap();
@@ -241,7 +245,7 @@ async fn a_reset_loses_the_request_and_only_its_connection() {
     let setup = setup().await;
     let sas = setup.token("acme");
     let mut idle = TcpStream::connect(("127.0.0.1", setup.local.ports().blob)).await.unwrap();
-    setup.install(Step::new(blob(1), What::Reset { service: Service::Blob }));
+    setup.install(blob(1, What::Reset(Whose::Event)));
     let mut stream = TcpStream::connect(("127.0.0.1", setup.local.ports().blob)).await.unwrap();
     let path = setup.url("data", &sas).split_once("/devstore").unwrap().1.to_owned();
     stream.write_all(format!("GET /devstore{path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
@@ -253,7 +257,7 @@ async fn a_reset_loses_the_request_and_only_its_connection() {
     let mut start = [0; 12];
     idle.read_exact(&mut start).await.unwrap();
     assert_eq!(&start, b"HTTP/1.1 200");
-    setup.install(Step::new(When::Now, What::Reset { service: Service::Blob }));
+    setup.install(Step::new(When::Now, What::Reset(Whose::Service(Service::Blob))));
     let mut rest = Vec::new();
     let ended = idle.read_to_end(&mut rest).await;
     assert_eq!(ended.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "all connections, the idle ones too");
@@ -266,8 +270,8 @@ async fn a_request_to_one_service_can_reset_the_connections_of_another() {
     // Its first answer shows that the server knows the connection.
     idle.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     idle.read_exact(&mut [0; 12]).await.unwrap();
-    let when = When::Grant { tenant: None, nth: nth(1) };
-    setup.install(Step::new(when, What::Reset { service: Service::Blob }));
+    let when = When::Grant { tenant: None };
+    setup.install(Step::new(when, What::Reset(Whose::Service(Service::Blob))));
     assert_eq!(setup.grant(0).await.status(), 200, "its own connection is left alone");
     let error = idle.read_to_end(&mut Vec::new()).await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -284,7 +288,7 @@ async fn a_request_to_one_service_can_reset_the_connections_of_another() {
 async fn a_rotation_at_a_request_hits_that_request() {
     let setup = setup().await;
     let (sas, other) = (setup.token("acme"), setup.token("zenith"));
-    setup.install(Step::new(blob(2), What::Rotate { tenant: Some("acme".to_owned()) }));
+    setup.install(blob(2, What::rotate(Some("acme"))));
     assert_eq!(setup.get(&sas, "bytes=0-0").await.unwrap().status(), 206);
     assert_eq!(setup.get(&sas, "bytes=0-0").await.unwrap().status(), 403);
     assert_eq!(setup.get(&other, "bytes=0-0").await.unwrap().status(), 206);
@@ -295,7 +299,7 @@ async fn a_rotation_at_a_request_hits_that_request() {
 async fn a_refused_token_is_refused_in_the_request_that_fires_it() {
     let setup = setup().await;
     let sas = setup.token("acme");
-    setup.install(Step::new(blob(2), What::RefuseSas));
+    setup.install(blob(2, What::RefuseSas));
     assert_eq!(setup.get(&sas, "bytes=0-0").await.unwrap().status(), 206);
     assert_eq!(setup.get(&sas, "bytes=0-0").await.unwrap().status(), 403);
     assert_eq!(setup.get(&sas, "bytes=0-0").await.unwrap().status(), 403);
@@ -325,8 +329,8 @@ async fn a_service_that_is_down_says_so_until_it_is_up() {
 #[tokio::test]
 async fn grants_of_one_tenant_can_fail_while_the_others_work() {
     let setup = setup().await;
-    let when = When::Grant { tenant: Some("acme".to_owned()), nth: nth(2) };
-    setup.install(Step::new(when, What::Busy { retry_after: Duration::from_secs(1) }));
+    let when = When::Grant { tenant: Some("acme".to_owned()) };
+    setup.install(Step::new(when, What::throttle(Duration::from_secs(1))).nth(nth(2)));
     let statuses = async |tenant| {
         let mut statuses = Vec::new();
         for _ in 0..3 {
@@ -335,14 +339,14 @@ async fn grants_of_one_tenant_can_fail_while_the_others_work() {
         statuses
     };
     assert_eq!(statuses(1).await, [200, 200, 200]);
-    assert_eq!(statuses(0).await, [200, 503, 200]);
+    assert_eq!(statuses(0).await, [200, 429, 200]);
 }
 
 #[tokio::test]
 async fn a_delayed_request_waits_and_others_do_not() {
     let setup = setup().await;
     let sas = setup.token("acme");
-    setup.install(Step::new(blob(1), What::Delay(Duration::from_millis(300))));
+    setup.install(blob(1, What::Delay(Duration::from_millis(300))));
     let started = tokio::time::Instant::now();
     let delayed = setup.get(&sas, "bytes=0-0");
     let delayed = async { (delayed.await.unwrap().status(), started.elapsed()) };
@@ -361,51 +365,23 @@ async fn a_timed_step_fires_by_itself_and_can_be_awaited() {
     let setup = setup().await;
     let sas = setup.token("acme");
     let mut watch = setup.local.faults().fired();
-    let rotate = || What::Rotate { tenant: None };
+    let rotate = || What::rotate(None);
     setup.install(Step::new(When::After(Duration::from_secs(3600)), rotate()));
     setup.install(Step::new(When::After(Duration::from_millis(20)), rotate()));
     timeout(Duration::from_secs(20), watch.wait_for(|fired| *fired == 1)).await.unwrap().unwrap();
     assert_eq!(setup.get(&sas, "bytes=0-0").await.unwrap().status(), 403);
     let log = setup.local.faults().log_lines();
-    let expected = Fired { number: 1, step: 1, what: "rotate all tenants".to_owned(), on: "its time".to_owned() };
-    assert_eq!((log, setup.local.faults().waiting()), (vec![expected], 1));
-}
-
-#[tokio::test]
-async fn messages_on_the_bus_fire_a_step_by_their_number() {
-    let setup = setup().await;
-    let entity = "exports/subscriptions/acme".to_owned();
-    let broker = setup.local.broker();
-    let Some(Node::Subscription(subscription, _)) = broker.node(&entity) else { panic!("no {entity}") };
-    let send = |count: usize| {
-        // One data section of one byte.
-        let message = Arc::new(Message::read(&[0x00, 0x53, 0x75, 0xa0, 1, b'x']).unwrap());
-        subscription.push(&vec![message; count], broker.now());
-    };
-    send(5);
-    let when = When::Bus { event: BusEvent::Enqueued, entity: entity.clone(), nth: nth(3) };
-    setup.install(Step::new(when, What::DeliverTwice { entity, messages: nth(1) }).times(nth(3)));
-    send(2);
-    setup.install(Step::new(When::Now, What::ExpireLocks { entity: "exports/subscriptions/acme".to_owned() }));
-    assert_eq!(*setup.local.faults().fired().borrow(), 1, "what was there before does not count");
-    send(1);
-    timeout(Duration::from_secs(20), setup.local.faults().wait_for(2)).await.unwrap();
-    send(6);
-    timeout(Duration::from_secs(20), setup.local.faults().wait_for(4)).await.unwrap();
-    send(9);
-    assert_eq!(setup.local.faults().waiting(), 0);
-    let log = setup.local.faults().log_lines();
-    let on: Vec<&str> = log.iter().map(|line| line.on.as_str()).collect();
-    let sent = "enqueued exports/subscriptions/acme";
-    assert_eq!(on, ["its installation", sent, sent, sent]);
-    assert_eq!(log[3].what, "deliver 1 of exports/subscriptions/acme twice");
+    assert_eq!((log.len(), log[0].number, log[0].step, log[0].connection), (1, 1, 1, None));
+    assert_eq!((log[0].what.as_str(), log[0].on.as_str()), ("rotate all tenants", "its time"));
+    assert!((OffsetDateTime::now_utc() - log[0].at).abs() < time::Duration::MINUTE);
+    assert_eq!(setup.local.faults().waiting(), 1);
 }
 
 #[tokio::test]
 async fn cleared_steps_never_fire() {
     let setup = setup().await;
     let sas = setup.token("acme");
-    setup.install(Step::new(blob(1), What::Busy { retry_after: Duration::from_secs(1) }).times(nth(5)));
+    setup.install(blob(1, What::throttle(Duration::from_secs(1))).times(nth(5)));
     assert_eq!(setup.get(&sas, "bytes=0-0").await.unwrap().status(), 503);
     setup.local.faults().clear();
     assert_eq!(setup.local.faults().waiting(), 0);
@@ -415,31 +391,37 @@ async fn cleared_steps_never_fire() {
 #[tokio::test]
 async fn a_script_that_can_never_fire_is_refused_whole() {
     let setup = setup().await;
-    let good = Step::new(When::Now, What::Rotate { tenant: None });
+    let good = Step::new(When::Now, What::rotate(None));
+    let on_bus = |event, what| Step::new(BusFrames::of(event), what);
+    let entity = |path: &str| Whose::Entity(path.to_owned());
+    let hold = |whose| What::HoldBack { whose, lasts: Duration::from_secs(1), messages: None };
+    let cut = || What::Cut { at: CutAt::BlobByte(1), refuse_sas: false };
     for (step, says) in [
         (Step::new(When::Now, What::RefuseSas), "on = \"blob\""),
-        (Step::new(When::Now, What::Cut { at: CutAt::BlobByte(1), refuse_sas: false }), "on = \"blob\""),
-        (Step::new(When::Now, What::Delay(Duration::ZERO)), "on = \"blob\" or \"grant\""),
-        (Step::new(When::Now, What::Reset { service: Service::Tenant }), "on = \"grant\""),
-        (good.clone().times(nth(2)), "`times`"),
+        (Step::new(When::Now, cut()), "on = \"blob\""),
+        (Step::new(When::Now, What::Delay(Duration::ZERO)), "blob, grant or an event of the bus"),
+        (Step::new(When::Now, What::Reset(Whose::Event)), "or a `service`"),
+        (good.clone().times(nth(2)), "happens once"),
+        (good.clone().chance(0.5, 1), "happens once"),
         (Step::new(When::Now, What::Down { service: Service::Bus, lasts: Duration::ZERO }), "the bus has no answer"),
-        (Step::new(When::Now, What::Rotate { tenant: Some("acmee".to_owned()) }), "no tenant is called \"acmee\""),
-        (Step::new(When::Now, What::Detach { entity: "nowhere".to_owned() }), "nowhere"),
-        (Step::new(When::Now, What::ExpireLocks { entity: "exports".to_owned() }), "one of its subscriptions"),
+        (Step::new(When::Now, What::rotate(Some("acmee"))), "no tenant is called \"acmee\""),
+        (Step::new(When::Now, What::detach(entity("nowhere"))), "nowhere"),
+        (Step::new(When::Now, What::LoseLocks(entity("exports"))), "one of its subscriptions"),
+        (on_bus(BusEvent::TransferIn, What::LoseLocks(Whose::Event)), "transfer_out, disposition"),
+        (on_bus(BusEvent::TransferOut, What::throttle(Duration::ZERO)), "on = blob, grant, connect,"),
+        (on_bus(BusEvent::TransferIn, hold(Whose::Event)), "a `target` entity"),
+        (on_bus(BusEvent::Flow, hold(entity("exports"))), "one of its subscriptions"),
+        (on_bus(BusEvent::Connect, What::detach(Whose::Event)), "attach, transfer_in"),
+        (Step::new(BusFrames::of(BusEvent::Connect).entity("exports"), What::Reset(Whose::Event)), "not yet about"),
+        (Step::new(BusFrames::of(BusEvent::Attach).entity("exprots"), What::Reset(Whose::Event)), "'exprots'"),
         (
-            Step::new(
-                When::Bus { event: BusEvent::Enqueued, entity: "exports".to_owned(), nth: nth(1) },
-                What::Rotate { tenant: None },
-            ),
-            "one of its subscriptions",
+            Step::new(When::Grant { tenant: None }, What::Refuse { with: Refusal::Status(200), retry_after: None }),
+            "400 to 599",
         ),
-        (
-            Step::new(
-                When::Blob(BlobRequests::of(BlobOperation::PutBlob)),
-                What::Cut { at: CutAt::BlobByte(1), refuse_sas: false },
-            ),
-            "only GetBlob",
-        ),
+        (Step::new(When::Grant { tenant: None }, What::close(Whose::Event)), "on = connect, put_token"),
+        (Step::new(BlobRequests::of(BlobOperation::GetBlockList), cut()), "only GetBlob, PutBlob"),
+        (Step::new(BlobRequests::of(BlobOperation::PutBlob), cut()), "`after_bytes`"),
+        (Step::new(BlobRequests::of(BlobOperation::PutBlob), What::Corrupt { at: 0 }), "only GetBlob"),
     ] {
         let error = setup.local.faults().install([good.clone(), step]).unwrap_err().to_string();
         assert!(error.starts_with("fault script, step 2: ") && error.contains(says), "{error}");
@@ -466,14 +448,17 @@ fn toml_and_json_say_the_same() {
         [[faults]]
         on = "grant"
         tenant = "acme"
-        do = "busy"
+        do = "throttle"
         retry_after_s = 9
 
         [[faults]]
-        on = "delivered"
+        on = "transfer_out"
         entity = "exports/subscriptions/acme"
+        role = "receiver"
         nth = 5
+        every = 2
         do = "detach"
+        condition = "com.microsoft:entity-disabled"
 
         [[faults]]
         on = "after"
@@ -483,43 +468,67 @@ fn toml_and_json_say_the_same() {
         ms = 1000
 
         [[faults]]
+        name = "doubles"
         do = "deliver_twice"
         entity = "exports/subscriptions/acme"
         messages = 4
+
+        [[faults]]
+        on = "management"
+        operation = "renew-lock"
+        probability = 0.25
+        seed = 9
+        do = "refuse"
+        code = "com.microsoft:timeout"
+
+        [[faults]]
+        on = "transfer_in"
+        after_ms = 10
+        for_ms = 500
+        do = "reorder"
+        target = "exports/subscriptions/acme"
+        messages = 3
+        order = "shuffle"
+        seed = 4
     "#;
     let json = r#"{"faults": [
         {"do": "rotate"},
         {"on": "blob", "operation": "GetBlob", "blob": "Product", "nth": 3, "do": "cut", "at": 1000, "refuse_sas": true, "times": 2},
-        {"on": "grant", "tenant": "acme", "do": "busy", "retry_after_s": 9},
-        {"on": "delivered", "entity": "exports/subscriptions/acme", "nth": 5, "do": "detach"},
+        {"on": "grant", "tenant": "acme", "do": "throttle", "retry_after_s": 9},
+        {"on": "transfer_out", "entity": "exports/subscriptions/acme", "role": "receiver", "nth": 5, "every": 2,
+         "do": "detach", "condition": "com.microsoft:entity-disabled"},
         {"on": "after", "after_ms": 250, "do": "down", "service": "tenant", "ms": 1000},
-        {"do": "deliver_twice", "entity": "exports/subscriptions/acme", "messages": 4}
+        {"name": "doubles", "do": "deliver_twice", "entity": "exports/subscriptions/acme", "messages": 4},
+        {"on": "management", "operation": "renew-lock", "probability": 0.25, "seed": 9, "do": "refuse",
+         "code": "com.microsoft:timeout"},
+        {"on": "transfer_in", "after_ms": 10, "for_ms": 500, "do": "reorder", "target": "exports/subscriptions/acme",
+         "messages": 3, "order": "shuffle", "seed": 4}
     ]}"#;
-    let acme = || "exports/subscriptions/acme".to_owned();
+    let acme = || Whose::Entity(ACME.to_owned());
+    let requests = BlobRequests::of(BlobOperation::GetBlob).named("Product");
+    let frames = BusFrames::of(BusEvent::TransferOut).entity(ACME).role(LinkRole::Receiver);
+    let disabled = "com.microsoft:entity-disabled".parse().unwrap();
+    let renewals = BusFrames { operation: Some("renew-lock".to_owned()), ..BusFrames::of(BusEvent::Management) };
+    let timeout = Refusal::Condition("com.microsoft:timeout".parse().unwrap());
+    let order = NewOrder::Shuffled(4);
+    let shuffle = What::Reorder { whose: acme(), messages: nth(3), order, patience: Duration::from_secs(1) };
+    let mut shuffled = Step::new(BusFrames::of(BusEvent::TransferIn), shuffle).lasting(Duration::from_millis(500));
+    shuffled.trigger.after = Duration::from_millis(10);
     let expected = vec![
-        Step::new(When::Now, What::Rotate { tenant: None }),
-        Step::new(
-            When::Blob(BlobRequests {
-                operation: Some(BlobOperation::GetBlob),
-                name_contains: Some("Product".to_owned()),
-                nth: nth(3),
-            }),
-            What::Cut { at: CutAt::BlobByte(1000), refuse_sas: true },
-        )
-        .times(nth(2)),
-        Step::new(
-            When::Grant { tenant: Some("acme".to_owned()), nth: nth(1) },
-            What::Busy { retry_after: Duration::from_secs(9) },
-        ),
-        Step::new(
-            When::Bus { event: BusEvent::Delivered, entity: acme(), nth: nth(5) },
-            What::Detach { entity: acme() },
-        ),
+        Step::new(When::Now, What::rotate(None)),
+        Step::new(requests, What::Cut { at: CutAt::BlobByte(1000), refuse_sas: true }).nth(nth(3)).times(nth(2)),
+        Step::new(When::Grant { tenant: Some("acme".to_owned()) }, What::throttle(Duration::from_secs(9))),
+        Step::new(frames, What::Detach { whose: Whose::Event, condition: disabled })
+            .nth(nth(5))
+            .every(nth(2))
+            .times(NonZeroU32::MAX),
         Step::new(
             When::After(Duration::from_millis(250)),
             What::Down { service: Service::Tenant, lasts: Duration::from_secs(1) },
         ),
-        Step::new(When::Now, What::DeliverTwice { entity: acme(), messages: nth(4) }),
+        Step::new(When::Now, What::DeliverTwice { whose: acme(), messages: nth(4) }).named("doubles"),
+        Step::new(renewals, What::Refuse { with: timeout, retry_after: None }).chance(0.25, 9).times(NonZeroU32::MAX),
+        shuffled,
     ];
     assert_eq!(Step::from_toml(toml).unwrap(), expected);
     assert_eq!(Step::from_json(json).unwrap(), expected);
@@ -534,16 +543,29 @@ fn a_wrong_script_is_refused_with_its_place() {
         ("[[faults]]\ndo = \"rotate\"\nat = 5", "`at` means nothing with on = \"now\" and do = \"rotate\""),
         ("[[faults]]\non = \"blob\"\ndo = \"cut\"\nat = 5\nafter_bytes = 6", "either `at`"),
         (
-            "[[faults]]\non = \"blob\"\ndo = \"busy\"\noperation = \"Get\"",
+            "[[faults]]\non = \"blob\"\ndo = \"throttle\"\noperation = \"Get\"",
             "no blob operation; there are ListContainers",
         ),
         ("[[faults]]\non = \"blob\"\ndo = \"delay\"", "needs `ms`"),
-        ("[[faults]]\ndo = \"reset\"", "needs `service`: one of blob, bus, tenant"),
-        ("[[faults]]\ndo = \"reset\"\nservice = \"tenant\"", "on = \"grant\""),
+        ("[[faults]]\ndo = \"reset\"", "a `service`: one of blob, bus, tenant"),
+        (
+            "[[faults]]\ndo = \"reset\"\nservice = \"mail\"",
+            "service = \"mail\" is unknown; there are blob, bus, tenant",
+        ),
         ("[[faults]]\ndo = \"down\"\nms = 1\nservice = \"bus\"", "needs `service`: one of blob, tenant"),
         ("[[faults]]\ndo = \"detach\"", "needs `entity`"),
-        ("[[faults]]\non = \"completed\"\ndo = \"rotate\"", "needs `entity`"),
+        ("[[faults]]\non = \"completed\"\ndo = \"rotate\"", "there are now, after, blob, grant, connect,"),
         ("[[faults]]\ndo = \"rotate\"\nentity = \"exports\"", "`entity` means nothing"),
+        ("[[faults]]\non = \"blob\"\ndo = \"refuse\"\ncode = \"Tired\"", "there are InternalError, OperationTimedOut,"),
+        ("[[faults]]\non = \"grant\"\ndo = \"refuse\"\ncode = \"Tired\"", "no HTTP status"),
+        ("[[faults]]\non = \"attach\"\ndo = \"refuse\"\ncode = \"tired\"", "there are com.microsoft:server-busy,"),
+        ("[[faults]]\non = \"attach\"\ndo = \"detach\"\nrole = \"boss\"", "there are sender, receiver"),
+        ("[[faults]]\non = \"connect\"\ndo = \"reset\"\nrole = \"sender\"", "has no `role`"),
+        ("[[faults]]\non = \"blob\"\ndo = \"reset\"\nprobability = 0.5", "needs a `seed`"),
+        ("[[faults]]\non = \"blob\"\ndo = \"reset\"\nprobability = 1.5\nseed = 1", "from 0 to 1"),
+        ("[[faults]]\non = \"blob\"\ndo = \"reset\"\nseed = 1", "`seed` needs a `probability`"),
+        ("[[faults]]\non = \"transfer_out\"\ndo = \"throttle\"", "on = blob, grant, connect"),
+        ("[[faults]]\ndo = \"rotate\"\ntimes = 2", "`times` means nothing"),
         ("[[faults]]\ndo = \"rotate\"\nnth = 0", "line 3"),
         ("do = \"rotate\"", "line 1"),
     ] {

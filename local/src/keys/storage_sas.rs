@@ -274,7 +274,7 @@ impl Keys {
             return Err(AuthenticationFailed("sig is not base64"));
         };
         let name = STANDARD.encode(&signature);
-        self.check_storage_signature(signed.as_bytes(), &signature, &name)?;
+        self.check_storage_signature(query, signed.as_bytes(), &signature, &name)?;
         if query.get("si").is_some() {
             return Err(AuthenticationFailed("si names a stored access policy, and the container has none"));
         }
@@ -284,7 +284,13 @@ impl Keys {
         Ok(StorageAccess { scope, permissions: query.text("sp").to_owned(), signature: Some(name) })
     }
 
-    fn check_storage_signature(&self, signed: &[u8], signature: &[u8], name: &str) -> Result<(), StorageRefusal> {
+    fn check_storage_signature(
+        &self,
+        query: &StorageQuery,
+        signed: &[u8],
+        signature: &[u8],
+        name: &str,
+    ) -> Result<(), StorageRefusal> {
         use StorageRefusal::AuthenticationFailed;
         let state = self.state();
         if state.refused.contains(name) {
@@ -296,6 +302,9 @@ impl Keys {
         let mut rotated = false;
         for tenant in state.tenants.values() {
             match tenant.storage.find(signed, signature) {
+                Match::Current(_) if ends_by(query, tenant.expired_through) => {
+                    return Err(AuthenticationFailed("Signature not valid in the specified time frame"));
+                }
                 Match::Current(_) => return Ok(()),
                 Match::Former => rotated = true,
                 Match::None => {}
@@ -384,6 +393,11 @@ fn check_times(query: &StorageQuery, now: i64) -> Result<(), StorageRefusal> {
         }
     }
     Ok(())
+}
+
+/// Whether a SAS ends by then.
+fn ends_by(query: &StorageQuery, seconds: i64) -> bool {
+    query.get("se").and_then(instant).is_some_and(|expiry| expiry <= seconds)
 }
 
 /// A date, minutes, seconds, or fractions of them; all in UTC. Whole seconds since 1970.

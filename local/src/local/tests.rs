@@ -102,7 +102,7 @@ async fn a_running_request_ends_before_the_stop() {
     local
         .faults()
         .install([Step::new(
-            crate::fault::When::Grant { tenant: None, nth: std::num::NonZeroU32::MIN },
+            crate::fault::When::Grant { tenant: None },
             crate::fault::What::Delay(Duration::from_millis(300)),
         )])
         .unwrap();
@@ -321,17 +321,17 @@ async fn the_admin_endpoint_rotates_scripts_and_counts() {
     assert_eq!(admin(&local, Method::POST, "rotate?tenant=no", "").await.0, 404);
     assert!(local.keys().check_bus(&old.service_bus[0].sas_token, "exports/subscriptions/acme", now()).is_err());
 
-    let toml = "[[faults]]\non = \"grant\"\ndo = \"busy\"\n";
+    let toml = "[[faults]]\non = \"grant\"\ndo = \"throttle\"\n";
     assert_eq!(admin(&local, Method::POST, "faults", toml).await, (200, serde_json::json!({"installed": 1})));
     let json = "{\"faults\": [{\"on\": \"blob\", \"do\": \"delay\", \"ms\": 1}]}";
     assert_eq!(admin(&local, Method::POST, "faults", json).await.0, 200);
     let (status, wrong) = admin(&local, Method::POST, "faults", "[[faults]]\ndo = 1").await;
     assert!(status == 400 && wrong["error"]["message"].as_str().unwrap().contains("line 2"), "{wrong}");
     let bearer = &local.ready_file().bearer_token;
-    assert_eq!(ask_grant(&local, bearer).await.status(), 503);
+    assert_eq!(ask_grant(&local, bearer).await.status(), 429);
     let (_, faults) = admin(&local, Method::GET, "faults", "").await;
     assert_eq!(faults["waiting"], 1);
-    assert_eq!(faults["fired"][0]["what"], "busy for 1 s");
+    assert_eq!(faults["fired"][0]["what"], "throttle");
     assert_eq!(admin(&local, Method::DELETE, "faults", "").await.0, 200);
     assert_eq!(local.faults().waiting(), 0);
 

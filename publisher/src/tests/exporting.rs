@@ -6,7 +6,7 @@ use tokio::{join, time::timeout};
 use waybill_formats::{Compression, Field};
 use waybill_local::{
     BlobOperation,
-    fault::{BlobRequests, BusEvent, Service, Step, What, When},
+    fault::{BlobRequests, BusEvent, BusFrames, Step, What, When, Whose},
 };
 
 use super::world::{PATIENCE, SUBSCRIPTION, World, all_rows, export, message, numbers, row_of, until};
@@ -25,18 +25,13 @@ async fn a_blob_is_committed_before_its_message_is_sent() {
         // Every commit is late: a message that does not wait for it comes before its blob.
         Step::new(When::Blob(of(BlobOperation::PutBlockList)), What::Delay(Duration::from_millis(30)))
             .times(times(1_000)),
-        Step::new(When::Blob(of(BlobOperation::PutBlockList).nth(times(3))), What::Reset { service: Service::Blob })
+        Step::new(of(BlobOperation::PutBlockList), What::Reset(Whose::Event)).nth(times(3)).times(times(3)),
+        Step::new(of(BlobOperation::PutBlock), What::throttle(Duration::from_secs(1))).nth(times(9)).times(times(2)),
+        // Soon after each fifth delivery, so that some are accepted and nobody is told.
+        Step::new(BusFrames::of(BusEvent::TransferIn).entity("exports"), What::DropAnswer { reset: true })
+            .nth(times(5))
+            .every(times(5))
             .times(times(3)),
-        Step::new(
-            When::Blob(of(BlobOperation::PutBlock).nth(times(9))),
-            What::Busy { retry_after: Duration::from_secs(1) },
-        )
-        .times(times(2)),
-        Step::new(
-            When::Bus { event: BusEvent::Enqueued, entity: SUBSCRIPTION.to_owned(), nth: times(5) },
-            What::Reset { service: Service::Bus },
-        )
-        .times(times(3)),
     ];
     world.local.faults().install(steps).unwrap();
     let running = world.running().await;

@@ -15,7 +15,7 @@ use tokio::{
 };
 use waybill_local::{
     broker::{QueueOptions, TopicOptions, Which},
-    fault::{BusEvent, Service, Step, What, When},
+    fault::{BusEvent, BusFrames, Step, What, Whose},
 };
 
 use super::world::{PATIENCE, Running, SUBSCRIPTION, World, export, row_of, tokens_with, until};
@@ -70,18 +70,17 @@ async fn a_message_keeps_its_id_over_unknown_outcomes() {
     const ROUNDS_MAX: usize = 30;
     let world = World::new().await;
     let running = world.running().await;
-    // Whenever some came in, the connection is lost: often before the sender is told that they did. Who is faster is
-    // chance, so it goes on until a message came twice.
+    // Every second delivery is taken, and the connection lost before the sender is told; or it is lost before.
     let (mut rounds, mut came_twice) = (0, 0);
     while rounds < 2 || came_twice == 0 {
         assert!(rounds < ROUNDS_MAX, "no message came twice, so no outcome was unknown");
         let what = match rounds % 2 {
-            0 => What::Reset { service: Service::Bus },
-            _ => What::Close { entity: None },
+            0 => What::DropAnswer { reset: true },
+            _ => What::close(Whose::Event),
         };
-        let nth = 2.try_into().unwrap();
-        let when = When::Bus { event: BusEvent::Enqueued, entity: SUBSCRIPTION.to_owned(), nth };
-        world.local.faults().install([Step::new(when, what).times(10.try_into().unwrap())]).unwrap();
+        let step = Step::new(BusFrames::of(BusEvent::TransferIn).entity("exports"), what);
+        let two = 2.try_into().unwrap();
+        world.local.faults().install([step.nth(two).every(two).times(10.try_into().unwrap())]).unwrap();
         for number in 0..EXPORTS {
             export(&running.publisher, &format!("{rounds}-{number}"), 2).await.unwrap();
         }

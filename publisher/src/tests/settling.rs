@@ -205,7 +205,7 @@ async fn a_file_is_tried_again_after_an_outage_of_storage() {
     let world = World::new().await;
     let running = world.running().await;
     // As often as one upload tries one block.
-    let busy = What::Busy { retry_after: Duration::ZERO };
+    let busy = What::throttle(Duration::ZERO);
     let step = Step::new(When::Blob(BlobRequests::of(BlobOperation::PutBlock)), busy).times(5.try_into().unwrap());
     world.local.faults().install([step]).unwrap();
     let file = world.file("numbers.jsonl", numbers("file", 50).as_bytes());
@@ -227,7 +227,7 @@ async fn storage_that_asks_for_more_time_than_there_is_ends_the_export_at_once()
     let world = World::new().await;
     let publisher = world.builder().storage_patience(Duration::from_secs(30)).build().await.unwrap();
     let running = Running::start(publisher);
-    let busy = What::Busy { retry_after: Duration::from_secs(3600) };
+    let busy = What::throttle(Duration::from_secs(3600));
     let step = Step::new(When::Blob(BlobRequests::of(BlobOperation::PutBlock)), busy);
     world.local.faults().install([step]).unwrap();
     let file = world.file("numbers.jsonl", numbers("file", 5).as_bytes());

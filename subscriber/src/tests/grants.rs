@@ -15,7 +15,7 @@ use super::world::{World, bearer, http, until, within};
 use crate::grants::{Grants, RenewedBecause};
 
 fn next_grant() -> When {
-    When::Grant { tenant: None, nth: NonZeroU32::MIN }
+    When::Grant { tenant: None }
 }
 
 #[tokio::test]
@@ -40,7 +40,7 @@ async fn twenty_refusals_of_one_token_are_one_renewal() {
 #[tokio::test]
 async fn callers_that_wait_for_a_failing_renewal_share_its_error_and_ask_no_more() {
     let world = World::new().await;
-    let down = What::Busy { retry_after: Duration::from_secs(7) };
+    let down = What::throttle(Duration::from_secs(7));
     world.local.faults().install([Step::new(next_grant(), down).times(NonZeroU32::MAX)]).unwrap();
     let grants = world.grants(&world.ready().bearer_token);
     let asking = (0..20).map(|_| grants.grant(Service::Blob, None));
@@ -111,7 +111,7 @@ async fn while_tenant_service_is_down_tokens_that_live_go_on_being_used_and_it_i
     let world = World::of(Local::builder().token_life(Duration::from_secs(4)).start().await.unwrap());
     let grants = world.grants(&world.ready().bearer_token);
     let first = grants.grant(Service::Blob, None).await.unwrap();
-    let busy = What::Busy { retry_after: Duration::ZERO };
+    let busy = What::throttle(Duration::ZERO);
     world.local.faults().install([Step::new(next_grant(), busy).times(NonZeroU32::MAX)]).unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let watching = async {

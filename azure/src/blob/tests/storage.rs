@@ -6,7 +6,7 @@ use bytes::Bytes;
 use time::OffsetDateTime;
 use waybill_local::{
     BlobOperation, Local,
-    fault::{BlobRequests, CutAt, Service, Step, What, When},
+    fault::{BlobRequests, CutAt, Step, What, When, Whose},
 };
 
 use super::{content, tokens::CountingTokens, with_tokens};
@@ -103,7 +103,7 @@ async fn a_commit_whose_answer_is_lost_is_found_done() {
     let (container, _) = container(&local);
     let upload = container.upload("a");
     upload.stage("block".into()).await.unwrap();
-    let step = Step::new(at(BlobOperation::PutBlockList, "a"), What::Reset { service: Service::Blob });
+    let step = Step::new(at(BlobOperation::PutBlockList, "a"), What::Reset(Whose::Event));
     local.faults().install([step]).unwrap();
     match upload.commit(&headers()).await {
         // The reset came before it was done, or after.
@@ -165,16 +165,13 @@ async fn a_reset_and_a_busy_storage_are_waited_out() {
     let (container, _) = container(&local);
     let bytes = content(60_000);
     write(&container, "a", &bytes).await.unwrap();
-    let second = |operation, blob: &str| match at(operation, blob) {
-        When::Blob(requests) => When::Blob(requests.nth(NonZeroU32::MIN.saturating_add(1))),
-        other => other,
-    };
-    let reset = What::Reset { service: Service::Blob };
+    let second = NonZeroU32::MIN.saturating_add(1);
+    let reset = What::Reset(Whose::Event);
     let steps = [
         Step::new(at(BlobOperation::GetBlob, "a"), reset.clone()),
-        Step::new(second(BlobOperation::GetBlob, "a"), What::Busy { retry_after: Duration::from_secs(1) }),
+        Step::new(at(BlobOperation::GetBlob, "a"), What::throttle(Duration::from_secs(1))).nth(second),
         Step::new(at(BlobOperation::PutBlock, "b"), reset),
-        Step::new(at(BlobOperation::PutBlockList, "b"), What::Busy { retry_after: Duration::ZERO }),
+        Step::new(at(BlobOperation::PutBlockList, "b"), What::throttle(Duration::ZERO)),
     ];
     local.faults().install(steps).unwrap();
     let begun = std::time::Instant::now();
