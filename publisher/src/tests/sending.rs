@@ -18,7 +18,7 @@ use waybill_local::{
     fault::{BusEvent, BusFrames, Step, What, Whose},
 };
 
-use super::world::{PATIENCE, Running, SUBSCRIPTION, World, export, row_of, tokens_with, until};
+use super::world::{PATIENCE, Running, World, export, row_of, tokens_with, until};
 use crate::{FlushError, Publisher, RelayState, outbox::State};
 
 /// Everybody's way to the bus, which can be closed.
