@@ -168,6 +168,7 @@ fn counts_json(counts: &Counts) -> Json {
         "active": counts.active,
         "locked": counts.locked,
         "deferred": counts.deferred,
+        "scheduled": counts.scheduled,
         "deadLettered": counts.dead_lettered,
         "bytes": counts.bytes,
         "totals": {
@@ -178,6 +179,7 @@ fn counts_json(counts: &Counts) -> Json {
             "released": totals.released,
             "deferred": totals.deferred,
             "deadLettered": totals.dead_lettered,
+            "duplicates": totals.duplicates,
             "expired": totals.expired,
             "locksExpired": totals.locks_expired,
             "locksLost": totals.locks_lost,
@@ -195,6 +197,7 @@ fn message_json(peeked: &Peeked) -> Json {
             State::Active => "active",
             State::Locked => "locked",
             State::Deferred => "deferred",
+            State::Scheduled => "scheduled",
         },
         "lockedUntil": peeked.locked_until.map(moment_json),
         "messageId": contents.message_id,

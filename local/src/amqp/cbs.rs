@@ -14,7 +14,7 @@ use crate::keys::Keys;
 const AUTH_FAILED: &str = "com.microsoft:auth-failed";
 
 /// Answers one request; a token that is good is kept in `tokens`. `now` in seconds since 1970.
-pub(crate) fn answer(request: &Request, tokens: &mut Tokens, keys: &Keys, now: i64) -> Answer {
+pub(crate) fn answer(request: &Request<'_>, tokens: &mut Tokens, keys: &Keys, now: i64) -> Answer {
     match request.property("operation") {
         Some("put-token") => {}
         other => {

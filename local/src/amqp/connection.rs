@@ -477,6 +477,9 @@ impl Engine {
 
     fn session_frame(&mut self, channel: u16, performative: &Performative<'_>, at: Instant) {
         let cx = &mut self.cx;
+        if let Performative::Attach(attach) = performative {
+            self.sessions.values_mut().for_each(|session| session.steal(cx, attach));
+        }
         let Some(session) = self.sessions.get_mut(&channel) else {
             let text = format!("a frame on channel {channel}, on which no session was begun");
             return self.fail(&AmqpError::new("amqp:not-allowed", text), at);
@@ -501,7 +504,7 @@ impl Engine {
                 Err(failure) => Err(failure),
             },
             Performative::Disposition(disposition) => session.disposition(cx, disposition),
-            Performative::Detach(detach) => session.detach(cx, detach.handle),
+            Performative::Detach(detach) => session.detach(cx, *detach),
             Performative::Open(_) | Performative::Begin(_) | Performative::Close => Ok(()),
         };
         if let Err(failure) = result {

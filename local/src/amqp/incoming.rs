@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::connection::{Context, scripted};
-use super::link::{Incoming, Link, Partial, Target};
+use super::link::{Incoming, Link, NO_TRANSACTIONS, Partial, Target};
 use super::message::messages_of;
 use super::performative::{AmqpError, Reply, Transfer};
 use super::session::{Failure, HELD_MAX, RequestBytes, Session, WINDOW};
@@ -54,6 +54,10 @@ impl Session {
                 Err(Failure::Connection(AmqpError::new("amqp:resource-limit-exceeded", text)))
             }
             Collected::Part => Ok(None),
+            Collected::Aborted => {
+                self.grant(cx, handle, None);
+                Ok(None)
+            }
         }
     }
 
@@ -137,8 +141,10 @@ impl Delivery<'_> {
 /// What one frame makes of a delivery.
 enum Collected<'a> {
     Whole(Delivery<'a>),
-    /// More frames are to come, or it was aborted.
+    /// More frames are to come.
     Part,
+    /// It is to be forgotten; it used up credit all the same.
+    Aborted,
     TooLarge {
         id: u32,
         settled: bool,
@@ -150,7 +156,7 @@ enum Collected<'a> {
 fn collect<'a>(link: &mut Incoming, transfer: &Transfer<'a>) -> Result<Collected<'a>, Failure> {
     let handle = transfer.handle;
     if transfer.transactional {
-        return Err(Failure::Link(handle, AmqpError::new("amqp:not-implemented", "transactions are not supported")));
+        return Err(Failure::Link(handle, AmqpError::new("amqp:not-implemented", NO_TRANSACTIONS)));
     }
     let mut partial = match link.partial.take() {
         Some(partial) => {
@@ -174,12 +180,13 @@ fn collect<'a>(link: &mut Incoming, transfer: &Transfer<'a>) -> Result<Collected
     };
     partial.settled |= transfer.settled.unwrap_or(false);
     if transfer.aborted {
-        return Ok(Collected::Part);
+        return Ok(Collected::Aborted);
     }
     let size = partial.payload.len() + transfer.payload.len();
     if u64::try_from(size).unwrap_or(u64::MAX) > link.bytes_max {
         let text =
             format!("The received message (size: {size} or more) exceeds the limit ({}) of this link.", link.bytes_max);
+        // The SDKs' size error (Python `MessageSizeExceededError`, JavaScript `MessageSizeExceeded`).
         let cause = AmqpError::new("amqp:link:message-size-exceeded", text);
         return Ok(Collected::TooLarge { id: partial.delivery_id, settled: partial.settled, cause });
     }
@@ -201,8 +208,8 @@ fn collect<'a>(link: &mut Incoming, transfer: &Transfer<'a>) -> Result<Collected
 impl From<SendRefusal> for AmqpError {
     fn from(refusal: SendRefusal) -> Self {
         let condition = match refusal {
+            // The SDKs' quota error (Python `ServiceBusQuotaExceededError`, JavaScript `QuotaExceeded`).
             SendRefusal::Full { .. } => "amqp:resource-limit-exceeded",
-            SendRefusal::Scheduled => "amqp:not-implemented",
         };
         Self::new(condition, refusal.to_string())
     }

@@ -11,11 +11,17 @@ use crate::broker::{Broker, Cut, Destination, EntityStatus, LinkKey, LinkRole, M
 /// Deliveries that a sender may make before it hears of more; granted again at half.
 pub(crate) const CREDIT: u32 = 1_000;
 
-/// Largest request to `$cbs` or `$management`.
-const REQUEST_MAX: u64 = 1024 * 1024;
+/// Largest request to `$cbs`, and what one to `$management` may have besides the largest message of its entity.
+const REQUEST_MAX: u64 = 64 * 1024;
+
+/// What an attach states as the largest answer.
+const ANSWER_MAX: u64 = 1024 * 1024;
 
 /// Answers that wait for a client's credit; more means that it never reads them.
 const REPLIES_MAX: usize = 1_000;
+
+/// What is answered to whoever wants a transaction.
+pub(crate) const NO_TRANSACTIONS: &str = "transactions are not supported; send and settle without one";
 
 /// A link, by the direction that messages take.
 #[derive(Debug)]
@@ -38,6 +44,7 @@ pub(crate) enum Target {
 #[derive(Debug)]
 pub(crate) struct Incoming {
     pub(crate) key: LinkKey,
+    pub(crate) name: String,
     pub(crate) need: Option<Need>,
     pub(crate) to: Target,
     pub(crate) delivery_count: u32,
@@ -104,6 +111,15 @@ impl Link {
         }
     }
 
+    /// The name that the client gave it, and what the client does.
+    pub(crate) fn name(&self) -> Option<(&str, Role)> {
+        match self {
+            Self::Incoming(link) => Some((&link.name, Role::Sender)),
+            Self::Outgoing(link) => Some((&link.name, Role::Receiver)),
+            Self::Detached => None,
+        }
+    }
+
     /// The entity and what the client does there, unless it is a link for requests.
     pub(crate) fn entity(&self) -> Option<(&str, LinkRole)> {
         let (role, need) = match self {
@@ -141,7 +157,8 @@ impl Link {
         match self {
             Self::Incoming(link) => link.bytes_max,
             Self::Outgoing(Outgoing { from: Origin::Entity { mailbox, .. }, .. }) => mailbox.options.max_message_bytes,
-            Self::Outgoing(_) | Self::Detached => REQUEST_MAX,
+            // An answer may hold as many messages as it has room for, and one of any size.
+            Self::Outgoing(_) | Self::Detached => ANSWER_MAX,
         }
     }
 
@@ -157,7 +174,7 @@ impl Link {
         let (source, target) = (read(attach.source)?, read(attach.target)?);
         let terminus = if attach.role == Role::Sender { target } else { source };
         if terminus.coordinator {
-            return Err(AmqpError::new("amqp:not-implemented", "transactions are not supported"));
+            return Err(AmqpError::new("amqp:not-implemented", NO_TRANSACTIONS));
         }
         if terminus.dynamic {
             return Err(AmqpError::new("amqp:not-implemented", "dynamic nodes are not supported; name an address"));
@@ -167,11 +184,12 @@ impl Link {
         };
         let address = Address::parse(address);
         let link = match attach.role {
-            Role::Sender => Self::incoming(address, key, broker, tokens, now)?,
+            Role::Sender => Self::incoming(attach, address, key, broker, tokens, now)?,
             Role::Receiver => {
                 let target = target.address.map(str::to_owned);
                 if terminus.wants_session() {
-                    let text = "the entity does not require sessions; receive without a session filter";
+                    let text = "A sessionful message receiver cannot be created on an entity that does not require \
+                                sessions. There are none here: receive without a session filter.";
                     return Err(AmqpError::new("amqp:not-allowed", text));
                 }
                 Self::outgoing(attach, address, target, key, broker, tokens, now)?
@@ -181,6 +199,7 @@ impl Link {
     }
 
     fn incoming(
+        attach: &Attach<'_>,
         address: Address,
         key: LinkKey,
         broker: &Broker,
@@ -189,6 +208,7 @@ impl Link {
     ) -> Result<Self, AmqpError> {
         let need = need_of(&address, Right::Send);
         let node = permitted_node(&address, need.as_ref(), broker, tokens, now)?;
+        let message_max = node.as_ref().map_or(0, Node::max_message_bytes);
         let to = match (address, node) {
             (Address::Entity(_), Some(Node::Queue(mailbox, Part::Main))) => Target::Entity(Destination::Queue(mailbox)),
             (Address::Entity(_), Some(Node::Topic(topic))) => Target::Entity(Destination::Topic(topic)),
@@ -204,10 +224,12 @@ impl Link {
             return Err(refusal);
         }
         let bytes_max = match &to {
-            Target::Entity(destination) => destination.max_message_bytes(),
-            Target::Request(_) => REQUEST_MAX,
+            Target::Entity(_) => message_max,
+            // A message may be scheduled that may be sent.
+            Target::Request(_) => message_max.saturating_add(REQUEST_MAX),
         };
-        Ok(Self::Incoming(Incoming { key, need, to, delivery_count: 0, credit: 0, bytes_max, partial: None }))
+        let name = attach.name.to_owned();
+        Ok(Self::Incoming(Incoming { key, name, need, to, delivery_count: 0, credit: 0, bytes_max, partial: None }))
     }
 
     fn outgoing(

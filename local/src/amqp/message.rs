@@ -1,18 +1,19 @@
 //! A message as the broker keeps it, and the form in which it goes out.
 //!
 //! The sender's bytes from `properties` onward are never decoded and encoded again: only `header`, delivery annotations and
-//! message annotations are ours to write. There are two exceptions: a message without a `message-id` gets one, and
-//! dead-lettering appends application properties.
+//! message annotations are ours to write. There are three exceptions: a message without a `message-id` gets one, one that
+//! expires gets an `absolute-expiry-time`, and dead-lettering appends application properties.
 //!
 //! # Sources
 //! AMQP 1.0 part 3, section 3.2 (message format); "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide" (message
-//! annotations); the lock token's byte order and `x-opt-lock-token` were seen with Microsoft's clients.
+//! annotations; `absolute-expiry-time` is ignored on input and authoritative on output); the lock token's byte order and `x-opt-lock-token` were seen with Microsoft's clients.
 
 use bytes::Bytes;
 use uuid::Uuid;
 
 use super::codec::{DecodeError, Fields, Reader, Value};
 use super::encode::Write;
+use crate::broker::Moment;
 
 const HEADER: u64 = 0x70;
 const DELIVERY_ANNOTATIONS: u64 = 0x71;
@@ -40,6 +41,9 @@ const OWN_ANNOTATIONS: [&str; 7] = [
     "x-opt-lock-token",
 ];
 
+/// Place of `absolute-expiry-time` among the properties.
+const EXPIRY_FIELD: u32 = 8;
+
 /// Priority of a message whose header states none (AMQP 1.0 part 3, section 3.2.1).
 const PRIORITY_DEFAULT: u8 = 4;
 
@@ -66,11 +70,13 @@ pub(crate) struct Stamp<'a> {
     pub(crate) sequence: i64,
     /// Milliseconds since 1970.
     pub(crate) enqueued_at: i64,
+    /// When its life ends, in milliseconds since 1970; absent when it does not.
+    pub(crate) expires_at: Option<i64>,
     /// Token and end (milliseconds since 1970) of a peek-lock.
     pub(crate) lock: Option<(Uuid, i64)>,
     /// On a dead-letter queue: the entity it belongs to.
     pub(crate) dead_letter_source: Option<&'a str>,
-    /// 0 active, 1 deferred; written when a message is peeked.
+    /// 0 active, 1 deferred, 2 scheduled; written when a message is peeked.
     pub(crate) state: Option<i32>,
 }
 
@@ -232,6 +238,22 @@ impl Message {
         self.scheduled_at
     }
 
+    /// When the sender wants it to appear, if that is later than `now`.
+    pub(crate) fn due_after(&self, now: Moment) -> Option<Moment> {
+        self.scheduled_at.map(Moment).filter(|due| *due > now)
+    }
+
+    /// Its `message-id`: the bytes of a text, else the encoded value. Every message has one.
+    pub(crate) fn message_id(&self) -> &[u8] {
+        let read = || {
+            let mut properties = Reader::new(self.bare());
+            properties.descriptor().ok()?;
+            let encoded = properties.list().ok()?.raw().ok()??;
+            Some(Reader::new(encoded).text().ok().flatten().map_or(encoded, str::as_bytes))
+        };
+        read().unwrap_or_default()
+    }
+
     fn bare(&self) -> &[u8] {
         self.bytes.get(self.annotations_end..).unwrap_or_default()
     }
@@ -268,9 +290,10 @@ impl Message {
         out.described_list(0x70, |list| {
             list.bool(self.durable);
             list.ubyte(self.priority);
-            match self.ttl {
-                Some(ttl) => list.uint(ttl),
-                None => list.null(),
+            match (stamp.expires_at, self.ttl) {
+                (Some(end), _) => list.uint(u32::try_from(end - stamp.enqueued_at).unwrap_or(u32::MAX)),
+                (None, Some(ttl)) => list.uint(ttl),
+                (None, None) => list.null(),
             }
             list.bool(stamp.delivery_count == 0);
             list.uint(stamp.delivery_count);
@@ -303,7 +326,32 @@ impl Message {
                 map.int(state);
             }
         });
-        out.extend_from_slice(self.bare());
+        match stamp.expires_at {
+            Some(expires_at) => self.write_bare_until(out, expires_at),
+            None => out.extend_from_slice(self.bare()),
+        }
+    }
+
+    /// Azure ignores a sender's `absolute-expiry-time` and writes its own.
+    fn write_bare_until(&self, out: &mut Vec<u8>, expires_at: i64) {
+        let bare = self.bare();
+        let mut properties = Reader::new(bare);
+        let Ok(mut fields) = properties.descriptor().and_then(|_| properties.list()) else {
+            return out.extend_from_slice(bare);
+        };
+        out.described_list(0x73, |list| {
+            for place in 0.. {
+                if fields.len() == 0 && place > EXPIRY_FIELD {
+                    break;
+                }
+                match fields.raw() {
+                    _ if place == EXPIRY_FIELD => list.timestamp(expires_at),
+                    Ok(field) => list.raw_or_null(field),
+                    Err(_) => break,
+                }
+            }
+        });
+        out.extend_from_slice(properties.rest());
     }
 
     /// The same message with application properties set; values are encoded. Properties of the same name are replaced.

@@ -23,6 +23,7 @@ mod outgoing;
 mod performative;
 mod request;
 mod rules;
+mod scheduling;
 mod session;
 mod settle;
 #[cfg(test)]

@@ -112,6 +112,7 @@ impl Session {
             delivery_count: given.delivery_count,
             sequence: given.sequence,
             enqueued_at: given.enqueued_at.0,
+            expires_at: given.expires_at.stated(),
             lock: given.lock.map(|(token, until)| (token, until.0)),
             dead_letter_source: (part == Part::DeadLetter).then_some(mailbox.name.as_str()),
             state: None,

@@ -138,6 +138,8 @@ pub(crate) struct Disposition<'a> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Detach {
     pub(crate) handle: u32,
+    /// For good; else the client may mean to come back, but no link is resumed.
+    pub(crate) closed: bool,
 }
 
 /// A delivery state that a client gives.
@@ -264,7 +266,10 @@ impl<'a> Performative<'a> {
                 let settled = fields.bool()?.unwrap_or(false);
                 Self::Disposition(Disposition { role, first, last, settled, state: state(fields.raw()?)? })
             }
-            DETACH => Self::Detach(Detach { handle: fields.uint32()?.ok_or(missing)? }),
+            DETACH => {
+                let handle = fields.uint32()?.ok_or(missing)?;
+                Self::Detach(Detach { handle, closed: fields.bool()?.unwrap_or(false) })
+            }
             END => Self::End,
             CLOSE => Self::Close,
             _ => return Err(unknown),
@@ -538,10 +543,10 @@ pub(crate) fn disposition(out: &mut Vec<u8>, channel: u16, role: Role, first: u3
     });
 }
 
-pub(crate) fn detach(out: &mut Vec<u8>, channel: u16, handle: u32, cause: Option<&AmqpError>) {
+pub(crate) fn detach(out: &mut Vec<u8>, channel: u16, handle: u32, closed: bool, cause: Option<&AmqpError>) {
     performative(out, channel, DETACH, |list| {
         list.uint(handle);
-        list.bool(true);
+        list.bool(closed);
         optional_error(list, cause);
     });
 }

@@ -6,15 +6,18 @@
 
 use super::codec::{DecodeError, Reader, Value};
 use super::encode::Write;
+use super::performative::AmqpError;
 
 /// A request as it came in.
 #[derive(Debug)]
-pub(crate) struct Request {
+pub(crate) struct Request<'a> {
     /// Encoded, so that the answer's `correlation-id` has the same type: uuid, string or ulong.
     message_id: Option<Vec<u8>>,
     pub(crate) reply_to: Option<String>,
     properties: Value,
     pub(crate) body: Value,
+    /// The body as it is encoded.
+    raw_body: &'a [u8],
 }
 
 /// How the status is spelt.
@@ -44,9 +47,22 @@ impl Answer {
     }
 }
 
-impl Request {
-    pub(crate) fn read(encoded: &[u8]) -> Result<Self, DecodeError> {
-        let mut request = Self { message_id: None, reply_to: None, properties: Value::Null, body: Value::Null };
+impl From<AmqpError> for Answer {
+    /// A refusal that a link would get, with the status that `@azure/core-amqp` knows its condition by.
+    fn from(error: AmqpError) -> Self {
+        let status = match error.condition {
+            "amqp:unauthorized-access" => 401,
+            "amqp:resource-limit-exceeded" | "amqp:link:message-size-exceeded" => 403,
+            _ => 400,
+        };
+        Self::refusal(status, error.condition, error.description)
+    }
+}
+
+impl<'a> Request<'a> {
+    pub(crate) fn read(encoded: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut request =
+            Self { message_id: None, reply_to: None, properties: Value::Null, body: Value::Null, raw_body: &[] };
         let mut reader = Reader::new(encoded);
         while !reader.is_empty() {
             match reader.descriptor()? {
@@ -57,7 +73,11 @@ impl Request {
                     request.reply_to = fields.text()?.map(str::to_owned);
                 }
                 0x74 => request.properties = reader.value()?,
-                0x77 => request.body = reader.value()?,
+                0x77 => {
+                    let raw = reader.raw()?;
+                    request.raw_body = raw;
+                    request.body = Reader::new(raw).value()?;
+                }
                 _ => reader.skip()?,
             }
         }
@@ -67,6 +87,18 @@ impl Request {
     /// A text among the application properties.
     pub(crate) fn property(&self, name: &str) -> Option<&str> {
         self.properties.get(name).and_then(Value::as_text)
+    }
+
+    /// An entry of the body, encoded: for values that are to be kept as they are.
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a [u8]> {
+        let mut fields = Reader::new(self.raw_body).map().ok()?;
+        loop {
+            let found = fields.next()?.text().ok()? == Some(name);
+            let value = fields.raw().ok()?;
+            if found {
+                return value;
+            }
+        }
     }
 
     /// The encoded answer.

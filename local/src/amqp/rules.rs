@@ -32,7 +32,13 @@ const CORRELATION_FILTER: u64 = 0x13_7000_0009;
 const ARGUMENT_ERROR: &str = "com.microsoft:argument-error";
 
 /// Answers a request about rules; `None` if it is about something else.
-pub(crate) fn answer(request: &Request, entity: &str, broker: &Broker, tokens: &Tokens, now: Moment) -> Option<Answer> {
+pub(crate) fn answer(
+    request: &Request<'_>,
+    entity: &str,
+    broker: &Broker,
+    tokens: &Tokens,
+    now: Moment,
+) -> Option<Answer> {
     let operation = request.property("operation").filter(|operation| [ADD, REMOVE, LIST].contains(operation))?;
     let need = Need { path: format!("{entity}/$management"), right: Right::Listen };
     if !tokens.allow(&need, now.seconds()) {

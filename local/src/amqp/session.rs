@@ -10,7 +10,9 @@ use super::address::Address;
 use super::connection::{Context, scripted};
 use super::link::{CREDIT, Link, Origin, Outgoing};
 use super::outgoing::Pending;
-use super::performative::{self as out, AmqpError, Attach, AttachReply, Begin, Flow, LinkFlow, Role, SessionFlow};
+use super::performative::{
+    self as out, AmqpError, Attach, AttachReply, Begin, Detach, Flow, LinkFlow, Role, SessionFlow,
+};
 use super::settle::{Runs, UNSETTLED_SWEEP, Unsettled};
 use crate::broker::{LinkKey, LinkRole};
 use crate::fault::BusEvent;
@@ -179,7 +181,7 @@ impl Session {
                 };
                 let reply = AttachReply { request: *attach, source, target, max_message_size: 0 };
                 out::attach(&mut cx.out, self.channel, &reply);
-                out::detach(&mut cx.out, self.channel, attach.handle, Some(&refusal));
+                out::detach(&mut cx.out, self.channel, attach.handle, true, Some(&refusal));
                 self.links.insert(attach.handle, Link::Detached);
             }
         }
@@ -211,7 +213,8 @@ impl Session {
         out::flow(&mut cx.out, self.channel, session, link);
     }
 
-    pub(crate) fn detach(&mut self, cx: &mut Context, handle: u32) -> Result<(), Failure> {
+    pub(crate) fn detach(&mut self, cx: &mut Context, detach: Detach) -> Result<(), Failure> {
+        let handle = detach.handle;
         self.flush(&mut cx.out);
         match self.links.remove(&handle) {
             None => {
@@ -221,9 +224,20 @@ impl Session {
             Some(Link::Detached) => Ok(()),
             Some(link) => {
                 self.forget(&link, cx);
-                out::detach(&mut cx.out, self.channel, handle, None);
+                out::detach(&mut cx.out, self.channel, handle, detach.closed, None);
                 Ok(())
             }
+        }
+    }
+
+    /// A link of this name and direction is attached elsewhere on the connection: this one ends, as a name is one link's.
+    pub(crate) fn steal(&mut self, cx: &mut Context, attach: &Attach<'_>) {
+        let is_it = |(_, link): &(u32, &Link)| link.name() == Some((attach.name, attach.role));
+        let stolen: Vec<u32> =
+            self.links().filter(is_it).map(|(handle, _)| handle).filter(|handle| *handle != attach.handle).collect();
+        for handle in stolen {
+            let text = format!("The link '{}' was stolen: another link was attached under its name.", attach.name);
+            self.cut(cx, handle, &AmqpError::new("amqp:link:stolen", text));
         }
     }
 
@@ -234,7 +248,7 @@ impl Session {
             None | Some(Link::Detached) => {}
             Some(link) => {
                 self.forget(&link, cx);
-                out::detach(&mut cx.out, self.channel, handle, Some(cause));
+                out::detach(&mut cx.out, self.channel, handle, true, Some(cause));
             }
         }
     }

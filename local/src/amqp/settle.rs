@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::codec::Reader;
 use super::connection::{Context, scripted};
 use super::encode::Write as _;
-use super::link::{Link, Origin, Outgoing};
+use super::link::{Link, NO_TRANSACTIONS, Origin, Outgoing};
 use super::management::{LOCK_LOST, LOCK_LOST_CONDITION, ON_DEAD_LETTER_QUEUE};
 use super::performative::{self as out, AmqpError, Disposition, PeerError, Reply, Role, State};
 use super::session::{Failure, Session, low};
@@ -211,8 +211,7 @@ fn outcome_of(disposition: &Disposition<'_>) -> Result<Option<(Outcome, Reply)>,
         None if disposition.settled => (Outcome::Release, Reply::Released),
         None | Some(State::Received) => return Ok(None),
         Some(State::Other) => {
-            let text = "the delivery state is not supported; transactions are not";
-            return Err(Failure::session("amqp:not-implemented", text));
+            return Err(Failure::session("amqp:not-implemented", NO_TRANSACTIONS));
         }
     }))
 }
@@ -237,7 +236,7 @@ fn dead_letter(error: Option<PeerError<'_>>) -> DeadLetter {
 }
 
 /// Keys, whether string or symbol, and encoded values of a map.
-fn pairs(map: Option<&[u8]>) -> Vec<(String, Vec<u8>)> {
+pub(super) fn pairs(map: Option<&[u8]>) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let Some(mut fields) = map.and_then(|raw| Reader::new(raw).map().ok()) else { return found };
     while fields.len() > 0 {

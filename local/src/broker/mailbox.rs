@@ -1,4 +1,4 @@
-//! A queue with its dead-letter queue, and the receivers that wait for either.
+//! A queue or subscription as connections see it: its [`Store`] behind a lock, and the receivers that wait for either part.
 //!
 //! Receivers that found nothing stand in line. Whoever is woken takes what it can and wakes the next while messages are
 //! left; one that is woken and cannot take says so with [`Mailbox::pass_on`]. So no message lies while somebody waits.
@@ -18,17 +18,10 @@ use uuid::Uuid;
 use super::live::{LinkKey, Peer};
 use super::moment::Moment;
 use super::options::{EntityStatus, QueueOptions};
-use super::queue::{DeadLetter, Handed, Leaving, LockLost, Outcome, Queue, Totals, Why};
-use crate::amqp::encode::Write;
+use super::queue::{Handed, LockLost, NotThere, Outcome, Totals};
+use super::store::{Part, Store};
 use crate::amqp::message::Message;
 use crate::fault::NewOrder;
-
-/// Which of the two queues of an entity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
-    Main,
-    DeadLetter,
-}
 
 /// Why messages are not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,8 +30,6 @@ pub(crate) enum SendRefusal {
         "The maximum entity size of {max} bytes has been reached for '{entity}'. Receive messages, then send again."
     )]
     Full { entity: String, max: u64 },
-    #[error("Scheduled messages are not supported. Send the message without x-opt-scheduled-enqueue-time.")]
-    Scheduled,
 }
 
 /// Why a delivery is not settled.
@@ -65,8 +56,10 @@ pub struct Counts {
     pub active: usize,
     /// Messages that a receiver holds.
     pub locked: usize,
-    /// Messages put aside.
+    /// Messages put aside, those among them that a receiver holds included.
     pub deferred: usize,
+    /// Messages that are to appear later.
+    pub scheduled: usize,
     /// Messages on the dead-letter queue of this entity, whatever their state.
     pub dead_lettered: usize,
     /// Bytes held, with a fixed cost per message.
@@ -83,7 +76,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Clock,
 }
 
-/// The earliest time at which a lock or life ends anywhere.
+/// The earliest time at which a lock or life ends, or a message is due, anywhere.
 #[derive(Debug)]
 pub(crate) struct Clock {
     next: AtomicI64,
@@ -97,7 +90,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    fn due(&self, at: Moment) {
+    pub(crate) fn due(&self, at: Moment) {
         if at.0 < self.next.fetch_min(at.0, Ordering::AcqRel) {
             self.sooner.notify_one();
         }
@@ -121,32 +114,26 @@ pub(crate) struct Waiter {
 }
 
 #[derive(Debug)]
-struct Side {
-    queue: Queue,
-    waiting: VecDeque<Waiter>,
-}
-
-impl Side {
-    fn wake_next(&mut self) {
-        if self.queue.has_next()
-            && let Some(waiter) = self.waiting.pop_front()
-        {
-            waiter.peer.wake_link(waiter.link);
-        }
-    }
-}
-
-#[derive(Debug)]
 struct Inner {
-    main: Side,
-    dead: Side,
+    store: Store,
+    /// Links that wait for the queue, and those that wait for its dead-letter queue.
+    lines: [VecDeque<Waiter>; 2],
 }
 
 impl Inner {
-    fn side(&mut self, part: Part) -> &mut Side {
+    fn line(&mut self, part: Part) -> &mut VecDeque<Waiter> {
+        let [main, dead] = &mut self.lines;
         match part {
-            Part::Main => &mut self.main,
-            Part::DeadLetter => &mut self.dead,
+            Part::Main => main,
+            Part::DeadLetter => dead,
+        }
+    }
+
+    fn wake_next(&mut self, part: Part) {
+        if self.store.queue(part).has_next()
+            && let Some(waiter) = self.line(part).pop_front()
+        {
+            waiter.peer.wake_link(waiter.link);
         }
     }
 }
@@ -165,11 +152,8 @@ pub(crate) struct Mailbox {
 
 impl Mailbox {
     pub(crate) fn new(name: String, options: QueueOptions, shared: Arc<Shared>) -> Self {
-        let side = |queue| Side { queue, waiting: VecDeque::new() };
-        let main = side(Queue::new(options.lock_duration, Some(options.max_delivery_count)));
-        let dead = side(Queue::new(options.lock_duration, None));
-        let status = Mutex::new(options.status);
-        Self { name, options, status, inner: Mutex::new(Inner { main, dead }), shared }
+        let inner = Mutex::new(Inner { store: Store::new(&options), lines: Default::default() });
+        Self { name, status: Mutex::new(options.status), options, inner, shared }
     }
 
     pub(crate) fn status(&self) -> EntityStatus {
@@ -181,18 +165,13 @@ impl Mailbox {
     }
 
     /// Every change goes through here: what is over ends first, and whoever waits for the result is woken after.
-    fn change<R>(&self, now: Moment, change: impl FnOnce(&mut Inner, &mut Vec<Leaving>) -> R) -> R {
-        let mut leaving = Vec::new();
+    fn change<R>(&self, now: Moment, change: impl FnOnce(&mut Inner) -> R) -> R {
         let mut inner = self.lock();
-        inner.main.queue.advance(now, &mut leaving);
-        self.bury(&mut inner, &mut leaving);
-        // Nothing leaves a dead-letter queue but by completion: no delivery limit, no life.
-        inner.dead.queue.advance(now, &mut leaving);
-        let result = change(&mut inner, &mut leaving);
-        self.bury(&mut inner, &mut leaving);
-        inner.main.wake_next();
-        inner.dead.wake_next();
-        let next = inner.main.queue.next_end().min(inner.dead.queue.next_end());
+        inner.store.advance(now);
+        let result = change(&mut inner);
+        inner.wake_next(Part::Main);
+        inner.wake_next(Part::DeadLetter);
+        let next = inner.store.next_end();
         drop(inner);
         self.shared.clock.due(next);
         self.shared.changed.notify_waiters();
@@ -203,57 +182,30 @@ impl Mailbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Moves what left the queue to the dead-letter queue, with its reason, or drops it.
-    fn bury(&self, inner: &mut Inner, leaving: &mut Vec<Leaving>) {
-        for left in leaving.drain(..) {
-            let asked = match left.why {
-                Why::Asked(asked) => asked,
-                Why::Deliveries(count) => DeadLetter {
-                    reason: Some("MaxDeliveryCountExceeded".to_owned()),
-                    description: Some(format!("Message could not be consumed after {count} delivery attempts.")),
-                    properties: Vec::new(),
-                },
-                Why::Expired if self.options.dead_letter_expired => DeadLetter {
-                    reason: Some("TTLExpiredException".to_owned()),
-                    description: Some("The message expired and was dead lettered.".to_owned()),
-                    properties: Vec::new(),
-                },
-                Why::Expired => {
-                    inner.main.queue.left(false);
-                    continue;
-                }
-            };
-            inner.main.queue.left(true);
-            let message = dead_letter(&left.message, &asked);
-            inner.dead.queue.push(message, left.enqueued_at, Moment::NEVER, left.delivery_count);
-        }
+    /// Whether there is room for more, and how many bytes are held: a send is taken whole as long as there is any room.
+    pub(crate) fn admits(&self) -> Result<u64, SendRefusal> {
+        let (bytes, max) = (self.lock().store.bytes(), self.options.max_size_bytes);
+        if bytes < max { Ok(bytes) } else { Err(SendRefusal::Full { entity: self.name.clone(), max }) }
     }
 
-    /// Whether messages of this kind may come in at all.
-    pub(crate) fn admits(&self, messages: &[Arc<Message>], now: Moment) -> Result<(), SendRefusal> {
-        if messages.iter().any(|message| message.scheduled_at().is_some_and(|at| at > now.0)) {
-            return Err(SendRefusal::Scheduled);
-        }
-        let inner = self.lock();
-        if inner.main.queue.bytes().saturating_add(inner.dead.queue.bytes()) >= self.options.max_size_bytes {
-            return Err(SendRefusal::Full { entity: self.name.clone(), max: self.options.max_size_bytes });
-        }
-        Ok(())
-    }
-
-    /// Adds messages at the end. The caller asked [`Self::admits`].
+    /// Takes messages: now, or when they are due. The caller asked [`Self::admits`].
     pub(crate) fn push(&self, messages: &[Arc<Message>], now: Moment) {
-        self.change(now, |inner, _| {
+        self.change(now, |inner| {
             for message in messages {
-                let stated = message.ttl().map(|ms| Duration::from_millis(u64::from(ms)));
-                let life = match (stated, self.options.default_ttl) {
-                    (Some(stated), Some(most)) => Some(stated.min(most)),
-                    (stated, most) => stated.or(most),
-                };
-                let expires_at = life.map_or(Moment::NEVER, |life| now.after(life));
-                inner.main.queue.push(Arc::clone(message), now, expires_at, 0);
+                inner.store.push(Arc::clone(message), now);
             }
         });
+    }
+
+    /// As [`Self::push`], and says the numbers that the messages have.
+    pub(crate) fn schedule(&self, messages: &[Arc<Message>], now: Moment) -> Vec<i64> {
+        let push = |inner: &mut Inner, message: &Arc<Message>| inner.store.push(Arc::clone(message), now);
+        self.change(now, |inner| messages.iter().map(|message| push(inner, message)).collect())
+    }
+
+    /// Forgets scheduled messages by their numbers: all of them, or none when one is not scheduled.
+    pub(crate) fn cancel(&self, sequences: &[i64], now: Moment) -> Result<(), NotThere> {
+        self.change(now, |inner| inner.store.cancel(sequences))
     }
 
     /// Hands out messages until `wanted.most` or until `fits` refuses the next one. True when the queue had fewer than
@@ -266,18 +218,18 @@ impl Mailbox {
         handed: &mut Vec<Handed>,
         waiter: impl FnOnce() -> Option<Waiter>,
     ) -> bool {
-        self.change(now, |inner, _| {
-            let side = inner.side(wanted.part);
+        self.change(now, |inner| {
+            let queue = inner.store.queue_mut(wanted.part);
             for _ in 0..wanted.most {
                 let next = if wanted.lock {
-                    side.queue.lock_next(now, new_token(), &mut fits)
+                    queue.lock_next(now, new_token(), &mut fits)
                 } else {
-                    side.queue.remove_next(&mut fits)
+                    queue.remove_next(&mut fits)
                 };
                 match next {
                     Some(next) => handed.push(next),
-                    None if !side.queue.has_next() => {
-                        side.waiting.extend(waiter());
+                    None if !queue.has_next() => {
+                        inner.line(wanted.part).extend(waiter());
                         return true;
                     }
                     None => break,
@@ -289,15 +241,14 @@ impl Mailbox {
 
     /// The link was woken but cannot take now: somebody else may.
     pub(crate) fn pass_on(&self, part: Part) {
-        self.lock().side(part).wake_next();
+        self.lock().wake_next(part);
     }
 
     /// The link is gone; it no longer waits.
     pub(crate) fn leave(&self, part: Part, peer: u64, link: LinkKey) {
         let mut inner = self.lock();
-        let side = inner.side(part);
-        side.waiting.retain(|waiter| waiter.link != link || waiter.peer.id() != peer);
-        side.wake_next();
+        inner.line(part).retain(|waiter| waiter.link != link || waiter.peer.id() != peer);
+        inner.wake_next(part);
     }
 
     /// Settles deliveries alike; one answer each.
@@ -313,84 +264,92 @@ impl Mailbox {
             answers.extend(tokens.iter().map(|_| Err(SettleRefusal::OnDeadLetterQueue)));
             return;
         }
-        self.change(now, |inner, leaving| {
-            let queue = &mut inner.side(part).queue;
-            let settle = |token: &Uuid| queue.settle(*token, outcome.clone(), now, leaving);
+        self.change(now, |inner| {
+            let settle = |token: &Uuid| inner.store.settle(part, *token, outcome.clone(), now);
             answers.extend(tokens.iter().map(settle).map(|answer| answer.map_err(|LockLost| SettleRefusal::LockLost)));
         });
     }
 
-    /// Lets a lock last one lock duration from now.
-    pub(crate) fn renew(&self, part: Part, token: Uuid, now: Moment) -> Result<Moment, LockLost> {
-        self.change(now, |inner, _| inner.side(part).queue.renew(token, now))
+    /// Lets locks last one lock duration from now; none of them when one is over.
+    pub(crate) fn renew(&self, part: Part, tokens: &[Uuid], now: Moment) -> Result<Moment, LockLost> {
+        self.change(now, |inner| inner.store.queue_mut(part).renew(tokens, now))
     }
 
     pub(crate) fn holds(&self, part: Part, token: Uuid) -> bool {
-        self.lock().side(part).queue.holds(token)
+        self.lock().store.queue(part).holds(token)
     }
 
-    /// Brings deferred messages by their numbers: under locks, or for good. Unknown numbers are left out.
-    pub(crate) fn take_deferred(&self, part: Part, sequences: &[i64], lock: bool, now: Moment) -> Vec<Handed> {
-        self.change(now, |inner, _| {
-            let queue = &mut inner.side(part).queue;
-            sequences.iter().filter_map(|sequence| queue.take_deferred(*sequence, now, lock.then(new_token))).collect()
-        })
+    /// Brings deferred messages by their numbers, under locks or for good: all of them, or none.
+    pub(crate) fn take_deferred(
+        &self,
+        part: Part,
+        sequences: &[i64],
+        lock: bool,
+        now: Moment,
+    ) -> Result<Vec<Handed>, NotThere> {
+        self.change(now, |inner| inner.store.queue_mut(part).take_deferred(sequences, now, || lock.then(new_token)))
+    }
+
+    /// Deletes up to `most` messages that wait and were enqueued before a time. Returns how many.
+    pub(crate) fn delete_before(&self, part: Part, before: Moment, most: usize, now: Moment) -> usize {
+        self.change(now, |inner| inner.store.queue_mut(part).delete_before(before, most))
     }
 
     /// Messages from a sequence number on while `more` agrees with the last; nothing changes.
     pub(crate) fn peek(&self, part: Part, from: i64, now: Moment, more: impl FnMut(&Handed) -> bool) -> Vec<Handed> {
-        self.change(now, |inner, _| inner.side(part).queue.peek(from).take_while(more).collect())
+        self.change(now, |inner| inner.store.peek(part, from, now, more))
     }
 
-    /// Ends what is over.
+    /// Ends what is over, and enqueues what is due.
     pub(crate) fn tick(&self, now: Moment) {
-        self.change(now, |_, _| {});
+        self.change(now, |_| {});
     }
 
     pub(crate) fn double_next(&self, part: Part, messages: u32) {
-        self.lock().side(part).queue.double_next(messages);
+        self.lock().store.queue_mut(part).double_next(messages);
     }
 
     pub(crate) fn lose_locks(&self, part: Part, tokens: &[Uuid], now: Moment) {
-        self.change(now, |inner, leaving| {
-            let queue = &mut inner.side(part).queue;
-            tokens.iter().for_each(|token| queue.lose_lock(*token, now, leaving));
-        });
+        self.change(now, |inner| tokens.iter().for_each(|token| inner.store.lose_lock(part, *token, now)));
     }
 
     pub(crate) fn hold_back(&self, part: Part, now: Moment, lasts: Duration, messages: Option<u32>) {
-        self.change(now, |inner, _| inner.side(part).queue.hold_back(now.after(lasts), messages));
+        self.change(now, |inner| inner.store.queue_mut(part).hold_back(now.after(lasts), messages));
     }
 
     pub(crate) fn reorder(&self, part: Part, now: Moment, messages: u32, order: NewOrder, patience: Duration) {
-        self.change(now, |inner, _| inner.side(part).queue.reorder(messages, order, now.after(patience)));
+        self.change(now, |inner| inner.store.queue_mut(part).reorder(messages, order, now.after(patience)));
     }
 
     pub(crate) fn keep_order(&self, now: Moment) {
-        self.change(now, |inner, _| {
-            inner.main.queue.keep_order();
-            inner.dead.queue.keep_order();
+        self.change(now, |inner| {
+            for part in [Part::Main, Part::DeadLetter] {
+                inner.store.queue_mut(part).keep_order();
+            }
         });
     }
 
     pub(crate) fn end_locks(&self, part: Part, now: Moment) -> usize {
-        self.change(now, |inner, leaving| inner.side(part).queue.end_locks(now, leaving))
+        self.change(now, |inner| inner.store.end_locks(part, now))
     }
 
     pub(crate) fn counts(&self, part: Part) -> Counts {
-        let mut inner = self.lock();
-        let dead = &inner.dead.queue;
-        let dead_lettered = match part {
-            Part::Main => dead.active() + dead.locked() + dead.deferred(),
-            Part::DeadLetter => 0,
+        let inner = self.lock();
+        let queue = inner.store.queue(part);
+        let (dead_lettered, scheduled, bytes) = match part {
+            Part::Main => {
+                let dead = inner.store.queue(Part::DeadLetter);
+                (dead.len(), inner.store.scheduled(), inner.store.bytes() - dead.bytes())
+            }
+            Part::DeadLetter => (0, 0, queue.bytes()),
         };
-        let queue = &inner.side(part).queue;
         Counts {
             active: queue.active(),
             locked: queue.locked(),
             deferred: queue.deferred(),
+            scheduled,
             dead_lettered,
-            bytes: queue.bytes(),
+            bytes,
             totals: queue.totals(),
         }
     }
@@ -398,17 +357,4 @@ impl Mailbox {
 
 fn new_token() -> Uuid {
     Uuid::from_u128(rand::random())
-}
-
-fn dead_letter(message: &Message, asked: &DeadLetter) -> Arc<Message> {
-    let text = |text: &str| {
-        let mut encoded = Vec::with_capacity(text.len() + 5);
-        encoded.text(text);
-        encoded
-    };
-    let mut set: Vec<(&str, Vec<u8>)> = Vec::with_capacity(2 + asked.properties.len());
-    set.extend(asked.reason.as_deref().map(|reason| ("DeadLetterReason", text(reason))));
-    set.extend(asked.description.as_deref().map(|words| ("DeadLetterErrorDescription", text(words))));
-    set.extend(asked.properties.iter().map(|(key, value)| (key.as_str(), value.clone())));
-    Arc::new(if set.is_empty() { message.clone() } else { message.with_properties(&set) })
 }

@@ -9,6 +9,9 @@ mod options;
 mod order;
 pub(crate) mod queue;
 pub(crate) mod rule;
+mod schedule;
+mod seen;
+mod store;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -28,12 +31,14 @@ pub(crate) use live::{Command, Cut, LinkKey, Live, Peer};
 pub use live::{LinkInfo, LinkRole, Which};
 pub use mailbox::Counts;
 use mailbox::Shared;
-pub(crate) use mailbox::{Mailbox, Part, SendRefusal, SettleRefusal, Waiter, Wanted};
+pub(crate) use mailbox::{Mailbox, SendRefusal, SettleRefusal, Waiter, Wanted};
 pub use moment::Moment;
 pub use options::{EntityStatus, QueueOptions, TopicOptions};
+use queue::{Handed, NotThere};
 pub use queue::{State, Totals};
 pub(crate) use rule::Rules;
 pub use rule::{DEFAULT_RULE, Rule, RuleError};
+pub(crate) use store::Part;
 pub(crate) use topic::Topic;
 
 pub use crate::amqp::Value;
@@ -106,6 +111,34 @@ pub(crate) enum Node {
     Topic(Arc<Topic>),
 }
 
+impl Node {
+    /// Largest delivery that may be sent to it.
+    pub(crate) fn max_message_bytes(&self) -> u64 {
+        match self {
+            Self::Queue(mailbox, _) | Self::Subscription(mailbox, _) => mailbox.options.max_message_bytes,
+            Self::Topic(topic) => topic.options.max_message_bytes,
+        }
+    }
+
+    /// Messages from a sequence number on while `more` agrees with the last; nothing changes.
+    pub(crate) fn peek(&self, from: i64, now: Moment, more: impl FnMut(&Handed) -> bool) -> Vec<Handed> {
+        match self {
+            Self::Queue(mailbox, part) | Self::Subscription(mailbox, part) => mailbox.peek(*part, from, now, more),
+            Self::Topic(topic) => topic.peek(from, now, more),
+        }
+    }
+
+    /// The entity that a dead-letter queue belongs to.
+    pub(crate) fn dead_letter_source(&self) -> Option<&str> {
+        match self {
+            Self::Queue(mailbox, Part::DeadLetter) | Self::Subscription(mailbox, Part::DeadLetter) => {
+                Some(&mailbox.name)
+            }
+            _ => None,
+        }
+    }
+}
+
 /// All entities of one namespace, and the connections to them. Nothing outlives the process.
 ///
 /// Paths are compared without case: `exports`, `exports/Subscriptions/acme`, `jobs/$DeadLetterQueue`.
@@ -154,7 +187,7 @@ impl Broker {
     /// # Errors
     /// When the name is taken or cannot be one.
     pub fn add_topic(&self, name: &str, options: TopicOptions) -> Result<(), BrokerError> {
-        self.add(name, Entity::Topic(Arc::new(Topic::new(options))))
+        self.add(name, Entity::Topic(Arc::new(Topic::new(name.to_owned(), options, Arc::clone(&self.shared)))))
     }
 
     /// Makes a subscription, which gets all that is sent to the topic from now on: its only rule is `$Default`.
@@ -173,13 +206,15 @@ impl Broker {
         &self,
         topic: &str,
         name: &str,
-        options: QueueOptions,
+        mut options: QueueOptions,
         rules: Vec<Rule>,
     ) -> Result<(), BrokerError> {
         let found = self.read().get(&path_of(topic)).cloned();
         let Some(Entity::Topic(owner)) = found else {
             return Err(BrokerError::NotATopic(topic.to_owned()));
         };
+        options.default_ttl = [owner.options.default_ttl, options.default_ttl].into_iter().flatten().min();
+        options.duplicate_detection_window = None;
         let path = format!("{}/subscriptions/{name}", topic.trim_matches('/'));
         let rules = Arc::new(Rules::new(topic.trim_matches('/'), name, rules, self.now())?);
         let mailbox = Arc::new(Mailbox::new(path.clone(), options, Arc::clone(&self.shared)));
@@ -292,20 +327,21 @@ impl Broker {
         self.shared.changed.notify_waiters();
     }
 
-    /// Ends locks and lives that are over, everywhere, and returns when that is due next.
+    /// Ends locks and lives that are over, enqueues what is due, everywhere, and returns when that is to be done next.
     pub fn tick(&self) -> Moment {
         let now = self.now();
         self.shared.clock.clear();
         let entities: Vec<Entity> = self.read().values().cloned().collect();
         for entity in entities {
-            if let Entity::Queue(mailbox) | Entity::Subscription(mailbox, _) = entity {
-                mailbox.tick(now);
+            match entity {
+                Entity::Queue(mailbox) | Entity::Subscription(mailbox, _) => mailbox.tick(now),
+                Entity::Topic(topic) => topic.tick(now),
             }
         }
         self.shared.clock.next()
     }
 
-    /// Ends locks and lives in time until `stop`. [`crate::amqp::serve`] runs it.
+    /// Does what [`Self::tick`] does in time until `stop`. [`crate::amqp::serve`] runs it.
     pub(crate) async fn keep_time(&self, stop: &CancellationToken) {
         loop {
             let next = self.shared.clock.next();
@@ -321,17 +357,15 @@ impl Broker {
         }
     }
 
-    /// What a queue, subscription or dead-letter queue holds, and what happened there. Of a topic: what was published, as
-    /// `totals.enqueued`.
+    /// What a queue, subscription or dead-letter queue holds, and what happened there. Of a topic: what is scheduled, and
+    /// what was published, as `totals.enqueued`.
     ///
     /// # Errors
     /// When there is no such entity.
     pub fn counts(&self, entity: &str) -> Result<Counts, BrokerError> {
         match self.node(&path_of(entity)) {
             Some(Node::Queue(mailbox, part) | Node::Subscription(mailbox, part)) => Ok(mailbox.counts(part)),
-            Some(Node::Topic(topic)) => {
-                Ok(Counts { totals: Totals { enqueued: topic.published(), ..Totals::default() }, ..Counts::default() })
-            }
+            Some(Node::Topic(topic)) => Ok(topic.counts()),
             None => Err(BrokerError::NotFound(entity.to_owned())),
         }
     }
@@ -341,13 +375,14 @@ impl Broker {
     /// # Errors
     /// When there is no such queue, subscription or dead-letter queue.
     pub fn peek(&self, entity: &str, from: i64, most: usize) -> Result<Vec<Peeked>, BrokerError> {
-        let (mailbox, part) = self.mailbox(entity)?;
         let mut left = most;
-        let handed = mailbox.peek(part, from, self.now(), |_| {
+        let more = |_: &Handed| {
             let more = left > 0;
             left = left.saturating_sub(1);
             more
-        });
+        };
+        let (mailbox, part) = self.mailbox(entity)?;
+        let handed = mailbox.peek(part, from, self.now(), more);
         let peeked = handed.into_iter().map(|handed| Peeked {
             sequence_number: handed.sequence,
             enqueued_at: handed.enqueued_at,
@@ -490,11 +525,30 @@ impl Destination {
     pub(crate) fn send(&self, messages: &[Arc<Message>], now: Moment) -> Result<(), SendRefusal> {
         match self {
             Self::Queue(mailbox) => {
-                mailbox.admits(messages, now)?;
+                mailbox.admits()?;
                 mailbox.push(messages, now);
                 Ok(())
             }
             Self::Topic(topic) => topic.publish(messages, now),
+        }
+    }
+
+    /// As [`Self::send`], and says the numbers that the messages have: those of scheduled ones cancel them.
+    pub(crate) fn schedule(&self, messages: &[Arc<Message>], now: Moment) -> Result<Vec<i64>, SendRefusal> {
+        match self {
+            Self::Queue(mailbox) => {
+                mailbox.admits()?;
+                Ok(mailbox.schedule(messages, now))
+            }
+            Self::Topic(topic) => topic.schedule(messages, now),
+        }
+    }
+
+    /// Forgets scheduled messages by their numbers: all of them, or none when one is not scheduled.
+    pub(crate) fn cancel(&self, sequences: &[i64], now: Moment) -> Result<(), NotThere> {
+        match self {
+            Self::Queue(mailbox) => mailbox.cancel(sequences, now),
+            Self::Topic(topic) => topic.cancel(sequences, now),
         }
     }
 }

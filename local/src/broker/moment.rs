@@ -24,6 +24,12 @@ impl Moment {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Milliseconds since 1970, unless it never comes.
+    #[must_use]
+    pub(crate) fn stated(self) -> Option<i64> {
+        (self != Self::NEVER).then_some(self.0)
+    }
+
     /// Whole seconds since 1970, as a SAS counts.
     #[must_use]
     pub fn seconds(self) -> i64 {

@@ -2,7 +2,7 @@
 //!
 //! ready ──lock──► locked ──complete──► gone;  locked ──abandon, lock expiry──► ready, one delivery counted
 //! locked ──release──► ready, nothing counted;  locked ──defer──► deferred ──lock──► locked
-//! ready, locked, deferred ──too many deliveries, dead-letter, expiry──► leaves, for the dead-letter queue or for good
+//! ready, locked, deferred ──too many deliveries, dead-letter──► leaves;  ready ──expiry──► leaves
 //!
 //! # Invariants
 //! 1. A message is handed out under at most one lock that holds.
@@ -10,8 +10,9 @@
 //! 3. A token whose lock has ended settles nothing, not even the message's next delivery.
 //!
 //! # Sources
-//! Service Bus "Message transfers, locks, and settlement" and "Overview of Service Bus dead-letter queues" (delivery
-//! count, `MaxDeliveryCountExceeded`); that `released` counts no delivery: Azure/amqpnetlite issue 342.
+//! Service Bus "Message transfers, locks, and settlement", "Overview of Service Bus dead-letter queues" (delivery count;
+//! deferred messages do not leave when they expire), "Message expiration" (nor do locked ones, until their lock ends); that
+//! `released` counts no delivery: Azure/amqpnetlite issue 342.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -29,6 +30,9 @@ use crate::fault::NewOrder;
 /// Counted for each message besides its bytes, against the size of an entity.
 const MESSAGE_COST: u64 = 200;
 
+/// How many messages one request may delete (Service Bus "Batch delete": 4,000 on the Premium tier).
+pub(crate) const DELETE_MAX: usize = 4_000;
+
 /// Where a message stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -38,6 +42,8 @@ pub enum State {
     Locked,
     /// Put aside: only its sequence number brings it.
     Deferred,
+    /// Kept aside until it is due.
+    Scheduled,
 }
 
 #[derive(Debug)]
@@ -68,6 +74,8 @@ pub(crate) struct Handed {
     pub(crate) message: Arc<Message>,
     pub(crate) sequence: i64,
     pub(crate) enqueued_at: Moment,
+    /// [`Moment::NEVER`] when it does not expire.
+    pub(crate) expires_at: Moment,
     /// Deliveries that failed before this one.
     pub(crate) delivery_count: u32,
     /// Absent when it was received and deleted.
@@ -119,6 +127,10 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LockLost;
 
+/// One of the numbers that were asked for names no message in the state that was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NotThere;
+
 /// What happened on a queue since it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Totals {
@@ -126,7 +138,9 @@ pub struct Totals {
     pub enqueued: u64,
     /// Messages handed out, redeliveries included.
     pub deliveries: u64,
-    /// Messages completed, or received and deleted.
+    /// Messages that were known already, and dropped.
+    pub duplicates: u64,
+    /// Messages completed, or received and deleted, or deleted without being received.
     pub completed: u64,
     /// Deliveries abandoned.
     pub abandoned: u64,
@@ -183,6 +197,19 @@ impl Queue {
         }
     }
 
+    /// A number that no message has, for one that is kept elsewhere.
+    pub(crate) fn next_number(&mut self) -> i64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        sequence
+    }
+
+    /// Counts a message that is known already, and gives it a number that names nothing.
+    pub(crate) fn refuse_duplicate(&mut self) -> i64 {
+        self.totals.duplicates += 1;
+        self.next_number()
+    }
+
     /// Adds a message at the end and returns its sequence number. `delivery_count` is 0 but on a dead-letter queue.
     pub(crate) fn push(
         &mut self,
@@ -191,8 +218,7 @@ impl Queue {
         expires_at: Moment,
         delivery_count: u32,
     ) -> i64 {
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
+        let sequence = self.next_number();
         self.bytes += cost(&message);
         self.totals.enqueued += 1;
         let entry =
@@ -218,7 +244,7 @@ impl Queue {
         {
             self.life_ends.pop_first();
             // A receiver that holds it may still settle it; it expires when it comes back.
-            if self.entries.get(&sequence).is_some_and(|entry| entry.lock.is_none()) {
+            if self.ready.contains(&sequence) {
                 self.leave(sequence, Why::Expired, leaving);
             }
         }
@@ -267,6 +293,7 @@ impl Queue {
             message: Arc::clone(&entry.message),
             sequence,
             enqueued_at: entry.enqueued_at,
+            expires_at: entry.expires_at,
             delivery_count: entry.delivery_count,
             lock: Some((token, until)),
             state,
@@ -290,22 +317,50 @@ impl Queue {
             state: entry.state(),
             sequence,
             enqueued_at: entry.enqueued_at,
+            expires_at: entry.expires_at,
             delivery_count: entry.delivery_count,
             lock: None,
             message: entry.message,
         })
     }
 
-    /// Brings a deferred message: under a lock, or for good.
-    pub(crate) fn take_deferred(&mut self, sequence: i64, now: Moment, token: Option<Uuid>) -> Option<Handed> {
-        let entry = self.entries.get(&sequence)?;
-        if entry.state() != State::Deferred {
-            return None;
+    /// Brings deferred messages by their numbers: under locks, if `token` makes one for each, or for good. All of them, or
+    /// none when one is not deferred or is locked.
+    pub(crate) fn take_deferred(
+        &mut self,
+        sequences: &[i64],
+        now: Moment,
+        mut token: impl FnMut() -> Option<Uuid>,
+    ) -> Result<Vec<Handed>, NotThere> {
+        let is_deferred =
+            |sequence: &i64| self.entries.get(sequence).is_some_and(|entry| entry.state() == State::Deferred);
+        if sequences.is_empty() || !sequences.iter().all(is_deferred) {
+            return Err(NotThere);
         }
-        match token {
-            Some(token) => self.lock(sequence, now, token),
-            None => self.remove_now(sequence),
+        let mut taken = Vec::with_capacity(sequences.len());
+        for sequence in sequences {
+            // One that is named twice was taken by its first name.
+            if self.entries.get(sequence).is_none_or(|entry| entry.state() != State::Deferred) {
+                continue;
+            }
+            taken.extend(match token() {
+                Some(token) => self.lock(*sequence, now, token),
+                None => self.remove_now(*sequence),
+            });
         }
+        Ok(taken)
+    }
+
+    /// Deletes the first messages that wait, up to `most` (at most [`DELETE_MAX`]) and only those enqueued before a time.
+    /// Returns how many. Locked and deferred messages stay.
+    pub(crate) fn delete_before(&mut self, before: Moment, most: usize) -> usize {
+        let old = |sequence: &&i64| self.entries.get(sequence).is_some_and(|entry| entry.enqueued_at < before);
+        let sequences: Vec<i64> = self.ready.iter().filter(old).take(most.min(DELETE_MAX)).copied().collect();
+        for sequence in &sequences {
+            self.totals.completed += 1;
+            self.remove(*sequence);
+        }
+        sequences.len()
     }
 
     /// Settles the delivery that `token` locks. The caller advances to now before.
@@ -347,7 +402,6 @@ impl Queue {
                     self.deferred += 1;
                 }
                 self.unlock(sequence);
-                self.expire(sequence, now, leaving);
             }
             Outcome::DeadLetter(asked) => self.leave(sequence, Why::Asked(asked), leaving),
         }
@@ -359,27 +413,33 @@ impl Queue {
         self.locks.contains_key(&token)
     }
 
-    /// Lets a lock last one lock duration from `now`, and says until when.
-    pub(crate) fn renew(&mut self, token: Uuid, now: Moment) -> Result<Moment, LockLost> {
-        let sequence = self.locks.get(&token).copied();
-        let Some((sequence, entry)) = sequence.and_then(|s| self.entries.get_mut(&s).map(|entry| (s, entry))) else {
+    /// Lets locks last one lock duration from `now`, and says until when. None of them is touched when one is over.
+    pub(crate) fn renew(&mut self, tokens: &[Uuid], now: Moment) -> Result<Moment, LockLost> {
+        if !tokens.iter().all(|token| self.locks.contains_key(token)) {
             self.totals.locks_lost += 1;
             return Err(LockLost);
-        };
-        let until = now.after(self.lock_duration);
-        if let Some((_, end)) = entry.lock.replace((token, until)) {
-            self.lock_ends.remove(&(end, sequence));
         }
-        self.lock_ends.insert((until, sequence));
+        let until = now.after(self.lock_duration);
+        for token in tokens {
+            let Some(&sequence) = self.locks.get(token) else { continue };
+            let Some(entry) = self.entries.get_mut(&sequence) else { continue };
+            if let Some((_, end)) = entry.lock.replace((*token, until)) {
+                self.lock_ends.remove(&(end, sequence));
+            }
+            self.lock_ends.insert((until, sequence));
+        }
         Ok(until)
     }
 
-    /// Messages from a sequence number on, whatever their state; nothing changes.
-    pub(crate) fn peek(&self, from: i64) -> impl Iterator<Item = Handed> + '_ {
-        self.entries.range(from..).map(|(sequence, entry)| Handed {
+    /// Messages from a sequence number on, whatever their state but for expired ones; nothing changes. A deferred message
+    /// does not expire.
+    pub(crate) fn peek(&self, from: i64, now: Moment) -> impl Iterator<Item = Handed> + '_ {
+        let lives = move |(_, entry): &(&i64, &Entry)| entry.expires_at > now || entry.deferred;
+        self.entries.range(from..).filter(lives).map(|(sequence, entry)| Handed {
             message: Arc::clone(&entry.message),
             sequence: *sequence,
             enqueued_at: entry.enqueued_at,
+            expires_at: entry.expires_at,
             delivery_count: entry.delivery_count,
             lock: entry.lock,
             state: entry.state(),
@@ -425,6 +485,11 @@ impl Queue {
     /// Whether something could be handed out now: there are messages, and no script holds them back.
     pub(crate) fn has_next(&self) -> bool {
         self.order.is_open() && !self.ready.is_empty()
+    }
+
+    /// All messages, whatever their state.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
     }
 
     pub(crate) fn active(&self) -> usize {
@@ -475,9 +540,9 @@ impl Queue {
         }
     }
 
-    /// A message whose life ended while it was locked leaves when it comes back.
+    /// A message whose life ended while it was locked leaves when it comes back, unless it is deferred.
     fn expire(&mut self, sequence: i64, now: Moment, leaving: &mut Vec<Leaving>) {
-        if self.entries.get(&sequence).is_some_and(|entry| entry.expires_at <= now) {
+        if self.entries.get(&sequence).is_some_and(|entry| entry.expires_at <= now && !entry.deferred) {
             self.leave(sequence, Why::Expired, leaving);
         }
     }
@@ -532,6 +597,7 @@ impl Queue {
     }
 }
 
-fn cost(message: &Message) -> u64 {
+/// What a message counts against the size of its entity.
+pub(crate) fn cost(message: &Message) -> u64 {
     u64::try_from(message.len()).unwrap_or(u64::MAX) + MESSAGE_COST
 }

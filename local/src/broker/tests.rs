@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 
 use super::moment::Moment;
-use super::queue::{DeadLetter, Handed, Leaving, LockLost, Outcome, Queue, State, Why};
+use super::queue::{DeadLetter, Handed, Leaving, LockLost, NotThere, Outcome, Queue, State, Why};
 use crate::amqp::message::Message;
 
 const LOCK: Duration = Duration::from_secs(10);
@@ -48,6 +48,14 @@ impl Bench {
     fn lock(&mut self) -> Option<Handed> {
         self.tokens += 1;
         self.queue.lock_next(self.now, Uuid::from_u128(self.tokens), |_| true)
+    }
+
+    fn deferred(&mut self, sequences: &[i64]) -> Result<Vec<Handed>, NotThere> {
+        let tokens = &mut self.tokens;
+        self.queue.take_deferred(sequences, self.now, || {
+            *tokens += 1;
+            Some(Uuid::from_u128(*tokens))
+        })
     }
 
     fn settle(&mut self, handed: &Handed, outcome: Outcome) -> Result<(), LockLost> {
@@ -150,12 +158,13 @@ fn a_deferred_message_comes_only_by_its_number() {
     bench.settle(&handed, Outcome::Defer(Vec::new())).unwrap();
     assert_eq!(body(&bench.lock().unwrap()), "b");
     assert!(bench.lock().is_none());
-    assert!(bench.queue.take_deferred(2, bench.now, Some(Uuid::from_u128(90))).is_none(), "2 is not deferred");
-    let back = bench.queue.take_deferred(1, bench.now, Some(Uuid::from_u128(91))).unwrap();
-    assert_eq!((back.state, back.delivery_count), (State::Deferred, 0));
-    assert!(bench.queue.take_deferred(1, bench.now, Some(Uuid::from_u128(92))).is_none(), "it is locked");
+    assert_eq!(bench.deferred(&[2]).unwrap_err(), NotThere, "2 is not deferred");
+    assert_eq!(bench.deferred(&[1, 2]).unwrap_err(), NotThere, "all or none");
+    let back = bench.deferred(&[1, 1]).unwrap();
+    assert_eq!((back.len(), back[0].state, back[0].delivery_count), (1, State::Deferred, 0));
+    assert_eq!(bench.deferred(&[1]).unwrap_err(), NotThere, "it is locked");
     bench.pass(LOCK);
-    let back = bench.queue.take_deferred(1, bench.now, Some(Uuid::from_u128(93))).unwrap();
+    let back = bench.deferred(&[1]).unwrap().remove(0);
     assert_eq!(back.delivery_count, 1, "its lock ended, and it is deferred still");
     bench.settle(&back, Outcome::Complete).unwrap();
     assert_eq!((bench.queue.deferred(), bench.queue.active(), bench.queue.locked()), (0, 1, 0));
@@ -167,11 +176,11 @@ fn renewing_lets_a_lock_last_and_an_ended_lock_cannot_be_renewed() {
     let handed = bench.lock().unwrap();
     let (token, _) = handed.lock.unwrap();
     bench.pass(Duration::from_secs(6));
-    assert_eq!(bench.queue.renew(token, bench.now), Ok(bench.now.after(LOCK)));
+    assert_eq!(bench.queue.renew(&[token], bench.now), Ok(bench.now.after(LOCK)));
     bench.pass(Duration::from_secs(6));
     assert!(bench.lock().is_none());
     bench.pass(Duration::from_secs(4));
-    assert_eq!(bench.queue.renew(token, bench.now), Err(LockLost));
+    assert_eq!(bench.queue.renew(&[token], bench.now), Err(LockLost));
     assert_eq!(bench.lock().unwrap().delivery_count, 1);
 }
 

@@ -112,6 +112,7 @@ proptest! {
         }
         let Ok(message) = Message::read(&bytes) else { return Ok(()) };
         let stamp = Stamp {
+            expires_at: None,
             delivery_count: 1,
             sequence: 2,
             enqueued_at: 3,

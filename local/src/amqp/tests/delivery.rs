@@ -40,7 +40,6 @@ fn bytes_from_properties_on_and_the_senders_annotations_pass_untouched() {
     sent.described_list(0x70, |list| {
         list.bool(true);
         list.ubyte(9);
-        list.uint(60_000);
     });
     sent.extend([0x00, 0x53, 0x72]);
     sent.map(|map| {
@@ -63,7 +62,7 @@ fn bytes_from_properties_on_and_the_senders_annotations_pass_untouched() {
     assert!(payload.ends_with(&bare), "{payload:02x?}");
     let got = deliveries(&frames).remove(0);
     let header = got.section(0x70).elements();
-    assert_eq!(header[..3], [Value::Bool(true), Value::Uint(9), Value::Uint(60_000)]);
+    assert_eq!(header[..3], [Value::Bool(true), Value::Uint(9), Value::Null]);
     assert_eq!(got.annotation("x-opt-partition-key"), &Value::Text("p".into()));
     assert_eq!(got.annotation("x-opt-sequence-number"), &Value::Int(1), "the broker's, not the sender's");
 }
@@ -464,24 +463,6 @@ fn a_full_entity_refuses_and_takes_again_when_there_is_room() {
     client.credit(0, 2, 0, 10);
     client.receive();
     client.send(1, &["d"]);
-}
-
-#[test]
-fn a_scheduled_message_is_refused_and_not_delivered_at_once() {
-    let bench = Bench::new();
-    let mut client = bench.trusted();
-    client.attach_sender(0, 1, "jobs");
-    let at = bench.broker.now().after(LOCK).0;
-    let mut sent = vec![0x00, 0x53, 0x72];
-    sent.map(|map| {
-        map.symbol("x-opt-scheduled-enqueue-time");
-        map.timestamp(at);
-    });
-    sent.extend(message("later"));
-    client.transfer(1, 0, &sent);
-    let (code, error) = client.expect(p::DISPOSITION).outcome();
-    assert_eq!((code, error.unwrap().0.as_str()), (0x25, "amqp:not-implemented"));
-    assert_eq!(bench.broker.counts("jobs").unwrap().active, 0);
 }
 
 #[test]

@@ -7,13 +7,13 @@ use crate::amqp::codec::{Reader, Value};
 use crate::amqp::encode::{Compound, Write as _};
 use crate::amqp::performative as p;
 
-const RENEW: &str = "com.microsoft:renew-lock";
-const PEEK: &str = "com.microsoft:peek-message";
-const SETTLE: &str = "com.microsoft:update-disposition";
-const DEFERRED: &str = "com.microsoft:receive-by-sequence-number";
+pub(super) const RENEW: &str = "com.microsoft:renew-lock";
+pub(super) const PEEK: &str = "com.microsoft:peek-message";
+pub(super) const SETTLE: &str = "com.microsoft:update-disposition";
+pub(super) const DEFERRED: &str = "com.microsoft:receive-by-sequence-number";
 
 /// A client with links to `jobs/$management` on handles 50 and 51, and links to `jobs` on 1 (sends) and 2 (receives).
-fn client(bench: &Bench) -> Client {
+pub(super) fn client(bench: &Bench) -> Client {
     let mut client = bench.trusted();
     client.attach_receiver(0, 50, "jobs/$management", 0);
     client.attach_sender(0, 51, "jobs/$management");
@@ -24,7 +24,7 @@ fn client(bench: &Bench) -> Client {
     client
 }
 
-fn ask(client: &mut Client, operation: &str, body: impl FnOnce(&mut Compound<'_>)) -> Received {
+pub(super) fn ask(client: &mut Client, operation: &str, body: impl FnOnce(&mut Compound<'_>)) -> Received {
     client.request(
         51,
         Some("client"),
@@ -38,21 +38,21 @@ fn ask(client: &mut Client, operation: &str, body: impl FnOnce(&mut Compound<'_>
     )
 }
 
-fn status(answer: &Received) -> (i64, Option<String>) {
+pub(super) fn status(answer: &Received) -> (i64, Option<String>) {
     let properties = answer.section(0x74);
     let condition = properties.get("errorCondition").and_then(Value::as_text).map(str::to_owned);
     assert!(properties.get("statusDescription").and_then(Value::as_text).is_some(), "clients read a text");
     (properties.get("statusCode").and_then(Value::as_int).unwrap(), condition)
 }
 
-fn lock_tokens(map: &mut Compound<'_>, tokens: &[Uuid]) {
+pub(super) fn lock_tokens(map: &mut Compound<'_>, tokens: &[Uuid]) {
     map.text("lock-tokens");
     map.array(0x98, u32::try_from(tokens.len()).unwrap(), |out| {
         tokens.iter().for_each(|token| out.extend(token.as_bytes()));
     });
 }
 
-fn locked(client: &mut Client, bodies: &[&str]) -> Vec<(Received, Uuid)> {
+pub(super) fn locked(client: &mut Client, bodies: &[&str]) -> Vec<(Received, Uuid)> {
     client.send(1, bodies);
     client.credit(0, 2, 0, u32::try_from(bodies.len()).unwrap());
     let with_token = |got: Received| {
@@ -63,7 +63,7 @@ fn locked(client: &mut Client, bodies: &[&str]) -> Vec<(Received, Uuid)> {
 }
 
 /// The messages of an answer: (body, map of the entry).
-fn messages(answer: &Received) -> Vec<(String, Value)> {
+pub(super) fn messages(answer: &Received) -> Vec<(String, Value)> {
     let list = answer.section(0x77).get("messages").map(Value::elements).unwrap_or_default();
     list.iter()
         .map(|entry| {
@@ -185,7 +185,9 @@ fn deferred_messages_come_by_their_numbers_with_a_lock() {
     };
     let answer = receive(&mut client, &[7], 1);
     assert_eq!(status(&answer), (404, Some("com.microsoft:message-not-found".into())));
-    let answer = receive(&mut client, &[1, 7], 1);
+    // All or none: Azure locks nothing when one of them is not there.
+    assert_eq!(status(&receive(&mut client, &[1, 7], 1)).0, 404);
+    let answer = receive(&mut client, &[1], 1);
     let (body, entry) = messages(&answer).remove(0);
     assert_eq!(body, "a");
     let Some(Value::Uuid(token)) = entry.get("lock-token") else { panic!("{entry:?}") };
@@ -202,10 +204,10 @@ fn deferred_messages_come_by_their_numbers_with_a_lock() {
 fn an_unknown_operation_is_501_and_names_the_known_ones() {
     let bench = Bench::new();
     let mut client = client(&bench);
-    let answer = ask(&mut client, "com.microsoft:schedule-message", |_| {});
+    let answer = ask(&mut client, "com.microsoft:eat-message", |_| {});
     assert_eq!(status(&answer), (501, Some("amqp:not-implemented".into())));
     let text = answer.section(0x74).get("statusDescription").and_then(Value::as_text).unwrap().to_owned();
-    assert!(text.contains("schedule-message") && text.contains(PEEK), "{text}");
+    assert!(text.contains("eat-message") && text.contains(PEEK), "{text}");
     assert!(matches!(answer.section(0x77), Value::Map(_)), "there is always a body");
 }
 
@@ -286,4 +288,122 @@ fn answers_nobody_reads_do_not_pile_up() {
         }
     }
     assert_eq!(detached.expect("the link is detached").error(2).0, "amqp:resource-limit-exceeded");
+}
+
+#[test]
+fn several_locks_are_renewed_together_or_not_at_all() {
+    let bench = Bench::new();
+    let mut client = client(&bench);
+    let tokens: Vec<Uuid> = locked(&mut client, &["a", "b"]).into_iter().map(|(_, token)| token).collect();
+    client.pass(LOCK / 2);
+    let answer = ask(&mut client, RENEW, |map| lock_tokens(map, &tokens));
+    let until = Value::Timestamp(bench.broker.now().after(LOCK).0);
+    assert_eq!(answer.section(0x77).get("expirations"), Some(&Value::Array(vec![until.clone(), until])));
+    client.pass(LOCK / 2);
+    let answer = ask(&mut client, RENEW, |map| lock_tokens(map, &[tokens[0], Uuid::from_u128(1)]));
+    assert_eq!(status(&answer), (410, Some("com.microsoft:message-lock-lost".into())));
+    client.pass(LOCK / 2);
+    assert_eq!(bench.broker.counts("jobs").unwrap().active, 2, "the good one was not renewed either");
+}
+
+#[test]
+fn properties_are_modified_by_request_too() {
+    let bench = Bench::new();
+    let mut client = client(&bench);
+    let tokens: Vec<Uuid> =
+        locked(&mut client, &["abandoned", "defered", "suspended"]).into_iter().map(|(_, token)| token).collect();
+    for (token, how) in tokens.iter().zip(["abandoned", "defered", "suspended"]) {
+        let answer = ask(&mut client, SETTLE, |map| {
+            lock_tokens(map, &[*token]);
+            map.text("disposition-status");
+            map.text(how);
+            map.text("properties-to-modify");
+            map.map(|map| {
+                map.text("tried");
+                map.text(how);
+                map.text("times");
+                map.ubyte(3);
+            });
+        });
+        assert_eq!(status(&answer), (200, None));
+    }
+    let mut seen = bench.broker.peek("jobs", 0, 10).unwrap();
+    seen.extend(bench.broker.peek("jobs/$deadletterqueue", 0, 10).unwrap());
+    assert_eq!(seen.len(), 3);
+    for peeked in seen {
+        let body = String::from_utf8(peeked.contents.body.clone()).unwrap();
+        assert_eq!(peeked.contents.property("tried"), Some(&Value::Text(body)));
+        assert_eq!(peeked.contents.property("times"), Some(&Value::Uint(3)));
+    }
+}
+
+#[test]
+fn messages_are_deleted_in_a_batch_unless_they_are_held_or_too_new() {
+    let bench = Bench::new();
+    let mut client = client(&bench);
+    locked(&mut client, &["held"]);
+    client.send(1, &["a", "b", "c"]);
+    client.pass(std::time::Duration::from_secs(1));
+    let cutoff = bench.broker.now().0;
+    client.send(1, &["new"]);
+    let mut delete = |count: i32| {
+        let answer = ask(&mut client, "com.microsoft:batch-delete-messages", |map| {
+            map.text("message-count");
+            map.int(count);
+            map.text("enqueued-time-utc");
+            map.timestamp(cutoff);
+        });
+        (status(&answer), answer.section(0x77).get("message-count").and_then(Value::as_int))
+    };
+    assert_eq!(delete(2), ((200, None), Some(2)));
+    assert_eq!(delete(500), ((200, None), Some(1)));
+    assert_eq!(delete(500), ((204, None), Some(0)));
+    let out_of_range = || (400, Some("com.microsoft:argument-out-of-range".to_owned()));
+    assert_eq!(delete(0), (out_of_range(), None));
+    assert_eq!(delete(4_001), (out_of_range(), None));
+    let left: Vec<_> = bench.broker.peek("jobs", 0, 10).unwrap().into_iter().map(|left| left.contents.body).collect();
+    assert_eq!(left, [b"held".to_vec(), b"new".to_vec()]);
+}
+
+#[test]
+fn sessions_are_refused_by_request_too_and_a_message_with_a_session_id_is_a_message() {
+    let bench = Bench::new();
+    let mut client = client(&bench);
+    for operation in ["renew-session-lock", "get-session-state", "set-session-state", "get-message-sessions"] {
+        let answer = ask(&mut client, &format!("com.microsoft:{operation}"), |map| {
+            map.text("session-id");
+            map.text("s");
+        });
+        assert_eq!(status(&answer), (400, Some("amqp:not-allowed".into())), "{operation}");
+    }
+    let answer = ask(&mut client, PEEK, |map| {
+        map.text("session-id");
+        map.text("s");
+    });
+    assert_eq!(status(&answer).0, 400);
+    let mut sent = Vec::new();
+    sent.described_list(0x73, |list| {
+        for _ in 0..10 {
+            list.null();
+        }
+        list.text("s");
+    });
+    sent.extend([0x00, 0x53, 0x75, 0xa0, 1, b'x']);
+    client.transfer(1, 0, &sent);
+    assert_eq!(client.expect(p::DISPOSITION).outcome(), (0x24, None));
+    client.credit(0, 2, 0, 1);
+    let got = client.receive().remove(0);
+    assert_eq!(got.section(0x73).elements()[10], Value::Text("s".into()));
+}
+
+#[test]
+fn requests_that_lack_what_they_need_say_so() {
+    let bench = Bench::new();
+    let mut client = client(&bench);
+    for operation in
+        [RENEW, SETTLE, DEFERRED, "com.microsoft:schedule-message", "com.microsoft:cancel-scheduled-message"]
+    {
+        let answer = ask(&mut client, operation, |_| {});
+        assert_eq!(status(&answer), (400, Some("com.microsoft:argument-error".into())), "{operation}");
+    }
 }
