@@ -478,7 +478,7 @@ impl Engine {
     fn session_frame(&mut self, channel: u16, performative: &Performative<'_>, at: Instant) {
         let cx = &mut self.cx;
         if let Performative::Attach(attach) = performative {
-            self.sessions.values_mut().for_each(|session| session.steal(cx, attach));
+            self.sessions.values_mut().for_each(|session| session.steal(cx, channel, attach));
         }
         let Some(session) = self.sessions.get_mut(&channel) else {
             let text = format!("a frame on channel {channel}, on which no session was begun");

@@ -230,11 +230,15 @@ impl Session {
         }
     }
 
-    /// A link of this name and direction is attached elsewhere on the connection: this one ends, as a name is one link's.
-    pub(crate) fn steal(&mut self, cx: &mut Context, attach: &Attach<'_>) {
-        let is_it = |(_, link): &(u32, &Link)| link.name() == Some((attach.name, attach.role));
-        let stolen: Vec<u32> =
-            self.links().filter(is_it).map(|(handle, _)| handle).filter(|handle| *handle != attach.handle).collect();
+    /// A link is attached on `channel`. One of the same name and direction that is attached already ends: a name is one
+    /// link's on a connection. (The same handle once more is refused as such.)
+    pub(crate) fn steal(&mut self, cx: &mut Context, channel: u16, attach: &Attach<'_>) {
+        let stolen: Vec<u32> = self
+            .links()
+            .filter(|(_, link)| link.name() == Some((attach.name, attach.role)))
+            .map(|(handle, _)| handle)
+            .filter(|handle| (self.channel, *handle) != (channel, attach.handle))
+            .collect();
         for handle in stolen {
             let text = format!("The link '{}' was stolen: another link was attached under its name.", attach.name);
             self.cut(cx, handle, &AmqpError::new("amqp:link:stolen", text));

@@ -4,6 +4,8 @@
 pub(crate) mod filter;
 mod live;
 mod mailbox;
+#[cfg(test)]
+mod model;
 mod moment;
 mod options;
 mod order;

@@ -373,7 +373,7 @@ impl Client {
     /// Attaches a link on which the client sends, and returns the answer.
     pub(super) fn attach_sender(&mut self, channel: u16, handle: u32, address: &str) -> Vec<Got> {
         self.frame(channel, p::ATTACH, |list| {
-            list.text(&format!("link-{handle}"));
+            list.text(&format!("link-{channel}-{handle}"));
             list.uint(handle);
             list.bool(false);
             list.ubyte(0);
@@ -396,7 +396,7 @@ impl Client {
         snd_settle_mode: u8,
     ) -> Vec<Got> {
         self.frame(channel, p::ATTACH, |list| {
-            list.text(&format!("link-{handle}"));
+            list.text(&format!("link-{channel}-{handle}"));
             list.uint(handle);
             list.bool(true);
             list.ubyte(snd_settle_mode);

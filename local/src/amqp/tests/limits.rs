@@ -100,7 +100,7 @@ fn aborted_deliveries_are_forgotten_and_their_credit_comes_back() {
         });
     }
     let flows = client.take().into_iter().filter(|got| got.code == Some(p::FLOW) && got.field(6) != &Value::Null);
-    assert_eq!(flows.map(|flow| (flow.number(5), flow.number(6))).last(), Some((1_500, 1_000)));
+    assert_eq!(flows.map(|flow| (flow.number(5), flow.number(6))).next_back(), Some((1_500, 1_000)));
     client.send(1, &["a whole one"]);
     assert_eq!(bench.broker.counts("jobs").unwrap().active, 1);
 }

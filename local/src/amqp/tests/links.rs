@@ -361,3 +361,126 @@ fn an_entity_cannot_be_made_twice_or_under_a_name_that_is_none() {
     }
     assert_eq!(bench.broker.entities(), ["exports", "exports/subscriptions/acme", "jobs"]);
 }
+
+/// Attaches a sender to `jobs` under a name.
+fn attach_named(client: &mut super::client::Client, channel: u16, handle: u32, name: &str) -> Vec<Got> {
+    client.frame(channel, p::ATTACH, |list| {
+        list.text(name);
+        list.uint(handle);
+        list.bool(false);
+        list.ubyte(0);
+        list.ubyte(0);
+        list.described_list(0x28, |source| source.text("client"));
+        list.described_list(0x29, |target| target.text("jobs"));
+        list.null();
+        list.null();
+        list.uint(0);
+    });
+    client.take()
+}
+
+#[test]
+fn a_link_name_in_use_is_stolen_by_the_newer_link_of_that_direction() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.begin(1, 100);
+    attach_named(&mut client, 0, 1, "worker");
+    for (channel, handle) in [(0, 2), (1, 2)] {
+        let frames = attach_named(&mut client, channel, handle, "worker");
+        assert_eq!(codes(&frames), [p::DETACH, p::ATTACH, p::FLOW]);
+        assert_eq!(frames[0].error(2).0, "amqp:link:stolen");
+        assert_eq!(bench.broker.links().len(), 1);
+    }
+    let frames = attach_named(&mut client, 1, 3, "another");
+    assert_eq!(codes(&frames), [p::ATTACH, p::FLOW]);
+    client.transfer(1, 0, &message("on a link that was stolen"));
+    assert_eq!(bench.broker.counts("jobs").unwrap().active, 0);
+    // The same name and handle again, after the client agreed, is a new link.
+    client.frame(0, p::DETACH, |list| {
+        list.uint(1);
+        list.bool(true);
+    });
+    client.take();
+    assert_eq!(codes(&attach_named(&mut client, 0, 1, "worker")), [p::DETACH, p::ATTACH, p::FLOW]);
+    client.send(1, &["a"]);
+}
+
+#[test]
+fn a_link_that_is_detached_for_a_while_is_answered_so_and_attached_anew() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    client.frame(0, p::DETACH, |list| {
+        list.uint(1);
+        list.bool(false);
+    });
+    assert_eq!(client.expect(p::DETACH).field(1), &Value::Bool(false));
+    client.attach_sender(0, 1, "jobs");
+    client.send(1, &["a"]);
+}
+
+#[test]
+fn a_link_that_goes_in_the_middle_of_a_large_delivery_leaves_the_session_whole() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    let mut large = vec![0x00, 0x53, 0x75];
+    large.binary(&vec![b'x'; 200_000]);
+    let parts: Vec<_> = large.chunks(60_000).collect();
+    for (place, part) in parts.iter().enumerate() {
+        client.transfer_part(1, (place == 0).then_some(0), 0, place + 1 < parts.len(), part);
+    }
+    client.attach_receiver(0, 2, "jobs", 0);
+    // A window of two frames after the answer to put-token: the delivery stops in its middle.
+    client.flow_with_window(0, Some(2), 0, 1, false, Some((1, 2)));
+    let begun = client.take();
+    assert_eq!(begun.iter().filter(|got| got.code == Some(p::TRANSFER)).count(), 2);
+    client.frame(0, p::DETACH, |list| {
+        list.uint(2);
+        list.bool(true);
+    });
+    client.expect(p::DETACH);
+    client.attach_receiver(0, 3, "jobs", 0);
+    client.send(1, &["small"]);
+    client.flow_with_window(0, Some(3), 0, 1, false, Some((3, 1_000)));
+    let got = client.receive();
+    assert_eq!(got.len(), 1, "and nothing of the one before");
+    assert_eq!(got[0].body(), "small", "the large one is locked still");
+}
+
+#[test]
+fn a_transfer_or_a_settlement_in_a_transaction_is_refused() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    client.attach_receiver(0, 2, "jobs", 0);
+    client.send(1, &["a"]);
+    client.credit(0, 2, 0, 1);
+    let id = client.receive()[0].delivery_id;
+    let transactional = |list: &mut crate::amqp::encode::Compound<'_>| {
+        list.described_list(0x34, |list| list.binary(b"txn"));
+    };
+    client.frame_with(0, p::TRANSFER, &message("b"), |list| {
+        list.uint(1);
+        list.uint(1);
+        list.binary(b"t");
+        list.uint(0);
+        list.bool(false);
+        list.bool(false);
+        list.null();
+        transactional(list);
+    });
+    let (condition, text) = client.expect(p::DETACH).error(2);
+    assert_eq!(condition, "amqp:not-implemented");
+    assert!(text.contains("transactions"), "{text}");
+    client.frame(0, p::DISPOSITION, |list| {
+        list.bool(true);
+        list.uint(id);
+        list.uint(id);
+        list.bool(false);
+        transactional(list);
+    });
+    assert_eq!(client.expect(p::END).error(0).0, "amqp:not-implemented");
+    let counts = bench.broker.counts("jobs").unwrap();
+    assert_eq!((counts.active, counts.locked), (0, 1), "nothing of either took effect");
+}
