@@ -28,6 +28,8 @@ mod tenant;
 pub mod fault;
 mod stats;
 mod admin;
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use blob::BlobOperation;
 pub use local::{Builder, Local, ReadyFileError, StartError};

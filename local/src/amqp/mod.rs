@@ -12,15 +12,15 @@
 pub(crate) mod address;
 mod cbs;
 pub(crate) mod codec;
-mod connection;
+pub(crate) mod connection;
 pub(crate) mod encode;
-mod frame;
+pub(crate) mod frame;
 mod incoming;
 mod link;
 mod management;
 pub(crate) mod message;
 mod outgoing;
-mod performative;
+pub(crate) mod performative;
 mod request;
 mod rules;
 mod scheduling;

@@ -113,7 +113,7 @@ impl SqlFilter {
 
     /// `1=1` is how clients write a true filter.
     pub(crate) fn is_trivial(&self) -> bool {
-        self.expression.split_whitespace().collect::<String>() == "1=1"
+        self.expression.chars().filter(|c| !c.is_whitespace()).eq("1=1".chars())
     }
 
     pub(crate) fn matches(&self, view: &View<'_>) -> Result<Truth, EvaluationError> {
