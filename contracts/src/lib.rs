@@ -26,7 +26,7 @@ pub use extras::{Extras, ExtrasError, Snapshot};
 pub use media::{Encoding, Format, HeaderRow, Media, MediaError};
 pub use metadata::{BODY_BYTES_MAX, Metadata, MetadataError, PublishableError};
 pub use names::{BlobPath, BlobType, ExportId, FileName, NameError, SqlName};
-pub use ready::{LocalTenant, ReadyFile};
+pub use ready::{LocalClient, LocalTenant, ReadyFile};
 pub use reason::{Reason, UnknownReason};
 pub use tenant::{BlobEndpoint, BusEndpoint, GrantLayout, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints, TenantError};
 pub use uri::{BlobUri, BlobUriError};

@@ -26,7 +26,7 @@ use crate::{
     broker::{Broker, BrokerError, Counts, Moment, Peeked, State, Value},
     fault::{Faults, Step},
     keys::{Keys, StorageQuery, TokenKind},
-    listen::{Body, Handler, Line, json},
+    listen::{Body, Handler, Line, is_loopback_host, json},
     stats::Stats,
 };
 
@@ -152,8 +152,7 @@ fn nothing_here() -> Refusal {
 /// name of its own that leads to 127.0.0.1.
 fn check_caller(parts: &http::request::Parts) -> Result<(), Refusal> {
     let host = parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-    let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
-    if !matches!(name, "127.0.0.1" | "localhost") {
+    if !is_loopback_host(host) {
         return Err((StatusCode::FORBIDDEN, "use http://127.0.0.1 or http://localhost".to_owned()));
     }
     if parts.headers.contains_key(header::ORIGIN) {

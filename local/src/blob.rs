@@ -16,10 +16,7 @@ mod spool;
 mod store;
 mod write;
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
@@ -140,7 +137,7 @@ impl BlobService {
             self.replace(&target, text).await?;
         }
 
-        let access = self.check(parts, &target, &query, line.peer())?;
+        let access = self.check(parts, &target, &query, line)?;
         let (level, rights) = operation.needs();
         access.allows(level, rights)?;
         if parts.headers.contains_key("x-ms-lease-id") {
@@ -197,7 +194,7 @@ impl BlobService {
         parts: &http::request::Parts,
         target: &Target,
         query: &StorageQuery,
-        client: IpAddr,
+        line: &Line,
     ) -> Result<StorageAccess, StorageError> {
         let request = StorageRequest {
             method: &parts.method,
@@ -207,8 +204,8 @@ impl BlobService {
             account: &target.account,
             container: target.container.as_deref(),
             blob: target.blob.as_deref(),
-            client,
-            https: false,
+            client: line.peer(),
+            https: line.is_tls(),
         };
         Ok(self.keys.check_storage(&request, (self.now)().unix_timestamp())?)
     }

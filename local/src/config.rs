@@ -9,8 +9,12 @@
 //! queues = ["jobs"]            # further queues, for other tests
 //! containers = ["more"]        # further containers
 //!
+//! tls = true                   # default false: HTTPS, and AMQP over TLS beside plain AMQP
+//! ca_file = "ca.pem"           # where the certificate to trust goes; default a temporary file
+//!
 //! [ports]                      # 0 takes a free one
 //! amqp = 5672
+//! amqps = 5671                 # with tls
 //! blob = 10000
 //! tenant = 8080
 //! admin = 8081
@@ -34,7 +38,13 @@
 //! do = "throttle"
 //! ```
 
-use std::{collections::BTreeSet, fmt, num::NonZeroU32, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde::Deserialize;
 use toml::Spanned;
@@ -44,12 +54,14 @@ use crate::{
     keys::{EMULATOR_ACCOUNT, EMULATOR_ACCOUNT_KEY, EMULATOR_BUS_KEY, EMULATOR_BUS_KEY_NAME, KeyError, Keys},
 };
 
-/// Where the four endpoints listen, all on 127.0.0.1; 0 takes a free port.
+/// Where the endpoints listen, all on 127.0.0.1; 0 takes a free port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ports {
     /// Service Bus; 5672 is AMQP's.
     pub amqp: u16,
+    /// Service Bus over TLS, if there is TLS; 5671 is AMQP's.
+    pub amqps: u16,
     /// Blob Storage; 10000 is Azurite's.
     pub blob: u16,
     /// TenantService; default 8080.
@@ -60,12 +72,12 @@ pub struct Ports {
 
 impl Ports {
     /// A free port for each.
-    pub const RANDOM: Self = Self { amqp: 0, blob: 0, tenant: 0, admin: 0 };
+    pub const RANDOM: Self = Self { amqp: 0, amqps: 0, blob: 0, tenant: 0, admin: 0 };
 }
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { amqp: 5672, blob: 10_000, tenant: 8080, admin: 8081 }
+        Self { amqp: 5672, amqps: 5671, blob: 10_000, tenant: 8080, admin: 8081 }
     }
 }
 
@@ -152,8 +164,12 @@ impl Default for AccountConfig {
 /// Everything that can be configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Default: 5672, 10000, 8080, 8081.
+    /// Default: 5672 (5671 for TLS), 10000, 8080, 8081.
     pub ports: Ports,
+    /// HTTPS, and AMQP over TLS beside plain AMQP, with certificates of this run; default no.
+    pub tls: bool,
+    /// Where the certificate that clients are to trust is written; default a temporary file. Removed at the end.
+    pub ca_file: Option<PathBuf>,
     /// The topic that waybills go to; default `exports`.
     pub topic: String,
     /// Further queues; default none.
@@ -182,6 +198,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             ports: Ports::default(),
+            tls: false,
+            ca_file: None,
             topic: "exports".to_owned(),
             queues: Vec::new(),
             container: "batchtoprocess".to_owned(),
@@ -235,6 +253,9 @@ pub enum ConfigError {
 #[serde(deny_unknown_fields)]
 struct Text {
     ports: Option<Ports>,
+    #[serde(default)]
+    tls: bool,
+    ca_file: Option<PathBuf>,
     topic: Option<String>,
     #[serde(default)]
     queues: Vec<String>,
@@ -274,6 +295,8 @@ impl Config {
         let default = Self::default();
         let config = Self {
             ports: written.ports.unwrap_or_default(),
+            tls: written.tls,
+            ca_file: written.ca_file,
             topic: written.topic.unwrap_or(default.topic),
             queues: written.queues,
             container: written.container.unwrap_or(default.container),
@@ -335,6 +358,9 @@ impl Config {
                 let rule = "3 to 63 lower-case letters, digits and single hyphens";
                 return refuse("container", format!("{container:?} is no container's name; use {rule}"));
             }
+        }
+        if self.ca_file.is_some() && !self.tls {
+            return refuse("ca_file", "is given without TLS; set tls = true, or use --tls".to_owned());
         }
         if !is_plain(&self.account.name) {
             return refuse("account", format!("has the name {:?}; use letters and digits", self.account.name));

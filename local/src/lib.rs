@@ -20,6 +20,9 @@
 pub mod config;
 mod local;
 pub mod keys;
+mod files;
+mod tls;
+mod door;
 mod listen;
 pub mod amqp;
 pub mod broker;
@@ -34,3 +37,4 @@ pub mod fuzzing;
 pub use blob::BlobOperation;
 pub use local::{Builder, Local, ReadyFileError, StartError};
 pub use stats::{BlobCount, Counted, GrantCounts, Stats};
+pub use tls::CertificateError;

@@ -1,5 +1,6 @@
-//! HTTP/1.1 connections of the Blob, tenant and admin endpoints: accepted, served, cut in the middle, reset, and ended in
-//! stages. Over a ready-made server because a fault script must end a connection after an exact number of bytes.
+//! HTTP/1.1 connections of the Blob, tenant, authority and admin endpoints, with TLS or without: accepted, served, cut in
+//! the middle, reset, and ended in stages. Over a ready-made server because a fault script must end a connection after an
+//! exact number of bytes.
 
 use std::{
     collections::HashMap,
@@ -27,7 +28,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::fault::Fate;
+use crate::{
+    door::{Door, Stream},
+    fault::Fate,
+};
 
 /// How long requests that run may go on after a stop.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -72,6 +76,7 @@ pub(crate) struct Line(Arc<LineState>);
 struct LineState {
     id: u64,
     peer: IpAddr,
+    tls: bool,
     /// End the connection once everything that was written has been flushed.
     cut: AtomicBool,
     /// End it at once, with a reset on the wire.
@@ -89,6 +94,11 @@ impl Line {
     /// Who is at the other end.
     pub(crate) fn peer(&self) -> IpAddr {
         self.0.peer
+    }
+
+    /// Whether it goes over TLS.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.0.tls
     }
 
     /// Ends the connection after the bytes that the response's body has given so far. The caller then gives no more
@@ -163,12 +173,13 @@ impl Lines {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, peer: SocketAddr) -> (u64, Line) {
+    fn add(&self, peer: SocketAddr, tls: bool) -> (u64, Line) {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let swallowed = self.blackhole().is_some_and(|until| Instant::now() < until);
         let line = Line(Arc::new(LineState {
             id,
             peer: peer.ip(),
+            tls,
             cut: AtomicBool::new(false),
             reset: CancellationToken::new(),
             blackhole: AtomicBool::new(swallowed),
@@ -181,6 +192,7 @@ impl Lines {
 /// Serves until `stop`; then lets running requests end for a second, and cuts the rest.
 pub(crate) async fn serve<H: Handler>(
     listener: TcpListener,
+    door: Door,
     handler: Arc<H>,
     lines: Arc<Lines>,
     stop: CancellationToken,
@@ -194,6 +206,7 @@ pub(crate) async fn serve<H: Handler>(
                     connections.spawn(serve_line(
                         stream,
                         peer,
+                        door.clone(),
                         Arc::clone(&handler),
                         Arc::clone(&lines),
                         stop.clone(),
@@ -227,54 +240,90 @@ fn report(ended: Result<(), tokio::task::JoinError>) {
 }
 
 async fn serve_line<H: Handler>(
-    stream: TcpStream,
+    tcp: TcpStream,
     peer: SocketAddr,
+    door: Door,
     handler: Arc<H>,
     lines: Arc<Lines>,
     stop: CancellationToken,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
+    if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
-    let (id, line) = lines.add(peer);
-    let service = service_fn(|request| {
-        let (handler, line) = (Arc::clone(&handler), line.clone());
-        async move { Ok::<_, std::convert::Infallible>(handler.handle(request, &line).await) }
-    });
-    let socket = Socket { stream, line: line.clone() };
-    {
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
-        tokio::pin!(connection);
-        let mut stopping = false;
-        loop {
-            tokio::select! {
-                ended = connection.as_mut() => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection ended early");
-                    }
-                    break;
-                }
-                () = line.0.reset.cancelled() => break,
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
-                }
-            }
-        }
+    let (id, line) = lines.add(peer, door.is_tls());
+    if let Some(stream) = let_in(tcp, peer, &door, &line, &stop).await {
+        serve_requests(Socket { stream, line: line.clone() }, &line, handler, &stop).await;
     }
     lines.open().remove(&id);
 }
 
+/// Waits for the client's first byte and agrees on TLS with it; `None` when it is turned away or the time is over.
+async fn let_in(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    door: &Door,
+    line: &Line,
+    stop: &CancellationToken,
+) -> Option<Stream> {
+    let knocked = tokio::select! {
+        knocked = door.knock(&tcp) => knocked,
+        () = stop.cancelled() => return None,
+        () = line.0.reset.cancelled() => {
+            drop(Socket { stream: Stream::Plain(tcp), line: line.clone() });
+            return None;
+        }
+    };
+    if line.0.blackhole.load(Ordering::Acquire) {
+        // Not even TLS is answered.
+        return Some(Stream::Plain(tcp));
+    }
+    let opened = async {
+        knocked?;
+        door.open(tcp).await
+    };
+    let opened = tokio::select! {
+        opened = opened => opened,
+        () = stop.cancelled() => return None,
+        () = line.0.reset.cancelled() => return None,
+    };
+    opened.inspect_err(|refused| refused.log(peer)).ok()
+}
+
+async fn serve_requests<H: Handler>(socket: Socket, line: &Line, handler: Arc<H>, stop: &CancellationToken) {
+    let service = service_fn(|request| {
+        let (handler, line) = (Arc::clone(&handler), line.clone());
+        async move { Ok::<_, std::convert::Infallible>(handler.handle(request, &line).await) }
+    });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+    tokio::pin!(connection);
+    let mut stopping = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection ended early");
+                }
+                break;
+            }
+            () = line.0.reset.cancelled() => break,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
 /// The stream below hyper: hyper flushes it only when its own buffers are empty, which is the moment to cut.
 struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     line: Line,
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
         if self.line.0.reset.is_cancelled()
-            && let Err(error) = self.stream.set_zero_linger()
+            && let Err(error) = self.stream.reset()
         {
             tracing::debug!(%error, "a connection will be closed rather than reset");
         }
@@ -335,6 +384,16 @@ impl AsyncWrite for Socket {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
+}
+
+/// Whether a host as `Host` and `Origin` have it, with or without a port, is this machine by a name that nobody else can
+/// have given it.
+pub(crate) fn is_loopback_host(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    matches!(name, "127.0.0.1" | "localhost" | "[::1]")
 }
 
 /// Binds a port of the loopback address; 0 takes a free one.

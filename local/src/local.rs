@@ -1,19 +1,22 @@
 //! The process: every service on a port of 127.0.0.1, started together, ended together.
 
+mod ready;
+
 use std::{
-    fmt, fs, io,
-    io::Write as _,
+    fmt, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
+
+use tempfile::TempDir;
 
 use time::OffsetDateTime;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use waybill_contracts::{LocalTenant, ReadyFile};
+use waybill_contracts::ReadyFile;
 
 use crate::{
     admin::Admin,
@@ -21,12 +24,16 @@ use crate::{
     blob::BlobService,
     broker::{Broker, BrokerError, Now, QueueOptions, TopicOptions},
     config::{Config, ConfigError, Ports, TenantConfig},
+    door::Door,
     fault::{Faults, Hands, ScriptError, Step},
+    files::OwnFiles,
     keys::{KeyError, Keys},
     listen::{self, Lines},
     stats::Stats,
     tenant::{Tenant, TenantService},
+    tls::{CertificateError, Certificates},
 };
+use ready::Addresses;
 
 /// How long services have to end after a stop before they are cut off.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -64,6 +71,19 @@ pub enum StartError {
     /// The configuration cannot be.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// No certificates for TLS.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// A file for clients cannot be written.
+    #[error("the {what} cannot be written to {path}; check that its directory exists and can be written to")]
+    File {
+        /// What it holds.
+        what: &'static str,
+        /// Where it was to be.
+        path: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A name cannot be that of a topic, subscription or queue.
     #[error("a topic, subscription or queue of the configuration cannot be made")]
     Entity(#[from] BrokerError),
@@ -104,6 +124,18 @@ impl Builder {
     /// Ports; default [`Ports::RANDOM`].
     pub fn ports(mut self, ports: Ports) -> Self {
         self.config.ports = ports;
+        self
+    }
+
+    /// HTTPS, and AMQP over TLS beside plain AMQP, with certificates that are made at the start.
+    pub fn tls(mut self) -> Self {
+        self.config.tls = true;
+        self
+    }
+
+    /// Where the certificate that clients are to trust is written (with [`tls`](Self::tls)); default a temporary file.
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.ca_file = Some(path.into());
         self
     }
 
@@ -172,11 +204,26 @@ impl Builder {
         let broker = Arc::new(Broker::new(Arc::clone(&now)));
         let tenants = make_entities(&config, &broker, &keys)?;
 
+        let secure = if config.tls { Some(Secure::new(&config)?) } else { None };
         let amqp = bind(config.ports.amqp, "Service Bus", "amqp").await?;
+        let amqps = match &secure {
+            Some(secure) => {
+                let (listener, port) = bind(config.ports.amqps, "Service Bus over TLS", "amqps").await?;
+                (Some((listener, secure.certificates.acceptor(&[]))), port)
+            }
+            None => (None, 0),
+        };
         let blob_listener = bind(config.ports.blob, "Blob Storage", "blob").await?;
         let tenant_listener = bind(config.ports.tenant, "TenantService", "tenant").await?;
         let admin_listener = bind(config.ports.admin, "the admin endpoint", "admin").await?;
-        let ports = Ports { amqp: amqp.1, blob: blob_listener.1, tenant: tenant_listener.1, admin: admin_listener.1 };
+        let ports = Ports {
+            amqp: amqp.1,
+            amqps: amqps.1,
+            blob: blob_listener.1,
+            tenant: tenant_listener.1,
+            admin: admin_listener.1,
+        };
+        let addresses = Addresses { ports, tls: config.tls };
 
         let stats = Arc::new(Stats::default());
         let (blob_lines, tenant_lines) = (Arc::new(Lines::default()), Arc::new(Lines::default()));
@@ -194,15 +241,16 @@ impl Builder {
         for container in config.containers.iter().chain([&config.container]) {
             blob.create_container(container);
         }
-        let ready = ready_file(&config, &keys, ports, &tenants);
+        let mut ready = ready::ready_file(&config, &keys, addresses, &tenants);
+        ready.ca_file = secure.as_ref().map(|secure| secure.ca_file.display().to_string());
         let tenant_service = Arc::new(TenantService {
             tenants,
             keys: Arc::clone(&keys),
             faults: Arc::clone(&faults),
             stats: Arc::clone(&stats),
             now,
-            bus_endpoint: format!("amqp://127.0.0.1:{}", ports.amqp),
-            blob_endpoint: blob_endpoint(&keys, ports),
+            bus_endpoint: addresses.bus(),
+            blob_endpoint: addresses.blob(keys.account()),
             container: config.container,
             token_life: Mutex::new(config.token_life),
         });
@@ -217,10 +265,15 @@ impl Builder {
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let endpoint = EndpointOptions { token_end, ..EndpointOptions::default() };
-        tasks.spawn(amqp::serve(amqp.0, Arc::clone(&broker), Arc::clone(&keys), endpoint, stop.clone()));
-        tasks.spawn(listen::serve(blob_listener.0, Arc::clone(&blob), blob_lines, stop.clone()));
-        tasks.spawn(listen::serve(tenant_listener.0, Arc::clone(&tenant_service), tenant_lines, stop.clone()));
-        tasks.spawn(listen::serve(admin_listener.0, admin, Arc::default(), stop.clone()));
+        tasks.spawn(amqp::serve(amqp.0, amqps.0, Arc::clone(&broker), Arc::clone(&keys), endpoint, stop.clone()));
+        let https = match &secure {
+            Some(secure) => Door::Tls(secure.certificates.acceptor(&["http/1.1"])),
+            None => Door::Plain,
+        };
+        tasks.spawn(listen::serve(blob_listener.0, https.clone(), Arc::clone(&blob), blob_lines, stop.clone()));
+        let grants = Arc::clone(&tenant_service);
+        tasks.spawn(listen::serve(tenant_listener.0, https, grants, tenant_lines, stop.clone()));
+        tasks.spawn(listen::serve(admin_listener.0, Door::Plain, admin, Arc::default(), stop.clone()));
         let (scripted, stopped) = (Arc::clone(&faults), stop.clone());
         tasks.spawn(async move { scripted.run(stopped).await });
         Ok(Local {
@@ -235,7 +288,8 @@ impl Builder {
             ready,
             stop,
             tasks: tokio::sync::Mutex::new(tasks),
-            written: Mutex::default(),
+            files: OwnFiles::default(),
+            secure,
         })
     }
 }
@@ -277,39 +331,32 @@ async fn bind(port: u16, service: &'static str, key: &'static str) -> Result<(Tc
     })
 }
 
-fn blob_endpoint(keys: &Keys, ports: Ports) -> String {
-    format!("http://127.0.0.1:{}/{}", ports.blob, keys.account())
+/// What TLS needs, and the file that says whom to trust.
+struct Secure {
+    certificates: Certificates,
+    ca_file: PathBuf,
+    files: OwnFiles,
+    /// Where files go that nobody gave a place; removed with it.
+    _directory: TempDir,
 }
 
-fn ready_file(config: &Config, keys: &Keys, ports: Ports, tenants: &[Tenant]) -> ReadyFile {
-    let tenants: Vec<LocalTenant> = tenants
-        .iter()
-        .zip(&config.tenants)
-        .map(|(tenant, configured)| LocalTenant {
-            name: tenant.name.clone(),
-            bearer_token: tenant.bearer_token.clone(),
-            subscription: configured.subscription().to_owned(),
-        })
-        .collect();
-    ReadyFile {
-        service_bus_connection_string: format!(
-            "Endpoint=sb://127.0.0.1:{};SharedAccessKeyName={};SharedAccessKey={};UseDevelopmentEmulator=true",
-            ports.amqp,
-            keys.bus_key_name(),
-            keys.bus_key(),
-        ),
-        blob_connection_string: format!(
-            "DefaultEndpointsProtocol=http;AccountName={};AccountKey={};BlobEndpoint={};",
-            keys.account(),
-            keys.account_key(),
-            blob_endpoint(keys, ports),
-        ),
-        topic: config.topic.clone(),
-        container: config.container.clone(),
-        tenant_url: format!("http://127.0.0.1:{}", ports.tenant),
-        bearer_token: tenants.first().map(|tenant| tenant.bearer_token.clone()).unwrap_or_default(),
-        tenants,
-        admin_url: format!("http://127.0.0.1:{}", ports.admin),
+impl Secure {
+    fn new(config: &Config) -> Result<Self, StartError> {
+        let certificates = Certificates::generate()?;
+        let directory =
+            tempfile::Builder::new().prefix("waybill-local-").tempdir().map_err(|source| StartError::File {
+                what: "directory for certificates",
+                path: std::env::temp_dir().display().to_string(),
+                source,
+            })?;
+        let files = OwnFiles::default();
+        let path = config.ca_file.clone().unwrap_or_else(|| directory.path().join("ca.pem"));
+        let ca_file = files.write(&path, certificates.ca_pem().as_bytes()).map_err(|source| StartError::File {
+            what: "certificate of the authority",
+            path: path.display().to_string(),
+            source,
+        })?;
+        Ok(Self { certificates, ca_file, files, _directory: directory })
     }
 }
 
@@ -326,8 +373,9 @@ pub struct Local {
     ready: ReadyFile,
     stop: CancellationToken,
     tasks: tokio::sync::Mutex<JoinSet<()>>,
-    /// Ready files, with what was written: one that another process has replaced meanwhile is left alone.
-    written: Mutex<Vec<(PathBuf, Vec<u8>)>>,
+    /// Ready files.
+    files: OwnFiles,
+    secure: Option<Secure>,
 }
 
 impl fmt::Debug for Local {
@@ -366,16 +414,7 @@ impl Local {
     pub fn write_ready_file(&self, path: &Path) -> Result<(), ReadyFileError> {
         let mut json = serde_json::to_vec_pretty(&self.ready).expect("text and lists of text serialise");
         json.push(b'\n');
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let write = || {
-            // `tempfile` opens it for its owner only.
-            let mut file = tempfile::Builder::new().prefix(".ready-").tempfile_in(directory)?;
-            file.write_all(&json)?;
-            file.persist(path).map_err(|error| error.error)?;
-            fs::canonicalize(path)
-        };
-        let absolute = write().map_err(|source| ReadyFileError { path: path.display().to_string(), source })?;
-        self.written.lock().unwrap_or_else(PoisonError::into_inner).push((absolute, json));
+        self.files.write(path, &json).map_err(|source| ReadyFileError { path: path.display().to_string(), source })?;
         Ok(())
     }
 
@@ -416,13 +455,13 @@ impl Local {
         &self.stats
     }
 
-    /// Ends the services: removes the ready files, takes no more connections, lets running requests end for a short time,
+    /// Ends the services: removes the files that it wrote, takes no more connections, lets running requests end for a short time,
     /// then cuts what is left. Once it has returned, nothing listens any more; a second call returns at once.
     ///
     /// # Cancel safety
     /// Cancel safe: the services go on ending, and a second call waits for them.
     pub async fn stop(&self) {
-        self.remove_ready_files();
+        self.remove_files();
         self.stop.cancel();
         let mut tasks = self.tasks.lock().await;
         let ended = timeout(STOP_TIMEOUT, async {
@@ -443,21 +482,17 @@ impl Local {
         &self.blob
     }
 
-    fn remove_ready_files(&self) {
-        let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
-        for (path, content) in written {
-            if fs::read(&path).is_ok_and(|now| now == content)
-                && let Err(error) = fs::remove_file(&path)
-            {
-                tracing::warn!(%error, path = %path.display(), "the ready file could not be removed; remove it by hand");
-            }
+    fn remove_files(&self) {
+        self.files.remove();
+        if let Some(secure) = &self.secure {
+            secure.files.remove();
         }
     }
 }
 
 impl Drop for Local {
     fn drop(&mut self) {
-        self.remove_ready_files();
+        self.remove_files();
         self.stop.cancel();
     }
 }

@@ -41,7 +41,7 @@ const OUT_SOFT: usize = 256 * 1024;
 const OUT_HARD: usize = OUT_SOFT + 1024 * 1024;
 
 /// From the first byte to `open`.
-const HANDSHAKE: Duration = Duration::from_secs(30);
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// How long a client has to agree to a `close`.
 const CLOSING: Duration = Duration::from_secs(1);

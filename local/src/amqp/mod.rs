@@ -3,7 +3,8 @@
 //! The engine is our own, not `fe2o3-amqp`'s acceptor, which cannot set a delivery tag (the lock token) or confirm a
 //! settlement. From the wire inwards: `wire` moves bytes, `frame` cuts them, `codec`, `encode` and `performative` read and
 //! write them; `connection`, `session` and `link` keep the protocol's state, `incoming`, `outgoing` and `settle` are what
-//! happens on a session; `cbs`, `tokens`, `management` and `rules` answer requests; `message` is what the broker keeps.
+//! happens on a session; `websocket` is another way in; `cbs`, `tokens`, `management` and `rules` answer requests;
+//! `message` is what the broker keeps.
 //!
 //! # Sources
 //! AMQP 1.0 (OASIS, parts 1 to 5); "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide"; behaviour seen with
@@ -29,22 +30,27 @@ mod settle;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod websocket;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::{JoinError, JoinSet},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 pub use codec::Value;
 
-use self::connection::{Ending, Engine};
+use self::connection::{Ending, Engine, HANDSHAKE};
+use self::websocket::WebSocket;
 use crate::broker::Broker;
+use crate::door::{Door, Refused, Stream};
 use crate::keys::Keys;
 
 /// Pause after an accept that failed, because the reason (no file descriptors left) does not go away at once.
@@ -77,12 +83,14 @@ impl Default for EndpointOptions {
     }
 }
 
-/// Serves AMQP on a listener until `stop`; then closes the connections in order (2 s at most) and returns.
+/// Serves AMQP on a listener, and on one for TLS if there is one, until `stop`; then closes the connections in order (2 s at
+/// most) and returns.
 ///
 /// # Cancel safety
 /// Dropping the future ends all connections without a word.
-pub async fn serve(
-    listener: TcpListener,
+pub(crate) async fn serve(
+    plain: TcpListener,
+    tls: Option<(TcpListener, TlsAcceptor)>,
     broker: Arc<Broker>,
     keys: Arc<Keys>,
     options: EndpointOptions,
@@ -97,17 +105,27 @@ pub async fn serve(
     loop {
         let accepted = async {
             let permit = Arc::clone(&permits).acquire_owned().await;
-            (listener.accept().await, permit)
+            let Some((secure, acceptor)) = &tls else {
+                return (plain.accept().await, Door::Plain, permit);
+            };
+            tokio::select! {
+                accepted = plain.accept() => (accepted, Door::Plain, permit),
+                accepted = secure.accept() => (accepted, Door::Tls(acceptor.clone()), permit),
+            }
         };
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => report(ended),
-            (accepted, permit) = accepted => match accepted {
-                Ok((stream, _)) => {
-                    let engine = Engine::new(Arc::clone(&broker), Arc::clone(&keys), options.clone(), Instant::now());
-                    let (revocations, stop) = (keys.revocations(), stop.clone());
+            (accepted, door, permit) = accepted => match accepted {
+                Ok((tcp, peer)) => {
+                    let room = Room {
+                        broker: Arc::clone(&broker),
+                        keys: Arc::clone(&keys),
+                        options: options.clone(),
+                        stop: stop.clone(),
+                    };
                     tasks.spawn(async move {
-                        connection(stream, engine, revocations, &stop).await;
+                        connection(tcp, peer, &door, room).await;
                         drop(permit);
                     });
                 }
@@ -118,23 +136,65 @@ pub async fn serve(
             },
         }
     }
-    drop(listener);
+    drop((plain, tls));
     while let Some(ended) = tasks.join_next().await {
         report(ended);
     }
 }
 
-async fn connection(
-    mut stream: TcpStream,
-    mut engine: Engine,
-    revocations: tokio::sync::watch::Receiver<u64>,
-    stop: &CancellationToken,
-) {
-    if let Err(error) = stream.set_nodelay(true) {
+/// What a connection is served with.
+struct Room {
+    broker: Arc<Broker>,
+    keys: Arc<Keys>,
+    options: EndpointOptions,
+    stop: CancellationToken,
+}
+
+/// Finds out what the client speaks, and serves it.
+async fn connection(tcp: TcpStream, peer: SocketAddr, door: &Door, room: Room) {
+    if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
-    if wire::serve(&mut stream, &mut engine, revocations, stop).await == Ending::Reset
-        && let Err(error) = stream.set_zero_linger()
+    let began = Instant::now();
+    let opened = async {
+        door.knock(&tcp).await?;
+        let mut stream = door.open(tcp).await?;
+        let first = stream.first().await.map_err(Refused::Gone)?;
+        Ok((stream, first))
+    };
+    let opened = tokio::select! {
+        opened = timeout_at(began + HANDSHAKE, opened) => opened,
+        () = room.stop.cancelled() => return,
+    };
+    let (stream, first) = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(refused)) => return Refused::log(&refused, peer),
+        Err(_) => return tracing::debug!(%peer, "a client said nothing"),
+    };
+    if first != Some(b'G') {
+        return serve_engine(stream, |stream: &Stream| stream, began, room).await;
+    }
+    let accepted = tokio::select! {
+        accepted = timeout_at(began + HANDSHAKE, websocket::accept(stream)) => accepted,
+        () = room.stop.cancelled() => return,
+    };
+    match accepted {
+        Ok(Ok(Some(socket))) => serve_engine(socket, WebSocket::get_ref, began, room).await,
+        Ok(Ok(None)) => {}
+        Ok(Err(error)) => tracing::debug!(%peer, %error, "a client of WebSocket went away"),
+        Err(_) => tracing::debug!(%peer, "a client began WebSocket and did not finish"),
+    }
+}
+
+/// `below` gives the socket under whatever is spoken.
+async fn serve_engine<S>(mut stream: S, below: impl Fn(&S) -> &Stream, began: Instant, room: Room)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let revocations = room.keys.revocations();
+    let mut engine = Engine::new(room.broker, room.keys, room.options, began);
+    if wire::serve(&mut stream, &mut engine, revocations, &room.stop).await == Ending::Reset
+        && let Err(error) = below(&stream).reset()
     {
         tracing::warn!(%error, "a connection ends without RST");
     }

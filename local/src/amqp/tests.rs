@@ -13,4 +13,5 @@ mod management;
 mod rules;
 mod scheduled;
 mod sockets;
+mod tls;
 mod tokens;

@@ -141,6 +141,10 @@ where
     poll_fn(|cx| {
         let mut moved = Moved::default();
         write_some(stream, cx, engine.output(), &mut moved)?;
+        // TLS and WebSocket hold bytes back; whatever is left of them goes out as soon as the socket takes it.
+        if let Poll::Ready(flushed) = Pin::new(&mut *stream).poll_flush(cx) {
+            flushed?;
+        }
         if engine.wants_input() {
             let mut room = ReadBuf::new(input.room());
             if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut room) {
@@ -174,7 +178,7 @@ where
 }
 
 /// Ends our side and reads away what is still under way.
-async fn linger<S>(stream: &mut S)
+pub(super) async fn linger<S>(stream: &mut S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

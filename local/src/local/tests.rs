@@ -1,6 +1,8 @@
 //! The process as a whole, TenantService and the admin endpoint, over HTTP.
 
-use std::time::Instant;
+mod tls;
+
+use std::{fs, time::Instant};
 
 use reqwest::{Method, Response, StatusCode};
 use serde_json::Value as Json;

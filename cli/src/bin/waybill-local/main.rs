@@ -43,16 +43,23 @@ enum Command {
         /// Write every endpoint and credential here when all is up; removed at the end
         #[arg(long, value_name = "PATH")]
         ready_file: Option<PathBuf>,
-        /// Free ports instead of the configured ones [default: 5672, 10000, 8080, admin 8081]
+        /// Free ports instead of the configured ones [default: 5672, 10000, 8080, admin 8081; TLS 5671]
         #[arg(long)]
         random_ports: bool,
+        /// HTTPS, and AMQP over TLS beside plain AMQP, with certificates of this run
+        #[arg(long)]
+        tls: bool,
+        /// With --tls: write the certificate that clients are to trust here [default: beside the ready file]
+        #[arg(long, value_name = "PATH", requires = "tls")]
+        ca_file: Option<PathBuf>,
     },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logs(cli.log, "warn");
-    let Command::Run { config, ready_file, random_ports } = cli.command;
+    let Command::Run { config, ready_file, random_ports, tls, ca_file } = cli.command;
+    let run_options = RunOptions { config, ready_file, random_ports, tls, ca_file };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -60,10 +67,19 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    exit::end("waybill-local", runtime.block_on(run(config, ready_file, random_ports)))
+    exit::end("waybill-local", runtime.block_on(run(run_options)))
 }
 
-async fn run(config: Option<PathBuf>, ready_file: Option<PathBuf>, random_ports: bool) -> anyhow::Result<Outcome> {
+/// The arguments of `run`.
+struct RunOptions {
+    config: Option<PathBuf>,
+    ready_file: Option<PathBuf>,
+    random_ports: bool,
+    tls: bool,
+    ca_file: Option<PathBuf>,
+}
+
+async fn run(options: RunOptions) -> anyhow::Result<Outcome> {
     let stop = CancellationToken::new();
     tokio::select! {
         // First: whoever sees the ready file may send a signal.
@@ -72,22 +88,23 @@ async fn run(config: Option<PathBuf>, ready_file: Option<PathBuf>, random_ports:
             listening.context("cannot listen to signals")?;
             unreachable!("listening ends with the process");
         }
-        served = serve(config, ready_file.as_deref(), random_ports, &stop) => served,
+        served = serve(&options, &stop) => served,
     }
 }
 
-async fn serve(
-    config: Option<PathBuf>,
-    ready_file: Option<&Path>,
-    random_ports: bool,
-    stop: &CancellationToken,
-) -> anyhow::Result<Outcome> {
-    let mut config = match config {
-        Some(path) => Config::load(&path)?,
+async fn serve(options: &RunOptions, stop: &CancellationToken) -> anyhow::Result<Outcome> {
+    let mut config = match &options.config {
+        Some(path) => Config::load(path)?,
         None => Config::default(),
     };
-    if random_ports {
+    if options.random_ports {
         config.ports = Ports::RANDOM;
+    }
+    let ready_file = options.ready_file.as_deref();
+    config.tls |= options.tls;
+    if config.tls {
+        let beside = |suffix| ready_file.map(|path| beside(path, suffix));
+        config.ca_file = options.ca_file.clone().or(config.ca_file).or_else(|| beside("ca.pem"));
     }
     if let Some(path) = ready_file {
         refuse_another(path).await?;
@@ -104,15 +121,27 @@ async fn serve(
     Ok(Outcome::Done)
 }
 
+/// `local.json` → `local-ca.pem`.
+fn beside(ready_file: &Path, suffix: &str) -> PathBuf {
+    let stem = ready_file.file_stem().unwrap_or_default().to_string_lossy();
+    ready_file.with_file_name(format!("{stem}-{suffix}"))
+}
+
 fn announce(local: &Local, ready_file: Option<&Path>) -> anyhow::Result<()> {
     let ready = local.ready_file();
     line(format_args!("Service Bus    {}", ready.service_bus_connection_string))?;
+    if let Some(secure) = &ready.service_bus_tls_connection_string {
+        line(format_args!("     over TLS  {secure}"))?;
+    }
     line(format_args!("Blob Storage   {}", ready.blob_connection_string))?;
     line(format_args!(
         "TenantService  {}  (bearer token of {}: {})",
         ready.tenant_url, ready.tenants[0].name, ready.bearer_token
     ))?;
     line(format_args!("Admin          {}", ready.admin_url))?;
+    if let Some(path) = &ready.ca_file {
+        line(format_args!("Trust          {path}"))?;
+    }
     match ready_file {
         Some(path) => line(format_args!("ready; other binaries find all of it with --local {}", path.display())),
         None => line(format_args!("ready")),

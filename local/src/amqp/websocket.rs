@@ -1,0 +1,209 @@
+//! AMQP over WebSocket: what clients use where only port 443 is open. They speak it on the same ports as bare AMQP, and
+//! its first byte, the `G` of `GET`, tells the two apart.
+//!
+//! The messages are a byte stream: a frame may span several of them, and one of them several frames.
+//!
+//! # Sources
+//! "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide" (path and subprotocol `AMQPWSB10`); RFC 6455, section 4.2
+//! (the server's side of the handshake).
+
+use std::{
+    convert::Infallible,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf as _, Bytes};
+use futures::{Sink as _, Stream as _};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message,
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+
+use super::wire;
+use crate::listen::{Body, empty, full, is_loopback_host};
+
+/// Where Azure listens.
+const PATH: &str = "/$servicebus/websocket";
+/// The subprotocol of Microsoft's clients.
+const SUBPROTOCOL: &str = "AMQPWSB10";
+/// The registered name of AMQP over WebSocket, which other clients offer.
+const SUBPROTOCOL_AMQP: &str = "amqp";
+
+/// Largest message of a client; what is in it goes to the engine in pieces.
+const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+/// Bytes that are read at once, allocated with each connection.
+const READ_BUFFER: usize = 16 * 1024;
+/// Largest message that we send.
+const PIECE_MAX: usize = 64 * 1024;
+
+/// Answers the client's `GET` and goes over to WebSocket; `None` when the answer was a refusal, after which the
+/// connection has ended.
+pub(super) async fn accept<S>(stream: S) -> Result<Option<WebSocket<S>>, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let upgraded = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&upgraded);
+    let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+        let answer = match answer(request.method(), request.uri().path(), request.headers()) {
+            Ok(answer) => {
+                seen.store(true, Ordering::Relaxed);
+                answer
+            }
+            Err((status, text)) => {
+                tracing::warn!(path = request.uri().path(), "WebSocket refused: {text}");
+                refusal(status, text)
+            }
+        };
+        std::future::ready(Ok::<_, Infallible>(answer))
+    });
+    let connection = http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(TokioIo::new(stream), service);
+    let parts = connection.without_shutdown().await?;
+    let mut stream = parts.io.into_inner();
+    if !upgraded.load(Ordering::Relaxed) {
+        wire::linger(&mut stream).await;
+        return Ok(None);
+    }
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(PIECE_MAX)
+        .max_message_size(Some(MESSAGE_MAX))
+        .max_frame_size(Some(MESSAGE_MAX));
+    let inner = WebSocketStream::from_partially_read(stream, parts.read_buf.to_vec(), Role::Server, Some(config)).await;
+    Ok(Some(WebSocket { inner, unread: Bytes::new() }))
+}
+
+/// What a request is answered: the switch to WebSocket, or why not.
+fn answer(method: &Method, path: &str, headers: &HeaderMap) -> Result<Response<Body>, (StatusCode, &'static str)> {
+    let path = percent_decode_str(path).decode_utf8_lossy();
+    if path.trim_end_matches('/') != PATH {
+        return Err((StatusCode::NOT_FOUND, "AMQP over WebSocket is at /$servicebus/websocket"));
+    }
+    if method != Method::GET || !lists(headers, header::UPGRADE, "websocket") {
+        return Err((StatusCode::UPGRADE_REQUIRED, "this is AMQP over WebSocket: send GET with 'Upgrade: websocket'"));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err((StatusCode::UPGRADE_REQUIRED, "the WebSocket version must be 13"));
+    }
+    let key = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .ok_or((StatusCode::BAD_REQUEST, "the header Sec-WebSocket-Key is missing"))?;
+    // A web page of anywhere may open a WebSocket to this machine; browsers say where it came from.
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !origin.to_str().is_ok_and(|origin| is_loopback_host(origin.split_once("://").map_or("", |(_, host)| host)))
+    {
+        return Err((
+            StatusCode::FORBIDDEN,
+            "only web pages of this machine may connect; others are refused by Origin",
+        ));
+    }
+    let subprotocol = [SUBPROTOCOL, SUBPROTOCOL_AMQP]
+        .into_iter()
+        .find(|known| lists(headers, header::SEC_WEBSOCKET_PROTOCOL, known))
+        .ok_or((StatusCode::BAD_REQUEST, "offer the subprotocol AMQPWSB10 in Sec-WebSocket-Protocol"))?;
+    let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).expect("base64 is visible ASCII");
+    let mut response = Response::new(empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(subprotocol));
+    Ok(response)
+}
+
+/// Whether one of a header's values, parted by commas, is this one.
+fn lists(headers: &HeaderMap, name: header::HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|value| value.trim().eq_ignore_ascii_case(wanted))
+}
+
+fn refusal(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut response = Response::new(full(text));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if status == StatusCode::UPGRADE_REQUIRED {
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
+    response
+}
+
+/// The bytes within the messages of a WebSocket, as one stream.
+#[derive(Debug)]
+pub(super) struct WebSocket<S> {
+    inner: WebSocketStream<S>,
+    /// What is left of the last message.
+    unread: Bytes,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// What lies below.
+    pub(super) fn get_ref(&self) -> &S {
+        self.inner.get_ref()
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
+            match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
+                Some(Ok(Message::Binary(bytes))) => self.unread = bytes,
+                Some(Ok(Message::Text(_))) => {
+                    let text = "a text message came over WebSocket, and AMQP goes in binary ones";
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
+                }
+                // Pings are answered below us; after a close comes the end.
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let taken = self.unread.len().min(buffer.remaining());
+        buffer.put_slice(self.unread.get(..taken).unwrap_or_default());
+        self.unread.advance(taken);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(broken)?;
+        let piece = bytes.get(..PIECE_MAX).unwrap_or(bytes);
+        Pin::new(&mut self.inner).start_send(Message::Binary(Bytes::copy_from_slice(piece))).map_err(broken)?;
+        Poll::Ready(Ok(piece.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx).map_err(broken)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx).map_err(broken)
+    }
+}
+
+fn broken(error: Error) -> io::Error {
+    match error {
+        Error::Io(error) => error,
+        Error::ConnectionClosed | Error::AlreadyClosed => io::ErrorKind::NotConnected.into(),
+        other => io::Error::new(io::ErrorKind::InvalidData, other),
+    }
+}
