@@ -11,12 +11,17 @@
 //!
 //! tls = true                   # default false: HTTPS, and AMQP over TLS beside plain AMQP
 //! ca_file = "ca.pem"           # where the certificate to trust goes; default a temporary file
+//! client_file = "client.pem"   # where certificate and key of the client made for this run go, likewise
+//! rotate_every_s = 600         # new keys for all tenants; default never
+//! rotate_grace_s = 60          # how long old tokens live on then; default 0
+//! token_end = "detach-forced"  # how a link learns that its token is over; default "unauthorized-access"
 //!
 //! [ports]                      # 0 takes a free one
 //! amqp = 5672
 //! amqps = 5671                 # with tls
 //! blob = 10000
 //! tenant = 8080
+//! authority = 8443             # with tls
 //! admin = 8081
 //!
 //! [[tenants]]                  # default: one, called acme
@@ -28,6 +33,25 @@
 //! [namespace]                  # default: the public key of Microsoft's emulator
 //! key_name = "RootManageSharedAccessKey"
 //! key = "SAS_KEY_VALUE"
+//! host = "ns.example.com"      # a name beside localhost that tokens may be for
+//!
+//! [[policies]]                 # further keys of the bus
+//! name = "send-only"
+//! key = "..."
+//! entity = "exports"           # default: the namespace
+//! rights = ["Send"]            # Send, Listen, Manage
+//!
+//! [authority]                  # with tls: where access tokens come from
+//! directory_id = "10ca1000-0000-4000-8000-000000000001"
+//! access_token_life_s = 3600
+//! assertions_once = false      # true refuses an assertion that was used before
+//!
+//! [[clients]]                  # default with tls: one, with a certificate and a secret of this run
+//! id = "5e0b1f6e-0000-4000-8000-000000000000"
+//! tenant = "acme"
+//! secret = "..."
+//! certificate_file = "acme.pem"
+//! roles = ["Azure Service Bus Data Receiver"]
 //!
 //! [account]                    # default: the public account of the storage emulators
 //! name = "devstoreaccount1"
@@ -37,6 +61,8 @@
 //! on = "blob"
 //! do = "throttle"
 //! ```
+
+mod security;
 
 use std::{
     collections::BTreeSet,
@@ -49,9 +75,12 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
+pub use self::security::{AuthorityConfig, CLIENT_ID, ClientConfig, DIRECTORY_ID, PolicyConfig};
 use crate::{
+    amqp::TokenEnd,
     fault::{ScriptError, Step, Written, from_written, line_of},
     keys::{EMULATOR_ACCOUNT, EMULATOR_ACCOUNT_KEY, EMULATOR_BUS_KEY, EMULATOR_BUS_KEY_NAME, KeyError, Keys},
+    rotation::Schedule,
 };
 
 /// Where the endpoints listen, all on 127.0.0.1; 0 takes a free port.
@@ -66,18 +95,20 @@ pub struct Ports {
     pub blob: u16,
     /// TenantService; default 8080.
     pub tenant: u16,
+    /// The token authority, if there is TLS; default 8443.
+    pub authority: u16,
     /// Rotations, fault scripts and counts; default 8081.
     pub admin: u16,
 }
 
 impl Ports {
     /// A free port for each.
-    pub const RANDOM: Self = Self { amqp: 0, amqps: 0, blob: 0, tenant: 0, admin: 0 };
+    pub const RANDOM: Self = Self { amqp: 0, amqps: 0, blob: 0, tenant: 0, authority: 0, admin: 0 };
 }
 
 impl Default for Ports {
     fn default() -> Self {
-        Self { amqp: 5672, amqps: 5671, blob: 10_000, tenant: 8080, admin: 8081 }
+        Self { amqp: 5672, amqps: 5671, blob: 10_000, tenant: 8080, authority: 8443, admin: 8081 }
     }
 }
 
@@ -125,6 +156,8 @@ pub struct NamespaceConfig {
     pub key_name: String,
     /// The key, which signs as the text that it is.
     pub key: String,
+    /// A name beside those of this machine that tokens may be for; default none.
+    pub host: Option<String>,
 }
 
 /// The storage account.
@@ -151,7 +184,7 @@ impl fmt::Debug for AccountConfig {
 
 impl Default for NamespaceConfig {
     fn default() -> Self {
-        Self { key_name: EMULATOR_BUS_KEY_NAME.to_owned(), key: EMULATOR_BUS_KEY.to_owned() }
+        Self { key_name: EMULATOR_BUS_KEY_NAME.to_owned(), key: EMULATOR_BUS_KEY.to_owned(), host: None }
     }
 }
 
@@ -170,6 +203,8 @@ pub struct Config {
     pub tls: bool,
     /// Where the certificate that clients are to trust is written; default a temporary file. Removed at the end.
     pub ca_file: Option<PathBuf>,
+    /// Where certificate and key of the client that is made when `clients` is empty are written; likewise.
+    pub client_file: Option<PathBuf>,
     /// The topic that waybills go to; default `exports`.
     pub topic: String,
     /// Further queues; default none.
@@ -186,8 +221,18 @@ pub struct Config {
     pub lock_duration: Duration,
     /// Failed deliveries before a message is dead-lettered; default 10.
     pub max_delivery_count: NonZeroU32,
+    /// When all tenants' keys are replaced; default never.
+    pub rotation: Option<Schedule>,
+    /// How a link learns that its token is over; default `amqp:unauthorized-access`.
+    pub token_end: TokenEnd,
     /// The root key of the namespace.
     pub namespace: NamespaceConfig,
+    /// Further keys of the bus; default none.
+    pub policies: Vec<PolicyConfig>,
+    /// The token authority.
+    pub authority: AuthorityConfig,
+    /// The applications that it knows; default one, made for this run.
+    pub clients: Vec<ClientConfig>,
     /// The storage account.
     pub account: AccountConfig,
     /// Steps that are installed before the services are up.
@@ -200,6 +245,7 @@ impl Default for Config {
             ports: Ports::default(),
             tls: false,
             ca_file: None,
+            client_file: None,
             topic: "exports".to_owned(),
             queues: Vec::new(),
             container: "batchtoprocess".to_owned(),
@@ -208,7 +254,12 @@ impl Default for Config {
             token_life: Duration::from_secs(3600),
             lock_duration: Duration::from_secs(10),
             max_delivery_count: NonZeroU32::new(10).expect("10 is not 0"),
+            rotation: None,
+            token_end: TokenEnd::default(),
             namespace: NamespaceConfig::default(),
+            policies: Vec::new(),
+            authority: AuthorityConfig::default(),
+            clients: Vec::new(),
             account: AccountConfig::default(),
             faults: Vec::new(),
         }
@@ -256,6 +307,17 @@ struct Text {
     #[serde(default)]
     tls: bool,
     ca_file: Option<PathBuf>,
+    client_file: Option<PathBuf>,
+    rotate_every_s: Option<u64>,
+    rotate_grace_s: Option<u64>,
+    #[serde(default)]
+    token_end: TokenEnd,
+    #[serde(default)]
+    policies: Vec<PolicyConfig>,
+    #[serde(default)]
+    authority: AuthorityConfig,
+    #[serde(default)]
+    clients: Vec<ClientConfig>,
     topic: Option<String>,
     #[serde(default)]
     queues: Vec<String>,
@@ -297,6 +359,12 @@ impl Config {
             ports: written.ports.unwrap_or_default(),
             tls: written.tls,
             ca_file: written.ca_file,
+            client_file: written.client_file,
+            rotation: security::schedule(written.rotate_every_s, written.rotate_grace_s)?,
+            token_end: written.token_end,
+            policies: written.policies,
+            authority: written.authority,
+            clients: written.clients,
             topic: written.topic.unwrap_or(default.topic),
             queues: written.queues,
             container: written.container.unwrap_or(default.container),
@@ -359,9 +427,7 @@ impl Config {
                 return refuse("container", format!("{container:?} is no container's name; use {rule}"));
             }
         }
-        if self.ca_file.is_some() && !self.tls {
-            return refuse("ca_file", "is given without TLS; set tls = true, or use --tls".to_owned());
-        }
+        security::check(self)?;
         if !is_plain(&self.account.name) {
             return refuse("account", format!("has the name {:?}; use letters and digits", self.account.name));
         }
@@ -369,9 +435,18 @@ impl Config {
     }
 
     pub(crate) fn keys(&self) -> Result<Keys, ConfigError> {
-        Keys::new(&self.namespace.key_name, &self.namespace.key, &self.account.name, &self.account.key).map_err(
-            |error: KeyError| ConfigError::Value { key: "account.key", problem: format!("cannot be used: {error}") },
-        )
+        let keys = Keys::new(&self.namespace.key_name, &self.namespace.key, &self.account.name, &self.account.key)
+            .map_err(|error: KeyError| ConfigError::Value {
+                key: "account.key",
+                problem: format!("cannot be used: {error}"),
+            })?;
+        if let Some(host) = &self.namespace.host {
+            keys.add_host(host);
+        }
+        for policy in &self.policies {
+            keys.add_policy(&policy.name, &policy.key, policy.entity.as_deref(), policy.rights());
+        }
+        Ok(keys)
     }
 }
 

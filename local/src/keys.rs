@@ -1,14 +1,19 @@
-//! Every key of this process, and the one place where a SAS is checked: signature, expiry, resource, rights, and whether
+//! Every key of this process, and the one place where a token is checked: signature, expiry, resource, rights, and whether
 //! it was revoked by a rotation. Shares no code with `waybill-azure` on purpose: a mistake made on both sides would hide.
 //!
 //! The namespace has a root key with all rights, the storage account an account key; both are in the ready file. Each
 //! tenant has a bus key (Listen on its own subscription) and a storage key of its own, which only TenantService uses.
-//! A rotation gives a tenant new keys, so everything signed with the old ones is refused from that moment.
+//! A rotation gives a tenant new keys, so everything signed with the old ones is refused from that moment, or after a
+//! grace. Further policies may be configured; their keys do not change. An access token of the token authority is taken
+//! in the place of a bus SAS.
 //!
 //! # Sources
 //! "Service Bus access control with Shared Access Signatures" (token format, what is signed);
 //! "Create a service SAS", "Create an account SAS" and "Authorize with Shared Key" of the storage REST reference.
 
+mod access;
+mod certificate;
+mod policy;
 mod ring;
 mod shared_key;
 mod storage_sas;
@@ -16,7 +21,7 @@ mod storage_sas;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, btree_map::Entry},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -25,6 +30,11 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
+pub use access::Role;
+pub(crate) use access::{AccessTokens, Application, Resource, SigningKey, signature_only};
+pub(crate) use certificate::Certificate;
+use policy::Policy;
+pub use policy::{Right, Rights};
 use ring::{KeyRing, Match};
 pub use storage_sas::{StorageAccess, StorageLevel, StorageQuery, StorageRefusal, StorageRequest, StorageScope};
 
@@ -54,12 +64,16 @@ pub struct Keys {
     account: String,
     account_key: Vec<u8>,
     state: Mutex<State>,
+    access: OnceLock<Arc<AccessTokens>>,
     revocations: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct State {
     tenants: HashMap<String, TenantKeys>,
+    policies: Vec<Policy>,
+    /// Further names of the namespace, in lower case.
+    hosts: HashSet<String>,
     /// Bus tokens that were accepted, by signature: whose key signed them, and which generation of it.
     seen: HashMap<String, Seen>,
     /// Single tokens, of either service, that a fault script refuses.
@@ -116,19 +130,15 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// What a valid Service Bus SAS allows.
+/// What a valid Service Bus token allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BusClaim {
     /// Seconds since 1970: `se`.
     pub expires_at: i64,
     /// The `sr` as a lower-case path below the host, without a leading slash: empty for the whole namespace.
     pub scope: String,
-    /// Rights of the key that signed it.
-    pub send: bool,
-    /// See `send`.
-    pub listen: bool,
-    /// See `send`.
-    pub manage: bool,
+    /// Rights of the key that signed it, or of the application that it was issued to.
+    pub rights: Rights,
     /// Names this token: what [`Keys::is_revoked`] takes.
     pub signature: String,
 }
@@ -187,6 +197,7 @@ impl Keys {
             account: account.to_owned(),
             account_key: STANDARD.decode(account_key).map_err(|_| KeyError::AccountKey)?,
             state: Mutex::default(),
+            access: OnceLock::new(),
             revocations: watch::Sender::new(0),
         })
     }
@@ -231,6 +242,31 @@ impl Keys {
     #[must_use]
     pub fn has_tenant(&self, name: &str) -> bool {
         self.state().tenants.contains_key(name)
+    }
+
+    /// Adds a key with rights on an entity and what lies below it, or on the namespace with `None`. It signs as the text
+    /// that it is. One of the same name and entity is replaced.
+    pub fn add_policy(&self, name: &str, key: &str, entity: Option<&str>, rights: Rights) {
+        let entity = normal_path(entity.unwrap_or_default());
+        let policy = Policy { name: name.to_owned(), key: key.as_bytes().to_vec(), entity, rights };
+        let mut state = self.state();
+        state.policies.retain(|known| known.name != policy.name || known.entity != policy.entity);
+        state.policies.push(policy);
+    }
+
+    /// Adds a name by which clients call the namespace, beside those of this machine.
+    pub fn add_host(&self, host: &str) {
+        self.state().hosts.insert(host.to_lowercase());
+    }
+
+    /// Takes access tokens from now on; a second call changes nothing.
+    pub(crate) fn take_access_tokens(&self, tokens: Arc<AccessTokens>) {
+        self.access.get_or_init(|| tokens);
+    }
+
+    /// The access tokens that are taken, if there is an authority.
+    pub(crate) fn access_tokens(&self) -> Option<&Arc<AccessTokens>> {
+        self.access.get()
     }
 
     /// Gives a tenant new keys, or every tenant with `None`. Whatever was signed with the old ones is refused from now
@@ -297,8 +333,8 @@ impl Keys {
         self.revocations.send_modify(|count| *count += 1);
     }
 
-    /// A tenant's bus token for its own subscription, good until `expires_at` (seconds since 1970). `host` is only
-    /// written into `sr`; nobody compares it.
+    /// A tenant's bus token for its own subscription, good until `expires_at` (seconds since 1970). `host` is a name of the
+    /// namespace: one of this machine, or one that was [added](Self::add_host).
     ///
     /// # Errors
     /// [`KeyError::UnknownTenant`].
@@ -348,34 +384,20 @@ impl Keys {
         storage_sas::sign_account(&self.account_key, &self.account, permissions, expires_at)
     }
 
-    /// Checks a Service Bus SAS against the entity path (`exports/subscriptions/acme`, any case, no leading slash) that it
-    /// is shown for; the token's scope must be that path or a prefix of it by whole segments. `now` in seconds since 1970.
+    /// Checks a Service Bus token, a SAS or an access token, against the entity path (`exports/subscriptions/acme`, any
+    /// case, no leading slash) that it is shown for; the token's scope must be that path or a prefix of it by whole
+    /// segments. `now` in seconds since 1970.
     ///
     /// # Errors
     /// The refusal to tell the client.
     pub fn check_bus(&self, token: &str, entity: &str, now: i64) -> Result<BusClaim, SasRefusal> {
+        if access::looks_like_jwt(token) {
+            return self.check_access(token, now);
+        }
         let sas = BusSas::parse(token)?;
         let mut state = self.state();
-        let (tenant, limit, generation, expired_through) = if sas.key_name == self.bus_key_name {
-            if ring::matches(self.bus_key.as_bytes(), sas.signed.as_bytes(), &sas.signature) {
-                (None, String::new(), 0, i64::MIN)
-            } else {
-                return Err(SasRefusal::BadSignature);
-            }
-        } else {
-            let Some((name, keys)) = state.tenants.iter().find(|(name, _)| bus_key_name_of(name) == sas.key_name)
-            else {
-                return Err(SasRefusal::BadSignature);
-            };
-            match keys.bus.find(sas.signed.as_bytes(), &sas.signature) {
-                Match::Current(generation) => {
-                    (Some(name.clone()), keys.entity.clone(), generation, keys.expired_through)
-                }
-                Match::Former => return Err(SasRefusal::Revoked),
-                Match::None => return Err(SasRefusal::BadSignature),
-            }
-        };
-        if now >= sas.expires_at || sas.expires_at <= expired_through {
+        let signer = self.signer(&state, &sas)?;
+        if now >= sas.expires_at || sas.expires_at <= signer.expired_through {
             return Err(SasRefusal::Expired);
         }
         let signature = STANDARD.encode(&sas.signature);
@@ -383,13 +405,61 @@ impl Keys {
             return Err(SasRefusal::Revoked);
         }
         // A key speaks for what lies at or below its own entity only, and the token for what lies below its `sr`.
-        if !covers(&limit, &sas.scope) || !covers(&sas.scope, &normal_path(entity)) {
+        let is_ours = is_loopback(&sas.host) || state.hosts.contains(&sas.host);
+        if !is_ours || !covers(&signer.limit, &sas.scope) || !covers(&sas.scope, &normal_path(entity)) {
             return Err(SasRefusal::WrongAudience);
         }
-        let root = tenant.is_none();
         state.count_use(TokenKind::Bus, &signature);
-        state.remember(&signature, Seen { tenant, generation, expires_at: sas.expires_at }, now);
-        Ok(BusClaim { expires_at: sas.expires_at, scope: sas.scope, send: root, listen: true, manage: root, signature })
+        let seen = Seen { tenant: signer.tenant, generation: signer.generation, expires_at: sas.expires_at };
+        state.remember(&signature, seen, now);
+        Ok(BusClaim { expires_at: sas.expires_at, scope: sas.scope, rights: signer.rights, signature })
+    }
+
+    /// Finds whose key signed a SAS.
+    fn signer(&self, state: &State, sas: &BusSas<'_>) -> Result<Signer, SasRefusal> {
+        let signed_with = |key: &[u8]| ring::matches(key, sas.signed.as_bytes(), &sas.signature);
+        let fixed = |limit: &str, rights| Signer {
+            tenant: None,
+            generation: 0,
+            limit: limit.to_owned(),
+            rights,
+            expired_through: i64::MIN,
+        };
+        if sas.key_name == self.bus_key_name && signed_with(self.bus_key.as_bytes()) {
+            return Ok(fixed("", Rights::ALL));
+        }
+        let mut named = state.policies.iter().filter(|policy| policy.name == sas.key_name);
+        if let Some(policy) = named.find(|policy| signed_with(&policy.key)) {
+            return Ok(fixed(&policy.entity, policy.rights));
+        }
+        let tenant = state.tenants.iter().find(|(name, _)| bus_key_name_of(name) == sas.key_name);
+        let (name, keys) = tenant.ok_or(SasRefusal::BadSignature)?;
+        match keys.bus.find(sas.signed.as_bytes(), &sas.signature) {
+            Match::Current(generation) => Ok(Signer {
+                tenant: Some(name.clone()),
+                generation,
+                limit: keys.entity.clone(),
+                rights: Rights::LISTEN,
+                expired_through: keys.expired_through,
+            }),
+            Match::Former => Err(SasRefusal::Revoked),
+            Match::None => Err(SasRefusal::BadSignature),
+        }
+    }
+
+    fn check_access(&self, token: &str, now: i64) -> Result<BusClaim, SasRefusal> {
+        let Some(tokens) = self.access.get() else {
+            let text = "it is an access token, and there is no token authority; start with --tls, or put a SAS";
+            return Err(SasRefusal::Malformed(text.to_owned()));
+        };
+        let access = tokens.check(token, Resource::Bus, now)?;
+        let mut state = self.state();
+        if state.refused.contains(&access.id) {
+            return Err(SasRefusal::Revoked);
+        }
+        state.count_use(TokenKind::Bus, &access.id);
+        let scope = String::new();
+        Ok(BusClaim { expires_at: access.expires_at, scope, rights: access.rights, signature: access.id })
     }
 
     /// Whether a rotation, or an expiry before its time, has killed this token.
@@ -469,6 +539,18 @@ impl State {
     }
 }
 
+/// Whose key signed a SAS, and what that key may do.
+struct Signer {
+    /// `None` for a key that is never rotated.
+    tenant: Option<String>,
+    generation: u64,
+    /// The path that the key speaks for.
+    limit: String,
+    rights: Rights,
+    /// Tokens that end by then have expired before their time.
+    expired_through: i64,
+}
+
 /// The parts of a Service Bus SAS that are checked.
 struct BusSas<'a> {
     /// `sr` as it was sent, a line feed, and `se`.
@@ -476,6 +558,8 @@ struct BusSas<'a> {
     signature: Vec<u8>,
     expires_at: i64,
     key_name: std::borrow::Cow<'a, str>,
+    /// In lower case, without a port.
+    host: String,
     scope: String,
 }
 
@@ -506,12 +590,14 @@ impl<'a> BusSas<'a> {
         };
         let signature =
             STANDARD.decode(decode(sig, "sig")?.as_bytes()).map_err(|_| malformed("'sig' is not base64"))?;
+        let (host, scope) = resource_of(&decode(sr, "sr")?);
         Ok(Self {
             signed: format!("{sr}\n{se}"),
             signature,
             expires_at: se.parse().map_err(|_| malformed("'se' is not a number of seconds"))?,
             key_name: decode(skn, "skn")?,
-            scope: scope_of(&decode(sr, "sr")?),
+            host,
+            scope,
         })
     }
 }
@@ -530,11 +616,20 @@ fn bus_key_name_of(tenant: &str) -> String {
     format!("listen-{tenant}")
 }
 
-/// `sb://Host:5671/Exports/` → `exports`. Scheme, host and port are not compared: one process is one namespace,
-/// whatever name the client reached it by.
-fn scope_of(resource: &str) -> String {
+/// `sb://Host:5671/Exports/` → `host` and `exports`. Scheme, port and case are not compared.
+fn resource_of(resource: &str) -> (String, String) {
     let below_scheme = resource.split_once("://").map_or(resource, |(_, rest)| rest);
-    normal_path(below_scheme.split_once('/').map_or("", |(_, path)| path))
+    let (host, path) = below_scheme.split_once('/').unwrap_or((below_scheme, ""));
+    let host = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    (host.to_lowercase(), normal_path(path))
+}
+
+/// Whatever name of this machine a client reached us by, it is the same namespace.
+fn is_loopback(host: &str) -> bool {
+    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
 }
 
 fn normal_path(path: &str) -> String {

@@ -27,14 +27,18 @@ mod listen;
 pub mod amqp;
 pub mod broker;
 mod blob;
+mod authority;
 mod tenant;
+mod rotation;
 pub mod fault;
 mod stats;
 mod admin;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use authority::ClientError;
 pub use blob::BlobOperation;
 pub use local::{Builder, Local, ReadyFileError, StartError};
+pub use rotation::Schedule;
 pub use stats::{BlobCount, Counted, GrantCounts, Stats};
 pub use tls::CertificateError;

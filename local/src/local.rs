@@ -1,6 +1,7 @@
 //! The process: every service on a port of 127.0.0.1, started together, ended together.
 
 mod ready;
+mod secure;
 
 use std::{
     fmt, io,
@@ -9,8 +10,6 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-
-use tempfile::TempDir;
 
 use time::OffsetDateTime;
 use tokio::{net::TcpListener, task::JoinSet, time::timeout};
@@ -21,6 +20,7 @@ use waybill_contracts::ReadyFile;
 use crate::{
     admin::Admin,
     amqp::{self, EndpointOptions, TokenEnd},
+    authority::ClientError,
     blob::BlobService,
     broker::{Broker, BrokerError, Now, QueueOptions, TopicOptions},
     config::{Config, ConfigError, Ports, TenantConfig},
@@ -29,11 +29,13 @@ use crate::{
     files::OwnFiles,
     keys::{KeyError, Keys},
     listen::{self, Lines},
+    rotation::{self, Schedule},
     stats::Stats,
     tenant::{Tenant, TenantService},
-    tls::{CertificateError, Certificates},
+    tls::CertificateError,
 };
 use ready::Addresses;
+use secure::Secure;
 
 /// How long services have to end after a stop before they are cut off.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,6 +76,9 @@ pub enum StartError {
     /// No certificates for TLS.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
+    /// A client of the configuration cannot be registered.
+    #[error(transparent)]
+    Client(#[from] ClientError),
     /// A file for clients cannot be written.
     #[error("the {what} cannot be written to {path}; check that its directory exists and can be written to")]
     File {
@@ -105,7 +110,6 @@ pub struct ReadyFileError {
 pub struct Builder {
     config: Config,
     now: Now,
-    token_end: TokenEnd,
 }
 
 impl fmt::Debug for Builder {
@@ -136,6 +140,25 @@ impl Builder {
     /// Where the certificate that clients are to trust is written (with [`tls`](Self::tls)); default a temporary file.
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config.ca_file = Some(path.into());
+        self
+    }
+
+    /// Where certificate and key of the client that is made for this run are written (with [`tls`](Self::tls)); default a
+    /// temporary file.
+    pub fn client_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.config.client_file = Some(path.into());
+        self
+    }
+
+    /// How long access tokens of the token authority live, in whole seconds; default 1 hour.
+    pub fn access_token_life(mut self, life: Duration) -> Self {
+        self.config.authority.access_token_life_s = life.as_secs();
+        self
+    }
+
+    /// Replaces all tenants' keys `every` so often; what the old ones signed stays good for `grace`. Default never.
+    pub fn rotate(mut self, every: Duration, grace: Duration) -> Self {
+        self.config.rotation = Some(Schedule { every, grace });
         self
     }
 
@@ -183,7 +206,7 @@ impl Builder {
 
     /// How a link learns that its token is over; default `amqp:unauthorized-access`.
     pub fn token_end(mut self, token_end: TokenEnd) -> Self {
-        self.token_end = token_end;
+        self.config.token_end = token_end;
         self
     }
 
@@ -198,13 +221,16 @@ impl Builder {
     /// # Errors
     /// [`StartError`] names the port or the setting and what to do. Nothing runs then.
     pub async fn start(self) -> Result<Local, StartError> {
-        let Self { config, now, token_end } = self;
+        let Self { config, now } = self;
         config.check()?;
         let keys = Arc::new(config.keys()?);
         let broker = Arc::new(Broker::new(Arc::clone(&now)));
         let tenants = make_entities(&config, &broker, &keys)?;
 
-        let secure = if config.tls { Some(Secure::new(&config)?) } else { None };
+        let (secure, authority_listener) = match config.tls {
+            true => Secure::new(&config, &now).await.map(|(secure, listener)| (Some(secure), Some(listener)))?,
+            false => (None, None),
+        };
         let amqp = bind(config.ports.amqp, "Service Bus", "amqp").await?;
         let amqps = match &secure {
             Some(secure) => {
@@ -221,6 +247,7 @@ impl Builder {
             amqps: amqps.1,
             blob: blob_listener.1,
             tenant: tenant_listener.1,
+            authority: secure.as_ref().map_or(0, |secure| secure.authority_port),
             admin: admin_listener.1,
         };
         let addresses = Addresses { ports, tls: config.tls };
@@ -242,7 +269,10 @@ impl Builder {
             blob.create_container(container);
         }
         let mut ready = ready::ready_file(&config, &keys, addresses, &tenants);
-        ready.ca_file = secure.as_ref().map(|secure| secure.ca_file.display().to_string());
+        if let Some(secure) = &secure {
+            secure.show(&mut ready);
+            keys.take_access_tokens(Arc::clone(&secure.authority.tokens));
+        }
         let tenant_service = Arc::new(TenantService {
             tenants,
             keys: Arc::clone(&keys),
@@ -264,13 +294,20 @@ impl Builder {
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let endpoint = EndpointOptions { token_end, ..EndpointOptions::default() };
+        let endpoint = EndpointOptions { token_end: config.token_end, ..EndpointOptions::default() };
         tasks.spawn(amqp::serve(amqp.0, amqps.0, Arc::clone(&broker), Arc::clone(&keys), endpoint, stop.clone()));
         let https = match &secure {
             Some(secure) => Door::Tls(secure.certificates.acceptor(&["http/1.1"])),
             None => Door::Plain,
         };
         tasks.spawn(listen::serve(blob_listener.0, https.clone(), Arc::clone(&blob), blob_lines, stop.clone()));
+        if let (Some(secure), Some(listener)) = (&secure, authority_listener) {
+            let authority = Arc::clone(&secure.authority);
+            tasks.spawn(listen::serve(listener, https.clone(), authority, Arc::default(), stop.clone()));
+        }
+        if let Some(schedule) = config.rotation {
+            tasks.spawn(rotation::run(Arc::clone(&keys), schedule, stop.clone()));
+        }
         let grants = Arc::clone(&tenant_service);
         tasks.spawn(listen::serve(tenant_listener.0, https, grants, tenant_lines, stop.clone()));
         tasks.spawn(listen::serve(admin_listener.0, Door::Plain, admin, Arc::default(), stop.clone()));
@@ -331,35 +368,6 @@ async fn bind(port: u16, service: &'static str, key: &'static str) -> Result<(Tc
     })
 }
 
-/// What TLS needs, and the file that says whom to trust.
-struct Secure {
-    certificates: Certificates,
-    ca_file: PathBuf,
-    files: OwnFiles,
-    /// Where files go that nobody gave a place; removed with it.
-    _directory: TempDir,
-}
-
-impl Secure {
-    fn new(config: &Config) -> Result<Self, StartError> {
-        let certificates = Certificates::generate()?;
-        let directory =
-            tempfile::Builder::new().prefix("waybill-local-").tempdir().map_err(|source| StartError::File {
-                what: "directory for certificates",
-                path: std::env::temp_dir().display().to_string(),
-                source,
-            })?;
-        let files = OwnFiles::default();
-        let path = config.ca_file.clone().unwrap_or_else(|| directory.path().join("ca.pem"));
-        let ca_file = files.write(&path, certificates.ca_pem().as_bytes()).map_err(|source| StartError::File {
-            what: "certificate of the authority",
-            path: path.display().to_string(),
-            source,
-        })?;
-        Ok(Self { certificates, ca_file, files, _directory: directory })
-    }
-}
-
 /// The running services. [`stop`](Self::stop) ends them in stages; dropping it ends them at once.
 pub struct Local {
     keys: Arc<Keys>,
@@ -387,11 +395,7 @@ impl fmt::Debug for Local {
 impl Local {
     /// Services with the defaults, on random ports.
     pub fn builder() -> Builder {
-        Builder {
-            config: Config { ports: Ports::RANDOM, ..Config::default() },
-            now: Arc::new(OffsetDateTime::now_utc),
-            token_end: TokenEnd::default(),
-        }
+        Builder { config: Config { ports: Ports::RANDOM, ..Config::default() }, now: Arc::new(OffsetDateTime::now_utc) }
     }
 
     /// The ports that the services listen on.

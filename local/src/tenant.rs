@@ -1,4 +1,5 @@
-//! TenantService: gives a tenant that shows its bearer token the endpoints and the tokens for them.
+//! TenantService: gives a tenant that shows its bearer token, or an access token of one of its applications, the endpoints
+//! and the tokens for them.
 //!
 //! A token's end is a whole second, because a SAS cannot say it finer. It is rounded up, so a token lives at least as long
 //! as was configured, and less than a second longer; when tokens that end then were refused by a fault script, one more.
@@ -17,7 +18,7 @@ use waybill_contracts::{BlobEndpoint, BusEndpoint, TEMPORARY_ENDPOINTS_PATH, Tem
 use crate::{
     broker::Now,
     fault::{Faults, Refusal},
-    keys::{KeyError, Keys, StorageQuery},
+    keys::{KeyError, Keys, Resource, StorageQuery},
     listen::{Body, Handler, Line, json},
     stats::Stats,
 };
@@ -48,18 +49,27 @@ pub(crate) struct TenantService {
 }
 
 impl TenantService {
-    fn tenant_of(&self, request: &Request<Incoming>) -> Result<&Tenant, &'static str> {
+    fn tenant_of(&self, request: &Request<Incoming>) -> Result<&Tenant, String> {
         let header = request.headers().get(header::AUTHORIZATION).ok_or("the request has no Authorization header")?;
         let header = header.to_str().map_err(|_| "the Authorization header is not text")?;
         let (scheme, token) = header.split_once(' ').ok_or("the Authorization header is not 'Bearer TOKEN'")?;
         if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err("the Authorization header is not 'Bearer TOKEN'");
+            return Err("the Authorization header is not 'Bearer TOKEN'".to_owned());
         }
         let token = token.trim();
+        if let Some(tenant) = self.tenants.iter().find(|tenant| tenant.bearer_token == token) {
+            return Ok(tenant);
+        }
+        let unknown = "no tenant has this bearer token; the ready file names each tenant's";
+        let access = self.keys.access_tokens().filter(|_| token.contains('.')).ok_or(unknown)?;
+        let access = access
+            .check(token, Resource::TenantService, (self.now)().unix_timestamp())
+            .map_err(|refusal| refusal.to_string())?;
+        let name = &access.application.tenant;
         self.tenants
             .iter()
-            .find(|tenant| tenant.bearer_token == token)
-            .ok_or("no tenant has this bearer token; the ready file names each tenant's")
+            .find(|tenant| tenant.name == *name)
+            .ok_or_else(|| format!("the application of this token is of the tenant {name:?}, which is not known"))
     }
 
     pub(crate) fn set_token_life(&self, life: Duration) {
@@ -132,7 +142,7 @@ impl TenantService {
                 response
             }
             (None, Err(problem)) => {
-                let mut response = refusal(StatusCode::UNAUTHORIZED, "Unauthorized", problem);
+                let mut response = refusal(StatusCode::UNAUTHORIZED, "Unauthorized", &problem);
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
                 response
             }

@@ -22,7 +22,7 @@ const LIFE: time::Duration = time::Duration::days(365);
 /// A client's clock may be behind ours.
 const EARLIER: time::Duration = time::Duration::DAY;
 
-/// Why no certificates could be made.
+/// Why a certificate could not be made or used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
@@ -32,6 +32,9 @@ pub enum CertificateError {
     /// What was made does not fit together.
     #[error("the certificates for TLS cannot be served")]
     Serve(#[from] rustls::Error),
+    /// One that was given cannot be used.
+    #[error("{0}")]
+    Read(String),
 }
 
 /// The authority's certificate, and a server certificate that it signed.

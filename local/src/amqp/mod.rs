@@ -57,7 +57,8 @@ use crate::keys::Keys;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How a link learns that its token is over. Both forms were reported from Azure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum TokenEnd {
     /// `amqp:unauthorized-access`, "ExpiredToken: The token is expired. Expiration time: …".
     #[default]

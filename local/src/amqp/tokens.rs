@@ -113,9 +113,9 @@ fn covers(audience: &str, path: &str) -> bool {
 
 fn grants(claim: &BusClaim, right: Right) -> bool {
     match right {
-        Right::Send => claim.send,
-        Right::Listen => claim.listen,
-        Right::Any => claim.send || claim.listen,
+        Right::Send => claim.rights.send,
+        Right::Listen => claim.rights.listen,
+        Right::Any => claim.rights.send || claim.rights.listen,
     }
 }
 

@@ -43,7 +43,7 @@ enum Command {
         /// Write every endpoint and credential here when all is up; removed at the end
         #[arg(long, value_name = "PATH")]
         ready_file: Option<PathBuf>,
-        /// Free ports instead of the configured ones [default: 5672, 10000, 8080, admin 8081; TLS 5671]
+        /// Free ports instead of the configured ones [default: 5672, 10000, 8080, admin 8081; with TLS 5671 and 8443]
         #[arg(long)]
         random_ports: bool,
         /// HTTPS, and AMQP over TLS beside plain AMQP, with certificates of this run
@@ -105,6 +105,7 @@ async fn serve(options: &RunOptions, stop: &CancellationToken) -> anyhow::Result
     if config.tls {
         let beside = |suffix| ready_file.map(|path| beside(path, suffix));
         config.ca_file = options.ca_file.clone().or(config.ca_file).or_else(|| beside("ca.pem"));
+        config.client_file = config.client_file.or_else(|| beside("client.pem"));
     }
     if let Some(path) = ready_file {
         refuse_another(path).await?;
@@ -138,6 +139,14 @@ fn announce(local: &Local, ready_file: Option<&Path>) -> anyhow::Result<()> {
         "TenantService  {}  (bearer token of {}: {})",
         ready.tenant_url, ready.tenants[0].name, ready.bearer_token
     ))?;
+    if let (Some(authority), Some(client)) = (&ready.authority_url, ready.clients.first()) {
+        let certificate = client.certificate_file.as_deref().unwrap_or("none");
+        line(format_args!("Authority      {authority}/{}", client.directory_id))?;
+        line(format_args!(
+            "               (client of {}: {}, certificate: {certificate})",
+            client.tenant, client.client_id
+        ))?;
+    }
     line(format_args!("Admin          {}", ready.admin_url))?;
     if let Some(path) = &ready.ca_file {
         line(format_args!("Trust          {path}"))?;

@@ -240,3 +240,51 @@ fn tokens_of_one_connection_open_nothing_on_another() {
     let mut stranger = bench.client();
     assert_eq!(refusal(&stranger.attach_sender(0, 1, "jobs")).0, "amqp:unauthorized-access");
 }
+
+#[test]
+fn a_policy_that_may_only_send_sends_and_does_not_receive() {
+    let bench = bench();
+    let send = crate::keys::Rights { send: true, ..crate::keys::Rights::default() };
+    bench.keys.add_policy("send-only", "k", Some("jobs"), send);
+    let keys = crate::keys::Keys::new("send-only", "k", "a", "").unwrap();
+    let token = keys.root_bus_token(HOST, "jobs", bench.now_seconds() + 60);
+    let mut client = bench.client();
+    assert_eq!(client.put_token("jobs", &token), 202);
+    assert_eq!(client.attach_sender(0, 1, "jobs")[0].code, Some(p::ATTACH));
+    client.send(1, &["in"]);
+    assert_eq!(bench.broker.counts("jobs").unwrap().active, 1);
+    let (condition, text) = refusal(&client.attach_receiver(0, 2, "jobs", 0));
+    assert_eq!(condition, "amqp:unauthorized-access");
+    assert!(text.contains("'Listen'"), "{text}");
+    let (status, text) = client.put_token_answer("exports", &token);
+    assert!(status == 401 && text.contains("InvalidAudience"), "{text}");
+}
+
+#[test]
+fn a_token_for_another_host_is_for_another_audience() {
+    let bench = bench();
+    let mut client = bench.client();
+    let token = bench.keys.root_bus_token("other.example", "jobs", bench.now_seconds() + 60);
+    let (status, text) = client.put_token_answer("jobs", &token);
+    assert!(status == 401 && text.contains("InvalidAudience"), "{text}");
+}
+
+#[test]
+fn a_rotation_with_a_grace_cuts_links_when_it_ends_unless_they_renewed() {
+    let bench = bench();
+    let mut idle = acme(&bench, 3_600);
+    idle.attach_receiver(0, 1, ACME, 0);
+    let mut diligent = acme(&bench, 3_600);
+    diligent.attach_receiver(0, 1, ACME, 0);
+    let rotation = bench.keys.rotate_keeping(None).unwrap();
+    let fresh = bench.keys.bus_token("acme", HOST, bench.now_seconds() + 3_600).unwrap();
+    assert_eq!(diligent.put_token(ACME, &fresh), 202);
+    for client in [&mut idle, &mut diligent] {
+        client.pass(Duration::from_secs(1));
+        assert!(client.take().iter().all(|got| got.code != Some(p::DETACH)));
+    }
+    bench.keys.end_grace(rotation);
+    assert!(idle.expect(p::DETACH).error(2).1.contains("RevokedToken"));
+    diligent.pass(Duration::from_secs(1));
+    assert!(diligent.take().iter().all(|got| got.code != Some(p::DETACH)));
+}

@@ -136,3 +136,153 @@ async fn a_cut_under_tls_comes_after_exactly_so_many_bytes() {
     let whole = https(&local).get(&url).send().await.unwrap().bytes().await.unwrap();
     assert_eq!(whole, body);
 }
+
+/// Asks the authority for a token with the secret of the first client.
+async fn access_token(local: &Local, scope: &str) -> Json {
+    let client = &local.ready_file().clients[0];
+    let url =
+        format!("{}/{}/oauth2/v2.0/token", local.ready_file().authority_url.as_ref().unwrap(), client.directory_id);
+    let form = format!(
+        "grant_type=client_credentials&client_id={}&client_secret={}&scope={}",
+        client.client_id,
+        client.client_secret.as_ref().unwrap(),
+        scope.replace(':', "%3A").replace('/', "%2F"),
+    );
+    let response = https(local).post(url).body(form).send().await.unwrap();
+    serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn an_access_token_of_the_authority_gets_a_grant_of_the_clients_tenant() {
+    let clock = Arc::new(std::sync::atomic::AtomicI64::new(0));
+    let later = Arc::clone(&clock);
+    let now =
+        move || OffsetDateTime::now_utc() + time::Duration::seconds(later.load(std::sync::atomic::Ordering::SeqCst));
+    let local = Local::builder().tls().tenants(["acme", "zenith"]).access_token_life(Duration::from_secs(60)).now(now);
+    let local = local.start().await.unwrap();
+    let ready = local.ready_file();
+    let answer = access_token(&local, ready.tenant_scope.as_ref().unwrap()).await;
+    assert_eq!((answer["token_type"].as_str(), answer["expires_in"].as_u64()), (Some("Bearer"), Some(60)));
+    let token = answer["access_token"].as_str().unwrap();
+    let grant = async |token: &str| {
+        let url = format!("{}{TEMPORARY_ENDPOINTS_PATH}", ready.tenant_url);
+        let response = https(&local).get(url).bearer_auth(token).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    };
+    let (status, body) = grant(token).await;
+    assert_eq!(status, 200, "{body}");
+    let endpoints = TemporaryEndpoints::parse(body.as_bytes(), &GrantLayout::default()).unwrap();
+    assert_eq!(endpoints.service_bus[0].entity_path, "exports/subscriptions/acme");
+    assert_eq!(local.stats().grants("acme").issued, 1);
+
+    let bus = access_token(&local, "https://servicebus.azure.net/.default").await;
+    let (status, body) = grant(bus["access_token"].as_str().unwrap()).await;
+    assert!(status == 401 && body.contains("InvalidAudience"), "{body}");
+    let (status, body) = grant(&token.replace(token.rsplit_once('.').unwrap().1, "AAAA")).await;
+    assert!(status == 401 && body.contains("InvalidSignature"), "{body}");
+    clock.store(60, std::sync::atomic::Ordering::SeqCst);
+    let (status, body) = grant(token).await;
+    assert!(status == 401 && body.contains("ExpiredToken"), "{body}");
+}
+
+#[tokio::test]
+async fn the_authority_answers_as_entra_does_over_https() {
+    let local = secure().await;
+    let ready = local.ready_file();
+    let url = ready.authority_url.clone().unwrap();
+    let directory = ready.clients[0].directory_id.clone();
+    let get = async |path: &str| -> (u16, Json) {
+        let response = https(&local).get(format!("{url}/{path}")).send().await.unwrap();
+        (response.status().as_u16(), serde_json::from_slice(&response.bytes().await.unwrap()).unwrap())
+    };
+    let (status, configuration) = get(&format!("{directory}/v2.0/.well-known/openid-configuration")).await;
+    assert_eq!(status, 200);
+    assert_eq!(configuration["issuer"], format!("{url}/{directory}/v2.0"));
+    assert_eq!(configuration["token_endpoint"], format!("{url}/{directory}/oauth2/v2.0/token"));
+    let keys = configuration["jwks_uri"].as_str().unwrap().strip_prefix(&format!("{url}/")).unwrap();
+    assert_eq!(get(keys).await.1["keys"][0]["kty"], "RSA");
+    let (_, instance) = get("common/discovery/instance?api-version=1.1").await;
+    assert_eq!(instance["metadata"][0]["aliases"][0], url.trim_start_matches("https://"));
+
+    let (status, unknown) = get("contoso/v2.0/.well-known/openid-configuration").await;
+    assert_eq!(
+        (status, &unknown["error"], &unknown["error_codes"][0]),
+        (400, &"invalid_request".into(), &90_002.into())
+    );
+    assert_eq!(get("").await.0, 404);
+    let (status, wrong) = get(&format!("{directory}/oauth2/v2.0/token")).await;
+    assert_eq!((status, &wrong["error_codes"][0]), (400, &900_561.into()));
+
+    let refused = access_token(&local, "https://example.com").await;
+    assert_eq!(refused["error"], "invalid_scope");
+    let text = refused["error_description"].as_str().unwrap();
+    assert!(
+        text.starts_with("AADSTS1002012: ") && text.contains(" Trace ID: ") && text.contains(" Timestamp: "),
+        "{text}"
+    );
+    for field in ["timestamp", "trace_id", "correlation_id"] {
+        assert!(refused[field].is_string(), "{field}");
+    }
+}
+
+#[tokio::test]
+async fn the_client_made_for_a_run_is_a_file_that_only_its_owner_reads() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("client.pem");
+    let local = Local::builder().tls().client_file(&path).start().await.unwrap();
+    let client = &local.ready_file().clients[0];
+    assert_eq!((client.tenant.as_str(), client.client_id.as_str()), ("acme", crate::config::CLIENT_ID));
+    assert_eq!(fs::canonicalize(&path).unwrap().to_str(), client.certificate_file.as_deref());
+    let pem = fs::read_to_string(&path).unwrap();
+    assert!(pem.contains("BEGIN CERTIFICATE") && pem.contains("BEGIN PRIVATE KEY"));
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+    let shown = format!("{:?} {:?}", local.ready_file(), local);
+    assert!(!shown.contains(client.client_secret.as_ref().unwrap()), "{shown}");
+    local.stop().await;
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn clients_of_the_configuration_take_the_place_of_the_one_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let certificate = directory.path().join("acme.pem");
+    let run = |config: &str| {
+        let text = config.replace("FILE", certificate.to_str().unwrap());
+        Local::builder().config(crate::config::Config::parse(&text).unwrap()).ports(Ports::RANDOM).start()
+    };
+    let config = "tls = true\n[[clients]]\nid = \"5E0B1F6E-0000-4000-8000-000000000000\"\ntenant = \"acme\"\n\
+                  certificate_file = \"FILE\"\nsecret = \"s3cret\"\n";
+    let error = run(config).await.unwrap_err();
+    assert!(matches!(error, StartError::Client(_)) && error.to_string().contains("cannot be read"), "{error}");
+    fs::write(&certificate, "no PEM at all").unwrap();
+    let error = run(config).await.unwrap_err();
+    assert!(error.to_string().contains("holds no certificate"), "{error}");
+    let elliptic = rcgen::KeyPair::generate().unwrap();
+    fs::write(&certificate, crate::tls::dated("x").self_signed(&elliptic).unwrap().pem()).unwrap();
+    let error = run(config).await.unwrap_err();
+    assert!(error.to_string().contains("is not RSA"), "{error}");
+    fs::write(&certificate, crate::authority::client::make("acme").unwrap().pem).unwrap();
+    let local = run(config).await.unwrap();
+    let ready = local.ready_file();
+    assert_eq!(ready.clients.len(), 1);
+    assert_eq!(ready.clients[0].client_id, "5e0b1f6e-0000-4000-8000-000000000000");
+    assert!(access_token(&local, ready.tenant_scope.as_ref().unwrap()).await["access_token"].is_string());
+    assert!(certificate.exists());
+    drop(local);
+    assert!(certificate.exists(), "a file of its owner's is not removed");
+}
+
+#[tokio::test]
+async fn policies_a_further_host_and_the_form_of_a_tokens_end_come_from_the_configuration() {
+    let config = "token_end = \"detach-forced\"\n[namespace]\nkey_name = \"root\"\nkey = \"k0\"\nhost = \"ns.example.com\"\n\
+                  [[policies]]\nname = \"p\"\nkey = \"k\"\nrights = [\"Listen\"]\nentity = \"exports\"\n";
+    let config = crate::config::Config::parse(config).unwrap();
+    assert_eq!(config.token_end, TokenEnd::DetachForced);
+    let local = Local::builder().config(config).ports(Ports::RANDOM).start().await.unwrap();
+    let root = local.keys().root_bus_token("NS.example.com", "exports", now() + 60);
+    assert_eq!(local.keys().check_bus(&root, "exports", now()).unwrap().rights, crate::keys::Rights::ALL);
+}

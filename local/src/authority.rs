@@ -1,0 +1,255 @@
+//! The token authority: stands in the place of `https://login.microsoftonline.com`, and gives access tokens to registered
+//! applications that prove themselves with a certificate or a secret.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `POST /{directory}/oauth2/v2.0/token` | an access token |
+//! | `GET /{directory}/v2.0/.well-known/openid-configuration` | where everything is |
+//! | `GET /{directory}/discovery/v2.0/keys` | the key that tokens are checked with |
+//! | `GET /common/discovery/instance` | that this authority is one |
+//!
+//! # Sources
+//! "OAuth 2.0 client credentials flow on the Microsoft identity platform"; what `azure-identity` (Python and JavaScript)
+//! was seen to ask.
+
+mod assertion;
+pub(crate) mod client;
+mod refusal;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value as Json, json};
+use uuid::Uuid;
+
+pub use self::client::ClientError;
+use self::{
+    assertion::{Check, Used},
+    refusal::Refusal,
+};
+use crate::{
+    broker::Now,
+    keys::{AccessTokens, Application, Resource, StorageQuery},
+    listen::{Body, Handler, Line, is_loopback_host, json},
+};
+
+/// Longest request for a token.
+const BODY_MAX: usize = 64 * 1024;
+
+/// The authority.
+pub(crate) struct Authority {
+    pub(crate) tokens: Arc<AccessTokens>,
+    /// `https://localhost:8443`.
+    url: String,
+    used: Used,
+    /// Whether an assertion may be used only once.
+    assertions_once: bool,
+    now: Now,
+}
+
+impl Authority {
+    pub(crate) fn new(tokens: Arc<AccessTokens>, url: String, assertions_once: bool, now: Now) -> Self {
+        Self { tokens, url, used: Used::default(), assertions_once, now }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Json, Refusal> {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path().trim_matches('/').to_owned();
+        let (directory, rest) = path.split_once('/').unwrap_or((&path, ""));
+        match (&parts.method, rest) {
+            (&Method::GET, "discovery/instance") if directory == "common" => Ok(self.instance()),
+            (&Method::GET, "v2.0/.well-known/openid-configuration" | ".well-known/openid-configuration") => {
+                self.check_directory(directory).map(|()| self.configuration())
+            }
+            (&Method::GET, "discovery/v2.0/keys" | "discovery/keys") => {
+                self.check_directory(directory).map(|()| self.tokens.key_set())
+            }
+            (&Method::POST, "oauth2/v2.0/token") => {
+                self.check_directory(directory)?;
+                let body = Limited::new(body, BODY_MAX).collect().await.map_err(|error| {
+                    Refusal::request(90_023, format!("The request could not be read: {error}; it may have 64 KiB."))
+                })?;
+                self.token(&String::from_utf8_lossy(&body.to_bytes()))
+            }
+            (_, "oauth2/v2.0/token") => {
+                let text = format!("The endpoint only accepts POST requests. Received a {} request.", parts.method);
+                Err(Refusal::request(900_561, text))
+            }
+            _ => {
+                let text = "There is nothing here. There are /{directory}/oauth2/v2.0/token, \
+                            /{directory}/v2.0/.well-known/openid-configuration and /{directory}/discovery/v2.0/keys.";
+                Err(Refusal::new(StatusCode::NOT_FOUND, "invalid_request", 900_144, text))
+            }
+        }
+    }
+
+    fn check_directory(&self, directory: &str) -> Result<(), Refusal> {
+        if directory.eq_ignore_ascii_case(&self.tokens.directory) {
+            return Ok(());
+        }
+        let text = format!(
+            "Tenant '{directory}' not found. Check to make sure you have the correct tenant ID; here it is '{}'.",
+            self.tokens.directory
+        );
+        Err(Refusal::request(90_002, text))
+    }
+
+    /// Issues a token for the form of a request.
+    fn token(&self, form: &str) -> Result<Json, Refusal> {
+        let form = StorageQuery::parse(&form.replace('+', "%20"));
+        let needed =
+            |name: &str| form.get(name).filter(|value| !value.is_empty()).ok_or_else(|| Refusal::missing(name));
+        let grant = needed("grant_type")?;
+        if grant != "client_credentials" {
+            let text = format!("The app requested an unsupported grant type '{grant}'.");
+            return Err(Refusal::new(StatusCode::BAD_REQUEST, "unsupported_grant_type", 70_003, text));
+        }
+        let id = needed("client_id")?;
+        let scope = needed("scope")?;
+        let application = self.tokens.application(id).ok_or_else(|| {
+            let text = format!(
+                "Application with identifier '{id}' was not found in the directory '{}'. This can happen if the \
+                 application has not been installed by the administrator of the tenant.",
+                self.tokens.directory
+            );
+            Refusal::new(StatusCode::BAD_REQUEST, "unauthorized_client", 700_016, text)
+        })?;
+        let by_certificate = self.authenticate(application, &form)?;
+        let audience = audience(scope, &self.tokens.directory)?;
+        let (token, life) =
+            self.tokens.issue(application, audience, by_certificate, (self.now)()).map_err(|error| {
+                tracing::error!(%error, "an access token could not be signed");
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", 90_033, "The token was not signed.")
+            })?;
+        tracing::info!(client = application.id, scope, "access token issued");
+        Ok(json!({ "token_type": "Bearer", "expires_in": life, "ext_expires_in": life, "access_token": token }))
+    }
+
+    /// Whether it proved itself with a certificate; else it did with a secret.
+    fn authenticate(&self, application: &Application, form: &StorageQuery) -> Result<bool, Refusal> {
+        if let Some(assertion) = form.get("client_assertion") {
+            let kind = form.get("client_assertion_type").ok_or_else(|| Refusal::missing("client_assertion_type"))?;
+            if kind != assertion::TYPE {
+                let text =
+                    format!("The client_assertion_type '{kind}' is not supported; it must be '{}'.", assertion::TYPE);
+                return Err(Refusal::request(70_002, text));
+            }
+            let check = Check {
+                application,
+                is_audience: &|audience| self.is_audience(audience),
+                used: &self.used,
+                once: self.assertions_once,
+                now: (self.now)(),
+            };
+            return check.assertion(assertion).map(|()| true);
+        }
+        match (form.get("client_secret"), &application.secret) {
+            (Some(shown), Some(secret)) if shown == secret => Ok(false),
+            (Some(_), _) => {
+                let text = format!(
+                    "Invalid client secret provided. Ensure the secret being sent in the request is the client secret \
+                     value, not the client secret ID, for a secret added to app '{}'.",
+                    application.id
+                );
+                Err(Refusal::client(7_000_215, text))
+            }
+            (None, _) => {
+                let text = "'client_assertion', 'client_secret' or 'request' is required for the 'client_credentials' \
+                            grant type.";
+                Err(Refusal::client(7_000_216, text))
+            }
+        }
+    }
+
+    /// The token endpoint, or the issuer, whatever name of this machine they are spelt with.
+    fn is_audience(&self, audience: &str) -> bool {
+        let split = |url: &str| {
+            let (host, path) = url.strip_prefix("https://")?.split_once('/')?;
+            let port = host.rsplit_once(':').map_or("443", |(_, port)| port);
+            is_loopback_host(host).then(|| (port.to_owned(), path.trim_end_matches('/').to_lowercase()))
+        };
+        let directory = self.tokens.directory.to_lowercase();
+        let ours = [format!("{directory}/oauth2/v2.0/token"), format!("{directory}/v2.0")];
+        let here = split(&format!("{}/", self.url)).map(|(port, _)| port);
+        split(audience).is_some_and(|(port, path)| here == Some(port) && ours.contains(&path))
+    }
+
+    /// OpenID Connect Discovery 1.0, section 3.
+    fn configuration(&self) -> Json {
+        let base = format!("{}/{}", self.url, self.tokens.directory);
+        json!({
+            "token_endpoint": format!("{base}/oauth2/v2.0/token"),
+            "token_endpoint_auth_methods_supported": ["client_secret_post", "private_key_jwt"],
+            "jwks_uri": format!("{base}/discovery/v2.0/keys"),
+            "response_modes_supported": ["query"],
+            "subject_types_supported": ["pairwise"],
+            "id_token_signing_alg_values_supported": ["RS256"],
+            "response_types_supported": ["code"],
+            "grant_types_supported": ["client_credentials"],
+            "scopes_supported": ["openid"],
+            "issuer": self.tokens.issuer,
+            // Clients insist that it is named; nothing is there, because nobody signs in.
+            "authorization_endpoint": format!("{base}/oauth2/v2.0/authorize"),
+            "tenant_region_scope": null,
+            "cloud_instance_name": self.host(),
+        })
+    }
+
+    fn instance(&self) -> Json {
+        let host = self.host();
+        json!({
+            "tenant_discovery_endpoint":
+                format!("{}/{}/v2.0/.well-known/openid-configuration", self.url, self.tokens.directory),
+            "api-version": "1.1",
+            "metadata": [{ "preferred_network": host, "preferred_cache": host, "aliases": [host] }],
+        })
+    }
+
+    fn host(&self) -> &str {
+        self.url.trim_start_matches("https://")
+    }
+}
+
+/// The audience of the one scope that is asked for.
+fn audience<'a>(scope: &'a str, directory: &str) -> Result<&'a str, Refusal> {
+    let invalid = |code, text| Refusal::new(StatusCode::BAD_REQUEST, "invalid_scope", code, text);
+    if scope.trim().contains(' ') {
+        let text = format!("The provided request must include a single resource's '/.default' scope: '{scope}'.");
+        return Err(invalid(70_011, text));
+    }
+    let resource = scope.trim().strip_suffix("/.default").ok_or_else(|| {
+        let text = format!(
+            "The provided value for scope {scope} is not valid. Client credential flows must have a scope value with \
+             /.default suffixed to the resource identifier (application ID URI)."
+        );
+        invalid(1_002_012, text)
+    })?;
+    if Resource::of(resource).is_none() {
+        let text = format!("The resource principal named {resource} was not found in the tenant named {directory}.");
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "invalid_resource", 500_011, text));
+    }
+    Ok(resource)
+}
+
+impl Handler for Authority {
+    async fn handle(&self, request: Request<Incoming>, _line: &Line) -> Response<Body> {
+        let correlation = request.headers().get("client-request-id").and_then(|id| id.to_str().ok());
+        let correlation = correlation.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
+        let mut response = match self.answer(request).await {
+            Ok(answer) => json(StatusCode::OK, &answer),
+            Err(refusal) => {
+                tracing::warn!(code = refusal.code, "no access token: {}", refusal.text);
+                refusal.response((self.now)(), &correlation)
+            }
+        };
+        if let Ok(value) = correlation.parse() {
+            response.headers_mut().insert("client-request-id", value);
+        }
+        response.headers_mut().insert(header::PRAGMA, header::HeaderValue::from_static("no-cache"));
+        response
+    }
+}
