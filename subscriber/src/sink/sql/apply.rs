@@ -8,16 +8,15 @@ use waybill_formats::{DecodeOptions, Limits, Row, RowBatch, RowDecoder, Source, 
 
 use super::{
     Failure,
-    sqlite::{Current, Origin, Parked, TableId, Tables, Written},
+    tables::{Current, Origin, Parked, TableId, Tables, Written},
 };
 use crate::{
     apply::{Batch, EntityPlan, Head, RowAt, RowReader},
     sink::Applied,
 };
 
-/// Parked rows looked at together: bounds what a release holds in memory.
-const RELEASED_ROWS_MAX: usize = 1_000;
-const RELEASED_BYTES_MAX: usize = 4 << 20;
+/// New rows for which parked ones wait.
+pub(super) type Arrived = Vec<(TableId, String)>;
 
 /// Rows of one file that are to take effect now.
 pub(super) struct Stretch<'a> {
@@ -42,13 +41,13 @@ enum Outcome {
     Refused(String),
 }
 
-/// Brings an entity's rows into effect, and those that waited for them.
+/// Brings an entity's rows into effect. The caller then lets those go that waited for what arrived.
 pub(super) fn apply_entity(
-    tables: &mut Tables<'_>,
+    tables: &mut impl Tables,
     plan: &EntityPlan,
     stretch: &Stretch<'_>,
     batch: &Batch,
-) -> Result<Applied, Failure> {
+) -> Result<(Applied, Arrived), Failure> {
     let mut applied = Applied::default();
     record_bad_rows(tables, stretch, &mut applied)?;
     for (at, fault) in &batch.faults {
@@ -80,8 +79,7 @@ pub(super) fn apply_entity(
         }
     }
     run.park_held(tables)?;
-    run.applied.released = release(tables, run.inserted)?;
-    Ok(run.applied)
+    Ok((run.applied, run.inserted))
 }
 
 /// What a row means for older ones of its key.
@@ -106,13 +104,12 @@ struct Run<'a, 'p> {
     held: HashMap<String, Vec<&'a Head>>,
     /// Rows whose parent has come.
     due: Vec<&'a Head>,
-    /// New rows for which parked ones wait.
-    inserted: Vec<(TableId, String)>,
+    inserted: Arrived,
 }
 
 impl<'a> Run<'a, '_> {
     /// Brings a row into effect, or lets it wait: only the newest of its key, so not where `newer_waits`.
-    fn settle(&mut self, tables: &mut Tables<'_>, head: &'a Head, newer_waits: bool) -> Result<Settled, Failure> {
+    fn settle(&mut self, tables: &mut impl Tables, head: &'a Head, newer_waits: bool) -> Result<Settled, Failure> {
         let row = head.at.of(self.stretch.rows);
         let (key, version) = (self.batch.key(head), self.batch.version(head));
         match self.rows.step(tables, key, version, head.is_deletion, &row)? {
@@ -145,7 +142,7 @@ impl<'a> Run<'a, '_> {
         Ok(Settled::Decided)
     }
 
-    fn park(&mut self, tables: &mut Tables<'_>, head: &Head, missing: &Missing) -> Result<(), Failure> {
+    fn park(&mut self, tables: &mut impl Tables, head: &Head, missing: &Missing) -> Result<(), Failure> {
         let row = head.at.of(self.stretch.rows);
         let (key, version, origin) = (self.batch.key(head), self.batch.version(head), origin(self.stretch, &row));
         match tables.park(self.rows.table, key, version, (missing.parent, &missing.key), &origin, &row.to_json())? {
@@ -156,7 +153,7 @@ impl<'a> Run<'a, '_> {
     }
 
     /// What did not come in this batch may come in another.
-    fn park_held(&mut self, tables: &mut Tables<'_>) -> Result<(), Failure> {
+    fn park_held(&mut self, tables: &mut impl Tables) -> Result<(), Failure> {
         for (key, heads) in std::mem::take(&mut self.held) {
             let missing = Missing { parent: self.rows.table, key };
             for head in heads {
@@ -168,10 +165,10 @@ impl<'a> Run<'a, '_> {
 }
 
 /// Adds rows of a blobType that belongs to no entity.
-pub(super) fn append(tables: &mut Tables<'_>, table: TableId, stretch: &Stretch<'_>) -> Result<Applied, Failure> {
+pub(super) fn append(tables: &mut impl Tables, table: TableId, stretch: &Stretch<'_>) -> Result<Applied, Failure> {
     let mut applied = Applied::default();
     record_bad_rows(tables, stretch, &mut applied)?;
-    let mut reader = RowReader::new(None, tables.shape(table)?);
+    let mut reader = RowReader::new(None, &*tables.shape(table)?);
     for (_, row) in RowAt::all(stretch.rows, stretch.from) {
         reader.read(None, &row);
         match tables.append(table, stretch.file, row.number(), &reader)? {
@@ -190,7 +187,7 @@ fn origin<'a>(stretch: &Stretch<'a>, row: &Row<'_>) -> Origin<'a> {
 }
 
 /// Rows that do not match the file's format.
-fn record_bad_rows(tables: &mut Tables<'_>, stretch: &Stretch<'_>, applied: &mut Applied) -> Result<(), Failure> {
+fn record_bad_rows(tables: &mut impl Tables, stretch: &Stretch<'_>, applied: &mut Applied) -> Result<(), Failure> {
     for bad in stretch.rows.iter().flat_map(RowBatch::bad).filter(|bad| bad.row > stretch.from) {
         let origin = Origin { file: stretch.file, row: bad.row, offset: Some(bad.offset) };
         tables.keep_bad_row(&origin, Reason::MalformedRow, &bad.problem, &bad.bytes)?;
@@ -209,18 +206,18 @@ struct Rows<'p, 'r> {
 }
 
 impl<'p, 'r> Rows<'p, 'r> {
-    fn new(tables: &mut Tables<'_>, plan: &'p EntityPlan) -> Result<Self, Failure> {
+    fn new(tables: &mut impl Tables, plan: &'p EntityPlan) -> Result<Self, Failure> {
         let table = tables.open(plan.name())?;
         let mut parent = |name: &str| Ok::<_, Failure>((tables.open(name)?, HashSet::new()));
         let parents =
             plan.references().iter().map(|of| &of.parent).map(|name| parent(name)).collect::<Result<_, _>>()?;
-        let reader = RowReader::new(Some(plan), tables.shape(table)?);
+        let reader = RowReader::new(Some(plan), &*tables.shape(table)?);
         Ok(Self { plan, table, reader, parents })
     }
 
     fn step(
         &mut self,
-        tables: &mut Tables<'_>,
+        tables: &mut impl Tables,
         key: &str,
         version: &[u8],
         is_deletion: bool,
@@ -232,7 +229,7 @@ impl<'p, 'r> Rows<'p, 'r> {
         }
         if is_deletion {
             if current == Current::Older
-                && let Written::Refused(problem) = tables.delete(self.table, key)?
+                && let Written::Refused(problem) = tables.delete(self.table, key, version)?
             {
                 return Ok(Outcome::Refused(problem));
             }
@@ -255,7 +252,7 @@ impl<'p, 'r> Rows<'p, 'r> {
     }
 
     /// The first parent that is not there. A row is its own parent's equal: it may refer to itself.
-    fn missing(&mut self, tables: &mut Tables<'_>, own_key: &str) -> Result<Option<Missing>, Failure> {
+    fn missing(&mut self, tables: &mut impl Tables, own_key: &str) -> Result<Option<Missing>, Failure> {
         for ((parent, present), key) in self.parents.iter_mut().zip(self.reader.parents()) {
             let Some(key) = key else { continue };
             if present.contains(key) || (*parent == self.table && key == own_key) {
@@ -270,35 +267,17 @@ impl<'p, 'r> Rows<'p, 'r> {
     }
 }
 
-/// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
-fn release(tables: &mut Tables<'_>, mut arrived: Vec<(TableId, String)>) -> Result<u64, Failure> {
-    let mut released = 0;
-    while let Some((parent, key)) = arrived.pop() {
-        let mut after = 0;
-        loop {
-            let mut waiting = tables.waiting(parent, &key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
-            let Some(last) = waiting.iter().map(|parked| parked.id).max() else { break };
-            after = last;
-            // Tables are then touched page by page.
-            waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
-            for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
-                released += release_rows(tables, of_entity, &mut arrived)?;
-            }
-        }
-    }
-    Ok(released)
-}
-
-fn release_rows(
-    tables: &mut Tables<'_>,
+/// Applies rows of one entity that waited, and notes for which of them others wait. Returns how many took effect.
+pub(super) fn release_rows(
+    tables: &mut impl Tables,
     waiting: &[Parked],
-    arrived: &mut Vec<(TableId, String)>,
+    arrived: &mut Arrived,
 ) -> Result<u64, Failure> {
     // Rows of an entity that is no longer configured go on waiting.
     let Some(plan) = waiting.first().and_then(|parked| tables.plan(&parked.entity)) else { return Ok(0) };
     let batches = decode(waiting);
     let mut released = 0;
-    let mut rows = Rows::new(tables, plan)?;
+    let mut rows = Rows::new(tables, &plan)?;
     for (_, row) in RowAt::all(&batches, 0) {
         let parked = place(waiting, row.number());
         match rows.step(tables, &parked.key, &parked.version, false, &row)? {

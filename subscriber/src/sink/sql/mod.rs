@@ -27,6 +27,7 @@
 
 mod apply;
 mod sqlite;
+mod tables;
 
 pub use sqlite::{BadRowEntry, ParkedRow, SqliteSink, Totals};
 

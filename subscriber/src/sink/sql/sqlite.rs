@@ -18,16 +18,21 @@ use waybill_store::{
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
-pub(super) use self::tables::{Current, Origin, Parked, TableId, Tables, Written};
+use self::tables::SqliteTables;
 use super::{
     Failure,
-    apply::{Stretch, append, apply_entity},
+    apply::{Arrived, Stretch, append, apply_entity, release_rows},
+    tables::Tables,
 };
 use crate::{
     FileKey,
     apply::{Batch, EntityPlan, EntityPlans, NewFields, Position, Shape},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError},
 };
+
+/// Parked rows looked at together: bounds what a release holds in memory.
+const RELEASED_ROWS_MAX: usize = 1_000;
+const RELEASED_BYTES_MAX: usize = 4 << 20;
 
 /// Tables in an SQLite file, which may be the user's own database. Clones share it.
 #[derive(Clone)]
@@ -318,7 +323,7 @@ impl Planned {
             return Err(Failure::Fenced { found: known });
         }
         let now = (inner.now)().format(&Rfc3339).unwrap_or_default();
-        let mut tables = Tables::new(tx, &inner.plans, &now);
+        let mut tables = SqliteTables::new(tx, &inner.plans, &now);
         let table = match &self.rows {
             PlannedRows::Entity(plan, _) => tables.open(plan.name())?,
             PlannedRows::Stream(_) => {
@@ -328,7 +333,7 @@ impl Planned {
         };
         if !tables.shape(table)?.covers(&self.seen) {
             // Somebody dropped a column since: its field is new again.
-            self.rows = self.rows.again(tables.shape(table)?, from, &self.batch);
+            self.rows = self.rows.again(&*tables.shape(table)?, from, &self.batch);
         }
         let stretch = Stretch { file, from, rows: &self.batch.rows };
         let applied = match &self.rows {
@@ -339,14 +344,16 @@ impl Planned {
                     tables.admit_publisher(table, publisher)?;
                 }
                 tables.grow(table, &batch.new_fields)?;
-                apply_entity(&mut tables, plan, &stretch, batch)?
+                let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch)?;
+                applied.released = release(&mut tables, arrived)?;
+                applied
             }
             PlannedRows::Stream(new_fields) => {
                 tables.grow(table, new_fields)?;
                 append(&mut tables, table, &stretch)?
             }
         };
-        let shape = tables.shared_shape(table)?;
+        let shape = tables.shape(table)?;
         advance(tx, file, &self.batch, &applied, &now)?;
         Ok((applied, shape))
     }
@@ -369,6 +376,25 @@ impl PlannedRows {
             Self::Stream(_) => Self::new(None, shape, from, batch),
         }
     }
+}
+
+/// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
+fn release(tables: &mut SqliteTables<'_>, mut arrived: Arrived) -> Result<u64, Failure> {
+    let mut released = 0;
+    while let Some((parent, key)) = arrived.pop() {
+        let mut after = 0;
+        loop {
+            let mut waiting = tables.waiting(parent, &key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
+            let Some(last) = waiting.iter().map(|parked| parked.id).max() else { break };
+            after = last;
+            // Tables are then touched page by page.
+            waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
+            for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
+                released += release_rows(tables, of_entity, &mut arrived)?;
+            }
+        }
+    }
+    Ok(released)
 }
 
 /// Runs CPU work or waiting beside the runtime. `None` when the runtime is shutting down.

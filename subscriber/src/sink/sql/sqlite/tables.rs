@@ -8,11 +8,17 @@ use waybill_store::rusqlite::{
     types::{ToSqlOutput, ValueRef},
 };
 
-use super::{super::Failure, schema};
+use super::{
+    super::{
+        Failure,
+        tables::{BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, stored},
+    },
+    schema,
+};
 use crate::apply::{EntityPlan, EntityPlans, KeyPart, NewFields, RowReader, Shape, Value};
 
 /// The tables that one transaction works on.
-pub(crate) struct Tables<'tx> {
+pub(super) struct SqliteTables<'tx> {
     tx: &'tx Connection,
     plans: &'tx EntityPlans,
     /// For what is stored with a time.
@@ -21,10 +27,6 @@ pub(crate) struct Tables<'tx> {
     places: HashMap<&'tx str, TableId>,
     statements: Statements<'tx>,
 }
-
-/// A table that was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TableId(usize);
 
 struct Table<'tx> {
     /// `None`: a table to which rows are only added.
@@ -50,82 +52,9 @@ struct Statements<'tx> {
     is_waited_for: Option<CachedStatement<'tx>>,
 }
 
-/// What is there under a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Current {
-    Absent,
-    Older,
-    SameOrNewer,
-}
-
-/// Whether the database took a row.
-#[derive(Debug)]
-pub(crate) enum Written {
-    Done,
-    /// What it says; the row had no effect.
-    Refused(String),
-}
-
-/// Where a row comes from.
-#[derive(Debug)]
-pub(crate) struct Origin<'a> {
-    pub(crate) file: &'a str,
-    pub(crate) row: u64,
-    pub(crate) offset: Option<u64>,
-}
-
-/// A row that waits.
-#[derive(Debug)]
-pub(crate) struct Parked {
-    pub(crate) id: i64,
-    pub(crate) entity: String,
-    pub(crate) key: String,
-    pub(crate) version: Vec<u8>,
-    pub(crate) json: String,
-    file: String,
-    row: u64,
-}
-
-impl Parked {
-    pub(crate) fn origin(&self) -> Origin<'_> {
-        Origin { file: &self.file, row: self.row, offset: None }
-    }
-}
-
-/// Of a bad row's bytes.
-const BAD_BYTES_MAX: usize = 64 << 10;
-
-impl<'tx> Tables<'tx> {
+impl<'tx> SqliteTables<'tx> {
     pub(super) fn new(tx: &'tx Transaction<'_>, plans: &'tx EntityPlans, now: &'tx str) -> Self {
         Self { tx, plans, now, open: Vec::new(), places: HashMap::new(), statements: Statements::default() }
-    }
-
-    /// An entity that is configured.
-    pub(crate) fn plan(&self, name: &str) -> Option<&'tx EntityPlan> {
-        self.plans.get(name).map(AsRef::as_ref)
-    }
-
-    /// Opens an entity's table.
-    pub(crate) fn open(&mut self, entity: &str) -> Result<TableId, Failure> {
-        if let Some(id) = self.places.get(entity) {
-            return Ok(*id);
-        }
-        let Some(plan) = self.plan(entity) else {
-            let problem = format!("entity {entity:?} is not among those that the sink was opened with");
-            return Err(Failure::Refused { reason: Reason::RefusedByDatabase, problem });
-        };
-        let exists = |table: &str| {
-            let mut statement = self.tx.prepare_cached(&format!("SELECT 1 FROM {table} WHERE entity = ?1 LIMIT 1"))?;
-            statement.exists([entity])
-        };
-        let table = Table {
-            has_tombstones: exists("_waybill_tombstone")?,
-            has_parked: exists("_waybill_parked")?,
-            ..Table::new(Some(plan), SqlName::new(plan.table()))
-        };
-        let id = self.push(table);
-        self.places.insert(plan.name(), id);
-        Ok(id)
     }
 
     /// Opens a table to which rows are only added.
@@ -138,23 +67,9 @@ impl<'tx> Tables<'tx> {
         TableId(self.open.len() - 1)
     }
 
-    /// Its columns.
-    pub(crate) fn shape(&mut self, id: TableId) -> Result<&Shape, Failure> {
-        let Table { plan, name, shape, .. } = &mut self.open[id.0];
-        if shape.is_none() {
-            *shape = Some(Arc::new(schema::shape(self.tx, name, *plan)?));
-        }
-        Ok(shape.as_deref().expect("set above"))
-    }
-
-    pub(super) fn shared_shape(&mut self, id: TableId) -> Result<Arc<Shape>, Failure> {
-        self.shape(id)?;
-        Ok(self.open[id.0].shape.as_ref().map(Arc::clone).expect("loaded above"))
-    }
-
     /// Gives new fields their columns.
     pub(super) fn grow(&mut self, id: TableId, fields: &NewFields) -> Result<(), Failure> {
-        let shape = self.shared_shape(id)?;
+        let shape = self.shape(id)?;
         let Table { plan, name, .. } = &self.open[id.0];
         if let Some(grown) = schema::grow(self.tx, name, *plan, &shape, fields)? {
             self.open[id.0].shape = Some(Arc::new(grown));
@@ -183,158 +98,6 @@ impl<'tx> Tables<'tx> {
                 Ok(())
             }
         }
-    }
-
-    /// What the table, or a tombstone, holds under a key, against this version.
-    pub(crate) fn compare(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Current, Failure> {
-        let against = |known: Option<&[u8]>| match known {
-            Some(known) if known >= version => Current::SameOrNewer,
-            // A row without a version was not written by us; any version is newer.
-            _ => Current::Older,
-        };
-        let table = &mut self.open[id.0];
-        if let Some(current) = table.with_version(self.tx, key, against)? {
-            return Ok(current);
-        }
-        let (Some(plan), true) = (table.plan, table.has_tombstones) else { return Ok(Current::Absent) };
-        let sql = "SELECT version FROM _waybill_tombstone WHERE entity = ?1 AND key = ?2";
-        let mut rows = prepared(self.tx, &mut self.statements.tombstone, || sql)?.query((plan.name(), key))?;
-        let blocks = match rows.next()? {
-            Some(row) => row.get_ref(0)?.as_blob().is_ok_and(|known| known >= version),
-            None => false,
-        };
-        Ok(if blocks { Current::SameOrNewer } else { Current::Absent })
-    }
-
-    /// Whether the table has a row with this key.
-    pub(crate) fn is_present(&mut self, id: TableId, key: &str) -> Result<bool, Failure> {
-        Ok(self.open[id.0].with_version(self.tx, key, |_| ())?.is_some())
-    }
-
-    /// Inserts or updates the row that was read last; a tombstone goes.
-    pub(crate) fn upsert(
-        &mut self,
-        id: TableId,
-        key: &str,
-        version: &[u8],
-        row: &RowReader<'_>,
-    ) -> Result<Written, Failure> {
-        let Table { plan: Some(plan), name, shape: Some(shape), write, has_tombstones, .. } = &mut self.open[id.0]
-        else {
-            unreachable!("a reader was made from its shape");
-        };
-        let statement = prepared(self.tx, write, || schema::upsert_sql(name, plan, shape))?;
-        let next = bind_key(statement, plan, key)?.expect("a row's key has the types of its columns");
-        statement.raw_bind_parameter(next, version)?;
-        bind_row(statement, next + 1, row)?;
-        let written = written(self.tx, statement.raw_execute())?;
-        if *has_tombstones && matches!(written, Written::Done) {
-            let sql = "DELETE FROM _waybill_tombstone WHERE entity = ?1 AND key = ?2";
-            prepared(self.tx, &mut self.statements.unbury, || sql)?.execute((plan.name(), key))?;
-        }
-        Ok(written)
-    }
-
-    /// Adds the row that was read last, of a file of no entity.
-    pub(crate) fn append(
-        &mut self,
-        id: TableId,
-        file: &str,
-        number: u64,
-        row: &RowReader<'_>,
-    ) -> Result<Written, Failure> {
-        let Table { name, shape: Some(shape), write, .. } = &mut self.open[id.0] else {
-            unreachable!("a reader was made from its shape");
-        };
-        let statement = prepared(self.tx, write, || schema::append_sql(name, shape))?;
-        statement.raw_bind_parameter(1, file)?;
-        statement.raw_bind_parameter(2, stored(number))?;
-        bind_row(statement, 3, row)?;
-        written(self.tx, statement.raw_execute())
-    }
-
-    /// Deletes the row with this key.
-    pub(crate) fn delete(&mut self, id: TableId, key: &str) -> Result<Written, Failure> {
-        let Table { plan: Some(plan), name, .. } = &self.open[id.0] else { unreachable!("only entities have keys") };
-        let mut statement = self.tx.prepare_cached(&schema::delete_sql(name, plan))?;
-        bind_key(&mut statement, plan, key)?.expect("a row's key has the types of its columns");
-        written(self.tx, statement.raw_execute())
-    }
-
-    /// Remembers a deletion.
-    pub(crate) fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
-        let table = &mut self.open[id.0];
-        table.has_tombstones = true;
-        let sql = "INSERT INTO _waybill_tombstone (entity, key, version, deleted_at) VALUES (?1, ?2, ?3, ?4)
-                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at";
-        let statement = prepared(self.tx, &mut self.statements.bury, || sql)?;
-        statement.execute((table.entity(), key, version, self.now))?;
-        Ok(())
-    }
-
-    /// Parks a row, instead of an older one with its key. `false`: a row that is not older is parked already.
-    pub(crate) fn park(
-        &mut self,
-        id: TableId,
-        key: &str,
-        version: &[u8],
-        (parent, missing_key): (TableId, &str),
-        origin: &Origin<'_>,
-        json: &str,
-    ) -> Result<bool, Failure> {
-        self.open[id.0].has_parked = true;
-        let (entity, missing) = (self.open[id.0].entity(), self.open[parent.0].entity());
-        let sql = "INSERT INTO _waybill_parked
-                       (entity, key, version, missing_entity, missing_key, row, file, file_row, parked_at)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
-                       missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
-                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at
-                   WHERE excluded.version > version";
-        let statement = prepared(self.tx, &mut self.statements.park, || sql)?;
-        let number = stored(origin.row);
-        let changed =
-            statement.execute((entity, key, version, missing, missing_key, json, origin.file, number, self.now))?;
-        Ok(changed > 0)
-    }
-
-    /// Removes the parked row with this key, if it is not newer.
-    pub(crate) fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
-        let table = &self.open[id.0];
-        if table.has_parked {
-            let sql = "DELETE FROM _waybill_parked WHERE entity = ?1 AND key = ?2 AND version <= ?3";
-            let statement = prepared(self.tx, &mut self.statements.forget_parked, || sql)?;
-            statement.execute((table.entity(), key, version))?;
-        }
-        Ok(())
-    }
-
-    /// Removes a parked row.
-    pub(crate) fn unpark(&mut self, parked: i64) -> Result<(), Failure> {
-        let sql = "DELETE FROM _waybill_parked WHERE id = ?1";
-        prepared(self.tx, &mut self.statements.unpark, || sql)?.execute([parked])?;
-        Ok(())
-    }
-
-    /// Lets a parked row wait for another parent.
-    pub(crate) fn wait_for(&mut self, parked: i64, parent: TableId, missing_key: &str) -> Result<(), Failure> {
-        let entity = self.open[parent.0].entity();
-        let sql = "UPDATE _waybill_parked SET missing_entity = ?2, missing_key = ?3 WHERE id = ?1";
-        prepared(self.tx, &mut self.statements.wait_for, || sql)?.execute((parked, entity, missing_key))?;
-        Ok(())
-    }
-
-    /// Whether any row waits for some row of this entity.
-    pub(crate) fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure> {
-        let sql = "SELECT 1 FROM _waybill_parked WHERE missing_entity = ?1 LIMIT 1";
-        Ok(self.tx.prepare_cached(sql)?.exists([self.open[id.0].entity()])?)
-    }
-
-    /// Whether any row waits for this one.
-    pub(crate) fn is_waited_for(&mut self, id: TableId, key: &str) -> Result<bool, Failure> {
-        let sql = "SELECT 1 FROM _waybill_parked WHERE missing_entity = ?1 AND missing_key = ?2 LIMIT 1";
-        let statement = prepared(self.tx, &mut self.statements.is_waited_for, || sql)?;
-        Ok(statement.exists((self.open[id.0].entity(), key))?)
     }
 
     /// Rows that wait for this one, in the order of their ids after `after`: at most `rows_max`, and no further one once
@@ -369,9 +132,184 @@ impl<'tx> Tables<'tx> {
         }
         Ok(waiting)
     }
+}
 
-    /// Keeps a row that cannot be used.
-    pub(crate) fn keep_bad_row(
+impl<'tx> Tables for SqliteTables<'tx> {
+    fn plan(&self, name: &str) -> Option<Arc<EntityPlan>> {
+        self.plans.get(name).map(Arc::clone)
+    }
+
+    fn open(&mut self, entity: &str) -> Result<TableId, Failure> {
+        if let Some(id) = self.places.get(entity) {
+            return Ok(*id);
+        }
+        let Some(plan) = self.plans.get(entity) else {
+            let problem = format!("entity {entity:?} is not among those that the sink was opened with");
+            return Err(Failure::Refused { reason: Reason::RefusedByDatabase, problem });
+        };
+        let exists = |table: &str| {
+            let mut statement = self.tx.prepare_cached(&format!("SELECT 1 FROM {table} WHERE entity = ?1 LIMIT 1"))?;
+            statement.exists([entity])
+        };
+        let table = Table {
+            has_tombstones: exists("_waybill_tombstone")?,
+            has_parked: exists("_waybill_parked")?,
+            ..Table::new(Some(plan), SqlName::new(plan.table()))
+        };
+        let id = self.push(table);
+        self.places.insert(plan.name(), id);
+        Ok(id)
+    }
+
+    fn shape(&mut self, id: TableId) -> Result<Arc<Shape>, Failure> {
+        let Table { plan, name, shape, .. } = &mut self.open[id.0];
+        if shape.is_none() {
+            *shape = Some(Arc::new(schema::shape(self.tx, name, *plan)?));
+        }
+        Ok(shape.as_ref().map(Arc::clone).expect("set above"))
+    }
+
+    fn compare(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Current, Failure> {
+        let against = |known: Option<&[u8]>| match known {
+            Some(known) if known >= version => Current::SameOrNewer,
+            // A row without a version was not written by us; any version is newer.
+            _ => Current::Older,
+        };
+        let table = &mut self.open[id.0];
+        if let Some(current) = table.with_version(self.tx, key, against)? {
+            return Ok(current);
+        }
+        let (Some(plan), true) = (table.plan, table.has_tombstones) else { return Ok(Current::Absent) };
+        let sql = "SELECT version FROM _waybill_tombstone WHERE entity = ?1 AND key = ?2";
+        let mut rows = prepared(self.tx, &mut self.statements.tombstone, || sql)?.query((plan.name(), key))?;
+        let blocks = match rows.next()? {
+            Some(row) => row.get_ref(0)?.as_blob().is_ok_and(|known| known >= version),
+            None => false,
+        };
+        Ok(if blocks { Current::SameOrNewer } else { Current::Absent })
+    }
+
+    fn is_present(&mut self, id: TableId, key: &str) -> Result<bool, Failure> {
+        Ok(self.open[id.0].with_version(self.tx, key, |_| ())?.is_some())
+    }
+
+    fn upsert(
+        &mut self,
+        id: TableId,
+        key: &str,
+        version: &[u8],
+        row: &RowReader<'_>,
+    ) -> Result<Written, Failure> {
+        let Table { plan: Some(plan), name, shape: Some(shape), write, has_tombstones, .. } = &mut self.open[id.0]
+        else {
+            unreachable!("a reader was made from its shape");
+        };
+        let statement = prepared(self.tx, write, || schema::upsert_sql(name, plan, shape))?;
+        let next = bind_key(statement, plan, key)?.expect("a row's key has the types of its columns");
+        statement.raw_bind_parameter(next, version)?;
+        bind_row(statement, next + 1, row)?;
+        let written = written(self.tx, statement.raw_execute())?;
+        if *has_tombstones && matches!(written, Written::Done) {
+            let sql = "DELETE FROM _waybill_tombstone WHERE entity = ?1 AND key = ?2";
+            prepared(self.tx, &mut self.statements.unbury, || sql)?.execute((plan.name(), key))?;
+        }
+        Ok(written)
+    }
+
+    fn append(
+        &mut self,
+        id: TableId,
+        file: &str,
+        number: u64,
+        row: &RowReader<'_>,
+    ) -> Result<Written, Failure> {
+        let Table { name, shape: Some(shape), write, .. } = &mut self.open[id.0] else {
+            unreachable!("a reader was made from its shape");
+        };
+        let statement = prepared(self.tx, write, || schema::append_sql(name, shape))?;
+        statement.raw_bind_parameter(1, file)?;
+        statement.raw_bind_parameter(2, stored(number))?;
+        bind_row(statement, 3, row)?;
+        written(self.tx, statement.raw_execute())
+    }
+
+    fn delete(&mut self, id: TableId, key: &str, _version: &[u8]) -> Result<Written, Failure> {
+        let Table { plan: Some(plan), name, .. } = &self.open[id.0] else { unreachable!("only entities have keys") };
+        let mut statement = self.tx.prepare_cached(&schema::delete_sql(name, plan))?;
+        bind_key(&mut statement, plan, key)?.expect("a row's key has the types of its columns");
+        written(self.tx, statement.raw_execute())
+    }
+
+    fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
+        let table = &mut self.open[id.0];
+        table.has_tombstones = true;
+        let sql = "INSERT INTO _waybill_tombstone (entity, key, version, deleted_at) VALUES (?1, ?2, ?3, ?4)
+                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at";
+        let statement = prepared(self.tx, &mut self.statements.bury, || sql)?;
+        statement.execute((table.entity(), key, version, self.now))?;
+        Ok(())
+    }
+
+    fn park(
+        &mut self,
+        id: TableId,
+        key: &str,
+        version: &[u8],
+        (parent, missing_key): (TableId, &str),
+        origin: &Origin<'_>,
+        json: &str,
+    ) -> Result<bool, Failure> {
+        self.open[id.0].has_parked = true;
+        let (entity, missing) = (self.open[id.0].entity(), self.open[parent.0].entity());
+        let sql = "INSERT INTO _waybill_parked
+                       (entity, key, version, missing_entity, missing_key, row, file, file_row, parked_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
+                       missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
+                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at
+                   WHERE excluded.version > version";
+        let statement = prepared(self.tx, &mut self.statements.park, || sql)?;
+        let number = stored(origin.row);
+        let changed =
+            statement.execute((entity, key, version, missing, missing_key, json, origin.file, number, self.now))?;
+        Ok(changed > 0)
+    }
+
+    fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
+        let table = &self.open[id.0];
+        if table.has_parked {
+            let sql = "DELETE FROM _waybill_parked WHERE entity = ?1 AND key = ?2 AND version <= ?3";
+            let statement = prepared(self.tx, &mut self.statements.forget_parked, || sql)?;
+            statement.execute((table.entity(), key, version))?;
+        }
+        Ok(())
+    }
+
+    fn unpark(&mut self, parked: i64) -> Result<(), Failure> {
+        let sql = "DELETE FROM _waybill_parked WHERE id = ?1";
+        prepared(self.tx, &mut self.statements.unpark, || sql)?.execute([parked])?;
+        Ok(())
+    }
+
+    fn wait_for(&mut self, parked: i64, parent: TableId, missing_key: &str) -> Result<(), Failure> {
+        let entity = self.open[parent.0].entity();
+        let sql = "UPDATE _waybill_parked SET missing_entity = ?2, missing_key = ?3 WHERE id = ?1";
+        prepared(self.tx, &mut self.statements.wait_for, || sql)?.execute((parked, entity, missing_key))?;
+        Ok(())
+    }
+
+    fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure> {
+        let sql = "SELECT 1 FROM _waybill_parked WHERE missing_entity = ?1 LIMIT 1";
+        Ok(self.tx.prepare_cached(sql)?.exists([self.open[id.0].entity()])?)
+    }
+
+    fn is_waited_for(&mut self, id: TableId, key: &str) -> Result<bool, Failure> {
+        let sql = "SELECT 1 FROM _waybill_parked WHERE missing_entity = ?1 AND missing_key = ?2 LIMIT 1";
+        let statement = prepared(self.tx, &mut self.statements.is_waited_for, || sql)?;
+        Ok(statement.exists((self.open[id.0].entity(), key))?)
+    }
+
+    fn keep_bad_row(
         &mut self,
         origin: &Origin<'_>,
         reason: Reason,
@@ -497,7 +435,3 @@ fn written(tx: &Connection, result: rusqlite::Result<usize>) -> Result<Written, 
     if is_the_rows && !tx.is_autocommit() { Ok(Written::Refused(error.to_string())) } else { Err(error.into()) }
 }
 
-/// SQLite's integers end at 2^63.
-fn stored(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
