@@ -1,0 +1,264 @@
+//! A pool of connections to one PostgreSQL database, and the steps that bring our tables in it to their schema.
+
+use std::{error::Error as _, fmt, sync::Arc, time::Duration};
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio_postgres::{
+    Config, NoTls,
+    config::{Host, SslMode},
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::Schema;
+
+/// How every session of ours reads and writes dates, and that notices are not sent.
+const SESSION: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c client_min_messages=warning \
+                       -c extra_float_digits=1 -c standard_conforming_strings=on";
+
+/// Two-part key of the advisory lock under which tables are made: `wayb` and 0.
+const MIGRATION_LOCK: i64 = 0x7761_7962 << 32;
+
+/// A database. Clones share its connections.
+#[derive(Clone)]
+pub struct Postgres {
+    pool: Pool,
+    shown: Arc<str>,
+}
+
+/// Limits.
+#[derive(Debug, Clone)]
+pub struct PostgresOptions {
+    /// Connections at most; default 8.
+    pub connections_max: usize,
+    /// To connect, and to wait for a free connection; default 10 s each.
+    pub connect_timeout: Duration,
+    /// What `pg_stat_activity` shows; default `waybill`.
+    pub application_name: String,
+}
+
+impl Default for PostgresOptions {
+    fn default() -> Self {
+        Self {
+            connections_max: 8,
+            connect_timeout: Duration::from_secs(10),
+            application_name: "waybill".to_owned(),
+        }
+    }
+}
+
+/// Why the database did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the text of each variant says it")]
+pub enum PostgresError {
+    #[error("the database's address cannot be used: {problem}; write postgres://USER@HOST:PORT/DATABASE")]
+    Address { problem: String },
+    #[error("{shown}: cannot connect: {problem}")]
+    Unreachable { shown: String, problem: String },
+    #[error("{shown}: {problem}")]
+    Failed { shown: String, problem: String, source: tokio_postgres::Error },
+    #[error("{shown}: the tables of the {name} have schema version {found}, this program knows up to {known}; use a newer program")]
+    Newer { shown: String, name: &'static str, found: i32, known: i32 },
+    #[error("{shown}: step {name:?} of the schema failed, and nothing of it took effect: {problem}")]
+    Migration { shown: String, name: &'static str, problem: String },
+}
+
+impl Postgres {
+    /// Reads the address (`postgres://user:password@host:port/database?sslmode=…`, or libpq's `key=value` form); touches
+    /// no network. `sslmode` is libpq's `disable`, `prefer` (default) or `require`; a server's certificate is always checked,
+    /// against the system's trust store. Transaction pooling (PgBouncer) does not work: temporary tables and prepared
+    /// statements belong to a session.
+    ///
+    /// # Errors
+    /// [`PostgresError::Address`].
+    pub fn new(address: &str, options: &PostgresOptions) -> Result<Self, PostgresError> {
+        // The text of the parser's own error is fixed words, never a part of the address, which may hold a password.
+        let problem = |problem: String| PostgresError::Address { problem };
+        let mut config: Config =
+            address.parse().map_err(|error: tokio_postgres::Error| problem(in_words(&error)))?;
+        if config.get_hosts().is_empty() {
+            return Err(problem("it names no host".to_owned()));
+        }
+        config.connect_timeout(options.connect_timeout);
+        config.keepalives_idle(Duration::from_secs(60));
+        if config.get_application_name().is_none() {
+            config.application_name(&options.application_name);
+        }
+        let asked = config.get_options().map(|options| format!(" {options}")).unwrap_or_default();
+        config.options(format!("{SESSION}{asked}"));
+        let shown = shown(&config).into();
+
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = if config.get_ssl_mode() == SslMode::Disable {
+            Manager::from_config(config, NoTls, recycling)
+        } else {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let tls = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .and_then(rustls::ConfigBuilder::with_platform_verifier)
+                .map_err(|error| problem(format!("TLS cannot be set up: {error}; or set sslmode=disable")))?
+                .with_no_client_auth();
+            Manager::from_config(config, MakeRustlsConnect::new(tls), recycling)
+        };
+        let timeouts = Timeouts {
+            wait: Some(options.connect_timeout),
+            create: Some(options.connect_timeout),
+            recycle: Some(options.connect_timeout),
+        };
+        let pool = Pool::builder(manager)
+            .max_size(options.connections_max.max(1))
+            .timeouts(timeouts)
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| problem(error.to_string()))?;
+        Ok(Self { pool, shown })
+    }
+
+    /// Makes or completes the tables of a schema, each step in a transaction with its number. Several programs may do so at
+    /// once. The version is kept in a table `_waybill_schema`.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn migrate(&self, schema: &Schema) -> Result<(), PostgresError> {
+        let known = i32::try_from(schema.migrations.len()).unwrap_or(i32::MAX);
+        let mut connection = self.connection().await?;
+        loop {
+            let tx = connection.transaction().await.map_err(|error| self.error(error))?;
+            let failed = |error| self.error(error);
+            tx.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await.map_err(failed)?;
+            tx.batch_execute(
+                "CREATE TABLE IF NOT EXISTS _waybill_schema (name text PRIMARY KEY, version integer NOT NULL)",
+            )
+            .await
+            .map_err(failed)?;
+            let row = tx
+                .query_opt("SELECT version FROM _waybill_schema WHERE name = $1", &[&schema.name])
+                .await
+                .map_err(failed)?;
+            let taken: i32 = row.map_or(0, |row| row.get(0));
+            if taken > known {
+                let shown = self.shown.to_string();
+                return Err(PostgresError::Newer { shown, name: schema.name, found: taken, known });
+            }
+            let Some(step) = usize::try_from(taken).ok().and_then(|taken| schema.migrations.get(taken)) else {
+                return tx.commit().await.map_err(failed);
+            };
+            tracing::debug!(database = %self.shown, version = taken + 1, step = step.name, "migrating");
+            tx.batch_execute(step.sql).await.map_err(|error| PostgresError::Migration {
+                shown: self.shown.to_string(),
+                name: step.name,
+                problem: in_words(&error),
+            })?;
+            tx.execute(
+                "INSERT INTO _waybill_schema (name, version) VALUES ($1, $2)
+                 ON CONFLICT (name) DO UPDATE SET version = excluded.version",
+                &[&schema.name, &(taken + 1)],
+            )
+            .await
+            .map_err(failed)?;
+            tx.commit().await.map_err(failed)?;
+        }
+    }
+
+    /// A connection; it goes back to the pool when it is dropped.
+    ///
+    /// # Errors
+    /// [`PostgresError::Unreachable`] when none can be made or none becomes free in time.
+    pub async fn connection(&self) -> Result<Object, PostgresError> {
+        self.pool.get().await.map_err(|error| {
+            let problem = match error {
+                PoolError::Backend(error) => in_words(&error),
+                PoolError::Timeout(_) => "it does not answer, or all connections are in use".to_owned(),
+                PoolError::Closed => "the program is ending".to_owned(),
+                other => other.to_string(),
+            };
+            PostgresError::Unreachable { shown: self.shown.to_string(), problem }
+        })
+    }
+
+    /// An error of the driver, as this crate tells it.
+    #[must_use]
+    pub fn error(&self, error: tokio_postgres::Error) -> PostgresError {
+        let shown = self.shown.to_string();
+        if error.is_closed() {
+            return PostgresError::Unreachable { shown, problem: "the connection was lost".to_owned() };
+        }
+        PostgresError::Failed { shown, problem: in_words(&error), source: error }
+    }
+
+    /// `postgres://HOST:PORT/DATABASE`, without user or password.
+    #[must_use]
+    pub fn shown(&self) -> &str {
+        &self.shown
+    }
+
+    /// Closes the connections; those in use end when they are given back.
+    pub fn close(&self) {
+        self.pool.close();
+    }
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").field("database", &self.shown).finish_non_exhaustive()
+    }
+}
+
+/// What the server says, or why there was no answer, without the driver's own frame around it.
+fn in_words(error: &tokio_postgres::Error) -> String {
+    if let Some(error) = error.as_db_error() {
+        return match error.hint() {
+            Some(hint) => format!("{} ({}; {hint})", error.message(), error.code().code()),
+            None => format!("{} ({})", error.message(), error.code().code()),
+        };
+    }
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+fn shown(config: &Config) -> String {
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => host.clone(),
+        #[cfg(unix)]
+        Some(Host::Unix(path)) => path.display().to_string(),
+        None => String::new(),
+    };
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
+    format!("postgres://{host}:{port}/{database}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_shown_without_its_secrets() {
+        let address = "postgres://me:geheim@localhost:5433/shop?sslmode=disable";
+        let postgres = Postgres::new(address, &PostgresOptions::default()).unwrap();
+        assert_eq!(postgres.shown(), "postgres://localhost:5433/shop");
+        assert!(!format!("{postgres:?}").contains("geheim"));
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_used_says_how_to_write_it_and_keeps_its_secrets() {
+        for address in ["postgres://me:geheim@", "mysql://me:geheim@localhost/x", "host=a port=geheim"] {
+            let error = Postgres::new(address, &PostgresOptions::default()).unwrap_err().to_string();
+            assert!(error.contains("write postgres://USER@HOST:PORT/DATABASE"), "{error}");
+            assert!(!error.contains("geheim"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_unreachable() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let address = format!("postgres://me@127.0.0.1:{port}/shop?sslmode=disable");
+        let error = Postgres::new(&address, &PostgresOptions::default()).unwrap().connection().await.unwrap_err();
+        assert!(matches!(&error, PostgresError::Unreachable { problem, .. } if problem.contains("refused")), "{error}");
+    }
+}

@@ -1,0 +1,114 @@
+//! What the algorithm asks of a database, within one transaction: a key at a time, as if every answer came at once. SQLite
+//! answers from its own pages; for a server across a network the dialect fetches what is needed in bulk beforehand, and
+//! writes what was said in bulk afterwards.
+
+use std::sync::Arc;
+
+use waybill_contracts::Reason;
+
+use super::Failure;
+use crate::apply::{EntityPlan, RowReader, Shape};
+
+/// A table that was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TableId(pub(super) usize);
+
+/// What is there under a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Current {
+    Absent,
+    Older,
+    SameOrNewer,
+}
+
+/// Whether the database took a row.
+#[derive(Debug)]
+pub(crate) enum Written {
+    Done,
+    /// What it says; the row had no effect.
+    Refused(String),
+}
+
+/// Where a row comes from.
+#[derive(Debug)]
+pub(crate) struct Origin<'a> {
+    pub(crate) file: &'a str,
+    pub(crate) row: u64,
+    pub(crate) offset: Option<u64>,
+}
+
+/// A row that waits.
+#[derive(Debug, Clone)]
+pub(crate) struct Parked {
+    pub(crate) id: i64,
+    pub(crate) entity: String,
+    pub(crate) key: String,
+    pub(crate) version: Vec<u8>,
+    pub(crate) json: String,
+    pub(super) file: String,
+    pub(super) row: u64,
+}
+
+impl Parked {
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin { file: &self.file, row: self.row, offset: None }
+    }
+}
+
+/// Of a bad row's bytes.
+pub(super) const BAD_BYTES_MAX: usize = 64 << 10;
+
+/// Databases count up to 2^63.
+pub(super) fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The tables that one transaction works on. What one call changes, the next one sees.
+pub(crate) trait Tables {
+    /// An entity that is configured.
+    fn plan(&self, name: &str) -> Option<Arc<EntityPlan>>;
+    /// Opens an entity's table.
+    fn open(&mut self, entity: &str) -> Result<TableId, Failure>;
+    /// Its columns.
+    fn shape(&mut self, id: TableId) -> Result<Arc<Shape>, Failure>;
+    /// What the table, or a tombstone, holds under a key, against this version.
+    fn compare(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Current, Failure>;
+    /// Whether the table has a row with this key.
+    fn is_present(&mut self, id: TableId, key: &str) -> Result<bool, Failure>;
+    /// Inserts or updates the row that was read last; a tombstone goes.
+    fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: &RowReader<'_>) -> Result<Written, Failure>;
+    /// Adds the row that was read last, of a file of no entity.
+    fn append(&mut self, id: TableId, file: &str, number: u64, row: &RowReader<'_>) -> Result<Written, Failure>;
+    /// Deletes the row with this key. `version` is the deletion's own.
+    fn delete(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Written, Failure>;
+    /// Remembers a deletion.
+    fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure>;
+    /// Parks a row, instead of an older one with its key. `false`: a row that is not older is parked already.
+    fn park(
+        &mut self,
+        id: TableId,
+        key: &str,
+        version: &[u8],
+        missing: (TableId, &str),
+        origin: &Origin<'_>,
+        json: &str,
+    ) -> Result<bool, Failure>;
+    /// Removes the parked row with this key, if it is not newer.
+    fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure>;
+    /// Removes a parked row.
+    fn unpark(&mut self, parked: i64) -> Result<(), Failure>;
+    /// Lets a parked row wait for another parent.
+    fn wait_for(&mut self, parked: i64, parent: TableId, missing_key: &str) -> Result<(), Failure>;
+    /// Whether any row waits for some row of this entity.
+    fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure>;
+    /// Whether any row waits for this one.
+    fn is_waited_for(&mut self, id: TableId, key: &str) -> Result<bool, Failure>;
+    /// Keeps a row that cannot be used.
+    fn keep_bad_row(
+        &mut self,
+        origin: &Origin<'_>,
+        reason: Reason,
+        problem: &str,
+        bytes: &[u8],
+    ) -> Result<(), Failure>;
+}
