@@ -11,6 +11,7 @@ mod postgres;
 mod sqlite;
 mod writer;
 
+pub use deadpool_postgres::{Object as PostgresConnection, Transaction as PostgresTransaction};
 pub use migrate::{Migration, Schema};
 pub use postgres::{Postgres, PostgresError, PostgresOptions};
 pub use rusqlite;

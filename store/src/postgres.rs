@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, fmt, sync::Arc, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio_postgres::{
     Config, NoTls,
@@ -10,7 +10,7 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::Schema;
+use crate::{PostgresConnection, Schema};
 
 /// How every session of ours reads and writes dates, and that notices are not sent.
 const SESSION: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c client_min_messages=warning \
@@ -39,11 +39,7 @@ pub struct PostgresOptions {
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self {
-            connections_max: 8,
-            connect_timeout: Duration::from_secs(10),
-            application_name: "waybill".to_owned(),
-        }
+        Self { connections_max: 8, connect_timeout: Duration::from_secs(10), application_name: "waybill".to_owned() }
     }
 }
 
@@ -58,7 +54,9 @@ pub enum PostgresError {
     Unreachable { shown: String, problem: String },
     #[error("{shown}: {problem}")]
     Failed { shown: String, problem: String, source: tokio_postgres::Error },
-    #[error("{shown}: the tables of the {name} have schema version {found}, this program knows up to {known}; use a newer program")]
+    #[error(
+        "{shown}: the tables of the {name} have schema version {found}, this program knows up to {known}; use a newer program"
+    )]
     Newer { shown: String, name: &'static str, found: i32, known: i32 },
     #[error("{shown}: step {name:?} of the schema failed, and nothing of it took effect: {problem}")]
     Migration { shown: String, name: &'static str, problem: String },
@@ -75,8 +73,7 @@ impl Postgres {
     pub fn new(address: &str, options: &PostgresOptions) -> Result<Self, PostgresError> {
         // The text of the parser's own error is fixed words, never a part of the address, which may hold a password.
         let problem = |problem: String| PostgresError::Address { problem };
-        let mut config: Config =
-            address.parse().map_err(|error: tokio_postgres::Error| problem(in_words(&error)))?;
+        let mut config: Config = address.parse().map_err(|error: tokio_postgres::Error| problem(in_words(&error)))?;
         if config.get_hosts().is_empty() {
             return Err(problem("it names no host".to_owned()));
         }
@@ -165,7 +162,7 @@ impl Postgres {
     ///
     /// # Errors
     /// [`PostgresError::Unreachable`] when none can be made or none becomes free in time.
-    pub async fn connection(&self) -> Result<Object, PostgresError> {
+    pub async fn connection(&self) -> Result<PostgresConnection, PostgresError> {
         self.pool.get().await.map_err(|error| {
             let problem = match error {
                 PoolError::Backend(error) => in_words(&error),

@@ -1,4 +1,4 @@
-//! Debian packages that Python packages are built with: installed where we may, else named.
+//! Debian packages: installed where we may, else named.
 
 use std::{
     path::Path,
@@ -37,17 +37,22 @@ pub(crate) fn to_build_python_packages() -> Result<()> {
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
-    let may_install = is_root() && Path::new("/usr/bin/apt-get").exists();
-    if !may_install {
-        let what: Vec<&str> = missing.iter().map(|need| need.what).collect();
-        bail!(
-            "missing: {}; the tests build an AMQP library from C (Debian: apt-get install {})",
-            what.join(", "),
-            packages.join(" ")
-        );
+    let what: Vec<&str> = missing.iter().map(|need| need.what).collect();
+    install(&packages, &format!("missing: {}; the tests build an AMQP library from C", what.join(", ")))
+}
+
+/// Installs packages, or says `why` they are needed and how to get them.
+pub(crate) fn install(packages: &[&str], why: &str) -> Result<()> {
+    if !is_root() || !Path::new("/usr/bin/apt-get").exists() {
+        bail!("{why} (Debian: apt-get install {})", packages.join(" "));
     }
+    // On a new machine the list of packages is empty or old.
+    let mut update = Command::new("apt-get");
+    update.args(["update", "--quiet"]);
+    step("Debian's list of packages", update)?;
     let mut install = Command::new("apt-get");
     install.args(["install", "--yes", "--no-install-recommends", "--quiet"]).args(packages);
+    install.env("DEBIAN_FRONTEND", "noninteractive");
     step("Debian packages", install)
 }
 
@@ -59,6 +64,6 @@ impl Need {
     }
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }

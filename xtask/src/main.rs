@@ -2,6 +2,7 @@
 
 mod debian;
 mod node;
+mod postgres;
 mod python;
 mod steps;
 
@@ -14,8 +15,8 @@ usage: cargo xtask COMMAND
   test NAME…   only the tests whose names contain NAME (after the same set-up)
   setup        only the set-up: a Python environment and Node packages in .cache/
 
-The set-up needs Rust, Python 3 with venv and headers, Node.js 20 with npm, a C compiler, OpenSSL's headers, and the
-package registries. What is missing is named; Debian packages are installed when root runs it.
+The set-up needs Rust, Python 3 with venv and headers, Node.js 20 with npm, a C compiler, OpenSSL's headers,
+PostgreSQL's programs, and the package registries. What is missing is named; Debian packages are installed when root runs it.
 
 To run some tests with cargo itself after `cargo xtask setup`:
   export WAYBILL_TEST_PYTHON=$PWD/.cache/python/bin/python WAYBILL_TEST_NODE=$PWD/.cache/node";

@@ -8,12 +8,14 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{node, python};
+use crate::{node, postgres::Postgres, python};
 
 /// Where tests find what was set up: the names are known to `tests/`.
 pub(crate) struct SetUp {
     python: PathBuf,
     node: PathBuf,
+    /// Runs as long as this lives.
+    postgres: Postgres,
 }
 
 pub(crate) fn root() -> PathBuf {
@@ -30,6 +32,7 @@ pub(crate) fn set_up() -> Result<SetUp> {
     Ok(SetUp {
         python: python::environment(&root().join("tests/python/requirements.txt"), &cache)?,
         node: node::packages(&root().join("tests/node"), &cache)?,
+        postgres: Postgres::start()?,
     })
 }
 
@@ -85,7 +88,10 @@ fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
 }
 
 fn with(set_up: &SetUp, mut command: Command) -> Command {
-    command.env("WAYBILL_TEST_PYTHON", &set_up.python).env("WAYBILL_TEST_NODE", &set_up.node);
+    command
+        .env("WAYBILL_TEST_PYTHON", &set_up.python)
+        .env("WAYBILL_TEST_NODE", &set_up.node)
+        .env("WAYBILL_TEST_POSTGRES", &set_up.postgres.url);
     command
 }
 

@@ -25,5 +25,6 @@ pub(crate) use key::KeyPart;
 pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault};
 pub(crate) use row::RowReader;
 pub(crate) use shape::{Grown, NewFields, Shape, ShapeColumn, folded};
+pub(crate) use timestamp::{Instant, days_since_2000};
 pub(crate) use value::Value;
 pub use version::Position;

@@ -41,6 +41,13 @@ impl<'a> Instant<'a> {
         instant.date().map(|_| instant)
     }
 
+    /// Microseconds since 1970, rounded down, and whether that is all of it.
+    pub(crate) fn micros(&self) -> (i64, bool) {
+        let digits = self.fraction.bytes().chain(std::iter::repeat(b'0')).take(6);
+        let micros = digits.fold(0, |micros, digit| micros * 10 + i64::from(digit - b'0'));
+        (self.seconds * 1_000_000 + micros, self.fraction.len() <= 6)
+    }
+
     fn date(&self) -> Option<Date> {
         Date::from_julian_day(i32::try_from(self.seconds.div_euclid(DAY) + UNIX_JULIAN_DAY).ok()?).ok()
     }
@@ -72,6 +79,12 @@ pub(crate) fn parse_date(text: &str) -> Option<Date> {
     let year = two_digits(y1, y2)? * 100 + two_digits(y3, y4)?;
     let month = Month::try_from(u8::try_from(two_digits(m1, m2)?).ok()?).ok()?;
     Date::from_calendar_date(i32::try_from(year).ok()?, month, u8::try_from(two_digits(d1, d2)?).ok()?).ok()
+}
+
+/// Days from 2000-01-01 to a date.
+pub(crate) fn days_since_2000(text: &str) -> Option<i32> {
+    const JULIAN_DAY_OF_2000: i32 = 2_451_545;
+    Some(parse_date(text)?.to_julian_day() - JULIAN_DAY_OF_2000)
 }
 
 /// Seconds east of Greenwich.

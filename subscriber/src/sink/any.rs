@@ -2,36 +2,37 @@
 
 use waybill_contracts::Entities;
 
-use super::{Applied, DirSink, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, SqliteSink};
+use super::{
+    Applied, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError, SqliteSink,
+};
 use crate::FileKey;
 
-/// A sink named by `sqlite:PATH` or `dir:PATH`.
+/// A sink named by `sqlite:PATH`, `postgres://…` or `dir:PATH`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum AnySink {
     /// `sqlite:PATH`
     Sqlite(SqliteSink),
+    /// `postgres://…`
+    Postgres(PostgresSink),
     /// `dir:PATH`
     Dir(DirSink),
 }
 
-/// Opens the sink that a text names: `sqlite:PATH` or `dir:PATH`.
+/// Opens the sink that a text names: `sqlite:PATH`, `postgres://…` or `dir:PATH`.
 ///
 /// # Errors
 /// [`SinkOpenError::Unsupported`] for any other; then what the sink's own `open` says.
 pub async fn open(name: &str, entities: &Entities) -> Result<AnySink, SinkOpenError> {
     let unsupported = |given: &str, problem: &str| {
-        let problem = format!("{problem}; write sqlite:PATH or dir:PATH");
+        let problem = format!("{problem}; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH");
         Err(SinkOpenError::Unsupported { given: given.to_owned(), problem })
     };
     match name.split_once(':') {
         Some((kind @ ("sqlite" | "dir"), "")) => unsupported(name, &format!("{kind}: needs a path")),
         Some(("sqlite", path)) => Ok(AnySink::Sqlite(SqliteSink::open(path, entities).await?)),
         Some(("dir", path)) => Ok(AnySink::Dir(DirSink::open(path).await?)),
-        // What follows may hold a password.
-        Some((kind @ ("postgres" | "postgresql"), _)) => {
-            unsupported(&format!("{kind}:…"), "this version does not write to PostgreSQL yet")
-        }
+        Some(("postgres" | "postgresql", _)) => Ok(AnySink::Postgres(PostgresSink::open(name, entities).await?)),
         None if name == "stdout" => unsupported(name, "this version does not write to standard output yet"),
         Some((kind, _)) => unsupported(&format!("{kind}:…"), "there is no sink of this kind"),
         None => unsupported(name, "there is no sink of this name"),
@@ -42,6 +43,7 @@ impl Sink for AnySink {
     fn guarantee(&self) -> Guarantee {
         match self {
             Self::Sqlite(sink) => sink.guarantee(),
+            Self::Postgres(sink) => sink.guarantee(),
             Self::Dir(sink) => sink.guarantee(),
         }
     }
@@ -49,6 +51,7 @@ impl Sink for AnySink {
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
         match self {
             Self::Sqlite(sink) => sink.progress(file).await,
+            Self::Postgres(sink) => sink.progress(file).await,
             Self::Dir(sink) => sink.progress(file).await,
         }
     }
@@ -56,6 +59,7 @@ impl Sink for AnySink {
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
         match self {
             Self::Sqlite(sink) => sink.apply(file, from, batch).await,
+            Self::Postgres(sink) => sink.apply(file, from, batch).await,
             Self::Dir(sink) => sink.apply(file, from, batch).await,
         }
     }

@@ -15,7 +15,7 @@ use waybill_store::OpenError;
 pub use self::{
     any::{AnySink, open},
     dir::{DirSink, DirTotals},
-    sql::{BadRowEntry, ParkedRow, SqliteSink, Totals},
+    sql::{BadRowEntry, ParkedRow, PostgresSink, SqliteSink, Totals},
 };
 use crate::{
     FileKey, Verdict,

@@ -1,23 +1,33 @@
-//! The sinks against their promises. `world` holds what the tests share.
+//! The sinks against their promises. `world` holds what the tests share; what every database must do runs on each.
+
+#![allow(clippy::duplicate_mod, reason = "the same tests run on each database")]
 
 mod any;
-mod bad_rows;
 mod columns;
 mod crash;
 mod dir;
-mod order;
-mod parking;
-mod streams;
+mod on_postgres;
+mod on_sqlite;
+mod postgres;
 mod user_tables;
 mod world;
 
-use super::{DirSink, SqliteSink, conformance};
+use super::{DirSink, PostgresSink, SqliteSink, conformance};
 
 #[tokio::test]
 async fn sqlite_conforms() {
     let folder = tempfile::tempdir().unwrap();
     conformance::exercise(async |name: &str| {
         SqliteSink::open(folder.path().join(name), &conformance::entities()).await.unwrap()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn postgres_conforms() {
+    let place = world::postgres::Place::new().await;
+    conformance::exercise(async |name: &str| {
+        PostgresSink::open(&place.schema(name).await, &conformance::entities()).await.unwrap()
     })
     .await;
 }

@@ -223,6 +223,9 @@ impl<'p, 'r> Rows<'p, 'r> {
         is_deletion: bool,
         row: &Row<'r>,
     ) -> Result<Outcome, Failure> {
+        if let Err(problem) = tables.holds_key(self.table, key) {
+            return Ok(Outcome::Refused(problem));
+        }
         let current = tables.compare(self.table, key, version)?;
         if current == Current::SameOrNewer {
             return Ok(Outcome::Ignored);

@@ -26,10 +26,67 @@
 //! reference. When a parent is deleted its children stay; children that come later are parked until it is created again.
 
 mod apply;
+mod planned;
+mod postgres;
 mod sqlite;
 mod tables;
 
-pub use sqlite::{BadRowEntry, ParkedRow, SqliteSink, Totals};
+pub use postgres::PostgresSink;
+pub use sqlite::SqliteSink;
+
+use super::Applied;
+use crate::FileKey;
+
+/// What a sink holds, and what became of the rows that it was given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Rows by table, those of the user's own tables too that an entity has; by name.
+    pub tables: Vec<(String, u64)>,
+    /// Files that are done.
+    pub files: u64,
+    /// Rows of all files by what became of them; `bad` counts when it was found, see [`Totals::bad_now`].
+    pub applied: Applied,
+    /// Rows that wait for a parent now.
+    pub parked_now: u64,
+    /// Rows kept with their error now; also those that the database refused when they were released.
+    pub bad_now: u64,
+}
+
+/// A row that waits for its parent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParkedRow {
+    /// The row's entity.
+    pub entity: String,
+    /// Its key, the parts joined by commas.
+    pub key: String,
+    /// The entity of a parent that it waits for.
+    pub missing_entity: String,
+    /// That parent's key.
+    pub missing_key: String,
+    /// The file that brought it.
+    pub file: FileKey,
+    /// Its number there, from 1.
+    pub row: u64,
+    /// When, RFC 3339.
+    pub parked_at: String,
+}
+
+/// A row that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadRowEntry {
+    /// The file.
+    pub file: FileKey,
+    /// The row's number there, from 1.
+    pub row: u64,
+    /// Where it begins, in plain bytes; unknown for one that was parked before.
+    pub offset: Option<u64>,
+    /// As in [`Reason::as_str`].
+    pub reason: String,
+    /// What is wrong.
+    pub problem: String,
+    /// The row as it stands in the file, cut at 64 KiB.
+    pub bytes: Vec<u8>,
+}
 
 /// Why a transaction was given up. Nothing of it took effect.
 #[derive(Debug)]
@@ -38,12 +95,55 @@ enum Failure {
     Fenced { found: crate::sink::Progress },
     /// The file, or the table, needs a person.
     Refused { reason: waybill_contracts::Reason, problem: String },
-    /// The database failed.
-    Database(waybill_store::rusqlite::Error),
+    /// SQLite failed.
+    Sqlite(waybill_store::rusqlite::Error),
+    /// PostgreSQL failed.
+    Postgres(waybill_store::tokio_postgres::Error),
 }
 
 impl From<waybill_store::rusqlite::Error> for Failure {
     fn from(error: waybill_store::rusqlite::Error) -> Self {
-        Self::Database(error)
+        Self::Sqlite(error)
     }
+}
+
+impl From<waybill_store::tokio_postgres::Error> for Failure {
+    fn from(error: waybill_store::tokio_postgres::Error) -> Self {
+        Self::Postgres(error)
+    }
+}
+
+/// Runs CPU work or waiting beside the runtime. `None` when the runtime is shutting down.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => Some(value),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => None,
+        },
+    }
+}
+
+fn foreign_publisher(plan: &crate::apply::EntityPlan, known: &str, publisher: &str) -> Failure {
+    let problem = format!(
+        "entity {:?} has no declared version, so its rows are ordered by the sequence of one publisher, which is {known:?}; \
+         this file is from {publisher:?}; declare a version",
+        plan.name()
+    );
+    Failure::Refused { reason: waybill_contracts::Reason::ForeignPublisher, problem }
+}
+
+fn refused(problem: String) -> Failure {
+    Failure::Refused { reason: waybill_contracts::Reason::RefusedByDatabase, problem }
+}
+
+/// A column's type as `_waybill_column` names it.
+fn type_from_name(name: &str) -> Option<waybill_contracts::ColumnType> {
+    use waybill_contracts::ColumnType::{Binary, Boolean, Date, Decimal, Float, Integer, Json, Text, Timestamp, Uuid};
+    let all = [Integer, Decimal, Float, Boolean, Text, Timestamp, Date, Uuid, Json, Binary];
+    all.into_iter().find(|kind| kind.to_string() == name)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -3,15 +3,10 @@
 mod schema;
 mod tables;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use waybill_contracts::{Entities, Reason, SqlName};
+use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
 use waybill_store::{
     Sqlite, SqliteOptions,
@@ -20,13 +15,15 @@ use waybill_store::{
 
 use self::tables::SqliteTables;
 use super::{
-    Failure,
+    BadRowEntry, Failure, ParkedRow, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
+    blocking, hex,
+    planned::{Planned, PlannedRows, Shapes},
     tables::Tables,
 };
 use crate::{
     FileKey,
-    apply::{Batch, EntityPlan, EntityPlans, NewFields, Position, Shape},
+    apply::{EntityPlan, EntityPlans, Position, Shape},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError},
 };
 
@@ -47,58 +44,7 @@ struct Inner {
     now: Box<dyn Fn() -> OffsetDateTime + Send + Sync>,
     /// Columns by entity, or by blobType where there is none, as they were last seen: so that new fields can be found
     /// before the transaction.
-    shapes: Mutex<HashMap<String, Arc<Shape>>>,
-}
-
-/// What a sink holds, and what became of the rows that it was given.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Totals {
-    /// Rows by table, those of the user's own tables too that an entity has; by name.
-    pub tables: Vec<(String, u64)>,
-    /// Files that are done.
-    pub files: u64,
-    /// Rows of all files by what became of them; `bad` counts when it was found, see [`Totals::bad_now`].
-    pub applied: Applied,
-    /// Rows that wait for a parent now.
-    pub parked_now: u64,
-    /// Rows kept with their error now; also those that the database refused when they were released.
-    pub bad_now: u64,
-}
-
-/// A row that waits for its parent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ParkedRow {
-    /// The row's entity.
-    pub entity: String,
-    /// Its key, the parts joined by commas.
-    pub key: String,
-    /// The entity of a parent that it waits for.
-    pub missing_entity: String,
-    /// That parent's key.
-    pub missing_key: String,
-    /// The file that brought it.
-    pub file: FileKey,
-    /// Its number there, from 1.
-    pub row: u64,
-    /// When, RFC 3339.
-    pub parked_at: String,
-}
-
-/// A row that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadRowEntry {
-    /// The file.
-    pub file: FileKey,
-    /// The row's number there, from 1.
-    pub row: u64,
-    /// Where it begins, in plain bytes; unknown for one that was parked before.
-    pub offset: Option<u64>,
-    /// As in [`Reason::as_str`].
-    pub reason: String,
-    /// What is wrong.
-    pub problem: String,
-    /// The row as it stands in the file, cut at 64 KiB.
-    pub bytes: Vec<u8>,
+    shapes: Shapes,
 }
 
 impl SqliteSink {
@@ -137,13 +83,13 @@ impl SqliteSink {
         let shapes = match store.write(install).await {
             Ok(Ok(shapes)) => shapes,
             Ok(Err(Failure::Refused { problem, .. })) => return Err(SinkOpenError::Table { sink: name, problem }),
-            Ok(Err(Failure::Fenced { .. })) => unreachable!("no file is worked here"),
-            Ok(Err(Failure::Database(error))) => {
+            Ok(Err(Failure::Fenced { .. } | Failure::Postgres(_))) => unreachable!("no file is worked here"),
+            Ok(Err(Failure::Sqlite(error))) => {
                 return Err(SinkOpenError::Unavailable { problem: store.error(error).to_string(), sink: name });
             }
             Err(error) => return Err(SinkOpenError::Unavailable { problem: error.to_string(), sink: name }),
         };
-        let inner = Inner { name, plans, now: Box::new(now), shapes: Mutex::new(shapes) };
+        let inner = Inner { name, plans, now: Box::new(now), shapes: Shapes::new(shapes) };
         Ok(Self { store, inner: Arc::new(inner) })
     }
 
@@ -234,7 +180,8 @@ impl SqliteSink {
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.inner.name.clone(), reason, problem }
             }
-            Failure::Database(error) => self.unavailable(self.store.error(error).to_string()),
+            Failure::Sqlite(error) => self.unavailable(self.store.error(error).to_string()),
+            Failure::Postgres(_) => unreachable!("this is SQLite"),
         }
     }
 }
@@ -251,14 +198,14 @@ impl Sink for SqliteSink {
 
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
         let inner = Arc::clone(&self.inner);
-        let planned = blocking(move || Planned::new(&inner, from, batch)).await;
+        let planned = blocking(move || Planned::new(&inner.plans, &inner.shapes, from, batch)).await;
         let Some(planned) = planned else { return Err(self.unavailable("the program is ending".to_owned())) };
         let planned = planned.map_err(|failure| self.failed(failure, file, from))?;
         let (inner, key) = (Arc::clone(&self.inner), file.as_str().to_owned());
         let shape_name = planned.shape_name.clone();
-        match self.store.write(move |tx| planned.apply(tx, &inner, &key, from)).await {
+        match self.store.write(move |tx| apply(planned, tx, &inner, &key, from)).await {
             Ok(Ok((applied, shape))) => {
-                self.inner.shapes.lock().unwrap_or_else(PoisonError::into_inner).insert(shape_name, shape);
+                self.inner.shapes.set(shape_name, shape);
                 Ok(applied)
             }
             Ok(Err(failure)) => Err(self.failed(failure, file, from)),
@@ -273,109 +220,49 @@ impl fmt::Debug for SqliteSink {
     }
 }
 
-/// A batch, read as far as it can be before its transaction.
-struct Planned {
-    batch: EntityBatch,
-    /// The entity's name, or the blobType behind a word that tells it from one.
-    shape_name: String,
-    seen: Arc<Shape>,
-    rows: PlannedRows,
-}
-
-enum PlannedRows {
-    Entity(Arc<EntityPlan>, Batch),
-    Stream(NewFields),
-}
-
-impl Planned {
-    fn new(inner: &Inner, from: u64, batch: EntityBatch) -> Result<Self, Failure> {
-        let plan = match &batch.entity {
-            Some(entity) => match inner.plans.get(entity.name()) {
-                Some(plan) => Some(Arc::clone(plan)),
-                None => {
-                    let problem = format!("entity {:?} is not among those of the sink", entity.name());
-                    return Err(Failure::Refused { reason: Reason::RefusedByDatabase, problem });
-                }
-            },
-            None => None,
-        };
-        let shape_name = match &plan {
-            Some(plan) => plan.name().to_owned(),
-            None => format!("type {}", batch.blob_type),
-        };
-        let shapes = inner.shapes.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = shapes.get(&shape_name).map(Arc::clone).unwrap_or_default();
-        drop(shapes);
-        let rows = PlannedRows::new(plan, &seen, from, &batch);
-        Ok(Self { batch, shape_name, seen, rows })
+/// Everything, in the writer's transaction.
+fn apply(
+    mut planned: Planned,
+    tx: &Transaction<'_>,
+    inner: &Inner,
+    file: &str,
+    from: u64,
+) -> Result<(Applied, Arc<Shape>), Failure> {
+    let known = progress(tx, file)?;
+    if known.rows != from || known.done {
+        return Err(Failure::Fenced { found: known });
     }
-
-    /// Everything, in the writer's transaction.
-    fn apply(
-        mut self,
-        tx: &Transaction<'_>,
-        inner: &Inner,
-        file: &str,
-        from: u64,
-    ) -> Result<(Applied, Arc<Shape>), Failure> {
-        let known = progress(tx, file)?;
-        if known.rows != from || known.done {
-            return Err(Failure::Fenced { found: known });
+    let now = (inner.now)().format(&Rfc3339).unwrap_or_default();
+    let mut tables = SqliteTables::new(tx, &inner.plans, &now);
+    let table = match &planned.rows {
+        PlannedRows::Entity(plan, _) => tables.open(plan.name())?,
+        PlannedRows::Stream(_) => {
+            let (name, shape) = schema::install_stream(tx, &planned.batch.blob_type)?;
+            tables.open_stream(name, Arc::new(shape))
         }
-        let now = (inner.now)().format(&Rfc3339).unwrap_or_default();
-        let mut tables = SqliteTables::new(tx, &inner.plans, &now);
-        let table = match &self.rows {
-            PlannedRows::Entity(plan, _) => tables.open(plan.name())?,
-            PlannedRows::Stream(_) => {
-                let (name, shape) = schema::install_stream(tx, &self.batch.blob_type)?;
-                tables.open_stream(name, Arc::new(shape))
+    };
+    planned.fit(&*tables.shape(table)?, from);
+    let stretch = Stretch { file, from, rows: &planned.batch.rows };
+    let applied = match &planned.rows {
+        PlannedRows::Entity(plan, batch) => {
+            if let (true, Position::Sequenced { publisher, .. }) =
+                (plan.is_ordered_by_position(), &planned.batch.position)
+            {
+                tables.admit_publisher(table, publisher)?;
             }
-        };
-        if !tables.shape(table)?.covers(&self.seen) {
-            // Somebody dropped a column since: its field is new again.
-            self.rows = self.rows.again(&*tables.shape(table)?, from, &self.batch);
+            tables.grow(table, &batch.new_fields)?;
+            let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch)?;
+            applied.released = release(&mut tables, arrived)?;
+            applied
         }
-        let stretch = Stretch { file, from, rows: &self.batch.rows };
-        let applied = match &self.rows {
-            PlannedRows::Entity(plan, batch) => {
-                if let (true, Position::Sequenced { publisher, .. }) =
-                    (plan.is_ordered_by_position(), &self.batch.position)
-                {
-                    tables.admit_publisher(table, publisher)?;
-                }
-                tables.grow(table, &batch.new_fields)?;
-                let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch)?;
-                applied.released = release(&mut tables, arrived)?;
-                applied
-            }
-            PlannedRows::Stream(new_fields) => {
-                tables.grow(table, new_fields)?;
-                append(&mut tables, table, &stretch)?
-            }
-        };
-        let shape = tables.shape(table)?;
-        advance(tx, file, &self.batch, &applied, &now)?;
-        Ok((applied, shape))
-    }
-}
-
-impl PlannedRows {
-    fn new(plan: Option<Arc<EntityPlan>>, shape: &Shape, from: u64, batch: &EntityBatch) -> Self {
-        match plan {
-            Some(plan) => {
-                let rows = Batch::new(&plan, shape, &batch.position, &batch.rows, from);
-                Self::Entity(plan, rows)
-            }
-            None => Self::Stream(NewFields::of(shape, &batch.rows, from)),
+        PlannedRows::Stream(new_fields) => {
+            tables.grow(table, new_fields)?;
+            append(&mut tables, table, &stretch)?
         }
-    }
-
-    fn again(self, shape: &Shape, from: u64, batch: &EntityBatch) -> Self {
-        match self {
-            Self::Entity(plan, _) => Self::new(Some(plan), shape, from, batch),
-            Self::Stream(_) => Self::new(None, shape, from, batch),
-        }
-    }
+    };
+    let shape = tables.shape(table)?;
+    advance(tx, file, &planned.batch, &applied, &now)?;
+    Ok((applied, shape))
 }
 
 /// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
@@ -395,17 +282,6 @@ fn release(tables: &mut SqliteTables<'_>, mut arrived: Arrived) -> Result<u64, F
         }
     }
     Ok(released)
-}
-
-/// Runs CPU work or waiting beside the runtime. `None` when the runtime is shutting down.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => Some(value),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => None,
-        },
-    }
 }
 
 fn progress(connection: &Connection, file: &str) -> rusqlite::Result<Progress> {
@@ -454,10 +330,6 @@ fn advance(
         now,
     ])?;
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn totals(connection: &Connection) -> rusqlite::Result<Totals> {

@@ -71,6 +71,8 @@ pub(crate) trait Tables {
     fn open(&mut self, entity: &str) -> Result<TableId, Failure>;
     /// Its columns.
     fn shape(&mut self, id: TableId) -> Result<Arc<Shape>, Failure>;
+    /// Whether the database can hold a row with this key at all; if not, why.
+    fn holds_key(&self, id: TableId, key: &str) -> Result<(), String>;
     /// What the table, or a tombstone, holds under a key, against this version.
     fn compare(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Current, Failure>;
     /// Whether the table has a row with this key.
@@ -104,11 +106,6 @@ pub(crate) trait Tables {
     /// Whether any row waits for this one.
     fn is_waited_for(&mut self, id: TableId, key: &str) -> Result<bool, Failure>;
     /// Keeps a row that cannot be used.
-    fn keep_bad_row(
-        &mut self,
-        origin: &Origin<'_>,
-        reason: Reason,
-        problem: &str,
-        bytes: &[u8],
-    ) -> Result<(), Failure>;
+    fn keep_bad_row(&mut self, origin: &Origin<'_>, reason: Reason, problem: &str, bytes: &[u8])
+    -> Result<(), Failure>;
 }

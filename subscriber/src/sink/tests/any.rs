@@ -20,15 +20,24 @@ async fn other_sinks_are_refused_by_name_without_their_secrets() {
     for (name, expected) in [
         (
             "stdout",
-            "sink \"stdout\": this version does not write to standard output yet; write sqlite:PATH or dir:PATH",
+            "sink \"stdout\": this version does not write to standard output yet; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH",
         ),
         (
-            "postgres://user:secret@host/db",
-            "sink \"postgres:…\": this version does not write to PostgreSQL yet; write sqlite:PATH or dir:PATH",
+            "postgres://user:secret@",
+            "sink \"postgres:…\": the database's address cannot be used: it names no host; write postgres://USER@HOST:PORT/DATABASE",
         ),
-        ("kafka:secret", "sink \"kafka:…\": there is no sink of this kind; write sqlite:PATH or dir:PATH"),
-        ("shop.sqlite", "sink \"shop.sqlite\": there is no sink of this name; write sqlite:PATH or dir:PATH"),
-        ("sqlite:", "sink \"sqlite:\": sqlite: needs a path; write sqlite:PATH or dir:PATH"),
+        (
+            "kafka:secret",
+            "sink \"kafka:…\": there is no sink of this kind; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH",
+        ),
+        (
+            "shop.sqlite",
+            "sink \"shop.sqlite\": there is no sink of this name; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH",
+        ),
+        (
+            "sqlite:",
+            "sink \"sqlite:\": sqlite: needs a path; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH",
+        ),
     ] {
         let error = open(name, &Entities::default()).await.unwrap_err();
         assert_eq!(error.to_string(), expected);

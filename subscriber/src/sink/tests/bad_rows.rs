@@ -1,6 +1,6 @@
 //! Rows that cannot be used are kept, with what, where and why, and stop nothing else.
 
-use super::world::World;
+use super::World;
 use crate::{FileKey, sink::Applied};
 
 const ITEM: &str = r#"
@@ -67,44 +67,11 @@ async fn each_fault_has_its_reason_and_its_place() {
 }
 
 #[tokio::test]
-async fn a_row_that_the_database_refuses_is_refused_alone() {
-    let table = "CREATE TABLE item (
-        id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'), code TEXT UNIQUE ON CONFLICT REPLACE,
-        _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site));
-        CREATE TRIGGER no_seven BEFORE INSERT ON item WHEN NEW.id = 7 BEGIN SELECT RAISE(ABORT, 'no sevens'); END;
-        CREATE TRIGGER keep_one BEFORE DELETE ON item WHEN OLD.id = 1 BEGIN SELECT RAISE(ABORT, 'one stays'); END;";
-    let world = World::with_tables(table, ITEM).await;
-    let with = |id: &str, more: &str| row(id).replace('}', &format!(",{more}}}"));
-    let rows = [
-        with("1", "\"price\":12,\"code\":\"A\""),
-        with("2", "\"price\":13"),
-        with("3", "\"price\":14,\"code\":\"A\""),
-        row("7"),
-        row("8"),
-    ];
-    let applied = world.file("item", &rows.join("\n")).await;
-    assert_eq!(applied, Applied { inserted: 2, bad: 3, ..Applied::default() });
-    assert_eq!(world.query("SELECT id, code FROM item ORDER BY id"), ["1|A", "8|-"], "nothing was replaced");
-    let bad = world.query("SELECT row, reason, problem FROM _waybill_bad_row ORDER BY row");
-    assert_eq!(bad.len(), 3);
-    assert!(bad[0].starts_with("2|refused-by-database|CHECK constraint failed"), "{}", bad[0]);
-    assert!(bad[1].starts_with("3|refused-by-database|UNIQUE constraint failed"), "{}", bad[1]);
-    assert_eq!(bad[2], "4|refused-by-database|no sevens");
-
-    let deletion = row("1").replace("2024", "2025").replace('}', ",\"_deleted\":true}");
-    assert_eq!(world.file("item", &deletion).await, Applied { bad: 1, ..Applied::default() });
-    assert!(world.query("SELECT * FROM _waybill_tombstone").is_empty(), "a refused deletion leaves no tombstone");
-    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "8"]);
-}
-
-#[tokio::test]
 async fn a_row_refused_when_it_is_released_is_kept_as_bad() {
     let toml = format!(
         "{ITEM}\n[[entity.item.references]]\nfields = [\"site\"]\nentity = \"site\"\n[entity.site]\nkey = [\"id\"]"
     );
-    let table = "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
-        _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site))";
-    let world = World::with_tables(table, &toml).await;
+    let world = World::with_tables(World::ITEM_WITHOUT_13, &toml).await;
     let rows = [row("1"), row("2").replace('}', ",\"price\":13}"), row("3")].join("\n");
     assert_eq!(world.file("item", &rows).await.parked, 3);
     let applied = world.file("site", r#"{"id":"a"}"#).await;
@@ -121,9 +88,7 @@ async fn when_the_newest_row_is_refused_the_one_before_it_counts() {
     let toml = format!(
         "{ITEM}\n[[entity.item.references]]\nfields = [\"site\"]\nentity = \"site\"\n[entity.site]\nkey = [\"id\"]"
     );
-    let table = "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
-        _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site))";
-    let world = World::with_tables(table, &toml).await;
+    let world = World::with_tables(World::ITEM_WITHOUT_13, &toml).await;
     world.file("site", r#"{"id":"a"}"#).await;
     let priced = |year: &str, price: u8| row("1").replace("2024", year).replace('}', &format!(",\"price\":{price}}}"));
     let rows = [priced("2021", 11), priced("2022", 12), priced("2023", 13)].join("\n");

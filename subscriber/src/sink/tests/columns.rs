@@ -1,6 +1,9 @@
 //! What fields become.
 
-use super::world::{DATABASE, World, csv};
+use super::world::{
+    csv,
+    sqlite::{DATABASE, World},
+};
 use crate::{
     FileKey,
     apply::Position,

@@ -11,7 +11,11 @@ use std::{
 use rand::RngExt as _;
 use waybill_formats::{RowBatch, Source};
 
-use super::world::{DATABASE, World, decode, entities, progress, query, stats};
+use super::world::{
+    decode, entities, progress,
+    sqlite::{DATABASE, World, query},
+    stats,
+};
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},

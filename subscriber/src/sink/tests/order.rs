@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use waybill_formats::Source;
 
-use super::world::{World, decode, stats};
+use super::{
+    World,
+    world::{decode, stats},
+};
 use crate::{
     FileKey,
     apply::Position,
@@ -184,11 +187,14 @@ async fn apply_all(world: &mut World, files: &[File], moves: &[Move]) {
 
 /// Each parked row's newest content says what it waits for.
 fn no_parked_row_has_all_its_parents(world: &World) {
-    let sql = "SELECT p.entity, p.key FROM _waybill_parked p WHERE
-        (p.row ->> 'category' IS NULL OR p.entity = 'category' AND p.row ->> 'category' = p.key
-            OR EXISTS (SELECT 1 FROM category c WHERE c.id = p.row ->> 'category'))
-        AND (p.row ->> 'item' IS NULL OR EXISTS (SELECT 1 FROM item i WHERE i.id = p.row ->> 'item'))";
-    assert_eq!(world.query(sql), Vec::<String>::new(), "rows that wait although all of their parents are there");
+    let (category, item) = (World::field_of_parked("category"), World::field_of_parked("item"));
+    let sql = format!(
+        "SELECT p.entity, p.key FROM _waybill_parked p WHERE
+        ({category} IS NULL OR p.entity = 'category' AND {category} = p.key
+            OR EXISTS (SELECT 1 FROM category c WHERE CAST(c.id AS TEXT) = {category}))
+        AND ({item} IS NULL OR EXISTS (SELECT 1 FROM item i WHERE CAST(i.id AS TEXT) = {item}))"
+    );
+    assert_eq!(world.query(&sql), Vec::<String>::new(), "rows that wait although all of their parents are there");
 }
 
 /// What the sink holds, each place by key.
@@ -216,7 +222,8 @@ fn state(world: &World) -> State {
         let (entity, key) = row.split_once('|').unwrap();
         state.tombstones.insert(key_of(entity, key));
     }
-    for row in world.query("SELECT entity, key, row ->> 'v', row ->> 'category', row ->> 'item' FROM _waybill_parked") {
+    let fields = ["v", "category", "item"].map(World::field_of_parked).join(", ");
+    for row in world.query(&format!("SELECT entity, key, {fields} FROM _waybill_parked p")) {
         let parts: Vec<_> = row.splitn(3, '|').collect();
         state.parked.insert(key_of(parts[0], parts[1]), parts[2].to_owned());
     }
@@ -277,7 +284,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: World::CASES, ..ProptestConfig::default() })]
 
     #[test]
     fn tables_are_those_of_the_newest_rows_whatever_the_order(mut files in files(), moves in moves(), shuffle in 0..8_usize) {

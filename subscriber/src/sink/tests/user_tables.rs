@@ -2,8 +2,11 @@
 
 use waybill_store::rusqlite::Connection;
 
-use super::world::{DATABASE, World, entities};
-use crate::sink::{SinkOpenError, SqliteSink};
+use super::world::{
+    entities,
+    sqlite::{DATABASE, World},
+};
+use crate::sink::{Applied, SinkOpenError, SqliteSink};
 
 const ITEM: &str = r#"
     [entity.item]
@@ -18,13 +21,13 @@ async fn refusal(tables: &str, toml: &str) -> String {
     let path = folder.path().join(DATABASE);
     Connection::open(&path).unwrap().execute_batch(tables).unwrap();
     let error = SqliteSink::open(&path, &entities(toml)).await.unwrap_err();
-    let schema = super::world::query(
+    let schema = super::world::sqlite::query(
         &path,
         "SELECT sql FROM sqlite_schema WHERE name NOT LIKE '\\_waybill%' ESCAPE '\\' AND sql IS NOT NULL",
     );
     let statements: Vec<_> = tables.split(";\n").map(|sql| sql.trim().trim_end_matches(';').to_owned()).collect();
     assert_eq!(schema, statements, "the tables are as they were");
-    assert!(super::world::query(&path, "SELECT * FROM _waybill_table").is_empty());
+    assert!(super::world::sqlite::query(&path, "SELECT * FROM _waybill_table").is_empty());
     match error {
         SinkOpenError::Table { problem, .. } => problem,
         other => panic!("{other:?}"),
@@ -172,4 +175,46 @@ async fn a_file_that_is_no_database_is_refused() {
     let error = SqliteSink::open(&path, &entities(ITEM)).await.unwrap_err();
     assert!(matches!(error, SinkOpenError::Store(_)), "{error:?}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "these are my notes, not a database at all");
+}
+
+const PRICED: &str = r#"
+    [entity.item]
+    key = ["id", "site"]
+    version = { field = "changed", type = "timestamp" }
+    columns = { id = "integer", price = "decimal" }
+"#;
+
+fn priced(id: &str) -> String {
+    format!("{{\"id\":{id},\"site\":\"a\",\"changed\":\"2024-01-01T00:00:00Z\"}}")
+}
+
+#[tokio::test]
+async fn a_row_that_the_database_refuses_is_refused_alone() {
+    let table = "CREATE TABLE item (
+        id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'), code TEXT UNIQUE ON CONFLICT REPLACE,
+        _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site));
+        CREATE TRIGGER no_seven BEFORE INSERT ON item WHEN NEW.id = 7 BEGIN SELECT RAISE(ABORT, 'no sevens'); END;
+        CREATE TRIGGER keep_one BEFORE DELETE ON item WHEN OLD.id = 1 BEGIN SELECT RAISE(ABORT, 'one stays'); END;";
+    let world = World::with_tables(table, PRICED).await;
+    let with = |id: &str, more: &str| priced(id).replace('}', &format!(",{more}}}"));
+    let rows = [
+        with("1", "\"price\":12,\"code\":\"A\""),
+        with("2", "\"price\":13"),
+        with("3", "\"price\":14,\"code\":\"A\""),
+        priced("7"),
+        priced("8"),
+    ];
+    let applied = world.file("item", &rows.join("\n")).await;
+    assert_eq!(applied, Applied { inserted: 2, bad: 3, ..Applied::default() });
+    assert_eq!(world.query("SELECT id, code FROM item ORDER BY id"), ["1|A", "8|-"], "nothing was replaced");
+    let bad = world.query("SELECT row, reason, problem FROM _waybill_bad_row ORDER BY row");
+    assert_eq!(bad.len(), 3);
+    assert!(bad[0].starts_with("2|refused-by-database|CHECK constraint failed"), "{}", bad[0]);
+    assert!(bad[1].starts_with("3|refused-by-database|UNIQUE constraint failed"), "{}", bad[1]);
+    assert_eq!(bad[2], "4|refused-by-database|no sevens");
+
+    let deletion = priced("1").replace("2024", "2025").replace('}', ",\"_deleted\":true}");
+    assert_eq!(world.file("item", &deletion).await, Applied { bad: 1, ..Applied::default() });
+    assert!(world.query("SELECT * FROM _waybill_tombstone").is_empty(), "a refused deletion leaves no tombstone");
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "8"]);
 }

@@ -5,13 +5,13 @@ use std::{
     fmt::Write as _,
 };
 
-use waybill_contracts::{ColumnType, Reason, SchemaMode, SqlName};
+use waybill_contracts::{ColumnType, SchemaMode, SqlName};
 use waybill_store::{
     Migration, Schema,
     rusqlite::{self, Connection},
 };
 
-use super::super::Failure;
+use super::super::{Failure, refused, type_from_name};
 use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn, folded};
 
 /// The sink's own tables, in the user's database.
@@ -100,12 +100,6 @@ fn declared_type(kind: ColumnType) -> &'static str {
     }
 }
 
-fn type_from_name(name: &str) -> Option<ColumnType> {
-    use ColumnType::{Binary, Boolean, Date, Decimal, Float, Integer, Json, Text, Timestamp, Uuid};
-    let all = [Integer, Decimal, Float, Boolean, Text, Timestamp, Date, Uuid, Json, Binary];
-    all.into_iter().find(|kind| kind.to_string() == name)
-}
-
 /// A column as the catalogue has it.
 struct Found {
     name: String,
@@ -131,10 +125,6 @@ fn found_columns(tx: &Connection, table: &SqlName) -> rusqlite::Result<Vec<Found
 /// A name of the catalogue, for statements.
 pub(super) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-fn refused(problem: String) -> Failure {
-    Failure::Refused { reason: Reason::RefusedByDatabase, problem }
 }
 
 /// Makes the tables of all entities, or checks those that are there.

@@ -10,7 +10,7 @@ use waybill_store::rusqlite::{
 
 use super::{
     super::{
-        Failure,
+        Failure, foreign_publisher,
         tables::{BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, stored},
     },
     schema,
@@ -84,14 +84,7 @@ impl<'tx> SqliteTables<'tx> {
         let known: Option<String> = statement.query_row([name.as_str()], |row| row.get(0))?;
         match known {
             Some(known) if known == publisher => Ok(()),
-            Some(known) => {
-                let problem = format!(
-                    "entity {:?} has no declared version, so its rows are ordered by the sequence of one publisher, which \
-                     is {known:?}; this file is from {publisher:?}; declare a version",
-                    plan.name()
-                );
-                Err(Failure::Refused { reason: Reason::ForeignPublisher, problem })
-            }
+            Some(known) => Err(foreign_publisher(plan, &known, publisher)),
             None => {
                 let sql = "UPDATE _waybill_table SET publisher = ?2 WHERE name = ?1";
                 self.tx.prepare_cached(sql)?.execute((name.as_str(), publisher))?;
@@ -169,6 +162,10 @@ impl<'tx> Tables for SqliteTables<'tx> {
         Ok(shape.as_ref().map(Arc::clone).expect("set above"))
     }
 
+    fn holds_key(&self, _: TableId, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+
     fn compare(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Current, Failure> {
         let against = |known: Option<&[u8]>| match known {
             Some(known) if known >= version => Current::SameOrNewer,
@@ -193,13 +190,7 @@ impl<'tx> Tables for SqliteTables<'tx> {
         Ok(self.open[id.0].with_version(self.tx, key, |_| ())?.is_some())
     }
 
-    fn upsert(
-        &mut self,
-        id: TableId,
-        key: &str,
-        version: &[u8],
-        row: &RowReader<'_>,
-    ) -> Result<Written, Failure> {
+    fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: &RowReader<'_>) -> Result<Written, Failure> {
         let Table { plan: Some(plan), name, shape: Some(shape), write, has_tombstones, .. } = &mut self.open[id.0]
         else {
             unreachable!("a reader was made from its shape");
@@ -216,13 +207,7 @@ impl<'tx> Tables for SqliteTables<'tx> {
         Ok(written)
     }
 
-    fn append(
-        &mut self,
-        id: TableId,
-        file: &str,
-        number: u64,
-        row: &RowReader<'_>,
-    ) -> Result<Written, Failure> {
+    fn append(&mut self, id: TableId, file: &str, number: u64, row: &RowReader<'_>) -> Result<Written, Failure> {
         let Table { name, shape: Some(shape), write, .. } = &mut self.open[id.0] else {
             unreachable!("a reader was made from its shape");
         };
@@ -434,4 +419,3 @@ fn written(tx: &Connection, result: rusqlite::Result<usize>) -> Result<Written, 
     );
     if is_the_rows && !tx.is_autocommit() { Ok(Written::Refused(error.to_string())) } else { Err(error.into()) }
 }
-

@@ -1,0 +1,685 @@
+//! The sink in a PostgreSQL database.
+//!
+//! The algorithm runs as passes over what was fetched (`overlay`), so a batch costs a handful of statements, however many
+//! rows it has: one asks for the keys' versions (`fetch`), one copies the rows (`write`, `encode`). `schema` makes tables.
+//!
+//! # Locks
+//! A batch takes advisory transaction locks, in the order of their numbers: exclusive on its entity, shared on the parents
+//! that its rows may be parked on. So nobody brings a parent while a child looks for it, and neither parking nor tombstones
+//! have a race; entities that do not refer to each other go in parallel. Where rows wait for the entity, their entities are
+//! locked as well, because the batch may bring them into effect.
+
+mod encode;
+mod fetch;
+mod overlay;
+mod schema;
+mod write;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+use sha2::{Digest as _, Sha256};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use waybill_contracts::{Entities, SqlName};
+use waybill_formats::FileStats;
+use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, tokio_postgres};
+
+use self::overlay::Overlay;
+use super::{
+    BadRowEntry, Failure, ParkedRow, Totals,
+    apply::{Arrived, Stretch, append, apply_entity, release_rows},
+    blocking, hex,
+    planned::{Planned, PlannedRows, Shapes},
+    tables::{Parked, TableId},
+};
+use crate::{
+    FileKey,
+    apply::{EntityPlan, EntityPlans, Position},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError},
+};
+
+/// Parked rows looked at together: bounds what a release holds in memory.
+const RELEASED_ROWS_MAX: i64 = 5_000;
+const RELEASED_BYTES_MAX: i64 = 8 << 20;
+/// Keys whose waiting rows are counted together.
+const ARRIVED_KEYS_MAX: usize = 1_000;
+/// A transaction that met another's change of a table, or a deadlock with somebody else's, is begun again so often.
+const TRIES: u32 = 5;
+
+/// Tables in a PostgreSQL database, which may be the user's own, in the first schema of its search path. Clones share its
+/// connections.
+#[derive(Clone)]
+pub struct PostgresSink {
+    store: Postgres,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    plans: Arc<EntityPlans>,
+    /// By entity: who waits for its rows.
+    children: HashMap<String, Vec<String>>,
+    now: Box<dyn Fn() -> OffsetDateTime + Send + Sync>,
+    shapes: Shapes,
+    /// Told apart from other databases and schemas in the numbers of locks.
+    place: String,
+}
+
+impl PostgresSink {
+    /// Connects, and makes the tables of all entities; tables that are there are checked. The address is
+    /// `postgres://user:password@host:port/database`; see [`Postgres::new`].
+    ///
+    /// # Errors
+    /// [`SinkOpenError`]: an entity that cannot be used, a database that does not answer or is of a newer program, a table of
+    /// the user that cannot take the rows. Then nothing was changed but for the sink's own empty tables.
+    pub async fn open(address: &str, entities: &Entities) -> Result<Self, SinkOpenError> {
+        Self::open_with(address, entities, OffsetDateTime::now_utc).await
+    }
+
+    /// Like [`PostgresSink::open`], with a clock for the times that are stored.
+    ///
+    /// # Errors
+    /// As [`PostgresSink::open`].
+    pub async fn open_with(
+        address: &str,
+        entities: &Entities,
+        now: impl Fn() -> OffsetDateTime + Send + Sync + 'static,
+    ) -> Result<Self, SinkOpenError> {
+        let plans = Arc::new(EntityPlans::compile(entities)?);
+        let store = Postgres::new(address, &PostgresOptions::default()).map_err(|error| {
+            SinkOpenError::Unsupported { given: "postgres:…".to_owned(), problem: error.to_string() }
+        })?;
+        let sink = store.shown().to_owned();
+        let unavailable = |problem: String| SinkOpenError::Unavailable {
+            sink: sink.clone(),
+            problem: without_prefix(&problem, &sink),
+        };
+        store.migrate(&schema::SCHEMA).await.map_err(|error| unavailable(error.to_string()))?;
+        let mut connection = store.connection().await.map_err(|error| unavailable(error.to_string()))?;
+        let failed = |failure| match failure {
+            Failure::Refused { problem, .. } => SinkOpenError::Table { sink: sink.clone(), problem },
+            Failure::Postgres(error) => unavailable(store.error(error).to_string()),
+            Failure::Fenced { .. } | Failure::Sqlite(_) => unreachable!("no file is worked here, in PostgreSQL"),
+        };
+        let place = async {
+            let tx = connection.transaction().await?;
+            // Two programs that start at once make the tables one after the other.
+            tx.batch_execute("SELECT pg_advisory_xact_lock(x'77617962'::bigint << 32)").await?;
+            let sql = "SELECT current_database()::text || '/' || coalesce(current_schema()::text, '')";
+            let place: String = tx.query_one(sql, &[]).await?.get(0);
+            schema::install(&tx, &plans).await?;
+            tx.commit().await?;
+            Ok::<_, Failure>(place)
+        }
+        .await
+        .map_err(failed)?;
+        drop(connection);
+
+        let mut children: HashMap<String, Vec<String>> = HashMap::new();
+        for plan in plans.iter() {
+            for reference in plan.references() {
+                children.entry(reference.parent.clone()).or_default().push(plan.name().to_owned());
+            }
+        }
+        let inner = Inner { plans, children, now: Box::new(now), shapes: Shapes::default(), place };
+        Ok(Self { store, inner: Arc::new(inner) })
+    }
+
+    /// The entities, compiled, as [`EntityBatch::entity`] names them.
+    #[must_use]
+    pub fn plans(&self) -> &EntityPlans {
+        &self.inner.plans
+    }
+
+    /// Figures for a summary. Counts the rows of every table.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`].
+    pub async fn totals(&self) -> Result<Totals, SinkError> {
+        let connection = self.connection().await?;
+        let failed = |error| self.unavailable(self.store.error(error).to_string());
+        let sums = "SELECT (SELECT count(*) FROM _waybill_parked), (SELECT count(*) FROM _waybill_bad_row),
+                        count(*) FILTER (WHERE done), coalesce(sum(inserted), 0)::bigint, coalesce(sum(updated), 0)::bigint,
+                        coalesce(sum(deleted), 0)::bigint, coalesce(sum(ignored), 0)::bigint,
+                        coalesce(sum(superseded), 0)::bigint, coalesce(sum(parked), 0)::bigint,
+                        coalesce(sum(released), 0)::bigint, coalesce(sum(bad), 0)::bigint FROM _waybill_progress";
+        let row = connection.query_one(sums, &[]).await.map_err(failed)?;
+        let count = |at: usize| row.get::<_, i64>(at).cast_unsigned();
+        let mut totals = Totals {
+            tables: Vec::new(),
+            files: count(2),
+            applied: Applied {
+                inserted: count(3),
+                updated: count(4),
+                deleted: count(5),
+                ignored: count(6),
+                superseded: count(7),
+                parked: count(8),
+                released: count(9),
+                bad: count(10),
+            },
+            parked_now: count(0),
+            bad_now: count(1),
+        };
+        let names = connection.query("SELECT name FROM _waybill_table ORDER BY name", &[]).await.map_err(failed)?;
+        for name in names {
+            let name: String = name.get(0);
+            let sql = format!("SELECT count(*) FROM {}", schema::quoted(&name));
+            let rows: i64 = connection.query_one(&sql, &[]).await.map_err(failed)?.get(0);
+            totals.tables.push((name, rows.cast_unsigned()));
+        }
+        Ok(totals)
+    }
+
+    /// Rows that wait for a parent, at most `limit`, the longest waiting first.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`].
+    pub async fn parked(&self, limit: u32) -> Result<Vec<ParkedRow>, SinkError> {
+        let sql = "SELECT entity, key, missing_entity, missing_key, file, file_row,
+                       to_char(parked_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')
+                   FROM _waybill_parked ORDER BY id LIMIT $1";
+        let rows = self.connection().await?.query(sql, &[&i64::from(limit)]).await;
+        let rows = rows.map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
+        let parked = rows.iter().map(|row| ParkedRow {
+            entity: row.get(0),
+            key: row.get(1),
+            missing_entity: row.get(2),
+            missing_key: row.get(3),
+            file: FileKey::from_stored(row.get(4)),
+            row: row.get::<_, i64>(5).cast_unsigned(),
+            parked_at: row.get(6),
+        });
+        Ok(parked.collect())
+    }
+
+    /// Rows that cannot be used, at most `limit`; of one file, or of all.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`].
+    pub async fn bad_rows(&self, file: Option<&FileKey>, limit: u32) -> Result<Vec<BadRowEntry>, SinkError> {
+        let sql = "SELECT file, row, byte_offset, reason, problem, bytes FROM _waybill_bad_row
+                   WHERE $1::text IS NULL OR file = $1 ORDER BY file, row LIMIT $2";
+        let file = file.map(FileKey::as_str);
+        let rows = self.connection().await?.query(sql, &[&file, &i64::from(limit)]).await;
+        let rows = rows.map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
+        let bad = rows.iter().map(|row| BadRowEntry {
+            file: FileKey::from_stored(row.get(0)),
+            row: row.get::<_, i64>(1).cast_unsigned(),
+            offset: row.get::<_, Option<i64>>(2).map(i64::cast_unsigned),
+            reason: row.get(3),
+            problem: row.get(4),
+            bytes: row.get(5),
+        });
+        Ok(bad.collect())
+    }
+
+    /// Closes the connections. Clones fail from then on.
+    pub fn close(&self) {
+        self.store.close();
+    }
+
+    async fn connection(&self) -> Result<waybill_store::PostgresConnection, SinkError> {
+        self.store.connection().await.map_err(|error| self.unavailable(error.to_string()))
+    }
+
+    fn unavailable(&self, problem: String) -> SinkError {
+        let sink = self.store.shown().to_owned();
+        SinkError::Unavailable { problem: without_prefix(&problem, &sink), sink }
+    }
+
+    fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
+        match failure {
+            Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
+            Failure::Refused { reason, problem } => {
+                SinkError::Refused { sink: self.store.shown().to_owned(), reason, problem }
+            }
+            Failure::Postgres(error) => self.unavailable(self.store.error(error).to_string()),
+            Failure::Sqlite(_) => unreachable!("this is PostgreSQL"),
+        }
+    }
+}
+
+/// The sink's name is said once.
+fn without_prefix(problem: &str, sink: &str) -> String {
+    problem.strip_prefix(sink).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(problem).to_owned()
+}
+
+impl fmt::Debug for PostgresSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSink").field("name", &self.store.shown()).finish_non_exhaustive()
+    }
+}
+
+impl Sink for PostgresSink {
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
+        let sql = "SELECT rows, done FROM _waybill_progress WHERE file = $1";
+        let row = self.connection().await?.query_opt(sql, &[&file.as_str()]).await;
+        let row = row.map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
+        Ok(row.map_or_else(Progress::default, |row| Progress {
+            rows: row.get::<_, i64>(0).cast_unsigned(),
+            done: row.get(1),
+        }))
+    }
+
+    async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
+        let inner = Arc::clone(&self.inner);
+        let planned = blocking(move || Planned::new(&inner.plans, &inner.shapes, from, batch)).await;
+        let Some(planned) = planned else { return Err(self.unavailable("the program is ending".to_owned())) };
+        let mut planned = Arc::new(planned.map_err(|failure| self.failed(failure, file, from))?);
+        let mut connection = self.connection().await?;
+        let mut locks_children = false;
+        for _ in 1..TRIES {
+            let mut run = Run {
+                inner: &self.inner,
+                file: file.as_str(),
+                from,
+                now: (self.inner.now)().format(&Rfc3339).unwrap_or_default(),
+                overlay: Some(Overlay::new(Arc::clone(&self.inner.plans))),
+                locks_children,
+            };
+            let tx = connection
+                .transaction()
+                .await
+                .map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
+            match run.apply(tx, &mut planned).await {
+                Ok(Some(applied)) => return Ok(applied),
+                Ok(None) => locks_children = true,
+                Err(Failure::Postgres(error)) if is_worth_another_try(&error) => {
+                    tracing::debug!(%error, file = file.as_str(), "the transaction is begun again");
+                    self.inner.shapes.clear();
+                }
+                Err(failure) => return Err(self.failed(failure, file, from)),
+            }
+        }
+        Err(self.unavailable("other transactions were in the way several times".to_owned()))
+    }
+}
+
+/// Somebody changed a table since its columns were read, or two transactions waited for each other.
+fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| {
+        // serialization_failure, deadlock_detected; undefined_column, duplicate_column, undefined_table, datatype_mismatch,
+        // duplicate_table, bad_copy_file_format; cached plan must not change result type.
+        ["40001", "40P01", "42703", "42701", "42P01", "42804", "42P07", "22P04", "0A000"].contains(&code.code())
+    })
+}
+
+/// One batch in one transaction.
+struct Run<'r> {
+    inner: &'r Inner,
+    file: &'r str,
+    from: u64,
+    now: String,
+    /// Always there but while a pass runs.
+    overlay: Option<Overlay>,
+    /// Whether those who may wait for the entity are locked as well.
+    locks_children: bool,
+}
+
+impl Run<'_> {
+    /// `None`: rows wait for the entity, so the transaction is to be begun again with more locks.
+    async fn apply(
+        &mut self,
+        mut tx: PostgresTransaction<'_>,
+        planned: &mut Arc<Planned>,
+    ) -> Result<Option<Applied>, Failure> {
+        tx.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
+        self.fence(&tx, &planned.batch).await?;
+        let plan = match &planned.rows {
+            PlannedRows::Entity(plan, _) => Some(Arc::clone(plan)),
+            PlannedRows::Stream(_) => None,
+        };
+        if let Some(plan) = &plan {
+            self.lock(&tx, plan).await?;
+        }
+        let Some(table) = self.open_tables(&tx, plan.as_ref(), &planned.batch).await? else { return Ok(None) };
+        if let (Some(plan), Position::Sequenced { publisher, .. }) = (&plan, &planned.batch.position)
+            && plan.is_ordered_by_position()
+        {
+            admit_publisher(&tx, plan, publisher).await?;
+        }
+        self.load_shape(&tx, table).await?;
+        let shape = self.overlay().table(table).shape.clone().expect("loaded above");
+        Arc::get_mut(planned).expect("nobody else has it between passes").fit(&shape, self.from);
+        let new_fields = match &planned.rows {
+            PlannedRows::Entity(_, batch) => &batch.new_fields,
+            PlannedRows::Stream(new_fields) => new_fields,
+        };
+        let name = self.overlay().table(table).name.clone();
+        if schema::grow(&tx, &name, plan.as_deref(), &shape, new_fields).await? {
+            self.overlay_mut().table_mut(table).shape = None;
+            self.load_shape(&tx, table).await?;
+        }
+
+        if let PlannedRows::Entity(_, batch) = &planned.rows {
+            let keys = batch.keys().filter_map(<[_]>::first).map(|head| batch.key(head).to_owned());
+            let needs = overlay::Needs { whole: keys.collect(), ..overlay::Needs::default() };
+            fetch::fetch(&tx, self.overlay_mut(), table, &needs).await?;
+        }
+        let (file, from) = (self.file.to_owned(), self.from);
+        let job = {
+            let planned = Arc::clone(planned);
+            move |overlay: &mut Overlay| {
+                let stretch = Stretch { file: &file, from, rows: &planned.batch.rows };
+                match &planned.rows {
+                    PlannedRows::Entity(plan, batch) => apply_entity(overlay, plan, &stretch, batch),
+                    PlannedRows::Stream(_) => Ok((append(overlay, table, &stretch)?, Arrived::new())),
+                }
+            }
+        };
+        let (mut applied, arrived) = self.settle(&mut tx, job).await?;
+        applied.released = self.release(&mut tx, arrived).await?;
+        self.advance(&tx, &planned.batch, &applied).await?;
+        let overlay = self.overlay();
+        let shape = overlay.table(table).shape.clone().expect("loaded above");
+        tx.commit().await?;
+        self.inner.shapes.set(planned.shape_name.clone(), shape);
+        Ok(Some(applied))
+    }
+
+    fn overlay(&self) -> &Overlay {
+        self.overlay.as_ref().expect("it is there between passes")
+    }
+
+    fn overlay_mut(&mut self) -> &mut Overlay {
+        self.overlay.as_mut().expect("it is there between passes")
+    }
+
+    /// Holds the file's progress, or learns that it is elsewhere.
+    async fn fence(&self, tx: &PostgresTransaction<'_>, batch: &EntityBatch) -> Result<(), Failure> {
+        let sql = "INSERT INTO _waybill_progress (file, blob_type, rows, done, began_at, changed_at)
+                   VALUES ($1, $2, 0, false, $3::text::timestamptz, $3::text::timestamptz) ON CONFLICT (file) DO NOTHING";
+        let blob_type = batch.blob_type.replace('\0', "\u{fffd}");
+        tx.execute(&tx.prepare_cached(sql).await?, &[&self.file, &blob_type, &self.now]).await?;
+        let sql = "SELECT rows, done FROM _waybill_progress WHERE file = $1 FOR UPDATE";
+        let row = tx.query_one(&tx.prepare_cached(sql).await?, &[&self.file]).await?;
+        let known = Progress { rows: row.get::<_, i64>(0).cast_unsigned(), done: row.get(1) };
+        if known.rows != self.from || known.done {
+            return Err(Failure::Fenced { found: known });
+        }
+        Ok(())
+    }
+
+    async fn lock(&self, tx: &PostgresTransaction<'_>, plan: &EntityPlan) -> Result<(), Failure> {
+        let mut exclusive = BTreeSet::from([plan.name().to_owned()]);
+        if self.locks_children {
+            let mut open = vec![plan.name().to_owned()];
+            while let Some(entity) = open.pop() {
+                for child in self.inner.children.get(&entity).into_iter().flatten() {
+                    if exclusive.insert(child.clone()) {
+                        open.push(child.clone());
+                    }
+                }
+            }
+        }
+        let mut locks: BTreeMap<i64, bool> = BTreeMap::new();
+        for entity in &exclusive {
+            for reference in self.inner.plans.get(entity).into_iter().flat_map(|plan| plan.references()) {
+                locks.entry(self.lock_number(&reference.parent)).or_insert(false);
+            }
+        }
+        for entity in &exclusive {
+            locks.insert(self.lock_number(entity), true);
+        }
+        let statements: Vec<_> = locks
+            .iter()
+            .map(|(number, exclusive)| match exclusive {
+                true => format!("SELECT pg_advisory_xact_lock({number})"),
+                false => format!("SELECT pg_advisory_xact_lock_shared({number})"),
+            })
+            .collect();
+        Ok(tx.batch_execute(&statements.join("; ")).await?)
+    }
+
+    fn lock_number(&self, entity: &str) -> i64 {
+        let hash = Sha256::digest(format!("waybill sink {} {entity}", self.inner.place).as_bytes());
+        let mut number = [0; 8];
+        number.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+        i64::from_be_bytes(number)
+    }
+
+    /// Opens the batch's table and those of its parents. `None` when rows wait for it and their entities are not locked.
+    async fn open_tables(
+        &mut self,
+        tx: &PostgresTransaction<'_>,
+        plan: Option<&Arc<EntityPlan>>,
+        batch: &EntityBatch,
+    ) -> Result<Option<TableId>, Failure> {
+        let Some(plan) = plan else {
+            let name = schema::install_stream(tx, &batch.blob_type).await?;
+            return Ok(Some(self.overlay_mut().add(None, name, overlay::Flags::default())));
+        };
+        self.open_entities(tx, [plan.name()]).await?;
+        let table = self.overlay().place(plan.name()).expect("opened above");
+        let is_missing_locks = self.overlay().table(table).flags.is_awaited && !self.locks_children;
+        Ok((!is_missing_locks).then_some(table))
+    }
+
+    /// Opens entities that are not open yet, and their parents.
+    async fn open_entities<'e>(
+        &mut self,
+        tx: &PostgresTransaction<'_>,
+        entities: impl IntoIterator<Item = &'e str>,
+    ) -> Result<(), Failure> {
+        let mut wanted: Vec<Arc<EntityPlan>> = Vec::new();
+        let plans = Arc::clone(&self.inner.plans);
+        for plan in entities.into_iter().filter_map(|entity| plans.get(entity)) {
+            let parents = plan.references().iter().filter_map(|reference| plans.get(&reference.parent));
+            for plan in std::iter::once(plan).chain(parents) {
+                let is_open = self.overlay().place(plan.name()).is_some();
+                if !is_open && wanted.iter().all(|wanted| wanted.name() != plan.name()) {
+                    wanted.push(Arc::clone(plan));
+                }
+            }
+        }
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<&str> = wanted.iter().map(|plan| plan.name()).collect();
+        let flags = fetch::flags(tx, &names).await?;
+        for (plan, flags) in wanted.into_iter().zip(flags) {
+            let name = SqlName::new(plan.table());
+            self.overlay_mut().add(Some(plan), name, flags);
+        }
+        Ok(())
+    }
+
+    async fn load_shape(&mut self, tx: &PostgresTransaction<'_>, id: TableId) -> Result<(), Failure> {
+        let table = self.overlay().table(id);
+        if table.shape.is_some() {
+            return Ok(());
+        }
+        let (shape, is_exact) = schema::shape(tx, &table.name, table.plan.as_deref()).await?;
+        let table = self.overlay_mut().table_mut(id);
+        table.shape = Some(Arc::new(shape));
+        table.is_exact = is_exact;
+        Ok(())
+    }
+
+    /// Runs passes until nothing that they went on with was wrong and nothing that they said was refused.
+    async fn settle<T: Send + 'static>(
+        &mut self,
+        tx: &mut PostgresTransaction<'_>,
+        job: impl Fn(&mut Overlay) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let mut job = job;
+        loop {
+            let mut overlay = self.overlay.take().expect("it is there between passes");
+            let ran = blocking(move || {
+                overlay.begin();
+                let result = job(&mut overlay);
+                (overlay, result, job)
+            })
+            .await;
+            let Some((overlay, result, again)) = ran else {
+                self.overlay = Some(Overlay::new(Arc::clone(&self.inner.plans)));
+                return Err(super::refused("the program is ending".to_owned()));
+            };
+            self.overlay = Some(overlay);
+            job = again;
+            let result = result?;
+            for (id, needs) in self.overlay().needs() {
+                fetch::fetch(tx, self.overlay_mut(), id, &needs).await?;
+            }
+            if !self.overlay().guessed_right() {
+                continue;
+            }
+            let now = self.now.clone();
+            if write::write(tx, self.overlay_mut(), &now).await? {
+                self.overlay_mut().written();
+                return Ok(result);
+            }
+        }
+    }
+
+    /// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
+    async fn release(&mut self, tx: &mut PostgresTransaction<'_>, arrived: Arrived) -> Result<u64, Failure> {
+        let mut released = 0;
+        let mut arrived: Vec<(String, String)> = self.by_entity(arrived);
+        let plans = Arc::clone(&self.inner.plans);
+        let configured: Vec<&str> = plans.iter().map(|plan| plan.name()).collect();
+        while let Some((entity, _)) = arrived.last().cloned() {
+            let mut keys = Vec::new();
+            while keys.len() < ARRIVED_KEYS_MAX
+                && let Some((_, key)) = arrived.pop_if(|(other, _)| *other == entity)
+            {
+                keys.push(key);
+            }
+            let counts = fetch::waiting_counts(tx, &entity, &keys, RELEASED_ROWS_MAX).await?;
+            for keys in groups(keys, &counts) {
+                let mut after = 0;
+                loop {
+                    let most = (RELEASED_ROWS_MAX, RELEASED_BYTES_MAX);
+                    let waiting = fetch::waiting(tx, (&entity, &keys), after, &configured, most).await?;
+                    let Some(last) = waiting.last() else { break };
+                    after = last.id;
+                    released += self.release_some(tx, waiting, &mut arrived).await?;
+                }
+            }
+        }
+        Ok(released)
+    }
+
+    async fn release_some(
+        &mut self,
+        tx: &mut PostgresTransaction<'_>,
+        mut waiting: Vec<Parked>,
+        arrived: &mut Vec<(String, String)>,
+    ) -> Result<u64, Failure> {
+        waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
+        let mut entities: Vec<&str> = waiting.iter().map(|parked| parked.entity.as_str()).collect();
+        entities.dedup();
+        self.open_entities(tx, entities.iter().copied()).await?;
+        for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
+            let Some(table) = of_entity.first().and_then(|parked| self.overlay().place(&parked.entity)) else {
+                continue;
+            };
+            self.load_shape(tx, table).await?;
+            let whole = of_entity.iter().map(|parked| parked.key.clone()).collect();
+            let needs = overlay::Needs { whole, ..overlay::Needs::default() };
+            fetch::fetch(tx, self.overlay_mut(), table, &needs).await?;
+        }
+        let job = move |overlay: &mut Overlay| {
+            let mut arrived = Arrived::new();
+            let mut released = 0;
+            for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
+                released += release_rows(overlay, of_entity, &mut arrived)?;
+            }
+            Ok((released, arrived))
+        };
+        let (released, more) = self.settle(tx, job).await?;
+        arrived.extend(self.by_entity(more));
+        // Keys of one entity lie together.
+        arrived.sort_unstable();
+        arrived.dedup();
+        Ok(released)
+    }
+
+    fn by_entity(&self, arrived: Arrived) -> Vec<(String, String)> {
+        let mut named: Vec<_> =
+            arrived.into_iter().map(|(id, key)| (self.overlay().table(id).entity().to_owned(), key)).collect();
+        named.sort_unstable();
+        named.dedup();
+        named
+    }
+
+    async fn advance(
+        &self,
+        tx: &PostgresTransaction<'_>,
+        batch: &EntityBatch,
+        applied: &Applied,
+    ) -> Result<(), Failure> {
+        let sql = "UPDATE _waybill_progress SET rows = $2, done = $3, inserted = inserted + $4, updated = updated + $5,
+                       deleted = deleted + $6, ignored = ignored + $7, superseded = superseded + $8, parked = parked + $9,
+                       released = released + $10, bad = bad + $11, stored_bytes = $12, plain_bytes = $13,
+                       plain_sha256 = $14, changed_at = $15::text::timestamptz WHERE file = $1";
+        let end: Option<&FileStats> = batch.end.as_ref();
+        let hash = end.and_then(|stats| stats.plain_sha256).map(|hash| hex(&hash));
+        let statement = tx.prepare_cached(sql).await?;
+        tx.execute(
+            &statement,
+            &[
+                &self.file,
+                &batch.to.cast_signed(),
+                &end.is_some(),
+                &applied.inserted.cast_signed(),
+                &applied.updated.cast_signed(),
+                &applied.deleted.cast_signed(),
+                &applied.ignored.cast_signed(),
+                &applied.superseded.cast_signed(),
+                &applied.parked.cast_signed(),
+                &applied.released.cast_signed(),
+                &applied.bad.cast_signed(),
+                &end.map(|stats| stats.stored_bytes.cast_signed()),
+                &end.map(|stats| stats.plain_bytes.cast_signed()),
+                &hash,
+                &self.now,
+            ],
+        )
+        .await?;
+        Ok(())
+    }
+}
+
+/// Keys whose waiting rows fit into one round together; one with more stands alone.
+fn groups(keys: Vec<String>, counts: &[i64]) -> Vec<Vec<String>> {
+    let mut groups: Vec<Vec<String>> = Vec::new();
+    let mut rows = i64::MAX;
+    for (key, count) in keys.into_iter().zip(counts) {
+        if *count == 0 {
+            continue;
+        }
+        match groups.last_mut() {
+            Some(group) if rows.saturating_add(*count) <= RELEASED_ROWS_MAX => {
+                group.push(key);
+                rows += count;
+            }
+            _ => {
+                groups.push(vec![key]);
+                rows = *count;
+            }
+        }
+    }
+    groups
+}
+
+/// Refuses a second publisher of an entity whose rows only their place in the sequence orders.
+async fn admit_publisher(tx: &PostgresTransaction<'_>, plan: &EntityPlan, publisher: &str) -> Result<(), Failure> {
+    let publisher = publisher.replace('\0', "\u{fffd}");
+    let sql = "UPDATE _waybill_table SET publisher = $2 WHERE name = $1 AND publisher IS NULL";
+    let name = SqlName::new(plan.table());
+    tx.execute(&tx.prepare_cached(sql).await?, &[&name.as_str(), &publisher]).await?;
+    let sql = "SELECT publisher FROM _waybill_table WHERE name = $1";
+    let known: Option<String> = tx.query_one(&tx.prepare_cached(sql).await?, &[&name.as_str()]).await?.get(0);
+    match known {
+        Some(known) if known != publisher => Err(super::foreign_publisher(plan, &known, &publisher)),
+        _ => Ok(()),
+    }
+}

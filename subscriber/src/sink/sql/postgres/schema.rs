@@ -1,0 +1,447 @@
+//! The tables themselves: made, checked and widened.
+
+use std::{collections::HashMap, fmt::Write as _};
+
+use waybill_contracts::{ColumnType, SchemaMode, SqlName};
+use waybill_store::{Migration, PostgresTransaction, Schema};
+
+use super::{
+    super::{Failure, refused, type_from_name},
+    encode::declared_type,
+};
+use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn, folded};
+
+/// The sink's own tables, in the user's database.
+pub(super) const SCHEMA: Schema = Schema {
+    application_id: 0,
+    name: "sink",
+    migrations: &[Migration { name: "progress, tombstones, parked and bad rows", sql: include_str!("0001_sink.sql") }],
+    shared_with_user: true,
+};
+
+pub(super) const VERSION: &str = "_waybill_version";
+pub(super) const RESCUED: &str = "_rescued";
+pub(super) const FILE: &str = "_waybill_file";
+pub(super) const ROW: &str = "_waybill_row";
+
+const TO_STRING: &str = "writing to a string cannot fail";
+
+/// A column as the catalogue has it.
+struct Found {
+    name: String,
+    /// `int4`, `numeric`.
+    kind: String,
+    /// `numeric(10,2)`.
+    declared: String,
+    has_modifier: bool,
+    is_generated: bool,
+    is_needed: bool,
+}
+
+impl Found {
+    /// Whether values of the type come out as they went in, or are refused row by row.
+    fn keeps(&self, kind: ColumnType) -> bool {
+        match kind {
+            ColumnType::Integer => matches!(self.kind.as_str(), "int8" | "int4" | "int2"),
+            ColumnType::Text => matches!(self.kind.as_str(), "text" | "varchar"),
+            ColumnType::Json => matches!(self.kind.as_str(), "json" | "jsonb" | "text"),
+            _ => self.is_exactly(kind),
+        }
+    }
+
+    /// Whether it is what we would have made.
+    fn is_exactly(&self, kind: ColumnType) -> bool {
+        let made = match kind {
+            ColumnType::Integer => "int8",
+            ColumnType::Decimal => "numeric",
+            ColumnType::Float => "float8",
+            ColumnType::Boolean => "bool",
+            ColumnType::Text => "text",
+            ColumnType::Timestamp => "timestamptz",
+            ColumnType::Date => "date",
+            ColumnType::Uuid => "uuid",
+            ColumnType::Json => "json",
+            ColumnType::Binary => "bytea",
+        };
+        self.kind == made && !self.has_modifier
+    }
+
+    /// What a column of the user holds; `None` where values would be changed.
+    fn holds(&self) -> Option<ColumnType> {
+        let kind = match self.kind.as_str() {
+            "int8" | "int4" | "int2" => ColumnType::Integer,
+            "numeric" => ColumnType::Decimal,
+            "float8" => ColumnType::Float,
+            "bool" => ColumnType::Boolean,
+            "text" | "varchar" => ColumnType::Text,
+            "timestamptz" => ColumnType::Timestamp,
+            "date" => ColumnType::Date,
+            "uuid" => ColumnType::Uuid,
+            "json" | "jsonb" => ColumnType::Json,
+            "bytea" => ColumnType::Binary,
+            _ => return None,
+        };
+        self.keeps(kind).then_some(kind)
+    }
+}
+
+async fn found_columns(tx: &PostgresTransaction<'_>, table: &SqlName) -> Result<Vec<Found>, Failure> {
+    let sql = "SELECT a.attname::text, t.typname::text, format_type(a.atttypid, a.atttypmod), a.atttypmod <> -1,
+                   a.attgenerated <> '' OR a.attidentity = 'a',
+                   a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+               FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+               WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+    let rows = tx.query(sql, &[&table.to_string()]).await?;
+    let found = rows.iter().map(|row| Found {
+        name: row.get(0),
+        kind: row.get(1),
+        declared: row.get(2),
+        has_modifier: row.get(3),
+        is_generated: row.get(4),
+        is_needed: row.get(5),
+    });
+    Ok(found.collect())
+}
+
+/// Makes the tables of all entities, or checks those that are there.
+pub(super) async fn install(tx: &PostgresTransaction<'_>, plans: &EntityPlans) -> Result<(), Failure> {
+    for plan in plans.iter() {
+        install_entity(tx, plan).await?;
+    }
+    Ok(())
+}
+
+async fn install_entity(tx: &PostgresTransaction<'_>, plan: &EntityPlan) -> Result<(), Failure> {
+    let name = SqlName::new(plan.table());
+    register(tx, plan, &name).await?;
+    let found = found_columns(tx, &name).await?;
+    if !found.is_empty() {
+        return check(tx, plan, &name, &found).await;
+    }
+    let mut columns = plan.key().map(|(field, part)| (field, part.column_type(), true)).collect::<Vec<_>>();
+    columns.extend(plan.columns().iter().map(|column| (column.field.as_str(), column.kind, false)));
+    let mut sql = format!("CREATE TABLE {name} (");
+    for (field, kind, is_key) in columns {
+        // Keys are told apart byte by byte, whatever the database's collation.
+        let rest = match (is_key, kind) {
+            (true, ColumnType::Text) => " COLLATE \"C\" NOT NULL",
+            (true, _) => " NOT NULL",
+            (false, _) => "",
+        };
+        write!(sql, "{} {}{rest}, ", SqlName::new(field), declared_type(kind)).expect(TO_STRING);
+    }
+    write!(sql, "{VERSION} bytea NOT NULL, {RESCUED} json, PRIMARY KEY ({}))", key_columns(plan)).expect(TO_STRING);
+    tx.batch_execute(&sql).await?;
+    for column in plan.columns() {
+        note_column(tx, &name, column).await?;
+    }
+    Ok(())
+}
+
+/// Refuses a table that is somebody else's, or was filled under another rule.
+async fn register(tx: &PostgresTransaction<'_>, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
+    let entity = plan.name();
+    let rule = plan.order();
+    let sql = "SELECT name, entity, blob_type, rule FROM _waybill_table WHERE name = $1 OR entity = $2";
+    let mut is_known = false;
+    for row in tx.query(sql, &[&name.as_str(), &entity]).await? {
+        let (table, owner, blob_type, known): (String, Option<String>, Option<String>, String) =
+            (row.get(0), row.get(1), row.get(2), row.get(3));
+        if owner.as_deref() != Some(entity) {
+            let owner = match (owner, blob_type) {
+                (Some(owner), _) => format!("entity {owner:?}"),
+                (None, blob_type) => format!("type {:?}, which had no entity so far", blob_type.unwrap_or_default()),
+            };
+            return Err(refused(format!(
+                "entity {entity:?}: table {table} holds the rows of {owner}; give the entity another `table`"
+            )));
+        }
+        if table != name.as_str() {
+            let literal = |text: &str| text.replace('\'', "''");
+            return Err(refused(format!(
+                "entity {entity:?} is in table {table} so far, and configured for {new}; rename it there as well (ALTER \
+                 TABLE {} RENAME TO {name}; UPDATE _waybill_table SET name = '{}' WHERE entity = '{}'; UPDATE \
+                 _waybill_column SET table_name = '{}' WHERE table_name = '{}'), or use another database",
+                quoted(&table),
+                literal(name.as_str()),
+                literal(entity),
+                literal(name.as_str()),
+                literal(&table),
+                new = name.as_str(),
+            )));
+        }
+        if known != rule {
+            return Err(refused(format!(
+                "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
+                 compared; take back the change, or use another database: all files come into it again"
+            )));
+        }
+        is_known = true;
+    }
+    if !is_known {
+        let sql = "INSERT INTO _waybill_table (name, entity, rule) VALUES ($1, $2, $3)";
+        tx.execute(sql, &[&name.as_str(), &entity, &rule]).await?;
+    }
+    Ok(())
+}
+
+/// A table that is there: whether rows can go into it unchanged, and what it lacks.
+async fn check(
+    tx: &PostgresTransaction<'_>,
+    plan: &EntityPlan,
+    name: &SqlName,
+    found: &[Found],
+) -> Result<(), Failure> {
+    let entity = plan.name();
+    let relation: i8 =
+        tx.query_one("SELECT relkind FROM pg_class WHERE oid = to_regclass($1)", &[&name.to_string()]).await?.get(0);
+    if !matches!(relation.cast_unsigned(), b'r' | b'p') {
+        return Err(refused(format!(
+            "entity {entity:?}: {name} is no table (a view or foreign table); give the entity another `table`"
+        )));
+    }
+    let place = |field: &str| {
+        let column = SqlName::new(field);
+        found.iter().find(|found| found.name == column.as_str())
+    };
+    for (field, kind) in [(VERSION, ColumnType::Binary), (RESCUED, ColumnType::Json)] {
+        if place(field).is_none_or(|found| !found.keeps(kind)) {
+            return Err(refused(format!(
+                "entity {entity:?}: table {name} is there but was not made by this sink: it lacks {field}; add it (ALTER \
+                 TABLE {name} ADD COLUMN {field} {}), or give the entity another `table`",
+                declared_type(kind)
+            )));
+        }
+    }
+    let fit = |field: &str, kind: ColumnType, found: &Found| {
+        if found.is_generated {
+            return Err(refused(format!(
+                "entity {entity:?}: column {field:?} of table {name} is generated by the database, so no value can be put \
+                 into it; drop the expression (ALTER TABLE {name} ALTER COLUMN {} DROP EXPRESSION), or give the entity \
+                 another `table`",
+                quoted(&found.name)
+            )));
+        }
+        if found.keeps(kind) {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "entity {entity:?}: column {field:?} of table {name} is declared as {:?}, which would change values of type \
+             {kind}; make it {}, or give the entity another `table`",
+            found.declared,
+            declared_type(kind)
+        )))
+    };
+    for (field, part) in plan.key() {
+        match place(field) {
+            Some(found) => fit(field, part.column_type(), found)?,
+            None => return Err(refused(other_key(plan, name))),
+        }
+    }
+    if !has_key(tx, plan, name).await? {
+        return Err(refused(other_key(plan, name)));
+    }
+    for column in plan.columns() {
+        match place(&column.field) {
+            Some(found) => fit(&column.field, column.kind, found)?,
+            None => add_column(tx, plan, name, column).await?,
+        }
+        note_column(tx, name, column).await?;
+    }
+    let (shape, _) = shape(tx, name, Some(plan)).await?;
+    let brings = |found: &&Found| shape.columns.iter().any(|column| SqlName::new(&column.field).as_str() == found.name);
+    let ours = |found: &&Found| {
+        [VERSION, RESCUED].contains(&found.name.as_str())
+            || plan.key().any(|(field, _)| SqlName::new(field).as_str() == found.name)
+    };
+    match found.iter().find(|found| found.is_needed && !found.is_generated && !brings(found) && !ours(found)) {
+        Some(needed) => Err(refused(format!(
+            "entity {entity:?}: column {:?} of table {name} is NOT NULL without a default, and no declared column brings it; \
+             declare it in [entity.{entity}.columns], or give it a default",
+            needed.name
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn other_key(plan: &EntityPlan, name: &SqlName) -> String {
+    format!(
+        "entity {:?}: table {name} is there, but ({}) is neither its primary key nor unique in it; add a unique index on \
+         exactly these columns, correct `key`, or give the entity another `table`",
+        plan.name(),
+        key_columns(plan)
+    )
+}
+
+/// Whether the key's columns, and no others, are the primary key or unique.
+async fn has_key(tx: &PostgresTransaction<'_>, plan: &EntityPlan, name: &SqlName) -> Result<bool, Failure> {
+    let mut wanted: Vec<String> = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
+    wanted.sort_unstable();
+    let sql = "SELECT EXISTS (SELECT 1 FROM pg_index i
+                   WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate
+                     AND i.indpred IS NULL AND i.indexprs IS NULL
+                     AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_attribute a
+                          WHERE a.attrelid = i.indrelid
+                            AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) = $2::text[])";
+    Ok(tx.query_one(sql, &[&name.to_string(), &wanted]).await?.get(0))
+}
+
+async fn add_column(
+    tx: &PostgresTransaction<'_>,
+    plan: &EntityPlan,
+    name: &SqlName,
+    column: &ShapeColumn,
+) -> Result<(), Failure> {
+    let sql = format!("ALTER TABLE {name} ADD COLUMN {} {}", SqlName::new(&column.field), declared_type(column.kind));
+    let noted = "SELECT EXISTS (SELECT 1 FROM _waybill_column WHERE table_name = $1)";
+    if plan.mode() == SchemaMode::Freeze && !tx.query_one(noted, &[&name.as_str()]).await?.get::<_, bool>(0) {
+        return Err(refused(format!(
+            "entity {:?}: table {name} has no column {:?}, and `schema` is freeze; add it: {sql}",
+            plan.name(),
+            column.field
+        )));
+    }
+    Ok(tx.batch_execute(&sql).await?)
+}
+
+async fn note_column(tx: &PostgresTransaction<'_>, name: &SqlName, column: &ShapeColumn) -> Result<(), Failure> {
+    let sql = "INSERT INTO _waybill_column (table_name, field, name, type) VALUES ($1, $2, $3, $4)
+               ON CONFLICT (table_name, field) DO UPDATE SET name = excluded.name, type = excluded.type";
+    let sql_name = SqlName::new(&column.field);
+    tx.execute(sql, &[&name.as_str(), &column.field, &sql_name.as_str(), &column.kind.to_string()]).await?;
+    Ok(())
+}
+
+/// The columns of a table as it is now, and whether each of them, the key's too, is of the type that we would have made:
+/// only then does it take tuples as they are encoded.
+pub(super) async fn shape(
+    tx: &PostgresTransaction<'_>,
+    name: &SqlName,
+    plan: Option<&EntityPlan>,
+) -> Result<(Shape, bool), Failure> {
+    let found = found_columns(tx, name).await?;
+    let mut shape = Shape {
+        key: plan.into_iter().flat_map(EntityPlan::key).map(|(field, _)| field.to_owned()).collect(),
+        taken: found.iter().map(|found| folded(&found.name)).collect(),
+        ..Shape::default()
+    };
+    let mut noted = HashMap::new();
+    let sql = "SELECT name, field, type FROM _waybill_column WHERE table_name = $1";
+    for row in tx.query(sql, &[&name.as_str()]).await? {
+        noted.insert(row.get::<_, String>(0), (row.get::<_, String>(1), row.get::<_, String>(2)));
+    }
+    let mut is_exact = true;
+    let key: HashMap<_, _> = plan
+        .into_iter()
+        .flat_map(EntityPlan::key)
+        .map(|(field, part)| (SqlName::new(field).as_str().to_owned(), part.column_type()))
+        .collect();
+    for found in found {
+        if let Some(kind) = key.get(&found.name) {
+            is_exact &= found.is_exactly(*kind);
+        } else if found.name == VERSION {
+            is_exact &= found.is_exactly(ColumnType::Binary);
+        } else if found.name == RESCUED {
+            is_exact &= found.is_exactly(ColumnType::Json);
+        } else if !found.is_generated && ![FILE, ROW].contains(&found.name.as_str()) {
+            match noted.remove(&found.name).and_then(|(field, kind)| Some((field, type_from_name(&kind)?))) {
+                Some((field, kind)) => {
+                    is_exact &= found.is_exactly(kind);
+                    shape.columns.push(ShapeColumn { field, kind });
+                }
+                None => shape.free.extend(found.holds().map(|kind| (found.name, kind))),
+            }
+        }
+    }
+    Ok((shape, is_exact))
+}
+
+/// Gives new fields their columns; whether any got one.
+pub(super) async fn grow(
+    tx: &PostgresTransaction<'_>,
+    name: &SqlName,
+    plan: Option<&EntityPlan>,
+    known: &Shape,
+    fields: &NewFields,
+) -> Result<bool, Failure> {
+    let mode = plan.map_or(SchemaMode::Evolve, EntityPlan::mode);
+    let mut grown = known.grow(fields, mode, |field| SqlName::new(field).as_str().to_owned());
+    // No name of PostgreSQL has a U+0000; such a field is rescued.
+    grown.retain(|grown| match grown {
+        Grown::Added(column) | Grown::Adopted(column) => !column.field.contains('\0'),
+    });
+    for grown in &grown {
+        let column = match grown {
+            Grown::Added(column) => {
+                let (field, declared) = (SqlName::new(&column.field), declared_type(column.kind));
+                tx.batch_execute(&format!("ALTER TABLE {name} ADD COLUMN {field} {declared}")).await?;
+                column
+            }
+            Grown::Adopted(column) => column,
+        };
+        note_column(tx, name, column).await?;
+    }
+    Ok(!grown.is_empty())
+}
+
+/// The table of a blobType without an entity, made if it is not there.
+pub(super) async fn install_stream(tx: &PostgresTransaction<'_>, blob_type: &str) -> Result<SqlName, Failure> {
+    if blob_type.contains('\0') {
+        return Err(refused(format!(
+            "type {blob_type:?} has no entity, and its name cannot be that of a table; define an entity for the type"
+        )));
+    }
+    let prefix = if ["_waybill", "pg_"].iter().any(|kept| folded(blob_type).starts_with(kept)) { "type " } else { "" };
+    let name = SqlName::new(&format!("{prefix}{blob_type}"));
+    let known = "SELECT 1 FROM _waybill_table WHERE blob_type = $1";
+    if tx.query_opt(known, &[&blob_type]).await?.is_some() {
+        return Ok(name);
+    }
+    // Two files of a new type may come at once.
+    tx.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[&name.as_str()]).await?;
+    if tx.query_opt(known, &[&blob_type]).await?.is_some() {
+        return Ok(name);
+    }
+    let is_taken = !found_columns(tx, &name).await?.is_empty()
+        || tx.query_opt("SELECT 1 FROM _waybill_table WHERE name = $1", &[&name.as_str()]).await?.is_some();
+    if is_taken {
+        return Err(refused(format!(
+            "type {blob_type:?} has no entity, so its rows would be added to a table {name}, which is there and another's; \
+             define an entity for the type, or rename that table"
+        )));
+    }
+    tx.batch_execute(&format!(
+        "CREATE TABLE {name} ({FILE} text COLLATE \"C\" NOT NULL, {ROW} bigint NOT NULL, {RESCUED} json,
+             PRIMARY KEY ({FILE}, {ROW}))"
+    ))
+    .await?;
+    let sql = "INSERT INTO _waybill_table (name, blob_type, rule) VALUES ($1, $2, 'rows are added')";
+    tx.execute(sql, &[&name.as_str(), &blob_type]).await?;
+    Ok(name)
+}
+
+/// A name of the catalogue, for statements.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+pub(super) fn key_columns(plan: &EntityPlan) -> String {
+    plan.key().map(|(field, _)| SqlName::new(field).to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Names of all columns that a tuple of this shape fills, in its order, with the types that it is encoded in.
+pub(super) fn tuple_columns(plan: Option<&EntityPlan>, shape: &Shape) -> Vec<(String, &'static str)> {
+    let mut columns: Vec<(String, &'static str)> = match plan {
+        Some(plan) => {
+            let key =
+                plan.key().map(|(field, part)| (SqlName::new(field).to_string(), declared_type(part.column_type())));
+            key.chain([(VERSION.to_owned(), "bytea")]).collect()
+        }
+        None => vec![(FILE.to_owned(), "text"), (ROW.to_owned(), "bigint")],
+    };
+    columns.push((RESCUED.to_owned(), "json"));
+    let others =
+        shape.columns.iter().map(|column| (SqlName::new(&column.field).to_string(), declared_type(column.kind)));
+    columns.extend(others);
+    columns
+}

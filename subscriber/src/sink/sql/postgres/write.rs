@@ -1,0 +1,377 @@
+//! What a pass says, written in bulk. Rows whose keys are new are copied straight into the table; others go through a
+//! temporary table and one upsert. What the database refuses is found by halving, and told to the next pass.
+
+use std::{fmt::Write as _, ops::Range};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{SinkExt as _, pin_mut};
+use sha2::{Digest as _, Sha256};
+use waybill_store::{PostgresTransaction, tokio_postgres};
+
+use super::{
+    super::{Failure, tables::TableId},
+    encode::{HEADER, TRAILER},
+    fetch::{Keys, same_key},
+    overlay::{Changes, Held, Open, Overlay, RowChange, RowId},
+    schema::{VERSION, key_columns, tuple_columns},
+};
+
+/// Bytes of one message to the server.
+const CHUNK: usize = 256 * 1024;
+
+/// How tuples come into their table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Their keys are not there.
+    Copy,
+    /// They may be.
+    Upsert,
+}
+
+/// Writes everything. Where rows were refused, what was written is taken back, and `overlay` knows them: the pass is to run
+/// again. `true` when all is written.
+pub(super) async fn write(tx: &mut PostgresTransaction<'_>, overlay: &mut Overlay, now: &str) -> Result<bool, Failure> {
+    let savepoint = tx.savepoint("pass").await?;
+    let mut tx = savepoint;
+    let mut refused = Vec::new();
+    for at in 0..overlay.open.len() {
+        delete_rows(&mut tx, overlay, TableId(at), &mut refused).await?;
+    }
+    for at in 0..overlay.open.len() {
+        put_rows(&mut tx, overlay, TableId(at), &mut refused).await?;
+    }
+    let refused_appended = append_rows(&mut tx, overlay).await?;
+    if !refused.is_empty() || !refused_appended.is_empty() {
+        tx.rollback().await?;
+        overlay.refused.extend(refused);
+        overlay.refused_appended.extend(refused_appended);
+        return Ok(false);
+    }
+    write_tombstones(&tx, overlay, now).await?;
+    write_parked(&tx, overlay, now).await?;
+    write_bad_rows(&tx, &overlay.changes, now).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Whether the error is about what a row is, so that the others can go on without it.
+///
+/// Source: PostgreSQL, "Error Codes": 22 data exception, 23 integrity constraint violation, 54 program limit exceeded (a value
+/// too long for an index), P0 raised by a trigger.
+fn row_fault(error: &tokio_postgres::Error) -> Option<String> {
+    let error = error.as_db_error()?;
+    let class = error.code().code().get(..2)?;
+    matches!(class, "22" | "23" | "54" | "P0").then(|| match error.detail() {
+        Some(detail) => format!("{} ({detail})", error.message()),
+        None => error.message().to_owned(),
+    })
+}
+
+async fn delete_rows(
+    tx: &mut PostgresTransaction<'_>,
+    overlay: &Overlay,
+    id: TableId,
+    refused: &mut Vec<(RowId, String)>,
+) -> Result<(), Failure> {
+    let table = overlay.table(id);
+    let gone: Vec<(&str, &Vec<u8>)> = overlay.changes.tables[id.0]
+        .iter()
+        .filter_map(|(key, change)| match &change.row {
+            Some(RowChange::Gone { version }) if is_there(table, key) => Some((key.as_str(), version)),
+            _ => None,
+        })
+        .collect();
+    let Some(plan) = table.plan.as_ref().filter(|_| !gone.is_empty()) else { return Ok(()) };
+    let mut stretches: Vec<Range<usize>> = Vec::new();
+    stretches.push(0..gone.len());
+    while let Some(stretch) = stretches.pop() {
+        let keys = Keys::new(plan, gone[stretch.clone()].iter().map(|(key, _)| *key));
+        let sql = format!(
+            "DELETE FROM {} t USING {} AS u({}) WHERE {}",
+            table.name,
+            keys.unnest(0),
+            keys.names(),
+            same_key(plan)
+        );
+        let inner = tx.savepoint("rows").await?;
+        match inner.execute(&inner.prepare_cached(&sql).await?, &keys.parameters()).await {
+            Ok(_) => inner.commit().await?,
+            Err(error) => {
+                inner.rollback().await?;
+                let Some(problem) = row_fault(&error) else { return Err(error.into()) };
+                if let [(key, version)] = &gone[stretch.clone()] {
+                    refused.push(((id, (*key).to_owned(), (*version).clone()), problem));
+                } else {
+                    halve(stretch, &mut stretches);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_there(table: &Open, key: &str) -> bool {
+    table.known(key).is_some_and(|known| matches!(known.row, Held::Row(_)))
+}
+
+/// The first half is looked at first.
+fn halve(stretch: Range<usize>, stretches: &mut Vec<Range<usize>>) {
+    let middle = stretch.start + stretch.len() / 2;
+    stretches.push(middle..stretch.end);
+    stretches.push(stretch.start..middle);
+}
+
+async fn put_rows(
+    tx: &mut PostgresTransaction<'_>,
+    overlay: &Overlay,
+    id: TableId,
+    refused: &mut Vec<(RowId, String)>,
+) -> Result<(), Failure> {
+    let table = overlay.table(id);
+    let (mut new, mut others) = (Vec::new(), Vec::new());
+    for (key, change) in &overlay.changes.tables[id.0] {
+        if let Some(RowChange::Put { version, tuple }) = &change.row {
+            // One that was there and is gone by now was deleted above.
+            let to = if is_there(table, key) { &mut others } else { &mut new };
+            to.push((tuple.clone(), key, version));
+        }
+    }
+    for (rows, way) in [(&mut new, if table.is_exact { Way::Copy } else { Way::Upsert }), (&mut others, Way::Upsert)] {
+        // In the order of the pass, which is that of the keys.
+        rows.sort_unstable_by_key(|(tuple, ..)| tuple.start);
+        let tuples: Vec<Range<usize>> = rows.iter().map(|(tuple, ..)| tuple.clone()).collect();
+        for (at, problem) in put_tuples(tx, table, &overlay.changes.tuples, &tuples, way).await? {
+            let (_, key, version) = &rows[at];
+            refused.push(((id, (*key).clone(), (*version).clone()), problem));
+        }
+    }
+    Ok(())
+}
+
+async fn append_rows(tx: &mut PostgresTransaction<'_>, overlay: &Overlay) -> Result<Vec<(u64, String)>, Failure> {
+    let appended = &overlay.changes.appended;
+    let Some(table) = overlay.open.iter().find(|table| table.plan.is_none()) else { return Ok(Vec::new()) };
+    let tuples: Vec<Range<usize>> = appended.iter().map(|(tuple, _)| tuple.clone()).collect();
+    let way = if table.is_exact { Way::Copy } else { Way::Upsert };
+    let refused = put_tuples(tx, table, &overlay.changes.tuples, &tuples, way).await?;
+    Ok(refused.into_iter().map(|(at, problem)| (appended[at].1, problem)).collect())
+}
+
+/// Brings tuples into a table; those that it refuses, with what the database says.
+async fn put_tuples(
+    tx: &mut PostgresTransaction<'_>,
+    table: &Open,
+    bytes: &[u8],
+    tuples: &[Range<usize>],
+    way: Way,
+) -> Result<Vec<(usize, String)>, Failure> {
+    let mut refused = Vec::new();
+    if tuples.is_empty() {
+        return Ok(refused);
+    }
+    let mut stretches = vec![(0..tuples.len(), way)];
+    while let Some((stretch, way)) = stretches.pop() {
+        let inner = tx.savepoint("rows").await?;
+        match put_stretch(&inner, table, bytes, &tuples[stretch.clone()], way).await {
+            Ok(()) => inner.commit().await?,
+            Err(Failure::Postgres(error)) => {
+                let fault = row_fault(&error);
+                inner.rollback().await?;
+                let Some(problem) = fault else { return Err(error.into()) };
+                if stretch.len() > 1 {
+                    let mut halves = Vec::new();
+                    halve(stretch, &mut halves);
+                    stretches.extend(halves.into_iter().map(|half| (half, way)));
+                } else if way == Way::Copy && table.plan.is_some() {
+                    // Somebody else may have put a row with this key there meanwhile.
+                    stretches.push((stretch, Way::Upsert));
+                } else {
+                    refused.push((stretch.start, problem));
+                }
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(refused)
+}
+
+async fn put_stretch(
+    tx: &PostgresTransaction<'_>,
+    table: &Open,
+    bytes: &[u8],
+    tuples: &[Range<usize>],
+    way: Way,
+) -> Result<(), Failure> {
+    let shape = table.shape.as_ref().expect("it is loaded where rows are written");
+    let columns = tuple_columns(table.plan.as_deref(), shape);
+    let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+    let names = names.join(", ");
+    if way == Way::Copy {
+        return copy(tx, &format!("COPY {} ({names}) FROM STDIN (FORMAT binary)", table.name), bytes, tuples).await;
+    }
+    let mut declared = String::new();
+    for (name, kind) in &columns {
+        let comma = if declared.is_empty() { "" } else { ", " };
+        write!(declared, "{comma}{name} {kind}").expect("writing to a string cannot fail");
+    }
+    // Its name tells its columns, so one that the session has already is right.
+    let hash = Sha256::digest(format!("{} {declared}", table.name).as_bytes());
+    let stage = format!("pg_temp._waybill_stage_{}", super::super::hex(hash.get(..12).unwrap_or_default()));
+    tx.batch_execute(&format!(
+        "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({declared}) ON COMMIT DELETE ROWS; TRUNCATE {stage}",
+        stage.trim_start_matches("pg_temp.")
+    ))
+    .await?;
+    copy(tx, &format!("COPY {stage} ({names}) FROM STDIN (FORMAT binary)"), bytes, tuples).await?;
+    let conflict = match &table.plan {
+        Some(plan) => {
+            let key = key_columns(plan);
+            let skipped = plan.key().count();
+            let set: Vec<_> =
+                columns.iter().skip(skipped).map(|(name, _)| format!("{name} = excluded.{name}")).collect();
+            format!(
+                " ON CONFLICT ({key}) DO UPDATE SET {} WHERE t.{VERSION} IS NULL OR t.{VERSION} < excluded.{VERSION}",
+                set.join(", ")
+            )
+        }
+        None => String::new(),
+    };
+    let sql = format!("INSERT INTO {} AS t ({names}) SELECT {names} FROM {stage}{conflict}", table.name);
+    tx.batch_execute(&sql).await?;
+    Ok(())
+}
+
+async fn copy(tx: &PostgresTransaction<'_>, sql: &str, bytes: &[u8], tuples: &[Range<usize>]) -> Result<(), Failure> {
+    let sink = tx.copy_in::<_, Bytes>(sql).await?;
+    pin_mut!(sink);
+    let mut chunk = BytesMut::with_capacity(CHUNK + 4096);
+    chunk.put_slice(HEADER);
+    for tuple in tuples {
+        chunk.put_slice(bytes.get(tuple.clone()).unwrap_or_default());
+        if chunk.len() >= CHUNK {
+            sink.send(chunk.split().freeze()).await?;
+        }
+    }
+    chunk.put_slice(TRAILER);
+    sink.send(chunk.freeze()).await?;
+    sink.finish().await?;
+    Ok(())
+}
+
+async fn write_tombstones(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str) -> Result<(), Failure> {
+    let (mut entities, mut keys, mut versions) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut gone_entities, mut gone_keys) = (Vec::new(), Vec::new());
+    for (table, changes) in overlay.open.iter().zip(&overlay.changes.tables) {
+        for (key, change) in changes {
+            match &change.tombstone {
+                Some(Some(version)) => {
+                    entities.push(table.entity());
+                    keys.push(key.as_str());
+                    versions.push(version.as_slice());
+                }
+                Some(None) if table.known(key).is_some_and(|known| known.tombstone.is_some()) => {
+                    gone_entities.push(table.entity());
+                    gone_keys.push(key.as_str());
+                }
+                Some(None) | None => {}
+            }
+        }
+    }
+    if !keys.is_empty() {
+        let sql = "INSERT INTO _waybill_tombstone (entity, key, version, deleted_at)
+                   SELECT e, k, v, $4::text::timestamptz FROM unnest($1::text[], $2::text[], $3::bytea[]) AS u(e, k, v)
+                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&entities, &keys, &versions, &now]).await?;
+    }
+    if !gone_keys.is_empty() {
+        let sql = "DELETE FROM _waybill_tombstone t USING unnest($1::text[], $2::text[]) AS u(e, k)
+                   WHERE t.entity = u.e AND t.key = u.k";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&gone_entities, &gone_keys]).await?;
+    }
+    Ok(())
+}
+
+async fn write_parked(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str) -> Result<(), Failure> {
+    let changes = &overlay.changes;
+    if !changes.unparked.is_empty() {
+        let sql = "DELETE FROM _waybill_parked WHERE id = ANY ($1)";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&changes.unparked]).await?;
+    }
+    if !changes.waits.is_empty() {
+        let ids: Vec<i64> = changes.waits.iter().map(|(id, ..)| *id).collect();
+        let entities: Vec<&str> = changes.waits.iter().map(|(_, parent, _)| overlay.table(*parent).entity()).collect();
+        let keys: Vec<String> = changes.waits.iter().map(|(.., key)| without_nul(key)).collect();
+        let sql = "UPDATE _waybill_parked p SET missing_entity = u.e, missing_key = u.k
+                   FROM unnest($1::int8[], $2::text[], $3::text[]) AS u(i, e, k) WHERE p.id = u.i";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&ids, &entities, &keys]).await?;
+    }
+    let (mut gone_entities, mut gone_keys) = (Vec::new(), Vec::new());
+    let (mut entities, mut keys, mut versions, mut missing_entities, mut missing_keys) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut files, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+    // In the order in which they came, which is the one in which they are listed.
+    let mut in_order: Vec<_> = changes.parked.iter().collect();
+    in_order.sort_unstable_by_key(|(_, parked)| parked.as_ref().map(|parked| (&parked.file, parked.row)));
+    for ((id, key), parked) in in_order {
+        let entity = overlay.table(*id).entity();
+        let Some(parked) = parked else {
+            gone_entities.push(entity);
+            gone_keys.push(key.as_str());
+            continue;
+        };
+        entities.push(entity);
+        keys.push(key.as_str());
+        versions.push(parked.version.as_slice());
+        missing_entities.push(overlay.table(parked.missing.0).entity());
+        missing_keys.push(without_nul(&parked.missing.1));
+        rows.push(parked.json.as_str());
+        files.push(parked.file.as_str());
+        numbers.push(parked.row);
+    }
+    if !gone_keys.is_empty() {
+        let sql = "DELETE FROM _waybill_parked p USING unnest($1::text[], $2::text[]) AS u(e, k)
+                   WHERE p.entity = u.e AND p.key = u.k";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&gone_entities, &gone_keys]).await?;
+    }
+    if !keys.is_empty() {
+        let sql = "INSERT INTO _waybill_parked
+                       (entity, key, version, missing_entity, missing_key, row, file, file_row, parked_at)
+                   SELECT e, k, v, me, mk, r, f, n, $9::text::timestamptz
+                   FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
+                               $8::int8[]) WITH ORDINALITY AS u(e, k, v, me, mk, r, f, n, o) ORDER BY o
+                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
+                       missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
+                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at";
+        tx.execute(
+            &tx.prepare_cached(sql).await?,
+            &[&entities, &keys, &versions, &missing_entities, &missing_keys, &rows, &files, &numbers, &now],
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// A key that no row can have, as PostgreSQL can write it.
+fn without_nul(key: &str) -> String {
+    key.replace('\0', "\u{fffd}")
+}
+
+async fn write_bad_rows(tx: &PostgresTransaction<'_>, changes: &Changes, now: &str) -> Result<(), Failure> {
+    if changes.bad.is_empty() {
+        return Ok(());
+    }
+    let files: Vec<&str> = changes.bad.iter().map(|bad| bad.file.as_str()).collect();
+    let rows: Vec<i64> = changes.bad.iter().map(|bad| bad.row).collect();
+    let offsets: Vec<Option<i64>> = changes.bad.iter().map(|bad| bad.offset).collect();
+    let reasons: Vec<&str> = changes.bad.iter().map(|bad| bad.reason.as_str()).collect();
+    let problems: Vec<&str> = changes.bad.iter().map(|bad| bad.problem.as_str()).collect();
+    let bytes: Vec<&[u8]> = changes.bad.iter().map(|bad| bad.bytes.as_slice()).collect();
+    let sql = "INSERT INTO _waybill_bad_row (file, row, byte_offset, reason, problem, bytes, found_at)
+               SELECT DISTINCT ON (f, r) f, r, o, c, p, b, $7::text::timestamptz
+               FROM unnest($1::text[], $2::int8[], $3::int8[], $4::text[], $5::text[], $6::bytea[])
+                   AS u(f, r, o, c, p, b)
+               ON CONFLICT (file, row) DO UPDATE SET reason = excluded.reason, problem = excluded.problem,
+                   bytes = excluded.bytes, found_at = excluded.found_at";
+    tx.execute(&tx.prepare_cached(sql).await?, &[&files, &rows, &offsets, &reasons, &problems, &bytes, &now]).await?;
+    Ok(())
+}

@@ -1,0 +1,12 @@
+//! What every database must do, in PostgreSQL.
+
+use super::world::{self, postgres::World};
+
+#[path = "bad_rows.rs"]
+mod bad_rows;
+#[path = "order.rs"]
+mod order;
+#[path = "parking.rs"]
+mod parking;
+#[path = "streams.rs"]
+mod streams;

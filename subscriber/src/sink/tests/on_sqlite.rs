@@ -1,0 +1,12 @@
+//! What every database must do, in SQLite.
+
+use super::world::{self, sqlite::World};
+
+#[path = "bad_rows.rs"]
+mod bad_rows;
+#[path = "order.rs"]
+mod order;
+#[path = "parking.rs"]
+mod parking;
+#[path = "streams.rs"]
+mod streams;

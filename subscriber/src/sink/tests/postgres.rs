@@ -1,0 +1,282 @@
+//! What is PostgreSQL's own: its types, its constraints, tables that are there, several writers.
+
+use super::world::{
+    json_lines,
+    postgres::{Place, World, run},
+};
+use crate::{
+    FileKey,
+    apply::Position,
+    sink::{Applied, PostgresSink, Sink, SinkError},
+};
+
+const TYPES: &str = r#"
+    [entity.thing]
+    key = ["id"]
+    [entity.thing.columns]
+    id = "uuid"
+    i = "integer"
+    d = "decimal"
+    f = "float"
+    b = "boolean"
+    t = "text"
+    ts = "timestamp"
+    day = "date"
+    u = "uuid"
+    j = "json"
+    bin = "binary"
+"#;
+
+#[tokio::test]
+async fn declared_columns_have_the_types_of_the_database_and_keep_their_values() {
+    let world = World::new(TYPES).await;
+    let row =
+        r#"{"id":"694215B7-08F7-4C0D-ACB1-D734BA44C0C8","i":-9223372036854775808,"d":19.90,"f":0.1,"b":true,"t":"é",
+        "ts":"2014-02-08T10:01:36.8270+01:00","day":"2014-02-08","u":"694215B7-08F7-4C0D-ACB1-D734BA44C0C8",
+        "j":{"a":[1.0]},"bin":"aGk="}"#
+            .replace('\n', "");
+    world.file("thing", &row).await;
+    assert_eq!(
+        world.query("SELECT id, i, d, f, b, t, ts AT TIME ZONE 'UTC', day, u, j, bin, _rescued FROM thing"),
+        ["694215b7-08f7-4c0d-acb1-d734ba44c0c8|-9223372036854775808|19.90|0.1|t|é|2014-02-08 09:01:36.827|2014-02-08|\
+             694215b7-08f7-4c0d-acb1-d734ba44c0c8|{\"a\":[1.0]}|\\x6869|-"]
+    );
+    // The same row by the other way, which passes a temporary table.
+    let again = row.replace("19.90", "1e3").replace("aGk=", "aGkh");
+    assert_eq!(world.file("thing", &again).await.updated, 1);
+    assert_eq!(
+        world.query("SELECT d, bin, ts AT TIME ZONE 'UTC' FROM thing"),
+        ["1000|\\x686921|2014-02-08 09:01:36.827"]
+    );
+}
+
+#[tokio::test]
+async fn numbers_of_any_length_arrive_as_they_were_written() {
+    let world = World::new("[entity.n]\nkey = [\"id\"]\ncolumns = { id = \"integer\", d = \"decimal\" }").await;
+    let numbers = [
+        "0",
+        "-0.00",
+        "19.90",
+        "0.0000000000000000000000000000000001",
+        "123456789012345678901234567890.123456789000",
+        "99999999999999999999",
+        "1e3",
+        "-12.5e-3",
+        "10000",
+        "100000000",
+        "0.00010002",
+        "9999.9999",
+    ];
+    let rows: Vec<_> = numbers.iter().enumerate().map(|(id, d)| format!("{{\"id\":{id},\"d\":{d}}}")).collect();
+    assert_eq!(world.file("n", &rows.join("\n")).await.inserted, numbers.len() as u64);
+    for (id, number) in numbers.iter().enumerate() {
+        let same = world.query(&format!("SELECT d::text = '{number}'::numeric::text, d::text FROM n WHERE id = {id}"));
+        assert!(same[0].starts_with("t|"), "{number}: {same:?}");
+    }
+    // More digits than a numeric has: kept beside the column.
+    assert_eq!(world.file("n", "{\"id\":100,\"d\":1e200000}").await.inserted, 1);
+    assert_eq!(world.query("SELECT d, _rescued FROM n WHERE id = 100"), ["-|{\"d\":\"1e200000\"}"]);
+}
+
+#[tokio::test]
+async fn what_the_database_cannot_hold_is_rescued_whole() {
+    let world = World::new(TYPES).await;
+    let id = "694215b7-08f7-4c0d-acb1-d734ba44c0c8";
+    let row = format!(
+        "{{\"id\":\"{id}\",\"t\":\"a\\u0000b\",\"ts\":\"2022-07-05T12:34:56.1234567Z\",\"i\":\"many\",\"j\":\"\\u0000\",\
+         \"no\\u0000column\":1}}"
+    );
+    assert_eq!(world.file("thing", &row).await.inserted, 1);
+    assert_eq!(
+        world.query("SELECT t, ts AT TIME ZONE 'UTC', i, j, _rescued FROM thing"),
+        ["-|2022-07-05 12:34:56.123456|-|\"\\u0000\"|{\"no\\u0000column\":1,\"i\":\"many\",\"t\":\"a\\u0000b\",\
+          \"ts\":\"2022-07-05T12:34:56.1234567Z\"}"]
+    );
+}
+
+#[tokio::test]
+async fn a_key_that_the_database_cannot_hold_is_a_bad_row_and_stops_no_other() {
+    let toml = "[entity.a]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [entity.b]\nkey = [\"at\"]\ncolumns = { at = \"timestamp\" }\n\
+                [entity.c]\nkey = [\"id\"]\n[[entity.c.references]]\nfields = [\"a\"]\nentity = \"a\"";
+    let world = World::new(toml).await;
+    let rows = "{\"id\":\"x\\u0000\",\"v\":1}\n{\"id\":\"y\",\"v\":1}\n{\"id\":\"z\\u0000\",\"v\":1,\"_deleted\":true}";
+    assert_eq!(world.file("a", rows).await, Applied { inserted: 1, bad: 2, ..Applied::default() });
+    let rows = "{\"at\":\"2022-07-05T12:34:56.1234567Z\"}\n{\"at\":\"0000-01-01T00:00:00Z\"}\n{\"at\":\"2022-07-05T12:34:56Z\"}";
+    assert_eq!(world.file("b", rows).await, Applied { inserted: 1, bad: 2, ..Applied::default() });
+    let bad = world.sink.bad_rows(None, 10).await.unwrap();
+    assert!(bad.iter().any(|bad| bad.problem.contains("more than six digits after the second")), "{bad:?}");
+    // A reference to such a key waits for ever, and harms nobody.
+    assert_eq!(world.file("c", "{\"id\":1,\"a\":\"x\\u0000\"}\n{\"id\":2,\"a\":\"y\"}").await.parked, 1);
+    assert_eq!(world.file("a", "{\"id\":\"x\u{fffd}\",\"v\":1}").await.inserted, 1);
+    assert_eq!(world.query("SELECT id FROM c"), ["2"]);
+}
+
+#[tokio::test]
+async fn of_a_large_batch_the_rows_that_are_refused_are_found_and_no_other_is_lost() {
+    let table = "CREATE TABLE item (id bigint PRIMARY KEY, code varchar(4), n integer CHECK (n <> 13),
+                     _waybill_version bytea, _rescued json);
+                 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                     $$ BEGIN IF NEW.id = 777 THEN RAISE EXCEPTION 'no sevens'; END IF; RETURN NEW; END $$;
+                 CREATE TRIGGER no_sevens BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION refuse();";
+    let toml = "[entity.item]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                columns = { id = \"integer\", code = \"text\", n = \"integer\", v = \"integer\" }";
+    let world = World::with_tables(table, toml).await;
+    let row = |id: u32| match id {
+        10 => format!("{{\"id\":{id},\"v\":1,\"code\":\"too long\"}}"),
+        20 => format!("{{\"id\":{id},\"v\":1,\"n\":13}}"),
+        30 => format!("{{\"id\":{id},\"v\":1,\"n\":3000000000}}"),
+        _ => format!("{{\"id\":{id},\"v\":1,\"n\":{id},\"code\":\"c\"}}"),
+    };
+    let rows: Vec<_> = (0..2_000).filter(|id| *id != 13).map(row).collect();
+    let applied = world.file("item", &rows.join("\n")).await;
+    assert_eq!(applied, Applied { inserted: 1_995, bad: 4, ..Applied::default() });
+    assert_eq!(world.query("SELECT count(*), count(DISTINCT id) FROM item"), ["1995|1995"]);
+    let bad = world.query("SELECT problem FROM _waybill_bad_row ORDER BY row");
+    assert!(bad[0].contains("value too long for type character varying(4)"), "{bad:?}");
+    assert!(bad[1].contains("violates check constraint"), "{bad:?}");
+    assert!(bad[2].contains("integer out of range"), "{bad:?}");
+    assert!(bad[3].contains("no sevens"), "{bad:?}");
+}
+
+#[tokio::test]
+async fn a_table_that_cannot_take_the_rows_is_refused_with_what_to_do_and_left_as_it_is() {
+    let toml = "[entity.item]\nkey = [\"id\"]\ncolumns = { id = \"integer\", price = \"decimal\" }";
+    let own = "_waybill_version bytea, _rescued json";
+    for (table, expected) in [
+        (format!("CREATE TABLE item (id bigint PRIMARY KEY, price numeric(10,2), {own})"), "numeric(10,2)"),
+        (format!("CREATE TABLE item (id bigint, price numeric, {own})"), "neither its primary key nor unique"),
+        ("CREATE TABLE item (id bigint PRIMARY KEY, price numeric)".to_owned(), "it lacks _waybill_version; add it"),
+        (
+            format!("CREATE TABLE item (id bigint PRIMARY KEY, price numeric GENERATED ALWAYS AS (1) STORED, {own})"),
+            "is generated by the database",
+        ),
+        (
+            format!("CREATE TABLE item (id bigint PRIMARY KEY, must integer NOT NULL, {own})"),
+            "NOT NULL without a default",
+        ),
+        (format!("CREATE TABLE item (id real PRIMARY KEY, price numeric, {own})"), "declared as \"real\""),
+        ("CREATE VIEW item AS SELECT 1 AS id".to_owned(), "is no table"),
+    ] {
+        let address = Place::new().await.schema("w").await;
+        run(&address, &table).await;
+        let columns =
+            "SELECT attname, atttypid FROM pg_attribute WHERE attrelid = 'item'::regclass AND attnum > 0 ORDER BY 1";
+        let before = run(&address, columns).await;
+        let error = PostgresSink::open(&address, &super::world::entities(toml)).await.unwrap_err().to_string();
+        assert!(error.contains(expected), "{table}: {error}");
+        assert!(!error.contains("search_path"), "{error}");
+        assert_eq!(run(&address, columns).await, before);
+    }
+}
+
+#[tokio::test]
+async fn names_may_be_keywords_differ_in_case_or_be_very_long() {
+    let long = "x".repeat(200);
+    let toml = format!(
+        "[entity.a]\ntypes = [\"T\"]\ntable = \"select\"\nkey = [\"from\"]\n[entity.a.columns]\nfrom = \"text\"\n\"{long}\" = \"integer\"\n\
+         [entity.b]\ntable = \"{long}\"\nkey = [\"id\"]"
+    );
+    let world = World::new(&toml).await;
+    let row =
+        format!("{{\"from\":\"o'x\\\"y\",\"{long}\":7,\"user\":\"u\",\"User\":\"v\",\"{long}y\":1,\"a\\\"b\":2}}");
+    assert_eq!(world.file("T", &row).await.inserted, 1);
+    assert_eq!(
+        world.query("SELECT \"from\", \"user\", \"a\"\"b\", _rescued FROM \"select\""),
+        ["o'x\"y|u|2|{\"User\":\"v\"}"]
+    );
+    assert_eq!(world.file("b", "{\"id\":1}").await.inserted, 1);
+    assert_eq!(world.sink.totals().await.unwrap().tables.len(), 2);
+}
+
+#[tokio::test]
+async fn parents_and_children_side_by_side_leave_nobody_waiting() {
+    let toml = "[entity.parent]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [entity.child]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [[entity.child.references]]\nfields = [\"parent\"]\nentity = \"parent\"\n\
+                [entity.grandchild]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [[entity.grandchild.references]]\nfields = [\"child\"]\nentity = \"child\"";
+    let world = World::new(toml).await;
+    let mut files = Vec::new();
+    for chunk in 0..6_u32 {
+        let ids = chunk * 100..(chunk + 1) * 100;
+        let rows = |make: &dyn Fn(u32) -> String| ids.clone().map(make).collect::<Vec<_>>().join("\n");
+        files.push(("grandchild", rows(&|id| format!("{{\"id\":{id},\"v\":1,\"child\":{id}}}"))));
+        files.push(("child", rows(&|id| format!("{{\"id\":{id},\"v\":1,\"parent\":{}}}", id % 50))));
+        files.push(("parent", rows(&|id| format!("{{\"id\":{id},\"v\":{chunk}}}"))));
+    }
+    let applied = files.iter().enumerate().map(|(nth, (of, rows))| {
+        let batch = world.batch(of, Position::Broker { sequence_number: nth as i64 }, json_lines(rows));
+        let sink = world.sink.clone();
+        async move { sink.apply(&FileKey::of_export("shop", &nth.to_string()), 0, batch).await.unwrap() }
+    });
+    futures::future::join_all(applied).await;
+    assert!(world.query("SELECT * FROM _waybill_parked").is_empty());
+    let counts =
+        "SELECT (SELECT count(*) FROM parent), (SELECT count(*) FROM child), (SELECT count(*) FROM grandchild)";
+    assert_eq!(world.query(counts), ["600|600|600"]);
+}
+
+#[tokio::test]
+async fn a_column_that_somebody_adds_or_drops_meanwhile_is_noticed() {
+    let world = World::new("[entity.item]\nkey = [\"id\"]").await;
+    world.file("item", r#"{"id":1,"a":1}"#).await;
+    world.query("ALTER TABLE item DROP COLUMN a");
+    assert_eq!(world.file("item", r#"{"id":2,"a":2}"#).await.inserted, 1);
+    world.query("ALTER TABLE item ADD COLUMN b integer");
+    assert_eq!(world.file("item", r#"{"id":3,"a":3,"b":3}"#).await.inserted, 1);
+    assert_eq!(world.query("SELECT id, a, b FROM item ORDER BY id"), ["1|-|-", "2|2|-", "3|3|3"]);
+    // Another sink, with its own idea of the columns.
+    let other = PostgresSink::open(&world.address, &world.entities).await.unwrap();
+    let batch = world.batch("item", Position::Broker { sequence_number: 9 }, json_lines(r#"{"id":4,"c":"x"}"#));
+    other.apply(&FileKey::of_export("o", "1"), 0, batch).await.unwrap();
+    assert_eq!(world.file("item", r#"{"id":5,"c":"y"}"#).await.inserted, 1);
+    assert_eq!(world.query("SELECT id, c FROM item WHERE id >= '4' ORDER BY id"), ["4|x", "5|y"]);
+}
+
+#[tokio::test]
+async fn constraints_that_wait_for_the_commit_do_not_take_other_rows_along() {
+    let table = "CREATE TABLE place (id bigint PRIMARY KEY);
+                 CREATE TABLE item (id bigint PRIMARY KEY, place bigint REFERENCES place DEFERRABLE INITIALLY DEFERRED,
+                     _waybill_version bytea, _rescued json);
+                 INSERT INTO place VALUES (1)";
+    let toml = "[entity.item]\nkey = [\"id\"]\ncolumns = { id = \"integer\", place = \"integer\" }";
+    let world = World::with_tables(table, toml).await;
+    let applied = world.file("item", "{\"id\":1,\"place\":1}\n{\"id\":2,\"place\":2}\n{\"id\":3}").await;
+    assert_eq!(applied, Applied { inserted: 2, bad: 1, ..Applied::default() });
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "3"]);
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_else_put_there_is_replaced() {
+    let world = World::new("[entity.item]\nkey = [\"id\"]\ncolumns = { id = \"integer\", n = \"integer\" }").await;
+    world.query("ALTER TABLE item ALTER COLUMN _waybill_version DROP NOT NULL; INSERT INTO item (id, n) VALUES (1, 7)");
+    let applied = world.file("item", "{\"id\":1,\"n\":8}\n{\"id\":2,\"n\":9}").await;
+    assert_eq!(applied, Applied { inserted: 1, updated: 1, ..Applied::default() });
+    assert_eq!(world.query("SELECT id, n FROM item ORDER BY id"), ["1|8", "2|9"]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_gone_is_an_outage_and_its_return_is_enough() {
+    let world = World::new("[entity.item]\nkey = [\"id\"]").await;
+    let file = FileKey::of_export("shop", "1");
+    let batch = || world.batch("item", Position::Broker { sequence_number: 1 }, json_lines(r#"{"id":1}"#));
+    world.sink.apply(&file, 0, batch()).await.unwrap();
+    // Every connection of the sink is ended from outside.
+    world.query(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE application_name = current_setting('application_name') AND pid <> pg_backend_pid()",
+    );
+    let mut outages = 0;
+    let other = FileKey::of_export("shop", "2");
+    let applied = loop {
+        match world.sink.apply(&other, 0, batch()).await {
+            Ok(applied) => break applied,
+            Err(SinkError::Unavailable { .. }) if outages < 20 => outages += 1,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(applied.rows(), 1);
+    let again = world.sink.apply(&file, 0, batch()).await;
+    assert!(matches!(again, Err(SinkError::Fenced { .. })), "{again:?}");
+}

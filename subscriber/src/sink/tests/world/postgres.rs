@@ -1,0 +1,134 @@
+//! A sink in a schema of its own in the PostgreSQL that `cargo xtask test` starts.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+use waybill_contracts::Entities;
+use waybill_formats::RowBatch;
+use waybill_store::tokio_postgres::{self, NoTls, SimpleQueryMessage};
+
+use super::{entities, json_lines, stats};
+use crate::{
+    FileKey,
+    apply::Position,
+    sink::{Applied, EntityBatch, PostgresSink, Sink},
+};
+
+fn server() -> String {
+    std::env::var("WAYBILL_TEST_POSTGRES")
+        .expect("WAYBILL_TEST_POSTGRES is not set: run `cargo xtask test`, which starts a PostgreSQL")
+}
+
+/// A prefix for schemas that no other test has.
+pub(in super::super) struct Place {
+    prefix: String,
+}
+
+impl Place {
+    pub(in super::super) async fn new() -> Self {
+        Self { prefix: format!("t{}", Uuid::new_v4().simple()) }
+    }
+
+    /// The address of a schema, made if it is not there.
+    pub(in super::super) async fn schema(&self, name: &str) -> String {
+        let schema = format!("{}_{name}", self.prefix);
+        run(&server(), &format!("CREATE SCHEMA IF NOT EXISTS {schema}")).await;
+        format!("{}?sslmode=disable&application_name={schema}&options=-c%20search_path%3D{schema}", server())
+    }
+}
+
+/// Runs statements and gives what the last one answers: a line a row, columns by `|`, nulls as `-`.
+pub(in super::super) async fn run(address: &str, sql: &str) -> Vec<String> {
+    let (client, connection) = tokio_postgres::connect(address, NoTls).await.unwrap();
+    let served = async { connection.await.unwrap() };
+    let asked = async move {
+        client.batch_execute("SET client_min_messages = warning").await.unwrap();
+        let answers = client.simple_query(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+        let row = |message| match message {
+            SimpleQueryMessage::Row(row) => {
+                let values: Vec<_> = (0..row.len()).map(|at| row.get(at).unwrap_or("-").to_owned()).collect();
+                Some(values.join("|"))
+            }
+            _ => None,
+        };
+        answers.into_iter().filter_map(row).collect()
+    };
+    tokio::join!(served, asked).1
+}
+
+/// A sink in a schema of its own.
+pub(in super::super) struct World {
+    pub(in super::super) address: String,
+    pub(in super::super) entities: Entities,
+    pub(in super::super) sink: PostgresSink,
+    files: std::cell::Cell<i64>,
+}
+
+impl World {
+    /// Of each property.
+    pub(in super::super) const CASES: u32 = 40;
+    /// What the database takes for the name of the table `Taken`.
+    pub(in super::super) const NAMES_OF_TAKEN: &[&str] = &["Taken"];
+    /// A table that takes no price of 13.
+    pub(in super::super) const ITEM_WITHOUT_13: &str =
+        "CREATE TABLE item (id bigint, site text, changed timestamptz, price numeric CHECK (price <> 13),
+             _waybill_version bytea, _rescued json, PRIMARY KEY (id, site))";
+
+    pub(in super::super) async fn new(toml: &str) -> Self {
+        Self::with_tables("", toml).await
+    }
+
+    /// With tables that are there before the sink.
+    pub(in super::super) async fn with_tables(sql: &str, toml: &str) -> Self {
+        let address = Place::new().await.schema("w").await;
+        run(&address, sql).await;
+        let entities = entities(toml);
+        let sink = PostgresSink::open(&address, &entities).await.unwrap();
+        Self { address, entities, sink, files: std::cell::Cell::new(0) }
+    }
+
+    /// Closes the sink and opens it again, with other entities if there are any.
+    pub(in super::super) async fn reopen(&mut self, toml: Option<&str>) {
+        self.sink.close();
+        if let Some(toml) = toml {
+            self.entities = entities(toml);
+        }
+        self.sink = PostgresSink::open(&self.address, &self.entities).await.unwrap();
+    }
+
+    /// Applies rows as a file of their own, in the order of the calls.
+    pub(in super::super) async fn file(&self, blob_type: &str, rows: &str) -> Applied {
+        self.files.set(self.files.get() + 1);
+        let number = self.files.get();
+        let file = FileKey::of_export("shop", &number.to_string());
+        let batch = self.batch(blob_type, Position::Broker { sequence_number: number }, json_lines(rows));
+        self.sink.apply(&file, 0, batch).await.unwrap()
+    }
+
+    pub(in super::super) fn batch(&self, blob_type: &str, position: Position, rows: Vec<RowBatch>) -> EntityBatch {
+        let to = rows.iter().map(RowBatch::last_row).max().unwrap_or(0);
+        EntityBatch {
+            blob_type: Arc::from(blob_type),
+            entity: self.sink.plans().for_type(blob_type).cloned(),
+            position,
+            rows,
+            to,
+            end: Some(stats(to)),
+        }
+    }
+
+    /// What a query gives: a line a row, columns by `|`, nulls as `-`.
+    pub(in super::super) fn query(&self, sql: &str) -> Vec<String> {
+        // A runtime of its own: tests ask in the middle of theirs.
+        let (address, sql) = (self.address.clone(), sql.to_owned());
+        let asked = std::thread::spawn(move || {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(&address, &sql))
+        });
+        asked.join().unwrap()
+    }
+
+    /// A field of a parked row, as text.
+    pub(in super::super) fn field_of_parked(name: &str) -> String {
+        format!("(p.row::json ->> '{name}')")
+    }
+}

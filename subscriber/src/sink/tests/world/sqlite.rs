@@ -1,0 +1,116 @@
+//! A sink in an SQLite file.
+
+use std::{path::Path, sync::Arc};
+
+use tempfile::TempDir;
+use waybill_contracts::Entities;
+use waybill_formats::RowBatch;
+use waybill_store::rusqlite::{Connection, types::ValueRef};
+
+use super::{entities, json_lines, stats};
+use crate::{
+    FileKey,
+    apply::Position,
+    sink::{Applied, EntityBatch, Sink, SqliteSink},
+};
+
+/// A sink in a folder that goes with it.
+pub(in super::super) struct World {
+    pub(in super::super) folder: TempDir,
+    pub(in super::super) entities: Entities,
+    pub(in super::super) sink: SqliteSink,
+    files: std::cell::Cell<i64>,
+}
+
+pub(in super::super) const DATABASE: &str = "sink.sqlite";
+
+impl World {
+    /// Of each property.
+    pub(in super::super) const CASES: u32 = 100;
+    /// What the database takes for the name of the table `Taken`.
+    pub(in super::super) const NAMES_OF_TAKEN: &[&str] = &["Taken", "taken"];
+    /// A table that takes no price of 13.
+    pub(in super::super) const ITEM_WITHOUT_13: &str =
+        "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
+             _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site))";
+
+    pub(in super::super) async fn new(toml: &str) -> Self {
+        Self::in_folder(tempfile::tempdir().unwrap(), toml).await
+    }
+
+    /// With tables that are there before the sink.
+    pub(in super::super) async fn with_tables(sql: &str, toml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Connection::open(folder.path().join(DATABASE)).unwrap().execute_batch(sql).unwrap();
+        Self::in_folder(folder, toml).await
+    }
+
+    async fn in_folder(folder: TempDir, toml: &str) -> Self {
+        let entities = entities(toml);
+        let sink = SqliteSink::open(folder.path().join(DATABASE), &entities).await.unwrap();
+        Self { folder, entities, sink, files: std::cell::Cell::new(0) }
+    }
+
+    /// Closes the sink and opens it again, with other entities if there are any.
+    pub(in super::super) async fn reopen(&mut self, toml: Option<&str>) {
+        self.sink.close().await;
+        if let Some(toml) = toml {
+            self.entities = entities(toml);
+        }
+        self.sink = SqliteSink::open(self.folder.path().join(DATABASE), &self.entities).await.unwrap();
+    }
+
+    /// Applies rows as a file of their own, in the order of the calls.
+    pub(in super::super) async fn file(&self, blob_type: &str, rows: &str) -> Applied {
+        self.files.set(self.files.get() + 1);
+        let number = self.files.get();
+        let file = FileKey::of_export("shop", &number.to_string());
+        let batch = self.batch(blob_type, Position::Broker { sequence_number: number }, json_lines(rows));
+        self.sink.apply(&file, 0, batch).await.unwrap()
+    }
+
+    pub(in super::super) fn batch(&self, blob_type: &str, position: Position, rows: Vec<RowBatch>) -> EntityBatch {
+        let to = rows.iter().map(RowBatch::last_row).max().unwrap_or(0);
+        EntityBatch {
+            blob_type: Arc::from(blob_type),
+            entity: self.sink.plans().for_type(blob_type).cloned(),
+            position,
+            rows,
+            to,
+            end: Some(stats(to)),
+        }
+    }
+
+    /// A field of a parked row, as text.
+    pub(in super::super) fn field_of_parked(name: &str) -> String {
+        format!("(p.row ->> '{name}')")
+    }
+
+    /// What a query gives: a line a row, columns by `|`, nulls as `-`.
+    pub(in super::super) fn query(&self, sql: &str) -> Vec<String> {
+        query(&self.folder.path().join(DATABASE), sql)
+    }
+}
+
+pub(in super::super) fn query(path: &Path, sql: &str) -> Vec<String> {
+    let connection = Connection::open(path).unwrap();
+    let mut statement = connection.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let mut rows = statement.query([]).unwrap();
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next().unwrap() {
+        let values: Vec<_> = (0..columns).map(|at| shown(row.get_ref(at).unwrap())).collect();
+        lines.push(values.join("|"));
+    }
+    lines
+}
+
+fn shown(value: ValueRef<'_>) -> String {
+    match value {
+        ValueRef::Null => "-".to_owned(),
+        ValueRef::Integer(number) => number.to_string(),
+        ValueRef::Real(number) => format!("{number:?}"),
+        ValueRef::Text(text) => String::from_utf8(text.to_vec()).unwrap(),
+        ValueRef::Blob(bytes) => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+    }
+}
