@@ -239,7 +239,7 @@ pub(crate) struct Publishing {
 }
 
 impl Publishing {
-    fn start(publisher: Publisher) -> Self {
+    pub(crate) fn start(publisher: Publisher) -> Self {
         let stop = CancellationToken::new();
         let mut relay = JoinSet::new();
         let (running, stopped) = (publisher.clone(), stop.clone());

@@ -12,6 +12,8 @@ mod bad_input;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod links;
 #[cfg(test)]
 mod memory;

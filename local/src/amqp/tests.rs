@@ -4,6 +4,7 @@ mod client;
 mod codec;
 mod delivery;
 mod entities;
+mod faults;
 mod flow;
 mod fuzz;
 mod lifetime;

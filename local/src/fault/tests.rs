@@ -581,3 +581,5 @@ fn a_wrong_script_is_refused_with_its_place() {
         assert!(error.contains(says), "{text}: {error}");
     }
 }
+
+mod storage;
