@@ -1,4 +1,5 @@
 //! The built binaries as a user meets them, and the README's promises about them.
 
 mod binaries;
+mod local;
 mod readme;

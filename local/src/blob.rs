@@ -34,8 +34,9 @@ use crate::{
 use error::StorageError;
 pub use request::BlobOperation;
 pub(crate) use request::is_container_name;
-use request::{RFC1123, Target, Version};
+use request::{Conditions, RFC1123, Target, Version};
 use spool::Spool;
+pub(crate) use store::ContainerUsage;
 use store::Containers;
 
 /// The version that answers name when the request names none.
@@ -82,10 +83,19 @@ impl BlobService {
         Self { keys, faults, stats, now, containers: Mutex::default(), spool: Spool::new(RESIDENT_MAX) }
     }
 
-    /// Makes a container without a request, before the service is up.
-    pub(crate) fn create_container(&self, name: &str) {
-        // It may exist already when the configuration names it twice; then there is nothing to do.
-        drop(self.containers().create(name, Vec::new(), (self.now)()));
+    /// Makes a container without a request of a client; false when it is there already.
+    pub(crate) fn create_container(&self, name: &str) -> bool {
+        self.containers().create(name, Vec::new(), (self.now)()).is_ok()
+    }
+
+    /// Deletes a container with its blobs; false when there is none.
+    pub(crate) fn remove_container(&self, name: &str) -> bool {
+        self.containers().delete(name, &Conditions::default()).is_ok()
+    }
+
+    /// How much lies in each container.
+    pub(crate) fn usage(&self) -> Vec<ContainerUsage> {
+        self.containers().usage()
     }
 
     /// Bytes of bodies in memory now.
@@ -248,7 +258,7 @@ impl Handler for BlobService {
         let mut response = match answer {
             Ok(response) => response,
             Err(error) => {
-                tracing::debug!(operation = ?operation, status = error.status.as_u16(), code = error.code, "blob request refused");
+                log_refusal(&parts, operation, &error, line.peer());
                 self.refuse(&error, &parts.method, &request_id)
             }
         };
@@ -262,6 +272,29 @@ impl Handler for BlobService {
             headers.insert("x-ms-client-request-id", id.clone());
         }
         response
+    }
+}
+
+/// Says why a request was refused. What programs ask for in order to learn it (is it there, has it changed) is no warning.
+/// The query is left out: it may hold a SAS.
+fn log_refusal(
+    parts: &http::request::Parts,
+    operation: Option<BlobOperation>,
+    error: &StorageError,
+    from: std::net::IpAddr,
+) {
+    let operation = operation.map_or("Unknown", BlobOperation::name);
+    let (method, path, status) = (parts.method.as_str(), parts.uri.path(), error.status.as_u16());
+    let why = error.detail.as_deref().unwrap_or(&error.message);
+    match error.status {
+        StatusCode::NOT_MODIFIED
+        | StatusCode::NOT_FOUND
+        | StatusCode::CONFLICT
+        | StatusCode::PRECONDITION_FAILED
+        | StatusCode::RANGE_NOT_SATISFIABLE => {
+            tracing::info!(%from, method, path, operation, status, error.code, why, "blob: request refused");
+        }
+        _ => tracing::warn!(%from, method, path, operation, status, error.code, why, "blob: request refused"),
     }
 }
 

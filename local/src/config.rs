@@ -1,4 +1,5 @@
-//! The configuration file. Everything has a default; a key that nobody knows is refused with its line.
+//! The configuration: our own TOML, and the `config.json` of Microsoft's emulator (told apart by their content). In TOML
+//! everything has a default; a key that nobody knows is refused with its line.
 //!
 //! ```toml
 //! topic = "exports"
@@ -6,7 +7,6 @@
 //! token_life_s = 3600          # of the tokens in a grant
 //! lock_duration_ms = 10000     # of a message that a receiver holds
 //! max_delivery_count = 10      # failed deliveries before a message is dead-lettered
-//! queues = ["jobs"]            # further queues, for other tests
 //! containers = ["more"]        # further containers
 //!
 //! tls = true                   # default false: HTTPS, and AMQP over TLS beside plain AMQP
@@ -29,6 +29,33 @@
 //! subscription = "acme"        # default: its name
 //! bearer_token = "..."         # default: random, in the ready file
 //! blob_permissions = "r"       # of its SAS; "rl" may also list
+//!
+//! [[queues]]                   # short: queues = ["jobs"]
+//! name = "jobs"
+//! lock_duration_ms = 5000
+//! max_delivery_count = 3
+//! default_ttl_ms = 3600000     # default: messages that state none do not expire
+//! dead_letter_expired = true   # default: what expires is dropped
+//! duplicate_detection_window_ms = 60000  # default: duplicates are not looked for
+//! max_message_bytes = 262144   # default: 1 MiB
+//! max_size_bytes = 10000000    # default: 1 GiB
+//! status = "active"            # or disabled, send_disabled, receive_disabled
+//!
+//! [[topics]]                   # short: topics = ["orders"]; the topic above may stand here too
+//! name = "orders"
+//! default_ttl_ms = 3600000     # also duplicate_detection_window_ms, max_message_bytes, max_size_bytes, status
+//!
+//! [[topics.subscriptions]]     # short: subscriptions = ["all"]
+//! name = "large"
+//! lock_duration_ms = 5000      # also max_delivery_count, default_ttl_ms, dead_letter_expired, max_size_bytes, status
+//!
+//! [[topics.subscriptions.rules]]   # without rules it gets every message
+//! name = "large"
+//! sql = "amount > 1000"        # or all = true, or correlation, which compares properties:
+//!
+//! [[topics.subscriptions.rules]]
+//! name = "north"
+//! correlation = { subject = "order", properties = { region = "north" } }
 //!
 //! [namespace]                  # default: the public key of Microsoft's emulator
 //! key_name = "RootManageSharedAccessKey"
@@ -62,6 +89,12 @@
 //! do = "throttle"
 //! ```
 
+mod emulator;
+mod entity;
+#[cfg(test)]
+mod golden;
+mod near;
+mod rule;
 mod security;
 
 use std::{
@@ -75,7 +108,10 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
-pub use self::security::{AuthorityConfig, CLIENT_ID, ClientConfig, DIRECTORY_ID, PolicyConfig};
+pub use entity::{QueueConfig, SubscriptionConfig, TopicConfig};
+pub(crate) use near::with_nearest;
+pub use security::{AuthorityConfig, CLIENT_ID, ClientConfig, DIRECTORY_ID, PolicyConfig};
+
 use crate::{
     amqp::TokenEnd,
     fault::{ScriptError, Step, Written, from_written, line_of},
@@ -195,7 +231,7 @@ impl Default for AccountConfig {
 }
 
 /// Everything that can be configured.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Default: 5672 (5671 for TLS), 10000, 8080, 8081.
     pub ports: Ports,
@@ -208,7 +244,9 @@ pub struct Config {
     /// The topic that waybills go to; default `exports`.
     pub topic: String,
     /// Further queues; default none.
-    pub queues: Vec<String>,
+    pub queues: Vec<QueueConfig>,
+    /// Further topics, and what is to be said of the one for waybills; default none.
+    pub topics: Vec<TopicConfig>,
     /// The container that files go to; default `batchtoprocess`.
     pub container: String,
     /// Further containers; default none.
@@ -217,9 +255,9 @@ pub struct Config {
     pub tenants: Vec<TenantConfig>,
     /// How long a grant's tokens live, at least; rounded up to whole seconds when it is issued. Default 1 hour.
     pub token_life: Duration,
-    /// How long a receiver holds a message; default 10 s.
+    /// How long a receiver holds a message, where the queue or subscription does not say; default 10 s.
     pub lock_duration: Duration,
-    /// Failed deliveries before a message is dead-lettered; default 10.
+    /// Failed deliveries before a message is dead-lettered, where the queue or subscription does not say; default 10.
     pub max_delivery_count: NonZeroU32,
     /// When all tenants' keys are replaced; default never.
     pub rotation: Option<Schedule>,
@@ -237,6 +275,8 @@ pub struct Config {
     pub account: AccountConfig,
     /// Steps that are installed before the services are up.
     pub faults: Vec<Step>,
+    /// What a configuration file asks for that is passed over; logged at the start.
+    pub warnings: Vec<String>,
 }
 
 impl Default for Config {
@@ -248,6 +288,7 @@ impl Default for Config {
             client_file: None,
             topic: "exports".to_owned(),
             queues: Vec::new(),
+            topics: Vec::new(),
             container: "batchtoprocess".to_owned(),
             containers: Vec::new(),
             tenants: vec![TenantConfig::named("acme")],
@@ -262,6 +303,7 @@ impl Default for Config {
             clients: Vec::new(),
             account: AccountConfig::default(),
             faults: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }
@@ -278,12 +320,36 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// Something in this file.
+    #[error("{path}")]
+    File {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        source: Box<ConfigError>,
+    },
+    /// Two files of one kind.
+    #[error("{path} is a second {kind}; give one of our own (TOML) and one of the emulator (config.json) at most")]
+    Twice {
+        /// The second one.
+        path: String,
+        /// Of which kind.
+        kind: &'static str,
+    },
     /// Something in the text.
     #[error("configuration, line {line}: {problem}")]
     Text {
         /// Counted from 1.
         line: usize,
         /// What is wrong, and what may stand there.
+        problem: String,
+    },
+    /// Something about a queue, topic, subscription or rule.
+    #[error("configuration, {entity}: {problem}")]
+    Entity {
+        /// Which one.
+        entity: String,
+        /// The key, what is wrong, and what may stand there.
         problem: String,
     },
     /// A step of `[[faults]]`.
@@ -319,8 +385,10 @@ struct Text {
     #[serde(default)]
     clients: Vec<ClientConfig>,
     topic: Option<String>,
-    #[serde(default)]
-    queues: Vec<String>,
+    #[serde(default, deserialize_with = "entity::names_or_tables")]
+    queues: Vec<QueueConfig>,
+    #[serde(default, deserialize_with = "entity::names_or_tables")]
+    topics: Vec<TopicConfig>,
     container: Option<String>,
     #[serde(default)]
     containers: Vec<String>,
@@ -335,24 +403,54 @@ struct Text {
 }
 
 impl Config {
-    /// Reads a configuration file.
+    /// Reads configuration files: one of our own, one of the emulator, or one of each.
     ///
     /// # Errors
     /// [`ConfigError`] says where and what to do.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.display().to_string(), source })?;
-        Self::parse(&text)
+    pub fn load(paths: &[impl AsRef<Path>]) -> Result<Self, ConfigError> {
+        let (mut own, mut emulator) = (None, None);
+        for path in paths {
+            let path = path.as_ref().display().to_string();
+            let text = std::fs::read_to_string(&path)
+                .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
+            let in_file = |source| ConfigError::File { path: path.clone(), source: Box::new(source) };
+            let twice = if emulator::is_json(&text) {
+                let read = emulator::parse(&text).map_err(in_file)?;
+                emulator.replace(read).is_some().then_some("config.json")
+            } else {
+                own.replace(Self::parse(&text).map_err(in_file)?).is_some().then_some("TOML file")
+            };
+            if let Some(kind) = twice {
+                return Err(ConfigError::Twice { path, kind });
+            }
+        }
+        let mut config = own.unwrap_or_default();
+        if let Some(emulator) = emulator {
+            config.add(emulator)?;
+        }
+        Ok(config)
     }
 
-    /// Reads the text of a configuration file.
+    fn add(&mut self, emulator: emulator::Entities) -> Result<(), ConfigError> {
+        self.queues.extend(emulator.queues);
+        self.topics.extend(emulator.topics);
+        self.warnings.extend(emulator.warnings);
+        self.check()
+    }
+
+    /// Reads the text of a configuration file: our own TOML, or the emulator's `config.json`.
     ///
     /// # Errors
     /// [`ConfigError`] says where and what to do.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        if emulator::is_json(text) {
+            let mut config = Self::default();
+            config.add(emulator::parse(text)?)?;
+            return Ok(config);
+        }
         let written: Text = toml::from_str(text).map_err(|error| ConfigError::Text {
             line: line_of(text, error.span().map_or(0, |span| span.start)),
-            problem: error.message().to_owned(),
+            problem: with_nearest(error.message()),
         })?;
         let default = Self::default();
         let config = Self {
@@ -367,6 +465,7 @@ impl Config {
             clients: written.clients,
             topic: written.topic.unwrap_or(default.topic),
             queues: written.queues,
+            topics: written.topics,
             container: written.container.unwrap_or(default.container),
             containers: written.containers,
             tenants: written.tenants.unwrap_or(default.tenants),
@@ -376,6 +475,7 @@ impl Config {
             namespace: written.namespace.unwrap_or_default(),
             account: written.account.unwrap_or_default(),
             faults: from_written(text, written.faults)?,
+            warnings: Vec::new(),
         };
         config.check()?;
         Ok(config)
@@ -390,6 +490,7 @@ impl Config {
         if self.lock_duration.is_zero() {
             return refuse("lock_duration_ms", "is 0; give a receiver some time".to_owned());
         }
+        self.check_entities()?;
         if self.tenants.is_empty() {
             return refuse("tenants", "is empty; without a tenant nobody gets a grant".to_owned());
         }
@@ -432,6 +533,45 @@ impl Config {
             return refuse("account", format!("has the name {:?}; use letters and digits", self.account.name));
         }
         self.keys().map(drop)
+    }
+
+    fn check_entities(&self) -> Result<(), ConfigError> {
+        let refuse = |entity: String, problem: String| Err(ConfigError::Entity { entity, problem });
+        let mut names = BTreeSet::new();
+        for queue in &self.queues {
+            let entity = format!("queue '{}'", queue.name);
+            if let Some(problem) = queue.problem() {
+                return refuse(entity, problem);
+            }
+            if queue.name.eq_ignore_ascii_case(&self.topic) {
+                let problem =
+                    "has the name of the topic that waybills go to; give another one as `topic`, in a TOML file";
+                return refuse(entity, problem.to_owned());
+            }
+            if !names.insert(queue.name.to_lowercase()) {
+                return refuse(entity, "is named twice".to_owned());
+            }
+        }
+        for topic in &self.topics {
+            let entity = format!("topic '{}'", topic.name);
+            if let Some(problem) = topic.problem() {
+                return refuse(entity, problem);
+            }
+            if !names.insert(topic.name.to_lowercase()) {
+                return refuse(entity, "has the name of another queue or topic".to_owned());
+            }
+            let mut subscriptions = BTreeSet::new();
+            for subscription in &topic.subscriptions {
+                let entity = format!("subscription '{}/{}'", topic.name, subscription.name);
+                if let Some(problem) = subscription.problem() {
+                    return refuse(entity, problem);
+                }
+                if !subscriptions.insert(subscription.name.to_lowercase()) {
+                    return refuse(entity, "is named twice".to_owned());
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn keys(&self) -> Result<Keys, ConfigError> {
@@ -485,7 +625,8 @@ mod tests {
             .map(|line| format!("{}\n", line.trim_start_matches("//!").trim_start()))
             .collect();
         let config = Config::parse(&example.replace("\"base64\"", "\"YQ==\"")).unwrap();
-        assert_eq!(config.queues, ["jobs"]);
+        assert_eq!(config.queues[0].lock_duration, Some(Duration::from_secs(5)));
+        assert_eq!(config.topics[0].subscriptions[0].name, "large");
         assert_eq!(config.faults.len(), 1);
         assert_eq!(config.tenants[0].bearer_token.as_deref(), Some("..."));
         assert_eq!(config.ports, Ports::default());
@@ -501,8 +642,12 @@ mod tests {
     fn an_unknown_key_is_refused_with_its_line() {
         let message = refused("topic = \"exports\"\n\n[ports]\nampq = 5672\n");
         assert!(message.starts_with("configuration, line 4: unknown field `ampq`"), "{message}");
-        let message = refused("topics = \"exports\"\n");
-        assert!(message.starts_with("configuration, line 1: unknown field `topics`"), "{message}");
+        let message = refused("topik = \"exports\"\n");
+        assert!(
+            message.starts_with("configuration, line 1: unknown field `topik`")
+                && message.ends_with("did you mean `topic`?"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -537,7 +682,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let message = Config::load(Path::new("no/such.toml")).unwrap_err().to_string();
+        let message = Config::load(&["no/such.toml"]).unwrap_err().to_string();
         assert_eq!(message, "the configuration no/such.toml cannot be read; check the path and its permissions");
     }
 

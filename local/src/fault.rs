@@ -78,6 +78,21 @@ pub struct Fired {
     pub connection: Option<u64>,
 }
 
+/// A step that may still fire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Waiting {
+    /// The step, counted from 0 in the order in which steps were installed.
+    pub step: usize,
+    /// Its name, if the script gives it one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What it will do.
+    pub what: String,
+    /// What it waits for.
+    pub on: String,
+}
+
 /// The steps that are installed, and what has fired.
 pub struct Faults {
     state: Mutex<State>,
@@ -217,6 +232,20 @@ impl Faults {
     #[must_use]
     pub fn waiting(&self) -> usize {
         self.state().steps.iter().filter(|installed| installed.progress.is_open()).count()
+    }
+
+    /// The steps that may still fire.
+    #[must_use]
+    pub fn waiting_steps(&self) -> Vec<Waiting> {
+        let state = self.state();
+        let open = state.steps.iter().enumerate().filter(|(_, installed)| installed.progress.is_open());
+        open.map(|(step, Installed { step: Step { name, when, what, .. }, .. })| Waiting {
+            step,
+            name: name.clone(),
+            what: what.to_string(),
+            on: when.to_string(),
+        })
+        .collect()
     }
 
     /// Fires the steps that wait for a time, and ends graces, until `stop`.

@@ -78,8 +78,8 @@ struct State {
     seen: HashMap<String, Seen>,
     /// Single tokens, of either service, that a fault script refuses.
     refused: HashSet<String>,
-    /// How often each token was accepted, by service and hash.
-    used: BTreeMap<(TokenKind, String), u64>,
+    /// Each token that was accepted, by service and hash.
+    used: BTreeMap<(TokenKind, String), TokenUse>,
     rotations: u64,
 }
 
@@ -88,7 +88,8 @@ struct State {
 pub(crate) struct Rotation(u64);
 
 /// Which service a token is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum TokenKind {
     /// Service Bus.
     Bus,
@@ -102,6 +103,10 @@ pub enum TokenKind {
 pub struct TokenUse {
     /// The first 16 hexadecimal digits of the SHA-256 of its signature in base64.
     pub sha256: String,
+    /// Whose key signed it; `None` for the namespace's or the account's own.
+    pub tenant: Option<String>,
+    /// Seconds since 1970.
+    pub expires_at: Option<i64>,
     /// How often it was accepted.
     pub uses: u64,
 }
@@ -409,7 +414,7 @@ impl Keys {
         if !is_ours || !covers(&signer.limit, &sas.scope) || !covers(&sas.scope, &normal_path(entity)) {
             return Err(SasRefusal::WrongAudience);
         }
-        state.count_use(TokenKind::Bus, &signature);
+        state.count_use(TokenKind::Bus, &signature, signer.tenant.as_deref(), Some(sas.expires_at));
         let seen = Seen { tenant: signer.tenant, generation: signer.generation, expires_at: sas.expires_at };
         state.remember(&signature, seen, now);
         Ok(BusClaim { expires_at: sas.expires_at, scope: sas.scope, rights: signer.rights, signature })
@@ -457,7 +462,7 @@ impl Keys {
         if state.refused.contains(&access.id) {
             return Err(SasRefusal::Revoked);
         }
-        state.count_use(TokenKind::Bus, &access.id);
+        state.count_use(TokenKind::Bus, &access.id, None, Some(access.expires_at));
         let scope = String::new();
         Ok(BusClaim { expires_at: access.expires_at, scope, rights: access.rights, signature: access.id })
     }
@@ -495,7 +500,7 @@ impl Keys {
     pub fn tokens_used(&self, kind: TokenKind) -> Vec<TokenUse> {
         let state = self.state();
         let of_kind = state.used.iter().filter(|((of, _), _)| *of == kind);
-        of_kind.map(|((_, sha256), &uses)| TokenUse { sha256: sha256.clone(), uses }).collect()
+        of_kind.map(|(_, used)| used.clone()).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -518,14 +523,15 @@ impl State {
         Ok(())
     }
 
-    fn count_use(&mut self, kind: TokenKind, signature: &str) {
+    fn count_use(&mut self, kind: TokenKind, signature: &str, tenant: Option<&str>, expires_at: Option<i64>) {
         let hash = Sha256::digest(signature.as_bytes());
         let sha256 = hash.iter().take(8).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let full = self.used.len() >= COUNTED_MAX;
         match self.used.entry((kind, sha256)) {
-            Entry::Occupied(mut uses) => *uses.get_mut() += 1,
+            Entry::Occupied(mut used) => used.get_mut().uses += 1,
             Entry::Vacant(first) if !full => {
-                first.insert(1);
+                let (sha256, tenant) = (first.key().1.clone(), tenant.map(str::to_owned));
+                first.insert(TokenUse { sha256, tenant, expires_at, uses: 1 });
             }
             Entry::Vacant(_) => {}
         }

@@ -223,6 +223,9 @@ impl Builder {
     pub async fn start(self) -> Result<Local, StartError> {
         let Self { config, now } = self;
         config.check()?;
+        for warning in &config.warnings {
+            tracing::warn!("configuration, {warning}");
+        }
         let keys = Arc::new(config.keys()?);
         let broker = Arc::new(Broker::new(Arc::clone(&now)));
         let tenants = make_entities(&config, &broker, &keys)?;
@@ -278,10 +281,10 @@ impl Builder {
             keys: Arc::clone(&keys),
             faults: Arc::clone(&faults),
             stats: Arc::clone(&stats),
-            now,
+            now: Arc::clone(&now),
             bus_endpoint: addresses.bus(),
             blob_endpoint: addresses.blob(keys.account()),
-            container: config.container,
+            container: config.container.clone(),
             token_life: Mutex::new(config.token_life),
         });
         let admin = Arc::new(Admin {
@@ -290,6 +293,10 @@ impl Builder {
             blob: Arc::clone(&blob),
             faults: Arc::clone(&faults),
             stats: Arc::clone(&stats),
+            started_at: now(),
+            now,
+            defaults: defaults_of(&config),
+            warnings: config.warnings,
         });
 
         let stop = CancellationToken::new();
@@ -331,20 +338,36 @@ impl Builder {
     }
 }
 
-fn make_entities(config: &Config, broker: &Broker, keys: &Keys) -> Result<Vec<Tenant>, BrokerError> {
-    let options = QueueOptions {
+/// How queues and subscriptions behave where nothing else is said.
+fn defaults_of(config: &Config) -> QueueOptions {
+    QueueOptions {
         lock_duration: config.lock_duration,
         max_delivery_count: config.max_delivery_count.get(),
         ..QueueOptions::default()
-    };
-    broker.add_topic(&config.topic, TopicOptions::default())?;
+    }
+}
+
+fn make_entities(config: &Config, broker: &Broker, keys: &Keys) -> Result<Vec<Tenant>, BrokerError> {
+    let options = defaults_of(config);
     for queue in &config.queues {
-        broker.add_queue(queue, options.clone())?;
+        broker.add_queue(&queue.name, queue.options(&options))?;
+    }
+    for topic in &config.topics {
+        broker.add_topic(&topic.name, topic.options())?;
+        for subscription in &topic.subscriptions {
+            let (name, rules) = (&subscription.name, subscription.rules.clone());
+            broker.add_subscription_with_rules(&topic.name, name, subscription.options(&options), rules)?;
+        }
+    }
+    if !broker.has(&config.topic) {
+        broker.add_topic(&config.topic, TopicOptions::default())?;
     }
     let mut tenants = Vec::with_capacity(config.tenants.len());
     for tenant in &config.tenants {
-        broker.add_subscription(&config.topic, tenant.subscription(), options.clone())?;
         let entity = format!("{}/subscriptions/{}", config.topic, tenant.subscription());
+        if !broker.has(&entity) {
+            broker.add_subscription(&config.topic, tenant.subscription(), options.clone())?;
+        }
         keys.add_tenant(&tenant.name, &entity);
         tenants.push(Tenant {
             name: tenant.name.clone(),

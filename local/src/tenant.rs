@@ -117,6 +117,7 @@ impl TenantService {
             return response;
         }
         let tenant = self.tenant_of(request);
+        let mut why = tenant.as_ref().err().cloned().unwrap_or_default();
         let name = tenant.as_ref().ok().map(|tenant| tenant.name.as_str());
         let to_do = self.faults.on_grant(name, line.id());
         if !to_do.delay.is_zero() {
@@ -128,6 +129,7 @@ impl TenantService {
         }
         let response = match (to_do.refuse, tenant) {
             (Some((with, retry_after)), _) => {
+                "a fault script says so".clone_into(&mut why);
                 let status = match with {
                     Refusal::Status(status) => {
                         StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
@@ -135,7 +137,7 @@ impl TenantService {
                     _ => StatusCode::TOO_MANY_REQUESTS,
                 };
                 let code = status.canonical_reason().unwrap_or("Error").replace(' ', "");
-                let mut response = refusal(status, &code, "a fault script says so");
+                let mut response = refusal(status, &code, &why);
                 if let Some(seconds) = retry_after {
                     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
                 }
@@ -148,10 +150,17 @@ impl TenantService {
             }
             (None, Ok(tenant)) => match self.grant(tenant) {
                 Ok(grant) => json(StatusCode::OK, &grant),
-                Err(error) => refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &error.to_string()),
+                Err(error) => {
+                    why = error.to_string();
+                    refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError", &why)
+                }
             },
         };
         self.stats.grant(name, response.status() == StatusCode::OK);
+        if response.status() != StatusCode::OK {
+            let status = response.status().as_u16();
+            tracing::warn!(from = %line.peer(), tenant = name.unwrap_or_default(), status, why, "tenant: grant refused");
+        }
         if let Some(reset) = to_do.drop_answer {
             line.drop_answer(reset).await;
         }

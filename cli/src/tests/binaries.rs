@@ -18,7 +18,7 @@ use waybill_contracts::ReadyFile;
 use waybill_local::Local;
 
 /// Far more than any of this takes; a test that meets it has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 fn binary(name: &str) -> PathBuf {
     let tests = std::env::current_exe().unwrap();
@@ -28,7 +28,7 @@ fn binary(name: &str) -> PathBuf {
 }
 
 /// `binary arguments` in `folder`, with no settings from the environment that the tests run in.
-fn command(folder: &TempDir, name: &str, arguments: &[&str]) -> Command {
+pub(super) fn command(folder: &TempDir, name: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(binary(name));
     command.args(arguments).current_dir(folder.path()).stdin(Stdio::null());
     for (variable, _) in std::env::vars().filter(|(name, _)| name.starts_with("WAYBILL_") || name == "RUST_LOG") {
@@ -38,10 +38,10 @@ fn command(folder: &TempDir, name: &str, arguments: &[&str]) -> Command {
     command
 }
 
-struct Ended {
+pub(super) struct Ended {
     code: Option<i32>,
-    out: String,
-    err: String,
+    pub(super) out: String,
+    pub(super) err: String,
 }
 
 impl From<Output> for Ended {
@@ -56,30 +56,30 @@ impl From<Output> for Ended {
 
 impl Ended {
     #[track_caller]
-    fn with(self, code: i32) -> Self {
+    pub(super) fn with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout: {}\nstderr: {}", self.out, self.err);
         self
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {}", self.out))
     }
 }
 
 /// Runs it to its end, without holding up the runtime in which `Local` lives.
-async fn run(mut command: Command) -> Ended {
+pub(super) async fn run(mut command: Command) -> Ended {
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap().into()
 }
 
 /// A started program that does not outlive its test.
-struct Running(Option<Child>);
+pub(super) struct Running(Option<Child>);
 
 impl Running {
-    fn start(mut command: Command) -> Self {
+    pub(super) fn start(mut command: Command) -> Self {
         Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
     }
 
-    async fn terminate(mut self) -> Ended {
+    pub(super) async fn terminate(mut self) -> Ended {
         let child = self.0.take().unwrap();
         let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
         assert!(sent.success());

@@ -1,5 +1,7 @@
 //! What an address or a token's audience names.
 
+use std::fmt;
+
 /// A node of this namespace, as an address names it. Paths are lower case, without slashes at their ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Address {
@@ -21,6 +23,16 @@ impl Address {
         match path.strip_suffix("/$management") {
             Some(entity) => Self::Management { entity: entity.to_owned() },
             None => Self::Entity(path),
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cbs => f.write_str("$cbs"),
+            Self::Management { entity } => write!(f, "{entity}/$management"),
+            Self::Entity(path) => f.write_str(path),
         }
     }
 }

@@ -13,6 +13,7 @@ use std::{
 use tokio::time::Instant;
 
 use super::address::Address;
+use super::codec::{Reader, Value};
 use super::frame::{self, AMQP_HEADER, Frame, Kind, SASL_HEADER};
 use super::performative::{self as out, AmqpError, Begin, Open, Performative, read_sasl_init};
 use super::request::Answer;
@@ -182,6 +183,7 @@ pub(crate) struct Engine {
     /// What comes is dropped, and nothing is written any more.
     swallows: bool,
     stopping: bool,
+    was_open: bool,
     sessions: BTreeMap<u16, Session>,
     /// Half of the client's idle-time-out is not reached without a frame of ours.
     heartbeat: Option<Duration>,
@@ -194,9 +196,9 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(broker: Arc<Broker>, keys: Arc<Keys>, options: EndpointOptions, at: Instant) -> Self {
-        let peer = broker.live().register();
-        broker.changed();
         let (now, faults) = (broker.now(), broker.live().faults());
+        let peer = broker.live().register(now);
+        broker.changed();
         Self {
             cx: Context {
                 broker,
@@ -222,6 +224,7 @@ impl Engine {
             resumed: false,
             swallows: false,
             stopping: false,
+            was_open: false,
             sessions: BTreeMap::new(),
             heartbeat: None,
             started: at,
@@ -441,7 +444,16 @@ impl Engine {
     }
 
     fn open(&mut self, open: &Open<'_>, at: Instant) {
-        tracing::debug!(connection = self.cx.peer.id(), container = open.container_id, "a connection opened");
+        let client = client_of(open);
+        self.cx.peer.introduced(open.container_id, client.as_deref());
+        tracing::info!(
+            connection = self.cx.peer.id(),
+            from = self.cx.peer.address(),
+            container = open.container_id,
+            client = client.unwrap_or_default(),
+            "bus: connection opened"
+        );
+        self.was_open = true;
         let peer_max = open.max_frame_size.clamp(FRAME_MIN, FRAME_MAX);
         self.cx.frame_max = usize::try_from(peer_max).expect("64 KiB fits");
         self.write_open();
@@ -516,11 +528,11 @@ impl Engine {
         let connection = self.cx.peer.id();
         match (failure, self.sessions.get_mut(&channel)) {
             (Failure::Link(handle, cause), Some(session)) => {
-                tracing::debug!(connection, channel, handle, cause.condition, %cause.description, "link detached");
+                tracing::warn!(connection, channel, handle, cause.condition, %cause.description, "bus: link detached");
                 session.cut(&mut self.cx, handle, &cause);
             }
             (Failure::Session(cause), Some(session)) => {
-                tracing::debug!(connection, channel, cause.condition, %cause.description, "session ended");
+                tracing::warn!(connection, channel, cause.condition, %cause.description, "bus: session ended");
                 session.end(&mut self.cx, &cause);
             }
             (Failure::Connection(cause) | Failure::Link(_, cause) | Failure::Session(cause), _) => {
@@ -558,25 +570,37 @@ impl Engine {
             let condition = refusal.condition();
             Answer::refusal(condition.status(), condition.name(), condition.text())
         });
-        let mut answer = match &bytes.node {
+        let (answer, spelling) = match &bytes.node {
             Address::Management { entity } => {
                 let ruled = || rules::answer(&request, entity, &cx.broker, &cx.tokens, cx.now);
                 let answer = refused.or_else(ruled).unwrap_or_else(|| {
                     management::answer(&request, entity, cx.broker.node(entity), &cx.tokens, cx.now)
                 });
-                request.answer(Spelling::Management, &answer)
+                (answer, Spelling::Management)
             }
             Address::Cbs | Address::Entity(_) => {
                 let answer =
                     refused.unwrap_or_else(|| cbs::answer(&request, &mut cx.tokens, &cx.keys, cx.now.seconds()));
-                request.answer(Spelling::Cbs, &answer)
+                (answer, Spelling::Cbs)
             }
         };
+        if answer.status >= 400 {
+            tracing::warn!(
+                connection = cx.peer.id(),
+                node = %bytes.node,
+                operation = request.property("operation").unwrap_or_default(),
+                audience = request.property("name").unwrap_or_default(),
+                status = answer.status,
+                why = answer.description,
+                "bus: request refused"
+            );
+        }
         match to_do.drop_answer {
             Some(true) => return cx.reset_after(),
             Some(false) => return,
             None => {}
         }
+        let mut answer = request.answer(spelling, &answer);
         // The session of the request first: with several links to one node that is where its twin is.
         let others = self.sessions.keys().copied().filter(|other| *other != channel);
         let order: Vec<u16> = std::iter::once(channel).chain(others).collect();
@@ -723,6 +747,7 @@ impl Engine {
         for command in commands.drain(..) {
             match command {
                 Command::Reset => self.reset = true,
+                Command::Report => self.report(),
                 // Of what else is told to a connection that is swallowed nobody would hear.
                 _ if self.swallows => {}
                 Command::Blackhole => self.swallow(),
@@ -742,12 +767,19 @@ impl Engine {
         }
     }
 
+    fn report(&self) {
+        let links = self.sessions.values().flat_map(Session::links);
+        let credits: Vec<(LinkKey, u32)> = links.filter_map(|(_, link)| Some((link.key()?, link.credit()))).collect();
+        self.cx.peer.report(&credits);
+        self.cx.broker.changed();
+    }
+
     fn detach_all(&mut self, entity: &str, cut: Cut) {
         for session in self.sessions.values_mut() {
             let cuts: Vec<_> =
                 session.links().filter_map(|(handle, link)| Some((handle, link.cut_of(entity, cut)?))).collect();
             for (handle, cause) in cuts {
-                tracing::debug!(connection = self.cx.peer.id(), handle, %cause.description, "link cut");
+                tracing::info!(connection = self.cx.peer.id(), handle, %cause.description, "bus: link cut");
                 session.cut(&mut self.cx, handle, &cause);
             }
         }
@@ -768,7 +800,7 @@ impl Engine {
                 cuts.push((handle, token_end(self.options.token_end, &need.path, words)));
             }
             for (handle, cause) in cuts {
-                tracing::debug!(connection = self.cx.peer.id(), handle, %cause.description, "link cut with its token");
+                tracing::warn!(connection = self.cx.peer.id(), handle, %cause.description, "bus: link cut with its token");
                 session.cut(&mut self.cx, handle, &cause);
             }
         }
@@ -802,6 +834,9 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.close_sessions();
+        if self.was_open {
+            tracing::info!(connection = self.cx.peer.id(), "bus: connection closed");
+        }
         self.cx.broker.live().unregister(self.cx.peer.id());
         self.cx.broker.changed();
     }
@@ -810,6 +845,17 @@ impl Drop for Engine {
 /// What a client is told because a script says so.
 pub(super) fn scripted(condition: Condition) -> AmqpError {
     AmqpError::new(condition.name(), condition.text())
+}
+
+/// The program, as a client names it in its properties: Microsoft's SDKs give a user-agent.
+fn client_of(open: &Open<'_>) -> Option<String> {
+    let Ok(properties @ Value::Map(_)) = Reader::new(open.properties?).value() else { return None };
+    let text = |key| properties.get(key).and_then(Value::as_text);
+    let product = || {
+        let name = text("product")?;
+        Some(text("version").map_or_else(|| name.to_owned(), |version| format!("{name}/{version}")))
+    };
+    text("user-agent").map(str::to_owned).or_else(product)
 }
 
 /// What a link is told when its token is over: Azure was seen with either form.

@@ -98,6 +98,16 @@ impl Session {
                 }
             },
         };
+        if let Err(cause) = &result {
+            let entity = link.need.as_ref().map_or("", |need| need.path.as_str());
+            tracing::warn!(
+                connection = cx.peer.id(),
+                entity,
+                cause.condition,
+                %cause.description,
+                "bus: message refused"
+            );
+        }
         self.grant(cx, handle, None);
         if let Some(reset) = to_do.drop_answer {
             if reset {

@@ -144,6 +144,15 @@ impl Link {
         }
     }
 
+    /// Deliveries that may still be made on it.
+    pub(crate) fn credit(&self) -> u32 {
+        match self {
+            Self::Incoming(link) => link.credit,
+            Self::Outgoing(link) => link.credit,
+            Self::Detached => 0,
+        }
+    }
+
     /// Bytes of deliveries that are not complete.
     pub(crate) fn held_bytes(&self) -> usize {
         match self {

@@ -120,13 +120,14 @@ pub(crate) async fn serve(
             (accepted, door, permit) = accepted => match accepted {
                 Ok((tcp, peer)) => {
                     let room = Room {
+                        peer,
                         broker: Arc::clone(&broker),
                         keys: Arc::clone(&keys),
                         options: options.clone(),
                         stop: stop.clone(),
                     };
                     tasks.spawn(async move {
-                        connection(tcp, peer, &door, room).await;
+                        connection(tcp, &door, room).await;
                         drop(permit);
                     });
                 }
@@ -145,6 +146,7 @@ pub(crate) async fn serve(
 
 /// What a connection is served with.
 struct Room {
+    peer: SocketAddr,
     broker: Arc<Broker>,
     keys: Arc<Keys>,
     options: EndpointOptions,
@@ -152,7 +154,8 @@ struct Room {
 }
 
 /// Finds out what the client speaks, and serves it.
-async fn connection(tcp: TcpStream, peer: SocketAddr, door: &Door, room: Room) {
+async fn connection(tcp: TcpStream, door: &Door, room: Room) {
+    let peer = room.peer;
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
     }
@@ -194,6 +197,7 @@ where
 {
     let revocations = room.keys.revocations();
     let mut engine = Engine::new(room.broker, room.keys, room.options, began);
+    engine.peer().came_from(room.peer);
     if wire::serve(&mut stream, &mut engine, revocations, &room.stop).await == Ending::Reset
         && let Err(error) = below(&stream).reset()
     {

@@ -79,6 +79,8 @@ pub(crate) struct Open<'a> {
     pub(crate) container_id: &'a str,
     pub(crate) max_frame_size: u32,
     pub(crate) idle_time_out_ms: Option<u32>,
+    /// A map of what the client says of itself.
+    pub(crate) properties: Option<&'a [u8]>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -196,7 +198,9 @@ impl<'a> Performative<'a> {
                 let max_frame_size = fields.uint32()?.unwrap_or(u32::MAX);
                 // We answer on the client's own channels, so its channel-max cannot be exceeded.
                 fields.skip(1)?;
-                Self::Open(Open { container_id, max_frame_size, idle_time_out_ms: fields.uint32()? })
+                let idle_time_out_ms = fields.uint32()?;
+                fields.skip(4)?;
+                Self::Open(Open { container_id, max_frame_size, idle_time_out_ms, properties: fields.raw()? })
             }
             BEGIN => {
                 fields.skip(1)?;

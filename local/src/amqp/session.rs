@@ -167,13 +167,21 @@ impl Session {
                 };
                 out::attach(&mut cx.out, self.channel, &reply);
                 if let Some((entity, role)) = link.entity() {
-                    cx.peer.attached(key, entity.to_owned(), role);
+                    cx.peer.attached(key, entity.to_owned(), role, cx.now);
                     cx.broker.changed();
                 }
                 self.links.insert(attach.handle, link);
                 self.grant(cx, attach.handle, attach.initial_delivery_count);
             }
             Err(refusal) => {
+                tracing::warn!(
+                    connection = cx.peer.id(),
+                    link = attach.name,
+                    role = ?attach.role,
+                    refusal.condition,
+                    %refusal.description,
+                    "bus: link refused"
+                );
                 // A null terminus on the refusing side, then the reason: AMQP 1.0 part 2, section 2.6.3.
                 let (source, target) = match attach.role {
                     Role::Receiver => (None, attach.target),

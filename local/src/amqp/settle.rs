@@ -88,6 +88,12 @@ impl Session {
                 continue;
             }
             let answers = self.settle(cx, handle, &from, &outcome);
+            let refused = answers.iter().filter(|answer| answer.is_err()).count();
+            if refused > 0 {
+                let (connection, lost) = (cx.peer.id(), answers.contains(&Err(SettleRefusal::LockLost)));
+                let why = if lost { "the lock is over" } else { ON_DEAD_LETTER_QUEUE };
+                tracing::warn!(connection, messages = refused, why, "bus: settlement refused");
+            }
             if to_do.drop_answer == Some(true) {
                 cx.reset_after();
             }

@@ -35,6 +35,19 @@ pub(super) struct Container {
     slots: BTreeMap<String, Slot>,
 }
 
+/// How much lies in a container.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ContainerUsage {
+    name: String,
+    /// Committed blobs.
+    blobs: usize,
+    /// Of committed blobs.
+    bytes: u64,
+    /// Blocks that wait for a commit.
+    uncommitted_blocks: usize,
+}
+
 /// What is known under one blob name.
 #[derive(Debug, Default)]
 struct Slot {
@@ -169,6 +182,20 @@ impl Containers {
         container.metadata = metadata;
         container.version = version.clone();
         Ok(version)
+    }
+
+    /// How much lies in each container.
+    pub(super) fn usage(&self) -> Vec<ContainerUsage> {
+        let of = |(name, container): (&String, &Container)| {
+            let committed = || container.slots.values().filter_map(|slot| slot.committed.as_ref());
+            ContainerUsage {
+                name: name.clone(),
+                blobs: committed().count(),
+                bytes: committed().map(|blob| blob.content.len()).sum(),
+                uncommitted_blocks: container.slots.values().map(|slot| slot.uncommitted.len()).sum(),
+            }
+        };
+        self.containers.iter().map(of).collect()
     }
 
     pub(super) fn container(&self, name: &str) -> Result<&Container, StorageError> {

@@ -160,6 +160,11 @@ impl Mailbox {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The options with the status of now.
+    pub(crate) fn options_now(&self) -> QueueOptions {
+        QueueOptions { status: self.status(), ..self.options.clone() }
+    }
+
     pub(crate) fn set_status(&self, status: EntityStatus) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }

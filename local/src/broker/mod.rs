@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use filter::{CorrelationFilter, Filter, FilterError, SqlError, SqlFilter};
 pub(crate) use live::{Command, Cut, LinkKey, Live, Peer};
-pub use live::{LinkInfo, LinkRole, Which};
+pub use live::{ConnectionInfo, LinkInfo, LinkRole, LinkState, Which};
 pub use mailbox::Counts;
 use mailbox::Shared;
 pub(crate) use mailbox::{Mailbox, SendRefusal, SettleRefusal, Waiter, Wanted};
@@ -54,6 +54,9 @@ pub type Now = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
 
 /// Longest path of an entity (Service Bus "quotas").
 pub(crate) const PATH_MAX: usize = 260;
+
+/// How long connections have to state the credit of their links.
+const REPORT_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// Why an entity could not be made or was not found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +99,38 @@ pub struct Peeked {
     pub locked_until: Option<Moment>,
     /// Its properties and body.
     pub contents: Contents,
+}
+
+/// What an entity is, and how it behaves.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Properties {
+    /// A queue.
+    Queue(QueueOptions),
+    /// A topic.
+    Topic(TopicOptions),
+    /// A subscription with its rules, in the order of their names.
+    Subscription(QueueOptions, Vec<Rule>),
+}
+
+impl Properties {
+    /// What may be done on it.
+    #[must_use]
+    pub fn status(&self) -> EntityStatus {
+        match self {
+            Self::Queue(options) | Self::Subscription(options, _) => options.status,
+            Self::Topic(options) => options.status,
+        }
+    }
+
+    /// The same with another status.
+    #[must_use]
+    pub fn with_status(mut self, status: EntityStatus) -> Self {
+        match &mut self {
+            Self::Queue(options) | Self::Subscription(options, _) => options.status = status,
+            Self::Topic(options) => options.status = status,
+        }
+        self
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -299,6 +334,25 @@ impl Broker {
         self.read().keys().cloned().collect()
     }
 
+    /// Whether there is an entity of this path.
+    #[must_use]
+    pub fn has(&self, entity: &str) -> bool {
+        self.read().contains_key(&path_of(entity))
+    }
+
+    /// What an entity is and how it behaves; `None` when there is none of this path.
+    #[must_use]
+    pub fn properties(&self, entity: &str) -> Option<Properties> {
+        Some(match self.read().get(&path_of(entity))? {
+            Entity::Queue(mailbox) => Properties::Queue(mailbox.options_now()),
+            Entity::Subscription(mailbox, rules) => {
+                let rules = rules.page(0, usize::MAX).into_iter().map(|(rule, _)| rule).collect();
+                Properties::Subscription(mailbox.options_now(), rules)
+            }
+            Entity::Topic(topic) => Properties::Topic(topic.options_now()),
+        })
+    }
+
     /// Finds what a normalised path names.
     pub(crate) fn node(&self, path: &str) -> Option<Node> {
         let (owner, part) = match path.strip_suffix("/$deadletterqueue") {
@@ -406,6 +460,20 @@ impl Broker {
     #[must_use]
     pub fn links(&self) -> Vec<LinkInfo> {
         self.live.links()
+    }
+
+    /// The open connections, with the credit that their links have now. One that does not answer within a quarter of a
+    /// second, because a fault holds it up, is shown with the credit that it stated last.
+    ///
+    /// # Cancel safety
+    /// Safe: it only looks.
+    pub async fn describe_connections(&self) -> Vec<ConnectionInfo> {
+        let answered = self.live.ask_reports();
+        let late = tokio::time::timeout(REPORT_TIMEOUT, self.wait_until(|_| answered()));
+        if late.await.is_err() {
+            tracing::debug!("a connection did not state its credit in time");
+        }
+        self.live.connections()
     }
 
     /// Waits until `holds` says so, asking again after every change of the broker. Has no deadline of its own.

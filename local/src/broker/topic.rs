@@ -80,6 +80,11 @@ impl Topic {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The options with the status of now.
+    pub(crate) fn options_now(&self) -> TopicOptions {
+        TopicOptions { status: self.status(), ..self.options.clone() }
+    }
+
     pub(crate) fn set_status(&self, status: EntityStatus) {
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = status;
     }

@@ -1,6 +1,6 @@
 //! A step of a script: something to wait for, how often, and something to do.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{fmt, num::NonZeroU32, time::Duration};
 
 use super::{
     Trigger, fits,
@@ -42,6 +42,24 @@ pub enum When {
     },
     /// Something that a client of the bus does, or is sent.
     Bus(BusFrames),
+}
+
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Now => f.write_str("now"),
+            Self::After(delay) => write!(f, "{delay:?} after its installation"),
+            Self::Blob(BlobRequests { operation, name_contains }) => {
+                f.write_str(operation.map_or("a blob request", BlobOperation::name))?;
+                name_contains.as_ref().map_or(Ok(()), |part| write!(f, " of a name with '{part}'"))
+            }
+            Self::Grant { tenant } => write!(f, "grant for {}", tenant.as_deref().unwrap_or("any tenant")),
+            Self::Bus(BusFrames { event, entity, .. }) => {
+                f.write_str(event.name())?;
+                entity.as_ref().map_or(Ok(()), |entity| write!(f, " {entity}"))
+            }
+        }
+    }
 }
 
 /// Which blob requests a step waits for; the default is all.

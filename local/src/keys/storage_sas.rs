@@ -274,38 +274,40 @@ impl Keys {
             return Err(AuthenticationFailed("sig is not base64"));
         };
         let name = STANDARD.encode(&signature);
-        self.check_storage_signature(query, signed.as_bytes(), &signature, &name)?;
+        let tenant = self.check_storage_signature(query, signed.as_bytes(), &signature, &name)?;
         if query.get("si").is_some() {
             return Err(AuthenticationFailed("si names a stored access policy, and the container has none"));
         }
         check_times(query, now)?;
         check_source(query, request)?;
-        self.state().count_use(super::TokenKind::Storage, &name);
+        let expires_at = instant(query.text("se"));
+        self.state().count_use(super::TokenKind::Storage, &name, tenant.as_deref(), expires_at);
         Ok(StorageAccess { scope, permissions: query.text("sp").to_owned(), signature: Some(name) })
     }
 
+    /// Whose key made the signature: a tenant's, or the account's.
     fn check_storage_signature(
         &self,
         query: &StorageQuery,
         signed: &[u8],
         signature: &[u8],
         name: &str,
-    ) -> Result<(), StorageRefusal> {
+    ) -> Result<Option<String>, StorageRefusal> {
         use StorageRefusal::AuthenticationFailed;
         let state = self.state();
         if state.refused.contains(name) {
             return Err(AuthenticationFailed("the key that signed the SAS was rotated"));
         }
         if ring::matches(&self.account_key, signed, signature) {
-            return Ok(());
+            return Ok(None);
         }
         let mut rotated = false;
-        for tenant in state.tenants.values() {
+        for (owner, tenant) in &state.tenants {
             match tenant.storage.find(signed, signature) {
                 Match::Current(_) if ends_by(query, tenant.expired_through) => {
                     return Err(AuthenticationFailed("Signature not valid in the specified time frame"));
                 }
-                Match::Current(_) => return Ok(()),
+                Match::Current(_) => return Ok(Some(owner.clone())),
                 Match::Former => rotated = true,
                 Match::None => {}
             }

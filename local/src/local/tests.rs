@@ -341,13 +341,16 @@ async fn the_admin_endpoint_rotates_scripts_and_counts() {
     let blob = &fresh.blob_storage[0];
     let url = format!("{}/batchtoprocess/none?{}", blob.endpoint, blob.sas_token);
     assert_eq!(http().get(url).send().await.unwrap().status(), 404);
-    let (_, stats) = admin(&local, Method::GET, "stats", "").await;
-    assert_eq!(stats["grants"]["acme"], serde_json::json!({"requests": 3, "issued": 2}));
-    assert_eq!(stats["blob"][0], serde_json::json!({"operation": "GetBlob", "status": 404, "count": 1}));
-    assert_eq!(stats["entities"]["exports/subscriptions/acme"]["active"], 0);
+    let (_, status) = admin(&local, Method::GET, "status", "").await;
+    assert_eq!(status["grants"]["acme"], serde_json::json!({"requests": 3, "issued": 2}));
+    let requests = &status["blob"]["requests"];
+    assert_eq!(requests[0], serde_json::json!({"operation": "GetBlob", "status": 404, "count": 1}));
     let used = local.keys().tokens_used(TokenKind::Storage);
-    assert_eq!((used.len(), stats["tokens"]["blob"][0]["sha256"].as_str()), (1, Some(used[0].sha256.as_str())));
-    let shown = stats.to_string();
+    let [token] = &status["tokens"].as_array().unwrap()[..] else { panic!("{status}") };
+    assert_eq!((used.len(), token["sha256"].as_str()), (1, Some(used[0].sha256.as_str())));
+    assert_eq!((token["kind"].as_str(), token["tenant"].as_str()), (Some("storage"), Some("acme")));
+    assert!(token["expiresAt"].as_str().is_some_and(|end| end.ends_with('Z')), "{token}");
+    let shown = status.to_string();
     assert!(!shown.contains("sig=") && !shown.contains(bearer.as_str()), "{shown}");
 }
 
@@ -355,7 +358,7 @@ async fn the_admin_endpoint_rotates_scripts_and_counts() {
 async fn the_admin_endpoint_shows_entities_and_refuses_web_pages() {
     let local = started().await;
     let (status, entities) = admin(&local, Method::GET, "entities", "").await;
-    assert_eq!((status, entities.as_object().unwrap().len()), (200, 2));
+    assert_eq!((status, entities.as_array().unwrap().len()), (200, 2));
     let (status, peeked) = admin(&local, Method::GET, "entities/exports/Subscriptions/acme?max=5", "").await;
     assert_eq!((status, peeked), (200, serde_json::json!({"messages": []})));
     for (method, path, status) in [

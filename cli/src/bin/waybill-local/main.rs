@@ -1,32 +1,25 @@
-//! Azure in one process: Service Bus, Blob Storage and TenantService, with scripted faults.
+//! Azure in one process: Service Bus, Blob Storage, TenantService and a token authority, with scripted faults.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+mod act;
+mod admin;
+mod look;
+mod run;
 
-use anyhow::{Context, ensure};
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
-use tokio::{net::TcpStream, time::timeout};
-use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{LogFormat, start_logs},
     exit::{self, Outcome},
-    output::line,
-    signals,
 };
-use waybill_contracts::ReadyFile;
-use waybill_local::{
-    Local,
-    config::{Config, Ports},
-};
+
+use admin::Running;
 
 /// Service Bus, Blob Storage and TenantService in one process, with scripted faults. Nothing outlives it.
 #[derive(Debug, Parser)]
 #[command(name = "waybill-local", version, arg_required_else_help = true)]
 struct Cli {
-    /// How log lines are written; RUST_LOG sets their level [default level: warn]
+    /// How log lines are written; RUST_LOG sets their level [default level: info]
     #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
     log: LogFormat,
     #[command(subcommand)]
@@ -36,30 +29,39 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run until stopped
-    Run {
-        /// Settings file (TOML): ports, topic, container, tenants, token life, faults
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
-        /// Write every endpoint and credential here when all is up; removed at the end
-        #[arg(long, value_name = "PATH")]
-        ready_file: Option<PathBuf>,
-        /// Free ports instead of the configured ones [default: 5672, 10000, 8080, admin 8081; with TLS 5671 and 8443]
-        #[arg(long)]
-        random_ports: bool,
-        /// HTTPS, and AMQP over TLS beside plain AMQP, with certificates of this run
-        #[arg(long)]
-        tls: bool,
-        /// With --tls: write the certificate that clients are to trust here [default: beside the ready file]
-        #[arg(long, value_name = "PATH", requires = "tls")]
-        ca_file: Option<PathBuf>,
+    Run(run::Run),
+    /// Of a running one: entities, containers, connections, tokens, faults
+    Status {
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Of a running one: messages of a queue, without taking them
+    Peek {
+        #[command(flatten)]
+        peek: look::Peek,
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Of a running one: refuse every token that was issued until now
+    Rotate {
+        /// Only those of this tenant
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        #[command(flatten)]
+        running: Running,
+    },
+    /// In a running one: install a fault script, or see what came of it
+    Fault {
+        #[command(flatten)]
+        fault: act::Fault,
+        #[command(flatten)]
+        running: Running,
     },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logs(cli.log, "warn");
-    let Command::Run { config, ready_file, random_ports, tls, ca_file } = cli.command;
-    let run_options = RunOptions { config, ready_file, random_ports, tls, ca_file };
+    start_logs(cli.log, "info");
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -67,107 +69,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    exit::end("waybill-local", runtime.block_on(run(run_options)))
+    exit::end("waybill-local", runtime.block_on(dispatch(cli.command)))
 }
 
-/// The arguments of `run`.
-struct RunOptions {
-    config: Option<PathBuf>,
-    ready_file: Option<PathBuf>,
-    random_ports: bool,
-    tls: bool,
-    ca_file: Option<PathBuf>,
-}
-
-async fn run(options: RunOptions) -> anyhow::Result<Outcome> {
-    let stop = CancellationToken::new();
-    tokio::select! {
-        // First: whoever sees the ready file may send a signal.
-        biased;
-        listening = signals::listen(stop.clone(), "requests under way finish first") => {
-            listening.context("cannot listen to signals")?;
-            unreachable!("listening ends with the process");
-        }
-        served = serve(&options, &stop) => served,
+async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
+    match command {
+        Command::Run(options) => run::run(options).await,
+        Command::Status { running } => look::status(&running).await,
+        Command::Peek { peek, running } => look::peek(&running, &peek).await,
+        Command::Rotate { tenant, running } => act::rotate(&running, tenant).await,
+        Command::Fault { fault, running } => act::fault(&running, &fault).await,
     }
-}
-
-async fn serve(options: &RunOptions, stop: &CancellationToken) -> anyhow::Result<Outcome> {
-    let mut config = match &options.config {
-        Some(path) => Config::load(path)?,
-        None => Config::default(),
-    };
-    if options.random_ports {
-        config.ports = Ports::RANDOM;
-    }
-    let ready_file = options.ready_file.as_deref();
-    config.tls |= options.tls;
-    if config.tls {
-        let beside = |suffix| ready_file.map(|path| beside(path, suffix));
-        config.ca_file = options.ca_file.clone().or(config.ca_file).or_else(|| beside("ca.pem"));
-        config.client_file = config.client_file.or_else(|| beside("client.pem"));
-    }
-    if let Some(path) = ready_file {
-        refuse_another(path).await?;
-    }
-    let local = Local::builder().config(config).start().await?;
-    if let Some(path) = ready_file {
-        local.write_ready_file(path)?;
-    }
-    if let Err(error) = announce(&local, ready_file) {
-        tracing::warn!("what is where cannot be printed: {error:#}");
-    }
-    stop.cancelled().await;
-    local.stop().await;
-    Ok(Outcome::Done)
-}
-
-/// `local.json` → `local-ca.pem`.
-fn beside(ready_file: &Path, suffix: &str) -> PathBuf {
-    let stem = ready_file.file_stem().unwrap_or_default().to_string_lossy();
-    ready_file.with_file_name(format!("{stem}-{suffix}"))
-}
-
-fn announce(local: &Local, ready_file: Option<&Path>) -> anyhow::Result<()> {
-    let ready = local.ready_file();
-    line(format_args!("Service Bus    {}", ready.service_bus_connection_string))?;
-    if let Some(secure) = &ready.service_bus_tls_connection_string {
-        line(format_args!("     over TLS  {secure}"))?;
-    }
-    line(format_args!("Blob Storage   {}", ready.blob_connection_string))?;
-    line(format_args!(
-        "TenantService  {}  (bearer token of {}: {})",
-        ready.tenant_url, ready.tenants[0].name, ready.bearer_token
-    ))?;
-    if let (Some(authority), Some(client)) = (&ready.authority_url, ready.clients.first()) {
-        let certificate = client.certificate_file.as_deref().unwrap_or("none");
-        line(format_args!("Authority      {authority}/{}", client.directory_id))?;
-        line(format_args!(
-            "               (client of {}: {}, certificate: {certificate})",
-            client.tenant, client.client_id
-        ))?;
-    }
-    line(format_args!("Admin          {}", ready.admin_url))?;
-    if let Some(path) = &ready.ca_file {
-        line(format_args!("Trust          {path}"))?;
-    }
-    match ready_file {
-        Some(path) => line(format_args!("ready; other binaries find all of it with --local {}", path.display())),
-        None => line(format_args!("ready")),
-    }
-}
-
-/// A ready file that a crash left is written over; one whose `waybill-local` runs would take its users away from it.
-async fn refuse_another(path: &Path) -> anyhow::Result<()> {
-    let Ok(text) = tokio::fs::read_to_string(path).await else { return Ok(()) };
-    let Ok(there) = serde_json::from_str::<ReadyFile>(&text) else { return Ok(()) };
-    let address = there.admin_url.trim_start_matches("http://").trim_end_matches('/').to_owned();
-    let answers = timeout(Duration::from_secs(1), TcpStream::connect(address)).await;
-    ensure!(
-        !matches!(answers, Ok(Ok(_))),
-        "{} belongs to a waybill-local that runs ({}); end that one, or name another file",
-        path.display(),
-        there.admin_url
-    );
-    Ok(())
 }
