@@ -115,12 +115,15 @@ impl Check<'_> {
 
     fn certificate(&self, header: &Header) -> Result<&Certificate, Refusal> {
         let certificates = &self.application.certificates;
-        let unnamed = "none";
+        // MSAL for Python pads its base64.
+        let find = |name: &str, is: &dyn Fn(&Certificate, &str) -> bool| {
+            certificates.iter().find(|known| is(known, name.trim_end_matches('=')))
+        };
         let (name, found) = match (&header.x5t_s256, &header.x5t, &header.kid) {
-            (Some(name), _, _) => (name.as_str(), certificates.iter().find(|known| known.sha256() == name)),
-            (None, Some(name), _) => (name.as_str(), certificates.iter().find(|known| known.sha1() == name)),
-            (None, None, Some(name)) => (name.as_str(), certificates.iter().find(|known| known.is_called(name))),
-            (None, None, None) => (unnamed, None),
+            (Some(name), _, _) => (name.as_str(), find(name, &|known, name| known.sha256() == name)),
+            (None, Some(name), _) => (name.as_str(), find(name, &|known, name| known.sha1() == name)),
+            (None, None, Some(name)) => (name.as_str(), find(name, &Certificate::is_called)),
+            (None, None, None) => ("none", None),
         };
         found.ok_or_else(|| {
             let text = format!(

@@ -156,6 +156,7 @@ fn the_certificate_may_be_named_in_each_of_the_ways_that_clients_use() {
         URL_SAFE_NO_PAD.decode(&bench.sha1).unwrap().iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02X}"));
     let headers = [
         ("x5t", Header { x5t: Some(bench.sha1.clone()), ..Header::new(Algorithm::RS256) }),
+        ("padded", Header { x5t: Some(format!("{}=", bench.sha1)), ..Header::new(Algorithm::RS256) }),
         ("x5t#S256", Header { x5t_s256: Some(bench.sha256.clone()), ..Header::new(Algorithm::PS256) }),
         ("kid", Header { kid: Some(hex), ..Header::new(Algorithm::RS256) }),
     ];
