@@ -3,8 +3,8 @@
 //! The engine is our own, not `fe2o3-amqp`'s acceptor, which cannot set a delivery tag (the lock token) or confirm a
 //! settlement. From the wire inwards: `wire` moves bytes, `frame` cuts them, `codec`, `encode` and `performative` read and
 //! write them; `connection`, `session` and `link` keep the protocol's state, `incoming`, `outgoing` and `settle` are what
-//! happens on a session; `websocket` is another way in; `cbs`, `tokens`, `management` and `rules` answer requests;
-//! `message` is what the broker keeps.
+//! happens on a session; `websocket` is another way in; `cbs`, `tokens`, `management`, `scheduling` and `rules` answer
+//! requests; `message` is what the broker keeps.
 //!
 //! # Sources
 //! AMQP 1.0 (OASIS, parts 1 to 5); "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide"; behaviour seen with

@@ -1,5 +1,6 @@
-//! Queues, topics and subscriptions in memory, as Service Bus behaves: the rules are pure (`queue`, `topic`); the
-//! [`Broker`] finds entities by name, wakes receivers and carries the faults that scripts and tests ask for.
+//! Queues, topics and subscriptions in memory, as Service Bus behaves: the rules are pure (`queue`, `order`, `schedule`, `seen`
+//! and the `store` of them all, `filter` and `rule`); `mailbox` and `topic` put locks around them; the [`Broker`] finds entities
+//! by name, wakes receivers and carries the faults that scripts and tests ask for.
 
 pub(crate) mod filter;
 mod live;
@@ -7,6 +8,7 @@ mod mailbox;
 #[cfg(test)]
 mod model;
 mod moment;
+mod node;
 mod options;
 mod order;
 pub(crate) mod queue;
@@ -35,8 +37,9 @@ pub use mailbox::Counts;
 use mailbox::Shared;
 pub(crate) use mailbox::{Mailbox, SendRefusal, SettleRefusal, Waiter, Wanted};
 pub use moment::Moment;
+pub(crate) use node::{Destination, Node};
 pub use options::{EntityStatus, QueueOptions, TopicOptions};
-use queue::{Handed, NotThere};
+use queue::Handed;
 pub use queue::{State, Totals};
 pub(crate) use rule::Rules;
 pub use rule::{DEFAULT_RULE, Rule, RuleError};
@@ -46,7 +49,6 @@ pub(crate) use topic::Topic;
 pub use crate::amqp::Value;
 pub(crate) use crate::amqp::address::path_of;
 pub use crate::amqp::message::Contents;
-use crate::amqp::message::Message;
 use crate::fault::{Condition, NewOrder};
 
 /// The time now.
@@ -138,42 +140,6 @@ enum Entity {
     Queue(Arc<Mailbox>),
     Subscription(Arc<Mailbox>, Arc<Rules>),
     Topic(Arc<Topic>),
-}
-
-/// What a link may attach to.
-#[derive(Debug, Clone)]
-pub(crate) enum Node {
-    Queue(Arc<Mailbox>, Part),
-    Subscription(Arc<Mailbox>, Part),
-    Topic(Arc<Topic>),
-}
-
-impl Node {
-    /// Largest delivery that may be sent to it.
-    pub(crate) fn max_message_bytes(&self) -> u64 {
-        match self {
-            Self::Queue(mailbox, _) | Self::Subscription(mailbox, _) => mailbox.options.max_message_bytes,
-            Self::Topic(topic) => topic.options.max_message_bytes,
-        }
-    }
-
-    /// Messages from a sequence number on while `more` agrees with the last; nothing changes.
-    pub(crate) fn peek(&self, from: i64, now: Moment, more: impl FnMut(&Handed) -> bool) -> Vec<Handed> {
-        match self {
-            Self::Queue(mailbox, part) | Self::Subscription(mailbox, part) => mailbox.peek(*part, from, now, more),
-            Self::Topic(topic) => topic.peek(from, now, more),
-        }
-    }
-
-    /// The entity that a dead-letter queue belongs to.
-    pub(crate) fn dead_letter_source(&self) -> Option<&str> {
-        match self {
-            Self::Queue(mailbox, Part::DeadLetter) | Self::Subscription(mailbox, Part::DeadLetter) => {
-                Some(&mailbox.name)
-            }
-            _ => None,
-        }
-    }
 }
 
 /// All entities of one namespace, and the connections to them. Nothing outlives the process.
@@ -565,60 +531,6 @@ impl Broker {
             if let Entity::Queue(mailbox) | Entity::Subscription(mailbox, _) = entity {
                 mailbox.keep_order(self.now());
             }
-        }
-    }
-}
-
-/// Where a sender's messages go.
-#[derive(Debug, Clone)]
-pub(crate) enum Destination {
-    Queue(Arc<Mailbox>),
-    Topic(Arc<Topic>),
-}
-
-impl Destination {
-    pub(crate) fn status(&self) -> EntityStatus {
-        match self {
-            Self::Queue(mailbox) => mailbox.status(),
-            Self::Topic(topic) => topic.status(),
-        }
-    }
-
-    pub(crate) fn max_message_bytes(&self) -> u64 {
-        match self {
-            Self::Queue(mailbox) => mailbox.options.max_message_bytes,
-            Self::Topic(topic) => topic.options.max_message_bytes,
-        }
-    }
-
-    /// Takes all messages or none.
-    pub(crate) fn send(&self, messages: &[Arc<Message>], now: Moment) -> Result<(), SendRefusal> {
-        match self {
-            Self::Queue(mailbox) => {
-                mailbox.admits()?;
-                mailbox.push(messages, now);
-                Ok(())
-            }
-            Self::Topic(topic) => topic.publish(messages, now),
-        }
-    }
-
-    /// As [`Self::send`], and says the numbers that the messages have: those of scheduled ones cancel them.
-    pub(crate) fn schedule(&self, messages: &[Arc<Message>], now: Moment) -> Result<Vec<i64>, SendRefusal> {
-        match self {
-            Self::Queue(mailbox) => {
-                mailbox.admits()?;
-                Ok(mailbox.schedule(messages, now))
-            }
-            Self::Topic(topic) => topic.schedule(messages, now),
-        }
-    }
-
-    /// Forgets scheduled messages by their numbers: all of them, or none when one is not scheduled.
-    pub(crate) fn cancel(&self, sequences: &[i64], now: Moment) -> Result<(), NotThere> {
-        match self {
-            Self::Queue(mailbox) => mailbox.cancel(sequences, now),
-            Self::Topic(topic) => topic.cancel(sequences, now),
         }
     }
 }

@@ -98,6 +98,7 @@ proptest! {
         sections in vec((0x70..0x79_u8, values()), 0..6),
         change in any::<prop::sample::Index>(),
         to in any::<u8>(),
+        expires_at in prop::option::of(3..i64::MAX),
     ) {
         let mut bytes = Vec::new();
         let mut sorted = sections;
@@ -112,7 +113,7 @@ proptest! {
         }
         let Ok(message) = Message::read(&bytes) else { return Ok(()) };
         let stamp = Stamp {
-            expires_at: None,
+            expires_at,
             delivery_count: 1,
             sequence: 2,
             enqueued_at: 3,
