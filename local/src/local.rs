@@ -21,7 +21,7 @@ use crate::{
     admin::Admin,
     amqp::{self, EndpointOptions, TokenEnd},
     authority::ClientError,
-    blob::BlobService,
+    blob::{BlobService, is_container_name},
     broker::{Broker, BrokerError, Now, QueueOptions, TopicOptions},
     config::{Config, ConfigError, Ports, TenantConfig},
     door::Door,
@@ -325,7 +325,6 @@ impl Builder {
             broker,
             faults,
             stats,
-            #[cfg(test)]
             blob,
             tenants: tenant_service,
             ports,
@@ -397,7 +396,6 @@ pub struct Local {
     broker: Arc<Broker>,
     faults: Arc<Faults>,
     stats: Arc<Stats>,
-    #[cfg(test)]
     blob: Arc<BlobService>,
     tenants: Arc<TenantService>,
     ports: Ports,
@@ -468,6 +466,20 @@ impl Local {
     #[must_use]
     pub fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// Makes a further blob container; nothing happens when it is there.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] when the name cannot be one.
+    pub fn add_container(&self, name: &str) -> Result<(), ConfigError> {
+        if !is_container_name(name) {
+            let rule = "3 to 63 lower-case letters, digits and single hyphens";
+            let problem = format!("{name:?} is no container's name; use {rule}");
+            return Err(ConfigError::Value { key: "container", problem });
+        }
+        self.blob.create_container(name);
+        Ok(())
     }
 
     /// The keys, to make tokens with.

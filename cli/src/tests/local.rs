@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use waybill_azure::{
-    bus::{Bus, BusOptions, Message},
+    bus::{Bus, BusOptions, Message, ReceiverOptions},
     connection_string::key_tokens,
 };
 use waybill_contracts::ReadyFile;
@@ -46,8 +46,8 @@ impl Started {
         std::fs::write(self.folder.path().join(name), text).unwrap();
     }
 
-    /// Sends messages to an entity with the namespace's key.
-    async fn send(&self, entity: &str, bodies: &[&str]) {
+    /// A connection to an entity with the namespace's key.
+    fn bus(&self, entity: &str) -> Bus {
         let tokens = key_tokens(
             self.ready.service_bus_connection_string.parse().unwrap(),
             entity.to_owned(),
@@ -55,7 +55,12 @@ impl Started {
             self.ready.container.clone(),
             Duration::from_secs(3600),
         );
-        let bus = Bus::new(tokens, BusOptions::default());
+        Bus::new(tokens, BusOptions::default())
+    }
+
+    /// Sends messages to an entity.
+    async fn send(&self, entity: &str, bodies: &[&str]) {
+        let bus = self.bus(entity);
         let sender = bus.sender().await.unwrap();
         let message = |body: &&str| Message {
             body: (*body).to_owned().into(),
@@ -144,6 +149,34 @@ async fn status_counts_what_there_is_in_tables_and_in_json() {
     assert_eq!(acme["counts"]["active"], 2, "{acme}");
     let token = &status["tokens"][0];
     assert_eq!((token["kind"].as_str(), token["sha256"].as_str().map(str::len)), (Some("bus"), Some(16)), "{token}");
+    local.process.terminate().await.with(0);
+}
+
+#[tokio::test]
+async fn status_shows_who_is_connected_and_how_much_credit_is_left() {
+    let local = Started::with(&[]).await;
+    let bus = local.bus("exports/subscriptions/acme");
+    let mut receiver = bus.receiver(ReceiverOptions::default()).await.unwrap();
+    receiver.add_credit(7).await.unwrap();
+    local.send("exports", &["one", "two"]).await;
+    for _ in 0..2 {
+        receiver.next().await.unwrap();
+    }
+    let status = local.ask(&["status", "--format", "json"]).await.with(0).json();
+    // The sender's connection may still be closing.
+    let connections = status["connections"].as_array().unwrap();
+    let ours = connections.iter().find(|connection| connection["links"][0]["role"] == "receiver").unwrap();
+    assert_eq!(ours["links"].as_array().unwrap().len(), 1, "{ours}");
+    assert_eq!(
+        (&ours["links"][0]["entity"], &ours["links"][0]["credit"]),
+        (&"exports/subscriptions/acme".into(), &5.into())
+    );
+    assert!(ours["peer"].as_str().unwrap().starts_with("127.0.0.1:"), "{ours}");
+    assert!(ours["containerId"].as_str().is_some_and(|id| !id.is_empty()), "{ours}");
+    let ended = local.ask(&["status"]).await.with(0);
+    assert!(ended.out.contains("receiver of exports/subscriptions/acme, credit 5"), "{}", ended.out);
+    receiver.close().await;
+    bus.close().await;
     local.process.terminate().await.with(0);
 }
 

@@ -161,6 +161,9 @@ async fn containers_are_made_and_taken_away() {
     assert_eq!(ask(&local, Method::DELETE, "containers/more", &Json::Null).await.0, 200);
     assert_eq!(names().await, ["batchtoprocess"]);
     assert_eq!(ask(&local, Method::DELETE, "containers/more", &Json::Null).await.0, 404);
+    local.add_container("from-rust").unwrap();
+    assert_eq!(names().await, ["batchtoprocess", "from-rust"]);
+    assert!(local.add_container("No").unwrap_err().to_string().contains("no container's name"));
 }
 
 #[tokio::test]

@@ -210,6 +210,18 @@ fn a_wrong_entity_in_toml_is_refused_with_its_line_and_the_name_that_was_meant()
 }
 
 #[test]
+fn the_example_of_the_guide_is_read() {
+    let guide = include_str!("../../../docs/local.md");
+    let (_, section) = guide.split_once("\n## Configuration\n").unwrap();
+    let (_, example) = section.split_once("```toml\n").unwrap();
+    let (example, _) = example.split_once("```").unwrap();
+    let config = Config::parse(example).unwrap();
+    assert_eq!(config.queues[0].name, "jobs");
+    assert_eq!(config.topics[0].subscriptions[0].rules.len(), 2);
+    assert_eq!((config.ports.amqp, config.faults.len()), (5672, 1));
+}
+
+#[test]
 fn one_file_of_each_kind_may_be_given() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
