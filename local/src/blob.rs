@@ -292,9 +292,9 @@ fn log_refusal(
         | StatusCode::CONFLICT
         | StatusCode::PRECONDITION_FAILED
         | StatusCode::RANGE_NOT_SATISFIABLE => {
-            tracing::info!(%from, method, path, operation, status, error.code, why, "blob: request refused");
+            tracing::info!(%from, method, path, operation, status, code = error.code, why, "blob: request refused");
         }
-        _ => tracing::warn!(%from, method, path, operation, status, error.code, why, "blob: request refused"),
+        _ => tracing::warn!(%from, method, path, operation, status, code = error.code, why, "blob: request refused"),
     }
 }
 

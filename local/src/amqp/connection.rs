@@ -528,11 +528,11 @@ impl Engine {
         let connection = self.cx.peer.id();
         match (failure, self.sessions.get_mut(&channel)) {
             (Failure::Link(handle, cause), Some(session)) => {
-                tracing::warn!(connection, channel, handle, cause.condition, %cause.description, "bus: link detached");
+                tracing::warn!(connection, channel, handle, condition = cause.condition, why = %cause.description, "bus: link detached");
                 session.cut(&mut self.cx, handle, &cause);
             }
             (Failure::Session(cause), Some(session)) => {
-                tracing::warn!(connection, channel, cause.condition, %cause.description, "bus: session ended");
+                tracing::warn!(connection, channel, condition = cause.condition, why = %cause.description, "bus: session ended");
                 session.end(&mut self.cx, &cause);
             }
             (Failure::Connection(cause) | Failure::Link(_, cause) | Failure::Session(cause), _) => {
@@ -779,7 +779,7 @@ impl Engine {
             let cuts: Vec<_> =
                 session.links().filter_map(|(handle, link)| Some((handle, link.cut_of(entity, cut)?))).collect();
             for (handle, cause) in cuts {
-                tracing::info!(connection = self.cx.peer.id(), handle, %cause.description, "bus: link cut");
+                tracing::info!(connection = self.cx.peer.id(), handle, why = %cause.description, "bus: link cut");
                 session.cut(&mut self.cx, handle, &cause);
             }
         }
@@ -800,7 +800,7 @@ impl Engine {
                 cuts.push((handle, token_end(self.options.token_end, &need.path, words)));
             }
             for (handle, cause) in cuts {
-                tracing::warn!(connection = self.cx.peer.id(), handle, %cause.description, "bus: link cut with its token");
+                tracing::warn!(connection = self.cx.peer.id(), handle, why = %cause.description, "bus: link cut with its token");
                 session.cut(&mut self.cx, handle, &cause);
             }
         }

@@ -103,8 +103,8 @@ impl Session {
             tracing::warn!(
                 connection = cx.peer.id(),
                 entity,
-                cause.condition,
-                %cause.description,
+                condition = cause.condition,
+                why = %cause.description,
                 "bus: message refused"
             );
         }

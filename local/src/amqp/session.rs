@@ -178,8 +178,8 @@ impl Session {
                     connection = cx.peer.id(),
                     link = attach.name,
                     role = ?attach.role,
-                    refusal.condition,
-                    %refusal.description,
+                    condition = refusal.condition,
+                    why = %refusal.description,
                     "bus: link refused"
                 );
                 // A null terminus on the refusing side, then the reason: AMQP 1.0 part 2, section 2.6.3.
