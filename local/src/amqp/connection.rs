@@ -619,7 +619,13 @@ impl Engine {
 
     /// Closes the connection because of what the client did.
     fn fail(&mut self, cause: &AmqpError, at: Instant) {
-        tracing::debug!(connection = self.cx.peer.id(), cause.condition, %cause.description, "connection closed");
+        let (connection, condition, why) = (self.cx.peer.id(), cause.condition, &cause.description);
+        // Idleness, a stop and faults end connections in order; all else is a client's mistake.
+        if condition == "amqp:connection:forced" {
+            tracing::info!(connection, condition, %why, "bus: connection is closed");
+        } else {
+            tracing::warn!(connection, condition, %why, "bus: connection refused");
+        }
         match self.phase {
             Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl => {
                 out::sasl_outcome(&mut self.cx.out, 1);
