@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use uuid::Uuid;
 
 use crate::{
@@ -43,6 +43,9 @@ use store::Containers;
 const DEFAULT_VERSION: &str = "2021-12-02";
 /// Bodies kept in memory at most; what comes beyond that lies in temporary files.
 const RESIDENT_MAX: u64 = 32 << 20;
+/// How the text of an error writes the time.
+const ERROR_TIME: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
 /// How much of the body of a refused request is read before it is answered: a client that is still sending would else
 /// see a broken connection and not the refusal.
 const DRAIN_MAX: u64 = 256 << 20;
@@ -85,12 +88,14 @@ impl BlobService {
 
     /// Makes a container without a request of a client; false when it is there already.
     pub(crate) fn create_container(&self, name: &str) -> bool {
-        self.containers().create(name, Vec::new(), (self.now)()).is_ok()
+        let mut containers = self.containers();
+        containers.free(name);
+        containers.create(name, Vec::new(), (self.now)()).is_ok()
     }
 
     /// Deletes a container with its blobs; false when there is none.
     pub(crate) fn remove_container(&self, name: &str) -> bool {
-        self.containers().delete(name, &Conditions::default()).is_ok()
+        self.containers().delete(name, &Conditions::default(), (self.now)()).is_ok()
     }
 
     /// How much lies in each container.
@@ -174,6 +179,7 @@ impl BlobService {
             BlobOperation::GetBlobProperties | BlobOperation::GetBlobMetadata => self.head_blob(&call, operation),
             BlobOperation::SetBlobProperties => self.set_properties(&call),
             BlobOperation::SetBlobMetadata => self.set_metadata(&call),
+            BlobOperation::SetBlobTier => self.set_tier(&call),
             BlobOperation::DeleteBlob => self.delete_blob(&call),
         }?;
         if let Some(reset) = to_do.drop_answer {
@@ -221,7 +227,7 @@ impl BlobService {
     }
 
     fn refuse(&self, error: &StorageError, method: &Method, request_id: &str) -> Response<Body> {
-        let time = (self.now)().format(&Rfc3339).unwrap_or_default();
+        let time = (self.now)().format(ERROR_TIME).unwrap_or_default();
         let has_body = *method != Method::HEAD && error.status != StatusCode::NOT_MODIFIED;
         let mut response = Response::new(if has_body { full(error.xml(request_id, &time)) } else { empty() });
         *response.status_mut() = error.status;

@@ -56,7 +56,15 @@ known! {
     length_missing: LENGTH_REQUIRED, "MissingContentLengthHeader", "Content-Length HTTP header is missing.";
     too_large: PAYLOAD_TOO_LARGE, "RequestBodyTooLarge", "The request body is too large and exceeds the maximum permissible limit.";
     incomplete_body: BAD_REQUEST, "IncompleteBody", "You did not provide the number of bytes specified by the Content-Length HTTP header.";
+    container_being_deleted: CONFLICT, "ContainerBeingDeleted", "The specified container is being deleted. Try operation later.";
+    public_access_not_permitted: CONFLICT, "PublicAccessNotPermitted", "Public access is not permitted on this storage account.";
+    unauthorized_overwrite: FORBIDDEN, "UnauthorizedBlobOverwrite", "This request is not authorized to perform blob overwrites.";
+    blob_archived: CONFLICT, "BlobArchived", "This operation is not permitted on an archived blob.";
+    both_hashes: BAD_REQUEST, "InvalidHeaderValue", "x-ms-range-get-content-md5 and x-ms-range-get-content-crc64 exclude each other.";
+    hash_without_range: BAD_REQUEST, "InvalidHeaderValue", "x-ms-range-get-content-md5 and x-ms-range-get-content-crc64 need a Range or x-ms-range header.";
+    hash_of_long_range: BAD_REQUEST, "OutOfRangeInput", "One of the request inputs is out of range: the hash of a range is for up to 4 MiB.";
     invalid_name: BAD_REQUEST, "InvalidResourceName", "The specified resource name contains invalid characters.";
+    name_length: BAD_REQUEST, "OutOfRangeInput", "The specified resource name length is not within the permissible limits.";
     invalid_uri: BAD_REQUEST, "InvalidUri", "The requested URI does not represent any resource on the server.";
     lease_not_present: PRECONDITION_FAILED, "LeaseNotPresentWithBlobOperation", "There is currently no lease on the blob.";
     lease_not_present_container: PRECONDITION_FAILED, "LeaseNotPresentWithContainerOperation", "There is currently no lease on the container.";

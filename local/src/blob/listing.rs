@@ -9,7 +9,7 @@ use super::{
     BlobService, Call,
     error::StorageError,
     http_date,
-    request::{Metadata, Version},
+    request::{Metadata, Tier, Version},
     store::{Blob, Entry, ListQuery},
     xml,
 };
@@ -160,6 +160,8 @@ fn properties(out: &mut String, blob: &Blob) {
         ("Cache-Control", properties.cache_control.as_deref()),
         ("Content-Disposition", properties.content_disposition.as_deref()),
         ("BlobType", Some("BlockBlob")),
+        ("AccessTier", Some(blob.tier.unwrap_or(Tier::Hot).name())),
+        ("AccessTierInferred", blob.tier.is_none().then_some("true")),
     ] {
         if let Some(value) = value {
             element(out, name, value);

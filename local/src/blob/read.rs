@@ -14,9 +14,10 @@ use super::{
     BlobOperation, BlobService, Call, bare, block_list,
     error::StorageError,
     http_date,
-    request::{ByteRange, Conditions, Metadata},
+    request::{ByteRange, Conditions, Metadata, Tier},
     set, set_version,
     store::Blob,
+    write::CRC64,
     xml,
 };
 use crate::{
@@ -26,8 +27,8 @@ use crate::{
     stats::Stats,
 };
 
-/// Largest range whose MD5 is computed on request ("Get Blob").
-const RANGE_MD5_MAX: u64 = 4 << 20;
+/// Largest range whose hash is computed on request ("Get Blob").
+const RANGE_HASH_MAX: u64 = 4 << 20;
 
 impl BlobService {
     pub(super) fn container_properties(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
@@ -61,12 +62,19 @@ impl BlobService {
     pub(super) async fn get_blob(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
         let blob = self.containers().blob(call.container(), call.blob())?;
         Conditions::parse(call.headers)?.check_read(&blob.version)?;
+        if blob.tier == Some(Tier::Archive) {
+            return Err(StorageError::blob_archived());
+        }
         let size = call.length_of(&blob);
         let range = ByteRange::parse(call.headers)?;
         let (from, to) = match range {
             Some(range) => range.within(size)?,
             None => (0, size),
         };
+        let hash = RangeHash::parse(call.headers)?;
+        if hash.is_some() && range.is_none() {
+            return Err(StorageError::hash_without_range());
+        }
         let mut response = bare(StatusCode::OK, Some(&blob.version));
         let headers = response.headers_mut();
         describe(headers, &blob, call);
@@ -76,9 +84,9 @@ impl BlobService {
             if let Some(md5) = &blob.properties.content_md5 {
                 set(headers, HeaderName::from_static("x-ms-blob-content-md5"), md5);
             }
-            if call.headers.get("x-ms-range-get-content-md5").is_some_and(|value| value == "true") {
-                let md5 = range_md5(&blob, from, to).await?;
-                set(headers, HeaderName::from_static("content-md5"), &md5);
+            if let Some(hash) = hash {
+                let value = hash.of(&blob, from, to).await?;
+                set(headers, HeaderName::from_static(hash.header()), &value);
             }
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         } else if let Some(md5) = &blob.properties.content_md5 {
@@ -182,18 +190,50 @@ impl Sending {
     }
 }
 
-async fn range_md5(blob: &Blob, from: u64, to: u64) -> Result<String, StorageError> {
-    if to - from > RANGE_MD5_MAX {
-        return Err(StorageError::out_of_range_query("x-ms-range-get-content-md5", "is for ranges up to 4 MiB"));
+/// The hash of a range, when the client asks for one.
+#[derive(Debug, Clone, Copy)]
+enum RangeHash {
+    Md5,
+    Crc64,
+}
+
+impl RangeHash {
+    fn parse(headers: &HeaderMap) -> Result<Option<Self>, StorageError> {
+        let asked = |name| headers.get(name).is_some_and(|value| value == "true");
+        match (asked("x-ms-range-get-content-md5"), asked("x-ms-range-get-content-crc64")) {
+            (true, true) => Err(StorageError::both_hashes()),
+            (true, false) => Ok(Some(Self::Md5)),
+            (false, true) => Ok(Some(Self::Crc64)),
+            (false, false) => Ok(None),
+        }
     }
-    let mut md5 = Md5::new();
-    let mut at = from;
-    while at < to {
-        let piece = blob.content.read(at, to).await.map_err(|error| StorageError::internal(&error))?;
-        md5.update(&piece);
-        at += piece.len() as u64;
+
+    fn header(self) -> &'static str {
+        match self {
+            Self::Md5 => "content-md5",
+            Self::Crc64 => "x-ms-content-crc64",
+        }
     }
-    Ok(STANDARD.encode(md5.finalize()))
+
+    async fn of(self, blob: &Blob, from: u64, to: u64) -> Result<String, StorageError> {
+        if to - from > RANGE_HASH_MAX {
+            return Err(StorageError::hash_of_long_range());
+        }
+        let (mut md5, mut crc64) = (Md5::new(), CRC64.digest());
+        let mut at = from;
+        while at < to {
+            let piece = blob.content.read(at, to).await.map_err(|error| StorageError::internal(&error))?;
+            match self {
+                Self::Md5 => md5.update(&piece),
+                Self::Crc64 => crc64.update(&piece),
+            }
+            at += piece.len() as u64;
+        }
+        Ok(match self {
+            Self::Md5 => STANDARD.encode(md5.finalize()),
+            Self::Crc64 => STANDARD.encode(crc64.finalize().to_le_bytes()),
+        })
+    }
 }
 
 /// The headers that every read of a blob has. A SAS may replace some of them.
@@ -217,6 +257,10 @@ fn describe(headers: &mut HeaderMap, blob: &Blob, call: &Call<'_>) {
     headers.insert("x-ms-blob-type", HeaderValue::from_static("BlockBlob"));
     headers.insert("x-ms-server-encrypted", HeaderValue::from_static("true"));
     set(headers, HeaderName::from_static("x-ms-creation-time"), &http_date(blob.created));
+    set(headers, HeaderName::from_static(Tier::HEADER), blob.tier.unwrap_or(Tier::Hot).name());
+    if blob.tier.is_none() {
+        headers.insert("x-ms-access-tier-inferred", HeaderValue::from_static("true"));
+    }
     set_lease(headers);
     set_metadata(headers, &blob.metadata);
 }

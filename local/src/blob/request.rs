@@ -19,6 +19,8 @@ pub(super) const RFC1123: &[BorrowedFormatItem<'_>] =
 
 /// Longest blob name, in characters.
 const BLOB_NAME_MAX: usize = 1024;
+/// Lengths of container names.
+const CONTAINER_NAME_LENGTH: std::ops::RangeInclusive<usize> = 3..=63;
 
 /// What a URL names.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +59,15 @@ impl Target {
         if target.container.is_none() && target.blob.is_some() {
             return Err(StorageError::invalid_name());
         }
-        if target.container.as_ref().is_some_and(|name| !is_container_name(name))
-            || target.blob.as_ref().is_some_and(|name| name.chars().count() > BLOB_NAME_MAX)
+        if let Some(name) = &target.container
+            && !is_container_name(name)
         {
-            return Err(StorageError::invalid_name());
+            let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+            let too_long_or_short = plain && !CONTAINER_NAME_LENGTH.contains(&name.len());
+            return Err(if too_long_or_short { StorageError::name_length() } else { StorageError::invalid_name() });
+        }
+        if target.blob.as_ref().is_some_and(|name| name.chars().count() > BLOB_NAME_MAX) {
+            return Err(StorageError::name_length());
         }
         Ok(target)
     }
@@ -68,8 +75,7 @@ impl Target {
 
 /// 3 to 63 lower-case letters, digits and single hyphens, none of them first or last; or a container with a `$` name.
 pub(crate) fn is_container_name(name: &str) -> bool {
-    let plain = name.len() >= 3
-        && name.len() <= 63
+    let plain = CONTAINER_NAME_LENGTH.contains(&name.len())
         && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
         && !name.starts_with('-')
         && !name.ends_with('-')
@@ -116,14 +122,15 @@ operations! {
     SetContainerMetadata Container "w";
     ListBlobs Listing "l";
     PutBlob Object "cw";
-    PutBlock Object "cw";
-    PutBlockList Object "cw";
+    PutBlock Object "w";
+    PutBlockList Object "w";
     GetBlockList Object "r";
     GetBlob Object "r";
     GetBlobProperties Object "r";
     SetBlobProperties Object "w";
     GetBlobMetadata Object "r";
     SetBlobMetadata Object "w";
+    SetBlobTier Object "w";
     DeleteBlob Object "d";
 }
 
@@ -158,11 +165,16 @@ impl BlobOperation {
             (Some(_), None) => Self::of_container(method, restype, comp),
             (Some(_), Some(_)) => Self::of_blob(method, comp),
         };
-        let operation = operation
-            .ok_or_else(|| StorageError::not_here(&format!("{method} with restype={restype:?} and comp={comp:?}")))?;
+        let operation = operation.ok_or_else(|| match what_is_lacking(comp) {
+            Some(what) => StorageError::not_here(what),
+            None => StorageError::not_here(&format!("{method} with restype={restype:?} and comp={comp:?}")),
+        })?;
         for (name, what) in [
             ("x-ms-copy-source", "copying from a URL"),
             ("x-ms-encryption-key", "customer-provided keys"),
+            ("x-ms-encryption-scope", "encryption scopes"),
+            ("x-ms-immutability-policy-until-date", "immutability policies"),
+            ("x-ms-legal-hold", "legal holds"),
             ("x-ms-tags", "blob index tags"),
             ("x-ms-if-tags", "conditions on blob index tags"),
             ("x-ms-structured-body", "structured message bodies"),
@@ -205,10 +217,30 @@ impl BlobOperation {
             ("PUT", "properties") => Some(Self::SetBlobProperties),
             ("GET" | "HEAD", "metadata") => Some(Self::GetBlobMetadata),
             ("PUT", "metadata") => Some(Self::SetBlobMetadata),
+            ("PUT", "tier") => Some(Self::SetBlobTier),
             ("DELETE", "") => Some(Self::DeleteBlob),
             _ => None,
         }
     }
+}
+
+/// What Azure has under this `comp`, for the text of a refusal.
+fn what_is_lacking(comp: &str) -> Option<&'static str> {
+    Some(match comp {
+        "lease" => "leases",
+        "snapshot" => "snapshots",
+        "acl" => "stored access policies and public access",
+        "batch" => "batches of requests",
+        "tags" | "blobs" => "blob index tags",
+        "page" | "pagelist" | "appendblock" | "seal" | "incrementalcopy" => "page blobs and append blobs",
+        "copy" => "copying from a URL",
+        "query" => "queries over a blob's content",
+        "undelete" | "expiry" => "soft delete and expiry",
+        "immutabilityPolicies" | "legalhold" => "immutability policies and legal holds",
+        "userdelegationkey" => "user delegation keys",
+        "properties" | "stats" => "properties and statistics of the service",
+        _ => return None,
+    })
 }
 
 /// A header as text.
@@ -263,6 +295,36 @@ impl Properties {
             cache_control: or(own.cache_control, "cache-control")?,
             ..own
         })
+    }
+}
+
+/// How soon a blob's bytes are at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tier {
+    Hot,
+    Cool,
+    Cold,
+    /// Not at all, until the tier is changed.
+    Archive,
+}
+
+impl Tier {
+    pub(super) const HEADER: &str = "x-ms-access-tier";
+
+    /// The header of a write, if it is there.
+    pub(super) fn parse(headers: &HeaderMap) -> Result<Option<Self>, StorageError> {
+        let Some(name) = text(headers, Self::HEADER)? else { return Ok(None) };
+        let known = [Self::Hot, Self::Cool, Self::Cold, Self::Archive].into_iter().find(|tier| tier.name() == name);
+        known.map(Some).ok_or_else(|| StorageError::invalid_header(Self::HEADER, "is not Hot, Cool, Cold or Archive"))
+    }
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Hot => "Hot",
+            Self::Cool => "Cool",
+            Self::Cold => "Cold",
+            Self::Archive => "Archive",
+        }
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::{
     fs::File,
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -26,14 +26,14 @@ const PIECE: usize = 512 << 10;
 pub(super) struct Spool {
     resident: Arc<AtomicU64>,
     resident_max: u64,
-    current: Mutex<Option<(Arc<Mutex<File>>, u64)>>,
+    current: Mutex<Option<(Arc<File>, u64)>>,
 }
 
 /// Some bytes.
 #[derive(Debug)]
 pub(super) enum Chunk {
     Memory { bytes: Bytes, lease: Lease },
-    File { file: Arc<Mutex<File>>, offset: u64, len: u64 },
+    File { file: Arc<File>, offset: u64, len: u64 },
 }
 
 /// A part of the memory budget.
@@ -88,11 +88,11 @@ impl Spool {
         (taken + len <= self.resident_max).then_some(lease)
     }
 
-    fn reserve(&self, len: u64) -> io::Result<(Arc<Mutex<File>>, u64)> {
+    fn reserve(&self, len: u64) -> io::Result<(Arc<File>, u64)> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, offset) = match current.take() {
             Some((file, end)) if end < FILE_FULL => (file, end),
-            _ => (Arc::new(Mutex::new(tempfile::tempfile()?)), 0),
+            _ => (Arc::new(tempfile::tempfile()?), 0),
         };
         *current = Some((Arc::clone(&file), offset + len));
         Ok((file, offset))
@@ -109,7 +109,7 @@ pub(super) struct ChunkWriter {
 #[derive(Debug)]
 enum Place {
     Memory { bytes: BytesMut, lease: Lease },
-    File { file: Arc<Mutex<File>>, offset: u64, written: u64, pending: BytesMut },
+    File { file: Arc<File>, offset: u64, written: u64, pending: BytesMut },
 }
 
 impl ChunkWriter {
@@ -182,9 +182,7 @@ impl Chunk {
                 let (file, at) = (Arc::clone(file), offset + from);
                 spawn_blocking(move || {
                     let mut piece = vec![0; len];
-                    let mut file = lock(&file);
-                    file.seek(SeekFrom::Start(at))?;
-                    file.read_exact(&mut piece)?;
+                    place::read_exact_at(&file, &mut piece, at)?;
                     Ok(Bytes::from(piece))
                 })
                 .await
@@ -194,19 +192,54 @@ impl Chunk {
     }
 }
 
-async fn write_at(file: &Arc<Mutex<File>>, at: u64, bytes: Bytes) -> io::Result<u64> {
+async fn write_at(file: &Arc<File>, at: u64, bytes: Bytes) -> io::Result<u64> {
     let file = Arc::clone(file);
     spawn_blocking(move || {
-        let mut file = lock(&file);
-        file.seek(SeekFrom::Start(at))?;
-        file.write_all(&bytes)?;
+        place::write_all_at(&file, &bytes, at)?;
         Ok(bytes.len() as u64)
     })
     .await
     .map_err(io::Error::other)?
 }
 
-fn lock(file: &Mutex<File>) -> MutexGuard<'_, File> {
-    // Every use seeks first, so a panic elsewhere leaves nothing to repair.
-    file.lock().unwrap_or_else(PoisonError::into_inner)
+/// Reads and writes at a place of a file that several share.
+#[cfg(unix)]
+mod place {
+    use std::{fs::File, io, os::unix::fs::FileExt as _};
+
+    pub(super) fn read_exact_at(file: &File, piece: &mut [u8], at: u64) -> io::Result<()> {
+        file.read_exact_at(piece, at)
+    }
+
+    pub(super) fn write_all_at(file: &File, piece: &[u8], at: u64) -> io::Result<()> {
+        file.write_all_at(piece, at)
+    }
+}
+
+/// Reads and writes at a place of a file that several share.
+#[cfg(windows)]
+mod place {
+    use std::{fs::File, io, os::windows::fs::FileExt as _};
+
+    pub(super) fn read_exact_at(file: &File, mut piece: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !piece.is_empty() {
+            match file.seek_read(piece, at)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => {
+                    at += read as u64;
+                    piece = piece.split_at_mut(read).1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn write_all_at(file: &File, mut piece: &[u8], mut at: u64) -> io::Result<()> {
+        while !piece.is_empty() {
+            let written = file.seek_write(piece, at)?;
+            at += written as u64;
+            piece = piece.split_at(written).1;
+        }
+        Ok(())
+    }
 }

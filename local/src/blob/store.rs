@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
+    time::Duration,
 };
 
 use time::OffsetDateTime;
@@ -12,17 +13,22 @@ use time::OffsetDateTime;
 use super::{
     block_list::{BlockId, Sizes, Source},
     error::StorageError,
-    request::{Conditions, Metadata, Properties, Version},
+    request::{Conditions, Metadata, Properties, Tier, Version},
     spool::Chunk,
 };
 
 /// Most blocks of a blob that wait for a commit.
 const UNCOMMITTED_MAX: usize = 100_000;
 
+/// How long the name of a deleted container stays taken ("Delete Container": at least 30 seconds).
+const DELETING: Duration = Duration::from_secs(30);
+
 /// All containers of the account.
 #[derive(Debug, Default)]
 pub(super) struct Containers {
     containers: BTreeMap<String, Container>,
+    /// Names that are not free again yet, and until when.
+    deleting: HashMap<String, OffsetDateTime>,
     /// Grows with each write, so that no two versions share an ETag.
     last_etag: u64,
 }
@@ -62,6 +68,8 @@ pub(super) struct Blob {
     pub(super) created: OffsetDateTime,
     pub(super) properties: Properties,
     pub(super) metadata: Metadata,
+    /// `None` while nobody has set it: then it is the account's.
+    pub(super) tier: Option<Tier>,
     pub(super) content: Content,
     blocks: Arc<Vec<(BlockId, Arc<Chunk>)>>,
 }
@@ -102,6 +110,7 @@ impl Content {
 pub(super) struct Commit {
     pub(super) properties: Properties,
     pub(super) metadata: Metadata,
+    pub(super) tier: Option<Tier>,
     pub(super) conditions: Conditions,
     /// False when the credential may create but not overwrite.
     pub(super) may_overwrite: bool,
@@ -157,15 +166,31 @@ impl Containers {
         if self.containers.contains_key(name) {
             return Err(StorageError::container_exists());
         }
+        self.deleting.retain(|_, until| *until > now);
+        if self.deleting.contains_key(name) {
+            return Err(StorageError::container_being_deleted());
+        }
         let version = self.version(now);
         let container = Container { version: version.clone(), metadata, slots: BTreeMap::new() };
         self.containers.insert(name.to_owned(), container);
         Ok(version)
     }
 
-    pub(super) fn delete(&mut self, name: &str, conditions: &Conditions) -> Result<(), StorageError> {
+    /// Gives the name of a deleted container free before its time: nobody waits for a name here but clients.
+    pub(super) fn free(&mut self, name: &str) {
+        self.deleting.remove(name);
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        name: &str,
+        conditions: &Conditions,
+        now: OffsetDateTime,
+    ) -> Result<(), StorageError> {
         conditions.check_change(&self.container(name)?.version)?;
         self.containers.remove(name);
+        self.deleting.retain(|_, until| *until > now);
+        self.deleting.insert(name.to_owned(), now + DELETING);
         Ok(())
     }
 
@@ -225,7 +250,7 @@ impl Containers {
         let existing = self.container(container)?.slots.get(name).and_then(|slot| slot.committed.as_ref());
         commit.conditions.check_write(existing.map(|blob| &blob.version))?;
         if existing.is_some() && !commit.may_overwrite {
-            return Err(crate::keys::StorageRefusal::PermissionMismatch.into());
+            return Err(StorageError::unauthorized_overwrite());
         }
         Ok(())
     }
@@ -311,6 +336,7 @@ impl Containers {
             created,
             properties: commit.properties,
             metadata: commit.metadata,
+            tier: commit.tier,
             content,
             blocks: Arc::new(blocks),
         }));
@@ -349,6 +375,14 @@ impl Containers {
         let slot = self.container_mut(container)?.slots.entry(name.to_owned()).or_default();
         slot.committed = Some(Arc::new(blob));
         Ok(version)
+    }
+
+    /// Set Blob Tier: the version stays.
+    pub(super) fn set_tier(&mut self, container: &str, name: &str, tier: Tier) -> Result<(), StorageError> {
+        let blob = self.blob(container, name)?;
+        let slot = self.container_mut(container)?.slots.entry(name.to_owned()).or_default();
+        slot.committed = Some(Arc::new(Blob { tier: Some(tier), ..Blob::clone(&blob) }));
+        Ok(())
     }
 
     /// Deletes a committed blob, and what was staged under its name.

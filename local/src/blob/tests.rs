@@ -1,12 +1,18 @@
 //! Over HTTP, as clients come.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use time::OffsetDateTime;
 
-use crate::Local;
+use crate::{Builder, Local};
 
 const HOUR: i64 = 3600;
 
@@ -18,7 +24,11 @@ struct Client {
 }
 
 async fn client() -> Client {
-    let local = Local::builder().start().await.unwrap();
+    client_of(Local::builder()).await
+}
+
+async fn client_of(local: Builder) -> Client {
+    let local = local.start().await.unwrap();
     let base = format!("http://127.0.0.1:{}/devstoreaccount1", local.ports().blob);
     let sas = local.keys().account_sas("rwdlac", now() + HOUR);
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -166,10 +176,84 @@ async fn a_container_is_made_once_and_deleted_once() {
     }
     let put = client.ask(Method::PUT, "other/blob").header("x-ms-blob-type", "BlockBlob").body("x").send();
     assert_eq!(refusal(put.await.unwrap()).await, (404, "ContainerNotFound".to_owned()));
-    for name in ["Upper", "a", "two--hyphens", "-first"] {
+    for (name, code) in [
+        ("Upper", "InvalidResourceName"),
+        ("two--hyphens", "InvalidResourceName"),
+        ("-first", "InvalidResourceName"),
+        ("ab", "OutOfRangeInput"),
+    ] {
         let made = client.ask(Method::PUT, &format!("{name}?restype=container")).send().await.unwrap();
-        assert_eq!(refusal(made).await, (400, "InvalidResourceName".to_owned()), "{name}");
+        assert_eq!(refusal(made).await, (400, code.to_owned()), "{name}");
     }
+    let public = client.ask(Method::PUT, "open?restype=container").header("x-ms-blob-public-access", "blob");
+    assert_eq!(refusal(public.send().await.unwrap()).await, (409, "PublicAccessNotPermitted".to_owned()));
+}
+
+#[tokio::test]
+async fn the_name_of_a_deleted_container_is_free_after_30_seconds() {
+    let began = OffsetDateTime::now_utc();
+    let clock = Arc::new(AtomicI64::new(0));
+    let later = Arc::clone(&clock);
+    let moved = move || began + time::Duration::seconds(later.load(Ordering::Relaxed));
+    let client = client_of(Local::builder().now(moved)).await;
+    let container = |method| client.ask(method, "batchtoprocess?restype=container").send();
+    assert_eq!(container(Method::DELETE).await.unwrap().status(), 202);
+    for after in [0, 29] {
+        clock.store(after, Ordering::Relaxed);
+        assert_eq!(
+            refusal(container(Method::PUT).await.unwrap()).await,
+            (409, "ContainerBeingDeleted".to_owned()),
+            "after {after} s"
+        );
+        assert_eq!(refusal(container(Method::HEAD).await.unwrap()).await, (404, "ContainerNotFound".to_owned()));
+    }
+    clock.store(30, Ordering::Relaxed);
+    assert_eq!(container(Method::PUT).await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn a_blob_in_the_archive_is_known_and_not_read_until_its_tier_changes() {
+    let client = client().await;
+    let put = client.ask(Method::PUT, "batchtoprocess/b").header("x-ms-blob-type", "BlockBlob");
+    let put = put.header("x-ms-access-tier", "Archive").body("x").send().await.unwrap();
+    let etag = header(&put, "etag").to_owned();
+    let archived = (409, "BlobArchived".to_owned());
+    assert_eq!(refusal(client.get("b").await).await, archived);
+    let head = client.ask(Method::HEAD, "batchtoprocess/b").send().await.unwrap();
+    assert_eq!((head.status().as_u16(), header(&head, "x-ms-access-tier")), (200, "Archive"));
+    assert!(client.list("").await.contains("<AccessTier>Archive</AccessTier>"));
+    let set = async |tier: &str| {
+        let set = client.ask(Method::PUT, "batchtoprocess/b?comp=tier").header("x-ms-access-tier", tier);
+        set.header("content-length", "0").send().await.unwrap()
+    };
+    assert_eq!(refusal(set("Warm").await).await, (400, "InvalidHeaderValue".to_owned()));
+    assert_eq!(set("Cold").await.status(), 200);
+    let got = client.get("b").await;
+    assert_eq!((header(&got, "x-ms-access-tier"), header(&got, "etag")), ("Cold", etag.as_str()));
+    assert_eq!(header(&got, "x-ms-access-tier-inferred"), "");
+    client.put("plain", "x").await;
+    assert_eq!(header(&client.get("plain").await, "x-ms-access-tier-inferred"), "true");
+}
+
+#[tokio::test]
+async fn a_range_comes_with_the_hash_that_was_asked_for() {
+    let client = client().await;
+    client.put("b", large(5 << 20)).await;
+    let ask = async |range: &str, md5: &str, crc64: &str| {
+        let ask = client.ask(Method::GET, "batchtoprocess/b").header("x-ms-range-get-content-md5", md5);
+        let ask = ask.header("x-ms-range-get-content-crc64", crc64);
+        let ask = if range.is_empty() { ask } else { ask.header("range", range) };
+        ask.send().await.unwrap()
+    };
+    let crc64 = ask("bytes=10-99", "false", "true").await;
+    let expected = super::write::CRC64.checksum(&large(100)[10..]).to_le_bytes();
+    assert_eq!(header(&crc64, "x-ms-content-crc64"), STANDARD.encode(expected));
+    let wrong = (400, "InvalidHeaderValue".to_owned());
+    assert_eq!(refusal(ask("bytes=10-99", "true", "true").await).await, wrong);
+    assert_eq!(refusal(ask("", "true", "false").await).await, wrong);
+    let long = refusal(ask("bytes=0-4194304", "true", "false").await).await;
+    assert_eq!(long, (400, "OutOfRangeInput".to_owned()));
+    assert_eq!(ask("bytes=0-4194303", "true", "false").await.status(), 206);
 }
 
 #[tokio::test]
@@ -515,6 +599,7 @@ async fn each_operation_needs_its_right() {
         ("l", Method::GET, "batchtoprocess?restype=container&comp=list"),
         ("w", Method::PUT, "batchtoprocess/b?comp=metadata"),
         ("w", Method::PUT, "batchtoprocess/b?comp=properties"),
+        ("w", Method::PUT, "batchtoprocess/b?comp=tier"),
         ("w", Method::PUT, "batchtoprocess/b?comp=block&blockid=YQ%3D%3D"),
         ("w", Method::PUT, "batchtoprocess/b"),
         ("d", Method::DELETE, "batchtoprocess/b"),
@@ -522,7 +607,7 @@ async fn each_operation_needs_its_right() {
         let ask = async |rights: &str| {
             let sas = client.local.keys().service_sas("batchtoprocess", None, rights, now() + HOUR);
             let ask = client.with(&sas, method.clone(), path).header("x-ms-blob-type", "BlockBlob");
-            ask.header("content-length", "0").send().await.unwrap()
+            ask.header("x-ms-access-tier", "Hot").header("content-length", "0").send().await.unwrap()
         };
         let others: String = "rwdl".chars().filter(|other| !right.contains(*other)).collect();
         assert_eq!(refusal(ask(&others).await).await, denied, "{method} {path} with {others}");
@@ -540,7 +625,12 @@ async fn a_sas_that_may_create_may_not_overwrite() {
         put.body("x").send().await.unwrap()
     };
     assert_eq!(put().await.status(), 201);
-    assert_eq!(refusal(put().await).await, (403, "AuthorizationPermissionMismatch".to_owned()));
+    assert_eq!(refusal(put().await).await, (403, "UnauthorizedBlobOverwrite".to_owned()));
+    // "Create an account SAS": blocks need `w`, even for a blob that is not there yet.
+    for path in ["batchtoprocess/new?comp=block&blockid=YQ%3D%3D", "batchtoprocess/new?comp=blocklist"] {
+        let put = client.with(&sas, Method::PUT, path).body("<BlockList/>").send().await.unwrap();
+        assert_eq!(refusal(put).await, (403, "AuthorizationPermissionMismatch".to_owned()), "{path}");
+    }
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use super::{
     BlobService, Call, Version, bare,
     block_list::{self, BlockId},
     error::StorageError,
-    request::{Conditions, Properties, metadata, text},
+    request::{Conditions, Properties, Tier, metadata, text},
     set,
     spool::Chunk,
     store::Commit,
@@ -26,7 +26,7 @@ const BODY_MAX: u64 = 5_000 << 20;
 const BLOCK_LIST_MAX: u64 = 16 << 20;
 
 /// Azure's CRC-64: polynomial 0x9A6C9329AC4BC9B5 reflected, as NVMe has it.
-static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&crc::CRC_64_NVME);
+pub(super) static CRC64: Crc<u64, Table<16>> = Crc::<u64, Table<16>>::new(&crc::CRC_64_NVME);
 
 /// What a body is checked against, if the client sent it.
 struct Expected {
@@ -104,12 +104,16 @@ fn set_hashes(headers: &mut HeaderMap, (md5, crc64): (Option<String>, Option<Str
 
 impl BlobService {
     pub(super) fn make_container(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
+        // As accounts are made today: "Remediate anonymous read access to blob data".
+        if call.headers.contains_key("x-ms-blob-public-access") {
+            return Err(StorageError::public_access_not_permitted());
+        }
         let version = self.containers().create(call.container(), metadata(call.headers)?, (self.now)())?;
         Ok(bare(StatusCode::CREATED, Some(&version)))
     }
 
     pub(super) fn delete_container(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
-        self.containers().delete(call.container(), &Conditions::parse(call.headers)?)?;
+        self.containers().delete(call.container(), &Conditions::parse(call.headers)?, (self.now)())?;
         Ok(bare(StatusCode::ACCEPTED, None))
     }
 
@@ -130,6 +134,7 @@ impl BlobService {
         let mut commit = Commit {
             properties: Properties::parse_with_http_headers(call.headers)?,
             metadata: metadata(call.headers)?,
+            tier: Tier::parse(call.headers)?,
             conditions: Conditions::parse(call.headers)?,
             may_overwrite: call.access.may("w"),
         };
@@ -173,6 +178,7 @@ impl BlobService {
         let commit = Commit {
             properties: Properties::parse(call.headers)?,
             metadata: metadata(call.headers)?,
+            tier: Tier::parse(call.headers)?,
             conditions: Conditions::parse(call.headers)?,
             may_overwrite: call.access.may("w"),
         };
@@ -195,6 +201,13 @@ impl BlobService {
     pub(super) fn set_metadata(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
         let metadata = metadata(call.headers)?;
         self.change(call, |blob| blob.metadata = metadata)
+    }
+
+    /// A blob comes back from the archive at once, so this never answers that it is on its way.
+    pub(super) fn set_tier(&self, call: &Call<'_>) -> Result<Response<Body>, StorageError> {
+        let tier = Tier::parse(call.headers)?.ok_or_else(|| StorageError::missing_header(Tier::HEADER))?;
+        self.containers().set_tier(call.container(), call.blob(), tier)?;
+        Ok(bare(StatusCode::OK, None))
     }
 
     fn change(

@@ -247,6 +247,11 @@ impl Keys {
         if Date::parse(version, DATE_FORMAT).is_err() || version < OLDEST {
             return Err(AuthenticationFailed("sv is missing or older than 2015-04-05"));
         }
+        if query.get("skoid").is_some() {
+            return Err(AuthenticationFailed(
+                "the SAS is signed with a user delegation key; only account keys are known here",
+            ));
+        }
         if request.account != self.account {
             return Err(AuthenticationFailed("the SAS is for another account"));
         }
