@@ -398,6 +398,13 @@ pub(crate) fn python() -> PathBuf {
         .expect("WAYBILL_TEST_PYTHON is not set: run `cargo xtask test`, which sets up Microsoft's SDKs")
 }
 
+/// A folder whose `node_modules` holds Microsoft's JavaScript SDKs and Azurite.
+pub(crate) fn node_packages() -> PathBuf {
+    std::env::var_os("WAYBILL_TEST_NODE")
+        .map(PathBuf::from)
+        .expect("WAYBILL_TEST_NODE is not set: run `cargo xtask test`, which sets up Microsoft's SDKs")
+}
+
 /// The folder of this crate.
 pub(crate) fn here() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
