@@ -1,6 +1,11 @@
-//! Which format a file has and how it is packed: `contentType`, `contentEncoding` and file suffixes.
+//! Which format a file has and how it is packed: `contentType`, what `properties` add to it, `contentEncoding` and file
+//! suffixes.
+
+use serde_json::value::RawValue;
 
 use crate::Reason;
+use crate::metadata::as_object;
+use crate::object::RawObject;
 use crate::quote::quote;
 
 /// Which of the five formats.
@@ -37,6 +42,10 @@ pub struct Media {
     pub charset: Option<String>,
     /// For CSV.
     pub header: HeaderRow,
+    /// For CSV: what is between fields, an ASCII character.
+    pub delimiter: u8,
+    /// For XML: the local name of the elements that are rows; `None`: the children of the document's element.
+    pub row: Option<String>,
 }
 
 /// How the blob's bytes are packed.
@@ -108,13 +117,26 @@ impl Format {
 }
 
 impl Media {
-    /// Reads a media type with its parameters (RFC 9110, section 8.3.1), in any case. Parameters other than `charset`
-    /// and, for CSV, `header` mean nothing to us and are passed over; of a repeated one the first counts.
+    /// A format without parameters.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self { format, charset: None, header: HeaderRow::Present, delimiter: COMMA, row: None }
+    }
+
+    /// Reads a media type with its parameters (RFC 9110, section 8.3.1), in any case. Parameters other than `charset`, for
+    /// CSV `header` and `delimiter`, and for XML `row` mean nothing to us and are passed over; of a repeated one the first
+    /// counts.
     ///
     /// # Errors
-    /// `unknown-content-type` when the type is none of ours or the text is no media type; `unsupported-format` when
-    /// `header` is neither `present` nor `absent`.
+    /// `unknown-content-type` when the type is none of ours or the text is no media type; `unsupported-format` when a
+    /// parameter has a value that it cannot have.
     pub fn parse(text: &str) -> Result<Self, MediaError> {
+        Self::with_properties(text, None)
+    }
+
+    /// As [`Media::parse`]; what no parameter says is looked for in a message's `properties`: `charset`, `csv.header`,
+    /// `csv.delimiter`, `xml.row`. There everything but a text counts as absent.
+    pub(crate) fn with_properties(text: &str, properties: Option<&RawValue>) -> Result<Self, MediaError> {
         let (name, mut rest) = text.split_once(';').unwrap_or((text, ""));
         let name = name.trim().to_ascii_lowercase();
         let format = Format::from_media_type(&name).ok_or_else(|| MediaError {
@@ -125,7 +147,7 @@ impl Media {
                 quote(text)
             ),
         })?;
-        let (mut charset, mut header) = (None, None);
+        let (mut charset, mut header, mut delimiter, mut row) = (None, None, None, None);
         while !rest.trim().is_empty() {
             let (parameter, after) = next_parameter(rest).ok_or_else(|| MediaError {
                 reason: Reason::UnknownContentType,
@@ -135,20 +157,48 @@ impl Media {
             match parameter.name.as_str() {
                 "charset" => charset = charset.or(Some(parameter.value)),
                 "header" if format == Format::Csv => header = header.or(Some(parameter.value)),
+                "delimiter" if format == Format::Csv => delimiter = delimiter.or(Some(parameter.value)),
+                "row" if format == Format::Xml => row = row.or(Some(parameter.value)),
                 _ => {}
             }
         }
-        let header = match header.as_deref() {
+        let is_said = |value: &String| !value.trim().is_empty();
+        if let Some(properties) = properties.and_then(as_object) {
+            let part = |name: &str| properties.get(name).and_then(as_object);
+            charset = charset.filter(is_said).or_else(|| text_of(&properties, "charset"));
+            if let Some(csv) = part("csv").filter(|_| format == Format::Csv) {
+                header = header.or_else(|| text_of(&csv, "header"));
+                delimiter = delimiter.or_else(|| text_of(&csv, "delimiter"));
+            }
+            if let Some(xml) = part("xml").filter(|_| format == Format::Xml) {
+                row = row.or_else(|| text_of(&xml, "row"));
+            }
+        }
+        let unsupported = |problem: String| {
+            Err(MediaError { reason: Reason::UnsupportedFormat, text: format!("{problem} of {}", quote(text)) })
+        };
+        let header = match header.map(|header| header.trim().to_ascii_lowercase()).as_deref() {
             None | Some("present") => HeaderRow::Present,
             Some("absent") => HeaderRow::Absent,
-            Some(_) => {
-                return Err(MediaError {
-                    reason: Reason::UnsupportedFormat,
-                    text: format!("contentType {}: header must be present or absent", quote(text)),
-                });
+            Some(other) => {
+                return unsupported(format!(
+                    "header {} is neither present nor absent, in contentType or properties",
+                    quote(other)
+                ));
             }
         };
-        Ok(Self { format, charset: charset.filter(|charset| !charset.is_empty()), header })
+        let delimiter = match delimiter.as_deref().map(delimiter_of) {
+            None => COMMA,
+            Some(Some(delimiter)) => delimiter,
+            Some(None) => {
+                return unsupported(
+                    "delimiter must be one ASCII character or comma, semicolon, tab or pipe, in contentType or properties".to_owned(),
+                );
+            }
+        };
+        let charset = charset.filter(is_said).map(|charset| charset.trim().to_ascii_lowercase());
+        let row = row.filter(is_said).map(|row| row.trim().to_owned());
+        Ok(Self { format, charset, header, delimiter, row })
     }
 }
 
@@ -167,7 +217,28 @@ impl Encoding {
     }
 }
 
-/// Both in lower case.
+const COMMA: u8 = b',';
+
+fn text_of(object: &RawObject, name: &str) -> Option<String> {
+    object.get(name).and_then(|value| serde_json::from_str(value.get()).ok())
+}
+
+fn delimiter_of(text: &str) -> Option<u8> {
+    match text.trim_matches(' ').to_ascii_lowercase().as_str() {
+        "comma" => Some(COMMA),
+        "semicolon" => Some(b';'),
+        "tab" => Some(b'\t'),
+        "pipe" => Some(b'|'),
+        other => match other.as_bytes() {
+            [byte] if byte.is_ascii() && !byte.is_ascii_alphanumeric() && !matches!(byte, b'"' | b'\r' | b'\n') => {
+                Some(*byte)
+            }
+            _ => None,
+        },
+    }
+}
+
+/// The name in lower case, the value as it is.
 struct Parameter {
     name: String,
     value: String,
@@ -201,7 +272,7 @@ fn next_parameter(text: &str) -> Option<(Parameter, &str)> {
     }
     let lower = |text: String| text.trim().to_ascii_lowercase();
     let parameter = match name {
-        Some(name) => Parameter { name: lower(name), value: lower(value) },
+        Some(name) => Parameter { name: lower(name), value },
         None => Parameter { name: lower(value), value: String::new() },
     };
     Some((parameter, after))

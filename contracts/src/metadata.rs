@@ -197,12 +197,12 @@ impl Metadata {
         Ok(())
     }
 
-    /// The format and its parameters.
+    /// The format and its parameters, from `contentType`, and what those do not say from `properties`.
     ///
     /// # Errors
     /// `unknown-content-type`, or `unsupported-format` for a parameter that we cannot follow.
     pub fn media(&self) -> Result<Media, MediaError> {
-        Media::parse(&self.content_type)
+        Media::with_properties(&self.content_type, self.properties.as_deref())
     }
 
     /// The packing that the message names; `None` when it does not say (the suffix and the magic bytes decide).
@@ -262,7 +262,7 @@ fn is_null(value: &RawValue) -> bool {
     value.get() == "null"
 }
 
-fn as_object(value: &RawValue) -> Option<RawObject> {
+pub(crate) fn as_object(value: &RawValue) -> Option<RawObject> {
     serde_json::from_str(value.get()).ok()
 }
 

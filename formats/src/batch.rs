@@ -8,8 +8,8 @@ use std::{mem, str};
 use bytes::Bytes;
 
 use crate::{
-    DecodeOptions,
-    row::{BadRow, Layout, RowBatch, RowSpan},
+    Charset, DecodeOptions,
+    row::{BadRow, Layout, Place, RowBatch, RowSpan},
 };
 
 /// How much of a bad row is kept.
@@ -33,16 +33,28 @@ pub(crate) struct Growing {
     bad: Vec<BadRow>,
     first_row: u64,
     next_row: u64,
-    /// Plain bytes of the file that were written to `text`, ever.
+    /// Bytes that were written to `text`, ever.
     written: u64,
-    /// Where `text` begins in the file's plain bytes.
+    /// Where `text` begins among those.
     base: u64,
+    /// For a file in another charset than UTF-8.
+    transcoded: Option<Transcoded>,
     /// A row that is over the limit and is being skipped.
     long: Option<LongRow>,
     /// The next row does not fit.
     full: bool,
     /// How large the batch before was: text, rows.
     before: (usize, usize),
+}
+
+/// Where the text's places lie in a file of another charset.
+#[derive(Debug)]
+struct Transcoded {
+    charset: Charset,
+    /// Where `begin` lies.
+    begin: u64,
+    /// Where the batch's good rows begin.
+    rows: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -65,6 +77,7 @@ impl Growing {
             next_row: 1,
             written: 0,
             base: 0,
+            transcoded: None,
             long: None,
             full: false,
             before: (0, 0),
@@ -105,14 +118,41 @@ impl Growing {
         self.next_row
     }
 
-    /// Where the row that is being read begins, in the file's plain bytes.
-    pub(crate) fn offset(&self) -> u64 {
-        self.long.as_ref().map_or(self.base + self.begin as u64, |long| long.offset)
+    /// Says that the text is not the file's bytes, but what they became. To be said before there is any.
+    pub(crate) fn is_transcoded(&mut self, charset: Charset) {
+        self.text.clear();
+        self.written = 0;
+        self.transcoded = Some(Transcoded { charset, begin: 0, rows: Vec::new() });
     }
 
-    /// Plain bytes of the file so far.
-    pub(crate) fn written(&self) -> u64 {
-        self.written
+    /// Where the row that is being read begins, in the file's plain bytes.
+    pub(crate) fn offset(&self) -> u64 {
+        self.long.as_ref().map_or(self.offset_of(self.begin), |long| long.offset)
+    }
+
+    /// Where a place of the text at or after `begin` lies in the file's plain bytes.
+    pub(crate) fn offset_of(&self, at: usize) -> u64 {
+        match &self.transcoded {
+            None => self.base + at as u64,
+            Some(there) => there.begin + there.charset.bytes_of(&self.text[self.begin..at]),
+        }
+    }
+
+    /// Says that there is no character at a place (0-based, in the row).
+    pub(crate) fn no_character(&self, at: usize) -> String {
+        match &self.transcoded {
+            None => format!("not UTF-8 at byte {at} of the row"),
+            Some(there) => format!("no character of {} at byte {at} of the row (as UTF-8)", there.charset),
+        }
+    }
+
+    /// Goes on at `next`.
+    fn begin_at(&mut self, next: usize) {
+        if self.transcoded.is_some() {
+            let offset = self.offset_of(next);
+            self.transcoded.iter_mut().for_each(|there| there.begin = offset);
+        }
+        self.begin = next;
     }
 
     /// Makes room for more bytes; `expected` is a guess at how many will come at once. Returns whether the text moved,
@@ -152,7 +192,7 @@ impl Growing {
 
     /// Passes over bytes that are no row.
     pub(crate) fn pass(&mut self, next: usize) {
-        self.begin = next;
+        self.begin_at(next);
     }
 
     /// Adds the row `begin..end`; `fields` is where its fields begin in the framer's table.
@@ -168,20 +208,25 @@ impl Growing {
             fields: place(fields),
             number: place((self.next_row - self.first_row) as usize),
         });
+        if let Some(there) = &mut self.transcoded {
+            there.rows.push(there.begin);
+        }
         self.next_row += 1;
-        self.begin = next;
+        self.begin_at(next);
     }
 
     /// Adds the row `begin..end` as a bad one.
     pub(crate) fn bad(&mut self, end: usize, next: usize, problem: String) {
+        let (offset, offset_after) = (self.offset(), self.offset_of(next));
         let row = &mut self.text[self.begin..end];
         let bytes = Bytes::copy_from_slice(&row[..row.len().min(BAD_BYTES_MAX)]);
         if str::from_utf8(row).is_err() {
             // The text becomes a `str`; nobody reads this part of it.
             row.fill(b' ');
         }
-        self.add_bad(self.offset(), problem, bytes);
+        self.add_bad(offset, problem, bytes);
         self.begin = next;
+        self.transcoded.iter_mut().for_each(|there| there.begin = offset_after);
     }
 
     /// Adds the over-long row `begin..end`, all of which is here.
@@ -202,12 +247,13 @@ impl Growing {
     }
 
     fn drop_long(&mut self, at: usize) -> usize {
-        let offset = self.offset();
+        let (offset, offset_after) = (self.offset(), self.offset_of(at));
         let part = &self.text[self.begin..at];
         let long = self.long.get_or_insert_with(|| LongRow { offset, head: Vec::new() });
         let room = BAD_BYTES_MAX - long.head.len();
         long.head.extend_from_slice(&part[..part.len().min(room)]);
         let dropped = part.len();
+        self.transcoded.iter_mut().for_each(|there| there.begin = offset_after);
         self.text.drain(self.begin..at);
         if self.is_empty() {
             self.base = self.written - self.text.len() as u64;
@@ -242,7 +288,8 @@ impl Growing {
     pub(crate) fn held(&self) -> usize {
         let long = self.long.as_ref().map_or(0, |long| long.head.capacity());
         let bad: usize = self.bad.iter().map(|bad| size_of::<BadRow>() + bad.problem.len() + bad.bytes.len()).sum();
-        self.text.capacity() + self.rows.capacity() * size_of::<RowSpan>() + long + bad
+        let places = self.transcoded.as_ref().map_or(0, |there| there.rows.capacity() * size_of::<u64>());
+        self.text.capacity() + self.rows.capacity() * size_of::<RowSpan>() + places + long + bad
     }
 
     /// Hands the batch out and goes on with the bytes after `begin`.
@@ -255,8 +302,12 @@ impl Growing {
         shrink(&mut text);
         shrink(&mut rows);
         let text = String::from_utf8(text).expect("every row was checked, and what is between rows is ASCII");
+        let place = match &mut self.transcoded {
+            None => Place::From(self.base),
+            Some(there) => Place::Each(mem::take(&mut there.rows)),
+        };
         let batch =
-            RowBatch::new(text, layout, rows, mem::take(&mut self.bad), self.base, self.first_row, self.next_row - 1);
+            RowBatch::new(text, layout, rows, mem::take(&mut self.bad), place, self.first_row, self.next_row - 1);
         self.base = self.written - self.text.len() as u64;
         self.begin = 0;
         self.first_begin = 0;

@@ -250,7 +250,7 @@ impl Csv {
         let Scan::Row { end, next } = scan else {
             if last {
                 let problem = "the file ends within quotes; it was cut off, or this row or one after it lacks a quote";
-                return Err(Broken { reason: Reason::TruncatedFile, problem: problem.to_owned() });
+                return Err(Broken::at_row(Reason::TruncatedFile, problem));
             }
             if is_long {
                 self.at -= batch.skip_part(self.at);
@@ -283,7 +283,9 @@ impl Csv {
             batch.pass(next);
         } else if !batch.fits(next) {
             return Ok(false);
-        } else if let Some(problem) = self.problem(&batch.text[batch.begin..end], batch.begin, columns.len()) {
+        } else if let Some(problem) =
+            self.problem(&batch.text[batch.begin..end], batch.begin, columns.len(), |at| batch.no_character(at))
+        {
             batch.bad(end, next, problem);
         } else {
             let row_ends = self.row_ends;
@@ -391,7 +393,13 @@ impl Csv {
     }
 
     /// What is wrong with the row.
-    fn problem(&self, row: &[u8], begin: usize, columns: usize) -> Option<String> {
+    fn problem(
+        &self,
+        row: &[u8],
+        begin: usize,
+        columns: usize,
+        no_character: impl FnOnce(usize) -> String,
+    ) -> Option<String> {
         if let Some(stray) = self.stray {
             return Some(format!(
                 "text after a closing quote at byte {} of the row; a quote within quotes is written twice",
@@ -402,7 +410,7 @@ impl Csv {
             let (s, verb) = if self.fields == 1 { ("", "is") } else { ("s", "are") };
             return Some(format!("there {verb} {} field{s} where the file has {columns} columns", self.fields));
         }
-        find::not_utf8(row).map(|at| format!("not UTF-8 at byte {at} of the row"))
+        find::not_utf8(row).map(no_character)
     }
 
     fn header(&self, text: &[u8], begin: usize, end: usize) -> Result<Columns, Broken> {
@@ -415,7 +423,7 @@ impl Csv {
             return Err(in_header(problem));
         }
         let Ok(text) = str::from_utf8(&text[..end]) else {
-            return Err(in_header("there are bytes that are not UTF-8".to_owned()));
+            return Err(in_header("there are bytes that are no text".to_owned()));
         };
         let row = &text.as_bytes()[begin..];
         if memchr(b'\r', row).is_some() && memchr(b'"', row).is_none() {
@@ -473,5 +481,5 @@ impl Csv {
 }
 
 fn malformed(problem: String) -> Broken {
-    Broken { reason: Reason::MalformedFile, problem }
+    Broken::at_row(Reason::MalformedFile, problem)
 }

@@ -1,5 +1,5 @@
-//! Bytes fed in, batches of rows out. Undoes gzip (one member or many, or none: magic bytes decide), frames rows,
-//! validates each.
+//! Bytes fed in, batches of rows out. Undoes gzip (one member or many, or none: magic bytes decide), makes UTF-8 of other
+//! charsets, frames rows, validates each.
 //!
 //! Plain bytes are inflated straight into the batch that they become part of; of each batch only the incomplete row at
 //! its end is copied, to the next one. A batch is handed out when the next row would pass one of its limits, and at the
@@ -8,14 +8,18 @@
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use waybill_contracts::Reason;
+use waybill_contracts::{Format, Reason};
 
 use crate::{
-    RowBatch,
+    Charset, RowBatch,
     batch::Growing,
+    charset::{self, Look, Transcoder},
     csv::Csv,
     gzip::reader::{Filled, Unpacker},
+    json_document::JsonDocument,
     jsonl::JsonLines,
+    row::Layout,
+    xml::{XmlDocument, XmlLines},
 };
 
 /// The rows' layout in the plain bytes.
@@ -23,7 +27,10 @@ use crate::{
 pub enum Source {
     /// A JSON object per line.
     JsonLines,
-    /// RFC 4180, in UTF-8: fields in quotes may hold line breaks and, doubled, quotes. A bare empty field is null, a
+    /// An array of objects, or one object. What is no JSON ends the file there (`malformed-file`); an element that is JSON
+    /// and no row is a bad row.
+    Json,
+    /// RFC 4180: fields in quotes may hold line breaks and, doubled, quotes. A bare empty field is null, a
     /// quoted one is the text "". A blank line is no row, except in a file of one column: there its field is null.
     Csv {
         /// Names when the file has no header row; `None`: the first row is names. They are distinct and not empty,
@@ -32,6 +39,37 @@ pub enum Source {
         /// ASCII, neither a quote nor a line end; usually `,`.
         delimiter: u8,
     },
+    /// An XML 1.0 document without DOCTYPE, well-formed as that and by Namespaces in XML 1.0; what is not ends the file
+    /// there (`malformed-file`).
+    Xml {
+        /// The local name of the elements that are rows, wherever they are; within a row it means nothing. `None`: the
+        /// children of the document's element are rows, whatever their names.
+        row: Option<String>,
+    },
+    /// An XML element per line.
+    XmlLines,
+}
+
+impl Source {
+    /// How a format is read when nothing more is said about a file.
+    #[must_use]
+    pub fn of(format: Format) -> Self {
+        match format {
+            Format::JsonLines => Self::JsonLines,
+            Format::Json => Self::Json,
+            Format::Csv => Self::Csv { columns: None, delimiter: b',' },
+            Format::Xml => Self::Xml { row: None },
+            Format::XmlLines => Self::XmlLines,
+        }
+    }
+
+    fn look(&self) -> Look {
+        match self {
+            Self::Csv { .. } => Look::Mark,
+            Self::JsonLines | Self::Json => Look::Zeros,
+            Self::Xml { .. } | Self::XmlLines => Look::Xml,
+        }
+    }
 }
 
 /// What a file may cost.
@@ -41,9 +79,10 @@ pub struct Limits {
     /// first 64 KiB are kept. (A CSV row that holds a line break within quotes besides is `malformed-file`: it may be
     /// many rows that lack a quote.)
     pub row_bytes_max: usize,
-    /// Levels of objects and arrays in a JSON row, with the row's own; default 128.
+    /// Levels of objects and arrays in a JSON row, or of elements in an XML row, with the row's own; default 128, in XML
+    /// at most 256. A deeper row is a bad row.
     pub nesting_max: usize,
-    /// Columns that a CSV header may name; default 4,096.
+    /// Columns that a CSV header may name; fields of a JSON or XML row, beyond which it is a bad row; default 4,096.
     pub columns_max: usize,
     /// Plain bytes of the file; default 1 TiB.
     pub plain_bytes_max: u64,
@@ -69,6 +108,9 @@ impl Default for Limits {
 pub struct DecodeOptions {
     /// The layout.
     pub source: Source,
+    /// The charset that the file is said to be in; a byte order mark counts more. `None` (the default): by the byte order
+    /// mark, or for XML by its declaration, else UTF-8.
+    pub charset: Option<Charset>,
     /// The limits.
     pub limits: Limits,
     /// Plain bytes per batch at most; default 1 MiB, at most 512 MiB. A longer row is a batch of its own.
@@ -83,7 +125,8 @@ impl DecodeOptions {
     /// The defaults for a layout.
     #[must_use]
     pub fn new(source: Source) -> Self {
-        Self { source, limits: Limits::default(), batch_bytes: 1 << 20, batch_rows: 10_000, hash_plain: false }
+        let limits = Limits::default();
+        Self { source, charset: None, limits, batch_bytes: 1 << 20, batch_rows: 10_000, hash_plain: false }
     }
 }
 
@@ -94,6 +137,10 @@ pub struct RowDecoder {
     batch: Growing,
     framer: Framer,
     begin: Begin,
+    look: Look,
+    charset: Option<Charset>,
+    transcoder: Option<Box<Recoding>>,
+    plain_bytes: u64,
     plain_sha256: Option<Sha256>,
     limits: Limits,
     bad_rows: u64,
@@ -101,12 +148,24 @@ pub struct RowDecoder {
     phase: Phase,
 }
 
-/// Whether the byte order mark that some tools write has been looked for.
+/// Whether charset and byte order mark have been looked for.
 #[derive(Debug, PartialEq, Eq)]
 enum Begin {
     Unseen,
+    /// The charset is known, the mark is passed over when it is there as a character.
+    Mark,
     Seen,
 }
+
+/// What makes UTF-8 of another charset, and the plain bytes that it is fed with.
+#[derive(Debug)]
+struct Recoding {
+    transcoder: Transcoder,
+    plain: Vec<u8>,
+}
+
+/// Plain bytes of another charset that are taken at once.
+const RECODED_AT_ONCE: usize = 32 << 10;
 
 #[derive(Debug)]
 enum Phase {
@@ -121,14 +180,25 @@ enum Phase {
 /// Why reading cannot go on.
 #[derive(Debug, Clone)]
 pub(crate) struct Broken {
+    /// Where in the text; `None`: where the row begins.
+    pub(crate) at: Option<usize>,
     pub(crate) reason: Reason,
     pub(crate) problem: String,
 }
 
+impl Broken {
+    pub(crate) fn at_row(reason: Reason, problem: impl Into<String>) -> Self {
+        Self { at: None, reason, problem: problem.into() }
+    }
+}
+
 #[derive(Debug)]
 enum Framer {
-    Json(JsonLines),
+    JsonLines(JsonLines),
+    Json(JsonDocument),
     Csv(Csv),
+    Xml(Box<XmlDocument>),
+    XmlLines(Box<XmlLines>),
     /// The options cannot be used.
     Refused,
 }
@@ -166,11 +236,11 @@ pub struct FileStats {
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("row {row}, byte {offset}: {problem}")]
 pub struct DecodeError {
-    /// For the inbox: `corrupt-gzip`, `truncated-file`, `too-large`, `malformed-file`.
+    /// For the inbox: `corrupt-gzip`, `truncated-file`, `too-large`, `malformed-file`, `unsupported-format`.
     pub reason: Reason,
     /// The row (1-based) that was being read.
     pub row: u64,
-    /// Where that row begins, in plain bytes from the file's begin.
+    /// Where that row begins, in plain bytes from the file's begin; where JSON or XML is malformed, the very byte.
     pub offset: u64,
     pub(crate) problem: String,
 }
@@ -188,9 +258,13 @@ impl RowDecoder {
     #[must_use]
     pub fn new(options: DecodeOptions) -> Self {
         let batch = Growing::new(&options);
+        let look = options.source.look();
         let limits = options.limits;
         let (framer, phase) = match options.source {
-            Source::JsonLines => (Framer::Json(JsonLines::new(&limits)), Phase::Reading),
+            Source::JsonLines => (Framer::JsonLines(JsonLines::new(&limits)), Phase::Reading),
+            Source::Json => (Framer::Json(JsonDocument::new(&limits)), Phase::Reading),
+            Source::Xml { row } => (Framer::Xml(Box::new(XmlDocument::new(row, &limits))), Phase::Reading),
+            Source::XmlLines => (Framer::XmlLines(Box::new(XmlLines::new(&limits))), Phase::Reading),
             Source::Csv { columns, delimiter } => match Csv::new(columns, delimiter, &limits) {
                 Ok(csv) => (Framer::Csv(csv), Phase::Reading),
                 Err(broken) => (Framer::Refused, Phase::Broken(broken)),
@@ -201,6 +275,10 @@ impl RowDecoder {
             batch,
             framer,
             begin: Begin::Unseen,
+            look,
+            charset: options.charset,
+            transcoder: None,
+            plain_bytes: 0,
             plain_sha256: options.hash_plain.then(Sha256::new),
             limits,
             bad_rows: 0,
@@ -260,7 +338,7 @@ impl RowDecoder {
                     self.flush = false;
                     return Ok(Step::NeedInput);
                 }
-                Ok(Filled::End) => self.phase = Phase::Ended,
+                Ok(Filled::End) => self.end_of_text(),
                 Err(broken) => self.phase = Phase::Broken(broken),
             }
         }
@@ -273,21 +351,16 @@ impl RowDecoder {
             Phase::Ended => true,
             Phase::Failed(_) => return,
         };
-        if self.begin == Begin::Unseen {
-            const MARK: &[u8] = b"\xef\xbb\xbf";
-            let text = &self.batch.text;
-            if text.len() < MARK.len() && MARK.starts_with(text) && !last {
-                return;
-            }
-            if text.starts_with(MARK) {
-                self.batch.pass(MARK.len());
-            }
-            self.begin = Begin::Seen;
+        if self.begin != Begin::Seen && !self.begin_text(last) {
+            return;
         }
         while !self.batch.is_full() {
             let framed = match &mut self.framer {
-                Framer::Json(lines) => Ok(lines.next_row(&mut self.batch, last)),
+                Framer::JsonLines(lines) => Ok(lines.next_row(&mut self.batch, last)),
+                Framer::Json(document) => document.next_row(&mut self.batch, last),
                 Framer::Csv(csv) => csv.next_row(&mut self.batch, last),
+                Framer::Xml(document) => document.next_row(&mut self.batch, last),
+                Framer::XmlLines(lines) => Ok(lines.next_row(&mut self.batch, last)),
                 Framer::Refused => Ok(false),
             };
             match framed {
@@ -301,28 +374,96 @@ impl RowDecoder {
         }
     }
 
+    /// Finds out the charset, and passes over a byte order mark. `false`: there is too little of the file.
+    fn begin_text(&mut self, last: bool) -> bool {
+        const MARK: &[u8] = b"\xef\xbb\xbf";
+        if self.begin == Begin::Unseen {
+            match charset::begin(&self.batch.text, self.charset, self.look, last) {
+                charset::Begin::More => return false,
+                charset::Begin::Refused(problem) => {
+                    self.phase = Phase::Failed(self.error(Broken::at_row(Reason::UnsupportedFormat, problem)));
+                    return false;
+                }
+                charset::Begin::Is(charset) => {
+                    if !charset.is_utf8() {
+                        let plain = std::mem::take(&mut self.batch.text);
+                        self.batch.is_transcoded(charset);
+                        let mut transcoder = Transcoder::new(charset);
+                        transcoder.decode(&plain, &mut self.batch.text);
+                        if last {
+                            transcoder.finish(&mut self.batch.text);
+                        }
+                        self.batch.wrote(self.batch.text.len());
+                        self.transcoder = Some(Box::new(Recoding { transcoder, plain: Vec::new() }));
+                    }
+                    // Somebody outside of the file knows it better than the file.
+                    let known_from_outside = self.charset.is_some();
+                    if let (Framer::Xml(document), false) = (&mut self.framer, known_from_outside) {
+                        document.is_in(charset);
+                    }
+                    if let (Framer::XmlLines(lines), false) = (&mut self.framer, known_from_outside) {
+                        lines.is_in(charset);
+                    }
+                    self.begin = Begin::Mark;
+                }
+            }
+        }
+        let text = &self.batch.text;
+        if text.len() < MARK.len() && MARK.starts_with(text) && !last {
+            return false;
+        }
+        if text.starts_with(MARK) {
+            self.batch.pass(MARK.len());
+        }
+        self.begin = Begin::Seen;
+        true
+    }
+
+    /// The plain bytes are complete.
+    fn end_of_text(&mut self) {
+        if let Some(recoding) = &mut self.transcoder {
+            let before = self.batch.text.len();
+            recoding.transcoder.finish(&mut self.batch.text);
+            self.batch.wrote(self.batch.text.len() - before);
+        }
+        self.phase = Phase::Ended;
+    }
+
     /// Unpacks more plain bytes to the end of the batch.
     fn fill(&mut self) -> Result<Filled, Broken> {
         if self.batch.make_room(self.unpacker.expected()) {
             self.restart();
         }
-        let before = self.batch.text.len();
-        let filled = self.unpacker.fill(&mut self.batch.text);
-        let allowed = self.limits.plain_bytes_max - self.batch.written();
-        let wrote = self.batch.text.len() - before;
+        let text_before = self.batch.text.len();
+        // Mostly the file's bytes are the text.
+        let (plain, before) = match &mut self.transcoder {
+            None => (&mut self.batch.text, text_before),
+            Some(recoding) => {
+                recoding.plain.clear();
+                recoding.plain.reserve_exact(RECODED_AT_ONCE);
+                (&mut recoding.plain, 0)
+            }
+        };
+        let filled = self.unpacker.fill(plain);
+        let allowed = self.limits.plain_bytes_max - self.plain_bytes;
+        let wrote = plain.len() - before;
         let over = wrote as u64 > allowed;
         let wrote = if over { usize::try_from(allowed).expect("less than was written") } else { wrote };
-        self.batch.text.truncate(before + wrote);
-        self.batch.wrote(wrote);
+        plain.truncate(before + wrote);
+        self.plain_bytes += wrote as u64;
         if let Some(hash) = &mut self.plain_sha256 {
-            hash.update(&self.batch.text[before..]);
+            hash.update(&plain[before..]);
         }
-        let too_large = |problem| Err(Broken { reason: Reason::TooLarge, problem });
+        if let Some(recoding) = &mut self.transcoder {
+            recoding.transcoder.decode(&recoding.plain, &mut self.batch.text);
+        }
+        self.batch.wrote(self.batch.text.len() - text_before);
+        let too_large = |problem: String| Err(Broken::at_row(Reason::TooLarge, problem));
         if over {
             let limit = self.limits.plain_bytes_max;
             return too_large(format!("the file is larger than the limit of {limit} plain bytes (plain_bytes_max)"));
         }
-        let (plain, stored) = (self.batch.written(), self.unpacker.read());
+        let (plain, stored) = (self.plain_bytes, self.unpacker.read());
         if self.unpacker.is_gzip() && plain > (1 << 20) && plain > stored.saturating_mul(self.limits.ratio_max) {
             let limit = self.limits.ratio_max;
             return too_large(format!(
@@ -334,16 +475,22 @@ impl RowDecoder {
 
     fn restart(&mut self) {
         match &mut self.framer {
-            Framer::Json(lines) => lines.restart(),
+            Framer::JsonLines(lines) => lines.restart(),
             Framer::Csv(csv) => csv.restart(&self.batch),
+            Framer::XmlLines(lines) => lines.restart(),
+            // Their places are counted from where the row begins.
+            Framer::Json(_) | Framer::Xml(_) => {}
             Framer::Refused => {}
         }
     }
 
     fn take_batch(&mut self) -> RowBatch {
-        let layout = match &mut self.framer {
-            Framer::Json(lines) => lines.take_layout(),
+        let layout: Layout = match &mut self.framer {
+            Framer::JsonLines(lines) => lines.take_layout(),
+            Framer::Json(document) => document.take_layout(),
             Framer::Csv(csv) => csv.take_layout(),
+            Framer::Xml(document) => document.take_layout(),
+            Framer::XmlLines(lines) => lines.take_layout(),
             Framer::Refused => unreachable!("rows come from a framer"),
         };
         let batch = self.batch.take(layout);
@@ -356,16 +503,21 @@ impl RowDecoder {
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         let table = match &self.framer {
-            Framer::Json(lines) => lines.held(),
+            Framer::JsonLines(lines) => lines.held(),
+            Framer::Json(document) => document.held(),
             Framer::Csv(csv) => csv.held(),
+            Framer::Xml(document) => document.held(),
+            Framer::XmlLines(lines) => lines.held(),
             Framer::Refused => 0,
         };
-        self.batch.held() + table
+        let recoded = self.transcoder.as_ref().map_or(0, |recoding| recoding.plain.capacity());
+        self.batch.held() + table + recoded
     }
 
     fn error(&self, broken: Broken) -> DecodeError {
-        let Broken { reason, problem } = broken;
-        DecodeError { reason, row: self.batch.row(), offset: self.batch.offset(), problem }
+        let Broken { at, reason, problem } = broken;
+        let offset = at.map_or_else(|| self.batch.offset(), |at| self.batch.offset_of(at));
+        DecodeError { reason, row: self.batch.row(), offset, problem }
     }
 
     fn stats(&self) -> FileStats {
@@ -373,7 +525,7 @@ impl RowDecoder {
             rows: self.batch.row() - 1,
             bad_rows: self.bad_rows,
             stored_bytes: self.unpacker.read(),
-            plain_bytes: self.batch.written(),
+            plain_bytes: self.plain_bytes,
             plain_sha256: self.plain_sha256.clone().map(|hash| hash.finalize().into()),
             gzip: self.unpacker.is_gzip(),
         }

@@ -8,6 +8,7 @@ use crate::{
     json::{self, Checker},
     row::Fields,
     writer::WriterOptions,
+    xml::write::{self as xml, Style},
 };
 
 /// Levels in a row, as readers accept them by default.
@@ -21,6 +22,8 @@ pub(crate) struct Encoder {
     /// What was written and not taken yet.
     pub(crate) text: Vec<u8>,
     checker: Checker,
+    /// Whether a row was written.
+    has_rows: bool,
     /// For each column the row's field, or the fields sorted by name. Kept, so that a row allocates nothing.
     places: Vec<Option<usize>>,
 }
@@ -28,8 +31,13 @@ pub(crate) struct Encoder {
 #[derive(Debug)]
 enum Layout {
     JsonLines,
+    Json,
     Csv(Columns),
-    /// The columns cannot be used, because of this.
+    Xml {
+        root: Option<String>,
+        row: String,
+    },
+    /// The columns or names cannot be used, because of this.
     Refused(String),
     Raw,
 }
@@ -42,11 +50,25 @@ enum Repeated {
 }
 
 impl Encoder {
-    /// Begins a file: a CSV's header is written.
+    /// Begins a file: what comes before its rows is written.
     pub(crate) fn new(options: WriterOptions) -> Self {
         let mut text = Vec::new();
         let layout = match options {
             WriterOptions::JsonLines => Layout::JsonLines,
+            WriterOptions::Json => {
+                text.push(b'[');
+                Layout::Json
+            }
+            WriterOptions::Xml { root, row } => {
+                match xml::check_name(&row).and_then(|()| xml::begin(&root, &mut text)) {
+                    Ok(()) => Layout::Xml { root: Some(root), row },
+                    Err(problem) => Layout::Refused(problem),
+                }
+            }
+            WriterOptions::XmlLines { row } => match xml::check_name(&row) {
+                Ok(()) => Layout::Xml { root: None, row },
+                Err(problem) => Layout::Refused(problem),
+            },
             WriterOptions::Raw => Layout::Raw,
             WriterOptions::Csv { columns } => {
                 csv::write_header(&columns, &mut text);
@@ -54,7 +76,17 @@ impl Encoder {
             }
         };
         // One level is the row's own.
-        Self { layout, text, checker: Checker::new(NESTING_MAX - 1), places: Vec::new() }
+        let checker = Checker::new(NESTING_MAX - 1, usize::MAX);
+        Self { layout, text, checker, has_rows: false, places: Vec::new() }
+    }
+
+    /// Ends the file.
+    pub(crate) fn end(&mut self) {
+        match &self.layout {
+            Layout::Json => self.text.extend_from_slice(b"\n]\n"),
+            Layout::Xml { root: Some(root), .. } => xml::end(root, &mut self.text),
+            _ => {}
+        }
     }
 
     pub(crate) fn is_raw(&self) -> bool {
@@ -73,9 +105,18 @@ impl Encoder {
 
     fn line(&mut self, write: impl FnOnce(&mut Self) -> Result<(), String>) -> Result<(), String> {
         let begin = self.text.len();
+        let is_array = matches!(self.layout, Layout::Json);
+        if is_array {
+            self.text.extend_from_slice(if self.has_rows { b",\n" } else { b"\n" });
+        }
         let written = write(self);
         match written {
-            Ok(()) => self.text.push(b'\n'),
+            Ok(()) => {
+                self.has_rows = true;
+                if !is_array {
+                    self.text.push(b'\n');
+                }
+            }
             Err(_) => self.text.truncate(begin),
         }
         written
@@ -83,7 +124,7 @@ impl Encoder {
 
     fn fields(&mut self, fields: &[(&str, Field<'_>)]) -> Result<(), String> {
         match &self.layout {
-            Layout::JsonLines => {
+            Layout::JsonLines | Layout::Json => {
                 refuse_repeated(fields, &mut self.places)?;
                 let mut separator = b'{';
                 for (name, field) in fields.iter().filter(|(_, field)| *field != Field::Missing) {
@@ -100,9 +141,22 @@ impl Encoder {
                 let present =
                     fields.iter().map(|(name, field)| (*field != Field::Missing).then_some(Cow::Borrowed(*name)));
                 place(present, Repeated::Refuse, columns, &mut self.places)?;
-                write_cells(&self.places, |index| fields[index].1.clone(), columns, &mut self.text)
+                let field = |index: usize| fields[index].1.clone();
+                write_cells(&self.places, field, columns, &mut self.checker, &mut self.text)
             }
-            Layout::Refused(problem) => Err(format!("this file's columns cannot be used: {problem}")),
+            Layout::Xml { root, row } => {
+                refuse_repeated(fields, &mut self.places)?;
+                for (name, field) in fields {
+                    match field {
+                        Field::Nested(raw) => check_nested(name, raw, &mut self.checker)?,
+                        Field::Number(number) => check_number(name, number)?,
+                        _ => {}
+                    }
+                }
+                let style = if root.is_some() { Style::Document } else { Style::Lines };
+                xml::row(row, fields, style, &mut self.text)
+            }
+            Layout::Refused(problem) => Err(format!("this file's columns or names cannot be used: {problem}")),
             Layout::Raw => Err("this file takes raw bytes, not rows".to_owned()),
         }
     }
@@ -110,25 +164,38 @@ impl Encoder {
     fn read_row(&mut self, row: &Row<'_>) -> Result<(), String> {
         let text = row.text();
         match (&self.layout, row.fields()) {
-            (Layout::JsonLines, Fields::Json(_)) => {
-                self.text.extend_from_slice(row.raw());
+            (Layout::JsonLines | Layout::Json, Fields::Json(_)) => {
+                self.text.extend_from_slice(json::one_line(row.raw_text()).as_bytes());
                 Ok(())
             }
-            (Layout::JsonLines, Fields::Csv { columns, start, ends }) => {
+            (Layout::JsonLines | Layout::Json, Fields::Xml(fields)) => {
+                fields.write_json(&mut self.text);
+                Ok(())
+            }
+            (Layout::Xml { .. }, _) | (Layout::Csv(_), Fields::Xml(_)) => {
+                let mut fields = Vec::new();
+                row.for_each(&mut |name, value| fields.push((name, value)));
+                let fields: Vec<(&str, Field<'_>)> =
+                    fields.iter().map(|(name, value)| (&**name, value.clone())).collect();
+                self.fields(&fields)
+            }
+            (Layout::JsonLines | Layout::Json, Fields::Csv { columns, start, ends }) => {
                 csv::write_json(text, columns, start, ends, &mut self.text);
                 Ok(())
             }
             (Layout::Csv(columns), Fields::Json(spans)) => {
                 let names = spans.iter().map(|span| Some(span.name(text)));
                 place(names, Repeated::PassOver, columns, &mut self.places)?;
-                write_cells(&self.places, |index| spans[index].value(text), columns, &mut self.text)
+                let field = |index: usize| spans[index].value(text);
+                write_cells(&self.places, field, columns, &mut self.checker, &mut self.text)
             }
             (Layout::Csv(columns), Fields::Csv { columns: from, start, ends }) => {
                 let names = from.names().map(|name| Some(Cow::Borrowed(name)));
                 place(names, Repeated::Refuse, columns, &mut self.places)?;
-                write_cells(&self.places, |index| csv::cell(text, start, ends, index), columns, &mut self.text)
+                let field = |index: usize| csv::cell(text, start, ends, index);
+                write_cells(&self.places, field, columns, &mut self.checker, &mut self.text)
             }
-            (Layout::Refused(problem), _) => Err(format!("this file's columns cannot be used: {problem}")),
+            (Layout::Refused(problem), _) => Err(format!("this file's columns or names cannot be used: {problem}")),
             (Layout::Raw, _) => Err("this file takes raw bytes, not rows".to_owned()),
         }
     }
@@ -163,6 +230,7 @@ fn write_cells<'f>(
     places: &[Option<usize>],
     field: impl Fn(usize) -> Field<'f>,
     columns: &Columns,
+    checker: &mut Checker,
     into: &mut Vec<u8>,
 ) -> Result<(), String> {
     for (column, (place, name)) in places.iter().zip(columns.names()).enumerate() {
@@ -174,8 +242,10 @@ fn write_cells<'f>(
             Field::Bool(value) => into.extend_from_slice(if value { b"true" } else { b"false" }),
             Field::Number(number) => write_number(name, number, into)?,
             Field::Text(text) => csv::write_text(&text, into),
-            Field::Nested(_) => {
-                return Err(format!("field {name:?} is an object or array, which CSV cannot hold; write JSON Lines"));
+            // CSV cannot nest: it holds the JSON as text.
+            Field::Nested(raw) => {
+                check_nested(name, &raw, checker)?;
+                csv::write_text(&json::one_line(&String::from_utf8_lossy(&raw)), into);
             }
         }
     }
@@ -189,12 +259,7 @@ fn write_json(name: &str, field: &Field<'_>, checker: &mut Checker, into: &mut V
         Field::Number(number) => write_number(name, number, into)?,
         Field::Text(text) => json::write_text(text, into),
         Field::Nested(raw) => {
-            if str::from_utf8(raw).is_err() {
-                return Err(format!("the nested value of field {name:?} is not UTF-8"));
-            }
-            checker.nested(raw).map_err(|problem| {
-                format!("the nested value of field {name:?}: {} at byte {}", problem.what, problem.at)
-            })?;
+            check_nested(name, raw, checker)?;
             // In checked JSON a line break is only ever space between tokens; it would end the row.
             into.extend(raw.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
         }
@@ -202,10 +267,25 @@ fn write_json(name: &str, field: &Field<'_>, checker: &mut Checker, into: &mut V
     Ok(())
 }
 
-fn write_number(name: &str, number: &str, into: &mut Vec<u8>) -> Result<(), String> {
-    if !json::is_number(number) {
-        return Err(format!("the number of field {name:?} is not written as JSON has it"));
+fn check_nested(name: &str, raw: &[u8], checker: &mut Checker) -> Result<(), String> {
+    if str::from_utf8(raw).is_err() {
+        return Err(format!("the nested value of field {name:?} is not UTF-8"));
     }
+    checker
+        .nested(raw)
+        .map_err(|problem| format!("the nested value of field {name:?}: {} at byte {}", problem.what, problem.at))
+}
+
+fn check_number(name: &str, number: &str) -> Result<(), String> {
+    if json::is_number(number) {
+        Ok(())
+    } else {
+        Err(format!("the number of field {name:?} is not written as JSON has it"))
+    }
+}
+
+fn write_number(name: &str, number: &str, into: &mut Vec<u8>) -> Result<(), String> {
+    check_number(name, number)?;
     into.extend_from_slice(number.as_bytes());
     Ok(())
 }

@@ -7,20 +7,21 @@ use std::{borrow::Cow, fmt};
 pub enum Field<'a> {
     /// The row has no such field.
     Missing,
-    /// JSON `null`; in CSV an empty field without quotes.
+    /// JSON `null`; in CSV an empty field without quotes; in XML an empty element with `xsi:nil="true"`.
     Null,
     /// JSON `true` or `false`.
     Bool(bool),
     /// A JSON number, as written: `19.90` stays `19.90`.
     Number(&'a str),
-    /// Text, unescaped. Every CSV field that is not null.
+    /// Text, unescaped. Every CSV field that is not null, every XML attribute and element without anything in it but text.
     Text(Cow<'a, str>),
-    /// A JSON object or array, raw.
-    Nested(&'a [u8]),
+    /// A JSON object or array: as written, or made of an XML element.
+    Nested(Cow<'a, [u8]>),
 }
 
 /// A compiled path such as `a.b[0].c`; a name with a dot, bracket or quote is quoted: `"a.b".c`, and within the quotes
-/// `\"` and `\\` stand for a quote and a backslash. It begins with a name. In CSV a path of one name.
+/// `\"` and `\\` stand for a quote and a backslash. It begins with a name. In CSV a path of one name. In XML
+/// `@name` is an attribute and `#text` an element's own text; an element that stands once is its own `[0]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FieldPath {
     head: Box<str>,

@@ -30,6 +30,28 @@ pub(crate) fn end_of_plain_text(bytes: &[u8], at: usize) -> usize {
     )
 }
 
+/// Where the first of `<`, `&`, `]` or a control character lies at or after `at`; the length if nowhere.
+#[inline]
+pub(crate) fn end_of_xml_text(bytes: &[u8], at: usize) -> usize {
+    find(
+        bytes,
+        at,
+        |word| equal(word, b'<') | equal(word, b'&') | equal(word, b']') | below(word, 0x20),
+        |byte| matches!(byte, b'<' | b'&' | b']' | 0..0x20),
+    )
+}
+
+/// Where the first of the quote, `<`, `&` or a control character lies at or after `at`; the length if nowhere.
+#[inline]
+pub(crate) fn end_of_xml_value(bytes: &[u8], at: usize, quote: u8) -> usize {
+    find(
+        bytes,
+        at,
+        |word| equal(word, quote) | equal(word, b'<') | equal(word, b'&') | below(word, 0x20),
+        |byte| byte == quote || matches!(byte, b'<' | b'&' | 0..0x20),
+    )
+}
+
 /// Where the first of two bytes lies at or after `at`; the length if nowhere.
 pub(crate) fn either(bytes: &[u8], at: usize, one: u8, other: u8) -> usize {
     find(bytes, at, |word| equal(word, one) | equal(word, other), |byte| byte == one || byte == other)
@@ -63,12 +85,14 @@ mod tests {
     proptest! {
         #[test]
         fn eight_at_a_time_finds_what_one_at_a_time_finds(
-            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'"'), Just(0x1f), Just(0x20), Just(b'!')], 0..40),
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'"'), Just(0x1f), Just(0x20), Just(b'!'), Just(b'<'), Just(b'&'), Just(b']')], 0..40),
             at in 0_usize..40,
         ) {
             let at = at.min(bytes.len());
             let slow = |is: &dyn Fn(u8) -> bool| at + bytes[at..].iter().position(|&b| is(b)).unwrap_or(bytes.len() - at);
             prop_assert_eq!(end_of_plain_text(&bytes, at), slow(&|b| b == b'"' || b == b'\\' || b < 0x20));
+            prop_assert_eq!(end_of_xml_text(&bytes, at), slow(&|b| matches!(b, b'<' | b'&' | b']' | 0..0x20)));
+            prop_assert_eq!(end_of_xml_value(&bytes, at, b'!'), slow(&|b| matches!(b, b'!' | b'<' | b'&') || b < 0x20));
             prop_assert_eq!(either(&bytes, at, b',', b'!'), slow(&|b| b == b',' || b == b'!'));
         }
     }

@@ -4,7 +4,7 @@
 //! nesting, in one pass without recursion. What [`Checker`] accepts is RFC 8259, less escapes that are no character
 //! (a lone surrogate): such text could be stored nowhere.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, iter};
 
 use crate::{Field, field::Step, find};
 
@@ -13,14 +13,37 @@ use crate::{Field, field::Step, find};
 pub(crate) struct Problem {
     pub(crate) at: usize,
     pub(crate) what: Cow<'static, str>,
+    pub(crate) kind: Kind,
+}
+
+/// How far the harm of a problem goes, for those who read on after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// It is no JSON: where the value ends cannot be known.
+    Grammar,
+    /// It is JSON, but no row.
+    Unusable,
+    /// The text ends too early; with more of it all may be well.
+    Incomplete,
 }
 
 impl Problem {
     fn new(at: usize, what: impl Into<Cow<'static, str>>) -> Self {
-        Self { at, what: what.into() }
+        Self { at, what: what.into(), kind: Kind::Grammar }
+    }
+
+    fn unusable(at: usize, what: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind: Kind::Unusable, ..Self::new(at, what) }
+    }
+
+    /// `complete` says whether more text cannot heal it.
+    fn unless(self, complete: bool) -> Self {
+        if complete { self } else { Self { kind: Kind::Incomplete, ..self } }
     }
 }
 
+/// How much of the stack of open containers is kept from row to row.
+const OPEN_KEPT: usize = 4 << 10;
 /// Marks a place whose text holds escapes.
 const ESCAPED: u32 = 1 << 31;
 
@@ -73,33 +96,72 @@ fn slice(text: &str, range: std::ops::Range<usize>) -> &str {
 #[derive(Debug)]
 pub(crate) struct Checker {
     nesting_max: usize,
+    fields_max: usize,
     /// For each open container, whether it is an object.
     open: Vec<bool>,
+    /// The first thing in a row for which it is JSON, but no row. The rest is checked all the same.
+    unusable: Option<Problem>,
 }
 
 impl Checker {
-    pub(crate) fn new(nesting_max: usize) -> Self {
-        Self { nesting_max, open: Vec::new() }
+    pub(crate) fn new(nesting_max: usize, fields_max: usize) -> Self {
+        Self { nesting_max, fields_max: fields_max.max(1), open: Vec::new(), unusable: None }
     }
 
     /// Checks a row whole: one object, nothing after it. `spans` gets its top-level fields; `base` is where the row
     /// begins in its batch's text.
     pub(crate) fn row(&mut self, row: &[u8], base: usize, spans: &mut Vec<FieldSpan>) -> Result<(), Problem> {
-        let place = |at: usize| u32::try_from(base + at).expect("a batch stays below 2 GiB");
-        let mut at = skip_space(row, 0);
+        let at = skip_space(row, 0);
         if row.get(at) != Some(&b'{') {
-            return Err(Problem::new(at, format!("a row must be a JSON object, not {}", kind(row.get(at)))));
+            return Err(no_object(row, at));
         }
-        at = skip_space(row, at + 1);
+        self.unusable = None;
+        let checked = self.fields(row, at, base, spans).and_then(|end| nothing_more(row, end));
+        match self.unusable.take() {
+            Some(first) => Err(first),
+            None => checked,
+        }
+    }
+
+    /// Checks the element of an array that begins at `at`, and returns where it ends and why it is no row, if it is none.
+    pub(crate) fn element(
+        &mut self,
+        text: &[u8],
+        at: usize,
+        base: usize,
+        spans: &mut Vec<FieldSpan>,
+    ) -> Result<(usize, Option<Problem>), Problem> {
+        self.unusable = None;
+        let end = match text.get(at) {
+            Some(b'{') => self.fields(text, at, base, spans)?,
+            Some(b'[') => self.container(text, at, 0)?,
+            _ => scalar(text, at, &mut self.unusable)?.0,
+        };
+        if text[at] != b'{' {
+            self.unusable = Some(no_object(text, at));
+        }
+        Ok((end, self.unusable.take()))
+    }
+
+    /// Checks the object that begins at `at`, and returns where it ends.
+    fn fields(&mut self, row: &[u8], at: usize, base: usize, spans: &mut Vec<FieldSpan>) -> Result<usize, Problem> {
+        let place = |at: usize| u32::try_from(base + at).expect("a batch stays below 2 GiB");
+        let spans_max = spans.len().saturating_add(self.fields_max);
+        let mut at = skip_space(row, at + 1);
         if row.get(at) == Some(&b'}') {
-            return nothing_more(row, at + 1);
+            return Ok(at + 1);
         }
         loop {
-            let (name, name_escaped, start) = name(row, at)?;
+            let (name, name_escaped, start) = name(row, at, &mut self.unusable)?;
             let (end, escaped) = match row.get(start) {
                 Some(b'{' | b'[') => (self.container(row, start, 1)?, false),
-                _ => scalar(row, start)?,
+                _ => scalar(row, start, &mut self.unusable)?,
             };
+            if spans.len() >= spans_max {
+                let problem = format!("there are more fields than the limit of {} (columns_max)", self.fields_max);
+                self.unusable.get_or_insert_with(|| Problem::unusable(at, problem));
+                spans.pop();
+            }
             spans.push(FieldSpan {
                 name_start: place(at + 1),
                 name_end: place(name) | if name_escaped { ESCAPED } else { 0 },
@@ -109,7 +171,7 @@ impl Checker {
             at = skip_space(row, end);
             match row.get(at) {
                 Some(b',') => at = skip_space(row, at + 1),
-                Some(b'}') => return nothing_more(row, at + 1),
+                Some(b'}') => return Ok(at + 1),
                 _ => return Err(unexpected(row, at, "',' or '}'")),
             }
         }
@@ -121,12 +183,19 @@ impl Checker {
         if !matches!(text.get(at), Some(b'{' | b'[')) {
             return Err(Problem::new(at, format!("a JSON object or array, not {}", kind(text.get(at)))));
         }
-        let end = self.container(text, at, 0)?;
-        nothing_more(text, end)
+        self.unusable = None;
+        let checked = self.container(text, at, 0).and_then(|end| nothing_more(text, end));
+        match self.unusable.take() {
+            Some(first) => Err(first),
+            None => checked,
+        }
     }
 
     /// The end of the object or array that begins at `at`, `above` levels deep.
     fn container(&mut self, text: &[u8], mut at: usize, above: usize) -> Result<usize, Problem> {
+        if self.open.capacity() > OPEN_KEPT {
+            self.open = Vec::new();
+        }
         self.open.clear();
         loop {
             // A value begins here.
@@ -135,12 +204,12 @@ impl Checker {
                 Some(&bracket @ (b'{' | b'[')) => {
                     if self.open.len() + above >= self.nesting_max {
                         let problem = format!("nested deeper than the limit of {} levels", self.nesting_max);
-                        return Err(Problem::new(at, problem));
+                        self.unusable.get_or_insert_with(|| Problem::unusable(at, problem));
                     }
                     self.open.push(bracket == b'{');
                     skip_space(text, at + 1)
                 }
-                _ => skip_space(text, scalar(text, at)?.0),
+                _ => skip_space(text, scalar(text, at, &mut self.unusable)?.0),
             };
             let mut is_first = matches!(text[value], b'{' | b'[');
             // After an opening bracket or a value: brackets close until another value begins.
@@ -162,7 +231,7 @@ impl Checker {
                     (_, false) => return Err(unexpected(text, at, "',' or ']'")),
                 }
                 if in_object {
-                    at = name(text, at)?.2;
+                    at = name(text, at, &mut self.unusable)?.2;
                 }
                 break;
             }
@@ -170,8 +239,13 @@ impl Checker {
     }
 }
 
+/// What stands at `at` is no row.
+pub(crate) fn no_object(text: &[u8], at: usize) -> Problem {
+    Problem::unusable(at, format!("a row must be a JSON object, not {}", kind(text.get(at))))
+}
+
 #[inline]
-fn skip_space(text: &[u8], mut at: usize) -> usize {
+pub(crate) fn skip_space(text: &[u8], mut at: usize) -> usize {
     while matches!(text.get(at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
         at += 1;
     }
@@ -186,11 +260,11 @@ fn nothing_more(text: &[u8], at: usize) -> Result<(), Problem> {
 /// The name of a field that begins at `at`: where its closing quote is, whether it holds escapes, and where the value
 /// begins.
 #[inline(always)]
-fn name(text: &[u8], at: usize) -> Result<(usize, bool, usize), Problem> {
+fn name(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool, usize), Problem> {
     if text.get(at) != Some(&b'"') {
         return Err(unexpected(text, at, "a field's name in quotes"));
     }
-    let (end, escaped) = string(text, at)?;
+    let (end, escaped) = string(text, at, unusable)?;
     let colon = skip_space(text, end + 1);
     if text.get(colon) != Some(&b':') {
         return Err(unexpected(text, colon, "':' after a field's name"));
@@ -200,9 +274,9 @@ fn name(text: &[u8], at: usize) -> Result<(usize, bool, usize), Problem> {
 
 /// The end of the text, number or word that begins at `at`, and whether it is a text with escapes.
 #[inline(always)]
-fn scalar(text: &[u8], at: usize) -> Result<(usize, bool), Problem> {
+fn scalar(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool), Problem> {
     match text.get(at) {
-        Some(b'"') => string(text, at).map(|(end, escaped)| (end + 1, escaped)),
+        Some(b'"') => string(text, at, unusable).map(|(end, escaped)| (end + 1, escaped)),
         Some(b'-' | b'0'..=b'9') => number(text, at).map(|end| (end, false)),
         Some(b't') => literal(text, at, b"true"),
         Some(b'f') => literal(text, at, b"false"),
@@ -211,7 +285,7 @@ fn scalar(text: &[u8], at: usize) -> Result<(usize, bool), Problem> {
     }
 }
 
-fn kind(byte: Option<&u8>) -> &'static str {
+pub(crate) fn kind(byte: Option<&u8>) -> &'static str {
     match byte {
         None => "nothing",
         Some(b'{') => "an object",
@@ -225,48 +299,64 @@ fn kind(byte: Option<&u8>) -> &'static str {
 }
 
 #[cold]
-fn unexpected(text: &[u8], at: usize, wanted: &str) -> Problem {
-    let found = match text.get(at..).and_then(|rest| rest.utf8_chunks().next()) {
-        None => return Problem::new(at, "the row ends in the middle of its JSON"),
-        Some(chunk) => chunk.valid().chars().next().map_or("no character".to_owned(), |found| format!("{found:?}")),
+pub(crate) fn unexpected(text: &[u8], at: usize, wanted: &str) -> Problem {
+    let rest = text.get(at..).unwrap_or_default();
+    let Some(chunk) = rest.utf8_chunks().next() else {
+        return Problem::new(at, "the row ends in the middle of its JSON").unless(false);
     };
-    Problem::new(at, format!("expected {wanted}, found {found}"))
+    match chunk.valid().chars().next() {
+        Some(found) => Problem::new(at, format!("expected {wanted}, found {found:?}")),
+        None => {
+            // A character of which the rest may come.
+            let is_part =
+                str::from_utf8(rest).is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none());
+            Problem::new(at, format!("expected {wanted}, found no character")).unless(!is_part)
+        }
+    }
 }
 
 /// The end of the string whose opening quote is at `at`: where its closing quote is, and whether it holds escapes.
 #[inline(always)]
-fn string(text: &[u8], at: usize) -> Result<(usize, bool), Problem> {
+fn string(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool), Problem> {
     let end = find::end_of_plain_text(text, at + 1);
-    if text.get(end) == Some(&b'"') { Ok((end, false)) } else { string_with_escapes(text, at, end) }
+    if text.get(end) == Some(&b'"') { Ok((end, false)) } else { string_with_escapes(text, at, end, unusable) }
 }
 
 /// Goes on at the first byte that is no plain text.
-fn string_with_escapes(text: &[u8], opening: usize, mut at: usize) -> Result<(usize, bool), Problem> {
+fn string_with_escapes(
+    text: &[u8],
+    opening: usize,
+    mut at: usize,
+    unusable: &mut Option<Problem>,
+) -> Result<(usize, bool), Problem> {
     loop {
         match text.get(at) {
             Some(b'"') => return Ok((at, true)),
-            Some(b'\\') => at = find::end_of_plain_text(text, escape(text, at)?),
+            Some(b'\\') => at = find::end_of_plain_text(text, escape(text, at, unusable)?),
             Some(control) => {
                 return Err(Problem::new(at, format!("control character {control:#04x} in a text must be escaped")));
             }
-            None => return Err(Problem::new(opening, "a text without its closing quote begins")),
+            None => return Err(Problem::new(opening, "a text without its closing quote begins").unless(false)),
         }
     }
 }
 
 /// The end of the escape that begins at `at`.
-fn escape(text: &[u8], at: usize) -> Result<usize, Problem> {
+fn escape(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<usize, Problem> {
     match text.get(at + 1) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
-        Some(b'u') => match code_unit(text, at)? {
-            0xd800..=0xdbff => match code_unit(text, at + 6) {
-                Ok(0xdc00..=0xdfff) => Ok(at + 12),
-                _ => Err(Problem::new(at, "half of a surrogate pair is no character")),
-            },
-            0xdc00..=0xdfff => Err(Problem::new(at, "half of a surrogate pair is no character")),
-            _ => Ok(at + 6),
-        },
-        _ => Err(Problem::new(at, "unknown escape in a text")),
+        Some(b'u') => {
+            let first = code_unit(text, at)?;
+            // What follows the first half is judged by itself if it is no second half.
+            let is_pair = matches!(first, 0xd800..=0xdbff) && matches!(code_unit(text, at + 6), Ok(0xdc00..=0xdfff));
+            if matches!(first, 0xd800..=0xdfff) && !is_pair {
+                let half = || Problem::unusable(at, "half of a surrogate pair is no character");
+                unusable.get_or_insert_with(half);
+            }
+            Ok(at + if is_pair { 12 } else { 6 })
+        }
+        None => Err(Problem::new(at, "unknown escape in a text").unless(false)),
+        Some(_) => Err(Problem::new(at, "unknown escape in a text")),
     }
 }
 
@@ -274,7 +364,16 @@ fn escape(text: &[u8], at: usize) -> Result<usize, Problem> {
 fn code_unit(text: &[u8], at: usize) -> Result<u16, Problem> {
     let digits = match text.get(at..at + 6) {
         Some([b'\\', b'u', digits @ ..]) if digits.iter().all(u8::is_ascii_hexdigit) => digits,
-        _ => return Err(Problem::new(at, "\\u needs four hexadecimal digits")),
+        _ => {
+            let rest = text.get(at..).unwrap_or_default();
+            let begins = |(at, byte): (usize, &u8)| match at {
+                0 => *byte == b'\\',
+                1 => *byte == b'u',
+                _ => byte.is_ascii_hexdigit(),
+            };
+            let complete = rest.len() >= 6 || !rest.iter().enumerate().all(begins);
+            return Err(Problem::new(at, "\\u needs four hexadecimal digits").unless(complete));
+        }
     };
     Ok(digits.iter().fold(0, |value, &digit| {
         let digit = match digit {
@@ -286,10 +385,11 @@ fn code_unit(text: &[u8], at: usize) -> Result<u16, Problem> {
 }
 
 fn literal(text: &[u8], at: usize, word: &[u8]) -> Result<(usize, bool), Problem> {
-    if text.get(at..).is_some_and(|rest| rest.starts_with(word)) {
+    let rest = text.get(at..).unwrap_or_default();
+    if rest.starts_with(word) {
         Ok((at + word.len(), false))
     } else {
-        Err(unexpected(text, at, "a value"))
+        Err(unexpected(text, at, "a value").unless(!word.starts_with(rest)))
     }
 }
 
@@ -334,6 +434,56 @@ pub(crate) fn write_text(text: &str, into: &mut Vec<u8>) {
     serde_json::to_writer(into, text).expect("text always has a JSON form and a Vec takes every byte");
 }
 
+/// Checked JSON without line breaks, which are only ever space between its tokens.
+pub(crate) fn one_line(json: &str) -> Cow<'_, str> {
+    if memchr::memchr2(b'\n', b'\r', json.as_bytes()).is_none() {
+        return Cow::Borrowed(json);
+    }
+    let mut lines = json.split(['\n', '\r']);
+    let mut line = lines.next().unwrap_or_default().to_owned();
+    // Whoever breaks lines indents them too.
+    lines.for_each(|next| line.push_str(next.trim_ascii_start()));
+    Cow::Owned(line)
+}
+
+/// Members of a checked object: names and raw values, a repeated name each time.
+pub(crate) fn members(object: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
+    let bytes = object.as_bytes();
+    let mut at = skip_space(bytes, 1);
+    iter::from_fn(move || {
+        if bytes[at] != b'"' {
+            return None;
+        }
+        let (end, escaped) = skip_string(bytes, at);
+        let name = slice(object, at + 1..end - 1);
+        let start = skip_space(bytes, skip_space(bytes, end) + 1);
+        let stop = skip_value(bytes, start);
+        at = next_item(bytes, stop);
+        let name = if escaped { Cow::Owned(unescape(name)) } else { Cow::Borrowed(name) };
+        Some((name, slice(object, start..stop)))
+    })
+}
+
+/// Elements of a checked array, raw.
+pub(crate) fn elements(array: &str) -> impl Iterator<Item = &str> {
+    let bytes = array.as_bytes();
+    let mut at = skip_space(bytes, 1);
+    iter::from_fn(move || {
+        if bytes[at] == b']' {
+            return None;
+        }
+        let stop = skip_value(bytes, at);
+        let element = slice(array, at..stop);
+        at = next_item(bytes, stop);
+        Some(element)
+    })
+}
+
+/// A checked value.
+pub(crate) fn value(raw: &str) -> Field<'_> {
+    read_value(raw, raw.starts_with('"') && memchr::memchr(b'\\', raw.as_bytes()).is_some())
+}
+
 /// A checked string's content without escapes.
 fn unescape(raw: &str) -> String {
     serde_json::from_str(&format!("\"{raw}\"")).expect("the row was checked")
@@ -345,7 +495,7 @@ fn read_value(raw: &str, escaped: bool) -> Field<'_> {
             let inner = slice(raw, 1..raw.len() - 1);
             Field::Text(if escaped { Cow::Owned(unescape(inner)) } else { Cow::Borrowed(inner) })
         }
-        Some(b'{' | b'[') => Field::Nested(raw.as_bytes()),
+        Some(b'{' | b'[') => Field::Nested(Cow::Borrowed(raw.as_bytes())),
         Some(b't') => Field::Bool(true),
         Some(b'f') => Field::Bool(false),
         Some(b'n') => Field::Null,
@@ -361,39 +511,13 @@ pub(crate) fn walk<'a>(mut raw: &'a str, steps: &[Step]) -> Field<'a> {
             None => return Field::Missing,
         }
     }
-    read_value(raw, raw.starts_with('"') && memchr::memchr(b'\\', raw.as_bytes()).is_some())
+    value(raw)
 }
 
 fn descend<'a>(raw: &'a str, step: &Step) -> Option<&'a str> {
-    let bytes = raw.as_bytes();
-    let mut at = skip_space(bytes, 1);
-    match (bytes.first()?, step) {
-        (b'{', Step::Name(wanted)) => {
-            while bytes[at] == b'"' {
-                let (end, escaped) = skip_string(bytes, at);
-                let name = slice(raw, at + 1..end - 1);
-                let found = if escaped { unescape(name) == **wanted } else { name == &**wanted };
-                let start = skip_space(bytes, skip_space(bytes, end) + 1);
-                let stop = skip_value(bytes, start);
-                if found {
-                    return Some(slice(raw, start..stop));
-                }
-                at = next_item(bytes, stop);
-            }
-            None
-        }
-        (b'[', Step::Index(wanted)) => {
-            let mut index = 0;
-            while bytes[at] != b']' {
-                let stop = skip_value(bytes, at);
-                if index == *wanted {
-                    return Some(slice(raw, at..stop));
-                }
-                index += 1;
-                at = next_item(bytes, stop);
-            }
-            None
-        }
+    match (raw.as_bytes().first()?, step) {
+        (b'{', Step::Name(wanted)) => members(raw).find_map(|(name, value)| (*name == **wanted).then_some(value)),
+        (b'[', Step::Index(wanted)) => elements(raw).nth(*wanted),
         _ => None,
     }
 }

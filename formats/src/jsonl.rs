@@ -27,7 +27,7 @@ pub(crate) struct JsonLines {
 impl JsonLines {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            checker: Checker::new(limits.nesting_max),
+            checker: Checker::new(limits.nesting_max, limits.columns_max),
             row_bytes_max: limits.row_bytes_max(),
             spans: Vec::new(),
             spans_before: 0,
@@ -81,7 +81,7 @@ impl JsonLines {
         }
         let fields = self.spans.len();
         let checked = match find::not_utf8(row) {
-            Some(at) => Err(format!("not UTF-8 at byte {at} of the row")),
+            Some(at) => Err(batch.no_character(at)),
             None => self
                 .checker
                 .row(row, batch.begin, &mut self.spans)

@@ -6,6 +6,7 @@
 //! of rows, which is then packed. `json` and `find` are what both directions know of JSON and of bytes.
 
 mod batch;
+mod charset;
 mod csv;
 pub mod decoder;
 mod encode;
@@ -13,13 +14,16 @@ pub mod field;
 mod find;
 mod gzip;
 mod json;
+mod json_document;
 mod jsonl;
 pub mod row;
 pub mod writer;
+mod xml;
 
 #[cfg(test)]
 mod tests;
 
+pub use charset::Charset;
 pub use decoder::{DecodeError, DecodeOptions, FileStats, Limits, RowDecoder, Source, Step};
 pub use field::{Field, FieldPath, FieldPathError};
 pub use row::{BadRow, Row, RowBatch};

@@ -8,6 +8,7 @@ use crate::{
     Field, FieldPath,
     csv::{self, Columns},
     json::{self, FieldSpan},
+    xml::{XmlRow, XmlTable},
 };
 
 /// Rows as they stand in the file. A row costs no allocation, a clone of the batch neither: clones share the rows.
@@ -33,9 +34,10 @@ pub struct BadRow {
     pub row: u64,
     /// Where the row begins, in plain bytes from the file's begin.
     pub offset: u64,
-    /// What is wrong, and where within the row (0-based, in bytes).
+    /// What is wrong, and where within the row (0-based, in bytes of its UTF-8).
     pub problem: String,
-    /// The raw bytes, cut at 64 KiB.
+    /// The raw bytes, cut at 64 KiB. Of a file in another charset their UTF-8, with 0xFF or a lone surrogate where there is
+    /// no character.
     pub bytes: Bytes,
 }
 
@@ -44,16 +46,24 @@ struct Inner {
     layout: Layout,
     rows: Vec<RowSpan>,
     bad: Vec<BadRow>,
-    /// Where `text` begins in the file's plain bytes.
-    base: u64,
+    place: Place,
     first_row: u64,
     last_row: u64,
+}
+
+/// Where the good rows begin in the file's plain bytes.
+pub(crate) enum Place {
+    /// As far from this as in the text, which is a part of those bytes.
+    From(u64),
+    /// For a file in another charset.
+    Each(Vec<u64>),
 }
 
 /// How to read the rows, with the table of where their fields lie.
 pub(crate) enum Layout {
     Json(Vec<FieldSpan>),
     Csv { columns: Arc<Columns>, ends: Vec<u32> },
+    Xml(XmlTable),
 }
 
 /// Where a good row lies in the text, where its fields begin in the layout's table, and which it is in the batch.
@@ -71,12 +81,12 @@ impl RowBatch {
         layout: Layout,
         rows: Vec<RowSpan>,
         bad: Vec<BadRow>,
-        base: u64,
+        place: Place,
         first_row: u64,
         last_row: u64,
     ) -> Self {
         let (good, refused) = (0..rows.len(), 0..bad.len());
-        let inner = Inner { text, layout, rows, bad, base, first_row, last_row };
+        let inner = Inner { text, layout, rows, bad, place, first_row, last_row };
         Self { rows: good, bad: refused, first_row, inner: Arc::new(inner) }
     }
 
@@ -125,9 +135,14 @@ impl RowBatch {
         let fields = match &inner.layout {
             Layout::Json(spans) => spans.capacity() * size_of::<FieldSpan>(),
             Layout::Csv { ends, .. } => ends.capacity() * size_of::<u32>(),
+            Layout::Xml(table) => table.size(),
+        };
+        let places = match &inner.place {
+            Place::From(_) => 0,
+            Place::Each(places) => places.capacity() * size_of::<u64>(),
         };
         let bad = inner.bad.iter().map(|bad| size_of::<BadRow>() + bad.problem.len() + bad.bytes.len()).sum::<usize>();
-        inner.text.capacity() + inner.rows.capacity() * size_of::<RowSpan>() + fields + bad
+        inner.text.capacity() + inner.rows.capacity() * size_of::<RowSpan>() + fields + places + bad
     }
     /// The part of this batch after row number `row` (1-based, in the file), to go on where an earlier try stopped;
     /// `None` when nothing is after it. Shares the rows.
@@ -174,6 +189,7 @@ impl fmt::Debug for Row<'_> {
 pub(crate) enum Fields<'a> {
     Json(&'a [FieldSpan]),
     Csv { columns: &'a Columns, start: usize, ends: &'a [u32] },
+    Xml(XmlRow<'a>),
 }
 
 impl<'a> Row<'a> {
@@ -193,11 +209,10 @@ impl<'a> Row<'a> {
     pub(crate) fn fields(&self) -> Fields<'a> {
         let span = self.span();
         let from = span.fields as usize;
+        let to = |end: usize| self.inner.rows.get(self.index + 1).map_or(end, |next| next.fields as usize);
         match &self.inner.layout {
-            Layout::Json(spans) => {
-                let to = self.inner.rows.get(self.index + 1).map_or(spans.len(), |next| next.fields as usize);
-                Fields::Json(&spans[from..to])
-            }
+            Layout::Json(spans) => Fields::Json(&spans[from..to(spans.len())]),
+            Layout::Xml(table) => Fields::Xml(table.row(self.raw_text(), from, to(table.len()))),
             Layout::Csv { columns, ends } => {
                 Fields::Csv { columns, start: span.start as usize, ends: &ends[from..from + columns.len()] }
             }
@@ -212,9 +227,12 @@ impl<'a> Row<'a> {
     /// Where it begins, in plain bytes from the file's begin.
     #[must_use]
     pub fn offset(&self) -> u64 {
-        self.inner.base + u64::from(self.span().start)
+        match &self.inner.place {
+            Place::From(base) => base + u64::from(self.span().start),
+            Place::Each(places) => places[self.index],
+        }
     }
-    /// Its bytes, without the line end.
+    /// Its bytes, without the line end; in UTF-8, whatever the file's charset.
     #[must_use]
     pub fn raw(&self) -> &'a [u8] {
         self.raw_text().as_bytes()
@@ -228,6 +246,7 @@ impl<'a> Row<'a> {
                 .find(|span| span.is_named(self.text(), path.head()))
                 .map_or(Field::Missing, |span| self.resolve(*span, path)),
             Fields::Csv { columns, start, ends } => self.cell(columns, start, ends, path, &mut 0),
+            Fields::Xml(row) => row.get(path),
         }
     }
     /// Several fields in one pass over the row: `into[i]` becomes the value of `paths[i]` ([`Field::Missing`] if absent).
@@ -239,6 +258,12 @@ impl<'a> Row<'a> {
                 into.resize(paths.len(), Field::Missing);
                 for (paths, into) in paths.chunks(64).zip(into.chunks_mut(64)) {
                     self.get_some(spans, paths, into);
+                }
+            }
+            Fields::Xml(row) => {
+                into.resize(paths.len(), Field::Missing);
+                for (paths, into) in paths.chunks(64).zip(into.chunks_mut(64)) {
+                    row.get_some(paths, into);
                 }
             }
             Fields::Csv { columns, start, ends } => {
@@ -311,6 +336,7 @@ impl<'a> Row<'a> {
                     visit(Cow::Borrowed(name), csv::cell(self.text(), start, ends, index));
                 }
             }
+            Fields::Xml(row) => row.for_each(visit),
         }
     }
     /// All top-level fields as they stand in the row, a repeated name each time: for callers that keep the first one
@@ -322,15 +348,20 @@ impl<'a> Row<'a> {
                     visit(span.name(self.text()), span.value(self.text()));
                 }
             }
-            Fields::Csv { .. } => self.for_each(visit),
+            Fields::Csv { .. } | Fields::Xml(_) => self.for_each(visit),
         }
     }
-    /// The row as one line of JSON, whatever its format: for parking, quarantine and `rows`. JSON Lines rows unchanged;
-    /// CSV: texts and nulls.
+    /// The row as one line of JSON, whatever its format: for parking, quarantine and `rows`. JSON is unchanged, but for line
+    /// breaks between its tokens; CSV and XML: texts and nulls.
     #[must_use]
     pub fn to_json(&self) -> Cow<'a, str> {
         match self.fields() {
-            Fields::Json(_) => Cow::Borrowed(self.raw_text()),
+            Fields::Json(_) => json::one_line(self.raw_text()),
+            Fields::Xml(row) => {
+                let mut json = Vec::with_capacity(self.raw().len());
+                row.write_json(&mut json);
+                Cow::Owned(String::from_utf8(json).expect("made of texts"))
+            }
             Fields::Csv { columns, start, ends } => {
                 let mut json = Vec::with_capacity(2 * self.raw().len());
                 csv::write_json(self.text(), columns, start, ends, &mut json);

@@ -6,8 +6,9 @@ use std::mem;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use waybill_contracts::Format;
 
-use crate::{Field, Row, encode::Encoder, gzip::writer::GzipWriter};
+use crate::{Field, FieldPath, Row, encode::Encoder, gzip::writer::GzipWriter};
 
 /// How the file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,15 +24,45 @@ pub enum Compression {
 pub enum WriterOptions {
     /// A JSON object per line.
     JsonLines,
-    /// RFC 4180 with a header row; null is bare, "" is quoted; `\n` line ends. In a file of one column a null is a blank
+    /// A JSON array of objects, a line each.
+    Json,
+    /// RFC 4180 with a header row; null is bare, "" is quoted; an object or array is its JSON as text; `\n` line ends. In a file of one column a null is a blank
     /// line: this crate reads it back, other readers may pass over it.
     Csv {
         /// The columns: at least one, distinct, none empty; otherwise every row is refused. A row's other fields are an
         /// error; a column that the row lacks is null.
         columns: Vec<String>,
     },
+    /// An XML document, a line per row. Every field is an element, `@name` an attribute, `#text` the row's own text; an
+    /// object holds elements, a list repeats its element, null is `xsi:nil`. Lost are what is text anyway (numbers, true and
+    /// false), that a list of one is a list, empty lists and objects, null attributes, and `#text` that is only white space.
+    Xml {
+        /// The name of the document's element; by custom `rows`.
+        root: String,
+        /// The name of each row's element; by custom `row`.
+        row: String,
+    },
+    /// An XML element per line, as in [`WriterOptions::Xml`].
+    XmlLines {
+        /// The name of each row's element; by custom `row`.
+        row: String,
+    },
     /// Bytes as they are: for files that are published unchanged. Rows are counted by nobody.
     Raw,
+}
+
+impl WriterOptions {
+    /// How a format is written by custom: in XML `rows` around each `row`. `None` for CSV, which needs its columns.
+    #[must_use]
+    pub fn of(format: Format) -> Option<Self> {
+        match format {
+            Format::JsonLines => Some(Self::JsonLines),
+            Format::Json => Some(Self::Json),
+            Format::Csv => None,
+            Format::Xml => Some(Self::Xml { root: "rows".to_owned(), row: "row".to_owned() }),
+            Format::XmlLines => Some(Self::XmlLines { row: "row".to_owned() }),
+        }
+    }
 }
 
 /// Writes one file. Holds what is ready and was not taken ([`RowWriter::take`]), beside it 64 KiB, a row and, if
@@ -88,20 +119,33 @@ impl RowWriter {
     /// Writes a row of names and values. [`Field::Missing`] is left out (in CSV: null).
     ///
     /// # Errors
-    /// A repeated name, a field that is no column, a nested value in CSV, a number or a nested value that is not JSON.
+    /// A repeated name, a field that is no column, a number or a nested value that is not JSON; in XML a name that no element
+    /// can have, a list in a list, and characters that XML cannot carry.
     pub fn row(&mut self, fields: &[(&str, Field<'_>)]) -> Result<(), EncodeError> {
         let written = self.encoder.row(fields);
         self.wrote_row(written)
     }
 
-    /// Writes a row that was read, in this file's layout. JSON Lines to JSON Lines: the same bytes. With repeated names
-    /// in JSON the first one goes to CSV.
+    /// Writes a row that was read, in this file's layout. JSON to JSON: the same bytes, but for line breaks between tokens.
+    /// With repeated names in JSON the first one goes to CSV and XML.
     ///
     /// # Errors
     /// As [`RowWriter::row`].
     pub fn copy(&mut self, row: &Row<'_>) -> Result<(), EncodeError> {
         let written = self.encoder.copy(row);
         self.wrote_row(written)
+    }
+
+    /// Writes chosen fields of a row that was read, named by their paths; what it lacks is left out.
+    ///
+    /// # Errors
+    /// As [`RowWriter::row`].
+    pub fn select(&mut self, row: &Row<'_>, paths: &[FieldPath]) -> Result<(), EncodeError> {
+        let mut values = Vec::with_capacity(paths.len());
+        row.get_many(paths, &mut values);
+        let names: Vec<String> = paths.iter().map(FieldPath::to_string).collect();
+        let fields: Vec<(&str, Field<'_>)> = names.iter().map(String::as_str).zip(values).collect();
+        self.row(&fields)
     }
 
     fn wrote_row(&mut self, written: Result<(), String>) -> Result<(), EncodeError> {
@@ -135,6 +179,7 @@ impl RowWriter {
     /// Ends the file: what remains, and what was written.
     #[must_use]
     pub fn finish(mut self) -> (Bytes, WriterStats) {
+        self.encoder.end();
         self.packer.pack_all(&mut self.encoder.text);
         self.packer.finish(self.rows)
     }

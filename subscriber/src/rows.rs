@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
 use waybill_contracts::{Encoding, Entity, Format, HeaderRow, Media, MediaError, Metadata, Reason};
-use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Source, Step};
+use waybill_formats::{Charset, DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Source, Step};
 
 use crate::Verdict;
 
@@ -107,17 +107,17 @@ pub(crate) fn decode_options(
     limits: &Limits,
     hash_plain: bool,
 ) -> Result<DecodeOptions, RowsError> {
-    let Media { format, charset, header } = metadata.media()?;
-    if let Some(charset) = charset
-        && !matches!(charset.as_str(), "utf-8" | "utf8" | "us-ascii" | "ascii")
-    {
-        return Err(RowsError::Unsupported { what: format!("charset {charset}") });
-    }
+    let Media { format, charset, header, delimiter, row } = metadata.media()?;
+    let unknown = |label: String| RowsError::Unsupported { what: format!("charset {label}") };
+    let charset = charset.map(|label| Charset::from_label(&label).ok_or_else(|| unknown(label))).transpose()?;
     // The packing is decided by the file's first bytes; here it is only checked that we know its name.
     let _: Option<Encoding> = metadata.encoding()?;
     let source = match (format, header) {
         (Format::JsonLines, _) => Source::JsonLines,
-        (Format::Csv, HeaderRow::Present) => Source::Csv { columns: None, delimiter: b',' },
+        (Format::Json, _) => Source::Json,
+        (Format::Xml, _) => Source::Xml { row },
+        (Format::XmlLines, _) => Source::XmlLines,
+        (Format::Csv, HeaderRow::Present) => Source::Csv { columns: None, delimiter },
         (Format::Csv, HeaderRow::Absent) => {
             let columns: Vec<String> =
                 entity.into_iter().flat_map(|entity| &entity.columns).map(|column| column.name.clone()).collect();
@@ -126,13 +126,10 @@ pub(crate) fn decode_options(
                     format!("a CSV without header of type {:?}, whose entity declares no columns,", metadata.blob_type);
                 return Err(RowsError::Unsupported { what });
             }
-            Source::Csv { columns: Some(columns), delimiter: b',' }
-        }
-        (Format::Json | Format::Xml | Format::XmlLines, _) => {
-            return Err(RowsError::Unsupported { what: format!("contentType {}", metadata.content_type) });
+            Source::Csv { columns: Some(columns), delimiter }
         }
     };
-    Ok(DecodeOptions { limits: limits.clone(), hash_plain, ..DecodeOptions::new(source) })
+    Ok(DecodeOptions { charset, limits: limits.clone(), hash_plain, ..DecodeOptions::new(source) })
 }
 
 /// Decodes what comes through `chunks` and hands on groups of the rows after `from`. Returns at the file's end, when the

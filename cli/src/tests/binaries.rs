@@ -156,7 +156,7 @@ async fn wrong_usage_ends_with_2() {
         ("waybill-publisher", &["publish", "--type", "T"], "<FILE>"),
         ("waybill-publisher", &["publish", "--type", "T", "--id", "a", "x.csv", "y.csv"], "--id names one export"),
         ("waybill-publisher", &["publish", "--type", "a/b", "x.csv"], "a/b"),
-        ("waybill-publisher", &["publish", "--type", "T", "--as", "xml", "x.csv"], "jsonl, csv"),
+        ("waybill-publisher", &["publish", "--type", "T", "--as", "yaml", "x.csv"], "jsonl, json, csv, xml, xmll"),
         ("waybill-publisher", &["list", "--state", "lost"], "planned, uploaded, sent and void"),
         ("waybill-subscriber", &["list", "--state", "lost"], "quarantined"),
         ("waybill-subscriber", &["run", "--until-idle", "soon"], "soon"),

@@ -42,7 +42,7 @@ impl Default for Seen {
 }
 
 fn media(format: Format) -> Media {
-    Media { format, charset: None, header: HeaderRow::Present }
+    Media::new(format)
 }
 
 /// Everything that a subscriber asks of a message, in its order; the first problem is the message's.
@@ -95,15 +95,53 @@ fn accepted() -> Vec<(&'static str, Seen)> {
         (
             "content-type-parameters.json",
             Seen {
-                media: Media { format: Format::Csv, charset: Some("utf-8".to_owned()), header: HeaderRow::Absent },
+                media: Media {
+                    charset: Some("utf-8".to_owned()),
+                    header: HeaderRow::Absent,
+                    ..media(Format::Csv)
+                },
                 ..Seen::default()
             },
         ),
         (
             "content-type-odd-spelling.json",
             Seen {
-                media: Media { format: Format::Csv, charset: Some("utf-8".to_owned()), header: HeaderRow::Present },
+                media: Media { charset: Some("utf-8".to_owned()), ..media(Format::Csv) },
                 ..Seen::default()
+            },
+        ),
+        (
+            "content-type-delimiter.json",
+            Seen {
+                media: Media { charset: Some("windows-1252".to_owned()), delimiter: b';', ..media(Format::Csv) },
+                ..Seen::default()
+            },
+        ),
+        ("content-type-row.json", Seen { media: Media { row: Some("Item".to_owned()), ..media(Format::Xml) }, ..Seen::default() }),
+        (
+            "properties-of-csv.json",
+            Seen {
+                media: Media {
+                    charset: Some("utf-16".to_owned()),
+                    header: HeaderRow::Absent,
+                    delimiter: b'\t',
+                    ..media(Format::Csv)
+                },
+                ..properties("{ \"charset\": \"UTF-16\", \"csv\": { \"delimiter\": \"\\t\", \"header\": \"absent\" } }")
+            },
+        ),
+        (
+            "properties-of-xml.json",
+            Seen {
+                media: Media { row: Some("Item".to_owned()), ..media(Format::Xml) },
+                ..properties("{ \"xml\": { \"row\": \"Item\" }, \"csv\": { \"delimiter\": \"no\" }, \"charset\": 7 }")
+            },
+        ),
+        (
+            "properties-after-parameters.json",
+            Seen {
+                media: Media { delimiter: b'|', header: HeaderRow::Absent, ..media(Format::Csv) },
+                ..properties("{ \"csv\": { \"delimiter\": \"no\", \"header\": \"absent\" } }")
             },
         ),
         ("content-encoding-absent.json", encoding(None)),
@@ -204,7 +242,7 @@ fn full_extras() -> Extras {
 }
 
 /// File, reason, and the words by which a person finds the fault.
-const REFUSALS: [(&str, Reason, &str); 44] = [
+const REFUSALS: [(&str, Reason, &str); 46] = [
     ("empty.json", Reason::NotJson, "EOF while parsing a value at line 1 column 0"),
     ("not-json.json", Reason::NotJson, "expected value at line 1 column 1"),
     ("xml.json", Reason::NotJson, "expected value at line 1 column 1"),
@@ -230,7 +268,21 @@ const REFUSALS: [(&str, Reason, &str); 44] = [
     ("content-type-empty.json", Reason::UnknownContentType, "contentType \"\" is none of those we read"),
     ("content-type-unknown.json", Reason::UnknownContentType, "\"application/octet-stream\" is none of those we read"),
     ("content-type-open-quote.json", Reason::UnknownContentType, "has a quoted parameter that does not end"),
-    ("content-type-header-unknown.json", Reason::UnsupportedFormat, "header must be present or absent"),
+    (
+        "content-type-header-unknown.json",
+        Reason::UnsupportedFormat,
+        "is neither present nor absent, in contentType or properties",
+    ),
+    (
+        "content-type-delimiter-unknown.json",
+        Reason::UnsupportedFormat,
+        "delimiter must be one ASCII character or comma, semicolon",
+    ),
+    (
+        "properties-of-csv-unknown.json",
+        Reason::UnsupportedFormat,
+        "delimiter must be one ASCII character or comma, semicolon",
+    ),
     ("content-encoding-unknown.json", Reason::UnknownContentEncoding, "\"br\" is neither gzip nor identity"),
     ("uri-relative.json", Reason::BadUri, "uri is not an absolute https address"),
     ("uri-file.json", Reason::BadUri, "uri is not an https address"),

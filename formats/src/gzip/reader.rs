@@ -265,18 +265,13 @@ impl Unpacker {
             State::Trailer(_) => "trailer",
             State::Damaged(broken) => return Err(broken.clone()),
         };
-        Err(Broken {
-            reason: Reason::TruncatedFile,
-            problem: format!("the gzip stream ends at stored byte {}, within a member's {place}", self.read),
-        })
+        let problem = format!("the gzip stream ends at stored byte {}, within a member's {place}", self.read);
+        Err(Broken::at_row(Reason::TruncatedFile, problem))
     }
 }
 
 fn corrupt(problem: &str, stored: u64) -> Broken {
-    Broken {
-        reason: Reason::CorruptGzip,
-        problem: format!("the gzip stream is damaged at stored byte {stored}: {problem}"),
-    }
+    Broken::at_row(Reason::CorruptGzip, format!("the gzip stream is damaged at stored byte {stored}: {problem}"))
 }
 
 fn garbage(stored: u64) -> Broken {

@@ -160,7 +160,7 @@ fn a_header_that_cannot_be_used_is_a_malformed_file() {
         (b"a,,c\n1,2,3\n", "in the header row column 2 has no name; fix the producer"),
         (b"a,\"\"\n1,2\n", "in the header row column 2 has no name; fix the producer"),
         (b"a,\"b\"x\n1,2\n", "in the header row text follows a closing quote at byte 5; fix the producer"),
-        (b"a,\xff\n1,2\n", "in the header row there are bytes that are not UTF-8; fix the producer"),
+        (b"a,\xff\n1,2\n", "in the header row there are bytes that are no text; fix the producer"),
         (
             b"a,b\r1,2\r3,4\r",
             "in the header row there is \\r without \\n (lines must end with \\n or \\r\\n); fix the producer",

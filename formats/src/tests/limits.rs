@@ -51,6 +51,127 @@ fn a_line_of_a_gigabyte_is_one_bad_row_in_bounded_memory() {
 }
 
 #[test]
+fn text_without_end_in_a_document_is_an_error_in_bounded_memory_and_a_long_line_of_xml_a_bad_row() {
+    let chunk = Bytes::from(vec![b'a'; MIB]);
+    let (many, gigabyte) = (1 << 27, 1 << 30);
+    let too_long = "the row is longer than the limit of 16777216 bytes (row_bytes_max)";
+    for (options, begin, reason) in [
+        (json(), &b"[{\"a\":\""[..], Reason::TruncatedFile),
+        (xml(), b"<r><a><b>", Reason::TruncatedFile),
+        (xml(), b"<r><!-- ", Reason::TruncatedFile),
+        (xml(), b"<r><a><![CDATA[", Reason::TruncatedFile),
+        (xml(), b"<r>", Reason::TruncatedFile),
+        (xml(), b"<r><a b='", Reason::MalformedFile),
+        (xml(), b"<", Reason::MalformedFile),
+        (xml_of("none"), b"<r><a><b>", Reason::TruncatedFile),
+    ] {
+        let (held, outcome) = feed_long(options, begin, &chunk, many);
+        assert!(held < 40 * MIB, "held {held} bytes after {:?}", String::from_utf8_lossy(begin));
+        assert_eq!(outcome.reason(), reason, "{:?}", String::from_utf8_lossy(begin));
+    }
+    let (held, outcome) = feed_long(xml_lines(), b"<a>", &chunk, gigabyte);
+    assert!(held < 24 * MIB, "held {held} bytes");
+    assert_eq!(outcome.bad(), [(1, 0, too_long)]);
+}
+
+#[test]
+fn nesting_without_end_is_bounded_in_time_and_memory() {
+    for (options, begin, unit, problem) in [
+        (json(), &b"[{\"a\":"[..], &b"["[..], "nested deeper than 1048576 levels, where its end is not looked for"),
+        (xml(), b"<r>", b"<abcdefgh>", "nested so deep that it is not read on"),
+        (xml(), b"<r>", b"<a xmlns:b='urn:b'>", "more namespaces are declared at once than are read"),
+    ] {
+        let chunk = Bytes::from(unit.repeat(MIB / unit.len()));
+        let (held, outcome) = feed_long(options, begin, &chunk, 1 << 28);
+        assert!(held < 40 * MIB, "held {held} bytes");
+        assert_eq!(outcome.problem(), problem);
+    }
+}
+
+#[test]
+fn a_hundred_thousand_levels_are_a_bad_row_and_the_file_goes_on() {
+    let levels = 100_000;
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
+    let problem = "nested deeper than the limit of 128 levels at byte 132 of the row";
+    let outcome = decode(json(), format!("[{{}},{deep},{{}}]").as_bytes());
+    assert_eq!((outcome.bad(), outcome.good().len()), (vec![(2, 4, problem)], 2));
+    let outcome = decode(json_lines(), format!("{{}}\n{deep}\n{{}}\n").as_bytes());
+    assert_eq!((outcome.bad(), outcome.good().len()), (vec![(2, 3, problem)], 2));
+    let deep = format!("{}{}", "<a>".repeat(levels), "</a>".repeat(levels));
+    let problem = "nested deeper than the limit of 128 levels at byte 384 of the row";
+    let outcome = decode(xml(), format!("<r><a/>{deep}<a/></r>").as_bytes());
+    assert_eq!((outcome.bad(), outcome.good().len()), (vec![(2, 7, problem)], 2));
+    let outcome = decode(xml_lines(), format!("<a/>\n{deep}\n<a/>\n").as_bytes());
+    assert_eq!((outcome.bad(), outcome.good().len()), (vec![(2, 5, problem)], 2));
+}
+
+#[test]
+fn as_many_levels_as_are_allowed_are_read_without_recursing_out_of_the_stack() {
+    let mut options = xml();
+    options.limits.nesting_max = usize::MAX;
+    let row = format!("{}x{}", "<a>".repeat(256), "</a>".repeat(256));
+    first_row(options.clone(), format!("<r>{row}</r>").as_bytes(), |row| {
+        assert_eq!(row.to_json().matches("\"a\"").count(), 255);
+    });
+    assert_eq!(decode(options, format!("<r><a>{row}</a></r>").as_bytes()).bad().len(), 1);
+}
+
+#[test]
+fn ten_thousand_columns_are_refused_at_once() {
+    let columns = 10_000;
+    let problem = "there are more fields than the limit of 4096 (columns_max)";
+    let names: Vec<String> = (0..columns).map(|n| format!("c{n}")).collect();
+    let object = format!("{{{}}}", names.iter().map(|name| format!("\"{name}\":1")).collect::<Vec<_>>().join(","));
+    for outcome in [
+        decode(json_lines(), format!("{object}\n{{}}\n").as_bytes()),
+        decode(json(), format!("[{object},{{}}]").as_bytes()),
+    ] {
+        assert!(outcome.bad()[0].2.starts_with(problem), "{:?}", outcome.bad());
+        assert_eq!(outcome.good().len(), 1);
+    }
+    let outcome = decode(csv(), format!("{}\n", names.join(",")).as_bytes());
+    assert_eq!(
+        outcome.problem(),
+        "in the header row there are 10000 columns, over the limit of 4096; fix the producer"
+    );
+    let elements: String = names.iter().map(|name| format!("<{name}/>")).collect();
+    let attributes: String = names.iter().map(|name| format!(" {name}=''")).collect();
+    for row in [format!("<r>{elements}</r>"), format!("<r{attributes}/>")] {
+        for outcome in [
+            decode(xml(), format!("<rows>{row}<r/></rows>").as_bytes()),
+            decode(xml_lines(), format!("{row}\n<r/>\n").as_bytes()),
+        ] {
+            assert_eq!(outcome.bad()[0].2, "there are 10000 fields, over the limit of 4096 (columns_max)");
+            assert_eq!(outcome.good().len(), 1);
+        }
+    }
+}
+
+#[test]
+fn entities_that_would_grow_without_bound_are_not_even_declared() {
+    let laughs =
+        "<!DOCTYPE lolz [<!ENTITY lol \"lol\"><!ENTITY lol1 \"&lol;&lol;&lol;&lol;&lol;&lol;\">]><lolz>&lol1;</lolz>";
+    let outcome = decode(xml(), laughs.as_bytes());
+    assert_eq!(outcome.reason(), Reason::MalformedFile);
+    assert!(outcome.problem().starts_with("a DOCTYPE, which is refused"), "{}", outcome.problem());
+}
+
+#[test]
+fn tables_of_tiny_elements_stay_within_a_few_times_the_batch() {
+    for (options, begin, unit) in [
+        (xml(), &b"<r>"[..], &b"<a b=''><c/><d/><e/></a>"[..]),
+        (xml(), b"<r>", b"<a/>"),
+        (json(), b"[{}", b",{\"a\":1,\"b\":2}"),
+        (xml_lines(), b"", b"<a/>\n"),
+    ] {
+        let mut options = options;
+        options.batch_rows = usize::MAX;
+        let (held, _) = feed_long(options, begin, &Bytes::from(unit.repeat(10_000)), 3 << 20);
+        assert!(held < 16 * MIB, "held {held} bytes for {:?}", String::from_utf8_lossy(unit));
+    }
+}
+
+#[test]
 fn a_quote_that_never_closes_stops_at_the_row_limit() {
     let chunk = Bytes::from(b"4,d\n".repeat(MIB / 4));
     let (held, outcome) = feed_long(csv(), b"id,name\n1,a\n2,\"b\n", &chunk, 1 << 28);

@@ -1,12 +1,15 @@
 //! Whole files, through every way in which their bytes may come.
 
+mod charsets;
 mod csv;
 mod fields;
 mod gzip;
+mod json;
 mod jsonl;
 mod limits;
 mod splits;
 mod write;
+mod xml;
 
 use std::{borrow::Cow, io::Write};
 
@@ -64,10 +67,32 @@ impl Seen {
             Self::Bad { bytes, .. } => bytes,
         }
     }
+
+    fn offset(&self) -> u64 {
+        match self {
+            Self::Good { offset, .. } | Self::Bad { offset, .. } => *offset,
+        }
+    }
 }
 
 fn json_lines() -> DecodeOptions {
     DecodeOptions::new(Source::JsonLines)
+}
+
+fn json() -> DecodeOptions {
+    DecodeOptions::new(Source::Json)
+}
+
+fn xml() -> DecodeOptions {
+    DecodeOptions::new(Source::Xml { row: None })
+}
+
+fn xml_of(row: &str) -> DecodeOptions {
+    DecodeOptions::new(Source::Xml { row: Some(row.to_owned()) })
+}
+
+fn xml_lines() -> DecodeOptions {
+    DecodeOptions::new(Source::XmlLines)
 }
 
 fn csv() -> DecodeOptions {

@@ -23,7 +23,46 @@ fn files() -> Vec<(&'static str, DecodeOptions, Vec<u8>)> {
     long_json.batch_bytes = 64;
     let mut long_csv = csv();
     long_csv.limits.row_bytes_max = 12;
+    let array: &[u8] = b"\xef\xbb\xbf [ {\"id\":1,\"price\":19.90,\"name\":\"caf\xc3\xa9 \\u00e9\"},\r\n{\"id\":2,\"id\":3} , [1,\"]\"],\n\
+        {\"n\":1E400,\"deep\":{\"a\":[1,{\"b\":\"\\\"x\\ud83d\\ude00\"}]}},12,{\"bad\":\"\xff\"},{\"half\":\"\\ud83d\"},{\"last\":true}\n]\n";
+    let document: &[u8] = b"\xef\xbb\xbf<?xml version='1.0' encoding='UTF-8' ?>\r\n<!-- a - b --><?pi x?><rows xmlns:x='urn:a'>\n\
+        <row id='1' x:n=\"a&amp;b\tc\"><a>caf\xc3\xa9</a><b/><b>2 &lt;&#x1F600;]]&gt;</b><c><![CDATA[<x>]]y]]></c></row >\
+        text<!-- between --><x:other\n  a='>'\n/><row>mixed <i>in</i> text<?p q?></row>\r\n<e><e><e>deep</e></e></e></rows>\n<!---->";
+    let xml_rows: &[u8] =
+        b"<?xml version=\"1.0\"?>\n<a x='1'>2</a>\r\n\n<a><b>1</b><b>2</b></a>\n<a>\n<a/>x\n<!-- c --><a>\xff</a>\n<a>&#xe9;</a>";
+    let mut small_array = DecodeOptions::new(Source::Json);
+    small_array.batch_bytes = 40;
+    small_array.limits.row_bytes_max = 45;
+    let mut small_document = DecodeOptions::new(Source::Xml { row: None });
+    small_document.batch_bytes = 40;
+    small_document.limits.row_bytes_max = 60;
+    small_document.limits.nesting_max = 2;
+    let named = DecodeOptions::new(Source::Xml { row: Some("e".to_owned()) });
+    let utf16: Vec<u8> = String::from_utf8_lossy(document)
+        .replace("UTF-8", "UTF-16")
+        .encode_utf16()
+        .flat_map(u16::to_be_bytes)
+        .collect();
+    let mut utf16_csv = csv();
+    utf16_csv.charset = crate::Charset::from_label("utf-16le");
+    utf16_csv.limits.row_bytes_max = 20;
+    let csv_units: Vec<u8> = "id,name\r\n1,é€😀\n2,\"a\nb\"\n3,x,y\n4,22222222222222222222222\n5,ok"
+        .encode_utf16()
+        .chain([0xd800, u16::from(b'\n')])
+        .flat_map(u16::to_le_bytes)
+        .chain([7])
+        .collect();
     vec![
+        ("json", DecodeOptions::new(Source::Json), array.to_vec()),
+        ("json in small batches with rows over the limit", small_array, array.to_vec()),
+        ("json that is cut", DecodeOptions::new(Source::Json), array[..100].to_vec()),
+        ("xml", DecodeOptions::new(Source::Xml { row: None }), document.to_vec()),
+        ("xml in small batches with rows over the limits", small_document, document.to_vec()),
+        ("xml with rows by name", named, document.to_vec()),
+        ("xml that is cut", DecodeOptions::new(Source::Xml { row: None }), document[..200].to_vec()),
+        ("xml in another charset", DecodeOptions::new(Source::Xml { row: None }), utf16),
+        ("csv in another charset", utf16_csv, csv_units),
+        ("xml lines", DecodeOptions::new(Source::XmlLines), xml_rows.to_vec()),
         ("json lines", json_lines(), json.to_vec()),
         ("json lines in small batches", small, json.to_vec()),
         ("json lines with rows over the limit", long_json, json.to_vec()),
@@ -219,20 +258,35 @@ fn logs_of_a_batch_hold_no_values() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
     fn random_bytes_in_random_pieces_give_the_same_as_whole(
         parts in prop::collection::vec(
-            prop::sample::select(vec!["{\"a\":1}", "\n", "\r\n", "\"", ",", "x", "{", "}", "[", "\\", ":", "1", "é", "\"\"", " "]),
+            prop::sample::select(vec!["<a>", "</a>", "<a b='", "'/>", "<!--", "-->", "<![CDATA[", "]]>", "<?p ", "?>", "&amp;", "&#10;", ">", "{\"a\":1}", "\n", "\r\n", "\"", ",", "x", "{", "}", "[", "\\", ":", "1", "é", "\"\"", " "]),
             0..80,
         ),
         cuts in prop::collection::vec(0_usize..200, 0..6),
         batch_bytes in 1_usize..60,
         row_bytes_max in 1_usize..60,
-        as_csv: bool,
+        source in 0_usize..6,
+        begun: bool,
+        utf16: bool,
     ) {
-        let plain = parts.concat().into_bytes();
-        let mut options = if as_csv { csv_of(&["a", "b"]) } else { json_lines() };
+        let (mut options, begin) = match source {
+            0 => (csv_of(&["a", "b"]), ""),
+            1 => (json_lines(), ""),
+            2 => (json(), "[{}"),
+            3 => (xml(), "<r>"),
+            4 => (xml_of("a"), "<r>"),
+            _ => (xml_lines(), ""),
+        };
+        let plain = [if begun { begin } else { "" }, &parts.concat()].concat();
+        let plain: Vec<u8> = if utf16 {
+            options.charset = crate::Charset::from_label("utf-16le");
+            plain.encode_utf16().flat_map(u16::to_le_bytes).collect()
+        } else {
+            plain.into_bytes()
+        };
         options.batch_bytes = batch_bytes;
         options.limits.row_bytes_max = row_bytes_max;
         let expected = decode(options.clone(), &plain);

@@ -54,7 +54,7 @@ fn json_rows_are_written_exactly() {
         ("no", Field::Bool(false)),
         ("null", Field::Null),
         ("left out", Field::Missing),
-        ("o", Field::Nested(b"{ \"x\" :\n\t[1,\r\n2] }")),
+        ("o", Field::Nested(b"{ \"x\" :\n\t[1,\r\n2] }".into())),
     ];
     assert_eq!(
         plain_text(WriterOptions::JsonLines, &[&row, &[], &[("", text(""))]]),
@@ -109,16 +109,16 @@ fn a_row_that_cannot_be_written_is_refused_and_leaves_nothing() {
         (&[("a", Field::Number(""))], "the number of field \"a\" is not written as JSON has it"),
         (&[("a", Field::Number("1,\"b\":2"))], "the number of field \"a\" is not written as JSON has it"),
         (
-            &[("a", Field::Nested(b"{\"x\":}"))],
+            &[("a", Field::Nested(b"{\"x\":}".into()))],
             "the nested value of field \"a\": expected a value, found '}' at byte 5",
         ),
         (
-            &[("a", Field::Nested(b"1"))],
+            &[("a", Field::Nested(b"1".into()))],
             "the nested value of field \"a\": a JSON object or array, not a number at byte 0",
         ),
-        (&[("a", Field::Nested(b"[\"\xff\"]"))], "the nested value of field \"a\" is not UTF-8"),
+        (&[("a", Field::Nested(b"[\"\xff\"]".into()))], "the nested value of field \"a\" is not UTF-8"),
         (
-            &[("a", Field::Nested(&deep))],
+            &[("a", Field::Nested((&deep[..]).into()))],
             "the nested value of field \"a\": nested deeper than the limit of 127 levels at byte 127",
         ),
     ];
@@ -126,7 +126,10 @@ fn a_row_that_cannot_be_written_is_refused_and_leaves_nothing() {
         (&[("a", Field::Null), ("a", Field::Null)], "field \"a\" is there twice"),
         (&[("x", Field::Null)], "field \"x\" is no column of this file"),
         (&[("a", text("x")), ("b", Field::Number("1."))], "the number of field \"b\" is not written as JSON has it"),
-        (&[("b", Field::Nested(b"[1]"))], "field \"b\" is an object or array, which CSV cannot hold; write JSON Lines"),
+        (
+            &[("b", Field::Nested(b"[1".into()))],
+            "the nested value of field \"b\": the row ends in the middle of its JSON at byte 2",
+        ),
     ];
     for (options, cases) in [(WriterOptions::JsonLines, json), (csv_file(&["a", "b"]), table)] {
         for (row, problem) in cases {
@@ -149,7 +152,7 @@ fn columns_that_cannot_be_used_refuse_every_row() {
     {
         let mut writer = RowWriter::new(csv_file(&columns), Compression::None);
         let error = writer.row(&[]).unwrap_err();
-        assert_eq!(error.to_string(), format!("row 1: this file's columns cannot be used: {problem}"));
+        assert_eq!(error.to_string(), format!("row 1: this file's columns or names cannot be used: {problem}"));
     }
 }
 
@@ -274,14 +277,150 @@ fn a_row_is_copied_from_every_layout_to_every_other() {
 
 #[test]
 fn a_copy_that_loses_something_is_refused() {
-    for (line, problem) in [
-        ("{\"a\":1,\"z\":2}", "row 1: field \"z\" is no column of this file"),
-        ("{\"a\":{}}", "row 1: field \"a\" is an object or array, which CSV cannot hold; write JSON Lines"),
+    let mut writer = RowWriter::new(csv_file(&["a"]), Compression::None);
+    let error = first_row(json_lines(), b"{\"a\":1,\"z\":2}", |row| writer.copy(&row).unwrap_err());
+    assert_eq!(error.to_string(), "row 1: field \"z\" is no column of this file");
+    assert_eq!(writer.finish().0, "a\n");
+}
+
+#[test]
+fn csv_holds_objects_and_arrays_as_json_text() {
+    let file = b"[{\"a\":{\"x\":[1.50,\n  null]},\"b\":[]}]";
+    assert_eq!(copied(json(), file, csv_file(&["a", "b"])), "a,b\n\"{\"\"x\"\":[1.50,null]}\",[]\n");
+}
+
+fn xml_file() -> WriterOptions {
+    WriterOptions::Xml { root: "rows".to_owned(), row: "row".to_owned() }
+}
+
+fn xml_lines_file() -> WriterOptions {
+    WriterOptions::XmlLines { row: "row".to_owned() }
+}
+
+#[test]
+fn a_json_file_is_an_array_with_a_row_a_line() {
+    let rows: [&[(&str, Field<'_>)]; 2] = [&[("a", Field::Number("1.50"))], &[("b", Field::Nested(b"[\n1]".into()))]];
+    assert_eq!(plain_text(WriterOptions::Json, &rows), "[\n{\"a\":1.50},\n{\"b\":[ 1]}\n]\n");
+    assert_eq!(plain_text(WriterOptions::Json, &[]), "[\n]\n");
+    let mut writer = RowWriter::new(WriterOptions::Json, Compression::None);
+    writer.row(&[("a", Field::Number("x"))]).unwrap_err();
+    writer.row(&[]).unwrap();
+    writer.row(&[("a", Field::Number("x"))]).unwrap_err();
+    assert_eq!(writer.finish().0, "[\n{}\n]\n", "what was refused leaves no comma");
+}
+
+const XML_HEAD: &str = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+    <rows xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\">\n";
+
+#[test]
+fn xml_is_written_by_the_mapping() {
+    let rows: [&[(&str, Field<'_>)]; 3] = [
+        &[
+            ("id", Field::Number("19.90")),
+            ("@x", text("a\"<&>\t\r\n")),
+            ("t", text("a\"<&>]]>\t\r\né")),
+            ("yes", Field::Bool(true)),
+            ("none", Field::Null),
+            ("left_out", Field::Missing),
+            ("@gone", Field::Null),
+            ("#text", text("own")),
+        ],
+        &[(
+            "o",
+            Field::Nested(b"{\"@k\":1.0,\"l\":[1,{\"m\":null},\"\"],\"l\":2,\"#text\":\"\\u00e9\",\"e\":{}}".into()),
+        )],
+        &[],
+    ];
+    assert_eq!(
+        plain_text(xml_file(), &rows),
+        format!(
+            "{XML_HEAD}<row x=\"a&quot;&lt;&amp;&gt;&#9;&#13;&#10;\"><id>19.90</id><t>a\"&lt;&amp;&gt;]]&gt;\t&#13;\né</t>\
+             <yes>true</yes><none xsi:nil=\"true\"/>own</row>\n\
+             <row><o k=\"1.0\"><l>1</l><l><m xsi:nil=\"true\"/></l><l></l>é<e></e></o></row>\n<row></row>\n</rows>\n"
+        )
+    );
+    let lines: [&[(&str, Field<'_>)]; 2] = [&[("a", text("1\n2"))], &[("a", Field::Null)]];
+    assert_eq!(
+        plain_text(xml_lines_file(), &lines),
+        "<row><a>1&#10;2</a></row>\n\
+         <row xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><a xsi:nil=\"true\"/></row>\n"
+    );
+}
+
+#[test]
+fn what_xml_cannot_carry_is_refused_and_leaves_nothing() {
+    let cases: &[(&[(&str, Field<'_>)], &str)] = &[
+        (&[("a", text("x\u{1}"))], "field \"a\": it holds U+0001, which XML cannot carry"),
+        (&[("a", text("\u{ffff}"))], "field \"a\": it holds U+FFFF, which XML cannot carry"),
+        (&[("@a", text("\0"))], "field \"@a\": it holds U+0000, which XML cannot carry"),
+        (&[("a b", text("x"))], "field \"a b\": \"a b\" is no name of an XML element; rename the field"),
+        (&[("", text("x"))], "field \"\": \"\" is no name of an XML element; rename the field"),
+        (&[("2nd", Field::Null)], "field \"2nd\": \"2nd\" is no name of an XML element; rename the field"),
+        (&[("x:y", text("x"))], "field \"x:y\": \"x:y\" is no name of an XML element; rename the field"),
+        (&[("@", text("x"))], "field \"@\": \"\" is no name of an XML element; rename the field"),
+        (&[("a", Field::Nested(b"[[1]]".into()))], "field \"a\": XML cannot hold a list in a list; write JSON Lines"),
+        (
+            &[("a", Field::Nested(b"{\"b\":[\"\\u0000\"]}".into()))],
+            "field \"a\": in it \"b\": it holds U+0000, which XML cannot carry",
+        ),
+        (
+            &[("@a", Field::Nested(b"{}".into()))],
+            "field \"@a\": an object or array, which is no text; write JSON Lines",
+        ),
+        (&[("a", Field::Null), ("a", Field::Null)], "field \"a\" is there twice"),
+        (&[("a", Field::Number("1,2"))], "the number of field \"a\" is not written as JSON has it"),
+    ];
+    for (row, problem) in cases {
+        for options in [xml_file(), xml_lines_file()] {
+            let good = [("a", text("kept"))];
+            let mut writer = RowWriter::new(options.clone(), Compression::None);
+            writer.row(&good).unwrap();
+            assert_eq!(writer.row(row).unwrap_err().to_string(), format!("row 2: {problem}"));
+            writer.row(&good).unwrap();
+            let (bytes, _) = writer.finish();
+            let decoding = if options == xml_file() { xml() } else { xml_lines() };
+            assert_eq!(decode(decoding, &bytes).end.unwrap().rows, 2);
+        }
+    }
+    for options in [
+        WriterOptions::Xml { root: "a b".to_owned(), row: "row".to_owned() },
+        WriterOptions::Xml { root: "rows".to_owned(), row: String::new() },
+        WriterOptions::XmlLines { row: "x:y".to_owned() },
     ] {
-        let mut writer = RowWriter::new(csv_file(&["a"]), Compression::None);
-        let error = first_row(json_lines(), line.as_bytes(), |row| writer.copy(&row).unwrap_err());
-        assert_eq!(error.to_string(), problem);
-        assert_eq!(writer.finish().0, "a\n");
+        RowWriter::new(options, Compression::None).row(&[]).unwrap_err();
+    }
+}
+
+#[test]
+fn every_format_is_copied_to_every_other() {
+    let source = "[{\"a\":\"1\",\"b\":null},{\"a\":\"\",\"b\":\"x<&\\\"\"}]";
+    let formats = [
+        (json_lines(), WriterOptions::JsonLines),
+        (json(), WriterOptions::Json),
+        (csv(), csv_file(&["a", "b"])),
+        (xml(), xml_file()),
+        (xml_lines(), xml_lines_file()),
+    ];
+    for (from, first) in &formats {
+        let file = copied(json(), source.as_bytes(), first.clone());
+        for (_, to) in &formats {
+            let other = copied(from.clone(), file.as_bytes(), to.clone());
+            assert_eq!(other, copied(json(), source.as_bytes(), to.clone()), "{first:?} to {to:?}");
+        }
+    }
+}
+
+#[test]
+fn chosen_fields_are_written_under_their_paths() {
+    let paths: Vec<FieldPath> = ["b", "o.x[0]", "none"].iter().map(|path| FieldPath::parse(path).unwrap()).collect();
+    for (options, file, expected) in [
+        (json(), "[{\"o\":{\"x\":[1.50]},\"b\":true}]", "{\"b\":true,\"o.x[0]\":1.50}\n"),
+        (xml(), "<r><a><b>t</b><o><x>1.50</x></o></a></r>", "{\"b\":\"t\",\"o.x[0]\":\"1.50\"}\n"),
+        (csv(), "a,b\n1,2\n", "{\"b\":\"2\"}\n"),
+    ] {
+        let mut writer = RowWriter::new(WriterOptions::JsonLines, Compression::None);
+        first_row(options, file.as_bytes(), |row| writer.select(&row, &paths).unwrap());
+        assert_eq!(writer.finish().0, expected);
     }
 }
 
@@ -294,37 +433,58 @@ fn value() -> impl Strategy<Value = Field<'static>> {
             .prop_map(Field::Number),
         "[a-c\",\r\n\\\\ é\u{feff}]{0,6}".prop_map(|text| Field::Text(Cow::Owned(text))),
         ".{0,6}".prop_map(|text| Field::Text(Cow::Owned(text))),
-        Just(Field::Nested(b"{\"a\":[1,{}]}")),
+        Just(Field::Nested(b"{\"a\":[1,{}]}".into())),
     ]
+}
+
+/// A name that every format can carry, and others.
+fn name(format: usize) -> impl Strategy<Value = String> {
+    match format {
+        3 | 4 => "[a-c_é][a-c0-9.·é-]{0,2}".boxed(),
+        _ => "[a-c\",\n \u{feff}é]{1,3}".boxed(),
+    }
+}
+
+fn is_xml_text(field: &Field<'_>) -> bool {
+    let is_char = |c: char| c >= ' ' && !matches!(c, '\u{fffe}' | '\u{ffff}') || matches!(c, '\t' | '\n' | '\r');
+    !matches!(field, Field::Text(text) if !text.chars().all(is_char))
 }
 
 proptest! {
     #[test]
     fn what_is_written_is_read_back_at_every_split(
-        names in prop::collection::btree_set("[a-c\",\n \u{feff}é]{1,3}", 1..4),
+        (format, names) in (0_usize..5).prop_flat_map(|format| (Just(format), prop::collection::btree_set(name(format), 1..4))),
         rows in prop::collection::vec(prop::collection::vec(value(), 3), 0..6),
         level in prop::option::of(0_u32..10),
         chunk in 1_usize..40,
-        as_csv: bool,
     ) {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let options = if as_csv { csv_file(&names) } else { WriterOptions::JsonLines };
-        let compression = level.map_or(Compression::None, Compression::Gzip);
-        // In CSV everything but null is text, and there is nothing nested.
-        let as_read = |field: &Field<'static>| match (as_csv, field) {
-            (true, Field::Nested(_)) => Field::Null,
-            (true, Field::Bool(value)) => Field::Text(Cow::Owned(value.to_string())),
-            (true, Field::Number(number)) => text(number),
-            (_, field) => field.clone(),
+        let (options, decoding) = match format {
+            0 => (WriterOptions::JsonLines, json_lines()),
+            1 => (WriterOptions::Json, json()),
+            2 => (csv_file(&names), csv()),
+            3 => (xml_file(), xml()),
+            _ => (xml_lines_file(), xml_lines()),
         };
-        let given = |field: &Field<'static>| if as_csv && matches!(field, Field::Nested(_)) { Field::Null } else { field.clone() };
+        let (is_json, is_csv) = (format < 2, format == 2);
+        let compression = level.map_or(Compression::None, Compression::Gzip);
+        // In CSV and XML everything but null is text; CSV holds the JSON of what is nested, XML holds it in its own way.
+        let as_read = |field: &Field<'static>| match field {
+            field if is_json => field.clone(),
+            Field::Nested(json) if is_csv => text_of(json),
+            Field::Nested(_) => Field::Nested(b"{\"a\":[\"1\",\"\"]}".into()),
+            Field::Bool(value) => Field::Text(Cow::Owned(value.to_string())),
+            Field::Number(number) => text(number),
+            field => field.clone(),
+        };
+        let given = |field: &Field<'static>| if format > 2 && !is_xml_text(field) { Field::Null } else { field.clone() };
+        let rows: Vec<Vec<Field<'static>>> = rows.iter().map(|row| row.iter().map(given).collect()).collect();
         let (stored, stats) = written(options, compression, 1, |step| {
             for row in &rows {
-                let row: Vec<(&str, Field<'_>)> = names.iter().copied().zip(row.iter().map(given)).collect();
+                let row: Vec<(&str, Field<'_>)> = names.iter().copied().zip(row.iter().cloned()).collect();
                 step(&mut |writer| writer.row(&row).unwrap());
             }
         });
-        let decoding = if as_csv { csv() } else { json_lines() };
         let (batches, end) = decode_batches(decoding, stored.chunks(chunk));
         let end = end.unwrap();
         prop_assert_eq!((end.rows, end.bad_rows, end.gzip), (rows.len() as u64, 0, level.is_some()));
@@ -337,4 +497,8 @@ proptest! {
             prop_assert_eq!(&values, &expected);
         }
     }
+}
+
+fn text_of(json: &[u8]) -> Field<'static> {
+    Field::Text(Cow::Owned(String::from_utf8(json.to_vec()).unwrap()))
 }

@@ -52,7 +52,7 @@ fn field(value: &RawValue) -> Result<Field<'_>, String> {
             let Name(text) = serde_json::from_str(text).map_err(|error| error.to_string())?;
             Field::Text(text)
         }
-        Some(b'{' | b'[') => Field::Nested(text.as_bytes()),
+        Some(b'{' | b'[') => Field::Nested(text.as_bytes().into()),
         _ => Field::Number(text),
     })
 }
@@ -70,7 +70,7 @@ mod tests {
             ("n", Field::Null),
             ("t", Field::Bool(true)),
             ("f", Field::Bool(false)),
-            ("l", Field::Nested(b"[1, 2]")),
+            ("l", Field::Nested(b"[1, 2]".into())),
             ("é", Field::Text("é".into())),
         ];
         assert_eq!(fields.len(), expected.len());

@@ -213,8 +213,9 @@ impl<O: Outbox> ExportBuilder<O> {
         self
     }
 
-    /// For [`ExportBuilder::file`] and [`ExportBuilder::reader`]: writes the source's rows in this format (JSON Lines or
-    /// CSV; without [`columns`](Self::columns), CSV has those of the first row). Default: the same bytes as the source.
+    /// For [`ExportBuilder::file`] and [`ExportBuilder::reader`]: writes the source's rows in this format (without
+    /// [`columns`](Self::columns), CSV has those of the first row). Default: the same bytes as the source.
+    /// For [`ExportBuilder::start`]: the format of the rows that are written.
     pub fn convert_to(mut self, format: Format) -> Self {
         self.format = Some(format);
         self
@@ -239,13 +240,10 @@ impl<O: Outbox> ExportBuilder<O> {
     /// [`ExportError::Outbox`]; [`ExportError::Invalid`] for a format that cannot be written;
     /// [`ExportError::Unsettled`] when an earlier try of this id left a blob that cannot be looked for now.
     pub async fn start(self) -> Result<ExportWriter<O>, ExportError> {
-        let (options, format) = match (self.format.unwrap_or(Format::JsonLines), &self.columns) {
-            (Format::JsonLines, _) => (WriterOptions::JsonLines, Format::JsonLines),
-            (Format::Csv, Some(columns)) => (WriterOptions::Csv { columns: columns.clone() }, Format::Csv),
-            (Format::Csv, None) => return Err(invalid("format", "CSV needs its columns; use `csv`")),
-            (other, _) => {
-                return Err(invalid("format", format!("{} cannot be written row by row yet", other.suffix())));
-            }
+        let format = self.format.unwrap_or(Format::JsonLines);
+        let csv = || self.columns.clone().map(|columns| WriterOptions::Csv { columns });
+        let Some(options) = WriterOptions::of(format).or_else(csv) else {
+            return Err(invalid("format", "CSV needs its columns; use `csv`"));
         };
         self.start_as(options, format).await
     }
@@ -279,8 +277,8 @@ impl<O: Outbox> ExportBuilder<O> {
         writer.finish().await
     }
 
-    /// Publishes a file: plain or gzip, its format named by its suffix (`jsonl`, `ndjson`, `csv`; `json`, `xml` and `xmll`
-    /// are published without a look inside). Its rows are read and counted, and a file with a bad row is refused. What
+    /// Publishes a file: plain or gzip, its format named by its suffix (`jsonl`, `ndjson`, `json`, `csv`, `xml`,
+    /// `xmll`). Its rows are read and counted, and a file with a bad row is refused. What
     /// subscribers unpack is the same, byte for byte, unless it is converted.
     ///
     /// A passing fault of storage is tried again, up to the publisher's `storage_patience`.
@@ -389,7 +387,7 @@ impl<O: Outbox> ExportBuilder<O> {
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
         };
         match writer.block(rest).await {
-            Ok(()) => writer.finish_packed(&stats, rows).await,
+            Ok(()) => writer.finish_packed(&stats, Some(rows)).await,
             Err(error) => Err(writer.failed(error).await),
         }
     }

@@ -76,8 +76,7 @@ impl Read for Counted {
 pub(super) struct Packed {
     pub(super) rest: Bytes,
     pub(super) stats: WriterStats,
-    /// `None` for a format that is not read.
-    pub(super) rows: Option<u64>,
+    pub(super) rows: u64,
 }
 
 /// Nobody takes the blocks any more.
@@ -104,35 +103,16 @@ impl Packing {
         block_bytes: impl Fn() -> usize,
         mut emit: impl FnMut(Bytes) -> Result<(), Gone>,
     ) -> Result<Packed, PackError> {
-        let source = match self.format {
-            Format::JsonLines => Some(Source::JsonLines),
-            Format::Csv => Some(Source::Csv { columns: None, delimiter: b',' }),
-            Format::Json | Format::Xml | Format::XmlLines => None,
-        };
-        let mut rows = Rows {
-            name: &self.name,
-            decoder: source.map(|source| RowDecoder::new(DecodeOptions::new(source))),
-            read: 0,
-            plain: 0,
-        };
+        let decoder = RowDecoder::new(DecodeOptions::new(Source::of(self.format)));
+        let mut rows = Rows { name: &self.name, decoder, read: 0, plain: 0 };
         let mut target = match &self.treatment {
             Treatment::Verbatim => Target::open(RowWriter::new(WriterOptions::Raw, self.compression)),
-            Treatment::Convert(..) if rows.decoder.is_none() => {
-                return Err(invalid(
-                    "source",
-                    format!("{}: {} cannot be converted yet", self.name, self.format.suffix()),
-                )
-                .into());
-            }
-            Treatment::Convert(Format::JsonLines, _) => {
-                Target::open(RowWriter::new(WriterOptions::JsonLines, self.compression))
-            }
-            Treatment::Convert(Format::Csv, Some(columns)) => {
-                Target::open(RowWriter::new(WriterOptions::Csv { columns: columns.clone() }, self.compression))
-            }
-            Treatment::Convert(Format::Csv, None) => Target::AwaitsFirstRow(self.compression),
-            Treatment::Convert(other, _) => {
-                return Err(invalid("as", format!("{} cannot be written yet; use jsonl or csv", other.suffix())).into());
+            Treatment::Convert(format, columns) => {
+                let csv = || columns.clone().map(|columns| WriterOptions::Csv { columns });
+                match WriterOptions::of(*format).or_else(csv) {
+                    Some(options) => Target::open(RowWriter::new(options, self.compression)),
+                    None => Target::AwaitsFirstRow(self.compression),
+                }
             }
         };
         let convert = self.treatment != Treatment::Verbatim;
@@ -226,7 +206,7 @@ impl Target {
 #[derive(Debug)]
 struct Rows<'a> {
     name: &'a str,
-    decoder: Option<RowDecoder>,
+    decoder: RowDecoder,
     read: u64,
     plain: u64,
 }
@@ -237,25 +217,20 @@ impl Rows<'_> {
         chunk: &[u8],
         mut batch: impl FnMut(&RowBatch) -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
-        if let Some(decoder) = &mut self.decoder {
-            decoder.feed(Bytes::copy_from_slice(chunk));
-            self.step(&mut batch)?;
-        }
-        Ok(())
+        self.decoder.feed(Bytes::copy_from_slice(chunk));
+        self.step(&mut batch)
     }
 
-    /// How many rows there were, if they were read.
-    fn end(mut self, mut batch: impl FnMut(&RowBatch) -> Result<(), ExportError>) -> Result<Option<u64>, ExportError> {
-        let Some(decoder) = &mut self.decoder else { return Ok(None) };
-        decoder.end();
+    /// How many rows there were.
+    fn end(mut self, mut batch: impl FnMut(&RowBatch) -> Result<(), ExportError>) -> Result<u64, ExportError> {
+        self.decoder.end();
         self.step(&mut batch)?;
-        Ok(Some(self.read))
+        Ok(self.read)
     }
 
     fn step(&mut self, batch: &mut dyn FnMut(&RowBatch) -> Result<(), ExportError>) -> Result<(), ExportError> {
-        let Some(decoder) = &mut self.decoder else { return Ok(()) };
         loop {
-            let step = decoder.next().map_err(|error| ExportError::Source {
+            let step = self.decoder.next().map_err(|error| ExportError::Source {
                 name: self.name.to_owned(),
                 row: error.row,
                 offset: error.offset,
@@ -293,8 +268,7 @@ impl Rows<'_> {
 
     /// Rows that came before the failure wait in the decoder still; the error names the row after them.
     fn count_what_came(&mut self) {
-        let Some(decoder) = &mut self.decoder else { return };
-        decoder.end();
+        self.decoder.end();
         if let Err(ExportError::Source { row, .. }) = self.step(&mut |_| Ok(())) {
             self.read = row.saturating_sub(1);
         }

@@ -35,7 +35,7 @@ async fn a_file_is_published_byte_for_byte() {
         ("t.jsonl", JSONL, Some(3), "application/x-jsonlines"),
         ("t.ndjson", JSONL, Some(3), "application/x-jsonlines"),
         ("t.csv", CSV, Some(3), "text/csv"),
-        ("t.json", b"[{\"a\":1}]", None, "application/json"),
+        ("t.json", b"[{\"a\":1}]", Some(1), "application/json"),
         ("large.jsonl", &large, Some(60_000), "application/x-jsonlines"),
     ] {
         for (packed, suffix) in [(plain.to_vec(), ""), (gzip(plain), ".gz"), (members(plain, 3), ".gz")] {
@@ -70,14 +70,16 @@ async fn assert_nothing_published(world: &World, publisher: &Publisher, rows: us
 async fn a_truncated_gzip_is_refused_before_anything_is_committed() {
     let world = World::new().await;
     let running = world.running().await;
-    let whole = gzip(&CSV.repeat(20));
-    let mut damaged = whole.clone();
-    *damaged.last_mut().unwrap() ^= 1;
-    let cut = [whole.len() - 1, whole.len() - 8, whole.len() / 2, 12, 3]
-        .map(|length| (whole[..length].to_vec(), "ends early"));
     let mut tries = 0;
-    for (bytes, problem) in cut.into_iter().chain([(damaged, "damaged")]) {
-        for name in ["t.csv.gz", "t.xml.gz"] {
+    for (name, plain) in
+        [("t.csv.gz", CSV.repeat(20)), ("t.xml.gz", format!("<r>{}</r>", "<a>1</a>".repeat(20)).into_bytes())]
+    {
+        let whole = gzip(&plain);
+        let mut damaged = whole.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+        let cut = [whole.len() - 1, whole.len() - 8, whole.len() / 2, 12, 3]
+            .map(|length| (whole[..length].to_vec(), "ends early"));
+        for (bytes, problem) in cut.into_iter().chain([(damaged, "damaged")]) {
             let refused = publish(&world, &running.publisher, name, &bytes).await.unwrap_err();
             let ExportError::Source { problem: told, .. } = &refused else { panic!("{refused:?}") };
             assert!(told.contains(problem), "{} bytes: {refused}", bytes.len());
@@ -98,6 +100,9 @@ async fn a_broken_row_is_refused_with_file_row_and_byte() {
         ("t.jsonl", b"{\"a\":1}\n{\"a\":}\n{\"a\":3}\n".to_vec(), 2, 8),
         ("t.jsonl.gz", gzip(b"{\"a\":1}\n{\"a\":2}\n[1]\n"), 3, 16),
         ("t.csv", b"a,b\n1,2\n1,2,3\n".to_vec(), 2, 8),
+        ("t.json", b"[{\"a\":1},{\"a\":}]".to_vec(), 2, 14),
+        ("t.xml", b"<r><a>1</a><a>2</b></r>".to_vec(), 2, 15),
+        ("t.xmll", b"<a/>\n<a>\n".to_vec(), 2, 5),
         ("late.jsonl", late, 100_001, 800_000),
     ] {
         let refused = publish(&world, &running.publisher, name, &bytes).await.unwrap_err();
@@ -106,7 +111,45 @@ async fn a_broken_row_is_refused_with_file_row_and_byte() {
         assert_eq!((*at_row, *at), (row, offset), "{refused}");
         assert!(refused.to_string().contains(&format!("row {row}, byte {offset}")), "{refused}");
     }
-    assert_nothing_published(&world, &running.publisher, 4).await;
+    assert_nothing_published(&world, &running.publisher, 7).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn every_format_becomes_every_other() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let files: [(&str, Format, &[u8]); 5] = [
+        ("t.jsonl", Format::JsonLines, b"{\"a\":\"1.50\",\"b\":null}\n{\"a\":\"\",\"b\":\"\xc3\xa9 <&\"}\n"),
+        ("t.json", Format::Json, b"[\n{\"a\":\"1.50\",\"b\":null},\n{\"a\":\"\",\"b\":\"\xc3\xa9 <&\"}\n]\n"),
+        ("t.csv", Format::Csv, b"a,b\n1.50,\n\"\",\xc3\xa9 <&\n"),
+        (
+            "t.xml",
+            Format::Xml,
+            b"<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<rows xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\">\n\
+              <row><a>1.50</a><b xsi:nil=\"true\"/></row>\n<row><a></a><b>\xc3\xa9 &lt;&amp;</b></row>\n</rows>\n",
+        ),
+        (
+            "t.xmll",
+            Format::XmlLines,
+            b"<row xmlns:xsi=\"http://www.w3.org/2001/XMLSchema-instance\"><a>1.50</a><b xsi:nil=\"true\"/></row>\n\
+              <row><a></a><b>\xc3\xa9 &lt;&amp;</b></row>\n",
+        ),
+    ];
+    for (name, _, file) in files {
+        for (_, format, wanted) in files {
+            let export = running.publisher.export("Thing").unwrap().convert_to(format);
+            let exported = export.file(&world.file(name, file)).await.unwrap();
+            assert_eq!(exported.rows, Some(2));
+            let plain = String::from_utf8(world.plain(&exported.uri).await).unwrap();
+            assert_eq!(plain, String::from_utf8_lossy(wanted), "{name} to {format:?}");
+            let facts = world.facts(&exported.uri).await;
+            assert_eq!(facts.headers.content_type, format.content_type());
+        }
+    }
+    running.sent().await;
+    world.assert_promises(&running.publisher, 0).await;
     running.end().await;
     world.end().await;
 }

@@ -296,7 +296,7 @@ mod tests {
             let fault = key(&parts, &[text("a"), text(unfit)]);
             assert!(matches!(fault, Err(KeyFault::Unfit { part: 1, .. })), "{unfit}: {fault:?}");
         }
-        assert!(matches!(key(&parts, &[Field::Nested(b"{}"), text("1")]), Err(KeyFault::Unfit { part: 0, .. })));
+        assert!(matches!(key(&parts, &[Field::Nested(b"{}".into()), text("1")]), Err(KeyFault::Unfit { part: 0, .. })));
     }
 
     #[test]

@@ -138,7 +138,7 @@ mod tests {
             ("b", Field::Bool(true)),
             ("b", Field::Number("1")),
             ("c", Field::Null),
-            ("d", Field::Nested(b"[]")),
+            ("d", Field::Nested(b"[]".into())),
             ("e", Field::Number("9223372036854775808")),
             ("f", Field::Null),
             ("f", Field::Text(Cow::Borrowed("x"))),

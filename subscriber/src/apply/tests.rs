@@ -190,7 +190,7 @@ fn a_version_that_does_not_parse_says_what_it_is() {
         (VersionType::Decimal, Field::Text("".into()), "is \"\", no decimal number"),
         (VersionType::Text, Field::Null, "is null; every row needs its version"),
         (VersionType::Text, Field::Missing, "is missing; every row needs its version"),
-        (VersionType::Text, Field::Nested(b"{}"), "is an object or array; every row needs its version"),
+        (VersionType::Text, Field::Nested(b"{}".into()), "is an object or array; every row needs its version"),
     ] {
         let problem = push_field(kind, &field, &mut Vec::new()).unwrap_err();
         assert!(problem.starts_with(expected), "{problem}");

@@ -61,9 +61,9 @@ impl<'a> Value<'a> {
                 field => Err(field),
             },
             ColumnType::Text => Ok(Self::Text(match field {
-                Field::Nested(raw) => match std::str::from_utf8(raw) {
-                    Ok(text) => Cow::Borrowed(text),
-                    Err(_) => return Err(field),
+                Field::Nested(raw) => match as_text(&raw) {
+                    Some(text) => text,
+                    None => return Err(Field::Nested(raw)),
                 },
                 Field::Bool(value) => Cow::Borrowed(if value { "true" } else { "false" }),
                 Field::Number(text) => Cow::Borrowed(text),
@@ -122,6 +122,14 @@ fn is_document(text: &str) -> bool {
     text.trim_start().starts_with(['{', '[']) && serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
+/// Bytes as text, borrowed from where they are borrowed from.
+fn as_text<'a>(bytes: &Cow<'a, [u8]>) -> Option<Cow<'a, str>> {
+    match bytes {
+        Cow::Borrowed(bytes) => std::str::from_utf8(bytes).ok().map(Cow::Borrowed),
+        Cow::Owned(bytes) => String::from_utf8(bytes.clone()).ok().map(Cow::Owned),
+    }
+}
+
 /// The field as JSON. `None` for bytes that are no text, which a validated row does not have.
 pub(crate) fn field_json<'a>(field: &Field<'a>) -> Option<Cow<'a, str>> {
     Some(match field {
@@ -130,7 +138,7 @@ pub(crate) fn field_json<'a>(field: &Field<'a>) -> Option<Cow<'a, str>> {
         Field::Bool(false) => Cow::Borrowed("false"),
         Field::Number(text) => Cow::Borrowed(*text),
         Field::Text(text) => Cow::Owned(serde_json::to_string(text).ok()?),
-        Field::Nested(raw) => Cow::Borrowed(std::str::from_utf8(raw).ok()?),
+        Field::Nested(raw) => as_text(raw)?,
     })
 }
 
@@ -197,9 +205,9 @@ mod tests {
             (ColumnType::Binary, text("aGk"), Value::Binary(b"hi".to_vec())),
             (ColumnType::Text, Field::Number("1.0"), stored("1.0")),
             (ColumnType::Text, Field::Bool(true), stored("true")),
-            (ColumnType::Text, Field::Nested(b"[1, 2]"), stored("[1, 2]")),
+            (ColumnType::Text, Field::Nested(b"[1, 2]".into()), stored("[1, 2]")),
             (ColumnType::Text, text(""), stored("")),
-            (ColumnType::Json, Field::Nested(b"{\"a\":1.0}"), stored("{\"a\":1.0}")),
+            (ColumnType::Json, Field::Nested(b"{\"a\":1.0}".into()), stored("{\"a\":1.0}")),
             (ColumnType::Json, text("{\"a\":1.0}"), stored("{\"a\":1.0}")),
             (ColumnType::Json, text("{a"), stored("\"{a\"")),
             (ColumnType::Json, text("5"), stored("\"5\"")),

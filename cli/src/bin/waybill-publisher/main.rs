@@ -82,8 +82,14 @@ struct Publish {
 enum Target {
     /// JSON Lines.
     Jsonl,
+    /// A JSON array of objects.
+    Json,
     /// CSV with a header row.
     Csv,
+    /// An XML document with a row element for each row.
+    Xml,
+    /// An XML element per line.
+    Xmll,
 }
 
 fn blob_type(text: &str) -> Result<String, NameError> {

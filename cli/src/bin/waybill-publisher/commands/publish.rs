@@ -184,7 +184,10 @@ async fn export(publisher: &Publisher, publish: &Publish, path: &Path, at: &At) 
     match publish.target {
         None => {}
         Some(Target::Jsonl) => export = export.convert_to(FileFormat::JsonLines),
+        Some(Target::Json) => export = export.convert_to(FileFormat::Json),
         Some(Target::Csv) => export = export.convert_to(FileFormat::Csv),
+        Some(Target::Xml) => export = export.convert_to(FileFormat::Xml),
+        Some(Target::Xmll) => export = export.convert_to(FileFormat::XmlLines),
     }
     Ok(export.file(path).await?)
 }
