@@ -41,6 +41,17 @@ pub(crate) fn end_of_xml_text(bytes: &[u8], at: usize) -> usize {
     )
 }
 
+/// As [`end_of_xml_text`], or the first byte that is not ASCII.
+#[inline]
+pub(crate) fn end_of_plain_xml_text(bytes: &[u8], at: usize) -> usize {
+    find(
+        bytes,
+        at,
+        |word| equal(word, b'<') | equal(word, b'&') | equal(word, b']') | below(word, 0x20) | (word & HIGH),
+        |byte| matches!(byte, b'<' | b'&' | b']' | 0..0x20 | 0x80..),
+    )
+}
+
 /// Where the first of the quote, `<`, `&` or a control character lies at or after `at`; the length if nowhere.
 #[inline]
 pub(crate) fn end_of_xml_value(bytes: &[u8], at: usize, quote: u8) -> usize {
@@ -92,6 +103,7 @@ mod tests {
             let slow = |is: &dyn Fn(u8) -> bool| at + bytes[at..].iter().position(|&b| is(b)).unwrap_or(bytes.len() - at);
             prop_assert_eq!(end_of_plain_text(&bytes, at), slow(&|b| b == b'"' || b == b'\\' || b < 0x20));
             prop_assert_eq!(end_of_xml_text(&bytes, at), slow(&|b| matches!(b, b'<' | b'&' | b']' | 0..0x20)));
+            prop_assert_eq!(end_of_plain_xml_text(&bytes, at), slow(&|b| matches!(b, b'<' | b'&' | b']' | 0..0x20 | 0x80..)));
             prop_assert_eq!(end_of_xml_value(&bytes, at, b'!'), slow(&|b| matches!(b, b'!' | b'<' | b'&') || b < 0x20));
             prop_assert_eq!(either(&bytes, at, b',', b'!'), slow(&|b| b == b',' || b == b'!'));
         }

@@ -131,8 +131,9 @@ impl JsonDocument {
         if self.skim.is_none() {
             match self.check(batch) {
                 Ok(element) => return Ok(self.row(batch, element)),
-                Err(problem) if problem.kind == Kind::Incomplete => self.skim = Some(Skim::default()),
-                Err(problem) => return Err(no_json(problem)),
+                Err(problem) if problem.kind != Kind::Incomplete => return Err(no_json(problem)),
+                Err(_) if self.is_short_word(batch) => return if last { Err(truncated(batch)) } else { Ok(false) },
+                Err(_) => self.skim = Some(Skim::default()),
             }
         }
         let Some(skim) = &mut self.skim else { return Ok(false) };
@@ -166,8 +167,7 @@ impl JsonDocument {
                     self.refuse_no_json(batch)?;
                 }
                 if last {
-                    let problem = "the file ends within this row".to_owned();
-                    return Err(Broken { at: Some(batch.text.len()), reason: Reason::TruncatedFile, problem });
+                    return Err(truncated(batch));
                 }
                 if is_long {
                     let dropped = batch.skip_part(at);
@@ -176,6 +176,12 @@ impl JsonDocument {
                 Ok(false)
             }
         }
+    }
+
+    /// Whether it is a number, true, false or null, whose end is not searched for: it is looked at again.
+    fn is_short_word(&self, batch: &Growing) -> bool {
+        let is_word = !matches!(batch.text.get(batch.begin), Some(b'{' | b'[' | b'"'));
+        is_word && batch.text.len() - batch.begin <= self.row_bytes_max
     }
 
     /// Checks the element as far as a row may be long.
@@ -271,13 +277,13 @@ struct Element {
     fields: usize,
 }
 
+fn truncated(batch: &Growing) -> Broken {
+    let problem = "the file ends within this row".to_owned();
+    Broken { at: Some(batch.text.len()), reason: Reason::TruncatedFile, problem }
+}
+
 fn no_json(problem: Problem) -> Broken {
-    let what = problem.what.into_owned();
-    let (reason, problem_text) = match problem.kind {
-        Kind::Incomplete => (Reason::TruncatedFile, "the file ends within this row".to_owned()),
-        Kind::Grammar | Kind::Unusable => (Reason::MalformedFile, what),
-    };
-    Broken { at: Some(problem.at), reason, problem: problem_text }
+    Broken { at: Some(problem.at), reason: Reason::MalformedFile, problem: problem.what.into_owned() }
 }
 
 /// Finds the end of an element by its quotes and brackets, piece by piece.
@@ -286,7 +292,7 @@ struct Skim {
     /// How far it came, from where the row begins.
     at: usize,
     in_text: bool,
-    in_word: bool,
+    in_number: bool,
     /// For each open container, whether it is an object.
     open: Vec<bool>,
 }
@@ -322,7 +328,9 @@ impl Skim {
             } else {
                 match row.get(self.at) {
                     None => return Skimmed::More,
-                    Some(b' ' | b'\t' | b'\r' | b'\n' | b',' | b']' | b'}') if self.in_word => return Skimmed::End,
+                    Some(byte) if self.in_number && !matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E') => {
+                        return Skimmed::End;
+                    }
                     Some(b'"') => {
                         self.in_text = true;
                         self.at += 1;
@@ -339,7 +347,7 @@ impl Skim {
                     }
                     Some(b'}' | b']') => {}
                     Some(_) => {
-                        self.in_word = self.open.is_empty();
+                        self.in_number = self.open.is_empty();
                         self.at += 1;
                         continue;
                     }

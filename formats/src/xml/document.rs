@@ -77,11 +77,15 @@ impl XmlDocument {
                 continue;
             }
             match token {
-                Token::Open { start, end, empty } if self.is_row(text, empty) => {
+                Token::Open { start, end } | Token::Empty { start, end }
+                    if self.is_row(text, matches!(token, Token::Empty { .. })) =>
+                {
+                    let empty = matches!(token, Token::Empty { .. });
                     self.collector.begin(text, &self.scanner, start, end, empty);
                     batch.pass(batch.begin + start);
                     self.scanner.at -= start;
                     self.state = State::InRow;
+                    self.scanner.in_row = !empty;
                     if empty {
                         self.collector.end_empty();
                         self.state = State::Complete(end - start);
@@ -129,6 +133,7 @@ impl XmlDocument {
             self.scanner.at -= end;
         }
         self.state = State::Between;
+        self.scanner.in_row = false;
         true
     }
 
@@ -145,5 +150,5 @@ impl XmlDocument {
 
 fn broken(fault: Fault, begin: usize) -> Broken {
     let reason = if fault.cut { Reason::TruncatedFile } else { Reason::MalformedFile };
-    Broken { at: Some(begin + fault.at), reason, problem: fault.what.into_owned() }
+    Broken { at: Some(begin + fault.at), reason, problem: fault.what.to_string() }
 }

@@ -104,12 +104,14 @@ impl XmlLines {
             };
             match token {
                 Token::End => break,
-                Token::Open { end, empty, .. } if !in_row => {
+                Token::Open { end, .. } | Token::Empty { end, .. } if !in_row => {
+                    let empty = matches!(token, Token::Empty { .. });
                     self.collector.begin(line, &self.scanner, 0, end, empty);
                     if empty {
                         self.collector.end_empty();
                     }
                     (in_row, has_row) = (!empty, true);
+                    self.scanner.in_row = in_row;
                 }
                 token if in_row => in_row = self.collector.token(line, &self.scanner, token).is_none(),
                 _ => {}

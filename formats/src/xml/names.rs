@@ -73,7 +73,7 @@ pub(crate) fn is_char(c: char) -> bool {
 }
 
 /// Reads the name that begins at `at`; `None`: it touches the end of the text.
-#[inline]
+#[inline(always)]
 pub(super) fn name(text: &[u8], at: usize, what: &'static str) -> Result<Option<Name>, Fault> {
     let mut name = Name { start: at, local: at, end: at };
     loop {

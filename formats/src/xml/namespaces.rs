@@ -66,6 +66,11 @@ impl Namespaces {
         }
     }
 
+    /// Whether the element at this level declares any.
+    pub(super) fn is_declared_at(&self, depth: usize) -> bool {
+        self.bound.last().is_some_and(|binding| binding.depth >= depth)
+    }
+
     /// How many are declared.
     pub(super) fn len(&self) -> usize {
         self.bound.len()

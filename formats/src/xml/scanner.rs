@@ -5,7 +5,7 @@
 //! over in parts. All places are counted from where the caller's text begins; a caller that drops text in front lowers
 //! [`Scanner::at`]. What is kept of open elements is their names, so that nothing holds on to the text.
 
-use std::{borrow::Cow, mem};
+use std::{borrow::Cow, mem, ops::Deref};
 
 use memchr::{memchr, memmem};
 
@@ -17,9 +17,21 @@ use super::{
 };
 use crate::{Charset, find};
 
+/// What is not well-formed. Behind a pointer, because results are moved for every token and faults are rare.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault(Box<What>);
+
+impl Deref for Fault {
+    type Target = What;
+
+    fn deref(&self) -> &What {
+        &self.0
+    }
+}
+
 /// What is not well-formed, and where.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct What {
     pub(super) at: usize,
     pub(super) what: Cow<'static, str>,
     /// The text ends too early.
@@ -28,7 +40,12 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(at: usize, what: impl Into<Cow<'static, str>>) -> Self {
-        Self { at, what: what.into(), cut: false }
+        Self(Box::new(What { at, what: what.into(), cut: false }))
+    }
+
+    /// The text ends too early.
+    pub(super) fn cut(at: usize, what: impl Into<Cow<'static, str>>) -> Self {
+        Self(Box::new(What { at, what: what.into(), cut: true }))
     }
 
     pub(super) fn no_text(at: usize) -> Self {
@@ -44,22 +61,30 @@ impl Fault {
         match names::char_at(text, at) {
             Some(Ok(found)) => Self::new(at, format!("expected {wanted}, found {found:?}")),
             Some(Err(fault)) => fault,
-            None => Self { cut: true, ..Self::new(text.len(), format!("the text ends where {wanted} is expected")) },
+            None => Self::cut(text.len(), format!("the text ends where {wanted} is expected")),
         }
     }
 }
 
-/// A stretch of the text.
+/// A stretch of the text. Nothing in it is narrower than a word: it is moved for every token, and what is stored in bytes and
+/// loaded in words waits.
 #[derive(Debug, Clone, Copy)]
+#[repr(usize)]
 pub(super) enum Token {
     /// More text is needed.
     More,
-    /// Text in an element; `plain`: as it is, without references and returns.
-    Text { start: usize, end: usize, plain: bool },
+    /// Text in an element, as it is.
+    Plain { start: usize, end: usize },
+    /// Text with references or returns.
+    Text { start: usize, end: usize },
     /// The text of a CDATA section, or a part of it.
     Cdata { start: usize, end: usize },
-    /// A start tag, or with `empty` the tag of an empty element.
-    Open { start: usize, end: usize, empty: bool },
+    /// A start tag.
+    Open { start: usize, end: usize },
+    /// The tag of an empty element.
+    Empty { start: usize, end: usize },
+    /// An element with nothing in it but text as it is, and without declarations of namespaces.
+    Leaf { start: usize, content: usize, content_end: usize, end: usize },
     /// An end tag.
     Close { start: usize, end: usize },
     /// Something else, or a part of it.
@@ -114,6 +139,8 @@ pub(super) struct Scanner {
     /// The charset that the text was made of, if the declaration has to agree with it.
     charset: Option<Charset>,
     inside: Inside,
+    /// In a row, where elements with nothing but text are one token.
+    pub(super) in_row: bool,
     /// Nothing was read yet.
     at_begin: bool,
     /// The document's element was begun.
@@ -128,6 +155,7 @@ pub(super) struct Scanner {
     // Of the last start tag:
     name: Name,
     attributes: Vec<Attribute>,
+    is_empty: bool,
     is_nil: bool,
     /// Kept for comparing many.
     sorted: Vec<u32>,
@@ -142,6 +170,7 @@ impl Scanner {
             tag_bytes_max,
             charset: None,
             inside: Inside::Nothing,
+            in_row: false,
             at_begin: true,
             has_element: false,
             names: Vec::new(),
@@ -150,6 +179,7 @@ impl Scanner {
             tag: None,
             name: Name::default(),
             attributes: Vec::new(),
+            is_empty: false,
             is_nil: false,
             sorted: Vec::new(),
             xsi: Vec::new(),
@@ -165,6 +195,7 @@ impl Scanner {
     pub(super) fn begin_again(&mut self) {
         self.at = 0;
         self.inside = Inside::Nothing;
+        self.in_row = false;
         self.at_begin = false;
         self.has_element = false;
         self.names.clear();
@@ -235,11 +266,13 @@ impl Scanner {
 
     #[cold]
     fn ends(&self, text: &[u8]) -> Fault {
-        let within = match self.open.last() {
-            Some(&at) => format!("the text ends within <{}>", String::from_utf8_lossy(&self.names[at as usize..])),
-            None => "there is no element".to_owned(),
-        };
-        Fault { cut: !self.open.is_empty(), ..Fault::new(text.len(), within) }
+        match self.open.last() {
+            None => Fault::new(text.len(), "there is no element"),
+            Some(&at) => {
+                let name = String::from_utf8_lossy(&self.names[at as usize..]);
+                Fault::cut(text.len(), format!("the text ends within <{name}>"))
+            }
+        }
     }
 
     /// White space around the document's element.
@@ -297,7 +330,11 @@ impl Scanner {
             return Err(fault);
         }
         self.at = at;
-        Ok(if at == start { Token::More } else { Token::Text { start, end: at, plain } })
+        Ok(match plain {
+            _ if at == start => Token::More,
+            true => Token::Plain { start, end: at },
+            false => Token::Text { start, end: at },
+        })
     }
 
     fn markup(&mut self, text: &[u8], last: bool) -> Result<Token, Fault> {
@@ -312,10 +349,7 @@ impl Scanner {
         };
         match token {
             Some(token) => Ok(token),
-            None if last => {
-                let fault = Fault::new(text.len(), "the text ends within a tag");
-                Err(Fault { cut: true, ..fault })
-            }
+            None if last => Err(Fault::cut(text.len(), "the text ends within a tag")),
             None => {
                 self.at_begin = at_begin;
                 Ok(Token::More)
@@ -362,8 +396,7 @@ impl Scanner {
         let end = found.unwrap_or_else(|| if last { text.len() } else { text.len().saturating_sub(kept).max(start) });
         let mut end = names::check(text, start, end, found.is_some())?;
         if found.is_none() && last {
-            let fault = Fault::new(text.len(), "the text ends within a comment, an instruction or a CDATA section");
-            return Err(Fault { cut: true, ..fault });
+            return Err(Fault::cut(text.len(), "the text ends within a comment, an instruction or a CDATA section"));
         }
         let is_cdata = self.inside == Inside::Cdata;
         let checked = end;
@@ -490,6 +523,7 @@ impl Scanner {
         None
     }
 
+    #[inline]
     fn may_be_whole(&mut self, text: &[u8], last: bool) -> Result<bool, Fault> {
         let is_long = text.len() - self.at > self.tag_bytes_max;
         if let Some(end) = &mut self.tag {
@@ -515,7 +549,7 @@ impl Scanner {
             Err(fault) if fault.cut => None,
             other => other?,
         };
-        let Some((end, empty)) = read else {
+        let Some(end) = read else {
             if window.len() < text.len() {
                 return Err(self.long_tag());
             }
@@ -527,22 +561,42 @@ impl Scanner {
             self.check_attributes(text, depth)?;
         }
         self.has_element = true;
-        if empty {
+        if self.is_empty {
             self.namespaces.close(depth);
-        } else {
-            if self.names.len() > OPEN_BYTES_MAX {
-                return Err(Fault::new(start, "nested so deep that it is not read on"));
-            }
-            self.open.push(u32::try_from(self.names.len()).expect("just compared with its limit"));
-            self.names.extend_from_slice(self.name.whole(text));
+            self.at = end;
+            return Ok(Some(Token::Empty { start, end }));
         }
+        if let Some(leaf) = self.in_row.then(|| self.leaf(text, start, end)).flatten() {
+            return Ok(Some(leaf));
+        }
+        if self.names.len() > OPEN_BYTES_MAX {
+            return Err(Fault::new(start, "nested so deep that it is not read on"));
+        }
+        self.open.push(u32::try_from(self.names.len()).expect("just compared with its limit"));
+        self.names.extend_from_slice(self.name.whole(text));
         self.at = end;
-        Ok(Some(Token::Open { start, end, empty }))
+        Ok(Some(Token::Open { start, end }))
     }
 
-    /// Reads a start tag by its syntax: where it ends, and whether the element is empty.
-    fn read_tag(&mut self, text: &[u8]) -> Result<Option<(usize, bool)>, Fault> {
+    /// Most elements hold text and nothing else: such a one is read at once, if it is all there.
+    #[inline(always)]
+    fn leaf(&mut self, text: &[u8], start: usize, content: usize) -> Option<Token> {
+        let content_end = find::end_of_plain_xml_text(text, content);
+        let name = self.name.whole(text);
+        let rest = text.get(content_end..)?.strip_prefix(b"</")?.strip_prefix(name)?;
+        if rest.first() != Some(&b'>') || self.namespaces.is_declared_at(self.open.len()) {
+            return None;
+        }
+        let end = content_end + name.len() + 3;
+        self.at = end;
+        Some(Token::Leaf { start, content, content_end, end })
+    }
+
+    /// Reads a start tag by its syntax, and returns where it ends.
+    #[inline(always)]
+    fn read_tag(&mut self, text: &[u8]) -> Result<Option<usize>, Fault> {
         self.attributes.clear();
+        self.is_empty = false;
         let Some(name) = names::name(text, self.at + 1, "the name of an element")? else { return Ok(None) };
         self.name = name;
         let mut at = name.end;
@@ -550,10 +604,13 @@ impl Scanner {
             let after = at;
             at = skip_space(text, at);
             match text.get(at) {
-                Some(b'>') => return Ok(Some((at + 1, false))),
+                Some(b'>') => return Ok(Some(at + 1)),
                 Some(b'/') => {
                     return match text.get(at + 1) {
-                        Some(b'>') => Ok(Some((at + 2, true))),
+                        Some(b'>') => {
+                            self.is_empty = true;
+                            Ok(Some(at + 2))
+                        }
                         Some(_) => Err(Fault::expected(text, at + 1, "'>' after '/'")),
                         None => Ok(None),
                     };
@@ -574,7 +631,8 @@ impl Scanner {
                 Some(_) => return Err(Fault::expected(text, at, "a quoted value")),
                 None => return Ok(None),
             };
-            let Some((end, plain)) = attribute_value(text, at + 1, quote)? else { return Ok(None) };
+            let mut plain = true;
+            let Some(end) = attribute_value(text, at + 1, quote, &mut plain)? else { return Ok(None) };
             let kind = Kind::Value;
             self.attributes.push(Attribute { name, value_start: at + 1, value_end: end, plain, kind });
             at = end + 1;
@@ -682,10 +740,10 @@ fn skip_space(text: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// The closing quote of an attribute's value, and whether it is plain.
-fn attribute_value(text: &[u8], start: usize, quote: u8) -> Result<Option<(usize, bool)>, Fault> {
+/// The closing quote of an attribute's value; says when it is not plain.
+#[inline(always)]
+fn attribute_value(text: &[u8], start: usize, quote: u8, plain: &mut bool) -> Result<Option<usize>, Fault> {
     let mut at = start;
-    let mut plain = true;
     let fault = loop {
         at = find::end_of_xml_value(text, at, quote);
         match text.get(at) {
@@ -693,7 +751,7 @@ fn attribute_value(text: &[u8], start: usize, quote: u8) -> Result<Option<(usize
             Some(&byte) if byte == quote => break None,
             Some(b'&') => match reference(text, at) {
                 Ok(Some(end)) => {
-                    plain = false;
+                    *plain = false;
                     at = end;
                 }
                 Ok(None) => return Ok(None),
@@ -701,7 +759,7 @@ fn attribute_value(text: &[u8], start: usize, quote: u8) -> Result<Option<(usize
             },
             Some(b'<') => break Some(Fault::new(at, "'<' in the value of an attribute; write &lt;")),
             Some(b'\t' | b'\n' | b'\r') => {
-                plain = false;
+                *plain = false;
                 at += 1;
             }
             Some(&control) => break Some(Fault::control(at, control)),
@@ -714,7 +772,7 @@ fn attribute_value(text: &[u8], start: usize, quote: u8) -> Result<Option<(usize
     match fault {
         Some(fault) => Err(fault),
         None if at == text.len() => Ok(None),
-        None => Ok(Some((at, plain))),
+        None => Ok(Some(at)),
     }
 }
 

@@ -210,11 +210,12 @@ impl Collector {
         // While the row's own tag is the innermost.
         let inner = self.depth + 1;
         match token {
-            Token::Text { start, end, plain } => match &mut self.child {
-                Some(child) => child.plain &= plain,
-                None => self.own_text(&text[start..end]),
-            },
-            Token::Cdata { start, end } => match &mut self.child {
+            Token::Plain { start, end } => {
+                if self.child.is_none() {
+                    self.own_text(&text[start..end]);
+                }
+            }
+            Token::Text { start, end } | Token::Cdata { start, end } => match &mut self.child {
                 Some(child) => child.plain = false,
                 None => self.own_text(&text[start..end]),
             },
@@ -223,27 +224,31 @@ impl Collector {
                     child.plain = false;
                 }
             }
-            Token::Open { start, end, empty } => {
-                let level = scanner.depth() + usize::from(empty);
+            Token::Open { start, end } => {
+                self.check_level(scanner.depth(), start);
+                match &mut self.child {
+                    Some(child) => child.plain = false,
+                    None => self.child = Some(self.child_of(scanner, start, end)),
+                }
+            }
+            Token::Empty { start, end } => {
+                self.check_level(scanner.depth() + 1, start);
                 match &mut self.child {
                     Some(child) => child.plain = false,
                     None => {
-                        let name = scanner.name();
-                        let child = Child {
-                            name_start: place(name.local),
-                            name_end: place(name.end),
-                            start,
-                            content: end,
-                            plain: scanner.attributes().next().is_none(),
-                            is_nil: scanner.is_nil(),
-                        };
-                        if empty { self.add_child(text, child, end, end) } else { self.child = Some(child) }
+                        let child = self.child_of(scanner, start, end);
+                        self.add_child(text, child, end, end);
                     }
                 }
-                if level - self.depth > self.nesting_max && self.problem.is_none() {
-                    let limit = self.nesting_max;
-                    self.problem =
-                        Some(format!("nested deeper than the limit of {limit} levels at byte {start} of the row"));
+            }
+            Token::Leaf { start, content, content_end, end } => {
+                self.check_level(scanner.depth() + 1, start);
+                match &mut self.child {
+                    Some(child) => child.plain = false,
+                    None => {
+                        let child = self.child_of(scanner, start, content);
+                        self.add_child(text, child, content_end, end);
+                    }
                 }
             }
             Token::Close { start, end } => {
@@ -266,6 +271,26 @@ impl Collector {
         match token {
             Token::Close { end, .. } if scanner.depth() == self.depth => Some(end),
             _ => None,
+        }
+    }
+
+    fn child_of(&self, scanner: &Scanner, start: usize, content: usize) -> Child {
+        let name = scanner.name();
+        Child {
+            name_start: place(name.local),
+            name_end: place(name.end),
+            start,
+            content,
+            plain: scanner.attributes().next().is_none(),
+            is_nil: scanner.is_nil(),
+        }
+    }
+
+    #[inline]
+    fn check_level(&mut self, level: usize, start: usize) {
+        if level - self.depth > self.nesting_max && self.problem.is_none() {
+            let limit = self.nesting_max;
+            self.problem = Some(format!("nested deeper than the limit of {limit} levels at byte {start} of the row"));
         }
     }
 
