@@ -8,6 +8,8 @@
 //! AMQP 1.0 part 3, section 3.2 (message format); "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide" (message
 //! annotations; `absolute-expiry-time` is ignored on input and authoritative on output); the lock token's byte order and `x-opt-lock-token` were seen with Microsoft's clients.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use uuid::Uuid;
 
@@ -91,15 +93,14 @@ struct Section<'a> {
     end: usize,
 }
 
-/// The sections in order; checks that they cover the message and stand in an order that AMQP allows.
+/// The sections as they stand; checks that they cover the message.
 struct Sections<'a> {
     reader: Reader<'a>,
-    last: u64,
 }
 
 impl<'a> Sections<'a> {
     fn of(bytes: &'a [u8]) -> Self {
-        Self { reader: Reader::new(bytes), last: HEADER }
+        Self { reader: Reader::new(bytes) }
     }
 
     fn next(&mut self) -> Result<Option<Section<'a>>, DecodeError> {
@@ -111,13 +112,27 @@ impl<'a> Sections<'a> {
         if !(HEADER..=FOOTER).contains(&code) {
             return Err(self.reader.error("an unknown message section"));
         }
-        if code < self.last {
-            return Err(self.reader.error("message sections are out of order"));
-        }
-        self.last = code;
         let value = self.reader.raw()?;
         Ok(Some(Section { code, start, value, end: self.reader.position() }))
     }
+}
+
+/// A message whose sections stand in AMQP's order. JavaScript writes a footer before the body.
+fn in_order(encoded: &[u8]) -> Result<Cow<'_, [u8]>, DecodeError> {
+    let (mut sections, mut last, mut sorted) = (Sections::of(encoded), HEADER, true);
+    while let Some(section) = sections.next()? {
+        sorted &= last <= section.code;
+        last = section.code;
+    }
+    if sorted {
+        return Ok(Cow::Borrowed(encoded));
+    }
+    let (mut sections, mut found) = (Sections::of(encoded), Vec::new());
+    while let Some(section) = sections.next()? {
+        found.push((section.code, encoded.get(section.start..section.end).unwrap_or_default()));
+    }
+    found.sort_by_key(|(code, _)| *code);
+    Ok(Cow::Owned(found.iter().flat_map(|(_, bytes)| *bytes).copied().collect()))
 }
 
 /// The messages of one delivery: one, or as many as a batch has data sections.
@@ -143,8 +158,9 @@ impl Message {
     /// Takes over an encoded message.
     ///
     /// # Errors
-    /// When a section cannot be read. Bodies are checked for their form only.
+    /// When a section cannot be read. Bodies are checked for their form only, and sections may stand in any order.
     pub(crate) fn read(encoded: &[u8]) -> Result<Self, DecodeError> {
+        let encoded = &*in_order(encoded)?;
         let (mut durable, mut priority, mut ttl, mut scheduled_at) = (false, PRIORITY_DEFAULT, None, None);
         let mut kept: Vec<u8> = Vec::new();
         let mut annotations = 0;

@@ -7,6 +7,7 @@
 
 mod azurite;
 mod blob;
+mod bus;
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, process::Stdio, time::Duration};
 
