@@ -198,6 +198,20 @@ async fn what_is_published_is_sent_and_arrives() {
 }
 
 #[tokio::test]
+async fn with_tls_the_ready_file_is_all_that_the_binaries_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let local = Local::builder().tls().start().await.unwrap();
+    local.write_ready_file(&folder.path().join("local.json")).unwrap();
+    std::fs::write(folder.path().join("item.csv"), "ItemID,Price\n1,19.90\n2,5.00\n").unwrap();
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    let follow =
+        ["run", "--local", "local.json", "--sink", "sqlite:shop.sqlite", "--until-idle", "0.5", "--format", "json"];
+    let summary = run(command(&folder, "waybill-subscriber", &follow)).await.with(0).json();
+    assert_eq!((&summary["filesDone"], &summary["rows"]), (&1.into(), &2.into()), "{summary}");
+    local.stop().await;
+}
+
+#[tokio::test]
 async fn a_broken_file_is_named_and_the_others_go() {
     let (folder, local) = beside_local().await;
     let mut packed = GzEncoder::new(Vec::new(), Compression::default());

@@ -77,6 +77,8 @@ struct Target {
     topic: String,
     blob: BlobConnectionString,
     container: String,
+    /// Whom to trust besides the system's authorities.
+    ca_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -117,14 +119,14 @@ impl Settings {
             0 => Compression::None,
             level => Compression::Gzip(level),
         };
-        let Target { bus, topic, blob, container } = self.target(local).await?;
+        let Target { bus, topic, blob, container, ca_file } = self.target(local).await?;
         let tokens = key_tokens(bus, topic, blob, container, Duration::from_millis(self.token_life_ms));
         let publisher = Publisher::builder(tokens, &self.data)
             .name(&self.name)
             .compression(compression)
             .storage_patience(self.send_timeout())
-            .http_options(HttpOptions { ca_file: self.ca_file.clone(), ..HttpOptions::default() })
-            .bus_options(BusOptions { ca_file: self.ca_file.clone(), ..BusOptions::default() });
+            .http_options(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
+            .bus_options(BusOptions { ca_file, ..BusOptions::default() });
         Ok(publisher.build().await?)
     }
 
@@ -133,10 +135,15 @@ impl Settings {
             let ready = local::ready_file(path).await?;
             let within = || format!("{}", path.display());
             return Ok(Target {
-                bus: ready.service_bus_connection_string.parse().with_context(within)?,
+                bus: ready
+                    .service_bus_tls_connection_string
+                    .unwrap_or(ready.service_bus_connection_string)
+                    .parse()
+                    .with_context(within)?,
                 topic: ready.topic,
                 blob: ready.blob_connection_string.parse().with_context(within)?,
                 container: ready.container,
+                ca_file: self.ca_file.clone().or(ready.ca_file.map(PathBuf::from)),
             });
         }
         let bus: BusConnectionString = connection_string(
@@ -152,7 +159,7 @@ impl Settings {
         )?
         .parse()?;
         let topic = self.topic.clone().or_else(|| bus.entity_path.clone()).unwrap_or_else(|| TOPIC.to_owned());
-        Ok(Target { bus, topic, blob, container: self.container.clone() })
+        Ok(Target { bus, topic, blob, container: self.container.clone(), ca_file: self.ca_file.clone() })
     }
 }
 

@@ -100,6 +100,14 @@ impl Default for Settings {
     }
 }
 
+/// Where grants come from, and with what.
+struct Reached {
+    url: Url,
+    bearer: Secret,
+    /// Whom to trust besides the system's authorities.
+    ca_file: Option<PathBuf>,
+}
+
 impl Settings {
     /// File, environment, then flags.
     pub(crate) fn load(common: &Common, target: Option<&Target>) -> anyhow::Result<Self> {
@@ -155,17 +163,18 @@ impl Settings {
 
     /// The subscriber, with its tenant from `--local` or the settings.
     pub(crate) async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<SqliteInbox>> {
-        let (tenant, bearer) = self.tenant(local).await?;
-        let builder = self.builder()?;
+        let Reached { url, bearer, ca_file } = self.tenant(local).await?;
+        let builder = self.builder(ca_file)?;
         let inbox = self.inbox().await?;
-        Ok(builder.with_tenant(inbox, &tenant, Credential::Bearer(bearer))?)
+        Ok(builder.with_tenant(inbox, &url, Credential::Bearer(bearer))?)
     }
 
-    async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<(Url, Secret)> {
+    async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
         if let Some(path) = local {
             let ready = local::ready_file(path).await?;
             let url = Url::parse(&ready.tenant_url).context("the ready file's tenantUrl")?;
-            return Ok((url, Secret::new(ready.bearer_token)));
+            let ca_file = self.ca_file.clone().or(ready.ca_file.map(PathBuf::from));
+            return Ok(Reached { url, bearer: Secret::new(ready.bearer_token), ca_file });
         }
         let Some(url) = self.tenant.url.clone() else {
             bail!(
@@ -183,10 +192,10 @@ impl Settings {
                  [subscriber.tenant]"
             );
         };
-        Ok((url, Secret::new(bearer)))
+        Ok(Reached { url, bearer: Secret::new(bearer), ca_file: self.ca_file.clone() })
     }
 
-    fn builder(&self) -> anyhow::Result<SubscriberBuilder> {
+    fn builder(&self, ca_file: Option<PathBuf>) -> anyhow::Result<SubscriberBuilder> {
         let mut builder = Subscriber::<SqliteInbox>::builder()
             .entities(self.read_entities()?)
             .files_in_flight_max(self.files_in_flight_max)
@@ -202,8 +211,8 @@ impl Settings {
             .drain_timeout(Duration::from_millis(self.drain_timeout_ms))
             .lease(Duration::from_millis(self.lease_ms))
             .grant_layout(self.tenant.layout.clone())
-            .http(HttpOptions { ca_file: self.ca_file.clone(), ..HttpOptions::default() })
-            .bus(BusOptions { ca_file: self.ca_file.clone(), ..BusOptions::default() })
+            .http(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
+            .bus(BusOptions { ca_file, ..BusOptions::default() })
             .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() });
         if let Some(types) = &self.types {
             builder = builder.types(types.iter().cloned());
