@@ -258,7 +258,7 @@ fn logs_of_a_batch_hold_no_values() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(2000))]
     #[test]
     fn random_bytes_in_random_pieces_give_the_same_as_whole(
         parts in prop::collection::vec(

@@ -435,9 +435,13 @@ fn a_row_over_the_limit_is_a_bad_row_and_still_has_to_be_well_formed() {
     let outcome = judged(&options, b"<r><a/><a>xxxxxxxxxxxxxxxxxxxxxxxx<b></c></b></a></r>");
     let problem = "another end tag than </b>, which is expected here".to_owned();
     assert_eq!(outcome.end, Err((Reason::MalformedFile, 2, 37, problem)));
-    let outcome = judged(&options, b"<r><a b='xxxxxxxxxxxxxxxxxxxxx'/></r>");
-    let problem = "a tag longer than the limit of 20 bytes (row_bytes_max)".to_owned();
-    assert_eq!(outcome.end, Err((Reason::MalformedFile, 1, 3, problem)));
+    let name = "n".repeat(18);
+    let end_tag = format!("<r><a><{name}></{name}></a></r>");
+    for (file, at) in [("<r><a b='xxxxxxxxxxxxxxxxxxxxx'/></r>", 3), (&end_tag, 26)] {
+        let outcome = judged(&options, file.as_bytes());
+        let problem = "a tag longer than the limit of 20 bytes (row_bytes_max)".to_owned();
+        assert_eq!(outcome.end, Err((Reason::MalformedFile, 1, at, problem)), "{file}");
+    }
 }
 
 #[test]

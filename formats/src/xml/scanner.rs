@@ -496,7 +496,8 @@ impl Scanner {
         while text.get(at).is_some_and(|&byte| is_space(byte)) {
             at += 1;
         }
-        if at - start > self.tag_bytes_max {
+        // Its end is still to come.
+        if at - start >= self.tag_bytes_max {
             return Err(self.long_tag());
         }
         match text.get(at) {
@@ -555,6 +556,9 @@ impl Scanner {
             }
             return Ok(self.incomplete(start));
         };
+        if end - start > self.tag_bytes_max {
+            return Err(self.long_tag());
+        }
         let depth = self.open.len();
         self.is_nil = false;
         if !self.attributes.is_empty() || self.name.has_prefix() {
@@ -588,6 +592,9 @@ impl Scanner {
             return None;
         }
         let end = content_end + name.len() + 3;
+        if end - content_end > self.tag_bytes_max {
+            return None;
+        }
         self.at = end;
         Some(Token::Leaf { start, content, content_end, end })
     }
