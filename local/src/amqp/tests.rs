@@ -7,6 +7,7 @@ mod entities;
 mod faults;
 mod flow;
 mod fuzz;
+mod hostile;
 mod lifetime;
 mod limits;
 mod links;

@@ -41,7 +41,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Far<S> {
     }
 
     /// Sends what the client sent since `from`.
-    async fn go_on(&mut self, client: &Client, from: usize) {
+    pub(super) async fn go_on(&mut self, client: &Client, from: usize) {
         self.stream.write_all(&client.sent[from..]).await.unwrap();
     }
 
@@ -58,7 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Far<S> {
     }
 
     /// Frames until one of this kind came, that one the last looked at.
-    async fn until(&mut self, code: u8) -> Vec<Got> {
+    pub(super) async fn until(&mut self, code: u8) -> Vec<Got> {
         let mut frames = Vec::new();
         loop {
             if self.greeted {

@@ -25,8 +25,8 @@ use crate::broker::Which;
 use crate::tls::{Certificates, test_connector};
 
 /// The endpoint on two ports, one of them for TLS.
-struct Served {
-    bench: Bench,
+pub(super) struct Served {
+    pub(super) bench: Bench,
     plain: SocketAddr,
     tls: SocketAddr,
     connector: TlsConnector,
@@ -34,7 +34,7 @@ struct Served {
     stop: CancellationToken,
 }
 
-async fn served() -> Served {
+pub(super) async fn served() -> Served {
     let bench = Bench::ticking();
     let certificates = Certificates::generate().unwrap();
     let (plain_listener, tls_listener) =
@@ -53,12 +53,16 @@ async fn served() -> Served {
 }
 
 impl Served {
-    async fn tls(&self) -> TlsStream<TcpStream> {
+    pub(super) async fn tcp(&self) -> TcpStream {
+        TcpStream::connect(self.plain).await.unwrap()
+    }
+
+    pub(super) async fn tls(&self) -> TlsStream<TcpStream> {
         let tcp = TcpStream::connect(self.tls).await.unwrap();
         self.connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap()
     }
 
-    async fn end(self) {
+    pub(super) async fn end(self) {
         end(self.stop, self.tasks).await;
     }
 }
@@ -73,7 +77,7 @@ fn sender_script(bodies: &[&str]) -> Client {
     client
 }
 
-async fn web_socket<S>(stream: S) -> WebSocketStream<S>
+pub(super) async fn web_socket<S>(stream: S) -> WebSocketStream<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -172,7 +176,7 @@ async fn a_forced_close_over_tls_arrives_before_an_orderly_end() {
 #[tokio::test]
 async fn the_wrong_protocol_for_a_port_is_turned_away_at_once() {
     let served = served().await;
-    let tcp = TcpStream::connect(served.plain).await.unwrap();
+    let tcp = served.tcp().await;
     let refused = timeout(LONG, served.connector.connect("localhost".try_into().unwrap(), tcp)).await.unwrap();
     assert!(refused.is_err(), "TLS on the plain port");
     let mut tcp = TcpStream::connect(served.tls).await.unwrap();
@@ -191,7 +195,7 @@ async fn frames_and_web_socket_messages_need_not_agree() {
     let served = served().await;
     let script = sender_script(&["a", "b", "c"]);
     for (round, piece) in (1..).zip([1, 7, 8, 1_000_000]) {
-        let mut plain = web_socket(TcpStream::connect(served.plain).await.unwrap()).await;
+        let mut plain = web_socket(served.tcp().await).await;
         converse(&mut plain, &script, piece, p::DISPOSITION).await;
         let mut secure = web_socket(served.tls().await).await;
         converse(&mut secure, &script, piece, p::DISPOSITION).await;
@@ -218,7 +222,7 @@ async fn an_end_of_the_web_socket_is_an_end_of_the_connection_and_a_ping_is_answ
     socket.close(None).await.unwrap();
     served.bench.broker.wait_until(|broker| broker.connections() == 0).await;
     // A message of text ends it as well.
-    let mut socket = web_socket(TcpStream::connect(served.plain).await.unwrap()).await;
+    let mut socket = web_socket(served.tcp().await).await;
     socket.send(Message::text("AMQP")).await.unwrap();
     timeout(LONG, async { while socket.next().await.is_some_and(|message| message.is_ok()) {} }).await.unwrap();
     served.bench.broker.wait_until(|broker| broker.connections() == 0).await;
@@ -232,7 +236,7 @@ async fn a_web_socket_that_is_reset_or_too_large_ends() {
     converse(&mut socket, &receiver_script(3_600), 100, p::ATTACH).await;
     assert_eq!(served.bench.broker.reset_connections(&Which::All), 1);
     timeout(LONG, async { while socket.next().await.is_some_and(|message| message.is_ok()) {} }).await.unwrap();
-    let mut socket = web_socket(TcpStream::connect(served.plain).await.unwrap()).await;
+    let mut socket = web_socket(served.tcp().await).await;
     drop(socket.send(Message::Binary(vec![0; 5 << 20].into())).await);
     timeout(LONG, async { while socket.next().await.is_some_and(|message| message.is_ok()) {} }).await.unwrap();
     served.bench.broker.wait_until(|broker| broker.connections() == 0).await;
@@ -247,7 +251,7 @@ async fn a_request_that_is_not_for_amqp_is_answered_in_http() {
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        let stream = TcpStream::connect(served.plain).await.unwrap();
+        let stream = served.tcp().await;
         match timeout(LONG, client_async(request, stream)).await.unwrap() {
             Ok(_) => StatusCode::SWITCHING_PROTOCOLS,
             Err(tungstenite::Error::Http(response)) => response.status(),
@@ -264,7 +268,7 @@ async fn a_request_that_is_not_for_amqp_is_answered_in_http() {
     for origin in ["https://evil.example", "null", "https://localhost.evil.example"] {
         assert_eq!(ask(path, &[amqp, ("origin", origin)]).await, 403, "{origin}");
     }
-    let mut tcp = TcpStream::connect(served.plain).await.unwrap();
+    let mut tcp = served.tcp().await;
     tcp.write_all(b"GET /$servicebus/websocket HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut answer = String::new();
     timeout(LONG, tcp.read_to_string(&mut answer)).await.unwrap().unwrap();
