@@ -31,7 +31,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 pub use access::Role;
-pub(crate) use access::{AccessTokens, Application, Resource, SigningKey, signature_only};
+pub(crate) use access::{AccessTokens, Application, Resource, SigningKey};
 pub(crate) use certificate::Certificate;
 use policy::Policy;
 pub use policy::{Right, Rights};

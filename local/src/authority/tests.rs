@@ -6,8 +6,11 @@ use std::{
     time::Duration,
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD},
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, crypto::sign, encode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use time::OffsetDateTime;
 use x509_parser::{der_parser::parse_der, pem::Pem};
@@ -171,6 +174,23 @@ fn the_certificate_may_be_named_in_each_of_the_ways_that_clients_use() {
         let assertion = encode(&header, &bench.claims(&json!({})), &bench.key).unwrap();
         refused(bench.show(&assertion), 401, "invalid_client", 700_027, "not registered");
     }
+}
+
+#[test]
+fn an_assertion_whose_parts_are_padded_is_checked_as_it_was_signed() {
+    let bench = bench();
+    let header = format!("{{\"alg\":\"RS256\",\"x5t\":\"{}\"}}", bench.sha1);
+    let mut claims = bench.claims(&json!({})).to_string();
+    if claims.len().is_multiple_of(3) {
+        // A length that needs padding.
+        claims.push(' ');
+    }
+    let signed = format!("{}.{}", URL_SAFE.encode(header), URL_SAFE.encode(&claims));
+    let signature = sign(signed.as_bytes(), &bench.key, Algorithm::RS256).unwrap();
+    assert!(signed.contains('='), "{signed}");
+    assert!(bench.show(&format!("{signed}.{signature}==")).is_ok());
+    let changed = format!("{}.{signature}", signed.replace('=', ""));
+    refused(bench.show(&changed), 401, "invalid_client", 700_027, "failed signature validation");
 }
 
 #[test]

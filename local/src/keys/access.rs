@@ -234,7 +234,7 @@ impl AccessTokens {
 }
 
 /// A check of form and signature; times and names are compared with our own clock and words.
-pub(crate) fn signature_only(algorithms: &[Algorithm]) -> Validation {
+fn signature_only(algorithms: &[Algorithm]) -> Validation {
     let mut validation = Validation::new(Algorithm::RS256);
     validation.algorithms = algorithms.to_vec();
     validation.required_spec_claims.clear();

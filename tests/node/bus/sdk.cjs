@@ -5,7 +5,9 @@
 
 const { ServiceBusClient } = require("@azure/service-bus");
 const { Plan, assert, run, until } = require("./suite.cjs");
-require("./cases.cjs");
+require("./cases_messages.cjs");
+require("./cases_settlement.cjs");
+require("./cases_namespace.cjs");
 
 // Small, so that what is refused is refused soon, and what comes back comes back soon.
 const RETRIES = { maxRetries: 2, retryDelayInMs: 50, maxRetryDelayInMs: 500, timeoutInMs: 10_000 };
@@ -18,11 +20,11 @@ class Context {
     this.clients = [];
   }
 
-  /** A client of a connection string, or of a credential for the endpoint. */
+  /** A client of a connection string; or of a credential, which this SDK takes over TLS only. */
   client({ connection = this.plan.connectionString(), credential, retries = {}, ...options } = {}) {
     options = { retryOptions: { ...RETRIES, ...retries }, ...options };
     const client = credential
-      ? new ServiceBusClient(this.plan.host, credential, options)
+      ? new ServiceBusClient(this.plan.tlsHost, credential, options)
       : new ServiceBusClient(connection, options);
     this.clients.push(client);
     return client;

@@ -49,20 +49,26 @@ async function refused(codes, attempt, text) {
   }
 }
 
+const partsOf = (connectionString) =>
+  Object.fromEntries(
+    connectionString.split(";").filter(Boolean).map((part) => {
+      const at = part.indexOf("=");
+      return [part.slice(0, at), part.slice(at + 1)];
+    }),
+  );
+
+const hostOf = (connection) => connection.Endpoint.replace(/^sb:\/\//, "").replace(/\/$/, "");
+
 /** What the Rust test started and wants to know. */
 class Plan {
   constructor(path) {
     const plan = JSON.parse(fs.readFileSync(path, "utf8"));
     this.ready = plan.ready;
     this.operations = plan.operations;
-    this.extra = plan.extra ?? {};
-    this.connection = Object.fromEntries(
-      this.ready.serviceBusConnectionString.split(";").filter(Boolean).map((part) => {
-        const at = part.indexOf("=");
-        return [part.slice(0, at), part.slice(at + 1)];
-      }),
-    );
-    this.host = this.connection.Endpoint.replace(/^sb:\/\//, "").replace(/\/$/, "");
+    this.policies = plan.policies;
+    this.connection = partsOf(this.ready.serviceBusConnectionString);
+    this.host = hostOf(this.connection);
+    this.tlsHost = hostOf(partsOf(this.ready.serviceBusTlsConnectionString));
     this.keyName = this.connection.SharedAccessKeyName;
     this.key = this.connection.SharedAccessKey;
   }
@@ -80,6 +86,11 @@ class Plan {
     return Object.entries(parts).filter(([, value]) => value !== null).map(([name, value]) => `${name}=${value}`).join(";");
   }
 
+  /** A connection string with the key of another policy than the root's. */
+  policy(name) {
+    return this.connectionString({ SharedAccessKeyName: name, SharedAccessKey: this.policies[name] });
+  }
+
   withSas(sas) {
     return this.connectionString({ SharedAccessKeyName: null, SharedAccessKey: null, SharedAccessSignature: sas });
   }
@@ -87,6 +98,14 @@ class Plan {
   async admin(method, path, body) {
     const answer = await fetch(this.ready.adminUrl + path, { method, body: body && JSON.stringify(body) });
     if (!answer.ok) throw new Error(`${method} ${path}: ${answer.status} ${await answer.text()}`);
+    return answer.json();
+  }
+
+  /** What TenantService gives to who shows an access token. */
+  async grant(accessToken) {
+    const url = new URL("/api/external/integration/export/temporaryendpoints", this.ready.tenantUrl);
+    const answer = await fetch(url, { headers: { Authorization: `Bearer ${accessToken}` } });
+    if (!answer.ok) throw new Error(`TenantService: ${answer.status} ${await answer.text()}`);
     return answer.json();
   }
 
@@ -133,8 +152,8 @@ async function attempt(plan, operation, contextOf) {
     await Promise.race([body(context), patience]);
     return null;
   } catch (error) {
-    const line = /cases\.cjs:(\d+)/.exec(error.stack ?? "")?.[1];
-    return `line ${line}: ${error.code ?? error.name}: ${error.message}`;
+    const place = /cases_\w+\.cjs:\d+/.exec(error.stack ?? "")?.[0] ?? "";
+    return `${place} ${error.code ?? error.name}: ${error.message}`;
   } finally {
     clearTimeout(timer);
     await Promise.race([context.close(), sleep(10_000)]).catch(() => {});

@@ -8,10 +8,14 @@ import logging
 import sys
 import time
 
+import azure.identity as blocking_identity
+import azure.identity.aio as async_identity
 import azure.servicebus as blocking_sdk
 import azure.servicebus.aio as async_sdk
 
-import cases  # noqa: F401: names the cases
+import cases_messages  # noqa: F401: each names its cases
+import cases_namespace  # noqa: F401
+import cases_settlement  # noqa: F401
 import suite
 from blocking import Blocking
 
@@ -21,6 +25,15 @@ TWINS = {
     blocking_sdk.ServiceBusReceiver: async_sdk.ServiceBusReceiver,
     blocking_sdk.AutoLockRenewer: async_sdk.AutoLockRenewer,
 }
+
+
+class Identity:
+    """Synchronous credentials behind the interface of the asynchronous ones."""
+
+    def __getattr__(self, name):
+        return lambda *arguments, **options: Blocking(
+            getattr(blocking_identity, name)(*arguments, **options), getattr(async_identity, name), TWINS)
+
 
 # Small, so that what is refused is refused soon, and what comes back comes back soon.
 RETRIES = {"retry_total": 2, "retry_backoff_factor": 0.05, "retry_backoff_max": 0.5}
@@ -40,11 +53,22 @@ class Context:
     async def open(self, closable):
         return await self._stack.enter_async_context(closable)
 
-    async def client(self, connection=None, credential=None, **options):
+    @property
+    def identity(self):
+        """The credentials of `azure-identity`."""
+        return Identity() if self.blocking else async_identity
+
+    def authority(self):
+        """What makes them ask the token authority of the run."""
+        return {"authority": self.plan.ready["authorityUrl"], "disable_instance_discovery": True,
+                "connection_verify": self.plan.ready["caFile"]}
+
+    async def client(self, connection=None, credential=None, host=None, **options):
         sdk = blocking_sdk if self.blocking else async_sdk
         options = {**RETRIES, **options}
         if credential is not None:
-            client = sdk.ServiceBusClient(self.plan.endpoint, credential, **options)
+            credential = credential._inner if isinstance(credential, Blocking) else credential
+            client = sdk.ServiceBusClient(host or self.plan.endpoint, credential, **options)
         else:
             client = sdk.ServiceBusClient.from_connection_string(
                 connection or self.plan.connection_string(), **options)

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import ssl
 import time
 import traceback
 import urllib.parse
@@ -31,6 +32,10 @@ def case(operation):
     return named
 
 
+def parts_of(connection_string):
+    return dict(part.split("=", 1) for part in connection_string.split(";") if part)
+
+
 class Plan:
     """What the Rust test started and wants to know."""
 
@@ -39,9 +44,9 @@ class Plan:
             plan = json.load(file)
         self.ready = plan["ready"]
         self.operations = plan["operations"]
-        self.extra = plan.get("extra", {})
-        text = self.ready["serviceBusConnectionString"]
-        self.connection = dict(part.split("=", 1) for part in text.split(";") if part)
+        self.policies = plan["policies"]
+        self.connection = parts_of(self.ready["serviceBusConnectionString"])
+        self.tls = parts_of(self.ready["serviceBusTlsConnectionString"])
         self.endpoint = self.connection["Endpoint"]
         self.host = urllib.parse.urlsplit(self.endpoint).netloc
         self.key_name = self.connection["SharedAccessKeyName"]
@@ -60,6 +65,10 @@ class Plan:
         parts = {**self.connection, **changes}
         return ";".join(f"{name}={value}" for name, value in parts.items() if value is not None)
 
+    def policy(self, name):
+        """A connection string with the key of another policy than the root's."""
+        return self.connection_string(SharedAccessKeyName=name, SharedAccessKey=self.policies[name])
+
     def with_sas(self, sas):
         return self.connection_string(SharedAccessKeyName=None, SharedAccessKey=None, SharedAccessSignature=sas)
 
@@ -67,6 +76,15 @@ class Plan:
         request = urllib.request.Request(
             self.ready["adminUrl"] + path, method=method, data=None if body is None else json.dumps(body).encode())
         with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def grant(self, access_token):
+        """What TenantService gives to who shows an access token."""
+        request = urllib.request.Request(
+            self.ready["tenantUrl"].rstrip("/") + "/api/external/integration/export/temporaryendpoints",
+            headers={"Authorization": f"Bearer {access_token}"})
+        trust = ssl.create_default_context(cafile=self.ready["caFile"])
+        with urllib.request.urlopen(request, timeout=30, context=trust) as answer:
             return json.load(answer)
 
     async def fault(self, **step):
@@ -143,7 +161,8 @@ async def attempt(plan, operation, context):
     except TimeoutError:
         return f"had not ended after {PATIENCE_S} s: {traceback.format_exc(limit=-3)}"
     except Exception as error:  # whatever it is, it belongs into the table
-        place = traceback.extract_tb(error.__traceback__)
-        line = next((frame.lineno for frame in reversed(place) if "cases" in frame.filename or "proton" in frame.filename), 0)
-        return f"line {line}: {type(error).__name__}: {error}"
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "/bus/" in frame.filename]
+        places = [frame for frame in frames if "suite" not in frame.filename]
+        place = f"{places[-1].filename.rsplit('/', 1)[-1]}:{places[-1].lineno}" if places else ""
+        return f"{place} {type(error).__name__}: {error}"
     return None

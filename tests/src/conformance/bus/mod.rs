@@ -12,12 +12,29 @@ use std::{collections::BTreeMap, io::Write as _, path::Path, process::Stdio, tim
 use futures::future::join_all;
 use serde_json::{Value, json};
 use tokio::{process::Command, time::timeout};
-use waybill_local::Local;
+use waybill_local::{
+    Local,
+    broker::TopicOptions,
+    config::{Config, Ports},
+};
 
 use super::{node_client, python_client};
 use crate::harness::here;
 use operations::{Client, Entity, Operation, operations};
 use table::{Outcome, Table};
+
+/// Policies beside the root's, which has all rights.
+const POLICIES: &str = r#"
+    [[policies]]
+    name = "listener"
+    key = "a key to listen"
+    rights = ["Listen"]
+
+    [[policies]]
+    name = "sender"
+    key = "a key to send"
+    rights = ["Send"]
+"#;
 
 /// Longer than all cases of one client take on a busy machine; the cases have shorter limits of their own.
 const PATIENCE: Duration = Duration::from_secs(240);
@@ -40,12 +57,16 @@ async fn every_client_finds_every_operation_of_service_bus() {
 
 /// What cases a client has, and what became of each.
 async fn judge(client: Client, operations: &[Operation]) -> BTreeMap<String, Outcome> {
-    let local = Local::builder().start().await.expect("local starts");
+    let config = Config::parse(POLICIES).expect("a good configuration");
+    let local = Local::builder().config(config).ports(Ports::RANDOM).tls().start().await.expect("local starts");
     make_entities(&local, operations);
     let folder = tempfile::tempdir().expect("a folder for the plan");
     let plan = folder.path().join("plan.json");
     std::fs::write(&plan, plan_of(client, operations, &local)).expect("the plan is written");
     let mut command = command_of(client, &plan);
+    // Node.js is told whom to trust before it starts.
+    let authority = local.ready_file().ca_file.as_deref().expect("there is TLS");
+    command.env("NODE_EXTRA_CA_CERTS", authority);
     // Everything is on this machine, whatever proxy the environment names.
     command.env("NO_PROXY", "127.0.0.1,localhost").stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(PATIENCE, command.output())
@@ -74,10 +95,11 @@ fn make_entities(local: &Local, operations: &[Operation]) {
     for Operation { name, entity, .. } in operations {
         match entity {
             Entity::Queue(options) => broker.add_queue(name, options.clone()).expect("a queue"),
-            Entity::Topic(topic, subscriptions, options) => {
-                broker.add_topic(name, topic.clone()).expect("a topic");
-                for subscription in *subscriptions {
-                    broker.add_subscription(name, subscription, options.clone()).expect("a subscription");
+            Entity::Topic(rules, options) => {
+                broker.add_topic(name, TopicOptions::default()).expect("a topic");
+                for (subscription, rules) in ["s1", "s2"].into_iter().zip(rules) {
+                    let made = broker.add_subscription_with_rules(name, subscription, options.clone(), rules.clone());
+                    made.expect("a subscription");
                 }
             }
         }
@@ -90,7 +112,8 @@ fn plan_of(client: Client, operations: &[Operation], local: &Local) -> String {
         .filter(|operation| operation.why_not(client).is_none())
         .map(|operation| json!({ "name": operation.name, "entity": operation.name }))
         .collect();
-    json!({ "ready": local.ready_file(), "operations": operations }).to_string()
+    let policies = json!({ "listener": "a key to listen", "sender": "a key to send" });
+    json!({ "ready": local.ready_file(), "policies": policies, "operations": operations }).to_string()
 }
 
 fn command_of(client: Client, plan: &Path) -> Command {

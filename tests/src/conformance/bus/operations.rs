@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use waybill_local::broker::{QueueOptions, TopicOptions};
+use waybill_local::broker::{CorrelationFilter, EntityStatus, Filter, QueueOptions, Rule};
 
 /// A client that judges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,8 +35,8 @@ impl Client {
 pub(super) enum Entity {
     /// A queue with the operation's name.
     Queue(QueueOptions),
-    /// A topic with the operation's name, and subscriptions.
-    Topic(TopicOptions, &'static [&'static str], QueueOptions),
+    /// A topic with the operation's name, and subscriptions `s1` and `s2` with these rules.
+    Topic([Vec<Rule>; 2], QueueOptions),
 }
 
 /// Something that a client does, on an entity of its own.
@@ -57,14 +57,20 @@ impl Operation {
 
     /// With other options of the queue, or of each subscription.
     fn with(mut self, change: impl FnOnce(&mut QueueOptions)) -> Self {
-        let (Entity::Queue(options) | Entity::Topic(_, _, options)) = &mut self.entity;
+        let (Entity::Queue(options) | Entity::Topic(_, options)) = &mut self.entity;
         change(options);
         self
     }
 
-    fn topic(mut self) -> Self {
-        let (Entity::Queue(options) | Entity::Topic(_, _, options)) = self.entity;
-        self.entity = Entity::Topic(TopicOptions::default(), &["s1", "s2"], options);
+    /// On a topic whose subscriptions get everything.
+    fn topic(self) -> Self {
+        self.filtered([Vec::new(), Vec::new()])
+    }
+
+    /// On a topic whose subscriptions have these rules.
+    fn filtered(mut self, rules: [Vec<Rule>; 2]) -> Self {
+        let (Entity::Queue(options) | Entity::Topic(_, options)) = self.entity;
+        self.entity = Entity::Topic(rules, options);
         self
     }
 
@@ -89,7 +95,11 @@ impl Operation {
 /// Reasons that several operations share.
 const CLIENT_SIDE: &str = "AMQP has no such thing: it is the SDK's own";
 const TOKEN_FIRST: &str = "it always puts a token first";
-const TLS_ONLY: &str = "it takes a credential over TLS only";
+const NO_BATCH_DELETE: &str = "this version does not delete in batches";
+const ENTRA: &str = "it knows nothing of Entra";
+const RECONNECTS: &str = "it leaves reconnecting links to its caller";
+const NO_TRANSACTIONS: &str = "it has no transactions";
+const NO_RULES: &str = "it manages rules over HTTP only, which is not served here";
 
 /// Every operation, area by area.
 pub(super) fn operations() -> Vec<Operation> {
@@ -144,6 +154,7 @@ fn receive() -> Vec<Operation> {
         op("receive-wait"),
         op("receive-what-is-there"),
         op("receive-late"),
+        op("batch-delete").not_in_python(NO_BATCH_DELETE).not_in_javascript(NO_BATCH_DELETE),
         op("prefetch")
             .not_in_javascript("prefetching was removed from this SDK; subscribe keeps credit for what it may work on"),
         op("iterate"),
@@ -210,7 +221,18 @@ fn locks() -> Vec<Operation> {
 
 fn topics() -> Vec<Operation> {
     let op = of("topics");
-    vec![op("fan-out").topic(), op("subscription-dead-letter-queue").topic(), op("topic-schedule").topic()]
+    let sql = Filter::sql("color = 'red' AND size > 10").expect("a filter");
+    let prices = CorrelationFilter { subject: Some("price".to_owned()), ..CorrelationFilter::default() };
+    let rules = [vec![Rule::new("red", sql)], vec![Rule::new("prices", Filter::Correlation(prices))]];
+    let mut operations = vec![
+        op("fan-out").topic(),
+        op("subscription-dead-letter-queue").topic(),
+        op("topic-schedule").topic(),
+        op("filters").filtered(rules),
+    ];
+    let managing = ["rule-list", "rule-sql", "rule-correlation", "rule-delete", "rule-refused"];
+    operations.extend(managing.map(|name| op(name).topic().not_in_python(NO_RULES)));
+    operations
 }
 
 fn security() -> Vec<Operation> {
@@ -219,29 +241,48 @@ fn security() -> Vec<Operation> {
         op("sas-of-namespace"),
         op("sas-of-entity"),
         op("no-token").not_in_python(TOKEN_FIRST).not_in_javascript(TOKEN_FIRST),
-        op("sas-credential").not_in_proton(CLIENT_SIDE).not_in_javascript(TLS_ONLY),
-        op("key-credential").not_in_proton(CLIENT_SIDE).not_in_javascript(TLS_ONLY),
+        op("sas-credential").not_in_proton(CLIENT_SIDE),
+        op("key-credential").not_in_proton(CLIENT_SIDE),
         op("wrong-key"),
         op("wrong-key-name"),
         op("wrong-audience"),
         op("expired-token"),
-        op("token-renewed").not_in_javascript(TLS_ONLY),
+        op("token-renewed"),
         op("token-expires"),
+        op("missing-right"),
+        op("tls"),
+        op("tls-untrusted").not_in_javascript("whom it trusts is said once for the whole process"),
+        op("websocket").not_in_proton("it speaks AMQP over TCP only"),
+        op("client-certificate").not_in_proton(ENTRA),
+        op("client-secret").not_in_proton(ENTRA),
+        op("wrong-client-secret").not_in_proton(ENTRA),
+        op("tenant-service").not_in_proton(ENTRA),
     ]
 }
 
 fn errors() -> Vec<Operation> {
     let op = of("errors");
-    vec![op("entity-not-found"), op("session-refused")]
+    vec![
+        op("entity-not-found"),
+        op("entity-disabled").with(|queue| queue.status = EntityStatus::Disabled),
+        op("quota-exceeded").with(|queue| queue.max_size_bytes = 64 * 1024),
+        op("server-busy"),
+        op("session-refused"),
+        op("transaction-refused").not_in_python(NO_TRANSACTIONS).not_in_javascript(NO_TRANSACTIONS),
+    ]
 }
 
 fn recovery() -> Vec<Operation> {
     let op = of("recovery");
-    vec![
-        op("link-detached").not_in_proton("it leaves reconnecting links to its caller"),
-        op("connection-closed").not_in_proton("it leaves reconnecting links to its caller"),
-        op("connection-reset").not_in_proton("it leaves reconnecting links to its caller"),
-    ]
+    let operations = [
+        op("link-detached"),
+        op("session-ended").not_in_python("it waits for ever when the broker ends a session: its links are not told"),
+        op("connection-closed"),
+        op("connection-reset"),
+        op("busy-for-a-moment"),
+        op("lost-answer").with(|queue| queue.duplicate_detection_window = Some(Duration::from_secs(600))),
+    ];
+    operations.map(|operation| operation.not_in_proton(RECONNECTS)).into()
 }
 
 #[test]

@@ -109,3 +109,37 @@ impl<'a> Table<'a> {
             .unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::operations::operations;
+    use super::*;
+
+    fn ok() -> Outcome {
+        Outcome { error: None, seconds: 0.1 }
+    }
+
+    #[test]
+    fn a_case_that_is_missing_failed_or_not_in_the_list_is_a_failure() {
+        let operations = operations();
+        let client = Client::Python;
+        let has = |operation: &&Operation| operation.why_not(client).is_none();
+        let mut outcomes: BTreeMap<String, Outcome> =
+            operations.iter().filter(has).map(|operation| (operation.name.to_owned(), ok())).collect();
+        let failures = |outcomes| Table::new(&operations, vec![(client, outcomes)]).failures();
+
+        outcomes.remove("complete");
+        outcomes.insert("abandon".to_owned(), Outcome { error: Some("boom".to_owned()), seconds: 0.1 });
+        outcomes.insert("no-token".to_owned(), ok());
+        outcomes.insert("teleport".to_owned(), ok());
+        assert_eq!(
+            failures(outcomes),
+            [
+                "Python, complete: the client told nothing of it",
+                "Python, abandon: boom",
+                "Python, no-token: the list says that this client has no such case, and it has",
+                "Python, teleport: the list has no such operation",
+            ]
+        );
+    }
+}
