@@ -70,6 +70,11 @@ impl Admin {
             (&Method::GET, "entities") => ok(self.entities()),
             (&Method::POST, "rotate") => {
                 let tenant = query.get("tenant");
+                // A misspelt name would rotate everybody.
+                if tenant.is_none() && parts.uri.query().is_some_and(|query| !query.is_empty()) {
+                    let text = "the only parameter is `tenant`; without one, all tenants are rotated".to_owned();
+                    return Err((StatusCode::BAD_REQUEST, text));
+                }
                 self.keys.rotate(tenant).map_err(|error| (StatusCode::NOT_FOUND, error.to_string()))?;
                 tracing::info!(tenant = tenant.unwrap_or("all"), "admin: tokens rotated");
                 ok(json!({ "rotated": tenant.unwrap_or("all tenants") }))

@@ -160,7 +160,7 @@ pub enum SasRefusal {
     Malformed(String),
     #[error("InvalidAudience: The authorization header contains a token for another audience.")]
     WrongAudience,
-    #[error("RevokedToken: The key that signed the token was rotated.")]
+    #[error("RevokedToken: The token was revoked: its key was rotated, or a fault script refused it.")]
     Revoked,
 }
 

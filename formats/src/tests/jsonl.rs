@@ -177,6 +177,8 @@ proptest! {
     #[test]
     fn exactly_the_objects_that_serde_json_accepts_are_rows(text in nearly_json()) {
         let oracle = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text);
+        // A number that no f64 holds is well-formed JSON, and stays what it is here.
+        prop_assume!(!oracle.as_ref().is_err_and(|error| error.to_string().starts_with("number out of range")));
         let outcome = decode(json_lines(), text.as_bytes());
         prop_assert_eq!(outcome.good().len(), usize::from(oracle.is_ok()), "{}: {:?} {:?}", text, oracle, outcome);
     }

@@ -524,7 +524,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Ends what faults did to the order of messages, everywhere.
+    /// Ends what faults did to deliveries, everywhere: their order, and messages that were to come twice.
     pub(crate) fn keep_order(&self) {
         let entities: Vec<Entity> = self.read().values().cloned().collect();
         for entity in entities {

@@ -480,6 +480,7 @@ impl Queue {
     /// Ends what faults did to the order.
     pub(crate) fn keep_order(&mut self) {
         self.order = Order::default();
+        self.double_next = 0;
     }
 
     /// Whether something could be handed out now: there are messages, and no script holds them back.

@@ -253,3 +253,13 @@ fn a_message_that_does_not_fit_stays_first() {
     assert!(bench.queue.lock_next(bench.now, Uuid::from_u128(1), |_| false).is_none());
     assert_eq!(body(&bench.lock().unwrap()), "a");
 }
+
+#[test]
+fn what_a_script_asked_of_deliveries_is_forgotten_when_it_is_cleared() {
+    let mut bench = Bench::with(&["a"]);
+    bench.queue.double_next(2);
+    bench.queue.keep_order();
+    assert!(bench.lock().is_some());
+    bench.pass(Duration::from_millis(1));
+    assert!(bench.lock().is_none(), "the lock holds, so the message does not come again");
+}

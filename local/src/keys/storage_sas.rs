@@ -301,7 +301,7 @@ impl Keys {
         use StorageRefusal::AuthenticationFailed;
         let state = self.state();
         if state.refused.contains(name) {
-            return Err(AuthenticationFailed("the key that signed the SAS was rotated"));
+            return Err(AuthenticationFailed("a fault script refused this SAS"));
         }
         if ring::matches(&self.account_key, signed, signature) {
             return Ok(None);

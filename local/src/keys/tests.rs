@@ -430,7 +430,7 @@ fn a_tenants_container_token_works_until_rotation() {
     let fresh = keys.container_token("acme", "batchtoprocess", "r", END).unwrap();
     let access = get("batchtoprocess", Some("b"), &fresh).check(&keys).unwrap();
     keys.refuse(access.signature.as_ref().unwrap());
-    assert!(get("batchtoprocess", Some("b"), &fresh).detail(&keys).contains("rotated"));
+    assert!(get("batchtoprocess", Some("b"), &fresh).detail(&keys).contains("a fault script refused"));
 }
 
 fn shared_key_put(signature: &str) -> Case {

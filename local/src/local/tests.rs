@@ -321,6 +321,7 @@ async fn the_admin_endpoint_rotates_scripts_and_counts() {
     assert_eq!(admin(&local, Method::POST, "rotate?tenant=acme", "").await.0, 200);
     assert_eq!(admin(&local, Method::POST, "rotate", "").await, (200, serde_json::json!({"rotated": "all tenants"})));
     assert_eq!(admin(&local, Method::POST, "rotate?tenant=no", "").await.0, 404);
+    assert_eq!(admin(&local, Method::POST, "rotate?tennant=acme", "").await.0, 400, "a misspelt name rotates nobody");
     assert!(local.keys().check_bus(&old.service_bus[0].sas_token, "exports/subscriptions/acme", now()).is_err());
 
     let toml = "[[faults]]\non = \"grant\"\ndo = \"throttle\"\n";

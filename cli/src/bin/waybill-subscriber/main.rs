@@ -82,7 +82,7 @@ enum Command {
 /// Where rows go, and what they mean.
 #[derive(Debug, Clone, clap::Args)]
 struct Target {
-    /// Where rows go: sqlite:PATH or dir:PATH
+    /// Where rows go: sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH
     #[arg(long, value_name = "SINK")]
     sink: Option<String>,
     /// What rows mean: keys, versions, references
