@@ -1,9 +1,8 @@
 //! Scripted bad days: a script is a list of steps, each with something to wait for and something to do. The same script
 //! runs from a test, from the configuration file, and against a running process over HTTP.
 //!
-//! The services tell what happens to them, in the middle of it ([`Faults::on_blob`], [`Faults::on_body`],
-//! [`Faults::on_grant`], [`Faults::on_bus`]), and are told what to do about it: a [`ToDo`]. What goes beyond the event itself
-//! is done by [`Hands`]. What fired is kept in a log that a test can read and await, so that no test needs to guess when a
+//! The services tell what happens to them, in the middle of it (`Faults::on_blob`, `on_body`, `on_grant`, `on_bus`), and are
+//! told what to do about it: a `ToDo`. What goes beyond the event itself is done by `Hands`. What fired is kept in a log that a test can read and await, so that no test needs to guess when a
 //! fault has happened.
 
 mod fits;

@@ -20,8 +20,10 @@ use super::{
 };
 use crate::listen::Body;
 
-/// Longest body of Put Blob and of Put Block ("Scalability targets for Blob Storage").
-const BODY_MAX: u64 = 5_000 << 20;
+/// Longest body of Put Blob ("Scalability targets for Blob Storage").
+const BLOB_MAX: u64 = 5_000 << 20;
+/// Longest body of Put Block.
+const BLOCK_MAX: u64 = 4_000 << 20;
 /// Longest body of Put Block List: 50,000 ids of 88 characters with their tags fit well.
 const BLOCK_LIST_MAX: u64 = 16 << 20;
 
@@ -140,7 +142,7 @@ impl BlobService {
         };
         let expected = Expected::parse(call.headers)?;
         self.containers().container(call.container())?;
-        let (chunk, hashes) = self.take_in(call.headers, body, &expected, true).await?;
+        let (chunk, hashes) = self.take_in(body, content_length(call.headers, BLOB_MAX)?, &expected, true).await?;
         if let Some(announced) = &commit.properties.content_md5
             && hashes.0.as_ref() != Some(announced)
         {
@@ -163,7 +165,7 @@ impl BlobService {
         let expected = Expected::parse(call.headers)?;
         self.containers().container(call.container())?;
         let want_md5 = expected.md5.is_some();
-        let (chunk, hashes) = self.take_in(call.headers, body, &expected, want_md5).await?;
+        let (chunk, hashes) = self.take_in(body, content_length(call.headers, BLOCK_MAX)?, &expected, want_md5).await?;
         self.containers().put_block(call.container(), call.blob(), id, chunk)?;
         let mut response = bare(StatusCode::CREATED, None);
         set_hashes(response.headers_mut(), hashes);
@@ -230,12 +232,11 @@ impl BlobService {
     /// Takes a body into a chunk and checks it. The CRC-64 is not computed where the answer names an MD5.
     async fn take_in(
         &self,
-        headers: &HeaderMap,
         body: &mut Incoming,
+        length: u64,
         expected: &Expected,
         md5: bool,
     ) -> Result<(Chunk, (Option<String>, Option<String>)), StorageError> {
-        let length = content_length(headers, BODY_MAX)?;
         let crc64 = !md5 || expected.crc64.is_some();
         let mut hashes = Hashes { md5: md5.then(Md5::new), crc64: crc64.then(|| CRC64.digest()) };
         let mut writer = self.spool.writer(length).map_err(|error| StorageError::internal(&error))?;

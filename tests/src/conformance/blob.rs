@@ -1,6 +1,7 @@
 //! Blob Storage by Microsoft's SDKs: the same cases against `local` and against Azurite, so that our idea of it is not
 //! only ours.
 
+mod large;
 mod ours;
 
 use super::{Suite, azurite::Azurite, node_client, python_client};
