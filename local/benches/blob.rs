@@ -154,5 +154,6 @@ fn start_azurite(node: &std::path::Path, folder: &std::path::Path) -> (Child, St
             return (process, format!("{}/devstoreaccount1", address.trim()));
         }
     }
-    panic!("Azurite ended before it listened");
+    let ended = process.wait();
+    panic!("Azurite ended before it listened: {ended:?}");
 }

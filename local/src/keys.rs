@@ -316,7 +316,7 @@ impl Keys {
     }
 
     /// Lets every token expire that was made so far for a tenant, or for every tenant with `None`. The keys stay; a new
-    /// token must end later than [`first_good_end`](Self::first_good_end) says.
+    /// token must end later than `first_good_end` says.
     ///
     /// # Errors
     /// [`KeyError::UnknownTenant`].

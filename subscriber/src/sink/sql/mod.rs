@@ -80,7 +80,7 @@ pub struct BadRowEntry {
     pub row: u64,
     /// Where it begins, in plain bytes; unknown for one that was parked before.
     pub offset: Option<u64>,
-    /// As in [`Reason::as_str`].
+    /// As in [`Reason::as_str`](waybill_contracts::Reason::as_str).
     pub reason: String,
     /// What is wrong.
     pub problem: String,
