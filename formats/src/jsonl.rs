@@ -1,76 +1,43 @@
-//! JSON Lines: where rows begin and end. Lines end with `\n` or `\r\n`; blank ones are no rows.
+//! JSON Lines: one object per line; blank lines are no rows.
 
 use std::mem;
-
-use memchr::memchr;
 
 use crate::{
     Limits,
     batch::{Growing, shrink},
     find,
     json::{Checker, FieldSpan},
+    lines::{Framed, Lines},
     row::Layout,
 };
 
 #[derive(Debug)]
 pub(crate) struct JsonLines {
+    lines: Lines,
     checker: Checker,
-    row_bytes_max: usize,
     /// The fields of the batch's rows.
     spans: Vec<FieldSpan>,
     /// How many the batch before had.
     spans_before: usize,
-    /// How far the row being read was searched for its end.
-    searched: usize,
 }
 
 impl JsonLines {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
+            lines: Lines::new(limits),
             checker: Checker::new(limits.nesting_max, limits.columns_max),
-            row_bytes_max: limits.row_bytes_max(),
             spans: Vec::new(),
             spans_before: 0,
-            searched: 0,
         }
     }
 
     /// Frames one line. `false`: it needs more bytes, or the batch has to be handed out first.
     pub(crate) fn next_row(&mut self, batch: &mut Growing, last: bool) -> bool {
-        let len = batch.text.len();
-        let from = self.searched.max(batch.begin);
-        let (mut end, next) = match memchr(b'\n', &batch.text[from..]) {
-            Some(distance) => (from + distance, from + distance + 1),
-            None if last && (batch.begin < len || batch.is_skipping()) => (len, len),
-            None => {
-                self.searched = len;
-                // One more, because the last byte may be the `\r` of the line end.
-                if batch.is_skipping() || len - batch.begin > self.row_bytes_max + 1 {
-                    batch.skip_part(len);
-                    self.searched = batch.begin;
-                }
-                return false;
-            }
+        let (end, next) = match self.lines.next(batch, last) {
+            Framed::NotYet => return false,
+            Framed::TooLong => return true,
+            Framed::Line { end, next } => (end, next),
         };
-        if end > batch.begin && batch.text[end - 1] == b'\r' {
-            end -= 1;
-        }
-        if batch.is_skipping() {
-            batch.skip_end(end, next, self.too_long());
-            self.searched = batch.begin;
-            return true;
-        }
-        self.searched = from;
-        if end - batch.begin > self.row_bytes_max {
-            if !batch.fits_alone() {
-                return false;
-            }
-            batch.bad_alone(end, next, self.too_long());
-            return true;
-        }
-        if !batch.fits(next) {
-            return false;
-        }
         let row = &batch.text[batch.begin..end];
         if row.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
             batch.pass(next);
@@ -97,10 +64,6 @@ impl JsonLines {
         true
     }
 
-    fn too_long(&self) -> String {
-        format!("the row is longer than the limit of {} bytes (row_bytes_max)", self.row_bytes_max)
-    }
-
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.spans.capacity() * size_of::<FieldSpan>()
@@ -108,7 +71,7 @@ impl JsonLines {
 
     /// The row being read begins elsewhere now.
     pub(crate) fn restart(&mut self) {
-        self.searched = 0;
+        self.lines.restart();
     }
 
     /// The table of the batch that is handed out.

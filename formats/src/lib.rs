@@ -1,8 +1,9 @@
 //! Bytes to rows and back, sans-I/O: bytes are fed in as they come, batches of raw rows come out, and a slow download
 //! holds no thread.
 //!
-//! `decoder` undoes `gzip` into a growing `batch`, in which `jsonl` or `csv` says where rows begin and end. The finished
-//! `row` batch is read through `field`s that borrow from it. `writer` goes the other way: `encode` makes a layout's text
+//! `decoder` undoes `gzip` and `charset` into a growing `batch`, in which the format's framer (`jsonl`, `json_document`, `csv`,
+//! `xml`; `lines` for those of one line a row) says where rows begin and end. The finished `row` batch is read through
+//! `field`s that borrow from it. `writer` goes the other way: `encode` makes a layout's text
 //! of rows, which is then packed. `json` and `find` are what both directions know of JSON and of bytes.
 
 mod batch;
@@ -16,6 +17,7 @@ mod gzip;
 mod json;
 mod json_document;
 mod jsonl;
+mod lines;
 pub mod row;
 pub mod writer;
 mod xml;

@@ -1,21 +1,22 @@
-//! XML lines: one element per line, each a document of its own. Lines end with `\n` or `\r\n`; blank ones are no rows, and
-//! neither is a first line that is nothing but an XML declaration. A line that is not well-formed is a bad row.
-
-use memchr::memchr;
+//! XML lines: one element per line, each a document of its own. Blank lines are no rows, and neither is a first line that
+//! is nothing but an XML declaration. A line that is not well-formed is a bad row.
 
 use super::{
     scanner::{Scanner, Token},
     table::Collector,
 };
-use crate::{Charset, Limits, batch::Growing, row::Layout};
+use crate::{
+    Charset, Limits,
+    batch::Growing,
+    lines::{Framed, Lines},
+    row::Layout,
+};
 
 #[derive(Debug)]
 pub(crate) struct XmlLines {
-    row_bytes_max: usize,
+    lines: Lines,
     scanner: Scanner,
     collector: Collector,
-    /// How far the row being read was searched for its end.
-    searched: usize,
     is_first: bool,
 }
 
@@ -29,10 +30,9 @@ enum Line {
 impl XmlLines {
     pub(crate) fn new(limits: &Limits) -> Self {
         Self {
-            row_bytes_max: limits.row_bytes_max(),
+            lines: Lines::new(limits),
             scanner: Scanner::new(limits.row_bytes_max()),
             collector: Collector::new(limits),
-            searched: 0,
             is_first: true,
         }
     }
@@ -44,42 +44,14 @@ impl XmlLines {
 
     /// Frames one line. `false`: it needs more bytes, or the batch has to be handed out first.
     pub(crate) fn next_row(&mut self, batch: &mut Growing, last: bool) -> bool {
-        let len = batch.text.len();
-        let from = self.searched.max(batch.begin);
-        let (mut end, next) = match memchr(b'\n', &batch.text[from..]) {
-            Some(distance) => (from + distance, from + distance + 1),
-            None if last && (batch.begin < len || batch.is_skipping()) => (len, len),
-            None => {
-                self.searched = len;
-                // One more, because the last byte may be the `\r` of the line end.
-                if batch.is_skipping() || len - batch.begin > self.row_bytes_max + 1 {
-                    batch.skip_part(len);
-                    self.searched = batch.begin;
-                }
-                return false;
-            }
-        };
-        if end > batch.begin && batch.text[end - 1] == b'\r' {
-            end -= 1;
-        }
-        self.searched = from;
-        let too_long = || format!("the row is longer than the limit of {} bytes (row_bytes_max)", self.row_bytes_max);
-        if batch.is_skipping() {
-            batch.skip_end(end, next, too_long());
-            self.searched = batch.begin;
-        } else if end - batch.begin > self.row_bytes_max {
-            if !batch.fits_alone() {
-                return false;
-            }
-            batch.bad_alone(end, next, too_long());
-        } else if !batch.fits(next) {
-            return false;
-        } else {
-            match self.line(&batch.text[batch.begin..end]) {
+        match self.lines.next(batch, last) {
+            Framed::NotYet => return false,
+            Framed::TooLong => {}
+            Framed::Line { end, next } => match self.line(&batch.text[batch.begin..end]) {
                 Line::Nothing => batch.pass(next),
                 Line::Row => batch.good(end, next, self.collector.keep()),
                 Line::Bad(problem) => batch.bad(end, next, problem),
-            }
+            },
         }
         self.is_first = false;
         true
@@ -130,7 +102,7 @@ impl XmlLines {
 
     /// The row being read begins elsewhere now.
     pub(crate) fn restart(&mut self) {
-        self.searched = 0;
+        self.lines.restart();
     }
 
     /// The table of the batch that is handed out.
