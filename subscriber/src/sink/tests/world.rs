@@ -3,17 +3,33 @@
 pub(super) mod postgres;
 pub(super) mod sqlite;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use waybill_contracts::Entities;
 use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, Source, Step};
 
 use crate::{
     FileKey,
-    sink::{Applied, Progress, Sink, SinkError},
+    apply::{EntityPlans, Position},
+    sink::{Applied, EntityBatch, Progress, Sink, SinkError},
 };
 
 pub(super) fn entities(toml: &str) -> Entities {
     Entities::parse(toml, "entities.toml").unwrap()
+}
+
+/// A whole file of a blobType, in one batch.
+pub(super) fn batch(plans: &EntityPlans, blob_type: &str, position: Position, rows: Vec<RowBatch>) -> EntityBatch {
+    let to = rows.iter().map(RowBatch::last_row).max().unwrap_or(0);
+    EntityBatch {
+        blob_type: Arc::from(blob_type),
+        entity: plans.for_type(blob_type).cloned(),
+        position,
+        rows,
+        to,
+        end: Some(stats(to)),
+    }
 }
 
 pub(super) fn stats(rows: u64) -> FileStats {

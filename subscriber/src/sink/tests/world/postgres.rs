@@ -1,13 +1,11 @@
 //! A sink in a schema of its own in the PostgreSQL that `cargo xtask test` starts.
 
-use std::sync::Arc;
-
 use uuid::Uuid;
 use waybill_contracts::Entities;
 use waybill_formats::RowBatch;
 use waybill_store::tokio_postgres::{self, NoTls, SimpleQueryMessage};
 
-use super::{entities, json_lines, stats};
+use super::{batch, entities, json_lines};
 use crate::{
     FileKey,
     apply::Position,
@@ -106,15 +104,7 @@ impl World {
     }
 
     pub(in super::super) fn batch(&self, blob_type: &str, position: Position, rows: Vec<RowBatch>) -> EntityBatch {
-        let to = rows.iter().map(RowBatch::last_row).max().unwrap_or(0);
-        EntityBatch {
-            blob_type: Arc::from(blob_type),
-            entity: self.sink.plans().for_type(blob_type).cloned(),
-            position,
-            rows,
-            to,
-            end: Some(stats(to)),
-        }
+        batch(self.sink.plans(), blob_type, position, rows)
     }
 
     /// What a query gives: a line a row, columns by `|`, nulls as `-`.

@@ -1,13 +1,13 @@
 //! A sink in an SQLite file.
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use tempfile::TempDir;
 use waybill_contracts::Entities;
 use waybill_formats::RowBatch;
 use waybill_store::rusqlite::{Connection, types::ValueRef};
 
-use super::{entities, json_lines, stats};
+use super::{batch, entities, json_lines};
 use crate::{
     FileKey,
     apply::Position,
@@ -70,15 +70,7 @@ impl World {
     }
 
     pub(in super::super) fn batch(&self, blob_type: &str, position: Position, rows: Vec<RowBatch>) -> EntityBatch {
-        let to = rows.iter().map(RowBatch::last_row).max().unwrap_or(0);
-        EntityBatch {
-            blob_type: Arc::from(blob_type),
-            entity: self.sink.plans().for_type(blob_type).cloned(),
-            position,
-            rows,
-            to,
-            end: Some(stats(to)),
-        }
+        batch(self.sink.plans(), blob_type, position, rows)
     }
 
     /// A field of a parked row, as text.
