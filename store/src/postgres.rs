@@ -10,7 +10,7 @@ use tokio_postgres::{
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{PostgresConnection, Schema};
+use crate::{PostgresConnection, PostgresTransaction, Schema};
 
 /// How every session of ours reads and writes dates, and that notices are not sent.
 const SESSION: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c client_min_messages=warning \
@@ -123,7 +123,7 @@ impl Postgres {
         loop {
             let tx = connection.transaction().await.map_err(|error| self.error(error))?;
             let failed = |error| self.error(error);
-            tx.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await.map_err(failed)?;
+            self.lock_tables(&tx).await.map_err(failed)?;
             tx.batch_execute(
                 "CREATE TABLE IF NOT EXISTS _waybill_schema (name text PRIMARY KEY, version integer NOT NULL)",
             )
@@ -156,6 +156,14 @@ impl Postgres {
             .map_err(failed)?;
             tx.commit().await.map_err(failed)?;
         }
+    }
+
+    /// Waits until no other program makes or changes tables of ours; holds for the transaction.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn lock_tables(&self, tx: &PostgresTransaction<'_>) -> Result<(), tokio_postgres::Error> {
+        tx.execute("SELECT pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await.map(drop)
     }
 
     /// A connection; it goes back to the pool when it is dropped.

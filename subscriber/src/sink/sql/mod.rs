@@ -26,6 +26,7 @@
 //! reference. When a parent is deleted its children stay; children that come later are parked until it is created again.
 
 mod apply;
+mod catalogue;
 mod planned;
 mod postgres;
 mod sqlite;

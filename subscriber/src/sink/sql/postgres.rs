@@ -31,7 +31,9 @@ use self::overlay::Overlay;
 use super::{
     BadRowEntry, Failure, ParkedRow, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
-    blocking, hex,
+    blocking,
+    catalogue::quoted,
+    hex,
     planned::{Planned, PlannedRows, Shapes},
     tables::{Parked, TableId},
 };
@@ -106,7 +108,7 @@ impl PostgresSink {
         let place = async {
             let tx = connection.transaction().await?;
             // Two programs that start at once make the tables one after the other.
-            tx.batch_execute("SELECT pg_advisory_xact_lock(x'77617962'::bigint << 32)").await?;
+            store.lock_tables(&tx).await?;
             let sql = "SELECT current_database()::text || '/' || coalesce(current_schema()::text, '')";
             let place: String = tx.query_one(sql, &[]).await?.get(0);
             schema::install(&tx, &plans).await?;
@@ -166,7 +168,7 @@ impl PostgresSink {
         let names = connection.query("SELECT name FROM _waybill_table ORDER BY name", &[]).await.map_err(failed)?;
         for name in names {
             let name: String = name.get(0);
-            let sql = format!("SELECT count(*) FROM {}", schema::quoted(&name));
+            let sql = format!("SELECT count(*) FROM {}", quoted(&name));
             let rows: i64 = connection.query_one(&sql, &[]).await.map_err(failed)?.get(0);
             totals.tables.push((name, rows.cast_unsigned()));
         }

@@ -17,7 +17,9 @@ use self::tables::SqliteTables;
 use super::{
     BadRowEntry, Failure, ParkedRow, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
-    blocking, hex,
+    blocking,
+    catalogue::quoted,
+    hex,
     planned::{Planned, PlannedRows, Shapes},
     tables::Tables,
 };
@@ -42,8 +44,6 @@ struct Inner {
     name: String,
     plans: EntityPlans,
     now: Box<dyn Fn() -> OffsetDateTime + Send + Sync>,
-    /// Columns by entity, or by blobType where there is none, as they were last seen: so that new fields can be found
-    /// before the transaction.
     shapes: Shapes,
 }
 
@@ -359,7 +359,7 @@ fn totals(connection: &Connection) -> rusqlite::Result<Totals> {
     let mut statement = connection.prepare("SELECT name FROM _waybill_table ORDER BY name")?;
     let names = statement.query_map([], |row| row.get::<_, String>(0))?.collect::<Result<Vec<_>, _>>()?;
     for name in names {
-        let rows = number(&format!("SELECT count(*) FROM {}", schema::quoted(&name)))?;
+        let rows = number(&format!("SELECT count(*) FROM {}", quoted(&name)))?;
         totals.tables.push((name, rows));
     }
     Ok(totals)

@@ -8,11 +8,11 @@ use waybill_store::{PostgresTransaction, tokio_postgres::types::ToSql};
 use super::{
     super::{
         Failure,
+        catalogue::VERSION,
         tables::{Parked, TableId},
     },
     encode::{check_key_part, declared_type},
     overlay::{Flags, Held, Needs, Overlay},
-    schema::VERSION,
 };
 use crate::apply::{EntityPlan, KeyPart};
 

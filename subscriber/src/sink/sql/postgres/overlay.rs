@@ -240,6 +240,15 @@ impl Overlay {
         self.guessed.push((id, key.to_owned(), guess));
     }
 
+    /// What the database said of a row when it was written before.
+    fn refusal(&self, id: TableId, key: &str, version: &[u8]) -> Option<String> {
+        // Nearly always empty: then no key is made for it.
+        if self.refused.is_empty() {
+            return None;
+        }
+        self.refused.get(&(id, key.to_owned(), version.to_owned())).cloned()
+    }
+
     fn change(&mut self, id: TableId, key: &str) -> &mut Change {
         self.changes.tables[id.0].entry(key.to_owned()).or_default()
     }
@@ -346,10 +355,8 @@ impl Tables for Overlay {
     }
 
     fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: &RowReader<'_>) -> Result<Written, Failure> {
-        if !self.refused.is_empty()
-            && let Some(problem) = self.refused.get(&(id, key.to_owned(), version.to_owned()))
-        {
-            return Ok(Written::Refused(problem.clone()));
+        if let Some(problem) = self.refusal(id, key, version) {
+            return Ok(Written::Refused(problem));
         }
         let Open { plan: Some(plan), shape: Some(shape), .. } = &self.open[id.0] else {
             unreachable!("a reader was made from its shape");
@@ -381,8 +388,8 @@ impl Tables for Overlay {
     }
 
     fn delete(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Written, Failure> {
-        if let Some(problem) = self.refused.get(&(id, key.to_owned(), version.to_owned())) {
-            return Ok(Written::Refused(problem.clone()));
+        if let Some(problem) = self.refusal(id, key, version) {
+            return Ok(Written::Refused(problem));
         }
         self.change(id, key).row = Some(RowChange::Gone { version: version.to_owned() });
         Ok(Written::Done)

@@ -6,7 +6,14 @@ use waybill_contracts::{ColumnType, SchemaMode, SqlName};
 use waybill_store::{Migration, PostgresTransaction, Schema};
 
 use super::{
-    super::{Failure, refused, type_from_name},
+    super::{
+        Failure,
+        catalogue::{
+            FILE, RESCUED, ROW, Registered, TO_STRING, VERSION, key_columns, lacks_frozen_column, lacks_key,
+            lacks_own_column, needs_column, quoted, stream_is_taken,
+        },
+        refused, type_from_name,
+    },
     encode::declared_type,
 };
 use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn, folded};
@@ -18,13 +25,6 @@ pub(super) const SCHEMA: Schema = Schema {
     migrations: &[Migration { name: "progress, tombstones, parked and bad rows", sql: include_str!("0001_sink.sql") }],
     shared_with_user: true,
 };
-
-pub(super) const VERSION: &str = "_waybill_version";
-pub(super) const RESCUED: &str = "_rescued";
-pub(super) const FILE: &str = "_waybill_file";
-pub(super) const ROW: &str = "_waybill_row";
-
-const TO_STRING: &str = "writing to a string cannot fail";
 
 /// A column as the catalogue has it.
 struct Found {
@@ -140,47 +140,16 @@ async fn install_entity(tx: &PostgresTransaction<'_>, plan: &EntityPlan) -> Resu
 
 /// Refuses a table that is somebody else's, or was filled under another rule.
 async fn register(tx: &PostgresTransaction<'_>, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
-    let entity = plan.name();
-    let rule = plan.order();
     let sql = "SELECT name, entity, blob_type, rule FROM _waybill_table WHERE name = $1 OR entity = $2";
     let mut is_known = false;
-    for row in tx.query(sql, &[&name.as_str(), &entity]).await? {
-        let (table, owner, blob_type, known): (String, Option<String>, Option<String>, String) =
-            (row.get(0), row.get(1), row.get(2), row.get(3));
-        if owner.as_deref() != Some(entity) {
-            let owner = match (owner, blob_type) {
-                (Some(owner), _) => format!("entity {owner:?}"),
-                (None, blob_type) => format!("type {:?}, which had no entity so far", blob_type.unwrap_or_default()),
-            };
-            return Err(refused(format!(
-                "entity {entity:?}: table {table} holds the rows of {owner}; give the entity another `table`"
-            )));
-        }
-        if table != name.as_str() {
-            let literal = |text: &str| text.replace('\'', "''");
-            return Err(refused(format!(
-                "entity {entity:?} is in table {table} so far, and configured for {new}; rename it there as well (ALTER \
-                 TABLE {} RENAME TO {name}; UPDATE _waybill_table SET name = '{}' WHERE entity = '{}'; UPDATE \
-                 _waybill_column SET table_name = '{}' WHERE table_name = '{}'), or use another database",
-                quoted(&table),
-                literal(name.as_str()),
-                literal(entity),
-                literal(name.as_str()),
-                literal(&table),
-                new = name.as_str(),
-            )));
-        }
-        if known != rule {
-            return Err(refused(format!(
-                "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
-                 compared; take back the change, or use another database: all files come into it again"
-            )));
-        }
+    for row in tx.query(sql, &[&name.as_str(), &plan.name()]).await? {
+        let registered = Registered { table: row.get(0), entity: row.get(1), blob_type: row.get(2), rule: row.get(3) };
+        registered.admit(plan, name, |table, wanted| table == wanted)?;
         is_known = true;
     }
     if !is_known {
         let sql = "INSERT INTO _waybill_table (name, entity, rule) VALUES ($1, $2, $3)";
-        tx.execute(sql, &[&name.as_str(), &entity, &rule]).await?;
+        tx.execute(sql, &[&name.as_str(), &plan.name(), &plan.order()]).await?;
     }
     Ok(())
 }
@@ -206,11 +175,7 @@ async fn check(
     };
     for (field, kind) in [(VERSION, ColumnType::Binary), (RESCUED, ColumnType::Json)] {
         if place(field).is_none_or(|found| !found.keeps(kind)) {
-            return Err(refused(format!(
-                "entity {entity:?}: table {name} is there but was not made by this sink: it lacks {field}; add it (ALTER \
-                 TABLE {name} ADD COLUMN {field} {}), or give the entity another `table`",
-                declared_type(kind)
-            )));
+            return Err(lacks_own_column(plan, name, field, declared_type(kind)));
         }
     }
     let fit = |field: &str, kind: ColumnType, found: &Found| {
@@ -235,11 +200,11 @@ async fn check(
     for (field, part) in plan.key() {
         match place(field) {
             Some(found) => fit(field, part.column_type(), found)?,
-            None => return Err(refused(other_key(plan, name))),
+            None => return Err(lacks_key(plan, name)),
         }
     }
     if !has_key(tx, plan, name).await? {
-        return Err(refused(other_key(plan, name)));
+        return Err(lacks_key(plan, name));
     }
     for column in plan.columns() {
         match place(&column.field) {
@@ -255,22 +220,9 @@ async fn check(
             || plan.key().any(|(field, _)| SqlName::new(field).as_str() == found.name)
     };
     match found.iter().find(|found| found.is_needed && !found.is_generated && !brings(found) && !ours(found)) {
-        Some(needed) => Err(refused(format!(
-            "entity {entity:?}: column {:?} of table {name} is NOT NULL without a default, and no declared column brings it; \
-             declare it in [entity.{entity}.columns], or give it a default",
-            needed.name
-        ))),
+        Some(needed) => Err(needs_column(plan, name, &needed.name)),
         None => Ok(()),
     }
-}
-
-fn other_key(plan: &EntityPlan, name: &SqlName) -> String {
-    format!(
-        "entity {:?}: table {name} is there, but ({}) is neither its primary key nor unique in it; add a unique index on \
-         exactly these columns, correct `key`, or give the entity another `table`",
-        plan.name(),
-        key_columns(plan)
-    )
 }
 
 /// Whether the key's columns, and no others, are the primary key or unique.
@@ -295,11 +247,7 @@ async fn add_column(
     let sql = format!("ALTER TABLE {name} ADD COLUMN {} {}", SqlName::new(&column.field), declared_type(column.kind));
     let noted = "SELECT EXISTS (SELECT 1 FROM _waybill_column WHERE table_name = $1)";
     if plan.mode() == SchemaMode::Freeze && !tx.query_one(noted, &[&name.as_str()]).await?.get::<_, bool>(0) {
-        return Err(refused(format!(
-            "entity {:?}: table {name} has no column {:?}, and `schema` is freeze; add it: {sql}",
-            plan.name(),
-            column.field
-        )));
+        return Err(lacks_frozen_column(plan, name, column, &sql));
     }
     Ok(tx.batch_execute(&sql).await?)
 }
@@ -405,10 +353,7 @@ pub(super) async fn install_stream(tx: &PostgresTransaction<'_>, blob_type: &str
     let is_taken = !found_columns(tx, &name).await?.is_empty()
         || tx.query_opt("SELECT 1 FROM _waybill_table WHERE name = $1", &[&name.as_str()]).await?.is_some();
     if is_taken {
-        return Err(refused(format!(
-            "type {blob_type:?} has no entity, so its rows would be added to a table {name}, which is there and another's; \
-             define an entity for the type, or rename that table"
-        )));
+        return Err(stream_is_taken(blob_type, &name));
     }
     tx.batch_execute(&format!(
         "CREATE TABLE {name} ({FILE} text COLLATE \"C\" NOT NULL, {ROW} bigint NOT NULL, {RESCUED} json,
@@ -418,15 +363,6 @@ pub(super) async fn install_stream(tx: &PostgresTransaction<'_>, blob_type: &str
     let sql = "INSERT INTO _waybill_table (name, blob_type, rule) VALUES ($1, $2, 'rows are added')";
     tx.execute(sql, &[&name.as_str(), &blob_type]).await?;
     Ok(name)
-}
-
-/// A name of the catalogue, for statements.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-pub(super) fn key_columns(plan: &EntityPlan) -> String {
-    plan.key().map(|(field, _)| SqlName::new(field).to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Names of all columns that a tuple of this shape fills, in its order, with the types that it is encoded in.

@@ -9,11 +9,15 @@ use sha2::{Digest as _, Sha256};
 use waybill_store::{PostgresTransaction, tokio_postgres};
 
 use super::{
-    super::{Failure, tables::TableId},
+    super::{
+        Failure,
+        catalogue::{TO_STRING, VERSION, key_columns},
+        tables::TableId,
+    },
     encode::{HEADER, TRAILER},
     fetch::{Keys, same_key},
     overlay::{Changes, Held, Open, Overlay, RowChange, RowId},
-    schema::{VERSION, key_columns, tuple_columns},
+    schema::tuple_columns,
 };
 
 /// Bytes of one message to the server.
@@ -212,7 +216,7 @@ async fn put_stretch(
     let mut declared = String::new();
     for (name, kind) in &columns {
         let comma = if declared.is_empty() { "" } else { ", " };
-        write!(declared, "{comma}{name} {kind}").expect("writing to a string cannot fail");
+        write!(declared, "{comma}{name} {kind}").expect(TO_STRING);
     }
     // Its name tells its columns, so one that the session has already is right.
     let hash = Sha256::digest(format!("{} {declared}", table.name).as_bytes());

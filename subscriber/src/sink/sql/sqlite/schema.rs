@@ -11,7 +11,14 @@ use waybill_store::{
     rusqlite::{self, Connection},
 };
 
-use super::super::{Failure, refused, type_from_name};
+use super::super::{
+    Failure,
+    catalogue::{
+        FILE, RESCUED, ROW, Registered, TO_STRING, VERSION, key_columns, lacks_frozen_column, lacks_key,
+        lacks_own_column, needs_column, quoted, stream_is_taken,
+    },
+    refused, type_from_name,
+};
 use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn, folded};
 
 /// The sink's own tables, in the user's database.
@@ -22,10 +29,6 @@ pub(super) const SCHEMA: Schema = Schema {
     shared_with_user: true,
 };
 
-const VERSION: &str = "_waybill_version";
-const RESCUED: &str = "_rescued";
-const FILE: &str = "_waybill_file";
-const ROW: &str = "_waybill_row";
 /// Beginnings of names that are the sink's or SQLite's own.
 const RESERVED_PREFIXES: [&str; 2] = ["_waybill", "sqlite_"];
 
@@ -122,11 +125,6 @@ fn found_columns(tx: &Connection, table: &SqlName) -> rusqlite::Result<Vec<Found
     found.collect()
 }
 
-/// A name of the catalogue, for statements.
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// Makes the tables of all entities, or checks those that are there.
 pub(super) fn install(tx: &Connection, plans: &EntityPlans) -> Result<(), Failure> {
     for plan in plans.iter() {
@@ -153,54 +151,21 @@ fn install_entity(tx: &Connection, plan: &EntityPlan) -> Result<(), Failure> {
     check(tx, plan, &name, &found)
 }
 
-const TO_STRING: &str = "writing to a string cannot fail";
-
 /// Refuses a table that is somebody else's, or was filled under another rule.
 fn register(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
-    let entity = plan.name();
-    let rule = plan.order();
     let mut statement =
         tx.prepare_cached("SELECT name, entity, blob_type, rule FROM _waybill_table WHERE name = ?1 OR entity = ?2")?;
-    let mut rows = statement.query((name.as_str(), entity))?;
+    let mut rows = statement.query((name.as_str(), plan.name()))?;
     let mut is_known = false;
     while let Some(row) = rows.next()? {
-        let table: String = row.get(0)?;
-        let owner: Option<String> = row.get(1)?;
-        if owner.as_deref() != Some(entity) {
-            let blob_type: Option<String> = row.get(2)?;
-            let owner = match (owner, blob_type) {
-                (Some(owner), _) => format!("entity {owner:?}"),
-                (None, blob_type) => format!("type {:?}, which had no entity so far", blob_type.unwrap_or_default()),
-            };
-            return Err(refused(format!(
-                "entity {entity:?}: table {table} holds the rows of {owner}; give the entity another `table`"
-            )));
-        }
-        if !table.eq_ignore_ascii_case(name.as_str()) {
-            return Err(refused(format!(
-                "entity {entity:?} is in table {table} so far, and configured for {}; rename it there as well (ALTER TABLE \
-                 {} RENAME TO {name}; UPDATE _waybill_table SET name = '{}' WHERE entity = '{}'; UPDATE _waybill_column \
-                 SET table_name = '{}' WHERE table_name = '{}'), or use another database",
-                name.as_str(),
-                quoted(&table),
-                name.as_str().replace('\'', "''"),
-                entity.replace('\'', "''"),
-                name.as_str().replace('\'', "''"),
-                table.replace('\'', "''"),
-            )));
-        }
-        let known: String = row.get(3)?;
-        if known != rule {
-            return Err(refused(format!(
-                "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
-                 compared; take back the change, or use another database: all files come into it again"
-            )));
-        }
+        let registered =
+            Registered { table: row.get(0)?, entity: row.get(1)?, blob_type: row.get(2)?, rule: row.get(3)? };
+        registered.admit(plan, name, str::eq_ignore_ascii_case)?;
         is_known = true;
     }
     if !is_known {
         let sql = "INSERT INTO _waybill_table (name, entity, rule) VALUES (?1, ?2, ?3)";
-        tx.prepare_cached(sql)?.execute((name.as_str(), entity, rule))?;
+        tx.prepare_cached(sql)?.execute((name.as_str(), plan.name(), plan.order()))?;
     }
     Ok(())
 }
@@ -226,10 +191,7 @@ fn check(tx: &Connection, plan: &EntityPlan, name: &SqlName, found: &[Found]) ->
     };
     for (field, declared) in [(VERSION, "BLOB"), (RESCUED, "TEXT")] {
         if place(field)?.is_none_or(|found| !matches!(Affinity::of(&found.declared), Affinity::Blob | Affinity::Text)) {
-            return Err(refused(format!(
-                "entity {entity:?}: table {name} is there but was not made by this sink: it lacks {field}; add it (ALTER \
-                 TABLE {name} ADD COLUMN {field} {declared}), or give the entity another `table`"
-            )));
+            return Err(lacks_own_column(plan, name, field, declared));
         }
     }
     let fit = |field: &str, kind: ColumnType, found: &Found| {
@@ -246,11 +208,11 @@ fn check(tx: &Connection, plan: &EntityPlan, name: &SqlName, found: &[Found]) ->
     for (field, part) in plan.key() {
         match place(field)? {
             Some(found) => fit(field, part.column_type(), found)?,
-            None => return Err(refused(other_key(plan, name))),
+            None => return Err(lacks_key(plan, name)),
         }
     }
     if !has_key(tx, plan, name)? {
-        return Err(refused(other_key(plan, name)));
+        return Err(lacks_key(plan, name));
     }
     refuse_what_ends_transactions(tx, plan, name)?;
     for column in plan.columns() {
@@ -267,22 +229,9 @@ fn check(tx: &Connection, plan: &EntityPlan, name: &SqlName, found: &[Found]) ->
             || plan.key().any(|(field, _)| SqlName::new(field).as_str() == found.name)
     };
     match found.iter().find(|found| found.is_needed && !brings(found) && !ours(found)) {
-        Some(needed) => Err(refused(format!(
-            "entity {entity:?}: column {:?} of table {name} is NOT NULL without a default, and no declared column brings it; \
-             declare it in [entity.{entity}.columns], or give it a default",
-            needed.name
-        ))),
+        Some(needed) => Err(needs_column(plan, name, &needed.name)),
         None => Ok(()),
     }
-}
-
-fn other_key(plan: &EntityPlan, name: &SqlName) -> String {
-    format!(
-        "entity {:?}: table {name} is there, but ({}) is neither its primary key nor unique in it; add a unique index on \
-         exactly these columns, correct `key`, or give the entity another `table`",
-        plan.name(),
-        key_columns(plan)
-    )
 }
 
 /// Whether the key's columns, and no others, are the primary key or unique.
@@ -338,11 +287,7 @@ fn refuse_what_ends_transactions(tx: &Connection, plan: &EntityPlan, name: &SqlN
 fn add_column(tx: &Connection, plan: &EntityPlan, name: &SqlName, column: &ShapeColumn) -> Result<(), Failure> {
     let sql = format!("ALTER TABLE {name} ADD COLUMN {} {}", SqlName::new(&column.field), declared_type(column.kind));
     if plan.mode() == SchemaMode::Freeze && !is_noted(tx, name)? {
-        return Err(refused(format!(
-            "entity {:?}: table {name} has no column {:?}, and `schema` is freeze; add it: {sql}",
-            plan.name(),
-            column.field
-        )));
+        return Err(lacks_frozen_column(plan, name, column, &sql));
     }
     Ok(tx.execute_batch(&sql)?)
 }
@@ -428,10 +373,7 @@ pub(super) fn install_stream(tx: &Connection, blob_type: &str) -> Result<(SqlNam
     let is_taken = !found_columns(tx, &name)?.is_empty()
         || tx.prepare_cached("SELECT 1 FROM _waybill_table WHERE name = ?1")?.exists([name.as_str()])?;
     if is_taken {
-        return Err(refused(format!(
-            "type {blob_type:?} has no entity, so its rows would be added to a table {name}, which is there and another's; \
-             define an entity for the type, or rename that table"
-        )));
+        return Err(stream_is_taken(blob_type, &name));
     }
     tx.execute_batch(&format!(
         "CREATE TABLE {name} ({FILE} TEXT NOT NULL, {ROW} INTEGER NOT NULL, {RESCUED} TEXT, PRIMARY KEY ({FILE}, {ROW}))"
@@ -440,10 +382,6 @@ pub(super) fn install_stream(tx: &Connection, blob_type: &str) -> Result<(SqlNam
     tx.prepare_cached(sql)?.execute((name.as_str(), blob_type))?;
     let shape = shape(tx, &name, None)?;
     Ok((name, shape))
-}
-
-fn key_columns(plan: &EntityPlan) -> String {
-    plan.key().map(|(field, _)| SqlName::new(field).to_string()).collect::<Vec<_>>().join(", ")
 }
 
 fn key_condition(plan: &EntityPlan) -> String {

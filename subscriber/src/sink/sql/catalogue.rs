@@ -1,0 +1,116 @@
+//! What both dialects say of tables: the columns that the sink keeps for itself, whose table it is, and refusals.
+
+use waybill_contracts::SqlName;
+
+use super::{Failure, refused};
+use crate::apply::{EntityPlan, ShapeColumn};
+
+pub(super) const VERSION: &str = "_waybill_version";
+pub(super) const RESCUED: &str = "_rescued";
+pub(super) const FILE: &str = "_waybill_file";
+pub(super) const ROW: &str = "_waybill_row";
+
+pub(super) const TO_STRING: &str = "writing to a string cannot fail";
+
+/// A name of the catalogue, for statements.
+pub(super) fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+pub(super) fn key_columns(plan: &EntityPlan) -> String {
+    plan.key().map(|(field, _)| SqlName::new(field).to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A line of `_waybill_table`: a table in use.
+pub(super) struct Registered {
+    pub(super) table: String,
+    pub(super) entity: Option<String>,
+    pub(super) blob_type: Option<String>,
+    /// How its keys and versions were made.
+    pub(super) rule: String,
+}
+
+impl Registered {
+    /// Refuses a table that is somebody else's, or was filled under another rule. `is_same` compares its name as the
+    /// database does.
+    pub(super) fn admit(
+        self,
+        plan: &EntityPlan,
+        name: &SqlName,
+        is_same: impl FnOnce(&str, &str) -> bool,
+    ) -> Result<(), Failure> {
+        let Self { table, entity: owner, blob_type, rule: known } = self;
+        let entity = plan.name();
+        if owner.as_deref() != Some(entity) {
+            let owner = match (owner, blob_type) {
+                (Some(owner), _) => format!("entity {owner:?}"),
+                (None, blob_type) => format!("type {:?}, which had no entity so far", blob_type.unwrap_or_default()),
+            };
+            return Err(refused(format!(
+                "entity {entity:?}: table {table} holds the rows of {owner}; give the entity another `table`"
+            )));
+        }
+        if !is_same(&table, name.as_str()) {
+            let literal = |text: &str| text.replace('\'', "''");
+            return Err(refused(format!(
+                "entity {entity:?} is in table {table} so far, and configured for {new}; rename it there as well (ALTER \
+                 TABLE {} RENAME TO {name}; UPDATE _waybill_table SET name = '{}' WHERE entity = '{}'; UPDATE \
+                 _waybill_column SET table_name = '{}' WHERE table_name = '{}'), or use another database",
+                quoted(&table),
+                literal(name.as_str()),
+                literal(entity),
+                literal(name.as_str()),
+                literal(&table),
+                new = name.as_str(),
+            )));
+        }
+        let rule = plan.order();
+        if known != rule {
+            return Err(refused(format!(
+                "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
+                 compared; take back the change, or use another database: all files come into it again"
+            )));
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn lacks_own_column(plan: &EntityPlan, name: &SqlName, field: &str, declared: &str) -> Failure {
+    refused(format!(
+        "entity {:?}: table {name} is there but was not made by this sink: it lacks {field}; add it (ALTER TABLE {name} ADD \
+         COLUMN {field} {declared}), or give the entity another `table`",
+        plan.name()
+    ))
+}
+
+pub(super) fn lacks_key(plan: &EntityPlan, name: &SqlName) -> Failure {
+    refused(format!(
+        "entity {:?}: table {name} is there, but ({}) is neither its primary key nor unique in it; add a unique index on \
+         exactly these columns, correct `key`, or give the entity another `table`",
+        plan.name(),
+        key_columns(plan)
+    ))
+}
+
+pub(super) fn lacks_frozen_column(plan: &EntityPlan, name: &SqlName, column: &ShapeColumn, add: &str) -> Failure {
+    refused(format!(
+        "entity {:?}: table {name} has no column {:?}, and `schema` is freeze; add it: {add}",
+        plan.name(),
+        column.field
+    ))
+}
+
+pub(super) fn needs_column(plan: &EntityPlan, name: &SqlName, column: &str) -> Failure {
+    let entity = plan.name();
+    refused(format!(
+        "entity {entity:?}: column {column:?} of table {name} is NOT NULL without a default, and no declared column brings \
+         it; declare it in [entity.{entity}.columns], or give it a default"
+    ))
+}
+
+pub(super) fn stream_is_taken(blob_type: &str, name: &SqlName) -> Failure {
+    refused(format!(
+        "type {blob_type:?} has no entity, so its rows would be added to a table {name}, which is there and another's; define \
+         an entity for the type, or rename that table"
+    ))
+}
