@@ -22,6 +22,7 @@ mod local;
 pub mod keys;
 mod files;
 mod tls;
+mod log;
 mod door;
 mod listen;
 pub mod amqp;

@@ -36,6 +36,7 @@ use tokio_tungstenite::{
 
 use super::wire;
 use crate::listen::{Body, empty, full, is_loopback_host};
+use crate::log::printable;
 
 /// Where Azure listens.
 const PATH: &str = "/$servicebus/websocket";
@@ -66,7 +67,7 @@ where
                 answer
             }
             Err((status, text)) => {
-                tracing::warn!(path = request.uri().path(), "WebSocket refused: {text}");
+                tracing::warn!(path = %printable(request.uri().path()), "WebSocket refused: {text}");
                 refusal(status, text)
             }
         };
