@@ -11,8 +11,10 @@ use uuid::Uuid;
 /// Described values within described values, or compounds within compounds, beyond which input is refused.
 const DEPTH_MAX: u32 = 32;
 
-/// Elements of an array whose elements take no bytes (`null`, `true`, …): without this a count alone could cost memory.
-const EMPTY_ELEMENTS_MAX: u32 = 65_536;
+/// Elements that a tree may always have, and those that it may have at most. Between them it may have as many as it has
+/// bytes: what is written in less, an array of nulls, is a count that costs memory.
+const ELEMENTS_MIN: usize = 256;
+const ELEMENTS_MAX: usize = 262_144;
 
 /// Bytes that are no AMQP value, or not the value that stands at this place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -272,64 +274,12 @@ impl<'a> Reader<'a> {
 
     /// One value as a tree. Allocates: for requests to `$cbs` and `$management` and for tests, not for deliveries.
     pub(crate) fn value(&mut self) -> Result<Value, DecodeError> {
-        self.value_within(DEPTH_MAX)
-    }
-
-    fn value_within(&mut self, depth: u32) -> Result<Value, DecodeError> {
-        let depth = depth.checked_sub(1).ok_or(self.error("values are nested too deeply"))?;
-        match self.peek() {
-            Some(0) => {
-                self.at += 1;
-                let descriptor = self.value_within(depth)?;
-                let value = self.value_within(depth)?;
-                Ok(Value::Described(Box::new((descriptor, value))))
-            }
-            Some(0x45 | 0xc0 | 0xd0) => {
-                let mut fields = self.list()?;
-                let mut list = Vec::new();
-                while let Some(reader) = fields.next() {
-                    list.push(reader.value_within(depth)?);
-                }
-                Ok(Value::List(list))
-            }
-            Some(0xc1 | 0xd1) => {
-                let mut fields = self.map()?;
-                let mut map = Vec::new();
-                while let Some(key) = fields.next() {
-                    let key = key.value_within(depth)?;
-                    let Some(value) = fields.next() else { break };
-                    map.push((key, value.value_within(depth)?));
-                }
-                Ok(Value::Map(map))
-            }
-            Some(0xe0 | 0xf0) => self.array(depth),
-            Some(_) => {
-                let code = self.byte()?;
-                self.primitive(code)
-            }
-            None => Err(self.error("a value is cut short")),
-        }
-    }
-
-    fn array(&mut self, depth: u32) -> Result<Value, DecodeError> {
-        let at = self.at;
-        let wide = self.byte()? == 0xf0;
-        let length = self.size(wide)?;
-        let mut body = Reader::new(self.take(length)?);
-        let count = body.size(wide)?;
-        if count == 0 {
-            return Ok(Value::Array(Vec::new()));
-        }
-        let code = body.byte()?;
-        if code == 0 || code >> 4 >= 0xc {
-            return Err(DecodeError { what: "an array of compound or described values is not supported", at });
-        }
-        let room = if code >> 4 == 4 { EMPTY_ELEMENTS_MAX as usize } else { body.rest().len() };
-        if count > room {
-            return Err(DecodeError { what: "a count exceeds its array", at });
-        }
-        depth.checked_sub(1).ok_or(self.error("values are nested too deeply"))?;
-        (0..count).map(|_| body.primitive(code)).collect::<Result<_, _>>().map(Value::Array)
+        let mut whole = *self;
+        let bytes = whole.raw()?.len();
+        let mut tree = Tree { reader: *self, left: bytes.clamp(ELEMENTS_MIN, ELEMENTS_MAX) };
+        let value = tree.value(DEPTH_MAX)?;
+        *self = tree.reader;
+        Ok(value)
     }
 
     /// A value without its format code, which was read before.
@@ -374,6 +324,99 @@ impl<'a> Reader<'a> {
                 Value::Other(code, self.take(length)?.to_vec())
             }
         })
+    }
+}
+
+/// Reads a value with all that is in it.
+struct Tree<'a> {
+    reader: Reader<'a>,
+    /// Elements that it may still have. A compound pays for all of its own before the first is read, so that a count that
+    /// is too high allocates nothing.
+    left: usize,
+}
+
+impl<'a> Tree<'a> {
+    fn value(&mut self, depth: u32) -> Result<Value, DecodeError> {
+        let depth = depth.checked_sub(1).ok_or(self.reader.error("values are nested too deeply"))?;
+        match self.reader.peek() {
+            Some(0) => {
+                self.pay(2)?;
+                self.reader.at += 1;
+                let descriptor = self.value(depth)?;
+                let value = self.value(depth)?;
+                Ok(Value::Described(Box::new((descriptor, value))))
+            }
+            Some(0x45 | 0xc0 | 0xd0) => {
+                let fields = self.reader.list()?;
+                let mut list = Vec::with_capacity(self.pay_for(&fields)?);
+                self.within(fields.body, |tree| {
+                    (0..fields.left).try_for_each(|_| tree.value(depth).map(|value| list.push(value)))
+                })?;
+                Ok(Value::List(list))
+            }
+            Some(0xc1 | 0xd1) => {
+                let fields = self.reader.map()?;
+                let mut map = Vec::with_capacity(self.pay_for(&fields)? / 2);
+                self.within(fields.body, |tree| {
+                    (0..fields.left / 2).try_for_each(|_| {
+                        let key = tree.value(depth)?;
+                        map.push((key, tree.value(depth)?));
+                        Ok(())
+                    })
+                })?;
+                Ok(Value::Map(map))
+            }
+            Some(0xe0 | 0xf0) => self.array(),
+            Some(_) => {
+                let code = self.reader.byte()?;
+                self.reader.primitive(code)
+            }
+            None => Err(self.reader.error("a value is cut short")),
+        }
+    }
+
+    fn array(&mut self) -> Result<Value, DecodeError> {
+        let at = self.reader.at;
+        let wide = self.reader.byte()? == 0xf0;
+        let length = self.reader.size(wide)?;
+        let mut body = Reader::new(self.reader.take(length)?);
+        let count = body.size(wide)?;
+        if count == 0 {
+            return Ok(Value::Array(Vec::new()));
+        }
+        let code = body.byte()?;
+        if code == 0 || code >> 4 >= 0xc {
+            return Err(DecodeError { what: "an array of compound or described values is not supported", at });
+        }
+        if code >> 4 != 4 && count > body.rest().len() {
+            return Err(DecodeError { what: "a count exceeds its array", at });
+        }
+        self.pay(count)?;
+        (0..count).map(|_| body.primitive(code)).collect::<Result<_, _>>().map(Value::Array)
+    }
+
+    /// Reads from the inside of a compound, and goes on behind it.
+    fn within(
+        &mut self,
+        body: Reader<'a>,
+        read: impl FnOnce(&mut Self) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
+        let behind = std::mem::replace(&mut self.reader, body);
+        let result = read(self);
+        self.reader = behind;
+        result
+    }
+
+    fn pay_for(&mut self, fields: &Fields<'_>) -> Result<usize, DecodeError> {
+        let count = usize::try_from(fields.left).map_err(|_| self.reader.error("a count is too large"))?;
+        self.pay(count)?;
+        Ok(count)
+    }
+
+    fn pay(&mut self, elements: usize) -> Result<(), DecodeError> {
+        let left = self.left.checked_sub(elements);
+        self.left = left.ok_or(self.reader.error("a value has more elements than its size allows"))?;
+        Ok(())
     }
 }
 

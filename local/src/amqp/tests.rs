@@ -7,6 +7,7 @@ mod entities;
 mod faults;
 mod flow;
 mod fuzz;
+mod greedy;
 mod hostile;
 mod lifetime;
 mod limits;

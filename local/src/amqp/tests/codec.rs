@@ -179,6 +179,66 @@ fn a_count_or_size_that_lies_costs_no_memory() {
     }
 }
 
+/// Values in a tree, itself not counted.
+fn elements(value: &Value) -> usize {
+    match value {
+        Value::List(values) | Value::Array(values) => values.len() + values.iter().map(elements).sum::<usize>(),
+        Value::Map(pairs) => pairs.iter().map(|(key, value)| 2 + elements(key) + elements(value)).sum(),
+        Value::Described(pair) => 2 + elements(&pair.0) + elements(&pair.1),
+        _ => 0,
+    }
+}
+
+/// A list of arrays of so many nulls, which take no bytes.
+fn arrays_of_nulls(arrays: usize, nulls: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.list(|list| (0..arrays).for_each(|_| list.array(0x40, nulls, |_| {})));
+    out
+}
+
+#[test]
+fn a_tree_has_no_more_elements_than_its_value_has_bytes() {
+    let few = arrays_of_nulls(1, 255);
+    let tree = Reader::new(&few).value().unwrap();
+    assert_eq!(elements(&tree), 256, "a few are always allowed");
+    for (arrays, nulls) in [(1, 256), (1, 65_536), (2, 200), (6_000, 65_536)] {
+        let bytes = arrays_of_nulls(arrays, nulls);
+        let error = Reader::new(&bytes).value().unwrap_err();
+        assert_eq!(error.what, "a value has more elements than its size allows", "{arrays} of {nulls}");
+        // Longer input behind it allows no more, and to pass over it costs nothing.
+        let mut long = bytes.clone();
+        long.resize(1_000_000, 0x40);
+        assert!(Reader::new(&long).value().is_err(), "{arrays} of {nulls}");
+        let mut reader = Reader::new(&bytes);
+        reader.skip().unwrap();
+        assert!(reader.is_empty());
+    }
+    let mut described = vec![0x00, 0x43];
+    described.extend(arrays_of_nulls(2, 200));
+    assert!(Reader::new(&described).value().is_err(), "one budget for all that is within");
+    let mut many = Vec::new();
+    many.list(|list| (0..262_145).for_each(|_| list.null()));
+    assert!(Reader::new(&many).value().is_err(), "nobody means so many");
+}
+
+#[test]
+fn honest_trees_are_never_too_large_for_their_bytes() {
+    let mut nulls = Vec::new();
+    nulls.list(|list| (0..50_000).for_each(|_| list.null()));
+    assert_eq!(elements(&Reader::new(&nulls).value().unwrap()), 50_000);
+    let mut lists = vec![0x45];
+    for _ in 0..30 {
+        lists = [&[0xd0][..], &u32::try_from(lists.len() + 4).unwrap().to_be_bytes(), &[0, 0, 0, 1], &lists].concat();
+    }
+    assert_eq!(elements(&Reader::new(&lists).value().unwrap()), 30);
+    let mut locks = Vec::new();
+    locks.map(|map| {
+        map.text("lock-tokens");
+        map.array(0x98, 10_000, |out| out.resize(out.len() + 160_000, 7));
+    });
+    assert_eq!(elements(&Reader::new(&locks).value().unwrap()), 10_002);
+}
+
 #[test]
 fn deep_nesting_is_refused_and_does_not_overflow_the_stack() {
     let described = vec![0x00; 100_000];

@@ -29,14 +29,14 @@ use crate::broker::Broker;
 const ALONE: &str = "WAYBILL_TEST_ALONE";
 
 /// A client that does nothing wrong, and notices when it is not served.
-struct Bystander {
+pub(super) struct Bystander {
     far: Far<TcpStream>,
     script: Client,
     sent: u32,
 }
 
 impl Bystander {
-    async fn new(served: &Served) -> Self {
+    pub(super) async fn new(served: &Served) -> Self {
         let mut script = Bench::new().trusted();
         script.attach_sender(0, 2, "exports");
         script.attach_receiver(0, 1, "exports/subscriptions/acme", 1);
@@ -46,7 +46,7 @@ impl Bystander {
     }
 
     /// Sends a message and receives it.
-    async fn is_served(&mut self) {
+    pub(super) async fn is_served(&mut self) {
         let from = self.script.sent.len();
         let body = format!("bystander {}", self.sent);
         self.script.transfer(2, self.sent, &message(&body));
@@ -59,7 +59,7 @@ impl Bystander {
 }
 
 /// Replays a script, and reads the answers to the attach of handle 1 and to the token.
-async fn attached<S: AsyncRead + AsyncWrite + Unpin>(stream: S, script: &Client) -> Far<S> {
+pub(super) async fn attached<S: AsyncRead + AsyncWrite + Unpin>(stream: S, script: &Client) -> Far<S> {
     let mut far = Far::replay(stream, script).await;
     let (mut attached, mut settled) = (false, false);
     while !attached || !settled {
@@ -70,11 +70,11 @@ async fn attached<S: AsyncRead + AsyncWrite + Unpin>(stream: S, script: &Client)
     far
 }
 
-async fn until(served: &Served, condition: impl Fn(&Broker) -> bool) {
+pub(super) async fn until(served: &Served, condition: impl Fn(&Broker) -> bool) {
     timeout(LONG, served.bench.broker.wait_until(condition)).await.expect("the broker comes to it in time");
 }
 
-fn frame(kind: Kind, code: u8, payload: &[u8], write: impl FnOnce(&mut Compound<'_>)) -> Vec<u8> {
+pub(super) fn frame(kind: Kind, code: u8, payload: &[u8], write: impl FnOnce(&mut Compound<'_>)) -> Vec<u8> {
     let mut out = Vec::new();
     frame::write(&mut out, kind, 0, |out| {
         out.described_list(code, write);
@@ -278,15 +278,16 @@ async fn a_receiver_that_falls_silent_and_reads_nothing_is_given_up_and_its_buff
     served.end().await;
 }
 
-/// Runs one test of this file in a process of its own, with memory of its own and room for many files; true in there.
-fn is_alone(test: &str) -> bool {
+/// Runs one test, by its path below `amqp::tests`, in a process of its own, with memory of its own and room for many files;
+/// true in there.
+pub(super) fn is_alone(test: &str) -> bool {
     if std::env::var_os(ALONE).is_some() {
         return true;
     }
     let output = Command::new("sh")
         .args(["-c", r#"ulimit -S -n 4096; exec "$0" --exact "$1" --nocapture"#])
         .arg(std::env::current_exe().unwrap())
-        .arg(format!("amqp::tests::hostile::{test}"))
+        .arg(format!("amqp::tests::{test}"))
         .env(ALONE, "1")
         .output()
         .unwrap();
@@ -296,7 +297,7 @@ fn is_alone(test: &str) -> bool {
 }
 
 /// Resident memory of this process, the highest so far, in MiB.
-fn peak_mib() -> u64 {
+pub(super) fn peak_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
@@ -304,7 +305,7 @@ fn peak_mib() -> u64 {
 
 #[tokio::test]
 async fn a_thousand_connections_are_served_at_once_and_the_next_one_waits() {
-    if !is_alone("a_thousand_connections_are_served_at_once_and_the_next_one_waits") {
+    if !is_alone("hostile::a_thousand_connections_are_served_at_once_and_the_next_one_waits") {
         return;
     }
     let began = Watch::now();
@@ -378,7 +379,7 @@ async fn pour<S: AsyncRead + AsyncWrite + Unpin>(stream: S, bystander: &mut Byst
 
 #[tokio::test]
 async fn a_message_of_100_mb_is_refused_and_never_held() {
-    if !is_alone("a_message_of_100_mb_is_refused_and_never_held") {
+    if !is_alone("hostile::a_message_of_100_mb_is_refused_and_never_held") {
         return;
     }
     let served = served().await;
