@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::address::Address;
 use super::codec::{Reader, Value};
 use super::frame::{self, AMQP_HEADER, Frame, Kind, SASL_HEADER};
+use super::held::Held;
 use super::performative::{self as out, AmqpError, Begin, Open, Performative, read_sasl_init};
 use super::request::Answer;
 use super::request::{Request, Spelling};
@@ -31,6 +32,9 @@ pub(crate) const FRAME_MAX: u32 = 65_536;
 
 /// Highest channel.
 const CHANNEL_MAX: u16 = 255;
+
+/// Links of one connection: Azure's number (Azure/azure-sdk-for-net issue 18363).
+const LINKS_MAX: usize = 4_999;
 
 /// Smallest max-frame-size that a peer may state (AMQP 1.0 part 2, section 2.7.1).
 const FRAME_MIN: u32 = 512;
@@ -68,8 +72,7 @@ pub(crate) struct Context {
     pub(crate) frame_max: usize,
     /// Links that may have something to send, each once.
     pub(crate) runnable: VecDeque<LinkKey>,
-    /// Bytes of deliveries whose last frame has not come.
-    pub(crate) held_bytes: usize,
+    pub(crate) held: Held,
     /// Empty between turns; kept for its allocation.
     pub(crate) handed: Vec<Handed>,
     serial: u64,
@@ -197,6 +200,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(broker: Arc<Broker>, keys: Arc<Keys>, options: EndpointOptions, at: Instant) -> Self {
         let (now, faults) = (broker.now(), broker.live().faults());
+        let held = Held::new(broker.live().held());
         let peer = broker.live().register(now);
         broker.changed();
         Self {
@@ -210,7 +214,7 @@ impl Engine {
                 sent: 0,
                 frame_max: usize::try_from(FRAME_MIN).expect("512 fits"),
                 runnable: VecDeque::new(),
-                held_bytes: 0,
+                held,
                 handed: Vec::new(),
                 serial: 0,
                 faults,
@@ -243,6 +247,12 @@ impl Engine {
     #[cfg(test)]
     pub(crate) fn unsettled(&self) -> usize {
         self.sessions.values().map(Session::unsettled).sum()
+    }
+
+    /// Bytes that the client makes us hold.
+    #[cfg(test)]
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.cx.held.bytes()
     }
 
     /// The delivery-count of a link on which the client receives.
@@ -339,6 +349,7 @@ impl Engine {
         {
             used += size;
             self.meet(at);
+            self.relieve(at);
         }
         for session in self.sessions.values_mut() {
             session.flush(&mut self.cx.out);
@@ -490,6 +501,10 @@ impl Engine {
     fn session_frame(&mut self, channel: u16, performative: &Performative<'_>, at: Instant) {
         let cx = &mut self.cx;
         if let Performative::Attach(attach) = performative {
+            if self.sessions.values().map(|session| session.links().count()).sum::<usize>() >= LINKS_MAX {
+                let failure = Failure::session("amqp:resource-limit-exceeded", too_many_links());
+                return self.failed(channel, failure, at);
+            }
             self.sessions.values_mut().for_each(|session| session.steal(cx, channel, attach));
         }
         let Some(session) = self.sessions.get_mut(&channel) else {
@@ -546,8 +561,7 @@ impl Engine {
         let request = match Request::read(&bytes.bytes) {
             Ok(request) => request,
             Err(error) => {
-                let text = format!("a request is malformed: {error}");
-                return self.failed(channel, Failure::Session(AmqpError::new("amqp:decode-error", text)), at);
+                return self.failed(channel, Failure::session(error.condition(), error.to_string()), at);
             }
         };
         let cx = &mut self.cx;
@@ -661,6 +675,15 @@ impl Engine {
         }
     }
 
+    /// A client that makes us hold too much is let go.
+    fn relieve(&mut self, at: Instant) {
+        if self.phase == Phase::Running
+            && let Some(cause) = self.cx.held.excess(!self.cx.tokens.is_empty())
+        {
+            self.fail(&cause, at);
+        }
+    }
+
     /// From now on the client talks to nobody. The broker has heard that its links are gone; the client has not.
     fn swallow(&mut self) {
         self.close_sessions();
@@ -708,6 +731,7 @@ impl Engine {
             self.bury_tokens();
             self.pump();
             self.meet(at);
+            self.relieve(at);
         }
     }
 
@@ -846,6 +870,14 @@ impl Drop for Engine {
         self.cx.broker.live().unregister(self.cx.peer.id());
         self.cx.broker.changed();
     }
+}
+
+/// Azure's words.
+fn too_many_links() -> String {
+    format!(
+        "Cannot allocate more handles to the current session or connection. The maximum number of handles allowed is \
+         {LINKS_MAX}. Please free up resources and try again."
+    )
 }
 
 /// What a client is told because a script says so.

@@ -6,7 +6,7 @@ use super::connection::{Context, scripted};
 use super::link::{Incoming, Link, NO_TRANSACTIONS, Partial, Target};
 use super::message::messages_of;
 use super::performative::{AmqpError, Reply, Transfer};
-use super::session::{Failure, HELD_MAX, RequestBytes, Session, WINDOW};
+use super::session::{Failure, RequestBytes, Session, WINDOW};
 use crate::broker::{LinkRole, SendRefusal};
 use crate::fault::BusEvent;
 
@@ -36,9 +36,10 @@ impl Session {
                 return Err(Failure::session("amqp:session:unattached-handle", text));
             }
         };
-        let before = link.held_bytes();
+        let before = link.partial_bytes();
         let collected = collect(link, transfer);
-        cx.held_bytes = (cx.held_bytes + link.held_bytes()).saturating_sub(before);
+        cx.held.add(link.partial_bytes());
+        cx.held.give_back(before);
         match collected? {
             Collected::Whole(delivery) => self.delivered(cx, handle, &delivery),
             Collected::TooLarge { id, settled, cause } => {
@@ -47,11 +48,6 @@ impl Session {
                     self.received.add(&mut cx.out, self.channel, id, Reply::Rejected(Some(cause.clone())));
                 }
                 Err(Failure::Link(handle, cause))
-            }
-            Collected::Part if cx.held_bytes > HELD_MAX => {
-                let text =
-                    format!("unfinished deliveries hold more than {HELD_MAX} bytes; finish some before the next");
-                Err(Failure::Connection(AmqpError::new("amqp:resource-limit-exceeded", text)))
             }
             Collected::Part => Ok(None),
             Collected::Aborted => {

@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::address::Address;
 use super::connection::scripted;
+use super::held::LINK_BYTES;
 use super::performative::{AmqpError, Attach, Role, Terminus};
 use super::tokens::{Need, Right, Tokens, unauthorized};
 use crate::broker::{Broker, Cut, Destination, EntityStatus, LinkKey, LinkRole, Mailbox, Moment, Node, Part};
@@ -153,12 +154,20 @@ impl Link {
         }
     }
 
-    /// Bytes of deliveries that are not complete.
+    /// Bytes that are held as long as it is there.
     pub(crate) fn held_bytes(&self) -> usize {
-        match self {
-            Self::Incoming(link) => link.held_bytes(),
-            Self::Outgoing(_) | Self::Detached => 0,
-        }
+        let more = match self {
+            Self::Incoming(link) => link.name.len() + link.partial_bytes(),
+            Self::Outgoing(link) => {
+                let waiting = match &link.from {
+                    Origin::Replies { waiting, .. } => waiting.iter().map(Vec::len).sum(),
+                    Origin::Entity { .. } => 0,
+                };
+                link.name.len() + link.target.as_ref().map_or(0, String::len) + waiting
+            }
+            Self::Detached => 0,
+        };
+        LINK_BYTES + more
     }
 
     /// Largest delivery, as the attach states it.
@@ -292,7 +301,7 @@ impl Link {
 
 impl Incoming {
     /// Bytes of a delivery that is not complete.
-    pub(crate) fn held_bytes(&self) -> usize {
+    pub(crate) fn partial_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.payload.len())
     }
 }

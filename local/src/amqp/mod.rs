@@ -2,7 +2,7 @@
 //!
 //! The engine is our own, not `fe2o3-amqp`'s acceptor, which cannot set a delivery tag (the lock token) or confirm a
 //! settlement. From the wire inwards: `wire` moves bytes, `frame` cuts them, `codec`, `encode` and `performative` read and
-//! write them; `connection`, `session` and `link` keep the protocol's state, `incoming`, `outgoing` and `settle` are what
+//! write them; `connection`, `session` and `link` keep the protocol's state, `held` what it costs, `incoming`, `outgoing` and `settle` are what
 //! happens on a session; `websocket` is another way in; `cbs`, `tokens`, `management`, `scheduling` and `rules` answer
 //! requests; `message` is what the broker keeps.
 //!
@@ -16,6 +16,7 @@ pub(crate) mod codec;
 pub(crate) mod connection;
 pub(crate) mod encode;
 pub(crate) mod frame;
+mod held;
 mod incoming;
 mod link;
 mod management;

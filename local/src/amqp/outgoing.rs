@@ -40,6 +40,11 @@ impl Pending {
     pub(super) fn handle(&self) -> u32 {
         self.head.handle
     }
+
+    /// Bytes of its message.
+    pub(super) fn len(&self) -> usize {
+        self.payload.len()
+    }
 }
 
 impl Session {
@@ -131,6 +136,7 @@ impl Session {
         } else {
             let mut payload = Vec::with_capacity(encoded_max);
             message.write(&mut payload, &stamp);
+            cx.held.add(payload.len());
             self.backlog.push_back(Pending::new(head, payload));
             self.pump_backlog(cx);
         }
@@ -208,8 +214,8 @@ impl Session {
             });
             pending.sent += part.len();
             pending.begun = true;
-            if !more {
-                self.backlog.pop_front();
+            if !more && let Some(sent) = self.backlog.pop_front() {
+                cx.held.give_back(sent.len());
             }
             self.frame_sent();
         }

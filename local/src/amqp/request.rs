@@ -8,6 +8,27 @@ use super::codec::{DecodeError, Reader, Value};
 use super::encode::Write;
 use super::performative::AmqpError;
 
+/// Bytes of a message-id, which is kept to be repeated in the answer; Azure's own limit for a message is 128 characters.
+const ID_MAX: usize = 1_024;
+
+/// Why a request cannot be answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    #[error("a request is malformed: {0}")]
+    Malformed(#[from] DecodeError),
+    #[error("a request has a message-id of {0} bytes, which its answer would repeat; use one of at most {ID_MAX}")]
+    LongId(usize),
+}
+
+impl RequestError {
+    pub(crate) fn condition(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "amqp:decode-error",
+            Self::LongId(_) => "amqp:invalid-field",
+        }
+    }
+}
+
 /// A request as it came in.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
@@ -60,7 +81,7 @@ impl From<AmqpError> for Answer {
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn read(encoded: &'a [u8]) -> Result<Self, DecodeError> {
+    pub(crate) fn read(encoded: &'a [u8]) -> Result<Self, RequestError> {
         let mut request =
             Self { message_id: None, reply_to: None, properties: Value::Null, body: Value::Null, raw_body: &[] };
         let mut reader = Reader::new(encoded);
@@ -68,7 +89,11 @@ impl<'a> Request<'a> {
             match reader.descriptor()? {
                 0x73 => {
                     let mut fields = reader.list()?;
-                    request.message_id = fields.raw()?.map(<[u8]>::to_vec);
+                    let id = fields.raw()?;
+                    if let Some(id) = id.filter(|id| id.len() > ID_MAX) {
+                        return Err(RequestError::LongId(id.len()));
+                    }
+                    request.message_id = id.map(<[u8]>::to_vec);
                     fields.skip(3)?;
                     request.reply_to = fields.text()?.map(str::to_owned);
                 }

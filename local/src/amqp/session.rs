@@ -23,9 +23,6 @@ pub(super) const WINDOW: u32 = 5_000;
 /// Highest handle.
 const HANDLE_MAX: u32 = 255;
 
-/// Bytes of unfinished deliveries on all links of one connection.
-pub(super) const HELD_MAX: usize = 64 * 1024 * 1024;
-
 /// What ends when a client did wrong.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -117,19 +114,32 @@ impl Session {
         for (_, link) in std::mem::take(&mut self.links) {
             self.forget(&link, cx);
         }
+        // Each of what waited was some link's, which took it along.
         self.backlog.clear();
         self.unsettled.clear();
     }
 
+    /// Keeps a link under its handle.
+    fn keep(&mut self, cx: &mut Context, handle: u32, link: Link) {
+        cx.held.add(link.held_bytes());
+        self.links.insert(handle, link);
+    }
+
     fn forget(&mut self, link: &Link, cx: &mut Context) {
         link.close(cx.peer.id());
-        cx.held_bytes = cx.held_bytes.saturating_sub(link.held_bytes());
+        cx.held.give_back(link.held_bytes());
         if let Some(key) = link.key() {
             if link.entity().is_some() {
                 cx.peer.detached(key);
                 cx.broker.changed();
             }
-            self.backlog.retain(|pending| pending.handle() != key.handle);
+            self.backlog.retain(|pending| {
+                let stays = pending.handle() != key.handle;
+                if !stays {
+                    cx.held.give_back(pending.len());
+                }
+                stays
+            });
             self.unsettled.retain(|_, unsettled| unsettled.handle != key.handle);
         }
     }
@@ -170,7 +180,7 @@ impl Session {
                     cx.peer.attached(key, entity.to_owned(), role, cx.now);
                     cx.broker.changed();
                 }
-                self.links.insert(attach.handle, link);
+                self.keep(cx, attach.handle, link);
                 self.grant(cx, attach.handle, attach.initial_delivery_count);
             }
             Err(refusal) => {
@@ -190,7 +200,7 @@ impl Session {
                 let reply = AttachReply { request: *attach, source, target, max_message_size: 0 };
                 out::attach(&mut cx.out, self.channel, &reply);
                 out::detach(&mut cx.out, self.channel, attach.handle, true, Some(&refusal));
-                self.links.insert(attach.handle, Link::Detached);
+                self.keep(cx, attach.handle, Link::Detached);
             }
         }
         Ok(())
@@ -229,10 +239,12 @@ impl Session {
                 let text = format!("a detach for handle {handle}, which is not attached");
                 Err(Failure::session("amqp:session:unattached-handle", text))
             }
-            Some(Link::Detached) => Ok(()),
             Some(link) => {
                 self.forget(&link, cx);
-                out::detach(&mut cx.out, self.channel, handle, detach.closed, None);
+                // One that we detached is agreed to by this.
+                if !matches!(link, Link::Detached) {
+                    out::detach(&mut cx.out, self.channel, handle, detach.closed, None);
+                }
                 Ok(())
             }
         }
@@ -256,13 +268,13 @@ impl Session {
     /// Detaches a link from our side.
     pub(crate) fn cut(&mut self, cx: &mut Context, handle: u32, cause: &AmqpError) {
         self.flush(&mut cx.out);
-        match self.links.insert(handle, Link::Detached) {
-            None | Some(Link::Detached) => {}
-            Some(link) => {
-                self.forget(&link, cx);
+        if let Some(link) = self.links.remove(&handle) {
+            self.forget(&link, cx);
+            if !matches!(link, Link::Detached) {
                 out::detach(&mut cx.out, self.channel, handle, true, Some(cause));
             }
         }
+        self.keep(cx, handle, Link::Detached);
     }
 
     pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {
@@ -361,7 +373,9 @@ impl Session {
             None => (!outgoing.is_empty()).then_some(0),
         };
         let Some((handle, link)) = place.and_then(|place| outgoing.get_mut(place)) else { return Ok(false) };
+        let bytes = answer.len();
         link.reply(std::mem::take(answer)).map_err(|cause| Failure::Link(*handle, cause))?;
+        cx.held.add(bytes);
         enqueue(link, cx);
         Ok(true)
     }

@@ -14,6 +14,9 @@ use crate::keys::{BusClaim, Keys, SasRefusal};
 /// Audiences that one connection may put tokens for: more are a client's mistake.
 const AUDIENCES_MAX: usize = 1_000;
 
+/// Bytes of an audience: more than an entity's path and what may stand behind it.
+const AUDIENCE_MAX: usize = 1_024;
+
 /// What a link needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Right {
@@ -46,6 +49,9 @@ pub(crate) struct Tokens {
 impl Tokens {
     /// Checks a token and keeps it for its audience.
     pub(crate) fn put(&mut self, keys: &Keys, token: &str, audience: String, now: i64) -> Result<(), SasRefusal> {
+        if audience.len() > AUDIENCE_MAX {
+            return Err(SasRefusal::Malformed(format!("an audience has at most {AUDIENCE_MAX} bytes")));
+        }
         let claim = keys.check_bus(token, &audience, now)?;
         if self.by_audience.len() >= AUDIENCES_MAX && !self.by_audience.contains_key(&audience) {
             return Err(SasRefusal::Malformed(format!("a connection holds at most {AUDIENCES_MAX} audiences")));
@@ -59,6 +65,11 @@ impl Tokens {
         self.by_audience.iter().any(|(audience, claim)| {
             claim.expires_at > now && covers(audience, &need.path) && grants(claim, need.right)
         })
+    }
+
+    /// Whether none is there.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.by_audience.is_empty()
     }
 
     /// When the next token dies, in seconds since 1970.

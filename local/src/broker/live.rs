@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -252,6 +252,8 @@ pub(crate) struct Live {
     peers: Mutex<Register>,
     /// Who is told what happens on the connections. Weak, because it holds the broker.
     faults: OnceLock<Weak<Faults>>,
+    /// Bytes that clients make the process hold.
+    held: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -291,6 +293,11 @@ impl Live {
 
     pub(crate) fn faults(&self) -> Option<Arc<Faults>> {
         self.faults.get().and_then(Weak::upgrade)
+    }
+
+    /// Where the connections count the bytes that clients make them hold.
+    pub(crate) fn held(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.held)
     }
 
     /// Connections that come within this time are swallowed.

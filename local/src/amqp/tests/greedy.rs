@@ -2,7 +2,7 @@
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::client::{Bench, Client, message};
+use super::client::{Bench, Client, Got, message};
 use super::hostile::{Bystander, attached, frame, is_alone, peak_mib};
 use super::sockets::Far;
 use super::tls::{Served, served};
@@ -107,4 +107,182 @@ async fn values_that_are_small_on_the_wire_and_vast_in_memory_cost_nothing() {
     assert!(grown < 16, "{grown} MiB");
     drop((far, bystander));
     served.end().await;
+}
+
+/// Attaches links with long names until the connection is closed; says how many there were.
+fn links_with_long_names(client: &mut Client) -> (usize, String) {
+    let name = "n".repeat(50_000);
+    for count in 0..100_000_usize {
+        let (channel, handle) = (u16::try_from(1 + count / 256).unwrap(), u32::try_from(count % 256).unwrap());
+        if handle == 0 {
+            client.begin(channel, 100);
+        }
+        client.frame(channel, p::ATTACH, |list| {
+            list.text(&format!("{count}{name}"));
+            list.uint(handle);
+            list.bool(true);
+            list.ubyte(2);
+            list.null();
+            list.described_list(0x28, |source| source.text("$cbs"));
+            list.described_list(0x29, |target| target.text("client"));
+        });
+        if let Some(close) = closed(&client.take()) {
+            return (count, close);
+        }
+    }
+    panic!("the connection is never closed");
+}
+
+/// The text of a close that says that a limit was exceeded.
+fn closed(frames: &[Got]) -> Option<String> {
+    let (condition, text) = frames.iter().find(|got| got.code == Some(p::CLOSE))?.error(0);
+    assert_eq!(condition, "amqp:resource-limit-exceeded", "{text}");
+    Some(text)
+}
+
+#[test]
+fn the_names_of_links_count_and_more_for_who_has_no_token() {
+    let (links, text) = links_with_long_names(&mut Bench::new().client());
+    assert!(links <= 5 && text.contains("without a token"), "{links}: {text}");
+    let (links, text) = links_with_long_names(&mut Bench::new().trusted());
+    assert!((1_000..1_400).contains(&links) && text.contains("67108864"), "{links}: {text}");
+}
+
+#[test]
+fn a_connection_has_as_many_links_as_azures_and_not_one_more() {
+    let mut client = Bench::new().trusted();
+    // Two links to `$cbs` are there.
+    for link in 0..4_997_u32 {
+        let (channel, handle) = (u16::try_from(1 + link / 256).unwrap(), link % 256);
+        if handle == 0 {
+            client.begin(channel, 100);
+        }
+        let frames = client.attach_sender(channel, handle, "jobs");
+        assert!(frames.iter().any(|got| got.code == Some(p::ATTACH)), "link {link}: {frames:?}");
+    }
+    client.begin(100, 100);
+    let frames = client.attach_sender(100, 0, "jobs");
+    let (condition, text) = frames[0].error(0);
+    assert_eq!((frames[0].code, condition.as_str()), (Some(p::END), "amqp:resource-limit-exceeded"));
+    assert!(text.contains("4999"), "{text}");
+}
+
+/// A request on handle 11 with this message-id, encoded.
+fn ask(client: &mut Client, id: u32, message_id: &[u8], operation: &str, count: i32) {
+    let mut request = Vec::new();
+    request.described_list(0x73, |list| list.raw(message_id));
+    request.extend([0x00, 0x53, 0x74]);
+    request.map(|map| {
+        map.text("operation");
+        map.text(operation);
+    });
+    request.extend([0x00, 0x53, 0x77]);
+    request.map(|map| {
+        map.text("from-sequence-number");
+        map.long(0);
+        map.text("message-count");
+        map.int(count);
+    });
+    client.transfer(11, id, &request);
+}
+
+#[test]
+fn answers_that_nobody_reads_count_by_their_bytes() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    let body = "x".repeat(30_000);
+    client.send(1, &[body.as_str(); 30]);
+    client.attach_receiver(0, 10, "jobs/$management", 2);
+    client.attach_sender(0, 11, "jobs/$management");
+    let held = client.engine.held_bytes();
+    let mut asked = 0;
+    let text = loop {
+        ask(&mut client, asked, &[0x53, 1], "com.microsoft:peek-message", 100);
+        asked += 1;
+        if let Some(text) = closed(&client.take()) {
+            break text;
+        }
+        assert!(client.engine.held_bytes() < 66 * 1024 * 1024, "{asked} answers");
+    };
+    assert!((60..80).contains(&asked), "{asked} answers of 1 MB fit into 64 MiB; {text}");
+    assert!(held < 10_000, "{held} bytes for a handful of links");
+    assert_eq!(client.engine.held_bytes(), 0);
+}
+
+#[test]
+fn a_message_id_that_an_answer_would_repeat_has_a_limit() {
+    let mut client = Bench::new().trusted();
+    client.attach_receiver(0, 10, "jobs/$management", 2);
+    client.attach_sender(0, 11, "jobs/$management");
+    client.credit(0, 10, 0, 10);
+    let encoded = |length: usize| {
+        let mut id = Vec::new();
+        id.text(&"i".repeat(length));
+        id
+    };
+    ask(&mut client, 0, &encoded(1_000), "com.microsoft:peek-message", 1);
+    assert_eq!(client.receive().len(), 1);
+    ask(&mut client, 1, &encoded(60_000), "com.microsoft:peek-message", 1);
+    let (condition, text) = client.expect(p::END).error(0);
+    assert_eq!(condition, "amqp:invalid-field");
+    assert!(text.contains("message-id") && text.contains("1024"), "{text}");
+}
+
+#[test]
+fn what_waits_for_credit_or_for_a_window_is_counted_until_it_is_gone() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    let body = "x".repeat(30_000);
+    client.send(1, &[body.as_str(); 10]);
+    client.attach_receiver(0, 10, "jobs/$management", 2);
+    client.attach_sender(0, 11, "jobs/$management");
+    client.attach_receiver(0, 2, "jobs", 0);
+    let base = client.engine.held_bytes();
+
+    ask(&mut client, 20, &[0x53, 1], "com.microsoft:peek-message", 8);
+    client.take();
+    assert!(client.engine.held_bytes() > base + 400_000, "an answer waits for credit");
+    // A window of one frame: the rest waits for more.
+    client.flow_with_window(0, Some(10), 0, 1, false, Some((0, 3)));
+    client.take();
+    assert!(client.engine.held_bytes() > base + 400_000, "and for the window");
+    client.flow_with_window(0, None, 0, 0, false, Some((0, 1_000)));
+    client.take();
+    assert_eq!(client.engine.held_bytes(), base);
+
+    // Deliveries that a link was cut with are not counted on.
+    client.flow_with_window(0, Some(2), 0, 5, false, Some((0, 0)));
+    client.transfer_part(1, Some(100), 0, true, &[0; 40_000]);
+    ask(&mut client, 21, &[0x53, 2], "com.microsoft:peek-message", 8);
+    client.take();
+    assert!(client.engine.held_bytes() > base + 440_000);
+    for handle in [1, 2, 10, 11] {
+        client.frame(0, p::DETACH, |list| {
+            list.uint(handle);
+            list.bool(true);
+        });
+    }
+    client.take();
+    let links_to_cbs = client.engine.held_bytes();
+    assert!(links_to_cbs < base && links_to_cbs > 1_000, "{links_to_cbs} of {base}");
+}
+
+#[test]
+fn links_that_were_refused_count_until_the_client_has_agreed() {
+    let mut client = Bench::new().client();
+    let base = client.engine.held_bytes();
+    for handle in 0..90 {
+        client.attach_sender(0, handle, "jobs");
+    }
+    assert_eq!(client.engine.held_bytes(), base + 90 * 512);
+    for handle in 0..90 {
+        client.frame(0, p::DETACH, |list| {
+            list.uint(handle);
+            list.bool(true);
+        });
+    }
+    client.take();
+    assert_eq!(client.engine.held_bytes(), base);
 }
