@@ -309,10 +309,7 @@ impl Incoming {
 impl Outgoing {
     /// Takes a new credit from a flow (AMQP 1.0 part 2, section 2.6.7).
     pub(crate) fn grant(&mut self, delivery_count: Option<u32>, link_credit: u32, drain: bool) {
-        let limit = delivery_count.unwrap_or(0).wrapping_add(link_credit);
-        let credit = limit.wrapping_sub(self.delivery_count);
-        // Less than what was sent already: the difference is negative.
-        self.credit = if credit > i32::MAX.unsigned_abs() { 0 } else { credit };
+        self.credit = left_of(link_credit, delivery_count.unwrap_or(0), self.delivery_count);
         self.drain = drain;
     }
 
@@ -337,6 +334,14 @@ impl Outgoing {
             mailbox.pass_on(*part);
         }
     }
+}
+
+/// What is left of so many deliveries or frames that a client granted when its count stood at `theirs`, now that ours
+/// stands at `ours`. Counts wrap (AMQP 1.0 part 2, section 1.3.3, by RFC 1982), so any number may be granted, but a client
+/// whose count is ahead of ours is mistaken, and has nothing taken away.
+pub(super) fn left_of(granted: u32, theirs: u32, ours: u32) -> u32 {
+    let sent = ours.wrapping_sub(theirs);
+    if sent > i32::MAX.unsigned_abs() { granted } else { granted.saturating_sub(sent) }
 }
 
 /// JavaScript knows a missing entity by these words, not by the condition alone (`translate` in `@azure/core-amqp`).
@@ -391,5 +396,34 @@ fn permitted_node(
             Some(node) => Ok(Some(node)),
             None => Err(not_found(path)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_grant_is_what_was_not_sent_since_whatever_its_size_and_wherever_counts_wrap() {
+        let cases = [
+            // Granted, their count, ours, what is left.
+            (10, 0, 0, 10),
+            (10, 0, 4, 6),
+            (10, 0, 10, 0),
+            (10, 0, 11, 0),
+            (u32::MAX, 0, 0, u32::MAX),
+            (u32::MAX, 0, 7, u32::MAX - 7),
+            (1 << 31, 5, 6, (1 << 31) - 1),
+            (10, u32::MAX, 0, 9),
+            (10, u32::MAX - 3, 2, 4),
+            (u32::MAX, u32::MAX, 1, u32::MAX - 2),
+            (0, u32::MAX, u32::MAX, 0),
+            // Ahead of us.
+            (10, 3, 0, 10),
+            (10, 1, u32::MAX, 10),
+        ];
+        for (granted, theirs, ours, left) in cases {
+            assert_eq!(left_of(granted, theirs, ours), left, "{granted} at {theirs}, now {ours}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::address::Address;
 use super::connection::{Context, scripted};
-use super::link::{CREDIT, Link, Origin, Outgoing};
+use super::link::{CREDIT, Link, Origin, Outgoing, left_of};
 use super::outgoing::Pending;
 use super::performative::{
     self as out, AmqpError, Attach, AttachReply, Begin, Detach, Flow, LinkFlow, Role, SessionFlow,
@@ -283,9 +283,7 @@ impl Session {
 
     pub(crate) fn flow(&mut self, cx: &mut Context, flow: &Flow) -> Result<(), Failure> {
         // AMQP 1.0 part 2, section 2.5.6; before the client has seen our `begin` it counts from our first id, which is 0.
-        let limit = flow.next_incoming_id.unwrap_or(0).wrapping_add(flow.incoming_window);
-        let left = limit.wrapping_sub(self.next_outgoing_id);
-        self.outgoing_left = if left > i32::MAX.unsigned_abs() { 0 } else { left };
+        self.outgoing_left = left_of(flow.incoming_window, flow.next_incoming_id.unwrap_or(0), self.next_outgoing_id);
         let mut echo = None;
         if let Some(handle) = flow.handle {
             match self.links.get_mut(&handle) {

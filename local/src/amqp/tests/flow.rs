@@ -1,6 +1,8 @@
 //! Credit, windows, drain, and who is woken.
 
-use super::client::{Bench, Give, LOCK};
+use std::ops::Range;
+
+use super::client::{Bench, Client, Give, LOCK, message};
 use crate::amqp::codec::Value;
 use crate::amqp::encode::Write as _;
 use crate::amqp::performative as p;
@@ -356,4 +358,44 @@ fn many_links_share_a_connection() {
     let got = super::client::deliveries(&client.take());
     assert_eq!(got.len(), 19 * 20, "each link its one message");
     assert_eq!(bench.broker.counts("jobs").unwrap().active, 20);
+}
+
+fn transfer(client: &mut Client, ids: Range<u32>) {
+    ids.for_each(|id| client.transfer(1, id, &message("x")));
+}
+
+#[test]
+fn the_largest_credit_and_the_largest_window_are_taken_as_they_are_stated() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    client.attach_receiver(0, 2, "jobs", 0);
+    client.flow_with_window(0, Some(2), 0, u32::MAX, false, Some((0, u32::MAX)));
+    transfer(&mut client, 0..20);
+    assert_eq!(client.receive().len(), 20);
+    // Stated again, and late: by what was known before any of them came.
+    client.flow_with_window(0, Some(2), 0, u32::MAX, false, Some((0, u32::MAX)));
+    transfer(&mut client, 20..25);
+    assert_eq!(client.receive().len(), 5);
+    client.flow_with_window(0, Some(2), 25, 1 << 31, false, Some((25, 1 << 31)));
+    transfer(&mut client, 25..30);
+    assert_eq!(client.receive().len(), 5);
+}
+
+#[test]
+fn a_link_goes_on_where_its_delivery_count_wraps() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    client.attach_receiver(0, 2, "jobs", 0);
+    // Drained credit is counted as if it were used.
+    client.flow(0, 2, 0, u32::MAX - 2, true);
+    client.take();
+    assert_eq!(client.delivered(2), u32::MAX - 2);
+    client.credit(0, 2, u32::MAX - 2, 6);
+    transfer(&mut client, 0..10);
+    assert_eq!(client.receive().len(), 6);
+    assert_eq!(client.delivered(2), 3);
+    client.credit(0, 2, u32::MAX, 5);
+    assert_eq!(client.receive().len(), 1, "five after the third of them, of which four are here");
 }
