@@ -15,8 +15,13 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use crate::log::{Lines, printable, say};
+
 /// How long a client may take to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(30);
+
+/// What was said of late about clients that were turned away.
+static SAID: Lines = Lines::new();
 
 /// The first byte of a TLS connection: a record of the handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -47,6 +52,10 @@ pub(crate) enum Refused {
     Handshake(io::Error),
     #[error("the client began TLS and did not finish within {} s", HANDSHAKE.as_secs())]
     Slow,
+    #[error(
+        "the client said nothing, or did not finish what it began, within {0} s; let it connect when it has something to say"
+    )]
+    Silent(u64),
     /// It ended before it had begun, which is nothing to speak of.
     #[error("the client went before it said anything: {0}")]
     Gone(io::Error),
@@ -56,8 +65,8 @@ impl Refused {
     /// Tells whoever runs us.
     pub(crate) fn log(&self, peer: SocketAddr) {
         match self {
-            Self::Gone(_) => tracing::debug!(%peer, "connection refused: {self}"),
-            _ => tracing::warn!(%peer, "connection refused: {self}"),
+            Self::Gone(_) => tracing::debug!(%peer, why = %self, "connection refused"),
+            _ => say!(SAID, warn, "connection refused", %peer, why = %printable(&self.to_string())),
         }
     }
 }

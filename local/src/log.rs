@@ -1,7 +1,14 @@
-//! What strangers say, in log lines: a name, an address or an error's text may hold line breaks that forge a line, codes
-//! that steer a terminal, or a megabyte.
+//! What strangers say and do, in log lines: a name, an address or an error's text may hold line breaks that forge a line,
+//! codes that steer a terminal, or a megabyte; and whoever is refused may come again a thousand times a second.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
 
 /// Characters of a text that a log line shows.
 const SHOWN_MAX: usize = 500;
@@ -27,6 +34,59 @@ fn acts(letter: char) -> bool {
     letter.is_control()
         || matches!(letter, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
+
+/// Lines of one kind within a [`PERIOD`]; the others are counted.
+const LINES_MAX: u32 = 300;
+
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// How many lines of each kind were written of late: a client that fails on purpose must not fill a disk.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    kinds: Mutex<BTreeMap<&'static str, Kind>>,
+}
+
+#[derive(Debug)]
+struct Kind {
+    since: Instant,
+    written: u32,
+    left_out: u64,
+}
+
+impl Lines {
+    pub(crate) const fn new() -> Self {
+        Self { kinds: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Asks for a line of a kind: how many were left out since the last one, or `None` if this one is to be left out too.
+    pub(crate) fn pass(&self, kind: &'static str) -> Option<u64> {
+        let now = Instant::now();
+        // Counters only, so a panic elsewhere leaves nothing to repair.
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let kind = kinds.entry(kind).or_insert(Kind { since: now, written: 0, left_out: 0 });
+        if now.duration_since(kind.since) >= PERIOD {
+            (kind.since, kind.written) = (now, 0);
+        }
+        if kind.written == LINES_MAX {
+            kind.left_out += 1;
+            return None;
+        }
+        kind.written += 1;
+        Some(std::mem::take(&mut kind.left_out))
+    }
+}
+
+/// Writes a line of the kind that its text names, unless there were too many: `say!(lines, warn, "text", field = value)`.
+macro_rules! say {
+    ($lines:expr, $level:ident, $text:literal, $($fields:tt)+) => {
+        if let Some(left_out) = $lines.pass($text) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::$level!($($fields)+, left_out, $text);
+        }
+    };
+}
+
+pub(crate) use say;
 
 #[cfg(test)]
 mod tests {
@@ -56,5 +116,16 @@ mod tests {
         assert_eq!(printable(&text).to_string(), text);
         let longer = format!("{text}é and a megabyte");
         assert_eq!(printable(&longer).to_string(), format!("{text}… (17 more bytes)"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_one_kind_is_counted_rather_than_written_and_hides_no_other() {
+        let lines = Lines::new();
+        let passed = (0..1_000).filter(|_| lines.pass("link refused").is_some()).count();
+        assert_eq!(passed, 300);
+        assert_eq!(lines.pass("message refused"), Some(0));
+        tokio::time::advance(PERIOD).await;
+        assert_eq!(lines.pass("link refused"), Some(700));
+        assert_eq!(lines.pass("link refused"), Some(0));
     }
 }

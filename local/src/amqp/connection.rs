@@ -6,6 +6,8 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt::Display,
+    io,
     sync::Arc,
     time::Duration,
 };
@@ -26,6 +28,7 @@ use crate::broker::queue::Handed;
 use crate::broker::{Broker, Command, Cut, LinkKey, LinkRole, Moment, Peer, path_of};
 use crate::fault::{About, BusEvent, Condition, Fate, Faults, ToDo};
 use crate::keys::Keys;
+use crate::log::{Lines, printable, say};
 
 /// Largest frame that we take: what the three SDKs were tried with.
 pub(crate) const FRAME_MAX: u32 = 65_536;
@@ -141,6 +144,11 @@ impl Context {
     /// Whether something is to be met before the work goes on.
     pub(crate) fn is_struck(&self) -> bool {
         self.doom.is_some() || !self.stall.is_zero()
+    }
+
+    /// How much may be said in the log of what the client does.
+    pub(crate) fn lines(&self) -> &Lines {
+        self.broker.live().lines()
     }
 
     pub(crate) fn new_key(&mut self, channel: u16, handle: u32) -> LinkKey {
@@ -300,6 +308,16 @@ impl Engine {
         self.swallows || (takes && self.stalled_until.is_none())
     }
 
+    /// The socket ended in the middle, or brought what is not for it to bring.
+    pub(crate) fn broke(&self, error: &io::Error) {
+        let text = error.to_string();
+        if error.kind() == io::ErrorKind::InvalidData {
+            self.say_refused("amqp:connection:framing-error", &printable(&text));
+        } else {
+            tracing::debug!(connection = self.cx.peer.id(), why = %printable(&text), "a connection broke");
+        }
+    }
+
     /// How the socket is to end now, if it is.
     pub(crate) fn ending(&self) -> Option<Ending> {
         if self.reset {
@@ -397,6 +415,8 @@ impl Engine {
             self.phase = Phase::Open;
         } else {
             // Another protocol, or AMQP with TLS inside: the answer is the header that we do speak.
+            let why = format!("the client began with '{}'; {}", seen.escape_ascii(), advice(seen));
+            self.say_refused("amqp:connection:framing-error", &why);
             self.cx.out.extend(SASL_HEADER);
             self.phase = Phase::Over(at + CLOSING);
             return Some(input.len());
@@ -450,6 +470,14 @@ impl Engine {
         };
         // The response is not looked at: what a client may do is decided by the tokens that it puts.
         let known = MECHANISMS.contains(&mechanism);
+        if !known {
+            let why = format!(
+                "the SASL mechanism '{}' is not known; use one of {}",
+                printable(mechanism),
+                MECHANISMS.join(", ")
+            );
+            self.say_refused("amqp:unauthorized-access", &why);
+        }
         out::sasl_outcome(&mut self.cx.out, u8::from(!known));
         self.phase = if known { Phase::HeaderAfterSasl } else { Phase::Over(at + CLOSING) };
     }
@@ -457,12 +485,14 @@ impl Engine {
     fn open(&mut self, open: &Open<'_>, at: Instant) {
         let client = client_of(open);
         self.cx.peer.introduced(open.container_id, client.as_deref());
-        tracing::info!(
+        say!(
+            self.cx.lines(),
+            info,
+            "bus: connection opened",
             connection = self.cx.peer.id(),
             from = self.cx.peer.address(),
-            container = open.container_id,
-            client = client.unwrap_or_default(),
-            "bus: connection opened"
+            container = %printable(open.container_id),
+            client = client.as_deref().map(|client| tracing::field::display(printable(client)))
         );
         self.was_open = true;
         let peer_max = open.max_frame_size.clamp(FRAME_MIN, FRAME_MAX);
@@ -543,11 +573,30 @@ impl Engine {
         let connection = self.cx.peer.id();
         match (failure, self.sessions.get_mut(&channel)) {
             (Failure::Link(handle, cause), Some(session)) => {
-                tracing::warn!(connection, channel, handle, condition = cause.condition, why = %cause.description, "bus: link detached");
+                let entity = session.entity_of(handle);
+                say!(
+                    self.cx.lines(),
+                    warn,
+                    "bus: link detached",
+                    connection,
+                    entity = %printable(&entity),
+                    channel,
+                    handle,
+                    condition = cause.condition,
+                    why = %printable(&cause.description)
+                );
                 session.cut(&mut self.cx, handle, &cause);
             }
             (Failure::Session(cause), Some(session)) => {
-                tracing::warn!(connection, channel, condition = cause.condition, why = %cause.description, "bus: session ended");
+                say!(
+                    self.cx.lines(),
+                    warn,
+                    "bus: session ended",
+                    connection,
+                    channel,
+                    condition = cause.condition,
+                    why = %printable(&cause.description)
+                );
                 session.end(&mut self.cx, &cause);
             }
             (Failure::Connection(cause) | Failure::Link(_, cause) | Failure::Session(cause), _) => {
@@ -599,14 +648,17 @@ impl Engine {
             }
         };
         if answer.status >= 400 {
-            tracing::warn!(
+            let said = |name| request.property(name).map(|text| tracing::field::display(printable(text)));
+            say!(
+                cx.lines(),
+                warn,
+                "bus: request refused",
                 connection = cx.peer.id(),
-                node = %bytes.node,
-                operation = request.property("operation").unwrap_or_default(),
-                audience = request.property("name").unwrap_or_default(),
+                node = %printable(&bytes.node.to_string()),
+                operation = said("operation"),
+                audience = said("name"),
                 status = answer.status,
-                why = answer.description,
-                "bus: request refused"
+                why = %printable(&answer.description)
             );
         }
         match to_do.drop_answer {
@@ -633,12 +685,12 @@ impl Engine {
 
     /// Closes the connection because of what the client did.
     fn fail(&mut self, cause: &AmqpError, at: Instant) {
-        let (connection, condition, why) = (self.cx.peer.id(), cause.condition, &cause.description);
+        let (connection, condition, why) = (self.cx.peer.id(), cause.condition, printable(&cause.description));
         // Idleness, a stop and faults end connections in order; all else is a client's mistake.
         if condition == "amqp:connection:forced" {
-            tracing::info!(connection, condition, %why, "bus: connection is closed");
+            say!(self.cx.lines(), info, "bus: connection is closed", connection, condition, %why);
         } else {
-            tracing::warn!(connection, condition, %why, "bus: connection refused");
+            self.say_refused(condition, &why);
         }
         match self.phase {
             Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl => {
@@ -673,6 +725,11 @@ impl Engine {
             Fate::End(condition) => self.failed(channel, Failure::Session(scripted(condition)), at),
             Fate::Detach(condition) => self.failed(channel, Failure::Link(handle, scripted(condition)), at),
         }
+    }
+
+    fn say_refused(&self, condition: &str, why: &dyn Display) {
+        let (connection, from) = (self.cx.peer.id(), self.cx.peer.address());
+        say!(self.cx.lines(), warn, "bus: connection refused", connection, from, condition, %why);
     }
 
     /// A client that makes us hold too much is let go.
@@ -739,6 +796,15 @@ impl Engine {
         match self.phase {
             Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl | Phase::Open => {
                 if at >= self.started + HANDSHAKE {
+                    let done = match self.phase {
+                        Phase::Header => "it sent no AMQP header",
+                        Phase::SaslInit => "it did not choose a SASL mechanism",
+                        Phase::HeaderAfterSasl => "it sent no AMQP header after SASL",
+                        _ => "it sent no open frame",
+                    };
+                    let why =
+                        format!("the client did not open the connection within {} s: {done}", HANDSHAKE.as_secs());
+                    self.say_refused("amqp:connection:forced", &why);
                     self.phase = Phase::Over(at + CLOSING);
                 }
             }
@@ -809,7 +875,15 @@ impl Engine {
             let cuts: Vec<_> =
                 session.links().filter_map(|(handle, link)| Some((handle, link.cut_of(entity, cut)?))).collect();
             for (handle, cause) in cuts {
-                tracing::info!(connection = self.cx.peer.id(), handle, why = %cause.description, "bus: link cut");
+                say!(
+                    self.cx.lines(),
+                    info,
+                    "bus: link cut",
+                    connection = self.cx.peer.id(),
+                    entity = %printable(&session.entity_of(handle)),
+                    handle,
+                    why = %printable(&cause.description)
+                );
                 session.cut(&mut self.cx, handle, &cause);
             }
         }
@@ -830,7 +904,15 @@ impl Engine {
                 cuts.push((handle, token_end(self.options.token_end, &need.path, words)));
             }
             for (handle, cause) in cuts {
-                tracing::warn!(connection = self.cx.peer.id(), handle, why = %cause.description, "bus: link cut with its token");
+                say!(
+                    self.cx.lines(),
+                    warn,
+                    "bus: link cut with its token",
+                    connection = self.cx.peer.id(),
+                    entity = %printable(&session.entity_of(handle)),
+                    handle,
+                    why = %printable(&cause.description)
+                );
                 session.cut(&mut self.cx, handle, &cause);
             }
         }
@@ -865,7 +947,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.close_sessions();
         if self.was_open {
-            tracing::info!(connection = self.cx.peer.id(), "bus: connection closed");
+            say!(self.cx.lines(), info, "bus: connection closed", connection = self.cx.peer.id());
         }
         self.cx.broker.live().unregister(self.cx.peer.id());
         self.cx.broker.changed();
@@ -883,6 +965,17 @@ fn too_many_links() -> String {
 /// What a client is told because a script says so.
 pub(super) fn scripted(condition: Condition) -> AmqpError {
     AmqpError::new(condition.name(), condition.text())
+}
+
+/// What to do about a client that begins like this.
+fn advice(first: &[u8]) -> &'static str {
+    if first.starts_with(b"AMQP\x02") {
+        "it asks for TLS within AMQP: use amqps:// and the TLS port"
+    } else if first.starts_with(b"AMQP") {
+        "this is not AMQP 1.0 but another version, as RabbitMQ speaks it: use a client of Service Bus"
+    } else {
+        "this port speaks AMQP 1.0: the other services have ports of their own, which the ready file names"
+    }
 }
 
 /// The program, as a client names it in its properties: Microsoft's SDKs give a user-agent.

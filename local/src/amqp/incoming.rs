@@ -9,6 +9,7 @@ use super::performative::{AmqpError, Reply, Transfer};
 use super::session::{Failure, RequestBytes, Session, WINDOW};
 use crate::broker::{LinkRole, SendRefusal};
 use crate::fault::BusEvent;
+use crate::log::{printable, say};
 
 impl Session {
     pub(crate) fn transfer(
@@ -96,12 +97,14 @@ impl Session {
         };
         if let Err(cause) = &result {
             let entity = link.need.as_ref().map_or("", |need| need.path.as_str());
-            tracing::warn!(
+            say!(
+                cx.lines(),
+                warn,
+                "bus: message refused",
                 connection = cx.peer.id(),
-                entity,
+                entity = %printable(entity),
                 condition = cause.condition,
-                why = %cause.description,
-                "bus: message refused"
+                why = %printable(&cause.description)
             );
         }
         self.grant(cx, handle, None);

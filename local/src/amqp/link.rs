@@ -131,6 +131,16 @@ impl Link {
         need.as_ref().map(|need| (need.path.as_str(), role))
     }
 
+    /// The node that it is attached to; empty when it is not any more.
+    pub(crate) fn node(&self) -> String {
+        match self {
+            Self::Incoming(Incoming { to: Target::Request(node), .. })
+            | Self::Outgoing(Outgoing { from: Origin::Replies { node, .. }, .. }) => node.to_string(),
+            Self::Incoming(_) | Self::Outgoing(_) => self.need().map_or_else(String::new, |need| need.path.clone()),
+            Self::Detached => String::new(),
+        }
+    }
+
     /// What this link is told when links of an entity are cut, if it is one of them.
     pub(crate) fn cut_of(&self, entity: &str, cut: Cut) -> Option<AmqpError> {
         let path = self.need()?.path.as_str();

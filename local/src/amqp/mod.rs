@@ -53,6 +53,7 @@ use self::websocket::WebSocket;
 use crate::broker::Broker;
 use crate::door::{Door, Refused, Stream};
 use crate::keys::Keys;
+use crate::log::say;
 
 /// Pause after an accept that failed, because the reason (no file descriptors left) does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -104,7 +105,16 @@ pub(crate) async fn serve(
         let (broker, stop) = (Arc::clone(&broker), stop.clone());
         tasks.spawn(async move { broker.keep_time(&stop).await });
     }
+    let mut house_was_full = false;
     loop {
+        let house_is_full = permits.available_permits() == 0;
+        if house_is_full && !house_was_full {
+            let open = options.connections_max;
+            let why =
+                "as many connections as are served at once are open; others wait until one ends: close what is idle";
+            say!(broker.live().lines(), warn, "bus: no more connections", open, why);
+        }
+        house_was_full = house_is_full;
         let accepted = async {
             let permit = Arc::clone(&permits).acquire_owned().await;
             let Some((secure, acceptor)) = &tls else {
@@ -174,20 +184,30 @@ async fn connection(tcp: TcpStream, door: &Door, room: Room) {
     let (stream, first) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(refused)) => return Refused::log(&refused, peer),
-        Err(_) => return tracing::debug!(%peer, "a client said nothing"),
+        Err(_) => return Refused::Silent(HANDSHAKE.as_secs()).log(peer),
     };
     if first != Some(b'G') {
         return serve_engine(stream, |stream: &Stream| stream, began, room).await;
     }
+    let broker = Arc::clone(&room.broker);
+    let lines = broker.live().lines();
     let accepted = tokio::select! {
-        accepted = timeout_at(began + HANDSHAKE, websocket::accept(stream)) => accepted,
+        accepted = timeout_at(began + HANDSHAKE, websocket::accept(stream, peer, lines)) => accepted,
         () = room.stop.cancelled() => return,
     };
     match accepted {
         Ok(Ok(Some(socket))) => serve_engine(socket, WebSocket::get_ref, began, room).await,
         Ok(Ok(None)) => {}
+        Ok(Err(error)) if error.is_parse() || error.is_parse_too_large() => {
+            let why =
+                format!("it began like HTTP, but is none ({error}); this port speaks AMQP 1.0, bare or over WebSocket");
+            say!(lines, warn, "bus: connection refused", from = %peer, why);
+        }
         Ok(Err(error)) => tracing::debug!(%peer, %error, "a client of WebSocket went away"),
-        Err(_) => tracing::debug!(%peer, "a client began WebSocket and did not finish"),
+        Err(_) => {
+            let why = format!("it began a request for WebSocket and did not finish within {} s", HANDSHAKE.as_secs());
+            say!(lines, warn, "bus: connection refused", from = %peer, why);
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::performative::{
 use super::settle::{Runs, UNSETTLED_SWEEP, Unsettled};
 use crate::broker::{LinkKey, LinkRole};
 use crate::fault::BusEvent;
+use crate::log::{printable, say};
 
 /// Frames that a client may send before it hears from us.
 pub(super) const WINDOW: u32 = 5_000;
@@ -184,13 +185,15 @@ impl Session {
                 self.grant(cx, attach.handle, attach.initial_delivery_count);
             }
             Err(refusal) => {
-                tracing::warn!(
+                say!(
+                    cx.lines(),
+                    warn,
+                    "bus: link refused",
                     connection = cx.peer.id(),
-                    link = attach.name,
+                    link = %printable(attach.name),
                     role = ?attach.role,
                     condition = refusal.condition,
-                    why = %refusal.description,
-                    "bus: link refused"
+                    why = %printable(&refusal.description)
                 );
                 // A null terminus on the refusing side, then the reason: AMQP 1.0 part 2, section 2.6.3.
                 let (source, target) = match attach.role {
@@ -275,6 +278,11 @@ impl Session {
             }
         }
         self.keep(cx, handle, Link::Detached);
+    }
+
+    /// What a link is about, for a log line.
+    pub(super) fn entity_of(&self, handle: u32) -> String {
+        self.links.get(&handle).map_or_else(String::new, Link::node)
     }
 
     pub(crate) fn links(&self) -> impl Iterator<Item = (u32, &Link)> {

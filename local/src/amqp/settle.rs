@@ -16,6 +16,7 @@ use super::session::{Failure, Session, low};
 use crate::broker::SettleRefusal;
 use crate::broker::queue::{DeadLetter, Outcome};
 use crate::fault::{BusEvent, ToDo};
+use crate::log::{printable, say};
 
 /// A disposition may name a range; beyond this many only deliveries that wait for it are looked at.
 const RANGE_MAX: u64 = 65_536;
@@ -90,9 +91,22 @@ impl Session {
             let answers = self.settle(cx, handle, &from, &outcome);
             let refused = answers.iter().filter(|answer| answer.is_err()).count();
             if refused > 0 {
-                let (connection, lost) = (cx.peer.id(), answers.contains(&Err(SettleRefusal::LockLost)));
-                let why = if lost { "the lock is over" } else { ON_DEAD_LETTER_QUEUE };
-                tracing::warn!(connection, messages = refused, why, "bus: settlement refused");
+                let lost = answers.contains(&Err(SettleRefusal::LockLost));
+                let why = match handle {
+                    None => "no such delivery waits to be settled",
+                    Some(_) if lost => "the lock is over",
+                    Some(_) => ON_DEAD_LETTER_QUEUE,
+                };
+                let entity = handle.map(|handle| self.entity_of(handle));
+                say!(
+                    cx.lines(),
+                    warn,
+                    "bus: settlement refused",
+                    connection = cx.peer.id(),
+                    entity = entity.as_deref().map(|entity| tracing::field::display(printable(entity))),
+                    messages = refused,
+                    why
+                );
             }
             if to_do.drop_answer == Some(true) {
                 cx.reset_after();

@@ -12,6 +12,7 @@ mod hostile;
 mod lifetime;
 mod limits;
 mod links;
+mod log_lines;
 mod management;
 mod rules;
 mod scheduled;

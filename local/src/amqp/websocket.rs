@@ -10,6 +10,7 @@
 use std::{
     convert::Infallible,
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::{
         Arc,
@@ -36,7 +37,7 @@ use tokio_tungstenite::{
 
 use super::wire;
 use crate::listen::{Body, empty, full, is_loopback_host};
-use crate::log::printable;
+use crate::log::{Lines, printable, say};
 
 /// Where Azure listens.
 const PATH: &str = "/$servicebus/websocket";
@@ -54,7 +55,7 @@ const PIECE_MAX: usize = 64 * 1024;
 
 /// Answers the client's `GET` and goes over to WebSocket; `None` when the answer was a refusal, after which the
 /// connection has ended.
-pub(super) async fn accept<S>(stream: S) -> Result<Option<WebSocket<S>>, hyper::Error>
+pub(super) async fn accept<S>(stream: S, peer: SocketAddr, lines: &Lines) -> Result<Option<WebSocket<S>>, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -67,7 +68,8 @@ where
                 answer
             }
             Err((status, text)) => {
-                tracing::warn!(path = %printable(request.uri().path()), "WebSocket refused: {text}");
+                let path = printable(request.uri().path());
+                say!(lines, warn, "bus: WebSocket refused", from = %peer, %path, why = text);
                 refusal(status, text)
             }
         };

@@ -117,7 +117,7 @@ where
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%error, "a connection broke");
+                    engine.broke(&error);
                     return Ending::Close;
                 }
             },

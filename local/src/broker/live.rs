@@ -16,6 +16,7 @@ use super::moment::Moment;
 use super::options::EntityStatus;
 use crate::amqp::address::path_of;
 use crate::fault::{Condition, Faults};
+use crate::log::Lines;
 
 /// Characters of what a client says of itself that are kept.
 const CLIENT_MAX: usize = 200;
@@ -254,6 +255,7 @@ pub(crate) struct Live {
     faults: OnceLock<Weak<Faults>>,
     /// Bytes that clients make the process hold.
     held: Arc<AtomicUsize>,
+    lines: Lines,
 }
 
 #[derive(Debug, Default)]
@@ -298,6 +300,11 @@ impl Live {
     /// Where the connections count the bytes that clients make them hold.
     pub(crate) fn held(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.held)
+    }
+
+    /// How much was said in the log about what clients did.
+    pub(crate) fn lines(&self) -> &Lines {
+        &self.lines
     }
 
     /// Connections that come within this time are swallowed.

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     blob::BlobOperation,
     broker::{LinkRole, path_of},
+    log::printable,
 };
 
 /// Something to wait for, how often it fires, and something to do.
@@ -292,7 +293,7 @@ impl std::fmt::Display for About<'_> {
         f.write_str(self.event.name())?;
         for word in [self.entity, self.operation] {
             if !word.is_empty() {
-                write!(f, " {word}")?;
+                write!(f, " {}", printable(word))?;
             }
         }
         match self.link {

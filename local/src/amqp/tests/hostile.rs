@@ -198,7 +198,7 @@ async fn malformed_deliveries_are_answered_and_frames_out_of_place_end_their_ses
 }
 
 /// The bytes of a handshake, cut where it is not done.
-fn unfinished() -> Vec<(&'static str, Vec<u8>)> {
+pub(super) fn unfinished() -> Vec<(&'static str, Vec<u8>)> {
     let init = frame(Kind::Sasl, 0x41, &[], |list| list.symbol("ANONYMOUS"));
     let sasl = [&SASL_HEADER[..], &init].concat();
     let open = frame(Kind::Amqp, p::OPEN, &[], |list| list.text("tests"));

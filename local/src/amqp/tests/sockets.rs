@@ -186,14 +186,14 @@ async fn an_idle_connection_gets_its_heartbeats() {
 }
 
 /// The endpoint on a port of its own.
-struct Served {
+pub(super) struct Served {
     bench: Bench,
     address: std::net::SocketAddr,
-    tasks: JoinSet<()>,
-    stop: CancellationToken,
+    pub(super) tasks: JoinSet<()>,
+    pub(super) stop: CancellationToken,
 }
 
-async fn served(options: EndpointOptions) -> Served {
+pub(super) async fn served(options: EndpointOptions) -> Served {
     let bench = Bench::ticking();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -203,7 +203,7 @@ async fn served(options: EndpointOptions) -> Served {
 }
 
 impl Served {
-    async fn connect(&self, script: &Client) -> Far<TcpStream> {
+    pub(super) async fn connect(&self, script: &Client) -> Far<TcpStream> {
         Far::replay(TcpStream::connect(self.address).await.unwrap(), script).await
     }
 }
