@@ -191,7 +191,8 @@ impl Faults {
         Ok(())
     }
 
-    /// Forgets every step that has not fired yet, and ends what lasts: outages, blackholes, messages held back.
+    /// Forgets every step that has not fired yet, and ends what lasts: outages, delays on the bus, blackholes, messages held
+    /// back.
     pub fn clear(&self) {
         let mut state = self.state();
         state.blob_down_until = None;

@@ -54,6 +54,9 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a client has to agree to a `close`.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// As far ahead as anybody looks.
+const DAY: Duration = Duration::from_secs(86_400);
+
 const CONTAINER: &str = "waybill-local";
 
 const MECHANISMS: [&str; 4] = ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"];
@@ -129,7 +132,7 @@ impl Context {
         let faults = self.faults.as_ref().filter(|faults| faults.waits_for_bus())?;
         let link = handle.map(|handle| (channel, handle));
         let to_do = faults.on_bus(&About { event, entity, role, operation, connection: self.peer.id(), link });
-        self.stall += to_do.delay;
+        self.stall = self.stall.saturating_add(to_do.delay);
         if let Some(fate) = to_do.fate {
             self.doom = Some(Doom { channel, handle: handle.unwrap_or_default(), fate });
         }
@@ -187,7 +190,7 @@ pub(crate) struct Engine {
     options: EndpointOptions,
     phase: Phase,
     reset: bool,
-    /// Nothing is read or written until then.
+    /// Nothing is done or written until then; what comes is left where it is read to.
     stalled_until: Option<Instant>,
     /// A stall is over, and input may have waited meanwhile.
     resumed: bool,
@@ -305,7 +308,7 @@ impl Engine {
     /// Whether input is wanted: not while a client that does not read has too much waiting.
     pub(crate) fn wants_input(&self) -> bool {
         let takes = !matches!(self.phase, Phase::Over(_)) && self.unsent().len() < OUT_HARD;
-        self.swallows || (takes && self.stalled_until.is_none())
+        self.swallows || takes
     }
 
     /// The socket ended in the middle, or brought what is not for it to bring.
@@ -333,7 +336,7 @@ impl Engine {
         }
         match self.phase {
             // It ends with its client.
-            _ if self.swallows => Instant::now() + Duration::from_secs(86_400),
+            _ if self.swallows => Instant::now() + DAY,
             Phase::Header | Phase::SaslInit | Phase::HeaderAfterSasl | Phase::Open => self.started + HANDSHAKE,
             Phase::Closing(until) | Phase::Over(until) => until,
             Phase::Running => {
@@ -344,7 +347,7 @@ impl Engine {
                 if let Some(expiry) = self.cx.tokens.next_expiry() {
                     let left = Moment(expiry.saturating_mul(1_000)).since(self.cx.broker.now());
                     // A token that lives for years must not overflow the clock.
-                    next = next.min(Instant::now() + left.min(Duration::from_secs(86_400)));
+                    next = next.min(Instant::now() + left.min(DAY));
                 }
                 next
             }
@@ -373,6 +376,18 @@ impl Engine {
             session.flush(&mut self.cx.out);
         }
         used
+    }
+
+    /// The client has ended its side. There is nobody any more who could be kept waiting: what it sent last is done.
+    pub(crate) fn ended(&mut self, input: &[u8], at: Instant) {
+        let mut used = 0;
+        loop {
+            self.stalled_until = None;
+            match self.consume(input.get(used..).unwrap_or_default(), at) {
+                0 => break,
+                size => used += size,
+            }
+        }
     }
 
     fn step(&mut self, input: &[u8], at: Instant) -> Option<usize> {
@@ -715,7 +730,7 @@ impl Engine {
     fn meet(&mut self, at: Instant) {
         let stall = std::mem::take(&mut self.cx.stall);
         if !stall.is_zero() {
-            self.stalled_until = Some(at + stall);
+            self.stalled_until = Some(at.checked_add(stall).unwrap_or(at + DAY));
         }
         let Some(Doom { channel, handle, fate }) = self.cx.doom.take() else { return };
         match fate {
@@ -747,6 +762,7 @@ impl Engine {
         self.cx.out.clear();
         self.cx.sent = 0;
         self.swallows = true;
+        self.stalled_until = None;
     }
 
     fn close_sessions(&mut self) {
@@ -771,24 +787,31 @@ impl Engine {
 
     /// Does what time, the broker and the tokens ask for, and fills the out-buffer with deliveries.
     pub(crate) fn turn(&mut self, at: Instant) {
+        self.cx.now = self.cx.broker.now();
+        self.mail(at);
         if let Some(until) = self.stalled_until {
             if at < until {
+                self.pass_on();
                 return;
             }
-            self.stalled_until = None;
-            self.resumed = true;
-            self.last_read = at;
+            self.resume(at);
         }
-        self.cx.now = self.cx.broker.now();
         if !self.swallows {
             self.timers(at);
         }
-        self.mail(at);
         if self.phase == Phase::Running && !self.swallows {
             self.bury_tokens();
             self.pump();
             self.meet(at);
             self.relieve(at);
+        }
+    }
+
+    /// A stall is over.
+    fn resume(&mut self, at: Instant) {
+        if self.stalled_until.take().is_some() {
+            self.resumed = true;
+            self.last_read = at;
         }
     }
 
@@ -847,7 +870,11 @@ impl Engine {
                 // Of what else is told to a connection that is swallowed nobody would hear.
                 _ if self.swallows => {}
                 Command::Blackhole => self.swallow(),
-                Command::Close(condition) => self.fail(&scripted(condition), at),
+                Command::Resume => self.resume(at),
+                Command::Close(condition) => {
+                    self.resume(at);
+                    self.fail(&scripted(condition), at);
+                }
                 Command::End { entity, condition } => self.end_all(&entity, condition),
                 Command::Detach { entity, cut } => self.detach_all(&entity, cut),
             }
@@ -934,7 +961,11 @@ impl Engine {
                 break;
             }
         }
-        // No room: what these links were woken for may go to others.
+        self.pass_on();
+    }
+
+    /// There is no room, or no time: what these links were woken for may go to others.
+    fn pass_on(&mut self) {
         for key in &self.cx.runnable {
             if let Some(session) = self.sessions.get_mut(&key.channel) {
                 session.pass_on(*key);

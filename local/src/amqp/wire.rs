@@ -113,6 +113,7 @@ where
                         input.used(used);
                     }
                     if moved.eof {
+                        engine.ended(input.unread(), at);
                         return Ending::Close;
                     }
                 }
@@ -145,8 +146,10 @@ where
         if let Poll::Ready(flushed) = Pin::new(&mut *stream).poll_flush(cx) {
             flushed?;
         }
-        if engine.wants_input() {
-            let mut room = ReadBuf::new(input.room());
+        let room = input.room();
+        // While the engine stands still what comes is read as far as it fits, so that the client's end is seen.
+        if engine.wants_input() && !room.is_empty() {
+            let mut room = ReadBuf::new(room);
             if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut room) {
                 read?;
                 moved.read = room.filled().len();

@@ -105,6 +105,8 @@ pub(crate) enum Command {
     End { entity: String, condition: Condition },
     /// Detach the links of this entity.
     Detach { entity: String, cut: Cut },
+    /// Go on at once where a script lets it stand still.
+    Resume,
     /// State the credit of every link.
     Report,
 }

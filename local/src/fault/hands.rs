@@ -138,6 +138,7 @@ impl Hands {
         self.blob_lines.end_blackhole();
         self.tenant_lines.end_blackhole();
         self.broker.live().end_blackhole();
+        self.broker.live().tell(&Which::All, &Command::Resume);
         self.broker.keep_order();
     }
 }

@@ -42,7 +42,7 @@ impl ToDo {
     /// Takes up what a step does to its own event; false when it is somebody else's to do.
     pub(super) fn take_up(&mut self, what: &What) -> bool {
         match what {
-            What::Delay(by) => self.delay += *by,
+            What::Delay(by) => self.delay = self.delay.saturating_add(*by),
             What::RefuseSas => self.refuse_sas = true,
             What::Refuse { with, retry_after } => {
                 self.refuse = Some((*with, retry_after.map(|after| after.as_secs())));

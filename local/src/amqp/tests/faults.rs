@@ -2,12 +2,16 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
 use super::client::{Bench, Client, Give, LOCK, message};
+use super::sockets::{LONG, end, pipe};
 use crate::amqp::codec::Value;
 use crate::amqp::connection::Ending;
 use crate::amqp::encode::Write as _;
 use crate::amqp::performative as p;
-use crate::broker::LinkRole;
+use crate::broker::{LinkRole, Which};
 use crate::fault::{
     BusEvent, BusFrames, Condition, Faults, Hands, NewOrder, Refusal, Service, Step, What, When, Whose,
 };
@@ -259,13 +263,115 @@ fn a_delayed_connection_stands_still_and_then_goes_on() {
     let mut client = scripted.client();
     scripted.on(BusEvent::TransferIn, What::Delay(Duration::from_secs(3)));
     client.transfer(1, 0, &message("a"));
-    assert!(client.take().is_empty() && !client.engine.wants_input());
+    assert!(client.take().is_empty());
     client.pass(Duration::from_secs(2));
     assert!(client.take().is_empty());
+    assert_eq!(client.engine.consume(&[0, 0, 0, 8, 2, 0, 0, 0], client.at), 0, "what comes meanwhile waits");
     client.pass(Duration::from_secs(1));
     assert_eq!(client.expect(p::DISPOSITION).outcome().0, 0x24);
     assert!(client.engine.has_resumed() && client.engine.wants_input());
     client.send(1, &["b"]);
+}
+
+/// A client that stands still for ten minutes, with a receiver that is first in line.
+fn stalled(scripted: &Scripted) -> Client {
+    let mut client = scripted.client();
+    client.credit(0, 2, 0, 10);
+    assert!(client.receive().is_empty());
+    scripted.on(BusEvent::Flow, What::Delay(Duration::from_secs(600)));
+    client.flow_with_window(0, Some(2), 0, 10, false, None);
+    assert!(client.take().is_empty());
+    client
+}
+
+#[test]
+fn what_a_delayed_connection_was_woken_for_goes_to_others() {
+    let scripted = Scripted::new();
+    let mut slow = stalled(&scripted);
+    let mut quick = scripted.client();
+    quick.credit(0, 2, 0, 10);
+    assert!(quick.receive().is_empty());
+    quick.transfer(1, 0, &message("a"));
+    let before = bodies(&mut quick);
+    assert!(slow.take().is_empty(), "it was woken, and passes on");
+    assert_eq!([before, bodies(&mut quick)].concat(), ["a"]);
+    quick.transfer(1, 1, &message("b"));
+    assert_eq!(bodies(&mut quick), ["b"], "it does not stand in line any more");
+    slow.pass(Duration::from_secs(600));
+    assert_eq!([bodies(&mut slow), bodies(&mut quick)].concat().len(), 2, "and goes on as before");
+}
+
+#[test]
+fn a_delayed_connection_goes_on_when_the_script_is_cleared() {
+    let scripted = Scripted::new();
+    let mut client = stalled(&scripted);
+    scripted.faults.clear();
+    client.take();
+    assert!(client.engine.has_resumed());
+    client.transfer(1, 0, &message("a"));
+    assert_eq!(bodies(&mut client), ["a"]);
+}
+
+#[test]
+fn a_delayed_connection_meets_what_else_befalls_it_at_once() {
+    let scripted = Scripted::new();
+    let mut client = stalled(&scripted);
+    scripted.bench.broker.close_connections(&Which::All);
+    assert_eq!(client.expect(p::CLOSE).error(0).0, "amqp:connection:forced");
+    drop(client);
+    let mut client = stalled(&scripted);
+    scripted.bench.broker.reset_connections(&Which::All);
+    client.take();
+    assert_eq!(client.engine.ending(), Some(Ending::Reset));
+    drop(client);
+    let mut client = stalled(&scripted);
+    let lasts = Duration::ZERO;
+    scripted.install(Step::new(When::Now, What::Blackhole { whose: Whose::Service(Service::Bus), lasts }));
+    client.take();
+    assert!(scripted.bench.broker.links().is_empty(), "the broker has heard that its links are gone");
+    client.transfer(1, 0, &message("swallowed"));
+    assert_eq!(scripted.queue(), (0, 0));
+}
+
+#[test]
+fn a_delay_without_end_is_no_mishap() {
+    let scripted = Scripted::new();
+    let mut client = scripted.client();
+    for _ in 0..2 {
+        scripted.on(BusEvent::TransferIn, What::Delay(Duration::MAX));
+    }
+    client.transfer(1, 0, &message("a"));
+    client.pass(Duration::from_secs(3_600));
+    assert!(client.take().is_empty());
+}
+
+#[tokio::test]
+async fn a_delayed_connection_ends_with_its_client_and_does_what_that_sent_last() {
+    let scripted = Scripted::new();
+    let mut script = Bench::new().trusted();
+    script.attach_sender(0, 1, "jobs");
+    let from = script.sent.len();
+    for id in 0..3 {
+        script.transfer(1, id, &message("x"));
+    }
+    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+    for is_orderly in [true, false] {
+        let mut far = pipe(&scripted.bench, &mut tasks, &stop);
+        far.write_all(&script.sent[..from]).await.unwrap();
+        timeout(LONG, scripted.bench.broker.wait_until(|broker| broker.links().len() == 1)).await.unwrap();
+        for _ in 0..2 {
+            scripted.on(BusEvent::TransferIn, What::Delay(Duration::from_secs(3_600)));
+        }
+        far.write_all(&script.sent[from..]).await.unwrap();
+        if is_orderly {
+            far.shutdown().await.unwrap();
+            timeout(LONG, scripted.bench.broker.wait_until(|broker| broker.connections() == 0)).await.unwrap();
+        }
+        drop(far);
+        timeout(LONG, scripted.bench.broker.wait_until(|broker| broker.connections() == 0)).await.unwrap();
+    }
+    assert_eq!(scripted.queue(), (6, 0));
+    end(stop, tasks).await;
 }
 
 #[test]

@@ -91,7 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Far<S> {
 }
 
 /// A connection over a pipe, on paused time.
-fn pipe(bench: &Bench, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> tokio::io::DuplexStream {
+pub(super) fn pipe(bench: &Bench, tasks: &mut JoinSet<()>, stop: &CancellationToken) -> tokio::io::DuplexStream {
     let (near, far) = tokio::io::duplex(64 * 1024);
     let mut engine =
         Engine::new(Arc::clone(&bench.broker), Arc::clone(&bench.keys), EndpointOptions::default(), Instant::now());
