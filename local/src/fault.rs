@@ -15,7 +15,7 @@ mod trigger;
 mod what;
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -50,7 +50,7 @@ use trigger::Progress;
 /// Lines of the log that are kept; the count goes on.
 const LOG_MAX: usize = 10_000;
 
-/// Steps that one process takes, those that are done included: each event looks at all of them.
+/// Steps that wait at once: each event looks at all of them.
 const STEPS_MAX: usize = 10_000;
 
 /// A line of the log: a step that fired.
@@ -104,7 +104,10 @@ pub struct Faults {
 
 #[derive(Default)]
 struct State {
-    steps: Vec<Installed>,
+    /// By their number. Those that are done stay until there are too many.
+    steps: BTreeMap<usize, Installed>,
+    /// Number of the next.
+    next_step: usize,
     log: VecDeque<Fired>,
     blob_down_until: Option<Instant>,
     tenant_down_until: Option<Instant>,
@@ -113,7 +116,7 @@ struct State {
 }
 
 struct Installed {
-    step: Step,
+    step: Arc<Step>,
     progress: Progress,
     due: Option<Instant>,
     cleared: bool,
@@ -121,7 +124,7 @@ struct Installed {
 
 impl State {
     fn waits_for_bus(&self) -> bool {
-        self.steps.iter().any(|installed| matches!(installed.step.when, When::Bus(_)) && installed.progress.is_open())
+        self.steps.values().any(|installed| matches!(installed.step.when, When::Bus(_)) && installed.progress.is_open())
     }
 }
 
@@ -170,22 +173,29 @@ impl Faults {
         {
             let mut state = self.state();
             if state.steps.len() + steps.len() > STEPS_MAX {
-                let problem = format!("a process takes {STEPS_MAX} steps, those that are done included; start another");
+                state.steps.retain(|_, installed| installed.progress.is_open());
+            }
+            if state.steps.len() + steps.len() > STEPS_MAX {
+                let waiting = state.steps.len();
+                let problem =
+                    format!("{waiting} steps wait, and {STEPS_MAX} may at once; clear those that are not needed");
                 return Err(ScriptError::step(0, problem));
             }
             for step in steps {
                 let mut progress = Progress::new(&step.trigger);
                 let due = if let When::After(delay) = step.when { Some(later(delay)) } else { None };
+                let (number, step) = (state.next_step, Arc::new(step));
                 if step.when == When::Now {
-                    at_once.push(state.steps.len());
+                    at_once.push((number, Arc::clone(&step)));
                     progress.fired();
                 }
-                state.steps.push(Installed { step, progress, due, cleared: false });
+                state.next_step += 1;
+                state.steps.insert(number, Installed { step, progress, due, cleared: false });
             }
             self.waits_for_bus.store(state.waits_for_bus(), Ordering::Release);
         }
-        for index in at_once {
-            self.fire(index, "", "its installation".into());
+        for (number, step) in at_once {
+            self.fire((number, &step), "", "its installation".into());
         }
         self.timed.notify_one();
         Ok(())
@@ -197,7 +207,7 @@ impl Faults {
         let mut state = self.state();
         state.blob_down_until = None;
         state.tenant_down_until = None;
-        for installed in &mut state.steps {
+        for installed in state.steps.values_mut() {
             installed.progress.close();
             installed.due = None;
             installed.cleared = true;
@@ -231,19 +241,19 @@ impl Faults {
     /// Steps that may still fire.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.state().steps.iter().filter(|installed| installed.progress.is_open()).count()
+        self.state().steps.values().filter(|installed| installed.progress.is_open()).count()
     }
 
     /// The steps that may still fire.
     #[must_use]
     pub fn waiting_steps(&self) -> Vec<Waiting> {
         let state = self.state();
-        let open = state.steps.iter().enumerate().filter(|(_, installed)| installed.progress.is_open());
-        open.map(|(step, Installed { step: Step { name, when, what, .. }, .. })| Waiting {
-            step,
-            name: name.clone(),
-            what: what.to_string(),
-            on: when.to_string(),
+        let open = state.steps.iter().filter(|(_, installed)| installed.progress.is_open());
+        open.map(|(number, Installed { step, .. })| Waiting {
+            step: *number,
+            name: step.name.clone(),
+            what: step.what.to_string(),
+            on: step.when.to_string(),
         })
         .collect()
     }
@@ -254,7 +264,7 @@ impl Faults {
             let next = {
                 let state = self.state();
                 let graces = state.graces.iter().map(|(ends, _)| *ends);
-                state.steps.iter().filter_map(|installed| installed.due).chain(graces).min()
+                state.steps.values().filter_map(|installed| installed.due).chain(graces).min()
             };
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -269,19 +279,18 @@ impl Faults {
 
     fn fire_due(&self) {
         let now = Instant::now();
-        let due: Vec<usize> = {
+        let due: Vec<(usize, Arc<Step>)> = {
             let mut state = self.state();
-            let due = state.steps.iter_mut().enumerate();
-            due.filter(|(_, installed)| installed.due.is_some_and(|due| due <= now))
-                .map(|(index, installed)| {
-                    installed.due = None;
-                    installed.progress.fired();
-                    index
-                })
-                .collect()
+            let due = state.steps.iter_mut().filter(|(_, installed)| installed.due.is_some_and(|due| due <= now));
+            due.map(|(number, installed)| {
+                installed.due = None;
+                installed.progress.fired();
+                (*number, Arc::clone(&installed.step))
+            })
+            .collect()
         };
-        for index in due {
-            self.fire(index, "", "its time".into());
+        for (number, step) in due {
+            self.fire((number, &step), "", "its time".into());
         }
     }
 
@@ -327,7 +336,7 @@ impl Faults {
         let on = || format!("GetBlob {name} bytes {from}-{}", to.saturating_sub(1));
         {
             let mut state = self.state();
-            for (index, installed) in state.steps.iter_mut().enumerate() {
+            for (number, installed) in &mut state.steps {
                 let Installed { step, progress, .. } = installed;
                 let When::Blob(requests) = &step.when else { continue };
                 let at = match &step.what {
@@ -339,18 +348,18 @@ impl Faults {
                 match &step.what {
                     What::Cut { refuse_sas, .. } if fits && to_body.cut.is_none() && progress.counts(&step.trigger) => {
                         let source = Source { on: on(), connection: Some(connection) };
-                        to_body.cut = Some(Cut::new(self, index, source, at, *refuse_sas));
+                        to_body.cut = Some(Cut::new(self, (*number, Arc::clone(step)), source, at, *refuse_sas));
                     }
                     What::Corrupt { .. } if fits && progress.counts(&step.trigger) => {
                         to_body.corrupt.push(at);
-                        corrupted.push(index);
+                        corrupted.push((*number, Arc::clone(step)));
                     }
                     _ => {}
                 }
             }
         }
-        for index in corrupted {
-            self.happened(index, Source { on: on(), connection: Some(connection) });
+        for (number, step) in corrupted {
+            self.happened((number, &step), Source { on: on(), connection: Some(connection) });
         }
         to_body
     }
@@ -374,35 +383,31 @@ impl Faults {
     fn on_event(&self, entity: &str, fits: impl Fn(&Step) -> bool, source: impl Fn() -> Source) -> ToDo {
         let mut to_do = ToDo::default();
         let mut to_fire = Vec::new();
-        for (index, installed) in self.state().steps.iter_mut().enumerate() {
+        for (number, installed) in &mut self.state().steps {
             let Installed { step, progress, .. } = installed;
             if fits(step) && progress.counts(&step.trigger) {
-                to_fire.push((index, to_do.take_up(&step.what)));
+                to_fire.push((*number, Arc::clone(step), to_do.take_up(&step.what)));
             }
         }
-        for (index, done_by_event) in to_fire {
+        for (number, step, done_by_event) in to_fire {
             if done_by_event {
-                self.happened(index, source());
+                self.happened((number, &step), source());
             } else {
-                self.fire(index, entity, source());
+                self.fire((number, &step), entity, source());
             }
         }
         to_do
     }
 
     /// Does what a step that was counted says, beyond its event, and writes it to the log.
-    fn fire(&self, index: usize, entity: &str, source: Source) {
-        let what = {
-            let mut state = self.state();
-            let Some(what) = state.steps.get(index).map(|installed| installed.step.what.clone()) else { return };
-            match &what {
-                What::Down { service: Service::Blob, lasts } => state.blob_down_until = Some(later(*lasts)),
-                What::Down { service: Service::Tenant, lasts } => state.tenant_down_until = Some(later(*lasts)),
-                _ => {}
-            }
-            what
-        };
-        match &what {
+    fn fire(&self, (number, step): (usize, &Step), entity: &str, source: Source) {
+        let what = &step.what;
+        match what {
+            What::Down { service: Service::Blob, lasts } => self.state().blob_down_until = Some(later(*lasts)),
+            What::Down { service: Service::Tenant, lasts } => self.state().tenant_down_until = Some(later(*lasts)),
+            _ => {}
+        }
+        match what {
             What::Rotate { tenant, grace } if !grace.is_zero() => {
                 match self.hands.keys.rotate_keeping(tenant.as_deref()) {
                     Ok(rotation) => {
@@ -414,17 +419,16 @@ impl Faults {
             }
             what => self.hands.act(what, entity),
         }
-        self.happened(index, source);
+        self.happened((number, step), source);
     }
 
     /// Writes a step that fired to the log.
-    fn happened(&self, step: usize, source: Source) {
+    fn happened(&self, (number, step): (usize, &Step), source: Source) {
         let Source { on, connection } = source;
         let at = i128::from(self.hands.broker.now().0) * 1_000_000;
         let at = OffsetDateTime::from_unix_timestamp_nanos(at).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let mut state = self.state();
-        let Some(installed) = state.steps.get(step) else { return };
-        let (name, what) = (installed.step.name.clone(), installed.step.what.to_string());
+        let (name, what, step) = (step.name.clone(), step.what.to_string(), number);
         self.fired.send_modify(|fired| {
             *fired += 1;
             tracing::info!(step, name, what, on, connection, "fault");
@@ -437,7 +441,7 @@ impl Faults {
 
     /// A cut that was promised did not happen.
     fn give_back(&self, step: usize) {
-        if let Some(installed) = self.state().steps.get_mut(step)
+        if let Some(installed) = self.state().steps.get_mut(&step)
             && !installed.cleared
         {
             installed.progress.give_back();

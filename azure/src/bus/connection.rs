@@ -14,7 +14,10 @@ use fe2o3_amqp::{
     session::SessionHandle,
     transport,
 };
-use fe2o3_amqp_types::definitions::{ReceiverSettleMode, SenderSettleMode};
+use fe2o3_amqp_types::{
+    definitions::{Fields, ReceiverSettleMode, SenderSettleMode},
+    primitives::{Symbol, Value},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -137,6 +140,7 @@ async fn open_engine(address: &Address, options: &BusOptions) -> Result<(Connect
         .scheme("amqp")
         .sasl_profile(SaslProfile::Anonymous)
         .idle_time_out(idle_ms)
+        .properties(about_us())
         .open_with_stream(stream)
         .await;
     match opened {
@@ -150,6 +154,12 @@ async fn open_engine(address: &Address, options: &BusOptions) -> Result<(Connect
             Err(BusError::Connect { address: address.to_string(), problem })
         }
     }
+}
+
+/// What a broker may show of this program to those who run it.
+fn about_us() -> Fields {
+    let said = [("product", env!("CARGO_PKG_NAME")), ("version", env!("CARGO_PKG_VERSION"))];
+    said.into_iter().map(|(key, text)| (Symbol::from(key), Value::String(text.to_owned()))).collect()
 }
 
 /// What went wrong while the keeper worked.

@@ -54,6 +54,9 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a client has to agree to a `close`.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// How long one connection works before others have their turn.
+const TURN_MAX: Duration = Duration::from_millis(10);
+
 /// As far ahead as anybody looks.
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -192,8 +195,8 @@ pub(crate) struct Engine {
     reset: bool,
     /// Nothing is done or written until then; what comes is left where it is read to.
     stalled_until: Option<Instant>,
-    /// A stall is over, and input may have waited meanwhile.
-    resumed: bool,
+    /// There may be input that was not taken: a stall is over, or a turn was.
+    input_waits: bool,
     /// What comes is dropped, and nothing is written any more.
     swallows: bool,
     stopping: bool,
@@ -236,7 +239,7 @@ impl Engine {
             phase: Phase::Header,
             reset: false,
             stalled_until: None,
-            resumed: false,
+            input_waits: false,
             swallows: false,
             stopping: false,
             was_open: false,
@@ -281,9 +284,9 @@ impl Engine {
         self.cx.out.get(self.cx.sent..).unwrap_or_default()
     }
 
-    /// Whether a stall has ended since it was asked last: input that waited is to be taken now.
-    pub(crate) fn has_resumed(&mut self) -> bool {
-        std::mem::take(&mut self.resumed)
+    /// Whether input that was there before is to be given again.
+    pub(crate) fn input_waits(&self) -> bool {
+        self.input_waits
     }
 
     /// So many bytes of [`Self::output`] were written.
@@ -359,18 +362,22 @@ impl Engine {
         self.options.idle_time_out * 2
     }
 
-    /// Takes input, and returns how much of it was used up: all but an incomplete frame.
+    /// Takes input, and returns how much of it was used up: all but an incomplete frame, unless others are to have their
+    /// turn before.
     pub(crate) fn consume(&mut self, input: &[u8], at: Instant) -> usize {
         self.last_read = at;
         self.cx.now = self.cx.broker.now();
-        let mut used = 0;
+        self.input_waits = false;
+        let (began, mut used) = (Instant::now(), 0);
         while !self.reset
             && self.stalled_until.is_none()
+            && !self.input_waits
             && let Some(size) = self.step(input.get(used..).unwrap_or_default(), at)
         {
             used += size;
             self.meet(at);
             self.relieve(at);
+            self.input_waits = began.elapsed() >= TURN_MAX;
         }
         for session in self.sessions.values_mut() {
             session.flush(&mut self.cx.out);
@@ -810,7 +817,7 @@ impl Engine {
     /// A stall is over.
     fn resume(&mut self, at: Instant) {
         if self.stalled_until.take().is_some() {
-            self.resumed = true;
+            self.input_waits = true;
             self.last_read = at;
         }
     }

@@ -18,8 +18,8 @@ use crate::broker::queue::{DeadLetter, Outcome};
 use crate::fault::{BusEvent, ToDo};
 use crate::log::{printable, say};
 
-/// A disposition may name a range; beyond this many only deliveries that wait for it are looked at.
-const RANGE_MAX: u64 = 65_536;
+/// Deliveries that are settled under one lock of their queue.
+const RUN_MAX: usize = 1_000;
 
 /// Deliveries without an answer, beyond which those whose lock is over are forgotten.
 pub(super) const UNSETTLED_SWEEP: usize = 10_000;
@@ -30,6 +30,14 @@ pub(super) struct Unsettled {
     pub(super) handle: u32,
     /// `None` for an answer to a request, which holds no lock.
     pub(super) token: Option<Uuid>,
+}
+
+/// Part of the range of a disposition.
+enum Run {
+    /// Deliveries of one link, each with its lock.
+    OfLink(u32, Vec<(u64, Option<Uuid>)>),
+    /// From and to: settled before, or never sent.
+    Unknown(u64, u64),
 }
 
 /// Answers to consecutive deliveries, written as ranges.
@@ -45,15 +53,19 @@ impl Runs {
     }
 
     pub(super) fn add(&mut self, out: &mut Vec<u8>, channel: u16, id: u32, reply: Reply) {
-        if let Some((_, last, known)) = &mut self.run
-            && last.wrapping_add(1) == id
+        self.add_range(out, channel, (id, id), reply);
+    }
+
+    fn add_range(&mut self, out: &mut Vec<u8>, channel: u16, (first, last): (u32, u32), reply: Reply) {
+        if let Some((_, end, known)) = &mut self.run
+            && end.wrapping_add(1) == first
             && *known == reply
         {
-            *last = id;
+            *end = last;
             return;
         }
         self.flush(out, channel);
-        self.run = Some((id, id, reply));
+        self.run = Some((first, last, reply));
     }
 
     pub(super) fn flush(&mut self, out: &mut Vec<u8>, channel: u16) {
@@ -74,39 +86,37 @@ impl Session {
         // Deliveries that were not sent cannot be settled.
         let last = self.delivery_of(disposition.last).unwrap_or(self.next_delivery.saturating_sub(1));
         let mut replies = Runs::new(Role::Sender);
-        let mut ids: Vec<u64> = Vec::new();
         let mut next = first;
-        while let Some((handle, from)) = self.settle_run(&mut next, last, &mut ids) {
-            let to_do = self.tell_of_settlement(cx, handle, &from);
+        while let Some(run) = self.settle_run(&mut next, last) {
+            let (handle, deliveries) = match run {
+                Run::OfLink(handle, deliveries) => (handle, deliveries),
+                Run::Unknown(from, to) => {
+                    let messages = to - from + 1;
+                    self.say_refused(cx, None, messages, "no such delivery waits to be settled");
+                    if !disposition.settled {
+                        let refusal = Reply::Rejected(Some(SettleRefusal::LockLost.into()));
+                        replies.add_range(&mut cx.out, self.channel, (low(from), low(to)), refusal);
+                    }
+                    continue;
+                }
+            };
+            let to_do = self.tell_of_settlement(cx, handle, &deliveries);
             if to_do.fate.is_some() {
                 return Ok(());
             }
             if let Some((refusal, _)) = to_do.refuse {
-                for id in &ids {
+                for (id, _) in &deliveries {
                     let cause = scripted(refusal.condition());
                     replies.add(&mut cx.out, self.channel, low(*id), Reply::Rejected(Some(cause)));
                 }
                 continue;
             }
-            let answers = self.settle(cx, handle, &from, &outcome);
+            let answers = self.settle(cx, handle, &deliveries, &outcome);
             let refused = answers.iter().filter(|answer| answer.is_err()).count();
             if refused > 0 {
                 let lost = answers.contains(&Err(SettleRefusal::LockLost));
-                let why = match handle {
-                    None => "no such delivery waits to be settled",
-                    Some(_) if lost => "the lock is over",
-                    Some(_) => ON_DEAD_LETTER_QUEUE,
-                };
-                let entity = handle.map(|handle| self.entity_of(handle));
-                say!(
-                    cx.lines(),
-                    warn,
-                    "bus: settlement refused",
-                    connection = cx.peer.id(),
-                    entity = entity.as_deref().map(|entity| tracing::field::display(printable(entity))),
-                    messages = refused,
-                    why
-                );
+                let why = if lost { "the lock is over" } else { ON_DEAD_LETTER_QUEUE };
+                self.say_refused(cx, Some(handle), u64::try_from(refused).unwrap_or(u64::MAX), why);
             }
             if to_do.drop_answer == Some(true) {
                 cx.reset_after();
@@ -114,7 +124,7 @@ impl Session {
             if disposition.settled || to_do.drop_answer.is_some() {
                 continue;
             }
-            for (id, answer) in ids.iter().zip(answers) {
+            for ((id, _), answer) in deliveries.iter().zip(answers) {
                 let answer = match answer {
                     Ok(()) => reply.clone(),
                     Err(refusal) => Reply::Rejected(Some(refusal.into())),
@@ -126,41 +136,59 @@ impl Session {
         Ok(())
     }
 
-    /// The next deliveries of the range that belong to one link, with their locks; unknown ones are a run of their own.
-    fn settle_run(
-        &mut self,
-        next: &mut u64,
-        last: u64,
-        ids: &mut Vec<u64>,
-    ) -> Option<(Option<u32>, Vec<Option<Uuid>>)> {
-        ids.clear();
-        let mut tokens = Vec::new();
-        if last.saturating_sub(*next) > RANGE_MAX {
-            // Nobody has so many unsettled one after the other: begin where something waits.
-            *next = self.unsettled.range(*next..=last).next().map(|(id, _)| *id)?;
+    fn say_refused(&self, cx: &Context, handle: Option<u32>, messages: u64, why: &str) {
+        let entity = handle.map(|handle| self.entity_of(handle));
+        say!(
+            cx.lines(),
+            warn,
+            "bus: settlement refused",
+            connection = cx.peer.id(),
+            entity = entity.as_deref().map(|entity| tracing::field::display(printable(entity))),
+            messages,
+            why
+        );
+    }
+
+    /// The next deliveries of the range that are settled in one go. What costs is deliveries, which somebody had to send
+    /// before; of ranges of anything else only the ends are looked at.
+    fn settle_run(&mut self, next: &mut u64, last: u64) -> Option<Run> {
+        let from = *next;
+        if from > last {
+            return None;
         }
-        let handle = (*next <= last).then(|| self.unsettled.get(next).map(|unsettled| unsettled.handle))?;
-        while *next <= last
-            && tokens.len() < usize::try_from(RANGE_MAX).unwrap_or(usize::MAX)
-            && self.unsettled.get(next).map(|unsettled| unsettled.handle) == handle
-        {
-            tokens.push(self.unsettled.remove(next).and_then(|unsettled| unsettled.token));
-            ids.push(*next);
-            *next += 1;
+        let mut waiting = self.unsettled.range(from..=last).map(|(id, unsettled)| (*id, *unsettled));
+        let (first, Unsettled { handle, .. }) = match waiting.next() {
+            Some((first, unsettled)) if first == from => (first, unsettled),
+            other => {
+                let to = other.map_or(last, |(first, _)| first - 1);
+                *next = to + 1;
+                return Some(Run::Unknown(from, to));
+            }
+        };
+        let run = (first..).zip(self.unsettled.range(from..=last)).take(RUN_MAX);
+        let deliveries: Vec<(u64, Option<Uuid>)> = run
+            .take_while(|(expected, (id, unsettled))| expected == *id && unsettled.handle == handle)
+            .map(|(id, (_, unsettled))| (id, unsettled.token))
+            .collect();
+        for (id, _) in &deliveries {
+            self.unsettled.remove(id);
+            *next = id + 1;
         }
-        Some((handle, tokens))
+        Some(Run::OfLink(handle, deliveries))
     }
 
     /// Deliveries are about to be settled.
-    fn tell_of_settlement(&self, cx: &mut Context, handle: Option<u32>, tokens: &[Option<Uuid>]) -> ToDo {
-        let Some(handle) = handle.filter(|_| cx.has_scripts()) else { return ToDo::default() };
+    fn tell_of_settlement(&self, cx: &mut Context, handle: u32, deliveries: &[(u64, Option<Uuid>)]) -> ToDo {
+        if !cx.has_scripts() {
+            return ToDo::default();
+        }
         let Some(link) = self.links.get(&handle) else { return ToDo::default() };
         let told = link.entity().and_then(|entity| cx.happens(BusEvent::Disposition, entity, (self.channel, handle)));
         let to_do = told.unwrap_or_default();
         if to_do.lose_lock
             && let Link::Outgoing(Outgoing { from: Origin::Entity { mailbox, part, .. }, .. }) = link
         {
-            let locks: Vec<Uuid> = tokens.iter().flatten().copied().collect();
+            let locks: Vec<Uuid> = deliveries.iter().filter_map(|(_, token)| *token).collect();
             mailbox.lose_locks(*part, &locks, cx.now);
         }
         to_do
@@ -169,19 +197,18 @@ impl Session {
     fn settle(
         &self,
         cx: &Context,
-        handle: Option<u32>,
-        tokens: &[Option<Uuid>],
+        handle: u32,
+        deliveries: &[(u64, Option<Uuid>)],
         outcome: &Outcome,
     ) -> Vec<Result<(), SettleRefusal>> {
-        let mut answers = Vec::with_capacity(tokens.len());
-        match handle.and_then(|handle| self.links.get(&handle)) {
+        let mut answers = Vec::with_capacity(deliveries.len());
+        match self.links.get(&handle) {
             Some(Link::Outgoing(Outgoing { from: Origin::Entity { mailbox, part, .. }, .. })) => {
-                let locks: Vec<Uuid> = tokens.iter().flatten().copied().collect();
+                let locks: Vec<Uuid> = deliveries.iter().filter_map(|(_, token)| *token).collect();
                 mailbox.settle(*part, &locks, outcome, cx.now, &mut answers);
             }
             // The answer to a request: nothing hangs on it.
-            Some(_) => answers.extend(tokens.iter().map(|_| Ok(()))),
-            None => answers.extend(tokens.iter().map(|_| Err(SettleRefusal::LockLost))),
+            _ => answers.extend(deliveries.iter().map(|_| Ok(()))),
         }
         answers
     }

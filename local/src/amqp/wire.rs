@@ -14,6 +14,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -88,7 +89,7 @@ where
     let mut stopping = false;
     loop {
         engine.turn(Instant::now());
-        if engine.has_resumed() {
+        if engine.input_waits() {
             let used = engine.consume(input.unread(), Instant::now());
             input.used(used);
             engine.turn(Instant::now());
@@ -122,6 +123,7 @@ where
                     return Ending::Close;
                 }
             },
+            () = yield_now(), if engine.input_waits() => {}
             () = peer.woken() => {}
             // An error means that no more revocations can come.
             Ok(()) = revocations.changed() => {}

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Faults, Source,
+    Faults, Source, Step,
     refusal::{Condition, Refusal},
     what::{CutAt, What, Whose},
 };
@@ -81,7 +81,7 @@ pub(crate) struct ToBody {
 /// before, it is given back to the script.
 pub(crate) struct Cut {
     faults: Arc<Faults>,
-    step: usize,
+    step: (usize, Arc<Step>),
     /// `None` once it happened.
     source: Option<Source>,
     /// The first byte of the blob that is not sent.
@@ -90,14 +90,20 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    pub(super) fn new(faults: &Arc<Faults>, step: usize, source: Source, at: u64, refuse_sas: bool) -> Self {
+    pub(super) fn new(
+        faults: &Arc<Faults>,
+        step: (usize, Arc<Step>),
+        source: Source,
+        at: u64,
+        refuse_sas: bool,
+    ) -> Self {
         Self { faults: Arc::clone(faults), step, source: Some(source), at, refuse_sas }
     }
 
     /// Writes it to the log.
     pub(crate) fn happened(mut self) {
         if let Some(source) = self.source.take() {
-            self.faults.happened(self.step, source);
+            self.faults.happened((self.step.0, &self.step.1), source);
         }
     }
 }
@@ -105,7 +111,7 @@ impl Cut {
 impl Drop for Cut {
     fn drop(&mut self) {
         if self.source.is_some() {
-            self.faults.give_back(self.step);
+            self.faults.give_back(self.step.0);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::client::{Bench, Give, HOST, LOCK, deliveries, message};
+use super::client::{Bench, Client, Give, Got, HOST, LOCK, deliveries, message};
 use crate::amqp::codec::Value;
 use crate::amqp::encode::Write as _;
 use crate::amqp::message::BATCH_FORMAT;
@@ -480,4 +480,31 @@ fn each_subscription_of_a_topic_gets_its_own_copy_and_a_late_one_only_what_follo
     client.credit(0, 2, 0, 10);
     assert_eq!(client.receive()[0].body(), "b");
     assert_eq!(bench.broker.counts("exports/subscriptions/acme").unwrap().active, 2);
+}
+
+#[test]
+fn what_is_known_of_a_range_is_settled_and_the_rest_is_answered_in_ranges() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    client.attach_receiver(0, 2, "jobs", 0);
+    client.credit(0, 2, 0, 5_000);
+    (0..5_000).for_each(|id| client.transfer(1, id, &message("x")));
+    let first = client.receive()[0].delivery_id;
+    for (from, to) in [(3, 3), (7, 8)] {
+        client.settle(first + from, first + to, Give::Accepted);
+        client.take();
+    }
+    let answers = |client: &mut Client, from: u32, to: u32| -> Vec<(i64, i64, u64)> {
+        client.settle(first + from, first + to, Give::Accepted);
+        let frames = client.take();
+        let answers = frames.iter().filter(|got| got.code == Some(p::DISPOSITION));
+        let place = |got: &Got, field| got.number(field) - i64::from(first);
+        answers.map(|got| (place(got, 1), place(got, 2), got.outcome().0)).collect()
+    };
+    let expected = [(0, 2, 0x24), (3, 3, 0x25), (4, 6, 0x24), (7, 8, 0x25), (9, 4_999, 0x24)];
+    assert_eq!(answers(&mut client, 0, 4_999), expected);
+    assert_eq!(answers(&mut client, 0, 4_999), [(0, 4_999, 0x25)], "they are all settled");
+    assert_eq!(answers(&mut client, 10, 2_000_000), [(10, 4_999, 0x25)], "what was never sent is not answered");
+    assert_eq!(bench.broker.counts("jobs").unwrap().totals.completed, 5_000);
 }

@@ -269,7 +269,7 @@ fn a_delayed_connection_stands_still_and_then_goes_on() {
     assert_eq!(client.engine.consume(&[0, 0, 0, 8, 2, 0, 0, 0], client.at), 0, "what comes meanwhile waits");
     client.pass(Duration::from_secs(1));
     assert_eq!(client.expect(p::DISPOSITION).outcome().0, 0x24);
-    assert!(client.engine.has_resumed() && client.engine.wants_input());
+    assert!(client.engine.input_waits() && client.engine.wants_input());
     client.send(1, &["b"]);
 }
 
@@ -307,7 +307,7 @@ fn a_delayed_connection_goes_on_when_the_script_is_cleared() {
     let mut client = stalled(&scripted);
     scripted.faults.clear();
     client.take();
-    assert!(client.engine.has_resumed());
+    assert!(client.engine.input_waits());
     client.transfer(1, 0, &message("a"));
     assert_eq!(bodies(&mut client), ["a"]);
 }
@@ -460,4 +460,23 @@ fn a_bus_without_a_waiting_script_is_not_asked() {
     scripted.on(BusEvent::Flow, What::Delay(Duration::ZERO));
     scripted.faults.clear();
     assert!(!scripted.faults.waits_for_bus());
+}
+
+#[test]
+fn steps_that_are_done_make_room_for_others() {
+    let scripted = Scripted::new();
+    let many = |when: &dyn Fn() -> When| -> Vec<Step> {
+        (0..10_000).map(|_| Step::new(when(), What::LoseLocks(Whose::Entity("jobs".to_owned())))).collect()
+    };
+    for _ in 0..3 {
+        scripted.faults.install(many(&|| When::Now)).unwrap();
+    }
+    assert_eq!(scripted.faults.log_lines().last().map(|fired| fired.step), Some(29_999), "numbers go on");
+    scripted.faults.install(many(&|| BusFrames::of(BusEvent::Connect).into())).unwrap();
+    assert_eq!(scripted.faults.waiting(), 10_000);
+    let one = Step::new(BusFrames::of(BusEvent::Flow), What::Delay(Duration::ZERO));
+    let error = scripted.faults.install([one.clone()]).unwrap_err().to_string();
+    assert!(error.contains("10000 steps wait") && error.contains("clear"), "{error}");
+    scripted.faults.clear();
+    scripted.faults.install([one]).unwrap();
 }

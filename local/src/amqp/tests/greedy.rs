@@ -1,10 +1,11 @@
 //! Clients that want more to be held for them than they send: over real sockets, with the memory of the process looked at.
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::{io::AsyncWriteExt as _, task::JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use super::client::{Bench, Client, Got, message};
 use super::hostile::{Bystander, attached, frame, is_alone, peak_mib};
-use super::sockets::Far;
+use super::sockets::{Far, end, pipe};
 use super::tls::{Served, served};
 use crate::amqp::encode::Write as _;
 use crate::amqp::frame::{AMQP_HEADER, Kind, SASL_HEADER};
@@ -285,4 +286,41 @@ fn links_that_were_refused_count_until_the_client_has_agreed() {
     }
     client.take();
     assert_eq!(client.engine.held_bytes(), base);
+}
+
+/// Flows that want no answer, so many.
+fn flows(count: usize) -> Vec<u8> {
+    let mut client = Bench::new().trusted();
+    let from = client.sent.len();
+    client.flow_with_window(0, None, 0, 0, false, Some((0, 100)));
+    client.sent[from..].repeat(count)
+}
+
+#[test]
+fn a_connection_with_much_to_do_gives_others_their_turn() {
+    let mut client = Bench::new().trusted();
+    let input = flows(500_000);
+    let (mut used, mut turns) = (0, 0);
+    while used < input.len() {
+        used += client.engine.consume(&input[used..], client.at);
+        turns += 1;
+        assert_eq!(client.engine.input_waits(), used < input.len());
+    }
+    assert!(turns > 3, "half a million frames in {turns} turns");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_turn_is_done_in_the_next_though_nothing_more_comes() {
+    let bench = Bench::new();
+    let mut script = Bench::new().trusted();
+    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+    let mut far = Far::replay(pipe(&bench, &mut tasks, &stop), &script).await;
+    far.expect(p::DISPOSITION).await;
+    let from = script.sent.len();
+    script.attach_sender(0, 1, "jobs");
+    let input = [flows(200_000), script.sent[from..].to_vec()].concat();
+    far.stream.write_all(&input).await.unwrap();
+    assert_eq!(far.expect(p::ATTACH).await.number(1), 1);
+    drop(far);
+    end(stop, tasks).await;
 }
