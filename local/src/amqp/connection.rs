@@ -14,36 +14,29 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::address::Address;
-use super::codec::{Reader, Value};
-use super::frame::{self, AMQP_HEADER, Frame, Kind, SASL_HEADER};
+use super::EndpointOptions;
+use super::context::{Context, Doom, OUT_SOFT, scripted};
+use super::frame::{self, Frame, Kind};
 use super::held::Held;
-use super::performative::{self as out, AmqpError, Begin, Open, Performative, read_sasl_init};
-use super::request::Answer;
-use super::request::{Request, Spelling};
-use super::session::{Failure, RequestBytes, Session};
-use super::tokens::{Dead, Tokens};
-use super::{EndpointOptions, TokenEnd, cbs, management, rules};
-use crate::broker::queue::Handed;
-use crate::broker::{Broker, Command, Cut, LinkKey, LinkRole, Moment, Peer, path_of};
-use crate::fault::{About, BusEvent, Condition, Fate, Faults, ToDo};
+use super::performative::{self as out, AmqpError, Begin, Performative};
+use super::session::{Failure, Session};
+use super::tokens::Tokens;
+use crate::broker::{Broker, Command, LinkKey, Moment, Peer};
+use crate::fault::Fate;
 use crate::keys::Keys;
-use crate::log::{Lines, printable, say};
+use crate::log::{printable, say};
 
 /// Largest frame that we take: what the three SDKs were tried with.
 pub(crate) const FRAME_MAX: u32 = 65_536;
 
 /// Highest channel.
-const CHANNEL_MAX: u16 = 255;
+pub(super) const CHANNEL_MAX: u16 = 255;
 
 /// Links of one connection: Azure's number (Azure/azure-sdk-for-net issue 18363).
 const LINKS_MAX: usize = 4_999;
 
 /// Smallest max-frame-size that a peer may state (AMQP 1.0 part 2, section 2.7.1).
-const FRAME_MIN: u32 = 512;
-
-/// Deliveries stop while so much waits to be written.
-const OUT_SOFT: usize = 256 * 1024;
+pub(super) const FRAME_MIN: u32 = 512;
 
 /// Reading stops while so much waits to be written: beyond deliveries, only answers to what was read come here.
 const OUT_HARD: usize = OUT_SOFT + 1024 * 1024;
@@ -52,7 +45,7 @@ const OUT_HARD: usize = OUT_SOFT + 1024 * 1024;
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 
 /// How long a client has to agree to a `close`.
-const CLOSING: Duration = Duration::from_secs(1);
+pub(super) const CLOSING: Duration = Duration::from_secs(1);
 
 /// How long one connection works before others have their turn.
 const TURN_MAX: Duration = Duration::from_millis(10);
@@ -60,111 +53,8 @@ const TURN_MAX: Duration = Duration::from_millis(10);
 /// As far ahead as anybody looks.
 const DAY: Duration = Duration::from_secs(86_400);
 
-const CONTAINER: &str = "waybill-local";
-
-const MECHANISMS: [&str; 4] = ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"];
-
-/// What sessions and links share of their connection.
-#[derive(Debug)]
-pub(crate) struct Context {
-    pub(crate) broker: Arc<Broker>,
-    pub(crate) keys: Arc<Keys>,
-    pub(crate) peer: Arc<Peer>,
-    pub(crate) tokens: Tokens,
-    /// The broker's time, taken once per turn.
-    pub(crate) now: Moment,
-    /// Frames to write.
-    pub(crate) out: Vec<u8>,
-    /// Bytes of `out` that are written already.
-    sent: usize,
-    /// Largest frame to write.
-    pub(crate) frame_max: usize,
-    /// Links that may have something to send, each once.
-    pub(crate) runnable: VecDeque<LinkKey>,
-    pub(crate) held: Held,
-    /// Empty between turns; kept for its allocation.
-    pub(crate) handed: Vec<Handed>,
-    serial: u64,
-    /// Who is told what happens here.
-    faults: Option<Arc<Faults>>,
-    /// What a script wants the connection, a session or a link to meet, as soon as the frame at hand is done with.
-    doom: Option<Doom>,
-    /// How long a script lets the connection stand still.
-    stall: Duration,
-}
-
-/// A fate, and whose it is.
-#[derive(Debug, Clone, Copy)]
-struct Doom {
-    channel: u16,
-    handle: u32,
-    fate: Fate,
-}
-
-impl Context {
-    /// Bytes of deliveries that may still be written.
-    pub(crate) fn room(&self) -> usize {
-        OUT_SOFT.saturating_sub(self.out.len() - self.sent)
-    }
-
-    /// Whether a script waits for an event of the bus: one load where there is none.
-    pub(crate) fn has_scripts(&self) -> bool {
-        self.faults.as_ref().is_some_and(|faults| faults.waits_for_bus())
-    }
-
-    /// Tells the scripts what happens on a link, and what they want done about it. What ends the link, its session or the
-    /// connection comes to pass after the frame; the caller leaves the rest of its work undone then.
-    pub(crate) fn happens(
-        &mut self,
-        event: BusEvent,
-        (entity, role): (&str, LinkRole),
-        (channel, handle): (u16, u32),
-    ) -> Option<ToDo> {
-        self.tell(event, entity, Some(role), "", channel, Some(handle))
-    }
-
-    fn tell(
-        &mut self,
-        event: BusEvent,
-        entity: &str,
-        role: Option<LinkRole>,
-        operation: &str,
-        channel: u16,
-        handle: Option<u32>,
-    ) -> Option<ToDo> {
-        let faults = self.faults.as_ref().filter(|faults| faults.waits_for_bus())?;
-        let link = handle.map(|handle| (channel, handle));
-        let to_do = faults.on_bus(&About { event, entity, role, operation, connection: self.peer.id(), link });
-        self.stall = self.stall.saturating_add(to_do.delay);
-        if let Some(fate) = to_do.fate {
-            self.doom = Some(Doom { channel, handle: handle.unwrap_or_default(), fate });
-        }
-        Some(to_do)
-    }
-
-    /// The connection is to be reset once the frame at hand is done with.
-    pub(crate) fn reset_after(&mut self) {
-        self.doom = Some(Doom { channel: 0, handle: 0, fate: Fate::Reset });
-    }
-
-    /// Whether something is to be met before the work goes on.
-    pub(crate) fn is_struck(&self) -> bool {
-        self.doom.is_some() || !self.stall.is_zero()
-    }
-
-    /// How much may be said in the log of what the client does.
-    pub(crate) fn lines(&self) -> &Lines {
-        self.broker.live().lines()
-    }
-
-    pub(crate) fn new_key(&mut self, channel: u16, handle: u32) -> LinkKey {
-        self.serial += 1;
-        LinkKey { channel, handle, serial: self.serial }
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     /// A protocol header is due; SASL may still come.
     Header,
     SaslInit,
@@ -189,26 +79,26 @@ pub(crate) enum Ending {
 
 #[derive(Debug)]
 pub(crate) struct Engine {
-    cx: Context,
-    options: EndpointOptions,
-    phase: Phase,
-    reset: bool,
+    pub(super) cx: Context,
+    pub(super) options: EndpointOptions,
+    pub(super) phase: Phase,
+    pub(super) reset: bool,
     /// Nothing is done or written until then; what comes is left where it is read to.
     stalled_until: Option<Instant>,
     /// There may be input that was not taken: a stall is over, or a turn was.
     input_waits: bool,
     /// What comes is dropped, and nothing is written any more.
-    swallows: bool,
+    pub(super) swallows: bool,
     stopping: bool,
-    was_open: bool,
-    sessions: BTreeMap<u16, Session>,
+    pub(super) was_open: bool,
+    pub(super) sessions: BTreeMap<u16, Session>,
     /// Half of the client's idle-time-out is not reached without a frame of ours.
-    heartbeat: Option<Duration>,
+    pub(super) heartbeat: Option<Duration>,
     started: Instant,
     last_read: Instant,
     last_write: Instant,
-    woken: Vec<LinkKey>,
-    commands: Vec<Command>,
+    pub(super) woken: Vec<LinkKey>,
+    pub(super) commands: Vec<Command>,
 }
 
 impl Engine {
@@ -420,32 +310,6 @@ impl Engine {
         }
     }
 
-    fn header(&mut self, input: &[u8], at: Instant) -> Option<usize> {
-        let seen = input.get(..8).unwrap_or(input);
-        if self.phase == Phase::Header && SASL_HEADER.starts_with(seen) {
-            if seen.len() < 8 {
-                return None;
-            }
-            self.cx.out.extend(SASL_HEADER);
-            out::sasl_mechanisms(&mut self.cx.out, &MECHANISMS);
-            self.phase = Phase::SaslInit;
-        } else if AMQP_HEADER.starts_with(seen) {
-            if seen.len() < 8 {
-                return None;
-            }
-            self.cx.out.extend(AMQP_HEADER);
-            self.phase = Phase::Open;
-        } else {
-            // Another protocol, or AMQP with TLS inside: the answer is the header that we do speak.
-            let why = format!("the client began with '{}'; {}", seen.escape_ascii(), advice(seen));
-            self.say_refused("amqp:connection:framing-error", &why);
-            self.cx.out.extend(SASL_HEADER);
-            self.phase = Phase::Over(at + CLOSING);
-            return Some(input.len());
-        }
-        Some(8)
-    }
-
     fn frame(&mut self, frame: &Frame<'_>, at: Instant) {
         if self.phase == Phase::SaslInit {
             return self.sasl(frame, at);
@@ -480,61 +344,6 @@ impl Engine {
             (Phase::Running, Performative::Begin(begin)) => self.begin(frame.channel, &begin, at),
             (_, performative) => self.session_frame(frame.channel, &performative, at),
         }
-    }
-
-    fn sasl(&mut self, frame: &Frame<'_>, at: Instant) {
-        let mechanism = match (frame.kind, read_sasl_init(frame.body)) {
-            (Kind::Sasl, Ok(mechanism)) => mechanism,
-            (Kind::Amqp, _) | (_, Err(_)) => {
-                let error = AmqpError::new("amqp:connection:framing-error", "a sasl-init frame was expected");
-                return self.fail(&error, at);
-            }
-        };
-        // The response is not looked at: what a client may do is decided by the tokens that it puts.
-        let known = MECHANISMS.contains(&mechanism);
-        if !known {
-            let why = format!(
-                "the SASL mechanism '{}' is not known; use one of {}",
-                printable(mechanism),
-                MECHANISMS.join(", ")
-            );
-            self.say_refused("amqp:unauthorized-access", &why);
-        }
-        out::sasl_outcome(&mut self.cx.out, u8::from(!known));
-        self.phase = if known { Phase::HeaderAfterSasl } else { Phase::Over(at + CLOSING) };
-    }
-
-    fn open(&mut self, open: &Open<'_>, at: Instant) {
-        let client = client_of(open);
-        self.cx.peer.introduced(open.container_id, client.as_deref());
-        say!(
-            self.cx.lines(),
-            info,
-            "bus: connection opened",
-            connection = self.cx.peer.id(),
-            from = self.cx.peer.address(),
-            container = %printable(open.container_id),
-            client = client.as_deref().map(|client| tracing::field::display(printable(client)))
-        );
-        self.was_open = true;
-        let peer_max = open.max_frame_size.clamp(FRAME_MIN, FRAME_MAX);
-        self.cx.frame_max = usize::try_from(peer_max).expect("64 KiB fits");
-        self.write_open();
-        // At two fifths, so that a late timer is still before the half.
-        self.heartbeat = open
-            .idle_time_out_ms
-            .filter(|ms| *ms > 0)
-            .map(|ms| (Duration::from_millis(u64::from(ms)) * 2 / 5).max(Duration::from_millis(1)));
-        self.phase = Phase::Running;
-        let to_do = self.cx.tell(BusEvent::Connect, "", None, "", 0, None);
-        if let Some((refusal, _)) = to_do.and_then(|to_do| to_do.refuse) {
-            self.fail(&scripted(refusal.condition()), at);
-        }
-    }
-
-    fn write_open(&mut self) {
-        let idle = u32::try_from(self.options.idle_time_out.as_millis()).unwrap_or(u32::MAX);
-        out::open(&mut self.cx.out, CONTAINER, FRAME_MAX, CHANNEL_MAX, idle);
     }
 
     fn begin(&mut self, channel: u16, begin: &Begin, at: Instant) {
@@ -591,7 +400,7 @@ impl Engine {
         }
     }
 
-    fn failed(&mut self, channel: u16, failure: Failure, at: Instant) {
+    pub(super) fn failed(&mut self, channel: u16, failure: Failure, at: Instant) {
         let connection = self.cx.peer.id();
         match (failure, self.sessions.get_mut(&channel)) {
             (Failure::Link(handle, cause), Some(session)) => {
@@ -627,86 +436,8 @@ impl Engine {
         }
     }
 
-    /// Answers a message to `$cbs` or `$management`.
-    fn request(&mut self, channel: u16, bytes: &RequestBytes, at: Instant) {
-        let request = match Request::read(&bytes.bytes) {
-            Ok(request) => request,
-            Err(error) => {
-                return self.failed(channel, Failure::session(error.condition(), error.to_string()), at);
-            }
-        };
-        let cx = &mut self.cx;
-        let to_do = match &bytes.node {
-            _ if !cx.has_scripts() => None,
-            Address::Management { entity } => {
-                let operation = request.property("operation").unwrap_or_default();
-                cx.tell(BusEvent::Management, entity, None, operation, channel, None)
-            }
-            Address::Cbs | Address::Entity(_) => {
-                let entity = path_of(request.property("name").unwrap_or_default());
-                cx.tell(BusEvent::PutToken, &entity, None, "", channel, None)
-            }
-        }
-        .unwrap_or_default();
-        if to_do.fate.is_some() {
-            return;
-        }
-        let refused = to_do.refuse.map(|(refusal, _)| {
-            let condition = refusal.condition();
-            Answer::refusal(condition.status(), condition.name(), condition.text())
-        });
-        let (answer, spelling) = match &bytes.node {
-            Address::Management { entity } => {
-                let ruled = || rules::answer(&request, entity, &cx.broker, &cx.tokens, cx.now);
-                let answer = refused.or_else(ruled).unwrap_or_else(|| {
-                    management::answer(&request, entity, cx.broker.node(entity), &cx.tokens, cx.now)
-                });
-                (answer, Spelling::Management)
-            }
-            Address::Cbs | Address::Entity(_) => {
-                let answer =
-                    refused.unwrap_or_else(|| cbs::answer(&request, &mut cx.tokens, &cx.keys, cx.now.seconds()));
-                (answer, Spelling::Cbs)
-            }
-        };
-        if answer.status >= 400 {
-            let said = |name| request.property(name).map(|text| tracing::field::display(printable(text)));
-            say!(
-                cx.lines(),
-                warn,
-                "bus: request refused",
-                connection = cx.peer.id(),
-                node = %printable(&bytes.node.to_string()),
-                operation = said("operation"),
-                audience = said("name"),
-                status = answer.status,
-                why = %printable(&answer.description)
-            );
-        }
-        match to_do.drop_answer {
-            Some(true) => return cx.reset_after(),
-            Some(false) => return,
-            None => {}
-        }
-        let mut answer = request.answer(spelling, &answer);
-        // The session of the request first: with several links to one node that is where its twin is.
-        let others = self.sessions.keys().copied().filter(|other| *other != channel);
-        let order: Vec<u16> = std::iter::once(channel).chain(others).collect();
-        for channel in order {
-            let Some(session) = self.sessions.get_mut(&channel).filter(|session| !session.has_ended()) else {
-                continue;
-            };
-            match session.reply(&mut self.cx, &bytes.node, request.reply_to.as_deref(), &mut answer) {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(failure) => return self.failed(channel, failure, at),
-            }
-        }
-        tracing::debug!(connection = self.cx.peer.id(), "a request came without a link for its answer");
-    }
-
     /// Closes the connection because of what the client did.
-    fn fail(&mut self, cause: &AmqpError, at: Instant) {
+    pub(super) fn fail(&mut self, cause: &AmqpError, at: Instant) {
         let (connection, condition, why) = (self.cx.peer.id(), cause.condition, printable(&cause.description));
         // Idleness, a stop and faults end connections in order; all else is a client's mistake.
         if condition == "amqp:connection:forced" {
@@ -749,7 +480,7 @@ impl Engine {
         }
     }
 
-    fn say_refused(&self, condition: &str, why: &dyn Display) {
+    pub(super) fn say_refused(&self, condition: &str, why: &dyn Display) {
         let (connection, from) = (self.cx.peer.id(), self.cx.peer.address());
         say!(self.cx.lines(), warn, "bus: connection refused", connection, from, condition, %why);
     }
@@ -764,7 +495,7 @@ impl Engine {
     }
 
     /// From now on the client talks to nobody. The broker has heard that its links are gone; the client has not.
-    fn swallow(&mut self) {
+    pub(super) fn swallow(&mut self) {
         self.close_sessions();
         self.cx.out.clear();
         self.cx.sent = 0;
@@ -815,7 +546,7 @@ impl Engine {
     }
 
     /// A stall is over.
-    fn resume(&mut self, at: Instant) {
+    pub(super) fn resume(&mut self, at: Instant) {
         if self.stalled_until.take().is_some() {
             self.input_waits = true;
             self.last_read = at;
@@ -859,96 +590,6 @@ impl Engine {
                 self.cx.sent = 0;
             }
             Phase::Closing(_) | Phase::Over(_) => {}
-        }
-    }
-
-    fn mail(&mut self, at: Instant) {
-        let (mut woken, mut commands) = (std::mem::take(&mut self.woken), std::mem::take(&mut self.commands));
-        self.cx.peer.take_mail(&mut woken, &mut commands);
-        for key in woken.drain(..) {
-            if let Some(session) = self.sessions.get_mut(&key.channel) {
-                session.wake(&mut self.cx, key);
-            }
-        }
-        for command in commands.drain(..) {
-            match command {
-                Command::Reset => self.reset = true,
-                Command::Report => self.report(),
-                // Of what else is told to a connection that is swallowed nobody would hear.
-                _ if self.swallows => {}
-                Command::Blackhole => self.swallow(),
-                Command::Resume => self.resume(at),
-                Command::Close(condition) => {
-                    self.resume(at);
-                    self.fail(&scripted(condition), at);
-                }
-                Command::End { entity, condition } => self.end_all(&entity, condition),
-                Command::Detach { entity, cut } => self.detach_all(&entity, cut),
-            }
-        }
-        (self.woken, self.commands) = (woken, commands);
-    }
-
-    fn end_all(&mut self, entity: &str, condition: Condition) {
-        for session in self.sessions.values_mut().filter(|session| !session.has_ended()) {
-            if session.links().any(|(_, link)| link.entity().is_some_and(|(path, _)| path == entity)) {
-                session.end(&mut self.cx, &scripted(condition));
-            }
-        }
-    }
-
-    fn report(&self) {
-        let links = self.sessions.values().flat_map(Session::links);
-        let credits: Vec<(LinkKey, u32)> = links.filter_map(|(_, link)| Some((link.key()?, link.credit()))).collect();
-        self.cx.peer.report(&credits);
-        self.cx.broker.changed();
-    }
-
-    fn detach_all(&mut self, entity: &str, cut: Cut) {
-        for session in self.sessions.values_mut() {
-            let cuts: Vec<_> =
-                session.links().filter_map(|(handle, link)| Some((handle, link.cut_of(entity, cut)?))).collect();
-            for (handle, cause) in cuts {
-                say!(
-                    self.cx.lines(),
-                    info,
-                    "bus: link cut",
-                    connection = self.cx.peer.id(),
-                    entity = %printable(&session.entity_of(handle)),
-                    handle,
-                    why = %printable(&cause.description)
-                );
-                session.cut(&mut self.cx, handle, &cause);
-            }
-        }
-    }
-
-    /// Cuts the links whose token is over.
-    fn bury_tokens(&mut self) {
-        let now = self.cx.now.seconds();
-        let dead = self.cx.tokens.bury(&self.cx.keys, now);
-        if dead.is_empty() {
-            return;
-        }
-        for session in self.sessions.values_mut() {
-            let mut cuts: Vec<(u32, AmqpError)> = Vec::new();
-            for (handle, link) in session.links() {
-                let Some(need) = link.need().filter(|need| !self.cx.tokens.allow(need, now)) else { continue };
-                let words = dead.iter().find(|dead| dead.covered(need)).map(Dead::words).unwrap_or_default();
-                cuts.push((handle, token_end(self.options.token_end, &need.path, words)));
-            }
-            for (handle, cause) in cuts {
-                say!(
-                    self.cx.lines(),
-                    warn,
-                    "bus: link cut with its token",
-                    connection = self.cx.peer.id(),
-                    entity = %printable(&session.entity_of(handle)),
-                    handle,
-                    why = %printable(&cause.description)
-                );
-                session.cut(&mut self.cx, handle, &cause);
-            }
         }
     }
 
@@ -998,44 +639,4 @@ fn too_many_links() -> String {
         "Cannot allocate more handles to the current session or connection. The maximum number of handles allowed is \
          {LINKS_MAX}. Please free up resources and try again."
     )
-}
-
-/// What a client is told because a script says so.
-pub(super) fn scripted(condition: Condition) -> AmqpError {
-    AmqpError::new(condition.name(), condition.text())
-}
-
-/// What to do about a client that begins like this.
-fn advice(first: &[u8]) -> &'static str {
-    if first.starts_with(b"AMQP\x02") {
-        "it asks for TLS within AMQP: use amqps:// and the TLS port"
-    } else if first.starts_with(b"AMQP") {
-        "this is not AMQP 1.0 but another version, as RabbitMQ speaks it: use a client of Service Bus"
-    } else {
-        "this port speaks AMQP 1.0: the other services have ports of their own, which the ready file names"
-    }
-}
-
-/// The program, as a client names it in its properties: Microsoft's SDKs give a user-agent.
-fn client_of(open: &Open<'_>) -> Option<String> {
-    let Ok(properties @ Value::Map(_)) = Reader::new(open.properties?).value() else { return None };
-    let text = |key| properties.get(key).and_then(Value::as_text);
-    let product = || {
-        let name = text("product")?;
-        Some(text("version").map_or_else(|| name.to_owned(), |version| format!("{name}/{version}")))
-    };
-    text("user-agent").map(str::to_owned).or_else(product)
-}
-
-/// What a link is told when its token is over: Azure was seen with either form.
-fn token_end(form: TokenEnd, path: &str, words: String) -> AmqpError {
-    match form {
-        TokenEnd::UnauthorizedAccess => AmqpError::new("amqp:unauthorized-access", words),
-        TokenEnd::DetachForced => {
-            let text = format!(
-                "The link is force detached. Code: RenewToken. Details: Unauthorized access. {words} Resource: '{path}'."
-            );
-            AmqpError::new("amqp:link:detach-forced", text)
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::connection::{Context, scripted};
+use super::context::{Context, scripted};
 use super::link::{Incoming, Link, NO_TRANSACTIONS, Partial, Target};
 use super::message::messages_of;
 use super::performative::{AmqpError, Reply, Transfer};

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use super::address::Address;
-use super::connection::scripted;
+use super::context::scripted;
 use super::held::LINK_BYTES;
 use super::performative::{AmqpError, Attach, Role, Terminus};
 use super::tokens::{Need, Right, Tokens, unauthorized};

@@ -2,23 +2,28 @@
 //!
 //! The engine is our own, not `fe2o3-amqp`'s acceptor, which cannot set a delivery tag (the lock token) or confirm a
 //! settlement. From the wire inwards: `wire` moves bytes, `frame` cuts them, `codec`, `encode` and `performative` read and
-//! write them; `connection`, `session` and `link` keep the protocol's state, `held` what it costs, `incoming`, `outgoing` and `settle` are what
-//! happens on a session; `websocket` is another way in; `cbs`, `tokens`, `management`, `scheduling` and `rules` answer
-//! requests; `message` is what the broker keeps.
+//! write them; `connection`, `session` and `link` keep the protocol's state, `context` what they share, `held` what that
+//! costs; `handshake` begins a connection, `mail` is what others want of it; `incoming`, `outgoing` and `settle` are what
+//! happens on a session; `websocket` is another way in; `answering` gives requests to `cbs`, `management`, `scheduling`
+//! and `rules`, by what `tokens` allow; `message` is what the broker keeps.
 //!
 //! # Sources
 //! AMQP 1.0 (OASIS, parts 1 to 5); "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide"; behaviour seen with
 //! `azure-servicebus` 7.15.0 (Python) and `@azure/service-bus` 7.9.5.
 
 pub(crate) mod address;
+mod answering;
 mod cbs;
 pub(crate) mod codec;
 pub(crate) mod connection;
+mod context;
 pub(crate) mod encode;
 pub(crate) mod frame;
+mod handshake;
 mod held;
 mod incoming;
 mod link;
+mod mail;
 mod management;
 pub(crate) mod message;
 mod outgoing;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::connection::Context;
+use super::context::Context;
 use super::link::{Link, Origin};
 use super::message::{Message, Stamp, delivery_tag};
 use super::performative::{self as out, DeliveryHead, LinkFlow};

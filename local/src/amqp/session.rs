@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::address::Address;
-use super::connection::{Context, scripted};
+use super::context::{Context, scripted};
 use super::link::{CREDIT, Link, Origin, Outgoing, left_of};
 use super::outgoing::Pending;
 use super::performative::{

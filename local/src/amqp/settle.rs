@@ -7,7 +7,7 @@
 use uuid::Uuid;
 
 use super::codec::Reader;
-use super::connection::{Context, scripted};
+use super::context::{Context, scripted};
 use super::encode::Write as _;
 use super::link::{Link, NO_TRANSACTIONS, Origin, Outgoing};
 use super::management::{LOCK_LOST, LOCK_LOST_CONDITION, ON_DEAD_LETTER_QUEUE};
