@@ -1,11 +1,13 @@
 //! `entities.toml`: which rows make which table, by which key, in which order, and what they refer to.
 
 mod parse;
+mod predicate;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::quote::quote;
+pub use self::predicate::Predicate;
+use crate::{pattern::is_of_types, quote::quote};
 
 /// All entities of a configuration, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,6 +32,8 @@ pub struct Entity {
     pub columns: Vec<Column>,
     /// What rows refer to.
     pub references: Vec<Reference>,
+    /// Which rows the table holds; default: all.
+    pub filter: Option<Predicate>,
 }
 
 /// `version = { field = …, type = … }`.
@@ -111,12 +115,14 @@ pub enum OnMissing {
 
 /// What is wrong with an `entities.toml`, and where.
 #[derive(Debug, thiserror::Error)]
-#[error("{file}:{line}: {problem}")]
+#[error("{file}:{line}{}: {problem}", self.column.map_or(String::new(), |column| format!(":{column}")))]
 pub struct EntityError {
     /// As given to [`Entities::parse`].
     pub file: String,
     /// 1-based.
     pub line: usize,
+    /// 1-based, in characters; where it is known.
+    pub column: Option<usize>,
     problem: String,
 }
 
@@ -150,14 +156,15 @@ impl Entities {
         parse::parse(text, file)
     }
 
-    /// Checks that what a row may wait for can come: `configured` are the blobTypes that are worked, `None` for all.
+    /// Checks that what a row may wait for can come: `configured` are the blobTypes that are worked (`*` in them stands for
+    /// any characters), `None` for all.
     /// An entity that no configured type brings is not asked: it has no rows that could wait.
     ///
     /// # Errors
     /// The first `park` reference, by the names of the entities, to an entity that no configured type brings.
     pub fn check_types(&self, configured: Option<&[String]>) -> Result<(), MissingParentError> {
         let Some(configured) = configured else { return Ok(()) };
-        let is_brought = |entity: &Entity| entity.types.iter().any(|name| configured.contains(name));
+        let is_brought = |entity: &Entity| entity.types.iter().any(|name| is_of_types(name, configured));
         for entity in self.0.values().filter(|entity| is_brought(entity)) {
             for reference in entity.references.iter().filter(|reference| reference.on_missing == OnMissing::Park) {
                 let Some(parent) = self.0.get(&reference.entity) else { continue };

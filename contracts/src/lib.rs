@@ -10,6 +10,7 @@ mod media;
 mod metadata;
 mod names;
 mod object;
+mod pattern;
 mod quote;
 mod ready;
 mod reason;
@@ -19,13 +20,14 @@ mod tests;
 mod uri;
 
 pub use entity::{
-    Column, ColumnType, Entities, Entity, EntityError, MissingParentError, OnMissing, Reference, SchemaMode,
+    Column, ColumnType, Entities, Entity, EntityError, MissingParentError, OnMissing, Predicate, Reference, SchemaMode,
     VersionField, VersionType,
 };
 pub use extras::{Extras, ExtrasError, Snapshot};
 pub use media::{Encoding, Format, HeaderRow, Media, MediaError};
 pub use metadata::{BODY_BYTES_MAX, Metadata, MetadataError, PublishableError};
 pub use names::{BlobPath, BlobType, ExportId, FileName, NameError, SqlName};
+pub use pattern::is_of_types;
 pub use ready::{LocalClient, LocalTenant, ReadyFile};
 pub use reason::{Reason, UnknownReason};
 pub use tenant::{BlobEndpoint, BusEndpoint, GrantLayout, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints, TenantError};

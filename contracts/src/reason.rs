@@ -52,6 +52,8 @@ pub enum Reason {
     HashMismatch,
     /// A publisher other than the first one of an entity that has no declared version.
     ForeignPublisher,
+    /// The entity's `where` cannot say whether the row is wanted.
+    FilterError,
     /// The database refused the row.
     RefusedByDatabase,
     /// The file came through the subscription's dead-letter queue and cannot be worked.
@@ -62,7 +64,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NotJson,
         Self::Undecodable,
         Self::MissingField,
@@ -84,6 +86,7 @@ impl Reason {
         Self::ContentChanged,
         Self::HashMismatch,
         Self::ForeignPublisher,
+        Self::FilterError,
         Self::RefusedByDatabase,
         Self::DeadLettered,
         Self::ByOperator,
@@ -114,6 +117,7 @@ impl Reason {
             Self::ContentChanged => "content-changed",
             Self::HashMismatch => "hash-mismatch",
             Self::ForeignPublisher => "foreign-publisher",
+            Self::FilterError => "filter-error",
             Self::RefusedByDatabase => "refused-by-database",
             Self::DeadLettered => "dead-lettered",
             Self::ByOperator => "by-operator",

@@ -4,7 +4,8 @@
 //! `decoder` undoes `gzip` and `charset` into a growing `batch`, in which the format's framer (`jsonl`, `json_document`, `csv`,
 //! `xml`; `lines` for those of one line a row) says where rows begin and end. The finished `row` batch is read through
 //! `field`s that borrow from it. `writer` goes the other way: `encode` makes a layout's text
-//! of rows, which is then packed. `json` and `find` are what both directions know of JSON and of bytes.
+//! of rows, which is then packed. `json` and `find` are what both directions know of JSON and of bytes. `filter` asks a row
+//! whether it is wanted; `scalar` says what numbers, times and booleans mean that stand there as text.
 
 mod batch;
 mod charset;
@@ -12,6 +13,7 @@ mod csv;
 pub mod decoder;
 mod encode;
 pub mod field;
+pub mod filter;
 mod find;
 mod gzip;
 mod json;
@@ -19,6 +21,7 @@ mod json_document;
 mod jsonl;
 mod lines;
 pub mod row;
+pub mod scalar;
 pub mod writer;
 mod xml;
 
@@ -28,5 +31,6 @@ mod tests;
 pub use charset::Charset;
 pub use decoder::{DecodeError, DecodeOptions, FileStats, Limits, RowDecoder, Source, Step};
 pub use field::{Field, FieldPath, FieldPathError};
+pub use filter::RowFilter;
 pub use row::{BadRow, Row, RowBatch};
 pub use writer::{Compression, EncodeError, RowWriter, WriterOptions, WriterStats};

@@ -219,6 +219,10 @@ impl<'a> Row<'a> {
         }
     }
 
+    pub(crate) fn is_xml(&self) -> bool {
+        matches!(self.inner.layout, Layout::Xml(_))
+    }
+
     /// 1-based, in the file.
     #[must_use]
     pub fn number(&self) -> u64 {

@@ -103,6 +103,7 @@ async fn main() {
             let batch = EntityBatch {
                 blob_type: Arc::from("item"),
                 entity: plans.for_type("item").cloned(),
+                filter: None,
                 position: Position::Broker { sequence_number: i64::try_from(nth).expect("few files") },
                 rows,
                 to,

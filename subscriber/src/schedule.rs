@@ -62,6 +62,8 @@ pub struct WorkStats {
     pub ignored: AtomicU64,
     /// Rows superseded within their own commit.
     pub superseded: AtomicU64,
+    /// Rows that the filter did not want.
+    pub filtered: AtomicU64,
     /// Rows kept until their parent arrived.
     pub parked: AtomicU64,
     /// Parked rows that their parent brought into effect.

@@ -1,6 +1,7 @@
 //! The subscriber as one thing: builder, run, staged stop.
 
 use std::{
+    collections::{BTreeMap, HashMap},
     num::NonZeroU32,
     sync::{
         Arc,
@@ -24,7 +25,7 @@ use waybill_azure::{
     http::{HttpClient, HttpError, HttpOptions},
 };
 use waybill_contracts::{Entities, GrantLayout};
-use waybill_formats::Limits;
+use waybill_formats::{Limits, RowFilter, filter::FilterColumns};
 
 use crate::{
     OnBadRow,
@@ -52,6 +53,7 @@ struct Shared<I> {
     http: HttpClient,
     entities: Arc<Entities>,
     plans: Arc<EntityPlans>,
+    filters: HashMap<String, Arc<RowFilter>>,
     options: SubscriberBuilder,
     worker: WorkerId,
     received: Arc<ReceiveStats>,
@@ -75,6 +77,14 @@ pub enum BuildError {
     /// An entity.
     #[error("the entities cannot be used")]
     Entity(#[from] PlanError),
+    /// A filter of a type that no entity has is wrong.
+    #[error("the filter of type {blob_type:?}: {problem}")]
+    Filter {
+        /// The type.
+        blob_type: String,
+        /// What is wrong, and where.
+        problem: String,
+    },
     /// A reference that nothing can satisfy.
     #[error("the entities and the configured types do not fit: {0}")]
     Types(String),
@@ -97,6 +107,7 @@ pub enum RunError {
 pub struct SubscriberBuilder {
     entities: Entities,
     types: Option<Vec<String>>,
+    filters: BTreeMap<String, String>,
     files_in_flight_max: NonZeroU32,
     commit_rows_max: u64,
     commit_bytes_max: usize,
@@ -118,6 +129,7 @@ impl Default for SubscriberBuilder {
         Self {
             entities: Entities::default(),
             types: None,
+            filters: BTreeMap::new(),
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
             commit_rows_max: 100_000,
             commit_bytes_max: 4 << 20,
@@ -144,10 +156,19 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Work only these blobTypes; files of others are saved, skipped and listed (default: all).
+    /// Work only these blobTypes; files of others are saved, skipped and listed (default: all). `*` stands for any characters:
+    /// `Gateway.*`.
     #[must_use]
     pub fn types(mut self, types: impl IntoIterator<Item = String>) -> Self {
         self.types = Some(types.into_iter().collect());
+        self
+    }
+
+    /// Which rows are wanted of a blobType that no entity has, as a predicate in CEL (default: all); the others are counted
+    /// and dropped. An entity has its own, `where`.
+    #[must_use]
+    pub fn filter(mut self, blob_type: impl Into<String>, predicate: impl Into<String>) -> Self {
+        self.filters.insert(blob_type.into(), predicate.into());
         self
     }
 
@@ -287,6 +308,7 @@ impl SubscriberBuilder {
     ) -> Result<Subscriber<I>, BuildError> {
         self.entities.check_types(self.types.as_deref()).map_err(|error| BuildError::Types(error.to_string()))?;
         let plans = EntityPlans::compile(&self.entities)?;
+        let filters = compile_filters(&self.filters, &plans)?;
         Ok(Subscriber {
             shared: Arc::new(Shared {
                 inbox,
@@ -295,6 +317,7 @@ impl SubscriberBuilder {
                 http,
                 entities: Arc::new(self.entities.clone()),
                 plans: Arc::new(plans),
+                filters,
                 worker: WorkerId(format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple())),
                 options: self,
                 received: Arc::default(),
@@ -510,6 +533,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             plans: Arc::clone(&shared.plans),
             circuits: Circuits::default(),
             types: options.types.clone(),
+            filters: shared.filters.clone(),
             stats: Arc::clone(&shared.worked),
             cpu: Arc::new(Semaphore::new(cores)),
             limits: options.limits.clone(),
@@ -523,6 +547,24 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let (worker, admitted, stop) = (shared.worker.clone(), Arc::clone(&shared.admitted), stop.clone());
         tasks.spawn(async move { process(workshop, worker, wanted, files, drain, admitted, &stop).await });
     }
+}
+
+/// Filters of types that no entity has.
+fn compile_filters(
+    filters: &BTreeMap<String, String>,
+    plans: &EntityPlans,
+) -> Result<HashMap<String, Arc<RowFilter>>, BuildError> {
+    let compile = |(blob_type, predicate): (&String, &String)| {
+        let failed = |problem: String| BuildError::Filter { blob_type: blob_type.clone(), problem };
+        if let Some(entity) = plans.for_type(blob_type) {
+            let problem =
+                format!("its rows belong to entity {:?}; write the predicate there, as `where`", entity.name());
+            return Err(failed(problem));
+        }
+        let filter = RowFilter::compile(predicate, &FilterColumns::default());
+        Ok((blob_type.clone(), Arc::new(filter.map_err(|error| failed(error.to_string()))?)))
+    };
+    filters.iter().map(compile).collect()
 }
 
 /// Awaits every task. A panic is passed on: a subscriber that only seems to run would be worse.

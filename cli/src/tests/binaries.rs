@@ -419,3 +419,58 @@ async fn init_writes_what_the_settings_take_and_overwrites_nothing() {
     assert!(second.out.contains("[subscriber]"), "{}", second.out);
     assert!(folder.path().join("entities.toml").exists());
 }
+
+#[tokio::test]
+async fn the_plan_says_what_is_filtered_where_and_what_it_saves() {
+    let (folder, _local) = beside_local().await;
+    std::fs::write(folder.path().join("item.csv"), "ItemID,Price\n1,19.90\n2,5.00\n").unwrap();
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    let other = ["publish", "--local", "local.json", "--type", "Gateway.Order", "item.csv"];
+    run(command(&folder, "waybill-publisher", &other)).await.with(0);
+    std::fs::write(
+        folder.path().join("entities.toml"),
+        "[entity.item]\ntypes = [\"ItemChanges\"]\nkey = [\"ItemID\"]\nwhere = 'row.Price > 10.0'\n[entity.item.columns]\nPrice = \"decimal\"\n",
+    )
+    .unwrap();
+    std::fs::write(
+        folder.path().join("waybill.toml"),
+        "[subscriber]\nsink = \"sqlite:shop.sqlite\"\nentities = \"entities.toml\"\ntypes = [\"Item*\"]\n",
+    )
+    .unwrap();
+    let arguments = ["run", "--local", "local.json", "--until-idle", "1", "--format", "json"];
+    let ran = run(command(&folder, "waybill-subscriber", &arguments)).await.with(0).json();
+    assert_eq!((&ran["rowsInserted"], &ran["rowsFiltered"]), (&1.into(), &1.into()), "{ran}");
+
+    let plan = run(command(&folder, "waybill-subscriber", &["plan", "--format", "json"])).await.with(0).json();
+    assert_eq!(plan["brokerRule"], "blobType LIKE 'Item%'");
+    assert_eq!((&plan["saved"]["files"], &plan["saved"]["rows"]), (&1.into(), &2.into()), "{plan}");
+    let bytes = &plan["saved"]["bytes"];
+    assert!(bytes.as_u64().is_some_and(|bytes| bytes > 0), "{plan}");
+    let item = &plan["types"][1];
+    assert_eq!(
+        (&item["blobType"], &item["wanted"], &item["entity"]),
+        (&"ItemChanges".into(), &true.into(), &"item".into())
+    );
+    assert_eq!((&item["filter"], &item["filteredRows"]), (&"row.Price > 10.0".into(), &1.into()), "{plan}");
+    let shown = run(command(&folder, "waybill-subscriber", &["show", "1"])).await.with(0).out;
+    assert!(shown.contains("2 (0 bad, 1 not wanted by a filter)"), "{shown}");
+    let status = run(command(&folder, "waybill-subscriber", &["status"])).await.with(0).out;
+    assert!(status.contains("1 row not wanted by a filter"), "{status}");
+    let status = run(command(&folder, "waybill-subscriber", &["status", "--format", "json"])).await.with(0).json();
+    assert_eq!(status["filteredRows"], 1, "{status}");
+}
+
+#[tokio::test]
+async fn a_wrong_filter_is_refused_at_its_line_and_column() {
+    let (folder, _local) = beside_local().await;
+    let entities =
+        "[entity.item]\nkey = [\"ItemID\"]\nwhere = 'row.Price > \"a\"'\ncolumns = { Price = \"decimal\" }\n";
+    std::fs::write(folder.path().join("entities.toml"), entities).unwrap();
+    let sink = ["--sink", "sqlite:shop.sqlite", "--entities", "entities.toml"];
+    let arguments = [&["run", "--local", "local.json", "--until-idle", "1"][..], &sink].concat();
+    let refused = run(command(&folder, "waybill-subscriber", &arguments)).await.with(1).err;
+    assert!(
+        refused.contains("entities.toml:3:20: entity \"item\": `where`: `>` cannot compare a decimal with text"),
+        "{refused}"
+    );
+}

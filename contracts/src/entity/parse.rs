@@ -8,7 +8,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Column, ColumnType, Entities, Entity, EntityError, OnMissing, Reference, SchemaMode, VersionField, VersionType,
+    Column, ColumnType, Entities, Entity, EntityError, OnMissing, Predicate, Reference, SchemaMode, VersionField,
+    VersionType,
 };
 use crate::quote::quote;
 
@@ -35,7 +36,7 @@ const ON_MISSING: [(&str, OnMissing); 2] = [("park", OnMissing::Park), ("apply",
 
 /// Keys of the design that this version cannot follow yet: refused, because passing over one would change what a table
 /// holds.
-const NOT_YET: [&str; 2] = ["where", "max_wait"];
+const NOT_YET: [&str; 1] = ["max_wait"];
 
 /// Names that the sinks keep for themselves in every table.
 const RESERVED_COLUMNS: [&str; 2] = ["_deleted", "_rescued"];
@@ -55,11 +56,14 @@ fn problem<T>(at: Range<usize>, text: impl Into<String>) -> Parsed<T> {
 }
 
 pub(super) fn parse(text: &str, file: &str) -> Result<Entities, EntityError> {
-    document(text).map_err(|problem| EntityError {
+    let mut entities = document(text).map_err(|problem| EntityError {
         file: file.to_owned(),
         line: 1 + text.bytes().take(problem.at.start).filter(|byte| *byte == b'\n').count(),
+        column: None,
         problem: problem.text,
-    })
+    })?;
+    entities.0.values_mut().filter_map(|entity| entity.filter.as_mut()).for_each(|filter| filter.set_file(file));
+    Ok(entities)
 }
 
 /// An entity and where its parts stand, for the checks that need all entities.
@@ -106,7 +110,7 @@ fn document(text: &str) -> Parsed<Entities> {
         match name.get_ref().as_ref() {
             "entity" => {
                 for (name, value) in in_order(table("entity", value)?) {
-                    placed.push(entity(name, value)?);
+                    placed.push(entity(text, name, value)?);
                 }
             }
             other => return unknown_key(name.span(), other, "the file", &["entity"]),
@@ -121,7 +125,7 @@ fn document(text: &str) -> Parsed<Entities> {
     ))
 }
 
-fn entity(name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Parsed<Placed> {
+fn entity(text: &str, name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Parsed<Placed> {
     let at = name.span();
     let name = name.get_ref().to_string();
     let what = format!("entity {}", quote(&name));
@@ -129,7 +133,7 @@ fn entity(name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Parsed<
         return problem(at, "an entity needs a name");
     }
     let mut fields = Fields::of(what, at.clone(), value)?;
-    fields.known(&["types", "key", "version", "table", "schema", "columns", "references"])?;
+    fields.known(&["types", "key", "version", "table", "schema", "columns", "references", "where"])?;
 
     let (types, types_at) = match fields.take("types") {
         Some(value) => fields.texts("types", value)?,
@@ -167,6 +171,10 @@ fn entity(name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Parsed<
         Some(value) => references(&fields, value, &mut names)?,
         None => (Vec::new(), Vec::new()),
     };
+    let filter = match fields.take("where") {
+        Some(value) => Some(Predicate::placed(&fields.text("where", value)?, text, value.span())),
+        None => None,
+    };
     if version.is_none() && types.len() > 1 {
         let text = format!(
             "{}: without a declared `version` its rows are ordered by their place in one sequence, so it may have one \
@@ -176,7 +184,7 @@ fn entity(name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>) -> Parsed<
         );
         return problem(types_at.get(1).cloned().unwrap_or(at), text);
     }
-    let entity = Entity { name, types, key, version, table, schema, columns, references };
+    let entity = Entity { name, types, key, version, table, schema, columns, references, filter };
     Ok(Placed { entity, at, table_at, types_at, references_at })
 }
 

@@ -3,13 +3,14 @@
 use std::cmp::Reverse;
 
 use waybill_contracts::Reason;
-use waybill_formats::{Row, RowBatch};
+use waybill_formats::{Row, RowBatch, RowFilter};
 
 use super::{
     fields::{DELETED, FieldReader, is_deletion},
     key::KeyFault,
     plan::{EntityPlan, RowFault},
     shape::{NewFields, Shape},
+    sieve::Sieve,
     version::{self, Position},
 };
 
@@ -39,10 +40,19 @@ impl RowAt {
 #[derive(Debug)]
 pub(crate) struct Head {
     pub(crate) at: RowAt,
-    pub(crate) is_deletion: bool,
+    is_deletion: bool,
+    /// The entity's filter does not want it.
+    pub(crate) is_filtered: bool,
     sort_prefix: u64,
     key: Span,
     version: Span,
+}
+
+impl Head {
+    /// Whether there is no row of this key from this version on: it was deleted, or left what the filter wants.
+    pub(crate) fn is_removal(&self) -> bool {
+        self.is_deletion || self.is_filtered
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -55,7 +65,7 @@ struct Span {
 #[derive(Debug)]
 pub(crate) struct Batch {
     heads: Vec<Head>,
-    /// Rows without a usable key, version or deletion mark.
+    /// Rows without a usable key, version or deletion mark, and those of which the filter cannot say whether it wants them.
     pub(crate) faults: Vec<(RowAt, RowFault)>,
     /// Fields that are no columns yet.
     pub(crate) new_fields: NewFields,
@@ -78,16 +88,28 @@ impl Batch {
         let mut reader = HeadReader::new(plan, known);
         let position = position.key();
         let mut values = Vec::new();
+        let mut sieve = Sieve::of_entity(plan.filter());
         for (at, row) in RowAt::all(batches, after) {
-            reader.fields.read(&row, &mut values, |name, value| batch.new_fields.see(name, &value));
+            let is_wanted = sieve.ask(&row);
+            // What is not stored needs no columns.
+            let is_stored = matches!(is_wanted, Ok(true));
+            reader.fields.read(&row, &mut values, |name, value| {
+                if is_stored {
+                    batch.new_fields.see(name, &value);
+                }
+            });
             let (key, version) = (batch.keys.len(), batch.versions.len());
-            match reader.head(plan, &position, &row, &values, &mut batch.keys, &mut batch.versions) {
-                Ok(is_deletion) => {
+            let head = is_wanted.and_then(|is_wanted| {
+                let read = reader.head(plan, &position, &row, &values, &mut batch.keys, &mut batch.versions);
+                read.map(|is_deletion| (is_deletion, !is_wanted))
+            });
+            match head {
+                Ok((is_deletion, is_filtered)) => {
                     let key = Span { begin: key, end: batch.keys.len() };
                     let text = batch.keys.get(key.begin..).unwrap_or_default();
                     let sort_prefix = plan.key_form.sort_prefix(text);
                     let version = Span { begin: version, end: batch.versions.len() };
-                    batch.heads.push(Head { at, is_deletion, sort_prefix, key, version });
+                    batch.heads.push(Head { at, is_deletion, is_filtered, sort_prefix, key, version });
                 }
                 Err(fault) => {
                     batch.keys.truncate(key);
@@ -124,17 +146,51 @@ impl Batch {
     }
 }
 
-impl NewFields {
-    /// Those of rows of no entity.
-    pub(crate) fn of(shape: &Shape, batches: &[RowBatch], after: u64) -> Self {
-        let mut new_fields = Self::default();
+/// Rows of no entity, before any table is asked.
+#[derive(Debug)]
+pub(crate) struct StreamRows {
+    /// Those that the type's filter wants; `None` for all.
+    wanted: Option<Vec<RowAt>>,
+    /// How many it does not want.
+    pub(crate) filtered: u64,
+    /// Those of which it cannot say.
+    pub(crate) faults: Vec<(RowAt, RowFault)>,
+    /// Fields that are no columns yet.
+    pub(crate) new_fields: NewFields,
+}
+
+impl StreamRows {
+    /// Rows up to the number `after` have taken effect before and are passed over.
+    pub(crate) fn new(filter: Option<&RowFilter>, shape: &Shape, batches: &[RowBatch], after: u64) -> Self {
+        let mut rows = Self {
+            wanted: filter.map(|_| Vec::new()),
+            filtered: 0,
+            faults: Vec::new(),
+            new_fields: NewFields::default(),
+        };
         let mut reader = FieldReader::new([]);
         reader.pass(shape.columns.iter().map(|column| column.field.as_str()));
         let mut values = Vec::new();
-        for (_, row) in RowAt::all(batches, after) {
-            reader.read(&row, &mut values, |name, value| new_fields.see(name, &value));
+        let mut sieve = Sieve::of_type(filter);
+        for (at, row) in RowAt::all(batches, after) {
+            match sieve.ask(&row) {
+                Ok(true) => {
+                    rows.wanted.iter_mut().for_each(|wanted| wanted.push(at));
+                    reader.read(&row, &mut values, |name, value| rows.new_fields.see(name, &value));
+                }
+                Ok(false) => rows.filtered += 1,
+                Err(fault) => rows.faults.push((at, fault)),
+            }
         }
-        new_fields
+        rows
+    }
+
+    /// The rows that are wanted; of the same batches and after the same row.
+    pub(crate) fn rows<'a>(&'a self, batches: &'a [RowBatch], after: u64) -> Box<dyn Iterator<Item = Row<'a>> + 'a> {
+        match &self.wanted {
+            Some(wanted) => Box::new(wanted.iter().map(|at| at.of(batches))),
+            None => Box::new(RowAt::all(batches, after).map(|(_, row)| row)),
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use waybill_formats::{Field, Row};
+use waybill_formats::{Field, Row, scalar::parse_boolean};
 
 /// The field that marks a row as a deletion.
 pub(crate) const DELETED: &str = "_deleted";
@@ -124,6 +124,5 @@ pub(crate) fn is_deletion(field: &Field<'_>) -> Result<bool, String> {
         Field::Text(text) if text.is_empty() => return Ok(false),
         field => field_text(field),
     };
-    text.and_then(super::value::parse_boolean)
-        .ok_or_else(|| format!("field {DELETED:?} is {}, neither true nor false", shown(field)))
+    text.and_then(parse_boolean).ok_or_else(|| format!("field {DELETED:?} is {}, neither true nor false", shown(field)))
 }

@@ -8,14 +8,12 @@ use std::borrow::Cow;
 
 use uuid::Uuid;
 use waybill_contracts::ColumnType;
-use waybill_formats::Field;
-
-use super::{
-    fields::{field_text, shown},
-    number::Number,
-    timestamp::{Instant, parse_date},
-    value::parse_boolean,
+use waybill_formats::{
+    Field,
+    scalar::{Instant, Number, parse_boolean, parse_date},
 };
+
+use super::fields::{field_text, shown};
 
 /// How the parts of an entity's key are spelt; also how others refer to it.
 #[derive(Debug, Clone, PartialEq, Eq)]

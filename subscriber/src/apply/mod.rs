@@ -8,23 +8,22 @@
 mod batch;
 mod fields;
 mod key;
-mod number;
 mod plan;
 mod reference;
 mod row;
 mod shape;
-mod timestamp;
+mod sieve;
 mod value;
 mod version;
 
 #[cfg(test)]
 mod tests;
 
-pub(crate) use batch::{Batch, Head, RowAt};
+pub(crate) use batch::{Batch, Head, RowAt, StreamRows};
 pub(crate) use key::KeyPart;
 pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault};
 pub(crate) use row::RowReader;
 pub(crate) use shape::{Grown, NewFields, Shape, ShapeColumn, folded};
-pub(crate) use timestamp::{Instant, days_since_2000};
+pub(crate) use sieve::Sieve;
 pub(crate) use value::Value;
 pub use version::Position;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use waybill_contracts::{ColumnType, Entities, Entity, OnMissing, Reason, SchemaMode, VersionField, VersionType};
+use waybill_formats::{RowFilter, filter::FilterColumns};
 
 use super::{
     fields::DELETED,
@@ -26,14 +27,14 @@ pub struct EntityPlan {
     pub(super) columns: Vec<ShapeColumn>,
     pub(super) references: Vec<ParkReference>,
     pub(super) is_awaited: bool,
+    pub(super) filter: Option<RowFilter>,
 }
 
 /// Why an entity cannot be used as it is configured.
 #[derive(Debug, thiserror::Error)]
-#[error("entity {entity:?}: {problem}")]
+#[error("{text}")]
 pub struct PlanError {
-    entity: String,
-    problem: String,
+    text: String,
 }
 
 /// Why one row is kept aside.
@@ -47,7 +48,7 @@ pub struct RowFault {
 
 impl PlanError {
     pub(super) fn new(entity: &str, problem: impl Into<String>) -> Self {
-        Self { entity: entity.to_owned(), problem: problem.into() }
+        Self { text: format!("entity {entity:?}: {}", problem.into()) }
     }
 }
 
@@ -56,7 +57,8 @@ impl EntityPlan {
     ///
     /// # Errors
     /// [`PlanError`]: a key of a type without a canonical form, a reserved name or two that differ in case only, a
-    /// reference that does not match its parent, several types without a declared version.
+    /// reference that does not match its parent, several types without a declared version, a `where` that is wrong (at its
+    /// line).
     pub fn new(entity: &Entity, entities: &Entities) -> Result<Self, PlanError> {
         let fault = |problem: String| PlanError::new(&entity.name, problem);
         if entity.key.is_empty() {
@@ -78,13 +80,7 @@ impl EntityPlan {
             && !entity.key.contains(&version.field)
             && entity.column(&version.field).is_none()
         {
-            let kind = match version.kind {
-                VersionType::Timestamp => ColumnType::Timestamp,
-                VersionType::Integer => ColumnType::Integer,
-                VersionType::Decimal => ColumnType::Decimal,
-                VersionType::Text => ColumnType::Text,
-            };
-            columns.push(ShapeColumn { field: version.field.clone(), kind });
+            columns.push(ShapeColumn { field: version.field.clone(), kind: column_type(version.kind) });
         }
         let mut seen = HashSet::new();
         for field in entity.key.iter().chain(columns.iter().map(|column| &column.field)) {
@@ -108,6 +104,7 @@ impl EntityPlan {
             columns,
             references: ParkReference::all_of(entity, entities)?,
             is_awaited: entities.0.values().any(refers_here),
+            filter: filter(entity)?,
         })
     }
 
@@ -150,6 +147,12 @@ impl EntityPlan {
         &self.references
     }
 
+    /// Which rows its table holds; `None` for all.
+    #[must_use]
+    pub fn filter(&self) -> Option<&RowFilter> {
+        self.filter.as_ref()
+    }
+
     /// Whether rows of some entity wait for rows of this one.
     pub(crate) fn is_awaited(&self) -> bool {
         self.is_awaited
@@ -170,6 +173,35 @@ impl EntityPlan {
             None => "position".to_owned(),
         };
         format!("key ({}), version ({version})", key.join(", "))
+    }
+}
+
+/// The entity's `where`, typed by its columns.
+fn filter(entity: &Entity) -> Result<Option<RowFilter>, PlanError> {
+    let Some(predicate) = &entity.filter else { return Ok(None) };
+    let mut columns: Vec<(&str, Option<ColumnType>)> =
+        entity.columns.iter().map(|column| (column.name.as_str(), Some(column.kind))).collect();
+    let mut add = |name, kind| {
+        if !columns.iter().any(|(known, _)| *known == name) {
+            columns.push((name, kind));
+        }
+    };
+    entity.version.iter().for_each(|version| add(version.field.as_str(), Some(column_type(version.kind))));
+    let references = entity.references.iter().flat_map(|reference| &reference.fields);
+    entity.key.iter().chain(references).for_each(|name| add(name.as_str(), None));
+    let columns = FilterColumns { columns, is_closed: entity.schema == SchemaMode::Freeze };
+    RowFilter::compile(predicate.text(), &columns).map(Some).map_err(|error| PlanError {
+        text: predicate.error(error.at, &format!("entity {:?}: `where`: {}", entity.name, error.problem)).to_string(),
+    })
+}
+
+/// What a version's field is as a column.
+fn column_type(kind: VersionType) -> ColumnType {
+    match kind {
+        VersionType::Timestamp => ColumnType::Timestamp,
+        VersionType::Integer => ColumnType::Integer,
+        VersionType::Decimal => ColumnType::Decimal,
+        VersionType::Text => ColumnType::Text,
     }
 }
 

@@ -6,11 +6,9 @@ use base64::{Engine as _, alphabet, engine};
 use serde::de::IgnoredAny;
 use uuid::Uuid;
 use waybill_contracts::ColumnType;
-use waybill_formats::Field;
-
-use super::{
-    number::Number,
-    timestamp::{Instant, parse_date},
+use waybill_formats::{
+    Field,
+    scalar::{Instant, Number, parse_boolean, parse_date, parse_float},
 };
 
 /// A value as a database takes it.
@@ -44,10 +42,7 @@ impl<'a> Value<'a> {
                 let parsed = if text.starts_with('+') { None } else { text.parse().ok() };
                 parsed.or_else(|| Number::parse(text)?.to_i64()).map(Self::Integer)
             }),
-            ColumnType::Float => Self::parsed(field, |text| {
-                Number::parse(text)?;
-                text.parse().ok().filter(|float: &f64| float.is_finite()).map(Self::Float)
-            }),
+            ColumnType::Float => Self::parsed(field, |text| parse_float(text).map(Self::Float)),
             ColumnType::Boolean => match field {
                 Field::Bool(value) => Ok(Self::Boolean(value)),
                 field => Self::parsed(field, |text| parse_boolean(text).map(Self::Boolean)),
@@ -103,17 +98,6 @@ impl<'a> Value<'a> {
             Field::Text(text) if fits(&text) => Ok(Self::Text(text)),
             field => Err(field),
         }
-    }
-}
-
-/// `true` and `false` in either case, and the digits that databases write for them.
-pub(crate) fn parse_boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" => Some(true),
-        "0" => Some(false),
-        _ if text.eq_ignore_ascii_case("true") => Some(true),
-        _ if text.eq_ignore_ascii_case("false") => Some(false),
-        _ => None,
     }
 }
 

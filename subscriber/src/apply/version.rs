@@ -9,7 +9,7 @@
 //! | part | bytes |
 //! |---|---|
 //! | timestamp | 5 of seconds, digits of the fraction, `00` |
-//! | integer, decimal | see `number` |
+//! | integer, decimal | see [`Number::push_order_key`] |
 //! | text | UTF-8 with `00` as `00 FF`, then `00 00` |
 //! | position | `01` broker: sequence number, row; `02` sequenced: epoch, publisher, sequence, row |
 //! | epoch | `02` and the 16 bytes of a UUID, else `01` and text |
@@ -20,13 +20,12 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 use waybill_contracts::VersionType;
-use waybill_formats::Field;
-
-use super::{
-    fields::{field_text, shown},
-    number::Number,
-    timestamp::Instant,
+use waybill_formats::{
+    Field,
+    scalar::{Instant, Number},
 };
+
+use super::fields::{field_text, shown};
 
 /// Where a file stands in its publisher's sequence. Rows within it are ordered by their number.
 ///

@@ -50,6 +50,7 @@ where
     a_file_put_off_is_not_leased_before_it_is_due(&make().await).await;
     only_wanted_types_are_leased(&make().await).await;
     other_types_are_skipped_and_can_be_listed(&make().await).await;
+    types_are_summed_up(&make().await).await;
     done_files_can_be_reopened(&make().await).await;
     a_place_is_known_once_it_was_remembered(&make().await).await;
     lists_come_newest_first_and_in_pages(&make().await).await;
@@ -134,11 +135,12 @@ async fn a_leased_file_is_leased_to_nobody_else(inbox: &impl Inbox) {
     assert!(inbox.lease(&worker("two"), 10, &Wanted::default()).await.unwrap().is_empty());
     let pending = inbox.pending(&Wanted::default()).await.unwrap();
     assert_eq!((pending.working, pending.due, pending.later), (1, 0, 0));
-    let done = FileDone { rows: 7, bad_rows: 1, stored_bytes: 10, plain_bytes: 100 };
+    let done = FileDone { rows: 7, bad_rows: 1, filtered_rows: Some(2), stored_bytes: 10, plain_bytes: 100 };
     assert!(inbox.finish(&leased[0].lease, End::Done(done)).await.unwrap());
     assert!(!inbox.finish(&leased[0].lease, End::Release).await.unwrap(), "a lease ends once");
     let row = inbox.get(leased[0].lease.id).await.unwrap().unwrap();
     assert_eq!((row.state, row.rows, row.bad_rows, row.attempts), (State::Done, 7, 1, 1));
+    assert_eq!(row.filtered_rows, Some(2));
     let states: Vec<_> = inbox.history(row.id).await.unwrap().into_iter().map(|entry| entry.state).collect();
     assert_eq!(states, [State::Saved, State::Working, State::Done]);
 }
@@ -195,16 +197,42 @@ async fn only_wanted_types_are_leased(inbox: &impl Inbox) {
     assert_eq!(leased[0].waybill.metadata.blob_type, "Item");
     assert_eq!(inbox.pending(&wanted).await.unwrap().due, 0);
     assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 1);
+    let pattern = Wanted { types: Some(vec!["X".to_owned(), "Pr*".to_owned()]), since: None };
+    assert_eq!(inbox.pending(&pattern).await.unwrap().due, 1, "a star stands for any characters");
+    let other = Wanted { types: Some(vec!["[P]r?ce".to_owned(), "pr*".to_owned(), "[P]*".to_owned()]), since: None };
+    assert_eq!(inbox.pending(&other).await.unwrap().due, 0, "and nothing else stands for others");
     let since = Wanted { types: None, since: Some(leased[0].received_at + Duration::from_secs(60)) };
     assert!(inbox.lease(&worker("w"), 10, &since).await.unwrap().is_empty());
 }
 
 async fn other_types_are_skipped_and_can_be_listed(inbox: &impl Inbox) {
     inbox.admit(vec![arrival(1, "a", "Price"), arrival(2, "b", "Item")]).await.unwrap();
-    assert_eq!(inbox.skip_other_types(&["Item".to_owned()]).await.unwrap(), 1);
+    assert_eq!(inbox.skip_other_types(&["*".to_owned()]).await.unwrap(), 0);
+    assert_eq!(inbox.skip_other_types(&["It*m".to_owned()]).await.unwrap(), 1);
     let skipped = inbox.list(&ListFilter { state: Some(State::Skipped), ..ListFilter::default() }).await.unwrap();
     assert_eq!(skipped[0].blob_type.as_deref(), Some("Price"));
     assert_eq!(inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap().len(), 1);
+}
+
+async fn types_are_summed_up(inbox: &impl Inbox) {
+    inbox.admit(vec![arrival(1, "a", "Price"), arrival(2, "b", "Item"), arrival(3, "c", "Item")]).await.unwrap();
+    inbox.admit(vec![arrival(4, "a", "Price")]).await.unwrap();
+    let wanted = Wanted { types: Some(vec!["Item".to_owned()]), since: None };
+    let held = inbox.lease(&worker("w"), 1, &wanted).await.unwrap().remove(0).lease;
+    let done = FileDone { rows: 7, bad_rows: 0, filtered_rows: Some(3), stored_bytes: 100, plain_bytes: 1000 };
+    assert!(inbox.finish(&held, End::Done(done)).await.unwrap());
+    inbox.skip_other_types(&["Item".to_owned()]).await.unwrap();
+    let types = inbox.types().await.unwrap();
+    assert_eq!(types.iter().map(|of| of.blob_type.as_str()).collect::<Vec<_>>(), ["Item", "Price"]);
+    let item = &types[0];
+    assert_eq!(item.filtered_rows, 3);
+    assert_eq!(inbox.counts().await.unwrap().filtered_rows, 3);
+    assert_eq!(
+        (item.files, item.done, item.skipped, item.rows >= 7, item.bytes >= 100),
+        (2, 1, 0, true, true),
+        "{item:?}"
+    );
+    assert_eq!((types[1].files, types[1].skipped), (1, 1), "a second message is no second file: {types:?}");
 }
 
 async fn done_files_can_be_reopened(inbox: &impl Inbox) {

@@ -26,7 +26,8 @@ use std::future::Future;
 
 pub use model::{
     Admitted, Announced, Arrival, BlobSeen, BrokenMessage, Counts, End, FileDone, FileKey, HistoryEntry, InboxRow,
-    Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, UnknownState, Wanted, Waybill, WorkerId,
+    Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, UnknownState, Wanted, Waybill,
+    WorkerId,
 };
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
 
@@ -71,7 +72,7 @@ pub trait Inbox: Send + Sync + 'static {
     /// Ends a lease; `false` when it has lapsed.
     fn finish(&self, lease: &Lease, end: End) -> impl Future<Output = Result<bool, InboxError>> + Send;
 
-    /// Puts files in state `saved` whose type is outside `types` to `skipped`; how many.
+    /// Puts files in state `saved` whose type [is not of](waybill_contracts::is_of_types) `types` to `skipped`; how many.
     fn skip_other_types(&self, types: &[String]) -> impl Future<Output = Result<u64, InboxError>> + Send;
 
     /// Files in state `done`, after `after` in the order of their ids, at most `most`: to be compared with the sink.
@@ -92,6 +93,9 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// How many rows are in each state.
     fn counts(&self) -> impl Future<Output = Result<Counts, InboxError>> + Send;
+
+    /// What was announced, by blobType, in the order of the names.
+    fn types(&self) -> impl Future<Output = Result<Vec<TypeTotals>, InboxError>> + Send;
 
     /// Rows, newest first.
     fn list(&self, filter: &ListFilter) -> impl Future<Output = Result<Vec<InboxRow>, InboxError>> + Send;

@@ -265,6 +265,8 @@ pub struct FileDone {
     pub rows: u64,
     /// Bad ones among them.
     pub bad_rows: u64,
+    /// Those that a filter did not want; unknown where an earlier try brought a part of the file into effect.
+    pub filtered_rows: Option<u64>,
     /// Bytes of the blob.
     pub stored_bytes: u64,
     /// Bytes after unpacking.
@@ -274,7 +276,7 @@ pub struct FileDone {
 /// Which files a worker takes.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
-    /// Only these blobTypes; `None` for all.
+    /// Only these blobTypes, `*` in them standing for any characters; `None` for all.
     pub types: Option<Vec<String>>,
     /// Only what was received at or after this time.
     pub since: Option<OffsetDateTime>,
@@ -302,7 +304,7 @@ pub struct Pending {
     pub next_due_in: Option<Duration>,
 }
 
-/// Rows per state.
+/// Files and messages per state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Counts {
     /// In state `saved`.
@@ -319,6 +321,31 @@ pub struct Counts {
     pub duplicate: u64,
     /// In state `expired`.
     pub expired: u64,
+    /// Rows of files, not files: those that a filter did not want.
+    #[serde(skip)]
+    pub filtered_rows: u64,
+}
+
+/// What was announced of a blobType: files, other messages for them not counted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TypeTotals {
+    /// The type.
+    pub blob_type: String,
+    /// Files.
+    pub files: u64,
+    /// Those in state `skipped`.
+    pub skipped: u64,
+    /// Those in state `done`.
+    pub done: u64,
+    /// Rows: of files that are done, else as announced, where it is.
+    pub rows: u64,
+    /// Bytes of blobs, likewise.
+    pub bytes: u64,
+    /// Of how many files the bytes are known.
+    pub files_with_bytes: u64,
+    /// Rows that a filter did not want, of files that are done, where it is known.
+    pub filtered_rows: u64,
 }
 
 /// What to list.
@@ -399,6 +426,8 @@ pub struct InboxRow {
     pub rows: u64,
     /// Bad ones among them.
     pub bad_rows: u64,
+    /// Those that a filter did not want, where it is known.
+    pub filtered_rows: Option<u64>,
     /// Of which row it is a duplicate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duplicate_of: Option<i64>,

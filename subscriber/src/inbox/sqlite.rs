@@ -14,7 +14,7 @@ use waybill_store::{
 
 use super::{
     Admitted, Announced, Arrival, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease,
-    Leased, ListFilter, Pending, Place, PublisherSequence, State, Wanted, Waybill, WorkerId,
+    Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, Wanted, Waybill, WorkerId,
 };
 
 /// `WBIN` in ASCII.
@@ -23,7 +23,10 @@ const APPLICATION_ID: i32 = 0x5742_494e;
 const SCHEMA: Schema = Schema {
     application_id: APPLICATION_ID,
     name: "inbox",
-    migrations: &[Migration { name: "inbox, its history and known places", sql: include_str!("sqlite_0001.sql") }],
+    migrations: &[
+        Migration { name: "inbox, its history and known places", sql: include_str!("sqlite_0001.sql") },
+        Migration { name: "filtered rows are counted", sql: include_str!("sqlite_0002.sql") },
+    ],
     shared_with_user: false,
 };
 
@@ -202,9 +205,9 @@ impl Inbox for SqliteInbox {
         let now = self.now();
         let types = types.to_vec();
         run(&self.db, move |tx| {
-            let marks = vec!["?"; types.len()].join(",");
-            let filter = format!("state = 'saved' AND blob_type NOT IN ({marks})");
-            let values = || rusqlite::params_from_iter(types.iter());
+            let (clause, values) = types_clause(&types);
+            let filter = format!("state = 'saved' AND NOT {clause}");
+            let values = || rusqlite::params_from_iter(values.iter());
             tx.prepare(&format!(
                 "INSERT INTO history (inbox_id, at, state, problem)
                  SELECT id, {now}, 'skipped', 'outside the configured types' FROM inbox WHERE {filter}"
@@ -238,7 +241,7 @@ impl Inbox for SqliteInbox {
             for id in ids {
                 let changed = tx
                     .prepare_cached(
-                        "UPDATE inbox SET state = 'saved', due_at = ?2, changed_at = ?2, rows = 0, bad_rows = 0,
+                        "UPDATE inbox SET state = 'saved', due_at = ?2, changed_at = ?2, rows = 0, bad_rows = 0, filtered_rows = NULL,
                                 blob_etag = NULL, blob_length = NULL
                          WHERE id = ?1 AND state = 'done'",
                     )?
@@ -312,7 +315,43 @@ impl Inbox for SqliteInbox {
                     State::Expired => counts.expired = many,
                 }
             }
+            let sql = "SELECT coalesce(sum(filtered_rows), 0) FROM inbox WHERE filtered_rows > 0";
+            counts.filtered_rows = db.prepare_cached(sql)?.query_row([], |row| count(row, 0))?;
             Ok(counts)
+        })
+        .await
+    }
+
+    async fn types(&self) -> Result<Vec<TypeTotals>, InboxError> {
+        read(&self.db, |db| {
+            // What was read counts; before, what the message says.
+            let announced = |name| format!("json_extract(body, '$.properties.waybill.{name}')");
+            let sql = format!(
+                "SELECT blob_type, count(*), sum(state = 'skipped'), sum(state = 'done'),
+                     sum(CASE WHEN state = 'done' THEN rows WHEN json_valid(body) THEN {} END),
+                     sum(CASE WHEN stored_bytes IS NOT NULL THEN stored_bytes WHEN json_valid(body) THEN {} END),
+                     sum(json_valid(body) AND {} IS NOT NULL OR stored_bytes IS NOT NULL), sum(filtered_rows)
+                 FROM inbox WHERE blob_type IS NOT NULL AND file_key IS NOT NULL AND state <> 'duplicate'
+                 GROUP BY blob_type ORDER BY blob_type",
+                announced("rows"),
+                announced("bytes"),
+                announced("bytes"),
+            );
+            let mut select = db.prepare_cached(&sql)?;
+            let rows = select.query_map([], |row| {
+                let sum = |at| Ok::<_, rusqlite::Error>(row.get::<_, Option<f64>>(at)?.unwrap_or_default() as u64);
+                Ok(TypeTotals {
+                    blob_type: row.get(0)?,
+                    files: count(row, 1)?,
+                    skipped: count(row, 2)?,
+                    done: count(row, 3)?,
+                    rows: sum(4)?,
+                    bytes: sum(5)?,
+                    files_with_bytes: count(row, 6)?,
+                    filtered_rows: sum(7)?,
+                })
+            })?;
+            rows.collect()
         })
         .await
     }
@@ -459,6 +498,7 @@ fn finish(tx: &Transaction<'_>, lease: &Lease, end: &End, now: i64) -> rusqlite:
             "UPDATE inbox SET state = :state, reason = :reason, problem = :problem, due_at = :due_at,
                     attempts = attempts + :tries, worker = NULL, leased_at = NULL, changed_at = :now,
                     rows = coalesce(:rows, rows), bad_rows = coalesce(:bad_rows, bad_rows),
+                    filtered_rows = :filtered_rows,
                     stored_bytes = coalesce(nullif(:stored_bytes, 0), stored_bytes),
                     plain_bytes = coalesce(nullif(:plain_bytes, 0), plain_bytes)
              WHERE id = :id AND worker = :worker AND leased_at = :leased_at AND state = 'working' AND due_at > :now",
@@ -472,6 +512,7 @@ fn finish(tx: &Transaction<'_>, lease: &Lease, end: &End, now: i64) -> rusqlite:
             ":now": now,
             ":rows": figures.map(|done| signed(done.rows)),
             ":bad_rows": figures.map(|done| signed(done.bad_rows)),
+            ":filtered_rows": figures.and_then(|done| done.filtered_rows).map(signed),
             ":stored_bytes": figures.map(|done| signed(done.stored_bytes)),
             ":plain_bytes": figures.map(|done| signed(done.plain_bytes)),
             ":id": lease.id,
@@ -530,13 +571,29 @@ fn wanted_clause(wanted: &Wanted) -> (String, Vec<Value>) {
     let mut clause = String::new();
     let mut values = Vec::new();
     if let Some(types) = &wanted.types {
-        clause.push_str(&format!("blob_type IN ({}) AND ", vec!["?"; types.len()].join(",")));
-        values.extend(types.iter().cloned().map(Value::Text));
+        let (types, texts) = types_clause(types);
+        clause.push_str(&types);
+        clause.push_str(" AND ");
+        values.extend(texts.into_iter().map(Value::Text));
     }
     if let Some(since) = wanted.since {
         clause.push_str("received_at >= ? AND ");
         values.push(Value::Integer(nanos(since)));
     }
+    (clause, values)
+}
+
+/// A condition on `blob_type` in brackets, and its values: as [`is_of_types`](waybill_contracts::is_of_types) has it.
+fn types_clause(types: &[String]) -> (String, Vec<String>) {
+    let (patterns, names): (Vec<_>, Vec<_>) = types.iter().partition(|name| name.contains('*'));
+    let mut clause = format!("(blob_type IN ({})", vec!["?"; names.len()].join(","));
+    let mut values: Vec<String> = names.into_iter().cloned().collect();
+    for pattern in patterns {
+        clause.push_str(" OR blob_type GLOB ?");
+        // Of GLOB's special characters only the star is ours.
+        values.push(pattern.replace('[', "[[]").replace('?', "[?]"));
+    }
+    clause.push(')');
     (clause, values)
 }
 
@@ -600,7 +657,7 @@ impl StoredFile {
 
 const ROW_COLUMNS: &str = "id, state, reason, problem, file_key, blob_type, correlation_id, sequence, entity_path,
     broker_sequence, enqueued_at, message_id, received_at, changed_at, due_at, expires_at, attempts, worker, rows,
-    bad_rows, duplicate_of, body";
+    bad_rows, duplicate_of, body, filtered_rows";
 
 fn read_row(row: &Row<'_>) -> rusqlite::Result<InboxRow> {
     let body: String = row.get(21)?;
@@ -630,6 +687,7 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<InboxRow> {
         worker: row.get(17)?,
         rows: count(row, 18)?,
         bad_rows: count(row, 19)?,
+        filtered_rows: row.get::<_, Option<i64>>(22)?.map(i64::unsigned_abs),
         duplicate_of: row.get(20)?,
         body,
     })
@@ -783,5 +841,23 @@ mod tests {
         inbox.admit(vec![with_token]).await.unwrap();
         let row = &inbox.list(&ListFilter::default()).await.unwrap()[0];
         assert_eq!(row.uri.as_deref(), Some("https://a.example/c/a"));
+    }
+
+    #[tokio::test]
+    async fn an_inbox_of_the_first_schema_opens_and_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inbox.sqlite");
+        let golden = include_str!("../../golden/inbox-1.sql");
+        waybill_store::rusqlite::Connection::open(&path).unwrap().execute_batch(golden).unwrap();
+        let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+        let counts = inbox.counts().await.unwrap();
+        assert_eq!((counts.done, counts.skipped, counts.filtered_rows), (2, 1, 0));
+        let row = inbox.get(1).await.unwrap().unwrap();
+        assert_eq!((row.rows, row.bad_rows, row.filtered_rows), (5, 0, None), "what was left out is not known");
+        let types = inbox.types().await.unwrap();
+        let shown: Vec<_> = types.iter().map(|of| (of.blob_type.as_str(), of.files, of.rows, of.bytes)).collect();
+        assert_eq!(shown, [("ItemChanges", 1, 5, 106), ("Log", 1, 2, 54), ("Other", 1, 1, 28)]);
+        inbox.admit(vec![arrival(9, "a", "T")]).await.unwrap();
+        assert_eq!(inbox.lease(&WorkerId("w".to_owned()), 9, &Wanted::default()).await.unwrap().len(), 1);
     }
 }

@@ -1,6 +1,7 @@
 //! One file's way from a lease to its end: download, decode and apply run side by side, each a queue apart.
 
 use std::{
+    collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -20,7 +21,7 @@ use waybill_azure::{
     blob::{BlobError, Container, Download},
 };
 use waybill_contracts::{BlobPath, Entities, Extras, Reason};
-use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch};
+use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch, RowFilter};
 
 use super::{
     WorkStats,
@@ -50,6 +51,8 @@ pub(crate) struct Workshop<I, S> {
     pub(crate) container: Container,
     pub(crate) entities: Arc<Entities>,
     pub(crate) plans: Arc<EntityPlans>,
+    /// Of types that no entity has.
+    pub(crate) filters: HashMap<String, Arc<RowFilter>>,
     pub(crate) circuits: Circuits,
     /// The configured types; files of others are skipped.
     pub(crate) types: Option<Vec<String>>,
@@ -280,11 +283,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let batch = BatchFacts {
             blob_type: metadata.blob_type.as_str().into(),
             entity: self.plans.for_type(&metadata.blob_type).cloned(),
+            filter: self.filters.get(&metadata.blob_type).cloned(),
             position: position_of(file),
         };
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let mut end = None;
-        let mut at = from;
+        let (mut at, mut filtered) = (from, 0);
         let applying = async {
             while let Some(group) = group_from.recv().await {
                 if let Some(stats) = &group.end {
@@ -303,6 +307,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 let applied = self.sink.apply(key, at, batch.with(group, self.on_bad_row)).await?;
                 self.circuits.of(Dependency::Sink).worked();
                 self.count(&applied, rows);
+                filtered += applied.filtered;
                 at = to;
                 reached.to.store(to, Ordering::Relaxed);
                 if note {
@@ -326,6 +331,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         Ok(FileDone {
             rows: stats.rows,
             bad_rows: stats.bad_rows,
+            filtered_rows: (from == 0).then_some(filtered),
             stored_bytes: stats.stored_bytes,
             plain_bytes: stats.plain_bytes,
         })
@@ -398,6 +404,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         WorkStats::add(&stats.deleted, applied.deleted);
         WorkStats::add(&stats.ignored, applied.ignored);
         WorkStats::add(&stats.superseded, applied.superseded);
+        WorkStats::add(&stats.filtered, applied.filtered);
         WorkStats::add(&stats.parked, applied.parked);
         WorkStats::add(&stats.released, applied.released);
     }
@@ -420,6 +427,7 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
 struct BatchFacts {
     blob_type: Arc<str>,
     entity: Option<Arc<EntityPlan>>,
+    filter: Option<Arc<RowFilter>>,
     position: Position,
 }
 
@@ -432,6 +440,7 @@ impl BatchFacts {
         EntityBatch {
             blob_type: Arc::clone(&self.blob_type),
             entity: self.entity.clone(),
+            filter: self.filter.clone(),
             position: self.position.clone(),
             rows,
             to: group.to,

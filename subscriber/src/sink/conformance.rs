@@ -25,6 +25,7 @@ pub fn entities() -> Entities {
         schema: SchemaMode::Evolve,
         columns: Vec::new(),
         references: Vec::new(),
+        filter: None,
     };
     Entities(BTreeMap::from([(item.name.clone(), item)]))
 }
@@ -177,6 +178,7 @@ impl Sample {
         EntityBatch {
             blob_type: Arc::from("ItemChanges"),
             entity: self.plans.for_type("ItemChanges").cloned(),
+            filter: None,
             position: Position::Broker { sequence_number: 1 },
             rows: stretch.cloned().collect(),
             to,

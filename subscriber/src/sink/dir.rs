@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! PATH/ItemChanges~1/export=3A8f25….jsonl        rows, under their final name once all are there
-//! PATH/ItemChanges~1/export=3A8f25…+bad.jsonl    rows that are not of their format, if there are any
+//! PATH/ItemChanges~1/export=3A8f25…+bad.jsonl    rows that are not of their format, or that the filter cannot judge
 //! PATH/.waybill/progress.sqlite                 how far each file has come
 //! PATH/.waybill/parts/                          files that are not complete yet
 //! ```
 //!
 //! Names are [`FileName`]s, so a blobType or a file's identity can be any text.
+//!
+//! Rows that a filter does not want are left out; what an earlier file holds of them stays there.
 //!
 //! Each row of a file stands in its JSON Lines file once. Rows are written behind what progress says is there, synced, and
 //! then progress is committed: what a crash leaves beyond it is cut off. The file is moved to its final name after progress
@@ -21,20 +23,22 @@ use std::{
     sync::Arc,
 };
 
-use waybill_contracts::FileName;
-use waybill_formats::RowBatch;
+use waybill_contracts::{FileName, Reason};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions,
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
 use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError};
-use crate::FileKey;
+use crate::{FileKey, apply::Sieve};
 
 const SCHEMA: Schema = Schema {
     application_id: 0x5742_4449, // "WBDI"
     name: "folder sink",
-    migrations: &[Migration { name: "progress", sql: include_str!("dir_0001.sql") }],
+    migrations: &[
+        Migration { name: "progress", sql: include_str!("dir_0001.sql") },
+        Migration { name: "filtered rows are counted", sql: include_str!("dir_0002.sql") },
+    ],
     shared_with_user: false,
 };
 
@@ -52,8 +56,10 @@ pub struct DirTotals {
     pub files: u64,
     /// Rows of all files, also of those that are not done yet.
     pub rows: u64,
-    /// Rows that are not of their format.
+    /// Rows that are not of their format, or of which the filter cannot say whether it wants them.
     pub bad_rows: u64,
+    /// Rows that the filter did not want.
+    pub filtered_rows: u64,
 }
 
 /// How far a file has come.
@@ -63,6 +69,7 @@ struct State {
     done: bool,
     good_rows: u64,
     bad_rows: u64,
+    filtered_rows: u64,
     good_bytes: u64,
     bad_bytes: u64,
 }
@@ -128,12 +135,12 @@ impl DirSink {
     /// # Errors
     /// [`SinkError::Unavailable`].
     pub async fn totals(&self) -> Result<DirTotals, SinkError> {
-        let sql =
-            "SELECT coalesce(sum(done), 0), coalesce(sum(good_rows), 0), coalesce(sum(bad_rows), 0) FROM progress";
+        let sql = "SELECT coalesce(sum(done), 0), coalesce(sum(good_rows), 0), coalesce(sum(bad_rows), 0),
+                 coalesce(sum(filtered_rows), 0) FROM progress";
         let read = self.store.read(move |connection| {
             connection.query_row(sql, [], |row| {
                 let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
-                Ok(DirTotals { files: count(0)?, rows: count(1)?, bad_rows: count(2)? })
+                Ok(DirTotals { files: count(0)?, rows: count(1)?, bad_rows: count(2)?, filtered_rows: count(3)? })
             })
         });
         read.await.map_err(|error| self.unavailable(error.to_string()))
@@ -180,7 +187,7 @@ impl Sink for DirSink {
     /// Dropping the future does not stop the write: ask [`Sink::progress`] before going on.
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
         let lines = tokio::task::spawn_blocking(move || {
-            let lines = Lines::of(&batch.rows, from);
+            let lines = Lines::of(&batch, from);
             (lines, batch)
         });
         let (lines, batch) = match lines.await {
@@ -190,7 +197,12 @@ impl Sink for DirSink {
                 Err(_) => return Err(self.unavailable("the program is ending".to_owned())),
             },
         };
-        let applied = Applied { inserted: lines.good_rows, bad: lines.bad_rows, ..Applied::default() };
+        let applied = Applied {
+            inserted: lines.good_rows,
+            bad: lines.bad_rows,
+            filtered: lines.filtered_rows,
+            ..Applied::default()
+        };
         let done = batch.end.is_some();
         let (key, folder, blob_type, to) =
             (file.as_str().to_owned(), Arc::clone(&self.folder), Arc::clone(&batch.blob_type), batch.to);
@@ -207,6 +219,7 @@ impl Sink for DirSink {
                 done,
                 good_rows: known.good_rows + lines.good_rows,
                 bad_rows: known.bad_rows + lines.bad_rows,
+                filtered_rows: known.filtered_rows + lines.filtered_rows,
                 good_bytes: append(&places.part(GOOD), known.good_bytes, &lines.good)?,
                 bad_bytes: match known.bad_bytes + lines.bad_rows {
                     0 => 0,
@@ -233,6 +246,8 @@ impl Sink for DirSink {
 }
 
 const GOOD: &str = ".jsonl";
+/// Of a bad row in its file.
+const BAD_BYTES_MAX: usize = 64 << 10;
 const BAD: &str = "+bad.jsonl"; // no FileName holds a plus, so this is no other file's name
 
 impl Places {
@@ -290,31 +305,50 @@ struct Lines {
     good_rows: u64,
     bad: Vec<u8>,
     bad_rows: u64,
+    /// Left out.
+    filtered_rows: u64,
 }
 
 impl Lines {
-    fn of(batches: &[RowBatch], after: u64) -> Self {
-        let mut lines = Self { good: Vec::new(), good_rows: 0, bad: Vec::new(), bad_rows: 0 };
-        for batch in batches {
+    fn of(batch: &EntityBatch, after: u64) -> Self {
+        let mut lines = Self { good: Vec::new(), good_rows: 0, bad: Vec::new(), bad_rows: 0, filtered_rows: 0 };
+        let mut sieve = match &batch.entity {
+            Some(entity) => Sieve::of_entity(entity.filter()),
+            None => Sieve::of_type(batch.filter.as_deref()),
+        };
+        for batch in &batch.rows {
             for row in batch.rows().filter(|row| row.number() > after) {
+                match sieve.ask(&row) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        lines.filtered_rows += 1;
+                        continue;
+                    }
+                    Err(fault) => {
+                        lines.bad((row.number(), row.offset()), fault.reason, &fault.problem, row.raw());
+                        continue;
+                    }
+                }
                 lines.good.extend_from_slice(row.to_json().as_bytes());
                 lines.good.push(b'\n');
                 lines.good_rows += 1;
             }
             for bad in batch.bad().iter().filter(|bad| bad.row > after) {
-                let line = serde_json::json!({
-                    "row": bad.row,
-                    "offset": bad.offset,
-                    "reason": waybill_contracts::Reason::MalformedRow,
-                    "problem": bad.problem,
-                    "bytes": String::from_utf8_lossy(&bad.bytes),
-                });
-                lines.bad.extend_from_slice(line.to_string().as_bytes());
-                lines.bad.push(b'\n');
-                lines.bad_rows += 1;
+                lines.bad((bad.row, bad.offset), Reason::MalformedRow, &bad.problem, &bad.bytes);
             }
         }
         lines
+    }
+
+    fn bad(&mut self, (row, offset): (u64, u64), reason: Reason, problem: &str, bytes: &[u8]) {
+        let bytes = bytes.get(..BAD_BYTES_MAX).unwrap_or(bytes);
+        let bytes = String::from_utf8_lossy(bytes);
+        let line = serde_json::json!({
+            "row": row, "offset": offset, "reason": reason, "problem": problem, "bytes": bytes,
+        });
+        self.bad.extend_from_slice(line.to_string().as_bytes());
+        self.bad.push(b'\n');
+        self.bad_rows += 1;
     }
 }
 
@@ -342,7 +376,8 @@ fn sync_folder(path: &Path) -> Result<(), Failure> {
 }
 
 fn state(connection: &Connection, file: &str) -> rusqlite::Result<State> {
-    let sql = "SELECT rows, done, good_rows, bad_rows, good_bytes, bad_bytes FROM progress WHERE file = ?1";
+    let sql = "SELECT rows, done, good_rows, bad_rows, good_bytes, bad_bytes, filtered_rows
+               FROM progress WHERE file = ?1";
     let known = connection.prepare_cached(sql)?.query_row([file], |row| {
         let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
         Ok(State {
@@ -352,17 +387,19 @@ fn state(connection: &Connection, file: &str) -> rusqlite::Result<State> {
             bad_rows: count(3)?,
             good_bytes: count(4)?,
             bad_bytes: count(5)?,
+            filtered_rows: count(6)?,
         })
     });
     known.optional().map(Option::unwrap_or_default)
 }
 
 fn advance(tx: &Transaction<'_>, file: &str, blob_type: &str, state: &State) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO progress (file, blob_type, rows, done, good_rows, bad_rows, good_bytes, bad_bytes)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    let sql =
+        "INSERT INTO progress (file, blob_type, rows, done, good_rows, bad_rows, good_bytes, bad_bytes, filtered_rows)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done,
                    good_rows = excluded.good_rows, bad_rows = excluded.bad_rows, good_bytes = excluded.good_bytes,
-                   bad_bytes = excluded.bad_bytes";
+                   bad_bytes = excluded.bad_bytes, filtered_rows = excluded.filtered_rows";
     tx.prepare_cached(sql)?.execute((
         file,
         blob_type,
@@ -372,6 +409,7 @@ fn advance(tx: &Transaction<'_>, file: &str, blob_type: &str, state: &State) -> 
         state.bad_rows.cast_signed(),
         state.good_bytes.cast_signed(),
         state.bad_bytes.cast_signed(),
+        state.filtered_rows.cast_signed(),
     ))?;
     Ok(())
 }

@@ -9,7 +9,7 @@ mod tests;
 
 use std::{fmt, future::Future, sync::Arc};
 
-use waybill_formats::{FileStats, RowBatch};
+use waybill_formats::{FileStats, RowBatch, RowFilter};
 use waybill_store::OpenError;
 
 pub use self::{
@@ -53,6 +53,8 @@ pub struct EntityBatch {
     pub blob_type: Arc<str>,
     /// The entity its rows belong to; `None`: a table or stream of its own, to which rows are only added.
     pub entity: Option<Arc<EntityPlan>>,
+    /// Which rows are wanted where there is no entity; an entity has its own. See [`EntityBatch::filter`].
+    pub filter: Option<Arc<RowFilter>>,
     /// Where the file stands in the order.
     pub position: Position,
     /// The rows, in the file's order, with the bad ones among them. Rows up to `from` may be among them: they are passed
@@ -62,6 +64,15 @@ pub struct EntityBatch {
     pub to: u64,
     /// The file ends here; its figures.
     pub end: Option<FileStats>,
+}
+
+impl EntityBatch {
+    /// Which rows are wanted; `None` for all. Of an entity a deletion always is, and a row that is not wanted removes what
+    /// the sink holds under its key, if that is older.
+    #[must_use]
+    pub fn filter(&self) -> Option<&RowFilter> {
+        self.entity.as_ref().map_or(self.filter.as_deref(), |entity| entity.filter())
+    }
 }
 
 /// What became of a batch's rows. Each is counted once, in one of the fields but `released`.
@@ -83,13 +94,22 @@ pub struct Applied {
     pub released: u64,
     /// Kept with their error.
     pub bad: u64,
+    /// Not wanted by the filter: what an entity's table held under their key is gone, if it was older.
+    pub filtered: u64,
 }
 
 impl Applied {
     /// The rows of the batch: all counts but [`Applied::released`].
     #[must_use]
     pub fn rows(&self) -> u64 {
-        self.inserted + self.updated + self.deleted + self.ignored + self.superseded + self.parked + self.bad
+        self.inserted
+            + self.updated
+            + self.deleted
+            + self.ignored
+            + self.superseded
+            + self.parked
+            + self.bad
+            + self.filtered
     }
 }
 
@@ -103,6 +123,7 @@ impl std::ops::AddAssign for Applied {
         self.parked += other.parked;
         self.released += other.released;
         self.bad += other.bad;
+        self.filtered += other.filtered;
     }
 }
 

@@ -14,7 +14,7 @@ use waybill_contracts::Reason;
 use super::world::{ENTITY, Running, World, builder, rows_in, until, within};
 use crate::inbox::{
     Admitted, Arrival, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
-    ListFilter, Pending, Place, SqliteInbox, State, Wanted, WorkerId,
+    ListFilter, Pending, Place, SqliteInbox, State, TypeTotals, Wanted, WorkerId,
 };
 
 /// An inbox whose disk is full when it is told so.
@@ -74,6 +74,9 @@ impl Inbox for Failing {
     }
     async fn counts(&self) -> Result<Counts, InboxError> {
         self.inner.counts().await
+    }
+    async fn types(&self) -> Result<Vec<TypeTotals>, InboxError> {
+        self.inner.types().await
     }
     async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
         self.inner.list(filter).await

@@ -2,12 +2,13 @@
 
 mod init;
 mod look;
+mod plan;
 mod work;
 
 use waybill_cli::{args::Common, exit::Outcome};
 use waybill_subscriber::inbox::{ListFilter, Wanted};
 
-use crate::{Command, settings::Settings};
+use crate::{Command, Target, settings::Settings};
 
 pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result<Outcome> {
     match command {
@@ -19,6 +20,10 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
         Command::Process { target, types, since } => {
             let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
             work::process(&common, &Settings::load(&common, Some(&target))?, wanted).await
+        }
+        Command::Plan { entities } => {
+            let target = Target { sink: None, entities };
+            plan::plan(&common, &Settings::load(&common, Some(&target))?).await
         }
         Command::Status => look::status(&common, &Settings::load(&common, None)?).await,
         Command::List { state, blob_type, correlation, before, limit } => {

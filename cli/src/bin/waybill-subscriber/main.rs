@@ -45,12 +45,18 @@ enum Command {
     Process {
         #[command(flatten)]
         target: Target,
-        /// Only files of this blobType (may be repeated)
+        /// Only files of this blobType, such as ItemChanges or Gateway.* (may be repeated)
         #[arg(long = "type", value_name = "TYPE")]
         types: Vec<String>,
         /// Only files received at or after this time (RFC 3339, such as 2026-11-23T00:00:00Z)
         #[arg(long, value_name = "TIME", value_parser = instant)]
         since: Option<OffsetDateTime>,
+    },
+    /// What is filtered where, and what that saves of what the inbox has
+    Plan {
+        /// What rows mean: keys, versions, references, filters
+        #[arg(long, value_name = "FILE")]
+        entities: Option<PathBuf>,
     },
     /// How many files are in which state
     Status,

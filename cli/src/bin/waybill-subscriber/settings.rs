@@ -1,6 +1,7 @@
 //! `[subscriber]` of waybill.toml.
 
 use std::{
+    collections::BTreeMap,
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
@@ -34,8 +35,10 @@ pub(crate) struct Settings {
     pub(crate) sink: Option<String>,
     /// The file that says what rows mean.
     pub(crate) entities: Option<PathBuf>,
-    /// Work only these blobTypes.
+    /// Work only these blobTypes; `*` stands for any characters.
     types: Option<Vec<String>>,
+    /// Which rows are wanted of a blobType that no entity has.
+    filters: BTreeMap<String, String>,
     /// `quarantine`, `skip` or `fail`.
     on_bad_row: BadRow,
     /// Compare the plain bytes with `plainSha256`.
@@ -85,6 +88,7 @@ impl Default for Settings {
             sink: None,
             entities: None,
             types: None,
+            filters: BTreeMap::new(),
             on_bad_row: BadRow::Quarantine,
             verify_hash: false,
             dead_letters: true,
@@ -161,6 +165,11 @@ impl Settings {
         self.types.as_deref()
     }
 
+    /// Predicates by the blobType, of those that no entity has.
+    pub(crate) fn filters(&self) -> &BTreeMap<String, String> {
+        &self.filters
+    }
+
     /// The subscriber, with its tenant from `--local` or the settings.
     pub(crate) async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<SqliteInbox>> {
         let Reached { url, bearer, ca_file } = self.tenant(local).await?;
@@ -216,6 +225,9 @@ impl Settings {
             .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() });
         if let Some(types) = &self.types {
             builder = builder.types(types.iter().cloned());
+        }
+        for (blob_type, predicate) in &self.filters {
+            builder = builder.filter(blob_type, predicate);
         }
         Ok(builder)
     }

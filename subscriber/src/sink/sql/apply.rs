@@ -11,7 +11,7 @@ use super::{
     tables::{Current, Origin, Parked, TableId, Tables, Written},
 };
 use crate::{
-    apply::{Batch, EntityPlan, Head, RowAt, RowReader},
+    apply::{Batch, EntityPlan, Head, RowAt, RowFault, RowReader, StreamRows},
     sink::Applied,
 };
 
@@ -35,7 +35,7 @@ struct Missing {
 enum Outcome {
     Inserted,
     Updated,
-    Deleted,
+    Removed,
     Ignored,
     Waits(Missing),
     Refused(String),
@@ -50,11 +50,7 @@ pub(super) fn apply_entity(
 ) -> Result<(Applied, Arrived), Failure> {
     let mut applied = Applied::default();
     record_bad_rows(tables, stretch, &mut applied)?;
-    for (at, fault) in &batch.faults {
-        let row = at.of(stretch.rows);
-        tables.keep_bad_row(&origin(stretch, &row), fault.reason, &fault.problem, row.raw())?;
-        applied.bad += 1;
-    }
+    record_faults(tables, stretch, &batch.faults, &mut applied)?;
     let rows = Rows::new(tables, plan)?;
     let is_awaited = plan.is_awaited() && tables.has_waiting(rows.table)?;
     let mut run =
@@ -112,7 +108,7 @@ impl<'a> Run<'a, '_> {
     fn settle(&mut self, tables: &mut impl Tables, head: &'a Head, newer_waits: bool) -> Result<Settled, Failure> {
         let row = head.at.of(self.stretch.rows);
         let (key, version) = (self.batch.key(head), self.batch.version(head));
-        match self.rows.step(tables, key, version, head.is_deletion, &row)? {
+        match self.rows.step(tables, key, version, head.is_removal(), &row)? {
             Outcome::Inserted => {
                 self.applied.inserted += 1;
                 self.due.extend(self.held.remove(key).unwrap_or_default());
@@ -121,7 +117,8 @@ impl<'a> Run<'a, '_> {
                 }
             }
             Outcome::Updated => self.applied.updated += 1,
-            Outcome::Deleted => self.applied.deleted += 1,
+            Outcome::Removed if head.is_filtered => self.applied.filtered += 1,
+            Outcome::Removed => self.applied.deleted += 1,
             Outcome::Ignored => self.applied.ignored += 1,
             Outcome::Waits(missing) => {
                 if newer_waits {
@@ -165,11 +162,17 @@ impl<'a> Run<'a, '_> {
 }
 
 /// Adds rows of a blobType that belongs to no entity.
-pub(super) fn append(tables: &mut impl Tables, table: TableId, stretch: &Stretch<'_>) -> Result<Applied, Failure> {
-    let mut applied = Applied::default();
+pub(super) fn append(
+    tables: &mut impl Tables,
+    table: TableId,
+    stretch: &Stretch<'_>,
+    rows: &StreamRows,
+) -> Result<Applied, Failure> {
+    let mut applied = Applied { filtered: rows.filtered, ..Applied::default() };
     record_bad_rows(tables, stretch, &mut applied)?;
+    record_faults(tables, stretch, &rows.faults, &mut applied)?;
     let mut reader = RowReader::new(None, &*tables.shape(table)?);
-    for (_, row) in RowAt::all(stretch.rows, stretch.from) {
+    for row in rows.rows(stretch.rows, stretch.from) {
         reader.read(None, &row);
         match tables.append(table, stretch.file, row.number(), &reader)? {
             Written::Done => applied.inserted += 1,
@@ -191,6 +194,21 @@ fn record_bad_rows(tables: &mut impl Tables, stretch: &Stretch<'_>, applied: &mu
     for bad in stretch.rows.iter().flat_map(RowBatch::bad).filter(|bad| bad.row > stretch.from) {
         let origin = Origin { file: stretch.file, row: bad.row, offset: Some(bad.offset) };
         tables.keep_bad_row(&origin, Reason::MalformedRow, &bad.problem, &bad.bytes)?;
+        applied.bad += 1;
+    }
+    Ok(())
+}
+
+/// Rows that are well-formed and cannot be used.
+fn record_faults(
+    tables: &mut impl Tables,
+    stretch: &Stretch<'_>,
+    faults: &[(RowAt, RowFault)],
+    applied: &mut Applied,
+) -> Result<(), Failure> {
+    for (at, fault) in faults {
+        let row = at.of(stretch.rows);
+        tables.keep_bad_row(&origin(stretch, &row), fault.reason, &fault.problem, row.raw())?;
         applied.bad += 1;
     }
     Ok(())
@@ -220,7 +238,7 @@ impl<'p, 'r> Rows<'p, 'r> {
         tables: &mut impl Tables,
         key: &str,
         version: &[u8],
-        is_deletion: bool,
+        is_removal: bool,
         row: &Row<'r>,
     ) -> Result<Outcome, Failure> {
         if let Err(problem) = tables.holds_key(self.table, key) {
@@ -230,7 +248,7 @@ impl<'p, 'r> Rows<'p, 'r> {
         if current == Current::SameOrNewer {
             return Ok(Outcome::Ignored);
         }
-        if is_deletion {
+        if is_removal {
             if current == Current::Older
                 && let Written::Refused(problem) = tables.delete(self.table, key, version)?
             {
@@ -241,7 +259,7 @@ impl<'p, 'r> Rows<'p, 'r> {
             for (_, present) in self.parents.iter_mut().filter(|(parent, _)| *parent == self.table) {
                 present.remove(key);
             }
-            return Ok(Outcome::Deleted);
+            return Ok(Outcome::Removed);
         }
         self.reader.read(Some(self.plan), row);
         if let Some(missing) = self.missing(tables, key)? {
@@ -296,7 +314,7 @@ pub(super) fn release_rows(
                 tables.keep_bad_row(&parked.origin(), Reason::RefusedByDatabase, &problem, row.raw())?;
                 tables.unpark(parked.id)?;
             }
-            Outcome::Ignored | Outcome::Deleted => tables.unpark(parked.id)?,
+            Outcome::Ignored | Outcome::Removed => tables.unpark(parked.id)?,
         }
     }
     for bad in batches.iter().flat_map(RowBatch::bad) {

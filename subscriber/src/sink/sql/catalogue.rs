@@ -1,6 +1,7 @@
 //! What both dialects say of tables: the columns that the sink keeps for itself, whose table it is, and refusals.
 
 use waybill_contracts::SqlName;
+use waybill_formats::RowFilter;
 
 use super::{Failure, refused};
 use crate::apply::{EntityPlan, ShapeColumn};
@@ -28,6 +29,8 @@ pub(super) struct Registered {
     pub(super) blob_type: Option<String>,
     /// How its keys and versions were made.
     pub(super) rule: String,
+    /// Which rows it was filled with; `None` for all.
+    pub(super) filter: Option<String>,
 }
 
 impl Registered {
@@ -39,7 +42,7 @@ impl Registered {
         name: &SqlName,
         is_same: impl FnOnce(&str, &str) -> bool,
     ) -> Result<(), Failure> {
-        let Self { table, entity: owner, blob_type, rule: known } = self;
+        let Self { table, entity: owner, blob_type, rule: known, filter } = self;
         let entity = plan.name();
         if owner.as_deref() != Some(entity) {
             let owner = match (owner, blob_type) {
@@ -50,8 +53,8 @@ impl Registered {
                 "entity {entity:?}: table {table} holds the rows of {owner}; give the entity another `table`"
             )));
         }
+        let literal = |text: &str| text.replace('\'', "''");
         if !is_same(&table, name.as_str()) {
-            let literal = |text: &str| text.replace('\'', "''");
             return Err(refused(format!(
                 "entity {entity:?} is in table {table} so far, and configured for {new}; rename it there as well (ALTER \
                  TABLE {} RENAME TO {name}; UPDATE _waybill_table SET name = '{}' WHERE entity = '{}'; UPDATE \
@@ -69,6 +72,21 @@ impl Registered {
             return Err(refused(format!(
                 "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
                  compared; take back the change, or use another database: all files come into it again"
+            )));
+        }
+        let wanted = plan.filter().map(RowFilter::signature);
+        if filter != wanted {
+            let shown =
+                |filter: &Option<String>| filter.as_ref().map_or("no filter".to_owned(), |text| format!("`{text}`"));
+            let value = wanted.as_deref().map_or("NULL".to_owned(), |text| format!("'{}'", literal(text)));
+            return Err(refused(format!(
+                "entity {entity:?}: table {table} was filled with {} and `where` now is {}; rows that only one of them wants \
+                 are in it, or missing, until a newer version of them comes. Take back the change, or use another database: \
+                 all files come into it again; or say that it may stay so: UPDATE _waybill_table SET filter = {value} WHERE \
+                 entity = '{}'",
+                shown(&filter),
+                shown(&wanted),
+                literal(entity),
             )));
         }
         Ok(())

@@ -9,7 +9,7 @@ use waybill_contracts::Reason;
 
 use super::Failure;
 use crate::{
-    apply::{Batch, EntityPlan, EntityPlans, NewFields, Shape},
+    apply::{Batch, EntityPlan, EntityPlans, Shape, StreamRows},
     sink::EntityBatch,
 };
 
@@ -49,7 +49,7 @@ pub(super) struct Planned {
 #[derive(Debug)]
 pub(super) enum PlannedRows {
     Entity(Arc<EntityPlan>, Batch),
-    Stream(NewFields),
+    Stream(StreamRows),
 }
 
 impl Planned {
@@ -92,7 +92,7 @@ impl PlannedRows {
                 let rows = Batch::new(&plan, shape, &batch.position, &batch.rows, from);
                 Self::Entity(plan, rows)
             }
-            None => Self::Stream(NewFields::of(shape, &batch.rows, from)),
+            None => Self::Stream(StreamRows::new(batch.filter.as_deref(), shape, &batch.rows, from)),
         }
     }
 }

@@ -146,7 +146,8 @@ impl PostgresSink {
                         count(*) FILTER (WHERE done), coalesce(sum(inserted), 0)::bigint, coalesce(sum(updated), 0)::bigint,
                         coalesce(sum(deleted), 0)::bigint, coalesce(sum(ignored), 0)::bigint,
                         coalesce(sum(superseded), 0)::bigint, coalesce(sum(parked), 0)::bigint,
-                        coalesce(sum(released), 0)::bigint, coalesce(sum(bad), 0)::bigint FROM _waybill_progress";
+                        coalesce(sum(released), 0)::bigint, coalesce(sum(bad), 0)::bigint,
+                        coalesce(sum(filtered), 0)::bigint FROM _waybill_progress";
         let row = connection.query_one(sums, &[]).await.map_err(failed)?;
         let count = |at: usize| row.get::<_, i64>(at).cast_unsigned();
         let mut totals = Totals {
@@ -161,6 +162,7 @@ impl PostgresSink {
                 parked: count(8),
                 released: count(9),
                 bad: count(10),
+                filtered: count(11),
             },
             parked_now: count(0),
             bad_now: count(1),
@@ -352,7 +354,7 @@ impl Run<'_> {
         Arc::get_mut(planned).expect("nobody else has it between passes").fit(&shape, self.from);
         let new_fields = match &planned.rows {
             PlannedRows::Entity(_, batch) => &batch.new_fields,
-            PlannedRows::Stream(new_fields) => new_fields,
+            PlannedRows::Stream(rows) => &rows.new_fields,
         };
         let name = self.overlay().table(table).name.clone();
         if schema::grow(&tx, &name, plan.as_deref(), &shape, new_fields).await? {
@@ -372,7 +374,7 @@ impl Run<'_> {
                 let stretch = Stretch { file: &file, from, rows: &planned.batch.rows };
                 match &planned.rows {
                     PlannedRows::Entity(plan, batch) => apply_entity(overlay, plan, &stretch, batch),
-                    PlannedRows::Stream(_) => Ok((append(overlay, table, &stretch)?, Arrived::new())),
+                    PlannedRows::Stream(rows) => Ok((append(overlay, table, &stretch, rows)?, Arrived::new())),
                 }
             }
         };
@@ -620,8 +622,8 @@ impl Run<'_> {
     ) -> Result<(), Failure> {
         let sql = "UPDATE _waybill_progress SET rows = $2, done = $3, inserted = inserted + $4, updated = updated + $5,
                        deleted = deleted + $6, ignored = ignored + $7, superseded = superseded + $8, parked = parked + $9,
-                       released = released + $10, bad = bad + $11, stored_bytes = $12, plain_bytes = $13,
-                       plain_sha256 = $14, changed_at = $15::text::timestamptz WHERE file = $1";
+                       released = released + $10, bad = bad + $11, filtered = filtered + $12, stored_bytes = $13,
+                       plain_bytes = $14, plain_sha256 = $15, changed_at = $16::text::timestamptz WHERE file = $1";
         let end: Option<&FileStats> = batch.end.as_ref();
         let hash = end.and_then(|stats| stats.plain_sha256).map(|hash| hex(&hash));
         let statement = tx.prepare_cached(sql).await?;
@@ -639,6 +641,7 @@ impl Run<'_> {
                 &applied.parked.cast_signed(),
                 &applied.released.cast_signed(),
                 &applied.bad.cast_signed(),
+                &applied.filtered.cast_signed(),
                 &end.map(|stats| stats.stored_bytes.cast_signed()),
                 &end.map(|stats| stats.plain_bytes.cast_signed()),
                 &hash,

@@ -255,9 +255,9 @@ fn apply(
             applied.released = release(&mut tables, arrived)?;
             applied
         }
-        PlannedRows::Stream(new_fields) => {
-            tables.grow(table, new_fields)?;
-            append(&mut tables, table, &stretch)?
+        PlannedRows::Stream(rows) => {
+            tables.grow(table, &rows.new_fields)?;
+            append(&mut tables, table, &stretch, rows)?
         }
     };
     let shape = tables.shape(table)?;
@@ -300,13 +300,14 @@ fn advance(
 ) -> rusqlite::Result<()> {
     let sql =
         "INSERT INTO _waybill_progress (file, blob_type, rows, done, inserted, updated, deleted, ignored, superseded,
-                   parked, released, bad, stored_bytes, plain_bytes, plain_sha256, began_at, changed_at)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?16)
+                   parked, released, bad, filtered, stored_bytes, plain_bytes, plain_sha256, began_at, changed_at)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17)
                ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done,
                    inserted = inserted + excluded.inserted, updated = updated + excluded.updated,
                    deleted = deleted + excluded.deleted, ignored = ignored + excluded.ignored,
                    superseded = superseded + excluded.superseded, parked = parked + excluded.parked,
                    released = released + excluded.released, bad = bad + excluded.bad,
+                   filtered = filtered + excluded.filtered,
                    stored_bytes = excluded.stored_bytes, plain_bytes = excluded.plain_bytes,
                    plain_sha256 = excluded.plain_sha256, changed_at = excluded.changed_at";
     let end: Option<&FileStats> = batch.end.as_ref();
@@ -324,6 +325,7 @@ fn advance(
         applied.parked.cast_signed(),
         applied.released.cast_signed(),
         applied.bad.cast_signed(),
+        applied.filtered.cast_signed(),
         end.map(|stats| stats.stored_bytes.cast_signed()),
         end.map(|stats| stats.plain_bytes.cast_signed()),
         hash,
@@ -342,7 +344,8 @@ fn totals(connection: &Connection) -> rusqlite::Result<Totals> {
     };
     let sums = "SELECT coalesce(sum(inserted), 0), coalesce(sum(updated), 0), coalesce(sum(deleted), 0),
                     coalesce(sum(ignored), 0), coalesce(sum(superseded), 0), coalesce(sum(parked), 0),
-                    coalesce(sum(released), 0), coalesce(sum(bad), 0) FROM _waybill_progress";
+                    coalesce(sum(released), 0), coalesce(sum(bad), 0), coalesce(sum(filtered), 0)
+                FROM _waybill_progress";
     totals.applied = connection.query_row(sums, [], |row| {
         let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
         Ok(Applied {
@@ -354,6 +357,7 @@ fn totals(connection: &Connection) -> rusqlite::Result<Totals> {
             parked: count(5)?,
             released: count(6)?,
             bad: count(7)?,
+            filtered: count(8)?,
         })
     })?;
     let mut statement = connection.prepare("SELECT name FROM _waybill_table ORDER BY name")?;

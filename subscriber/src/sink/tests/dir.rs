@@ -7,13 +7,21 @@ use waybill_formats::Source;
 use super::world::{csv, decode, progress, stats};
 use crate::{
     FileKey,
-    apply::Position,
+    apply::{EntityPlans, Position},
     sink::{Applied, DirSink, DirTotals, EntityBatch, Sink, SinkOpenError},
 };
 
 fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bool) -> EntityBatch {
     let position = Position::Broker { sequence_number: 1 };
-    EntityBatch { blob_type: blob_type.into(), entity: None, position, rows, to, end: end.then(|| stats(to)) }
+    EntityBatch {
+        blob_type: blob_type.into(),
+        entity: None,
+        filter: None,
+        position,
+        rows,
+        to,
+        end: end.then(|| stats(to)),
+    }
 }
 
 fn files_below(folder: &Path) -> Vec<String> {
@@ -48,7 +56,7 @@ async fn a_file_appears_whole_under_its_type_and_its_identity() {
     let bad: serde_json::Value = serde_json::from_str(&read(&files[0])).unwrap();
     assert_eq!((&bad["row"], &bad["offset"], &bad["bytes"]), (&2.into(), &13.into(), &"broken".into()));
     assert_eq!(bad["reason"], "malformed-row");
-    assert_eq!(sink.totals().await.unwrap(), DirTotals { files: 1, rows: 2, bad_rows: 1 });
+    assert_eq!(sink.totals().await.unwrap(), DirTotals { files: 1, rows: 2, bad_rows: 1, filtered_rows: 0 });
 }
 
 #[tokio::test]
@@ -116,4 +124,38 @@ async fn a_path_that_is_no_folder_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let error = DirSink::open(file.path()).await.unwrap_err();
     assert!(matches!(error, SinkOpenError::Unavailable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn rows_that_a_filter_does_not_want_are_left_out_and_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    let toml = "[entity.product]\nkey = [\"id\"]\ncolumns = { price = \"decimal\" }\nwhere = 'row.price > 10.0'";
+    let plans = EntityPlans::compile(&super::world::entities(toml)).unwrap();
+    let rows = "{\"id\":1,\"price\":11}\n{\"id\":2,\"price\":9}\n{\"id\":3}\n{\"id\":4,\"_deleted\":true}\n";
+    let whole = batch("product", decode(Source::JsonLines, rows, 9), 4, true);
+    let whole = EntityBatch { entity: plans.for_type("product").cloned(), ..whole };
+    let applied = sink.apply(&FileKey::from_stored("x".to_owned()), 0, whole).await.unwrap();
+    assert_eq!(applied, Applied { inserted: 2, filtered: 1, bad: 1, ..Applied::default() });
+    let files = files_below(folder.path());
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    assert_eq!(read(&files[1]), "{\"id\":1,\"price\":11}\n{\"id\":4,\"_deleted\":true}\n");
+    let bad: serde_json::Value = serde_json::from_str(&read(&files[0])).unwrap();
+    assert_eq!((&bad["row"], &bad["reason"], &bad["bytes"]), (&3.into(), &"filter-error".into(), &"{\"id\":3}".into()));
+    assert_eq!(sink.totals().await.unwrap(), DirTotals { files: 1, rows: 2, bad_rows: 1, filtered_rows: 1 });
+}
+
+#[tokio::test]
+async fn a_folder_of_the_first_schema_opens_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join(".waybill/progress.sqlite");
+    std::fs::create_dir(folder.path().join(".waybill")).unwrap();
+    let golden = include_str!("../../../golden/folder-1.sql");
+    waybill_store::rusqlite::Connection::open(&database).unwrap().execute_batch(golden).unwrap();
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    assert_eq!(sink.totals().await.unwrap(), DirTotals { files: 2, rows: 7, bad_rows: 0, filtered_rows: 0 });
+    let rows = csv("id\n1\n");
+    let file = FileKey::of_export("x", "1");
+    assert_eq!(sink.apply(&file, 0, batch("Log", rows, 1, true)).await.unwrap().inserted, 1);
+    assert_eq!(sink.totals().await.unwrap().rows, 8);
 }

@@ -4,9 +4,13 @@ use super::world::{self, postgres::World};
 
 #[path = "bad_rows.rs"]
 mod bad_rows;
+#[path = "filtering.rs"]
+mod filtering;
 #[path = "order.rs"]
 mod order;
 #[path = "parking.rs"]
 mod parking;
 #[path = "streams.rs"]
 mod streams;
+#[path = "upgrade.rs"]
+mod upgrade;

@@ -15,9 +15,11 @@ use crate::{
     sink::{Applied, EntityBatch, Sink, SinkError},
 };
 
+/// A row whose `on` is false is not wanted: it is to its table what a deletion is.
 const FAMILY: &str = r#"
     [entity.category]
     key = ["id"]
+    where = "!has(row.on) || row.on"
     version = { field = "v", type = "integer" }
     columns = { id = "integer", category = "integer", text = "text" }
     [[entity.category.references]]
@@ -26,6 +28,7 @@ const FAMILY: &str = r#"
 
     [entity.item]
     key = ["id"]
+    where = "!has(row.on) || row.on"
     version = { field = "v", type = "integer" }
     columns = { id = "integer", category = "integer", text = "text" }
     [[entity.item.references]]
@@ -34,6 +37,7 @@ const FAMILY: &str = r#"
 
     [entity.price]
     key = ["id"]
+    where = "!has(row.on) || row.on"
     version = { field = "v", type = "integer" }
     columns = { id = "integer", category = "integer", item = "integer", text = "text" }
     [[entity.price.references]]
@@ -51,6 +55,7 @@ struct Op {
     key: u8,
     version: u8,
     is_deletion: bool,
+    is_filtered: bool,
     category: Option<u8>,
     item: Option<u8>,
 }
@@ -87,8 +92,17 @@ type Version = (u8, i64, u64);
 
 fn op() -> impl Strategy<Value = Op> {
     let reference = || proptest::option::weighted(0.6, 0..5_u8);
-    (0..5_u8, 0..8_u8, proptest::bool::weighted(0.2), reference(), reference())
-        .prop_map(|(key, version, is_deletion, category, item)| Op { key, version, is_deletion, category, item })
+    let removal = prop_oneof![6 => Just((false, false)), 1 => Just((true, false)), 1 => Just((false, true))];
+    (0..5_u8, 0..8_u8, removal, reference(), reference()).prop_map(
+        |(key, version, (is_deletion, is_filtered), category, item)| Op {
+            key,
+            version,
+            is_deletion,
+            is_filtered,
+            category,
+            item,
+        },
+    )
 }
 
 fn files() -> impl Strategy<Value = Vec<File>> {
@@ -107,10 +121,15 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
 }
 
 impl Op {
+    fn is_removal(&self) -> bool {
+        self.is_deletion || self.is_filtered
+    }
+
     fn json(&self, entity: usize) -> String {
         let mut fields = vec![format!("\"id\":{},\"v\":{}", self.key, self.version)];
         fields.extend(self.category.map(|category| format!("\"category\":{category}")));
         fields.extend(self.item.filter(|_| entity == 2).map(|item| format!("\"item\":{item}")));
+        fields.extend(self.is_filtered.then(|| "\"on\":false".to_owned()));
         fields.push(if self.is_deletion { "\"_deleted\":true".to_owned() } else { "\"text\":\"x\"".to_owned() });
         format!("{{{}}}", fields.join(","))
     }
@@ -249,7 +268,7 @@ fn newest_and_complete(files: &[File]) -> (BTreeMap<Key, Op>, BTreeSet<Key>) {
     loop {
         let more: Vec<_> = newest
             .iter()
-            .filter(|(key, op)| !op.is_deletion && !complete.contains(*key))
+            .filter(|(key, op)| !op.is_removal() && !complete.contains(*key))
             .filter(|((entity, _), op)| op.parents(*entity).iter().all(|parent| complete.contains(parent)))
             .map(|(key, _)| *key)
             .collect();
@@ -267,14 +286,14 @@ fn missing_parents(files: &[File]) -> Vec<File> {
     loop {
         let all: Vec<_> = files.iter().chain(&added).cloned().collect();
         let (newest, complete) = newest_and_complete(&all);
-        let waiting: Vec<_> = newest.iter().filter(|(key, op)| !op.is_deletion && !complete.contains(*key)).collect();
-        let is_there = |parent: &Key| newest.get(parent).is_some_and(|op| !op.is_deletion);
+        let waiting: Vec<_> = newest.iter().filter(|(key, op)| !op.is_removal() && !complete.contains(*key)).collect();
+        let is_there = |parent: &Key| newest.get(parent).is_some_and(|op| !op.is_removal());
         let mut parents = waiting.iter().flat_map(|(key, op)| op.parents(key.0));
         let Some(add) = parents.find(|parent| !is_there(parent)).or_else(|| waiting.first().map(|(key, _)| **key))
         else {
             return added;
         };
-        let row = Op { key: add.1, version: 100, is_deletion: false, category: None, item: None };
+        let row = Op { key: add.1, version: 100, is_deletion: false, is_filtered: false, category: None, item: None };
         added.push(File { entity: add.0, rows: vec![row] });
     }
 }
@@ -300,7 +319,7 @@ proptest! {
         let (newest, complete) = newest_and_complete(&files);
         let mut expected = State::default();
         for (key, op) in &newest {
-            if op.is_deletion {
+            if op.is_removal() {
                 expected.tombstones.insert(*key);
             } else {
                 prop_assert!(complete.contains(key), "{:?} has all its parents", key);
@@ -326,7 +345,7 @@ proptest! {
                 let (row, parked) = (state.rows.get(key), state.parked.get(key));
                 let newest_shown = op.shown(key.0);
                 assert!(!(state.tombstones.contains(key) && row.is_some()), "{key:?}: a tombstone and a row");
-                if op.is_deletion {
+                if op.is_removal() {
                     assert_eq!((row, parked), (None, None), "{key:?} is deleted");
                     assert!(state.tombstones.contains(key), "{key:?} is remembered as deleted");
                 } else if complete.contains(key) {
@@ -336,8 +355,8 @@ proptest! {
                 }
                 if let Some(row) = row {
                     // Of the rows that came after the last deletion.
-                    let deleted = all[key].iter().filter(|(_, op)| op.is_deletion).map(|(version, _)| *version).max();
-                    let after = all[key].iter().filter(|(version, op)| !op.is_deletion && Some(**version) > deleted);
+                    let deleted = all[key].iter().filter(|(_, op)| op.is_removal()).map(|(version, _)| *version).max();
+                    let after = all[key].iter().filter(|(version, op)| !op.is_removal() && Some(**version) > deleted);
                     assert!(after.map(|(_, op)| op.shown(key.0)).any(|shown| shown == *row), "{key:?}: {row} is deleted");
                 }
             }
@@ -377,11 +396,12 @@ impl Model {
         if known >= Some(version) {
             return Applied { ignored: 1, ..Applied::default() };
         }
-        if op.is_deletion {
+        if op.is_removal() {
             self.rows.remove(&key);
             self.tombstones.insert(key, version);
             self.parked.retain(|parked, (of, _)| *parked != key || *of > version);
-            return Applied { deleted: 1, ..Applied::default() };
+            let (deleted, filtered) = (u64::from(op.is_deletion), u64::from(op.is_filtered));
+            return Applied { deleted, filtered, ..Applied::default() };
         }
         if !self.has_parents(entity, op) {
             if self.parked.get(&key).is_some_and(|(parked, _)| *parked >= version) {

@@ -25,6 +25,7 @@ pub(super) fn batch(plans: &EntityPlans, blob_type: &str, position: Position, ro
     EntityBatch {
         blob_type: Arc::from(blob_type),
         entity: plans.for_type(blob_type).cloned(),
+        filter: None,
         position,
         rows,
         to,

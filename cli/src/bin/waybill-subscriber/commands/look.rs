@@ -5,7 +5,7 @@ use serde::Serialize;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, cut, instant, json, line, table},
+    output::{count, cut, instant, json, line, many, table},
 };
 use waybill_subscriber::inbox::{Counts, HistoryEntry, Inbox, InboxRow, ListFilter, Pending, State, Wanted};
 
@@ -16,6 +16,7 @@ use crate::settings::Settings;
 #[serde(rename_all = "camelCase")]
 struct Status {
     files: Counts,
+    filtered_rows: u64,
     due: u64,
     later: u64,
     next_due_in_ms: Option<u128>,
@@ -27,7 +28,13 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
     let wanted = Wanted { types: settings.types().map(<[String]>::to_vec), since: None };
     let Pending { due, later, next_due_in, .. } = inbox.pending(&wanted).await?;
     if common.format == Format::Json {
-        json(&Status { files, due, later, next_due_in_ms: next_due_in.map(|wait| wait.as_millis()) })?;
+        json(&Status {
+            files,
+            filtered_rows: files.filtered_rows,
+            due,
+            later,
+            next_due_in_ms: next_due_in.map(|wait| wait.as_millis()),
+        })?;
         return Ok(Outcome::Done);
     }
     table(
@@ -46,6 +53,9 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
     line(format_args!("\n{} due now, {} waiting for a later try", count(due), count(later)))?;
     if let Some(wait) = next_due_in {
         line(format_args!("next try in {:.1} s", wait.as_secs_f64()))?;
+    }
+    if files.filtered_rows > 0 {
+        line(format_args!("{} not wanted by a filter", many(files.filtered_rows, "row")))?;
     }
     if files.quarantined > 0 {
         line(format_args!("see what is quarantined: waybill-subscriber list --state quarantined"))?;
@@ -118,7 +128,8 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     fact("received", Some(instant(row.received_at)));
     fact("due", row.due_at.map(instant));
     fact("expires", row.expires_at.map(instant));
-    fact("rows", Some(format!("{} ({} bad)", count(row.rows), count(row.bad_rows))));
+    let filtered = row.filtered_rows.map_or(String::new(), |rows| format!(", {} not wanted by a filter", count(rows)));
+    fact("rows", Some(format!("{} ({} bad{filtered})", count(row.rows), count(row.bad_rows))));
     fact("tries", Some(row.attempts.to_string()));
     fact("duplicate of", row.duplicate_of.map(|of| of.to_string()));
     fact("body", Some(row.body));

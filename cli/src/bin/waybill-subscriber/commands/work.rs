@@ -213,6 +213,7 @@ struct Summary {
     rows_deleted: u64,
     rows_ignored: u64,
     rows_superseded: u64,
+    rows_filtered: u64,
     rows_parked: u64,
     rows_released: u64,
     waiting_for_a_later_try: u64,
@@ -242,6 +243,7 @@ async fn summary(
         rows_deleted: read(&worked.deleted),
         rows_ignored: read(&worked.ignored),
         rows_superseded: read(&worked.superseded),
+        rows_filtered: read(&worked.filtered),
         rows_parked: read(&worked.parked),
         rows_released: read(&worked.released),
         waiting_for_a_later_try: match pending {
@@ -272,6 +274,7 @@ async fn summary(
         (summary.rows_deleted, "deleted"),
         (summary.rows_ignored, "older or the same, ignored"),
         (summary.rows_superseded, "superseded in their own file"),
+        (summary.rows_filtered, "not wanted by a filter"),
         (summary.rows_parked, "parked until what they refer to comes"),
         (summary.rows_released, "released"),
     ];

@@ -5,8 +5,9 @@
 
 use uuid::Uuid;
 use waybill_contracts::ColumnType;
+use waybill_formats::scalar::{Instant, days_since_2000};
 
-use crate::apply::{EntityPlan, Instant, KeyPart, RowReader, Shape, Value, days_since_2000};
+use crate::apply::{EntityPlan, KeyPart, RowReader, Shape, Value};
 
 /// Seconds from 1970 to 2000, from which PostgreSQL counts.
 const EPOCH: i64 = 946_684_800;

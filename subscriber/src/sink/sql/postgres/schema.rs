@@ -3,6 +3,7 @@
 use std::{collections::HashMap, fmt::Write as _};
 
 use waybill_contracts::{ColumnType, SchemaMode, SqlName};
+use waybill_formats::RowFilter;
 use waybill_store::{Migration, PostgresTransaction, Schema};
 
 use super::{
@@ -22,7 +23,13 @@ use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn
 pub(super) const SCHEMA: Schema = Schema {
     application_id: 0,
     name: "sink",
-    migrations: &[Migration { name: "progress, tombstones, parked and bad rows", sql: include_str!("0001_sink.sql") }],
+    migrations: &[
+        Migration { name: "progress, tombstones, parked and bad rows", sql: include_str!("0001_sink.sql") },
+        Migration {
+            name: "filtered rows are counted, and a table's filter is known",
+            sql: include_str!("0002_filtered.sql"),
+        },
+    ],
     shared_with_user: true,
 };
 
@@ -140,16 +147,23 @@ async fn install_entity(tx: &PostgresTransaction<'_>, plan: &EntityPlan) -> Resu
 
 /// Refuses a table that is somebody else's, or was filled under another rule.
 async fn register(tx: &PostgresTransaction<'_>, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
-    let sql = "SELECT name, entity, blob_type, rule FROM _waybill_table WHERE name = $1 OR entity = $2";
+    let sql = "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = $1 OR entity = $2";
     let mut is_known = false;
     for row in tx.query(sql, &[&name.as_str(), &plan.name()]).await? {
-        let registered = Registered { table: row.get(0), entity: row.get(1), blob_type: row.get(2), rule: row.get(3) };
+        let registered = Registered {
+            table: row.get(0),
+            entity: row.get(1),
+            blob_type: row.get(2),
+            rule: row.get(3),
+            filter: row.get(4),
+        };
         registered.admit(plan, name, |table, wanted| table == wanted)?;
         is_known = true;
     }
     if !is_known {
-        let sql = "INSERT INTO _waybill_table (name, entity, rule) VALUES ($1, $2, $3)";
-        tx.execute(sql, &[&name.as_str(), &plan.name(), &plan.order()]).await?;
+        let sql = "INSERT INTO _waybill_table (name, entity, rule, filter) VALUES ($1, $2, $3, $4)";
+        let filter = plan.filter().map(RowFilter::signature);
+        tx.execute(sql, &[&name.as_str(), &plan.name(), &plan.order(), &filter]).await?;
     }
     Ok(())
 }

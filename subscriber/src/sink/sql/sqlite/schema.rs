@@ -6,6 +6,7 @@ use std::{
 };
 
 use waybill_contracts::{ColumnType, SchemaMode, SqlName};
+use waybill_formats::RowFilter;
 use waybill_store::{
     Migration, Schema,
     rusqlite::{self, Connection},
@@ -25,7 +26,13 @@ use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn
 pub(super) const SCHEMA: Schema = Schema {
     application_id: 0,
     name: "sink",
-    migrations: &[Migration { name: "progress, tombstones, parked and bad rows", sql: include_str!("0001_sink.sql") }],
+    migrations: &[
+        Migration { name: "progress, tombstones, parked and bad rows", sql: include_str!("0001_sink.sql") },
+        Migration {
+            name: "filtered rows are counted, and a table's filter is known",
+            sql: include_str!("0002_filtered.sql"),
+        },
+    ],
     shared_with_user: true,
 };
 
@@ -153,19 +160,26 @@ fn install_entity(tx: &Connection, plan: &EntityPlan) -> Result<(), Failure> {
 
 /// Refuses a table that is somebody else's, or was filled under another rule.
 fn register(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
-    let mut statement =
-        tx.prepare_cached("SELECT name, entity, blob_type, rule FROM _waybill_table WHERE name = ?1 OR entity = ?2")?;
+    let mut statement = tx.prepare_cached(
+        "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = ?1 OR entity = ?2",
+    )?;
     let mut rows = statement.query((name.as_str(), plan.name()))?;
     let mut is_known = false;
     while let Some(row) = rows.next()? {
-        let registered =
-            Registered { table: row.get(0)?, entity: row.get(1)?, blob_type: row.get(2)?, rule: row.get(3)? };
+        let registered = Registered {
+            table: row.get(0)?,
+            entity: row.get(1)?,
+            blob_type: row.get(2)?,
+            rule: row.get(3)?,
+            filter: row.get(4)?,
+        };
         registered.admit(plan, name, str::eq_ignore_ascii_case)?;
         is_known = true;
     }
     if !is_known {
-        let sql = "INSERT INTO _waybill_table (name, entity, rule) VALUES (?1, ?2, ?3)";
-        tx.prepare_cached(sql)?.execute((name.as_str(), plan.name(), plan.order()))?;
+        let sql = "INSERT INTO _waybill_table (name, entity, rule, filter) VALUES (?1, ?2, ?3, ?4)";
+        let filter = plan.filter().map(RowFilter::signature);
+        tx.prepare_cached(sql)?.execute((name.as_str(), plan.name(), plan.order(), filter))?;
     }
     Ok(())
 }

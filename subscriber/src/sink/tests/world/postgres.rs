@@ -9,7 +9,7 @@ use super::{batch, entities, json_lines};
 use crate::{
     FileKey,
     apply::Position,
-    sink::{Applied, EntityBatch, PostgresSink, Sink},
+    sink::{Applied, EntityBatch, PostgresSink, Sink, SinkOpenError},
 };
 
 fn server() -> String {
@@ -72,6 +72,9 @@ impl World {
         "CREATE TABLE item (id bigint, site text, changed timestamptz, price numeric CHECK (price <> 13),
              _waybill_version bytea, _rescued json, PRIMARY KEY (id, site))";
 
+    /// What the first schema left.
+    pub(in super::super) const GOLDEN_1: &str = include_str!("../../../../golden/sink-postgres-1.sql");
+
     pub(in super::super) async fn new(toml: &str) -> Self {
         Self::with_tables("", toml).await
     }
@@ -92,6 +95,15 @@ impl World {
             self.entities = entities(toml);
         }
         self.sink = PostgresSink::open(&self.address, &self.entities).await.unwrap();
+    }
+
+    /// Closes the sink, and why it does not open with other entities.
+    pub(in super::super) async fn refusal(&self, toml: &str) -> String {
+        self.sink.close();
+        match PostgresSink::open(&self.address, &entities(toml)).await.unwrap_err() {
+            SinkOpenError::Table { problem, .. } => problem,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Applies rows as a file of their own, in the order of the calls.

@@ -11,7 +11,7 @@ use super::{batch, entities, json_lines};
 use crate::{
     FileKey,
     apply::Position,
-    sink::{Applied, EntityBatch, Sink, SqliteSink},
+    sink::{Applied, EntityBatch, Sink, SinkOpenError, SqliteSink},
 };
 
 /// A sink in a folder that goes with it.
@@ -33,6 +33,9 @@ impl World {
     pub(in super::super) const ITEM_WITHOUT_13: &str =
         "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
              _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site))";
+
+    /// What the first schema left.
+    pub(in super::super) const GOLDEN_1: &str = include_str!("../../../../golden/sink-sqlite-1.sql");
 
     pub(in super::super) async fn new(toml: &str) -> Self {
         Self::in_folder(tempfile::tempdir().unwrap(), toml).await
@@ -58,6 +61,15 @@ impl World {
             self.entities = entities(toml);
         }
         self.sink = SqliteSink::open(self.folder.path().join(DATABASE), &self.entities).await.unwrap();
+    }
+
+    /// Closes the sink, and why it does not open with other entities.
+    pub(in super::super) async fn refusal(&self, toml: &str) -> String {
+        self.sink.close().await;
+        match SqliteSink::open(self.folder.path().join(DATABASE), &entities(toml)).await.unwrap_err() {
+            SinkOpenError::Table { problem, .. } => problem,
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Applies rows as a file of their own, in the order of the calls.

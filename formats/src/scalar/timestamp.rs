@@ -10,7 +10,7 @@ const UNIX_JULIAN_DAY: i64 = 2_440_588;
 
 /// An instant: seconds since 1970, UTC, and what follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Instant<'a> {
+pub struct Instant<'a> {
     seconds: i64,
     /// Digits after the second, without trailing zeros.
     fraction: &'a str,
@@ -19,7 +19,8 @@ pub(crate) struct Instant<'a> {
 impl<'a> Instant<'a> {
     /// Reads `2014-02-08T10:01:36.827+01:00`. `T` may be a space, `Z` stands for `+00:00`, both in either case. The second
     /// 60 is the first of the next minute.
-    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(text: &'a str) -> Option<Self> {
         let (date, rest) = text.split_at_checked(10)?;
         let day = i64::from(parse_date(date)?.to_julian_day()) - UNIX_JULIAN_DAY;
         let (clock, rest) = rest.split_at_checked(9)?;
@@ -42,7 +43,8 @@ impl<'a> Instant<'a> {
     }
 
     /// Microseconds since 1970, rounded down, and whether that is all of it.
-    pub(crate) fn micros(&self) -> (i64, bool) {
+    #[must_use]
+    pub fn micros(&self) -> (i64, bool) {
         let digits = self.fraction.bytes().chain(std::iter::repeat(b'0')).take(6);
         let micros = digits.fold(0, |micros, digit| micros * 10 + i64::from(digit - b'0'));
         (self.seconds * 1_000_000 + micros, self.fraction.len() <= 6)
@@ -53,7 +55,7 @@ impl<'a> Instant<'a> {
     }
 
     /// Appends a key that sorts as the instant does: 5 bytes of seconds, the digits of the fraction, `00`.
-    pub(crate) fn push_order_key(&self, key: &mut Vec<u8>) {
+    pub fn push_order_key(&self, key: &mut Vec<u8>) {
         let [_, _, _, seconds @ ..] = (self.seconds + KEY_EPOCH).to_be_bytes();
         key.extend_from_slice(&seconds);
         key.extend_from_slice(self.fraction.as_bytes());
@@ -61,7 +63,7 @@ impl<'a> Instant<'a> {
     }
 
     /// Appends `2014-02-08T09:01:36.827Z`: UTC, no zeros at the end of the fraction.
-    pub(crate) fn push_canonical(&self, text: &mut String) {
+    pub fn push_canonical(&self, text: &mut String) {
         let date = self.date().expect("checked when it was read");
         let second = self.seconds.rem_euclid(DAY);
         text.push_str(&format!("{date}T{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60));
@@ -74,7 +76,8 @@ impl<'a> Instant<'a> {
 }
 
 /// Reads `2014-02-08`.
-pub(crate) fn parse_date(text: &str) -> Option<Date> {
+#[must_use]
+pub fn parse_date(text: &str) -> Option<Date> {
     let &[y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2] = text.as_bytes() else { return None };
     let year = two_digits(y1, y2)? * 100 + two_digits(y3, y4)?;
     let month = Month::try_from(u8::try_from(two_digits(m1, m2)?).ok()?).ok()?;
@@ -82,7 +85,8 @@ pub(crate) fn parse_date(text: &str) -> Option<Date> {
 }
 
 /// Days from 2000-01-01 to a date.
-pub(crate) fn days_since_2000(text: &str) -> Option<i32> {
+#[must_use]
+pub fn days_since_2000(text: &str) -> Option<i32> {
     const JULIAN_DAY_OF_2000: i32 = 2_451_545;
     Some(parse_date(text)?.to_julian_day() - JULIAN_DAY_OF_2000)
 }

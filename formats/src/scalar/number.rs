@@ -12,7 +12,7 @@ const ZEROS_MAX: i64 = 40;
 
 /// A number, borrowed from its text.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Number<'a> {
+pub struct Number<'a> {
     negative: bool,
     before_point: &'a [u8],
     after_point: &'a [u8],
@@ -26,7 +26,8 @@ pub(crate) struct Number<'a> {
 impl<'a> Number<'a> {
     /// Reads `[+-]DIGITS[.DIGITS][e[+-]DIGITS]`; one of the two groups of digits around the point may be empty, as
     /// databases write `.50`.
-    pub(crate) fn parse(text: &'a str) -> Option<Self> {
+    #[must_use]
+    pub fn parse(text: &'a str) -> Option<Self> {
         let (negative, rest) = match text.as_bytes() {
             [b'-', rest @ ..] => (true, rest),
             [b'+', rest @ ..] => (false, rest),
@@ -87,12 +88,49 @@ impl<'a> Number<'a> {
     }
 
     /// Whether nothing but zeros follows the point.
-    pub(crate) fn is_whole(&self) -> bool {
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
         self.is_zero() || self.zeros_before_point() >= 0
     }
 
+    /// Exactly, whatever their lengths.
+    #[must_use]
+    pub fn compare(&self, other: &Number<'_>) -> Ordering {
+        let magnitude = || self.point.cmp(&other.point).then_with(|| self.significant().cmp(other.significant()));
+        self.compare_zero()
+            .cmp(&other.compare_zero())
+            .then_with(|| if self.negative { magnitude().reverse() } else { magnitude() })
+    }
+
+    /// Exactly.
+    #[must_use]
+    pub fn compare_integer(&self, integer: i64) -> Ordering {
+        if let Some(own) = self.to_i64() {
+            return own.cmp(&integer);
+        }
+        let mut digits = [0; 20];
+        let (mut left, mut begin) = (integer.unsigned_abs(), digits.len());
+        while left > 0 {
+            begin -= 1;
+            digits[begin] = b'0' + (left % 10) as u8;
+            left /= 10;
+        }
+        let text = std::str::from_utf8(&digits[begin..]).unwrap_or_default();
+        let other = Number::parse(text).map(|number| Number { negative: integer < 0, ..number });
+        other.map_or_else(|| self.compare_zero(), |other| self.compare(&other))
+    }
+
+    fn compare_zero(&self) -> Ordering {
+        match (self.is_zero(), self.negative) {
+            (true, _) => Ordering::Equal,
+            (false, true) => Ordering::Less,
+            (false, false) => Ordering::Greater,
+        }
+    }
+
     /// The value, when it is whole and fits.
-    pub(crate) fn to_i64(self) -> Option<i64> {
+    #[must_use]
+    pub fn to_i64(self) -> Option<i64> {
         if self.is_zero() {
             return Some(0);
         }
@@ -109,7 +147,7 @@ impl<'a> Number<'a> {
     ///
     /// Layout: `40` negative, `80` zero (ends here), `C0` positive; where the point stands, see [`push_point`]; two digits
     /// a byte, plus one; `00`. After the first byte all bits of a negative number are inverted.
-    pub(crate) fn push_order_key(&self, key: &mut Vec<u8>) {
+    pub fn push_order_key(&self, key: &mut Vec<u8>) {
         if self.is_zero() {
             key.push(0x80);
             return;
@@ -129,7 +167,7 @@ impl<'a> Number<'a> {
 
     /// Appends the canonical form: no zeros at either end, no `+`, no `-0`; plain, or with an exponent where plain would
     /// add more than 40 zeros.
-    pub(crate) fn push_canonical(&self, text: &mut String) {
+    pub fn push_canonical(&self, text: &mut String) {
         if self.is_zero() {
             text.push('0');
             return;
@@ -233,6 +271,19 @@ mod tests {
             ("-1e-42", "-1E-42"),
         ] {
             assert_eq!(canonical(text).as_deref(), Some(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_compare_as_their_keys_do() {
+        let texts = [
+            "-1e30", "-12.5", "-12.05", "-0", "0.000", "1e-9", "12.05", "12.5", "12.50", "19.90", "1e3", "1000", "1e30",
+        ];
+        for a in texts {
+            for b in texts {
+                let (a_number, b_number) = (Number::parse(a).unwrap(), Number::parse(b).unwrap());
+                assert_eq!(a_number.compare(&b_number), key(a).cmp(&key(b)), "{a} {b}");
+            }
         }
     }
 
