@@ -2,4 +2,5 @@
 
 mod binaries;
 mod local;
+mod order;
 mod readme;

@@ -3,5 +3,6 @@
 mod grants;
 mod receiving;
 mod sink;
+mod waiting;
 mod working;
 mod world;
