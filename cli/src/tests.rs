@@ -2,5 +2,4 @@
 
 mod binaries;
 mod local;
-mod order;
 mod readme;

@@ -56,8 +56,6 @@ pub enum Reason {
     FilterError,
     /// The database refused the row.
     RefusedByDatabase,
-    /// A row waited for its parent for as long as `max_wait` allows.
-    ParentMissing,
     /// The file came through the subscription's dead-letter queue and cannot be worked.
     DeadLettered,
     /// A person put it aside.
@@ -66,7 +64,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 25] = [
         Self::NotJson,
         Self::Undecodable,
         Self::MissingField,
@@ -90,7 +88,6 @@ impl Reason {
         Self::ForeignPublisher,
         Self::FilterError,
         Self::RefusedByDatabase,
-        Self::ParentMissing,
         Self::DeadLettered,
         Self::ByOperator,
     ];
@@ -122,7 +119,6 @@ impl Reason {
             Self::ForeignPublisher => "foreign-publisher",
             Self::FilterError => "filter-error",
             Self::RefusedByDatabase => "refused-by-database",
-            Self::ParentMissing => "parent-missing",
             Self::DeadLettered => "dead-lettered",
             Self::ByOperator => "by-operator",
         }

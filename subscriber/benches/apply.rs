@@ -12,7 +12,7 @@ use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, Source, St
 use waybill_subscriber::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{EntityBatch, Sink, open},
+    sink::{Ahead, EntityBatch, Sink, open},
 };
 
 const ENTITIES: &str = r#"
@@ -36,9 +36,13 @@ updatedAt = "timestamp"
 version = "integer"
 "#;
 
-/// As the subscriber's defaults.
+/// As the subscriber's default.
 const COMMIT_ROWS_MAX: u64 = 100_000;
-const COMMIT_BYTES_MAX: usize = 4 << 20;
+
+/// As the subscriber's default, but where `COMMIT_MIB` says otherwise.
+fn commit_bytes_max() -> usize {
+    std::env::var("COMMIT_MIB").ok().and_then(|mib| mib.parse::<usize>().ok()).unwrap_or(4) << 20
+}
 
 #[derive(Debug, Default)]
 struct Group {
@@ -50,6 +54,7 @@ struct Group {
 fn decode(path: &Path, groups: &mpsc::Sender<Group>) {
     let mut decoder = RowDecoder::new(DecodeOptions::new(Source::JsonLines));
     let mut file = std::fs::File::open(path).expect("the file is there");
+    let commit_bytes_max = commit_bytes_max();
     let (mut group, mut bytes, mut begin) = (Group::default(), 0, 0);
     loop {
         match decoder.next().expect("the file is whole") {
@@ -66,7 +71,7 @@ fn decode(path: &Path, groups: &mpsc::Sender<Group>) {
                 bytes += batch.size();
                 group.to = batch.last_row();
                 group.rows.push(batch);
-                if group.to - begin >= COMMIT_ROWS_MAX || bytes >= COMMIT_BYTES_MAX {
+                if group.to - begin >= COMMIT_ROWS_MAX || bytes >= commit_bytes_max {
                     (begin, bytes) = (group.to, 0);
                     let next = Group { to: begin, ..Group::default() };
                     groups.blocking_send(std::mem::replace(&mut group, next)).expect("somebody takes them");
@@ -97,9 +102,10 @@ async fn main() {
             let path = path.clone();
             tokio::task::spawn_blocking(move || decode(Path::new(&path), &sender))
         };
-        let (mut from, mut commits) = (0, 0);
-        let key = FileKey::of_export("bench", &nth.to_string());
-        while let Some(Group { rows, to, end }) = groups.recv().await {
+        let (mut from, mut ahead, mut commits) = (0, 0, 0);
+        let key = FileKey::of_export("bench", path);
+        let mut next_batch = async || {
+            let Group { rows, to, end } = groups.recv().await?;
             let batch = EntityBatch {
                 blob_type: Arc::from("item"),
                 entity: plans.for_type("item").cloned(),
@@ -108,8 +114,17 @@ async fn main() {
                 rows,
                 to,
                 end,
+                ahead: Ahead::default(),
             };
-            sink.apply(&key, from, batch).await.expect("rows are applied");
+            let from = std::mem::replace(&mut ahead, to);
+            Some(sink.look_ahead(&key, from, batch).await.expect("rows are read"))
+        };
+        let mut next = next_batch().await;
+        while let Some(batch) = next {
+            let to = batch.to;
+            let applied;
+            (applied, next) = tokio::join!(sink.apply(&key, from, batch), next_batch());
+            applied.expect("rows are applied");
             (from, commits) = (to, commits + 1);
         }
         decoding.await.expect("decoding ends");

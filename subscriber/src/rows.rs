@@ -14,7 +14,7 @@ use crate::Verdict;
 
 /// Pieces between download and decoder: enough to keep both busy.
 pub(crate) const CHUNKS_QUEUED: usize = 8;
-/// Groups between decoder and sink: one waits while one is applied.
+/// Groups between decoder and sink: one waits while one is read ahead and one is applied.
 pub(crate) const GROUPS_QUEUED: usize = 1;
 
 /// A piece of the download.

@@ -2,7 +2,6 @@
 //! down. One outage is one retry clock, whatever number of files it touches.
 
 mod circuit;
-mod patience;
 mod work;
 
 use std::{
@@ -21,7 +20,6 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use circuit::Circuits;
-pub(crate) use patience::end_waits;
 pub use work::CompareError;
 pub(crate) use work::{Workshop, reopen_what_the_sink_lacks};
 

@@ -34,7 +34,7 @@ use crate::{
     inbox::{Inbox, InboxError, Pending, SqliteInbox, Wanted, WorkerId},
     receive::{ReceiveStats, chain, receive},
     rows::GroupLimits,
-    schedule::{Circuits, CompareError, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks},
+    schedule::{Circuits, CompareError, WorkStats, Workshop, process, reopen_what_the_sink_lacks},
     sink::Sink,
 };
 
@@ -173,7 +173,7 @@ impl SubscriberBuilder {
     }
 
     /// Most files worked at once (default 4). Decoded rows in memory stay below
-    /// `files_in_flight_max × 3 × commit_bytes_max`.
+    /// `files_in_flight_max × 4 × commit_bytes_max`.
     #[must_use]
     pub fn files_in_flight_max(mut self, files: NonZeroU32) -> Self {
         self.files_in_flight_max = files;
@@ -544,10 +544,6 @@ impl<I: Inbox + Clone> Subscriber<I> {
             now: options.now,
         });
         let (files, drain) = (options.files_in_flight_max.get(), options.drain_timeout);
-        {
-            let (workshop, stop) = (Arc::clone(&workshop), stop.clone());
-            tasks.spawn(async move { end_waits(&*workshop.sink, &workshop.stats, &stop).await });
-        }
         let (worker, admitted, stop) = (shared.worker.clone(), Arc::clone(&shared.admitted), stop.clone());
         tasks.spawn(async move { process(workshop, worker, wanted, files, drain, admitted, &stop).await });
     }

@@ -132,6 +132,11 @@ impl Batch {
         });
     }
 
+    /// Whether any row takes one away.
+    pub(crate) fn has_removals(&self) -> bool {
+        self.heads.iter().any(Head::is_removal)
+    }
+
     /// The rows of each key, the newest first, in the order of the keys.
     pub(crate) fn keys(&self) -> impl Iterator<Item = &[Head]> {
         self.heads.chunk_by(|a, b| a.sort_prefix == b.sort_prefix && self.key(a) == self.key(b))

@@ -35,7 +35,7 @@ use crate::{
     inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased},
     receive::chain,
     rows::{self, CHUNKS_QUEUED, GROUPS_QUEUED, Group, GroupLimits, RowsError},
-    sink::{Applied, EntityBatch, Progress, Sink, SinkError},
+    sink::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError},
 };
 
 /// The first pause of a file that failed by its own fault; doubled with each try.
@@ -290,29 +290,37 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let mut end = None;
         let (mut at, mut filtered) = (from, 0);
         let applying = async {
-            while let Some(group) = group_from.recv().await {
-                if let Some(stats) = &group.end {
+            let mut ahead = from;
+            let mut next = self.next_batch(&mut group_from, key, &mut ahead, &batch).await;
+            while let Some(Ready { rows, batch: ready }) = next {
+                let ready = ready?;
+                if let Some(stats) = &ready.end {
                     check_figures(blob.as_str(), &extras, stats)?;
                     end = Some(stats.clone());
                 }
-                let (rows, to) = (group.rows, group.to);
+                let to = ready.to;
                 // Rows that take effect together with the end of their file are followed by none.
-                let mut note = from == 0 && at == 0 && group.end.is_none();
-                // Rows of a blob that was noted earlier may still take effect, if an earlier try was cut short; then the
-                // sink fences this one, and the earlier note must stand.
-                if note && file.blob.as_ref().is_none_or(|earlier| *earlier == seen) {
-                    self.note_blob(file, &seen).await?;
-                    note = false;
-                }
-                let applied = self.sink.apply(key, at, batch.with(group, self.on_bad_row)).await?;
-                self.circuits.of(Dependency::Sink).worked();
-                self.count(&applied, rows);
-                filtered += applied.filtered;
+                let mut note = from == 0 && at == 0 && ready.end.is_none();
+                let taking_effect = async {
+                    // Rows of a blob that was noted earlier may still take effect, if an earlier try was cut short; then the
+                    // sink fences this one, and the earlier note must stand.
+                    if note && file.blob.as_ref().is_none_or(|earlier| *earlier == seen) {
+                        self.note_blob(file, &seen).await?;
+                        note = false;
+                    }
+                    let applied = self.sink.apply(key, at, ready).await?;
+                    self.circuits.of(Dependency::Sink).worked();
+                    self.count(&applied, rows);
+                    filtered += applied.filtered;
+                    reached.to.store(to, Ordering::Relaxed);
+                    if note {
+                        self.note_blob(file, &seen).await?;
+                    }
+                    Ok::<_, WorkError>(())
+                };
+                let reading_ahead = async { Ok(self.next_batch(&mut group_from, key, &mut ahead, &batch).await) };
+                ((), next) = tokio::try_join!(taking_effect, reading_ahead)?;
                 at = to;
-                reached.to.store(to, Ordering::Relaxed);
-                if note {
-                    self.note_blob(file, &seen).await?;
-                }
             }
             // Dropped here, so that the stages before it notice an error and end.
             drop(group_from);
@@ -335,6 +343,21 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             stored_bytes: stats.stored_bytes,
             plain_bytes: stats.plain_bytes,
         })
+    }
+
+    /// The next group, read by the sink as far as it can be before its turn. `ahead` is how far the groups before it go.
+    async fn next_batch(
+        &self,
+        groups: &mut mpsc::Receiver<Group>,
+        key: &FileKey,
+        ahead: &mut u64,
+        facts: &BatchFacts,
+    ) -> Option<Ready> {
+        let group = groups.recv().await?;
+        let rows = group.rows;
+        let from = std::mem::replace(ahead, group.to);
+        let batch = self.sink.look_ahead(key, from, facts.with(group, self.on_bad_row)).await;
+        Some(Ready { rows, batch })
     }
 
     async fn note_blob(&self, file: &Leased, seen: &BlobSeen) -> Result<(), WorkError> {
@@ -423,6 +446,13 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }
 
+/// A batch that waits for its turn.
+struct Ready {
+    /// Good and bad ones.
+    rows: u64,
+    batch: Result<EntityBatch, SinkError>,
+}
+
 /// What all batches of a file share.
 struct BatchFacts {
     blob_type: Arc<str>,
@@ -445,6 +475,7 @@ impl BatchFacts {
             rows,
             to: group.to,
             end: group.end,
+            ahead: Ahead::default(),
         }
     }
 }

@@ -4,7 +4,6 @@ use waybill_contracts::Entities;
 
 use super::{
     Applied, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError, SqliteSink,
-    WaitsEnded,
 };
 use crate::FileKey;
 
@@ -57,19 +56,19 @@ impl Sink for AnySink {
         }
     }
 
+    async fn look_ahead(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<EntityBatch, SinkError> {
+        match self {
+            Self::Sqlite(sink) => sink.look_ahead(file, from, batch).await,
+            Self::Postgres(sink) => sink.look_ahead(file, from, batch).await,
+            Self::Dir(sink) => sink.look_ahead(file, from, batch).await,
+        }
+    }
+
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
         match self {
             Self::Sqlite(sink) => sink.apply(file, from, batch).await,
             Self::Postgres(sink) => sink.apply(file, from, batch).await,
             Self::Dir(sink) => sink.apply(file, from, batch).await,
-        }
-    }
-
-    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
-        match self {
-            Self::Sqlite(sink) => sink.end_waits().await,
-            Self::Postgres(sink) => sink.end_waits().await,
-            Self::Dir(sink) => sink.end_waits().await,
         }
     }
 }

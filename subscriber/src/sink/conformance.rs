@@ -7,7 +7,7 @@ use futures::future::join_all;
 use waybill_contracts::{Entities, Entity, SchemaMode};
 use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, Source, Step};
 
-use super::{Applied, EntityBatch, Progress, Sink, SinkError};
+use super::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError};
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
@@ -45,6 +45,7 @@ pub async fn exercise<S: Sink>(mut open: impl AsyncFnMut(&str) -> S) {
     every_row_is_counted_once(open("count").await).await;
     rows_that_took_effect_are_passed_over(open("overlap").await).await;
     files_do_not_know_each_other(open("files").await).await;
+    a_batch_may_be_read_ahead_of_the_one_before(open("ahead").await).await;
 }
 
 async fn progress_begins_at_nothing(sink: impl Sink) {
@@ -130,6 +131,23 @@ async fn rows_that_took_effect_are_passed_over(sink: impl Sink) {
     assert_eq!(applied.rows(), 5, "rows up to progress are passed over: {applied:?}");
 }
 
+async fn a_batch_may_be_read_ahead_of_the_one_before(sink: impl Sink) {
+    // Each brings a field that the one before does not have; the last two bring the same.
+    let text = "{\"id\":1,\"a\":1}\n{\"id\":2,\"b\":2}\n{\"id\":1,\"c\":3}\n{\"id\":3,\"c\":4,\"a\":5}\n";
+    let file = Sample::of("a", text);
+    let mut ready = Vec::new();
+    for from in 0..4 {
+        let batch = file.batch(from, from + 1, from == 3);
+        ready.push(sink.look_ahead(&file.key, from, batch).await.expect("a batch can be read"));
+    }
+    assert_eq!(progress(&sink, "a").await, Progress::default(), "reading ahead has no effect");
+    for (from, batch) in (0..).zip(ready) {
+        let applied = sink.apply(&file.key, from, batch).await.expect("what was read ahead takes effect");
+        assert_eq!(applied.rows(), 1, "the row of the batch: {applied:?}");
+    }
+    assert_eq!(progress(&sink, "a").await, Progress { rows: 4, done: true });
+}
+
 async fn files_do_not_know_each_other(sink: impl Sink) {
     let files: Vec<_> = (0..8).map(|nth| Sample::new(&format!("file {nth} / \\ ☃"), 5)).collect();
     let results = join_all(files.iter().map(|file| file.apply(&sink, 0, 5, true))).await;
@@ -183,6 +201,7 @@ impl Sample {
             rows: stretch.cloned().collect(),
             to,
             end: end.then_some(stats),
+            ahead: Ahead::default(),
         }
     }
 

@@ -7,7 +7,7 @@ pub mod sql;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{any::Any, fmt, future::Future, sync::Arc};
 
 use waybill_formats::{FileStats, RowBatch, RowFilter};
 use waybill_store::OpenError;
@@ -15,7 +15,7 @@ use waybill_store::OpenError;
 pub use self::{
     any::{AnySink, open},
     dir::{DirSink, DirTotals},
-    sql::{BadRowEntry, MissingParent, ParkedRow, PostgresSink, Released, SqlSink, SqliteSink, Totals},
+    sql::{BadRowEntry, ParkedRow, PostgresSink, SqliteSink, Totals},
 };
 use crate::{
     FileKey, Verdict,
@@ -64,6 +64,25 @@ pub struct EntityBatch {
     pub to: u64,
     /// The file ends here; its figures.
     pub end: Option<FileStats>,
+    /// What the sink found out ahead.
+    pub ahead: Ahead,
+}
+
+/// What a sink's [`Sink::look_ahead`] leaves with a batch for its `apply`. Empty by default.
+#[derive(Debug, Default)]
+pub struct Ahead(Option<Box<dyn Any + Send + Sync>>);
+
+impl Ahead {
+    /// Leaves something.
+    #[must_use]
+    pub fn new(found: impl Any + Send + Sync) -> Self {
+        Self(Some(Box::new(found)))
+    }
+
+    /// Takes it, if it is a `T`.
+    pub fn take<T: Any>(&mut self) -> Option<T> {
+        self.0.take()?.downcast().ok().map(|found| *found)
+    }
 }
 
 impl EntityBatch {
@@ -125,17 +144,6 @@ impl std::ops::AddAssign for Applied {
         self.bad += other.bad;
         self.filtered += other.filtered;
     }
-}
-
-/// What became of rows that waited for a parent longer than they may.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct WaitsEnded {
-    /// Rows in effect now: those that were applied without their parent, and those that waited for them.
-    pub applied: u64,
-    /// Rows kept with their error.
-    pub bad: u64,
-    /// When to look again; `None` where no wait ever ends by itself.
-    pub again_in: Option<Duration>,
 }
 
 /// Why a sink is not opened.
@@ -228,6 +236,17 @@ pub trait Sink: Send + Sync + 'static {
     fn guarantee(&self) -> Guarantee;
     /// How far a file has come; nothing known is `Progress::default()`.
     fn progress(&self, file: &FileKey) -> impl Future<Output = Result<Progress, SinkError>> + Send;
+    /// Reads a batch while the one before it takes effect: what needs no word with the database can be done here and left in
+    /// [`EntityBatch::ahead`]. It may be skipped, and nothing may depend on the batch before having been applied.
+    fn look_ahead(
+        &self,
+        file: &FileKey,
+        from: u64,
+        batch: EntityBatch,
+    ) -> impl Future<Output = Result<EntityBatch, SinkError>> + Send {
+        let _ = (file, from);
+        std::future::ready(Ok(batch))
+    }
     /// Brings a batch into effect.
     fn apply(
         &self,
@@ -235,9 +254,6 @@ pub trait Sink: Send + Sync + 'static {
         from: u64,
         batch: EntityBatch,
     ) -> impl Future<Output = Result<Applied, SinkError>> + Send;
-    /// Ends the wait of rows that have waited for a parent longer than `max_wait` allows. Called at the start and then as
-    /// the answer says; where nothing waits, the answer is `WaitsEnded::default()`.
-    fn end_waits(&self) -> impl Future<Output = Result<WaitsEnded, SinkError>> + Send;
 }
 
 impl SinkError {

@@ -3,6 +3,5 @@
 mod grants;
 mod receiving;
 mod sink;
-mod waiting;
 mod working;
 mod world;

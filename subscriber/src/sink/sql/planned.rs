@@ -10,7 +10,7 @@ use waybill_contracts::Reason;
 use super::Failure;
 use crate::{
     apply::{Batch, EntityPlan, EntityPlans, Shape, StreamRows},
-    sink::EntityBatch,
+    sink::{Ahead, EntityBatch},
 };
 
 /// Columns by entity, or by blobType where there is none, as they were last seen: so that new fields can be found before
@@ -46,6 +46,13 @@ pub(super) struct Planned {
     seen: Arc<Shape>,
 }
 
+/// What is left with a batch that was read ahead.
+struct ReadAhead {
+    from: u64,
+    rows: PlannedRows,
+    seen: Arc<Shape>,
+}
+
 #[derive(Debug)]
 pub(super) enum PlannedRows {
     Entity(Arc<EntityPlan>, Batch),
@@ -53,7 +60,13 @@ pub(super) enum PlannedRows {
 }
 
 impl Planned {
-    pub(super) fn new(plans: &EntityPlans, shapes: &Shapes, from: u64, batch: EntityBatch) -> Result<Self, Failure> {
+    pub(super) fn new(
+        plans: &EntityPlans,
+        shapes: &Shapes,
+        from: u64,
+        mut batch: EntityBatch,
+    ) -> Result<Self, Failure> {
+        let ahead = batch.ahead.take::<ReadAhead>().filter(|ahead| ahead.from == from);
         let plan = match &batch.entity {
             Some(entity) => match plans.get(entity.name()) {
                 Some(plan) => Some(Arc::clone(plan)),
@@ -68,9 +81,19 @@ impl Planned {
             Some(plan) => plan.name().to_owned(),
             None => format!("type {}", batch.blob_type),
         };
-        let seen = shapes.get(&shape_name).unwrap_or_default();
-        let rows = PlannedRows::new(plan, &seen, from, &batch);
+        let (rows, seen) = match ahead {
+            Some(ReadAhead { rows, seen, .. }) => (rows, seen),
+            None => {
+                let seen = shapes.get(&shape_name).unwrap_or_default();
+                (PlannedRows::new(plan, &seen, from, &batch), seen)
+            }
+        };
         Ok(Self { batch, shape_name, rows, seen })
+    }
+
+    /// The batch again, with what was found.
+    pub(super) fn into_ahead(self, from: u64) -> EntityBatch {
+        EntityBatch { ahead: Ahead::new(ReadAhead { from, rows: self.rows, seen: self.seen }), ..self.batch }
     }
 
     /// Reads the rows again when somebody dropped a column since: its field is new again.

@@ -13,7 +13,6 @@ mod encode;
 mod fetch;
 mod overlay;
 mod schema;
-mod waiting;
 mod write;
 
 use std::{
@@ -30,7 +29,7 @@ use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, tokio_postgr
 
 use self::overlay::Overlay;
 use super::{
-    BadRowEntry, Failure, ParkedRow, Released, Totals,
+    BadRowEntry, Failure, ParkedRow, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
     blocking,
     catalogue::quoted,
@@ -40,8 +39,8 @@ use super::{
 };
 use crate::{
     FileKey,
-    apply::{EntityPlan, EntityPlans, Position},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    apply::{Batch, EntityPlan, EntityPlans, Position},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError},
 };
 
 /// Parked rows looked at together: bounds what a release holds in memory.
@@ -51,7 +50,6 @@ const RELEASED_BYTES_MAX: i64 = 8 << 20;
 const ARRIVED_KEYS_MAX: usize = 1_000;
 /// A transaction that met another's change of a table, or a deadlock with somebody else's, is begun again so often.
 const TRIES: u32 = 5;
-const IN_THE_WAY: &str = "other transactions were in the way several times";
 
 /// Tables in a PostgreSQL database, which may be the user's own, in the first schema of its search path. Clones share its
 /// connections.
@@ -236,16 +234,17 @@ impl PostgresSink {
         SinkError::Unavailable { problem: without_prefix(&problem, &sink), sink }
     }
 
-    fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
-        match failure {
-            Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
-            failure => self.gave_up(failure),
+    async fn plan(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Planned, SinkError> {
+        let inner = Arc::clone(&self.inner);
+        match blocking(move || Planned::new(&inner.plans, &inner.shapes, from, batch)).await {
+            Some(planned) => planned.map_err(|failure| self.failed(failure, file, from)),
+            None => Err(self.unavailable("the program is ending".to_owned())),
         }
     }
 
-    fn gave_up(&self, failure: Failure) -> SinkError {
+    fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
         match failure {
-            Failure::Fenced { .. } => unreachable!("only a file's progress is fenced"),
+            Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.store.shown().to_owned(), reason, problem }
             }
@@ -281,15 +280,23 @@ impl Sink for PostgresSink {
         }))
     }
 
+    async fn look_ahead(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<EntityBatch, SinkError> {
+        Ok(self.plan(file, from, batch).await?.into_ahead(from))
+    }
+
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
-        let inner = Arc::clone(&self.inner);
-        let planned = blocking(move || Planned::new(&inner.plans, &inner.shapes, from, batch)).await;
-        let Some(planned) = planned else { return Err(self.unavailable("the program is ending".to_owned())) };
-        let mut planned = Arc::new(planned.map_err(|failure| self.failed(failure, file, from))?);
+        let mut planned = Arc::new(self.plan(file, from, batch).await?);
         let mut connection = self.connection().await?;
         let mut locks_children = false;
         for _ in 1..TRIES {
-            let mut run = Run { file: file.as_str(), from, locks_children, ..Run::new(&self.inner) };
+            let mut run = Run {
+                inner: &self.inner,
+                file: file.as_str(),
+                from,
+                now: (self.inner.now)().format(&Rfc3339).unwrap_or_default(),
+                overlay: Some(Overlay::new(Arc::clone(&self.inner.plans))),
+                locks_children,
+            };
             let tx = connection
                 .transaction()
                 .await
@@ -304,11 +311,7 @@ impl Sink for PostgresSink {
                 Err(failure) => return Err(self.failed(failure, file, from)),
             }
         }
-        Err(self.unavailable(IN_THE_WAY.to_owned()))
-    }
-
-    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
-        self.end_overdue_waits().await
+        Err(self.unavailable("other transactions were in the way several times".to_owned()))
     }
 }
 
@@ -321,7 +324,7 @@ fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// One batch in one transaction; or rows that are let go, which are no file's.
+/// One batch in one transaction.
 struct Run<'r> {
     inner: &'r Inner,
     file: &'r str,
@@ -331,19 +334,6 @@ struct Run<'r> {
     overlay: Option<Overlay>,
     /// Whether those who may wait for the entity are locked as well.
     locks_children: bool,
-}
-
-impl<'r> Run<'r> {
-    fn new(inner: &'r Inner) -> Self {
-        Self {
-            inner,
-            file: "",
-            from: 0,
-            now: (inner.now)().format(&Rfc3339).unwrap_or_default(),
-            overlay: Some(Overlay::new(Arc::clone(&inner.plans))),
-            locks_children: false,
-        }
-    }
 }
 
 impl Run<'_> {
@@ -381,7 +371,9 @@ impl Run<'_> {
             self.load_shape(&tx, table).await?;
         }
 
-        if let PlannedRows::Entity(_, batch) = &planned.rows {
+        if let PlannedRows::Entity(plan, batch) = &planned.rows
+            && !self.guard(table, plan, batch)
+        {
             let keys = batch.keys().filter_map(<[_]>::first).map(|head| batch.key(head).to_owned());
             let needs = overlay::Needs { whole: keys.collect(), ..overlay::Needs::default() };
             fetch::fetch(&tx, self.overlay_mut(), table, &needs).await?;
@@ -398,14 +390,32 @@ impl Run<'_> {
             }
         };
         let (mut applied, arrived) = self.settle(&mut tx, job).await?;
-        let arrived = self.by_entity(arrived);
-        applied.released = self.release(&mut tx, arrived).await?.applied;
+        if let Some(overlay::Guarded { put, inserted, updated }) = self.overlay_mut().guarded.take() {
+            // The pass took all for new.
+            applied.inserted -= put - inserted;
+            applied.updated += updated;
+            applied.ignored += put - inserted - updated;
+        }
+        applied.released = self.release(&mut tx, arrived).await?;
         self.advance(&tx, &planned.batch, &applied).await?;
         let overlay = self.overlay();
         let shape = overlay.table(table).shape.clone().expect("loaded above");
         tx.commit().await?;
         self.inner.shapes.set(planned.shape_name.clone(), shape);
         Ok(Some(applied))
+    }
+
+    /// Lets the guard of the upsert judge the versions, where nothing else has to be known of what is there: no row waits,
+    /// is waited for or was taken away, neither before nor in this batch.
+    fn guard(&mut self, table: TableId, plan: &EntityPlan, batch: &Batch) -> bool {
+        let open = self.overlay_mut().table_mut(table);
+        let refers_to_itself = plan.references().iter().any(|of| of.parent == plan.name());
+        open.is_guarded = open.is_plain
+            && open.is_exact
+            && open.flags == overlay::Flags::default()
+            && !refers_to_itself
+            && !batch.has_removals();
+        open.is_guarded
     }
 
     fn overlay(&self) -> &Overlay {
@@ -520,8 +530,9 @@ impl Run<'_> {
         if table.shape.is_some() {
             return Ok(());
         }
-        let (shape, is_exact) = schema::shape(tx, &table.name, table.plan.as_deref()).await?;
+        let (shape, is_exact, is_plain) = schema::shape(tx, &table.name, table.plan.as_deref()).await?;
         let table = self.overlay_mut().table_mut(id);
+        table.is_plain = is_plain;
         table.shape = Some(Arc::new(shape));
         table.is_exact = is_exact;
         Ok(())
@@ -552,7 +563,7 @@ impl Run<'_> {
             for (id, needs) in self.overlay().needs() {
                 fetch::fetch(tx, self.overlay_mut(), id, &needs).await?;
             }
-            if !self.overlay().guessed_right() {
+            if !self.overlay().guessed_right() || self.overlay_mut().must_give_up_guard() {
                 continue;
             }
             let now = self.now.clone();
@@ -560,16 +571,14 @@ impl Run<'_> {
                 self.overlay_mut().written();
                 return Ok(result);
             }
+            self.overlay_mut().give_up_guard();
         }
     }
 
-    /// Applies the rows that waited for these (by entity and key), then those that waited for them, and so on.
-    async fn release(
-        &mut self,
-        tx: &mut PostgresTransaction<'_>,
-        mut arrived: Vec<(String, String)>,
-    ) -> Result<Released, Failure> {
-        let mut released = Released::default();
+    /// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
+    async fn release(&mut self, tx: &mut PostgresTransaction<'_>, arrived: Arrived) -> Result<u64, Failure> {
+        let mut released = 0;
+        let mut arrived: Vec<(String, String)> = self.by_entity(arrived);
         let plans = Arc::clone(&self.inner.plans);
         let configured: Vec<&str> = plans.iter().map(|plan| plan.name()).collect();
         while let Some((entity, _)) = arrived.last().cloned() {
@@ -599,7 +608,7 @@ impl Run<'_> {
         tx: &mut PostgresTransaction<'_>,
         mut waiting: Vec<Parked>,
         arrived: &mut Vec<(String, String)>,
-    ) -> Result<Released, Failure> {
+    ) -> Result<u64, Failure> {
         waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
         let mut entities: Vec<&str> = waiting.iter().map(|parked| parked.entity.as_str()).collect();
         entities.dedup();
@@ -615,7 +624,7 @@ impl Run<'_> {
         }
         let job = move |overlay: &mut Overlay| {
             let mut arrived = Arrived::new();
-            let mut released = Released::default();
+            let mut released = 0;
             for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
                 released += release_rows(overlay, of_entity, &mut arrived)?;
             }

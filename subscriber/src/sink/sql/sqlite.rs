@@ -2,7 +2,6 @@
 
 mod schema;
 mod tables;
-mod waiting;
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
@@ -16,18 +15,18 @@ use waybill_store::{
 
 use self::tables::SqliteTables;
 use super::{
-    BadRowEntry, Failure, ParkedRow, Released, Totals,
+    BadRowEntry, Failure, ParkedRow, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
     blocking,
     catalogue::quoted,
     hex,
     planned::{Planned, PlannedRows, Shapes},
-    tables::{Parked, Tables},
+    tables::Tables,
 };
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans, Position, Shape},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError},
 };
 
 /// Parked rows looked at together: bounds what a release holds in memory.
@@ -175,16 +174,17 @@ impl SqliteSink {
         SinkError::Unavailable { sink: self.inner.name.clone(), problem }
     }
 
-    fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
-        match failure {
-            Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
-            failure => self.gave_up(failure),
+    async fn plan(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Planned, SinkError> {
+        let inner = Arc::clone(&self.inner);
+        match blocking(move || Planned::new(&inner.plans, &inner.shapes, from, batch)).await {
+            Some(planned) => planned.map_err(|failure| self.failed(failure, file, from)),
+            None => Err(self.unavailable("the program is ending".to_owned())),
         }
     }
 
-    fn gave_up(&self, failure: Failure) -> SinkError {
+    fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
         match failure {
-            Failure::Fenced { .. } => unreachable!("only a file's progress is fenced"),
+            Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.inner.name.clone(), reason, problem }
             }
@@ -204,11 +204,12 @@ impl Sink for SqliteSink {
         self.read(move |connection| progress(connection, &file)).await
     }
 
+    async fn look_ahead(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<EntityBatch, SinkError> {
+        Ok(self.plan(file, from, batch).await?.into_ahead(from))
+    }
+
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
-        let inner = Arc::clone(&self.inner);
-        let planned = blocking(move || Planned::new(&inner.plans, &inner.shapes, from, batch)).await;
-        let Some(planned) = planned else { return Err(self.unavailable("the program is ending".to_owned())) };
-        let planned = planned.map_err(|failure| self.failed(failure, file, from))?;
+        let planned = self.plan(file, from, batch).await?;
         let (inner, key) = (Arc::clone(&self.inner), file.as_str().to_owned());
         let shape_name = planned.shape_name.clone();
         match self.store.write(move |tx| apply(planned, tx, &inner, &key, from)).await {
@@ -219,17 +220,6 @@ impl Sink for SqliteSink {
             Ok(Err(failure)) => Err(self.failed(failure, file, from)),
             Err(error) => Err(self.unavailable(error.to_string())),
         }
-    }
-
-    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
-        self.end_overdue_waits().await
-    }
-}
-
-impl Inner {
-    /// As it is stored.
-    fn now(&self) -> String {
-        (self.now)().format(&Rfc3339).unwrap_or_default()
     }
 }
 
@@ -251,7 +241,7 @@ fn apply(
     if known.rows != from || known.done {
         return Err(Failure::Fenced { found: known });
     }
-    let now = inner.now();
+    let now = (inner.now)().format(&Rfc3339).unwrap_or_default();
     let mut tables = SqliteTables::new(tx, &inner.plans, &now);
     let table = match &planned.rows {
         PlannedRows::Entity(plan, _) => tables.open(plan.name())?,
@@ -271,7 +261,7 @@ fn apply(
             }
             tables.grow(table, &batch.new_fields)?;
             let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch)?;
-            applied.released = release(&mut tables, arrived)?.applied;
+            applied.released = release(&mut tables, arrived)?;
             applied
         }
         PlannedRows::Stream(rows) => {
@@ -284,31 +274,21 @@ fn apply(
     Ok((applied, shape))
 }
 
-/// Applies the rows that waited for these, then those that waited for them, and so on.
-fn release(tables: &mut SqliteTables<'_>, mut arrived: Arrived) -> Result<Released, Failure> {
-    let mut released = Released::default();
+/// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
+fn release(tables: &mut SqliteTables<'_>, mut arrived: Arrived) -> Result<u64, Failure> {
+    let mut released = 0;
     while let Some((parent, key)) = arrived.pop() {
         let mut after = 0;
         loop {
-            let waiting = tables.waiting(parent, &key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
-            let Some(last) = waiting.last() else { break };
-            after = last.id;
-            released += release_some(tables, waiting, &mut arrived)?;
+            let mut waiting = tables.waiting(parent, &key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
+            let Some(last) = waiting.iter().map(|parked| parked.id).max() else { break };
+            after = last;
+            // Tables are then touched page by page.
+            waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
+            for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
+                released += release_rows(tables, of_entity, &mut arrived)?;
+            }
         }
-    }
-    Ok(released)
-}
-
-fn release_some(
-    tables: &mut SqliteTables<'_>,
-    mut waiting: Vec<Parked>,
-    arrived: &mut Arrived,
-) -> Result<Released, Failure> {
-    let mut released = Released::default();
-    // Tables are then touched page by page.
-    waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
-    for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
-        released += release_rows(tables, of_entity, arrived)?;
     }
     Ok(released)
 }

@@ -19,7 +19,7 @@ use super::world::{
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{DirSink, EntityBatch, Sink, SinkError, SqliteSink},
+    sink::{Ahead, DirSink, EntityBatch, Sink, SinkError, SqliteSink},
 };
 
 const SHOP: &str = r#"
@@ -65,6 +65,7 @@ fn stretch(blob_type: &str, plans: Option<&EntityPlans>, rows: &[RowBatch], from
         rows: rows.iter().filter(|batch| batch.first_row() > from && batch.last_row() <= to).cloned().collect(),
         to,
         end: (to == ROWS).then(|| stats(ROWS)),
+        ahead: Ahead::default(),
     }
 }
 

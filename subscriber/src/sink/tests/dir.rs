@@ -8,7 +8,7 @@ use super::world::{csv, decode, progress, stats};
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{Applied, DirSink, DirTotals, EntityBatch, Sink, SinkOpenError},
+    sink::{Ahead, Applied, DirSink, DirTotals, EntityBatch, Sink, SinkOpenError},
 };
 
 fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bool) -> EntityBatch {
@@ -21,6 +21,7 @@ fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bo
         rows,
         to,
         end: end.then(|| stats(to)),
+        ahead: Ahead::default(),
     }
 }
 

@@ -14,5 +14,3 @@ mod parking;
 mod streams;
 #[path = "upgrade.rs"]
 mod upgrade;
-#[path = "waiting.rs"]
-mod waiting;

@@ -50,6 +50,49 @@ async fn declared_columns_have_the_types_of_the_database_and_keep_their_values()
     );
 }
 
+/// Where nothing waits and nothing was deleted, what is there is not asked for: the upsert says what became of the rows.
+#[tokio::test]
+async fn rows_that_only_their_version_guards_are_counted_as_what_became_of_them() {
+    let toml = "[entity.a]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [entity.b]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [[entity.b.references]]\nfields = [\"a\"]\nentity = \"a\"";
+    let world = World::new(toml).await;
+    let row = |id: u32, v: u32| format!("{{\"id\":{id},\"v\":{v}}}\n");
+    assert_eq!(world.file("a", &(row(1, 5) + &row(2, 5) + &row(3, 5))).await.inserted, 3);
+    let mixed = row(1, 4) + &row(2, 6) + &row(2, 7) + &row(3, 5) + &row(4, 1);
+    assert_eq!(
+        world.file("a", &mixed).await,
+        // Of 3 the second file's row is the newer one: the version is the same, its place is not.
+        Applied { inserted: 1, updated: 2, ignored: 1, superseded: 1, ..Applied::default() }
+    );
+    assert_eq!(world.query("SELECT id, v FROM a ORDER BY id"), ["1|5", "2|7", "3|5", "4|1"]);
+
+    // An older row whose parent is not there is old, and does not wait; a new one waits.
+    world.file("b", "{\"id\":1,\"v\":5,\"a\":1}").await;
+    let rows = "{\"id\":1,\"v\":4,\"a\":9}\n{\"id\":2,\"v\":1,\"a\":9}\n{\"id\":3,\"v\":1,\"a\":2}";
+    assert_eq!(world.file("b", rows).await, Applied { inserted: 1, ignored: 1, parked: 1, ..Applied::default() });
+    assert_eq!(world.file("a", &row(9, 1)).await.released, 1);
+
+    // A deletion is remembered, so from now on an old row is compared with it.
+    assert_eq!(world.file("a", "{\"id\":4,\"v\":3,\"_deleted\":true}").await.deleted, 1);
+    assert_eq!(world.file("a", &row(4, 2)).await, Applied { ignored: 1, ..Applied::default() });
+}
+
+#[tokio::test]
+async fn a_row_that_the_database_refuses_is_found_among_rows_that_only_their_version_guards() {
+    let toml = "[entity.item]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                columns = { id = \"integer\", v = \"integer\", price = \"decimal\" }";
+    let table = "CREATE TABLE item (id bigint PRIMARY KEY, v bigint, price numeric CHECK (price <> 13),
+                     _waybill_version bytea, _rescued json)";
+    let world = World::with_tables(table, toml).await;
+    let row = |id: u32, v: u32, price: u32| format!("{{\"id\":{id},\"v\":{v},\"price\":{price}}}\n");
+    world.file("item", &(row(1, 1, 1) + &row(2, 1, 1))).await;
+    // The refused row of 1 lets the older one count, which is newer than what is there.
+    let rows = row(1, 2, 2) + &row(1, 3, 13) + &row(2, 2, 13) + &row(3, 1, 1);
+    assert_eq!(world.file("item", &rows).await, Applied { inserted: 1, updated: 1, bad: 2, ..Applied::default() });
+    assert_eq!(world.query("SELECT id, v, price FROM item ORDER BY id"), ["1|2|2", "2|1|1", "3|1|1"]);
+}
+
 #[tokio::test]
 async fn numbers_of_any_length_arrive_as_they_were_written() {
     let world = World::new("[entity.n]\nkey = [\"id\"]\ncolumns = { id = \"integer\", d = \"decimal\" }").await;

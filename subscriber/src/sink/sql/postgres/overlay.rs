@@ -15,7 +15,7 @@ use waybill_contracts::{Reason, SqlName};
 use super::{
     super::{
         Failure, refused,
-        tables::{BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, stored, write_without},
+        tables::{BAD_BYTES_MAX, Current, Origin, TableId, Tables, Written, stored},
     },
     encode,
 };
@@ -31,12 +31,16 @@ pub(super) struct Open {
     pub(super) shape: Option<Arc<Shape>>,
     /// Whether its columns are of the types in which tuples are encoded.
     pub(super) is_exact: bool,
+    /// Whether it is an ordinary table without triggers: then an upsert can tell which of its rows were new.
+    pub(super) is_plain: bool,
     pub(super) flags: Flags,
+    /// What is there is not fetched: the guard of the upsert decides row by row, and the counts follow from what it did.
+    pub(super) is_guarded: bool,
     known: HashMap<String, Known>,
 }
 
 /// Whether there is anything at all to ask for.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Flags {
     pub(super) has_tombstones: bool,
     pub(super) has_parked: bool,
@@ -83,9 +87,19 @@ pub(super) struct Changes {
     pub(super) appended: Vec<(Range<usize>, u64)>,
     pub(super) parked: HashMap<(TableId, String), Option<ParkedRow>>,
     pub(super) unparked: Vec<i64>,
-    pub(super) waits: Vec<Wait>,
+    pub(super) waits: Vec<(i64, TableId, String)>,
     pub(super) bad: Vec<BadRow>,
     awaited: HashSet<(TableId, String)>,
+    /// What a guarded upsert did.
+    pub(super) guarded: Option<Guarded>,
+}
+
+/// The figures of a guarded upsert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Guarded {
+    pub(super) put: u64,
+    pub(super) inserted: u64,
+    pub(super) updated: u64,
 }
 
 /// What becomes of a key.
@@ -109,14 +123,6 @@ pub(super) struct ParkedRow {
     pub(super) file: String,
     pub(super) row: i64,
     pub(super) json: String,
-}
-
-/// What a parked row waits for from now on.
-#[derive(Debug)]
-pub(super) struct Wait {
-    pub(super) id: i64,
-    pub(super) missing: (TableId, String),
-    pub(super) without: Option<String>,
 }
 
 #[derive(Debug)]
@@ -146,6 +152,8 @@ pub(super) struct Overlay {
     /// What was asked for and not known.
     guessed: Vec<(TableId, String, Guess)>,
     scratch: Vec<u8>,
+    /// What the last guarded upsert did.
+    pub(super) guarded: Option<Guarded>,
 }
 
 /// What a pass went on with.
@@ -168,6 +176,7 @@ impl Overlay {
             refused_appended: HashMap::new(),
             guessed: Vec::new(),
             scratch: Vec::new(),
+            guarded: None,
         }
     }
 
@@ -177,7 +186,16 @@ impl Overlay {
         if let Some(plan) = &plan {
             self.places.insert(plan.name().to_owned(), id);
         }
-        self.open.push(Open { plan, name, shape: None, is_exact: false, flags, known: HashMap::new() });
+        self.open.push(Open {
+            plan,
+            name,
+            shape: None,
+            is_exact: false,
+            is_plain: false,
+            flags,
+            is_guarded: false,
+            known: HashMap::new(),
+        });
         id
     }
 
@@ -203,8 +221,10 @@ impl Overlay {
     /// What the last pass said was written: what was fetched is no longer so.
     pub(super) fn written(&mut self) {
         let changes = std::mem::take(&mut self.changes);
+        self.guarded = changes.guarded;
         for (table, changed) in self.open.iter_mut().zip(&changes.tables) {
             table.known.clear();
+            table.is_guarded = false;
             table.flags.has_tombstones |= changed.values().any(|change| matches!(change.tombstone, Some(Some(_))));
         }
         for ((id, _), parked) in &changes.parked {
@@ -213,6 +233,18 @@ impl Overlay {
         for (id, _) in &changes.awaited {
             self.open[id.0].flags.is_awaited = true;
         }
+    }
+
+    /// Whether the pass must run again without a guard: the guard judges no row that waits for a parent.
+    pub(super) fn must_give_up_guard(&mut self) -> bool {
+        !self.changes.parked.is_empty() && self.give_up_guard()
+    }
+
+    /// From now on what is there is fetched. Whether it was not so already.
+    pub(super) fn give_up_guard(&mut self) -> bool {
+        let was_guarded = self.open.iter().any(|table| table.is_guarded);
+        self.open.iter_mut().for_each(|table| table.is_guarded = false);
+        was_guarded
     }
 
     /// What the last pass asked for and did not know, by table.
@@ -331,6 +363,7 @@ impl Tables for Overlay {
         match change.and_then(|change| change.row.as_ref()) {
             Some(RowChange::Put { version: known, .. }) => return Ok(against(Some(known))),
             Some(RowChange::Gone { .. }) => {}
+            None if self.open[id.0].is_guarded => return Ok(Current::Absent),
             None => {
                 if let Some(Known { row: Held::Row(known), .. }) = self.whole(id, key) {
                     return Ok(against(known.as_deref()));
@@ -447,10 +480,9 @@ impl Tables for Overlay {
         Ok(())
     }
 
-    fn wait_for(&mut self, parked: &Parked, parent: TableId, missing_key: &str) -> Result<(), Failure> {
-        let missing = (parent, missing_key.to_owned());
-        self.changes.awaited.insert(missing.clone());
-        self.changes.waits.push(Wait { id: parked.id, missing, without: write_without(&parked.without) });
+    fn wait_for(&mut self, parked: i64, parent: TableId, missing_key: &str) -> Result<(), Failure> {
+        self.changes.awaited.insert((parent, missing_key.to_owned()));
+        self.changes.waits.push((parked, parent, missing_key.to_owned()));
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use super::{
     },
     encode::{HEADER, TRAILER},
     fetch::{Keys, same_key},
-    overlay::{Changes, Held, Open, Overlay, RowChange, RowId},
+    overlay::{Changes, Guarded, Held, Open, Overlay, RowChange, RowId},
     schema::tuple_columns,
 };
 
@@ -30,6 +30,16 @@ enum Way {
     Copy,
     /// They may be.
     Upsert,
+    /// They may be, and the version that is there is not known: what became of them is counted.
+    Guarded,
+}
+
+/// What became of tuples.
+#[derive(Debug, Default)]
+struct Put {
+    refused: Vec<(usize, String)>,
+    inserted: u64,
+    updated: u64,
 }
 
 /// Writes everything. Where rows were refused, what was written is taken back, and `overlay` knows them: the pass is to run
@@ -60,12 +70,12 @@ pub(super) async fn write(tx: &mut PostgresTransaction<'_>, overlay: &mut Overla
 
 /// Whether the error is about what a row is, so that the others can go on without it.
 ///
-/// Source: PostgreSQL, "Error Codes": 22 data exception, 23 integrity constraint violation, 54 program limit exceeded (a value
+/// Source: PostgreSQL, "Error Codes": 21 two rows with what the database takes for one key, 22 data exception, 23 integrity constraint violation, 54 program limit exceeded (a value
 /// too long for an index), P0 raised by a trigger.
 fn row_fault(error: &tokio_postgres::Error) -> Option<String> {
     let error = error.as_db_error()?;
     let class = error.code().code().get(..2)?;
-    matches!(class, "22" | "23" | "54" | "P0").then(|| match error.detail() {
+    matches!(class, "21" | "22" | "23" | "54" | "P0").then(|| match error.detail() {
         Some(detail) => format!("{} ({detail})", error.message()),
         None => error.message().to_owned(),
     })
@@ -127,11 +137,12 @@ fn halve(stretch: Range<usize>, stretches: &mut Vec<Range<usize>>) {
 
 async fn put_rows(
     tx: &mut PostgresTransaction<'_>,
-    overlay: &Overlay,
+    overlay: &mut Overlay,
     id: TableId,
     refused: &mut Vec<(RowId, String)>,
 ) -> Result<(), Failure> {
     let table = overlay.table(id);
+    let mut guarded = None;
     let (mut new, mut others) = (Vec::new(), Vec::new());
     for (key, change) in &overlay.changes.tables[id.0] {
         if let Some(RowChange::Put { version, tuple }) = &change.row {
@@ -140,14 +151,26 @@ async fn put_rows(
             to.push((tuple.clone(), key, version));
         }
     }
-    for (rows, way) in [(&mut new, if table.is_exact { Way::Copy } else { Way::Upsert }), (&mut others, Way::Upsert)] {
+    let way = match (table.is_guarded, table.is_exact) {
+        (true, _) => Way::Guarded,
+        (false, true) => Way::Copy,
+        (false, false) => Way::Upsert,
+    };
+    for (rows, way) in [(&mut new, way), (&mut others, Way::Upsert)] {
         // In the order of the pass, which is that of the keys.
         rows.sort_unstable_by_key(|(tuple, ..)| tuple.start);
         let tuples: Vec<Range<usize>> = rows.iter().map(|(tuple, ..)| tuple.clone()).collect();
-        for (at, problem) in put_tuples(tx, table, &overlay.changes.tuples, &tuples, way).await? {
+        let put = put_tuples(tx, table, &overlay.changes.tuples, &tuples, way).await?;
+        for (at, problem) in put.refused {
             let (_, key, version) = &rows[at];
             refused.push(((id, (*key).clone(), (*version).clone()), problem));
         }
+        if way == Way::Guarded {
+            guarded = Some(Guarded { put: tuples.len() as u64, inserted: put.inserted, updated: put.updated });
+        }
+    }
+    if guarded.is_some() {
+        overlay.changes.guarded = guarded;
     }
     Ok(())
 }
@@ -157,27 +180,31 @@ async fn append_rows(tx: &mut PostgresTransaction<'_>, overlay: &Overlay) -> Res
     let Some(table) = overlay.open.iter().find(|table| table.plan.is_none()) else { return Ok(Vec::new()) };
     let tuples: Vec<Range<usize>> = appended.iter().map(|(tuple, _)| tuple.clone()).collect();
     let way = if table.is_exact { Way::Copy } else { Way::Upsert };
-    let refused = put_tuples(tx, table, &overlay.changes.tuples, &tuples, way).await?;
-    Ok(refused.into_iter().map(|(at, problem)| (appended[at].1, problem)).collect())
+    let put = put_tuples(tx, table, &overlay.changes.tuples, &tuples, way).await?;
+    Ok(put.refused.into_iter().map(|(at, problem)| (appended[at].1, problem)).collect())
 }
 
-/// Brings tuples into a table; those that it refuses, with what the database says.
+/// Brings tuples into a table; those that it refuses are found, with what the database says.
 async fn put_tuples(
     tx: &mut PostgresTransaction<'_>,
     table: &Open,
     bytes: &[u8],
     tuples: &[Range<usize>],
     way: Way,
-) -> Result<Vec<(usize, String)>, Failure> {
-    let mut refused = Vec::new();
+) -> Result<Put, Failure> {
+    let mut put = Put::default();
     if tuples.is_empty() {
-        return Ok(refused);
+        return Ok(put);
     }
     let mut stretches = vec![(0..tuples.len(), way)];
     while let Some((stretch, way)) = stretches.pop() {
         let inner = tx.savepoint("rows").await?;
         match put_stretch(&inner, table, bytes, &tuples[stretch.clone()], way).await {
-            Ok(()) => inner.commit().await?,
+            Ok((inserted, updated)) => {
+                inner.commit().await?;
+                put.inserted += inserted;
+                put.updated += updated;
+            }
             Err(Failure::Postgres(error)) => {
                 let fault = row_fault(&error);
                 inner.rollback().await?;
@@ -190,28 +217,30 @@ async fn put_tuples(
                     // Somebody else may have put a row with this key there meanwhile.
                     stretches.push((stretch, Way::Upsert));
                 } else {
-                    refused.push((stretch.start, problem));
+                    put.refused.push((stretch.start, problem));
                 }
             }
             Err(failure) => return Err(failure),
         }
     }
-    Ok(refused)
+    Ok(put)
 }
 
+/// How many rows are new and how many replaced another, where that is counted.
 async fn put_stretch(
     tx: &PostgresTransaction<'_>,
     table: &Open,
     bytes: &[u8],
     tuples: &[Range<usize>],
     way: Way,
-) -> Result<(), Failure> {
+) -> Result<(u64, u64), Failure> {
     let shape = table.shape.as_ref().expect("it is loaded where rows are written");
     let columns = tuple_columns(table.plan.as_deref(), shape);
     let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
     let names = names.join(", ");
     if way == Way::Copy {
-        return copy(tx, &format!("COPY {} ({names}) FROM STDIN (FORMAT binary)", table.name), bytes, tuples).await;
+        copy(tx, &format!("COPY {} ({names}) FROM STDIN (FORMAT binary)", table.name), bytes, tuples).await?;
+        return Ok((0, 0));
     }
     let mut declared = String::new();
     for (name, kind) in &columns {
@@ -241,8 +270,17 @@ async fn put_stretch(
         None => String::new(),
     };
     let sql = format!("INSERT INTO {} AS t ({names}) SELECT {names} FROM {stage}{conflict}", table.name);
-    tx.batch_execute(&sql).await?;
-    Ok(())
+    if way == Way::Upsert {
+        tx.batch_execute(&sql).await?;
+        return Ok((0, 0));
+    }
+    // A row that replaced another carries the lock under which it did.
+    let counted = format!(
+        "WITH put AS ({sql} RETURNING t.xmax = 0 AS is_new)
+         SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM put"
+    );
+    let row = tx.query_one(&tx.prepare_cached(&counted).await?, &[]).await?;
+    Ok((row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i64>(1).cast_unsigned()))
 }
 
 async fn copy(tx: &PostgresTransaction<'_>, sql: &str, bytes: &[u8], tuples: &[Range<usize>]) -> Result<(), Failure> {
@@ -302,13 +340,12 @@ async fn write_parked(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str
         tx.execute(&tx.prepare_cached(sql).await?, &[&changes.unparked]).await?;
     }
     if !changes.waits.is_empty() {
-        let ids: Vec<i64> = changes.waits.iter().map(|wait| wait.id).collect();
-        let entities: Vec<&str> = changes.waits.iter().map(|wait| overlay.table(wait.missing.0).entity()).collect();
-        let keys: Vec<String> = changes.waits.iter().map(|wait| without_nul(&wait.missing.1)).collect();
-        let without: Vec<Option<&str>> = changes.waits.iter().map(|wait| wait.without.as_deref()).collect();
-        let sql = "UPDATE _waybill_parked p SET missing_entity = u.e, missing_key = u.k, without = u.w
-                   FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[]) AS u(i, e, k, w) WHERE p.id = u.i";
-        tx.execute(&tx.prepare_cached(sql).await?, &[&ids, &entities, &keys, &without]).await?;
+        let ids: Vec<i64> = changes.waits.iter().map(|(id, ..)| *id).collect();
+        let entities: Vec<&str> = changes.waits.iter().map(|(_, parent, _)| overlay.table(*parent).entity()).collect();
+        let keys: Vec<String> = changes.waits.iter().map(|(.., key)| without_nul(key)).collect();
+        let sql = "UPDATE _waybill_parked p SET missing_entity = u.e, missing_key = u.k
+                   FROM unnest($1::int8[], $2::text[], $3::text[]) AS u(i, e, k) WHERE p.id = u.i";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&ids, &entities, &keys]).await?;
     }
     let (mut gone_entities, mut gone_keys) = (Vec::new(), Vec::new());
     let (mut entities, mut keys, mut versions, mut missing_entities, mut missing_keys) =
@@ -346,7 +383,7 @@ async fn write_parked(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str
                                $8::int8[]) WITH ORDINALITY AS u(e, k, v, me, mk, r, f, n, o) ORDER BY o
                    ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
                        missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
-                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at, without = NULL";
+                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at";
         tx.execute(
             &tx.prepare_cached(sql).await?,
             &[&entities, &keys, &versions, &missing_entities, &missing_keys, &rows, &files, &numbers, &now],
