@@ -204,7 +204,10 @@ impl Media {
 
 impl Encoding {
     /// Reads a `contentEncoding`, in any case; empty text counts as absent.
-    pub(crate) fn parse(text: &str) -> Result<Option<Self>, MediaError> {
+    ///
+    /// # Errors
+    /// `unknown-content-encoding`.
+    pub fn parse(text: &str) -> Result<Option<Self>, MediaError> {
         match text.trim().to_ascii_lowercase().as_str() {
             "" => Ok(None),
             "identity" => Ok(Some(Self::Identity)),

@@ -66,6 +66,33 @@ impl FieldPath {
         Ok(Self { head, rest })
     }
 
+    /// Compiles paths with commas between; a name with a comma is quoted.
+    ///
+    /// # Errors
+    /// Where and why one of them is no path, or that one is there twice.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, FieldPathError> {
+        let (mut is_quoted, mut is_escaped) = (false, false);
+        let mut ends_path = |character| {
+            match character {
+                _ if is_escaped => is_escaped = false,
+                '\\' if is_quoted => is_escaped = true,
+                '"' => is_quoted = !is_quoted,
+                ',' => return !is_quoted,
+                _ => {}
+            }
+            false
+        };
+        let mut paths = Vec::new();
+        for part in text.split(&mut ends_path) {
+            let path = Self::parse(part.trim())?;
+            if paths.contains(&path) {
+                return Err(FieldPathError { path: part.trim().to_owned(), at: 0, problem: "it is there twice" });
+            }
+            paths.push(path);
+        }
+        Ok(paths)
+    }
+
     /// A path of one step, taken literally (`Price.Net` is one name).
     #[must_use]
     pub fn name(name: &str) -> Self {
@@ -204,6 +231,21 @@ mod tests {
     fn a_literal_name_is_one_step() {
         assert_eq!(FieldPath::name("Price.Net"), FieldPath::parse("\"Price.Net\"").unwrap());
         assert_ne!(FieldPath::name("Price.Net"), FieldPath::parse("Price.Net").unwrap());
+    }
+
+    #[test]
+    fn a_list_of_paths_is_cut_at_commas_outside_of_quotes() {
+        let paths = FieldPath::parse_list(r#"a, b.c[0],"d,\\",e"#).unwrap();
+        assert_eq!(paths, ["a", "b.c[0]", r#""d,\\""#, "e"].map(|path| FieldPath::parse(path).unwrap()));
+        for (list, problem) in [
+            ("", r#"field path "" at byte 0: a name is missing here"#),
+            ("a,,b", r#"field path "" at byte 0: a name is missing here"#),
+            ("a,b.,c", r#"field path "b." at byte 2: a name is missing here"#),
+            ("a,\"b,c", r#"field path "\"b,c" at byte 0: this quote is never closed"#),
+            ("a,\"a\"", r#"field path "\"a\"" at byte 0: it is there twice"#),
+        ] {
+            assert_eq!(FieldPath::parse_list(list).unwrap_err().to_string(), problem, "{list}");
+        }
     }
 
     #[test]

@@ -7,12 +7,12 @@ use waybill_azure::{
     GrantError, Service, TokenSource,
     blob::{BlobError, Container, Download},
 };
-use waybill_contracts::{BlobPath, BlobUriError, Reason};
+use waybill_contracts::{BlobPath, BlobUriError, Metadata, Reason};
 
 use crate::{
     Blame, Verdict,
     grants::place_of,
-    inbox::{Inbox, InboxError, Leased, Place},
+    inbox::{Inbox, InboxError, Leased, Place, Waybill},
     rows::Chunk,
 };
 
@@ -126,17 +126,32 @@ impl FetchError {
     }
 }
 
-/// Finds where `file` lies by the current grant.
+/// What a message says of its file, and when it came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim<'m> {
+    pub(crate) metadata: &'m Metadata,
+    pub(crate) expires_at: Option<OffsetDateTime>,
+    pub(crate) received_at: OffsetDateTime,
+}
+
+impl<'m> Claim<'m> {
+    pub(crate) fn of(file: &'m Leased) -> Self {
+        let Waybill { metadata, expires_at, .. } = &file.waybill;
+        Self { metadata, expires_at: *expires_at, received_at: file.received_at }
+    }
+}
+
+/// Finds where the file lies by the current grant.
 ///
 /// # Errors
 /// [`FetchError::ForeignUri`] and [`FetchError::ElsewhereNow`] among others; no request was made to the file's host then.
 pub(crate) async fn locate(
     tokens: &dyn TokenSource,
     inbox: &impl Inbox,
-    file: &Leased,
+    file: Claim<'_>,
     now: OffsetDateTime,
 ) -> Result<BlobPath, FetchError> {
-    let uri = file.waybill.metadata.blob_uri()?;
+    let uri = file.metadata.blob_uri()?;
     let grant = tokens.grant(Service::Blob, None).await?;
     if let Some(blob) = uri.under(&grant.endpoint, &grant.entity) {
         return Ok(blob);
@@ -144,7 +159,7 @@ pub(crate) async fn locate(
     for place in inbox.places().await? {
         let Ok(endpoint) = url::Url::parse(&place.endpoint) else { continue };
         if place != place_of(&grant) && uri.under(&endpoint, &place.container).is_some() {
-            return Err(match file.waybill.expires_at {
+            return Err(match file.expires_at {
                 Some(since) if since <= now => FetchError::Gone { since },
                 _ => FetchError::ElsewhereNow { uri: uri.normalised(), place },
             });
@@ -161,19 +176,19 @@ pub(crate) async fn locate(
 pub(crate) async fn open(
     container: &Container,
     blob: &BlobPath,
-    file: &Leased,
+    file: Claim<'_>,
     etag: Option<&str>,
     now: OffsetDateTime,
 ) -> Result<Download, FetchError> {
     let download = match container.download(blob.as_str(), 0, etag).await {
         Ok(download) => download,
         Err(BlobError::NotFound { .. }) => {
-            let until = file.waybill.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
+            let until = file.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
             return Err(if now < until { FetchError::Missing { until } } else { FetchError::Gone { since: until } });
         }
         Err(error) => return Err(error.into()),
     };
-    let announced = file.waybill.metadata.extras().ok().and_then(|extras| extras.bytes);
+    let announced = file.metadata.extras().ok().and_then(|extras| extras.bytes);
     match announced {
         Some(announced) if announced != download.facts().length => {
             Err(FetchError::LengthDiffers { announced, found: download.facts().length })

@@ -2,13 +2,15 @@
 //!
 //! `receive` saves waybills in the `inbox` and settles them; `schedule` leases what is due; `fetch` streams the blob,
 //! `rows` decodes it; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
-//! in one transaction with the file's progress. Beside them `grants` holds the tokens.
+//! in one transaction with the file's progress. Beside them `grants` holds the tokens, and `look` reads a file's rows without
+//! bringing them into effect.
 
 pub mod receive;
 pub mod inbox;
 pub mod schedule;
 pub mod fetch;
 pub mod rows;
+pub mod look;
 pub mod apply;
 pub mod sink;
 pub mod grants;

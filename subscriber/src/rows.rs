@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
-use waybill_contracts::{Encoding, Entity, Format, HeaderRow, Media, MediaError, Metadata, Reason};
+use waybill_contracts::{Entity, Format, HeaderRow, Media, MediaError, Reason};
 use waybill_formats::{Charset, DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Source, Step};
 
 use crate::Verdict;
@@ -97,21 +97,19 @@ impl RowsError {
     }
 }
 
-/// How to decode a file by its message; `entity` gives the columns of a CSV without header.
+/// How to decode a file of this media; `entity` gives the columns of a CSV without header.
 ///
 /// # Errors
-/// [`RowsError::Media`] and [`RowsError::Unsupported`].
+/// [`RowsError::Unsupported`].
 pub(crate) fn decode_options(
-    metadata: &Metadata,
+    media: Media,
+    blob_type: &str,
     entity: Option<&Entity>,
     limits: &Limits,
-    hash_plain: bool,
 ) -> Result<DecodeOptions, RowsError> {
-    let Media { format, charset, header, delimiter, row } = metadata.media()?;
+    let Media { format, charset, header, delimiter, row } = media;
     let unknown = |label: String| RowsError::Unsupported { what: format!("charset {label}") };
     let charset = charset.map(|label| Charset::from_label(&label).ok_or_else(|| unknown(label))).transpose()?;
-    // The packing is decided by the file's first bytes; here it is only checked that we know its name.
-    let _: Option<Encoding> = metadata.encoding()?;
     let source = match (format, header) {
         (Format::JsonLines, _) => Source::JsonLines,
         (Format::Json, _) => Source::Json,
@@ -122,14 +120,13 @@ pub(crate) fn decode_options(
             let columns: Vec<String> =
                 entity.into_iter().flat_map(|entity| &entity.columns).map(|column| column.name.clone()).collect();
             if columns.is_empty() {
-                let what =
-                    format!("a CSV without header of type {:?}, whose entity declares no columns,", metadata.blob_type);
+                let what = format!("a CSV without header of type {blob_type:?}, whose entity declares no columns,");
                 return Err(RowsError::Unsupported { what });
             }
             Source::Csv { columns: Some(columns), delimiter }
         }
     };
-    Ok(DecodeOptions { charset, limits: limits.clone(), hash_plain, ..DecodeOptions::new(source) })
+    Ok(DecodeOptions { charset, limits: limits.clone(), ..DecodeOptions::new(source) })
 }
 
 /// Decodes what comes through `chunks` and hands on groups of the rows after `from`. Returns at the file's end, when the

@@ -24,14 +24,16 @@ use waybill_azure::{
     bus::{Bus, BusOptions, ReceiverOptions},
     http::{HttpClient, HttpError, HttpOptions},
 };
-use waybill_contracts::{Entities, GrantLayout};
+use waybill_contracts::{Entities, GrantLayout, Metadata};
 use waybill_formats::{Limits, RowFilter, filter::FilterColumns};
 
 use crate::{
     OnBadRow,
     apply::{EntityPlans, PlanError},
+    fetch::{self, Claim},
     grants::{Credential, Grants, place_of},
     inbox::{Inbox, InboxError, Pending, SqliteInbox, Wanted, WorkerId},
+    look::{FileRows, LookError},
     receive::{ReceiveStats, chain, receive},
     rows::GroupLimits,
     schedule::{Circuits, CompareError, WorkStats, Workshop, process, reopen_what_the_sink_lacks},
@@ -384,6 +386,28 @@ impl<I: Inbox + Clone> Subscriber<I> {
         Ok(())
     }
 
+    /// The rows of a file that the inbox knows, whatever became of it, by the row's number in the inbox. Nothing is brought
+    /// into effect, and nothing is noted.
+    ///
+    /// # Errors
+    /// [`LookError`]: there is no such file, or its blob cannot be had.
+    pub async fn rows(&self, id: i64) -> Result<FileRows, LookError> {
+        let shared = &self.shared;
+        let row = shared.inbox.get(id).await?.ok_or(LookError::Unknown { id })?;
+        let metadata = Metadata::parse(row.body.as_bytes()).map_err(|source| LookError::NoFile { id, source })?;
+        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at };
+        let now = (shared.options.now)();
+        let blob = fetch::locate(&*shared.tokens, &shared.inbox, claim, now).await?;
+        let download = fetch::open(&self.container(), &blob, claim, None, now).await?;
+        let entity = shared.entities.for_type(&metadata.blob_type);
+        FileRows::of_blob(blob.as_str().to_owned(), download, &metadata, entity, &shared.options.limits)
+    }
+
+    fn container(&self) -> Container {
+        let Shared { http, tokens, options, .. } = &*self.shared;
+        Container::new(http.clone(), Arc::clone(tokens), options.blob.clone())
+    }
+
     /// Asks for a grant once, so that a wrong credential shows at the start.
     ///
     /// # Errors
@@ -528,7 +552,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             inbox: shared.inbox.clone(),
             sink,
             tokens: Arc::clone(&shared.tokens),
-            container: Container::new(shared.http.clone(), Arc::clone(&shared.tokens), options.blob.clone()),
+            container: self.container(),
             entities: Arc::clone(&shared.entities),
             plans: Arc::clone(&shared.plans),
             circuits: Circuits::default(),

@@ -97,7 +97,7 @@ impl Drop for Running {
 }
 
 /// A folder with the ready file of a running `Local`, and a file to publish.
-async fn beside_local() -> (TempDir, Local) {
+pub(super) async fn beside_local() -> (TempDir, Local) {
     let folder = tempfile::tempdir().unwrap();
     let local = Local::builder().start().await.unwrap();
     local.write_ready_file(&folder.path().join("local.json")).unwrap();
@@ -107,7 +107,7 @@ async fn beside_local() -> (TempDir, Local) {
 
 const PUBLISH: [&str; 5] = ["publish", "--local", "local.json", "--type", "ItemChanges"];
 
-fn publish(folder: &TempDir, files: &[&str]) -> Command {
+pub(super) fn publish(folder: &TempDir, files: &[&str]) -> Command {
     command(folder, "waybill-publisher", &[&PUBLISH, files].concat())
 }
 

@@ -31,7 +31,7 @@ use tokio::{io::AsyncRead, sync::mpsc};
 use tokio_util::io::SyncIoBridge;
 use uuid::Uuid;
 use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Format, Metadata};
-use waybill_formats::{Compression, WriterOptions};
+use waybill_formats::{Charset, Compression, WriterOptions};
 
 pub use error::ExportError;
 pub(crate) use settle::settle;
@@ -110,6 +110,7 @@ pub struct ExportBuilder<O: Outbox = SqliteOutbox> {
     expires_at: Option<OffsetDateTime>,
     compression: Compression,
     format: Option<Format>,
+    charset: Option<Charset>,
     columns: Option<Vec<String>>,
     bytes_read: Arc<AtomicU64>,
 }
@@ -130,6 +131,7 @@ impl<O: Outbox> ExportBuilder<O> {
             expires_at: None,
             compression,
             format: None,
+            charset: None,
             columns: None,
             bytes_read: Arc::default(),
         })
@@ -221,6 +223,19 @@ impl<O: Outbox> ExportBuilder<O> {
         self
     }
 
+    /// The charset that a source is in, such as `windows-1252` or `utf-16le`; a byte order mark counts more. Default: by the
+    /// byte order mark, in XML by its declaration, else UTF-8. What is converted becomes UTF-8; what is not keeps its bytes,
+    /// and the message says the charset too.
+    ///
+    /// # Errors
+    /// When it is none that this version reads.
+    pub fn charset(mut self, label: &str) -> Result<Self, ExportError> {
+        let known = Charset::from_label(label);
+        let unknown = || invalid("charset", format!("{label:?} is none that is read; name one such as windows-1252"));
+        self.charset = Some(known.ok_or_else(unknown)?);
+        Ok(self)
+    }
+
     /// The columns of CSV that is converted to.
     pub fn columns<C: Into<String>>(mut self, columns: impl IntoIterator<Item = C>) -> Self {
         self.columns = Some(columns.into_iter().map(Into::into).collect());
@@ -245,7 +260,8 @@ impl<O: Outbox> ExportBuilder<O> {
         let Some(options) = WriterOptions::of(format).or_else(csv) else {
             return Err(invalid("format", "CSV needs its columns; use `csv`"));
         };
-        self.start_as(options, format).await
+        // What is written row by row is UTF-8.
+        Self { charset: None, ..self }.start_as(options, format).await
     }
 
     /// Begins a file whose bytes are written as they are, in `format`.
@@ -353,7 +369,8 @@ impl<O: Outbox> ExportBuilder<O> {
             None => (Treatment::Verbatim, format),
             Some(target) => (Treatment::Convert(target, self.columns.clone()), target),
         };
-        let packing = Packing { name: name.clone(), format, treatment, compression: self.compression };
+        let (charset, compression) = (self.charset, self.compression);
+        let packing = Packing { name: name.clone(), format, charset, treatment, compression };
         // Before anything is planned: a source that is not there leaves no trace.
         let input = match blocking(open).await {
             Ok(input) => input,
@@ -418,6 +435,7 @@ impl<O: Outbox> ExportBuilder<O> {
             expires_at: self.expires_at,
             compression: self.compression,
             format: self.format,
+            charset: self.charset,
             columns: self.columns.clone(),
             bytes_read: Arc::clone(&self.bytes_read),
         }
@@ -431,6 +449,10 @@ impl<O: Outbox> ExportBuilder<O> {
         let name = BlobPath::for_export(&self.blob_type, date, &correlation_id, unique, format.suffix());
         let plain_name =
             name.as_str().strip_suffix(".gz").filter(|_| !packed).and_then(|name| BlobPath::new(name).ok());
+        let content_type = match self.charset.filter(|_| self.format.is_none()) {
+            Some(charset) => format!("{}; charset={}", format.content_type(), charset.name().to_ascii_lowercase()),
+            None => format.content_type().to_owned(),
+        };
         Plan {
             export_id: self.export_id.clone().unwrap_or_else(ExportId::random),
             publisher: self.context.publisher.clone(),
@@ -439,7 +461,7 @@ impl<O: Outbox> ExportBuilder<O> {
             correlation_id,
             causation_id: self.causation_id.clone(),
             traceparent: self.traceparent.clone(),
-            content_type: format.content_type().to_owned(),
+            content_type,
             content_encoding: packed.then(|| "gzip".to_owned()),
             properties: self.properties.clone(),
             schema: self.schema.clone(),

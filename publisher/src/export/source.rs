@@ -17,7 +17,8 @@ use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 use waybill_contracts::Format;
 use waybill_formats::{
-    Compression, DecodeOptions, EncodeError, RowBatch, RowDecoder, RowWriter, Source, Step, WriterOptions, WriterStats,
+    Charset, Compression, DecodeOptions, EncodeError, RowBatch, RowDecoder, RowWriter, Source, Step, WriterOptions,
+    WriterStats,
 };
 
 use super::error::ExportError;
@@ -40,6 +41,8 @@ pub(super) struct Packing {
     /// For errors.
     pub(super) name: String,
     pub(super) format: Format,
+    /// As the caller says.
+    pub(super) charset: Option<Charset>,
     pub(super) treatment: Treatment,
     pub(super) compression: Compression,
 }
@@ -103,7 +106,8 @@ impl Packing {
         block_bytes: impl Fn() -> usize,
         mut emit: impl FnMut(Bytes) -> Result<(), Gone>,
     ) -> Result<Packed, PackError> {
-        let decoder = RowDecoder::new(DecodeOptions::new(Source::of(self.format)));
+        let decoder =
+            RowDecoder::new(DecodeOptions { charset: self.charset, ..DecodeOptions::new(Source::of(self.format)) });
         let mut rows = Rows { name: &self.name, decoder, read: 0, plain: 0 };
         let mut target = match &self.treatment {
             Treatment::Verbatim => Target::open(RowWriter::new(WriterOptions::Raw, self.compression)),

@@ -155,6 +155,31 @@ async fn every_format_becomes_every_other() {
 }
 
 #[tokio::test]
+async fn a_source_in_another_charset_is_converted_or_announced_with_it() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let bytes = b"name\nStra\xdfe \x80\n";
+    let source = world.file("t.csv", bytes);
+    let export = || running.publisher.export("Thing").unwrap();
+    let refused = export().charset("ebcdic").err().unwrap();
+    assert!(refused.to_string().contains("\"ebcdic\" is none that is read"), "{refused}");
+    let refused = export().file(&source).await.unwrap_err();
+    assert!(matches!(refused, ExportError::Source { row: 1, .. }), "it is no UTF-8: {refused:?}");
+
+    let converted =
+        export().charset("Windows-1252").unwrap().convert_to(Format::JsonLines).file(&source).await.unwrap();
+    assert_eq!(world.plain(&converted.uri).await, "{\"name\":\"Straße €\"}\n".as_bytes());
+    assert_eq!(world.facts(&converted.uri).await.headers.content_type, "application/x-jsonlines");
+    let unchanged = export().charset("Windows-1252").unwrap().file(&source).await.unwrap();
+    assert_eq!(world.plain(&unchanged.uri).await, bytes);
+    assert_eq!(world.facts(&unchanged.uri).await.headers.content_type, "text/csv; charset=windows-1252");
+    running.sent().await;
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
 async fn csv_becomes_json_lines_with_nulls_kept_apart_and_back() {
     let world = World::new().await;
     let running = world.running().await;

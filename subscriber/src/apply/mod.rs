@@ -21,7 +21,7 @@ mod tests;
 
 pub(crate) use batch::{Batch, Head, RowAt, StreamRows};
 pub(crate) use key::KeyPart;
-pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault};
+pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault, filter_columns};
 pub(crate) use row::RowReader;
 pub(crate) use shape::{Grown, NewFields, Shape, ShapeColumn, folded};
 pub(crate) use sieve::Sieve;

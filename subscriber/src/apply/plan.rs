@@ -176,9 +176,9 @@ impl EntityPlan {
     }
 }
 
-/// The entity's `where`, typed by its columns.
-fn filter(entity: &Entity) -> Result<Option<RowFilter>, PlanError> {
-    let Some(predicate) = &entity.filter else { return Ok(None) };
+/// What a predicate over an entity's rows may name, and what that is.
+#[must_use]
+pub fn filter_columns(entity: &Entity) -> FilterColumns<'_> {
     let mut columns: Vec<(&str, Option<ColumnType>)> =
         entity.columns.iter().map(|column| (column.name.as_str(), Some(column.kind))).collect();
     let mut add = |name, kind| {
@@ -189,8 +189,13 @@ fn filter(entity: &Entity) -> Result<Option<RowFilter>, PlanError> {
     entity.version.iter().for_each(|version| add(version.field.as_str(), Some(column_type(version.kind))));
     let references = entity.references.iter().flat_map(|reference| &reference.fields);
     entity.key.iter().chain(references).for_each(|name| add(name.as_str(), None));
-    let columns = FilterColumns { columns, is_closed: entity.schema == SchemaMode::Freeze };
-    RowFilter::compile(predicate.text(), &columns).map(Some).map_err(|error| PlanError {
+    FilterColumns { columns, is_closed: entity.schema == SchemaMode::Freeze }
+}
+
+/// The entity's `where`, typed by its columns.
+fn filter(entity: &Entity) -> Result<Option<RowFilter>, PlanError> {
+    let Some(predicate) = &entity.filter else { return Ok(None) };
+    RowFilter::compile(predicate.text(), &filter_columns(entity)).map(Some).map_err(|error| PlanError {
         text: predicate.error(error.at, &format!("entity {:?}: `where`: {}", entity.name, error.problem)).to_string(),
     })
 }

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     Blame, FileKey, OnBadRow, Verdict,
     apply::{EntityPlan, EntityPlans, Position},
-    fetch::{self, FetchError},
+    fetch::{self, Claim, FetchError},
     grants::jittered,
     inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased},
     receive::chain,
@@ -258,8 +258,16 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         // After a try that ended early the file may be another one: then it is looked at closely.
         let again = from > 0 || file.attempts > 0;
         let hash_plain = (self.verify_hash || again) && extras.plain_sha256.is_some();
-        let options = rows::decode_options(metadata, entity, &self.limits, hash_plain)?;
-        let blob = fetch::locate(&*self.tokens, &self.inbox, file, (self.now)()).await?;
+        // The packing is decided by the file's first bytes; here it is only checked that we know its name.
+        metadata.encoding().map_err(RowsError::from)?;
+        let options = rows::decode_options(
+            metadata.media().map_err(RowsError::from)?,
+            &metadata.blob_type,
+            entity,
+            &self.limits,
+        )?;
+        let options = DecodeOptions { hash_plain, ..options };
+        let blob = fetch::locate(&*self.tokens, &self.inbox, Claim::of(file), (self.now)()).await?;
         let fail_on_bad_row = self.on_bad_row == OnBadRow::Fail && from == 0;
         // Rows of one content must not follow rows of another, nor any row a bad one that fails the file. So what is read
         // next is pinned to what was looked at.
@@ -277,8 +285,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             FetchError::Blob(BlobError::Changed { .. }) if of_before => content_changed(file, from),
             error => error.into(),
         };
-        let download =
-            fetch::open(&self.container, &blob, file, etag.as_deref(), (self.now)()).await.map_err(changed)?;
+        let download = fetch::open(&self.container, &blob, Claim::of(file), etag.as_deref(), (self.now)())
+            .await
+            .map_err(changed)?;
         let seen = BlobSeen { etag: download.facts().etag.clone(), length: download.facts().length };
         let batch = BatchFacts {
             blob_type: metadata.blob_type.as_str().into(),
@@ -398,7 +407,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         extras: &Extras,
         fail_on_bad_row: bool,
     ) -> Result<String, WorkError> {
-        let download = fetch::open(&self.container, blob, file, None, (self.now)()).await?;
+        let download = fetch::open(&self.container, blob, Claim::of(file), None, (self.now)()).await?;
         let etag = download.facts().etag.clone();
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let looking = async move {

@@ -1,6 +1,7 @@
 //! The subscriber against the services of `waybill-local`, one part at a time.
 
 mod grants;
+mod looking;
 mod receiving;
 mod sink;
 mod working;

@@ -66,6 +66,9 @@ struct Publish {
     /// Write the rows in this format [default: the same bytes as the file]
     #[arg(long = "as", value_enum, value_name = "FORMAT")]
     target: Option<Target>,
+    /// The charset that FILE is in, such as windows-1252 [default: by its byte order mark or XML declaration, else UTF-8]
+    #[arg(long, value_name = "CHARSET")]
+    charset: Option<String>,
     /// The export's identity, for one FILE: publishing the same one again does nothing [default: a new UUID]
     #[arg(long, value_name = "ID", value_parser = export_id)]
     id: Option<String>,

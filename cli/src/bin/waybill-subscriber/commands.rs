@@ -3,6 +3,7 @@
 mod init;
 mod look;
 mod plan;
+mod rows;
 mod work;
 
 use waybill_cli::{args::Common, exit::Outcome};
@@ -20,6 +21,10 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
         Command::Process { target, types, since } => {
             let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
             work::process(&common, &Settings::load(&common, Some(&target))?, wanted).await
+        }
+        Command::Rows(of) => {
+            let target = Target { sink: None, entities: of.entities.clone() };
+            rows::rows(&common, &Settings::load(&common, Some(&target))?, &of).await
         }
         Command::Plan { entities } => {
             let target = Target { sink: None, entities };

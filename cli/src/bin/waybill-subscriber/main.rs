@@ -11,6 +11,7 @@ use waybill_cli::{
     args::{Common, start_logs},
     exit,
 };
+use waybill_formats::{FieldPath, FieldPathError};
 use waybill_subscriber::inbox::State;
 
 /// Receives waybills, fetches their files and brings each row into effect once.
@@ -52,6 +53,8 @@ enum Command {
         #[arg(long, value_name = "TIME", value_parser = instant)]
         since: Option<OffsetDateTime>,
     },
+    /// Rows of a file as JSON Lines, whatever its format; nothing is brought into effect
+    Rows(RowsOf),
     /// What is filtered where, and what that saves of what the inbox has
     Plan {
         /// What rows mean: keys, versions, references, filters
@@ -83,6 +86,45 @@ enum Command {
         /// Its number, as `list` shows it
         id: i64,
     },
+}
+
+/// Which rows of which file.
+#[derive(Debug, Clone, clap::Args)]
+struct RowsOf {
+    /// The file's number, as `list` shows it
+    #[arg(required_unless_present = "file", conflicts_with = "file")]
+    id: Option<i64>,
+    /// A file on this machine instead, plain or gzip
+    #[arg(long, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// What FILE is, such as 'text/csv; delimiter=semicolon; charset=windows-1252' [default: by its suffix]
+    #[arg(long, value_name = "TYPE", conflicts_with = "id")]
+    content_type: Option<String>,
+    /// How FILE is packed, gzip or identity; its first bytes decide all the same
+    #[arg(long, value_name = "ENCODING", conflicts_with = "id")]
+    content_encoding: Option<String>,
+    /// FILE's blobType: its entity says what the columns are
+    #[arg(long = "type", value_name = "TYPE", conflicts_with = "id")]
+    blob_type: Option<String>,
+    /// Only rows that match, in CEL: 'row.Price > 10.0'
+    #[arg(long = "where", value_name = "PREDICATE")]
+    predicate: Option<String>,
+    /// Only these fields: Name,Address.City,Lines[0].Item
+    #[arg(long, value_name = "FIELDS", value_parser = fields)]
+    fields: Option<Fields>,
+    /// At most this many rows
+    #[arg(long, value_name = "ROWS")]
+    limit: Option<u64>,
+    /// What rows mean: the columns' types, for --where
+    #[arg(long, value_name = "FILE")]
+    entities: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone)]
+struct Fields(Vec<FieldPath>);
+
+fn fields(text: &str) -> Result<Fields, FieldPathError> {
+    FieldPath::parse_list(text).map(Fields)
 }
 
 /// Where rows go, and what they mean.

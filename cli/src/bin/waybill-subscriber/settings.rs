@@ -178,6 +178,13 @@ impl Settings {
         Ok(builder.with_tenant(inbox, &url, Credential::Bearer(bearer))?)
     }
 
+    /// One that only looks.
+    pub(crate) async fn looker(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<SqliteInbox>> {
+        let inbox = self.existing_inbox().await?;
+        let Reached { url, bearer, ca_file } = self.tenant(local).await?;
+        Ok(self.builder(ca_file)?.with_tenant(inbox, &url, Credential::Bearer(bearer))?)
+    }
+
     async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
         if let Some(path) = local {
             let ready = local::ready_file(path).await?;

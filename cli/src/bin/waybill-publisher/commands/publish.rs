@@ -181,6 +181,9 @@ async fn export(publisher: &Publisher, publish: &Publish, path: &Path, at: &At) 
     if let Some(id) = &publish.correlation_id {
         export = export.correlation_id(id)?;
     }
+    if let Some(charset) = &publish.charset {
+        export = export.charset(charset)?;
+    }
     match publish.target {
         None => {}
         Some(Target::Jsonl) => export = export.convert_to(FileFormat::JsonLines),
