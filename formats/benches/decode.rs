@@ -1,8 +1,10 @@
-//! How much of the time goes into rows: inflating a file alone, against decoding it and reading three fields of each row.
+//! How much of the time goes into rows: inflating a file alone, against decoding it and reading three fields of each row,
+//! and against decoding it and asking a filter of three fields.
 //!
 //! `cargo bench -p waybill-formats --bench decode`. Prints, for each format, plain bytes a second and the ratio to the
 //! inflate of the same bytes: medians of paired runs. With the environment's `DECODE_FILE` and `DECODE_FORMAT` (`jsonl`,
-//! `json`, `csv`, `xml`, `xmll`) a gzip file of one's own, and `DECODE_FIELDS` (paths with commas between) its fields.
+//! `json`, `csv`, `xml`, `xmll`) a gzip file of one's own, `DECODE_FIELDS` (paths with commas between) its fields, and
+//! `DECODE_FILTER` a predicate.
 
 use std::{
     hint::black_box,
@@ -12,7 +14,11 @@ use std::{
 
 use bytes::Bytes;
 use flate2::{bufread::MultiGzDecoder, write::GzEncoder};
-use waybill_formats::{DecodeOptions, Field, FieldPath, RowDecoder, Source, Step};
+use waybill_contracts::ColumnType;
+use waybill_formats::{
+    DecodeOptions, Field, FieldPath, RowBatch, RowDecoder, RowFilter, Source, Step,
+    filter::{FilterColumns, FilterFields},
+};
 
 const ROWS: u32 = 200_000;
 const RUNS: usize = 7;
@@ -22,34 +28,48 @@ struct Case {
     name: String,
     source: Source,
     paths: Vec<FieldPath>,
+    filter: RowFilter,
     stored: Bytes,
 }
 
 fn main() {
     let cases = own_file().map_or_else(generated, |case| vec![case]);
-    println!("{:8} {:>9} {:>14} {:>14} {:>7}", "format", "plain MB", "inflate MB/s", "decode MB/s", "ratio");
+    println!(
+        "{:8} {:>9} {:>14} {:>14} {:>7} {:>14} {:>7} {:>7}",
+        "format", "plain MB", "inflate MB/s", "fields MB/s", "ratio", "filter MB/s", "ratio", "wanted"
+    );
     for case in cases {
         let (plain, _) = inflate(&case.stored);
-        let (mut inflates, mut decodes, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut inflates, mut reads, mut filters) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut read_ratios, mut filter_ratios, mut wanted) = (Vec::new(), Vec::new(), 0.0);
         for _ in 0..RUNS {
             let (_, alone) = inflate(&case.stored);
-            let rows = decode(&case);
+            let read = decode(&case, read_fields);
+            let filtered = decode(&case, ask_filter);
+            assert!(read.1 > 0, "the fields are there");
+            wanted = filtered.1 as f64 / filtered.2 as f64;
             inflates.push(alone);
-            decodes.push(rows);
-            ratios.push(rows.as_secs_f64() / alone.as_secs_f64());
+            read_ratios.push(read.0.as_secs_f64() / alone.as_secs_f64());
+            filter_ratios.push(filtered.0.as_secs_f64() / alone.as_secs_f64());
+            reads.push(read.0);
+            filters.push(filtered.0);
         }
-        ratios.sort_by(f64::total_cmp);
+        read_ratios.sort_by(f64::total_cmp);
+        filter_ratios.sort_by(f64::total_cmp);
         let speed = |mut times: Vec<Duration>| {
             times.sort();
             plain as f64 / 1e6 / times[RUNS / 2].as_secs_f64()
         };
         println!(
-            "{:8} {:9.1} {:14.0} {:14.0} {:7.2}",
+            "{:8} {:9.1} {:14.0} {:14.0} {:7.2} {:14.0} {:7.2} {:6.1}%",
             case.name,
             plain as f64 / 1e6,
             speed(inflates),
-            speed(decodes),
-            ratios[RUNS / 2]
+            speed(reads),
+            read_ratios[RUNS / 2],
+            speed(filters),
+            filter_ratios[RUNS / 2],
+            100.0 * wanted
         );
     }
 }
@@ -68,11 +88,12 @@ fn inflate(stored: &Bytes) -> (u64, Duration) {
     }
 }
 
-fn decode(case: &Case) -> Duration {
+/// How long it takes, what `each` adds up to, and how many rows there are.
+fn decode(case: &Case, each: impl Fn(&Case, &RowBatch) -> usize) -> (Duration, usize, u64) {
     let start = Instant::now();
     let mut decoder = RowDecoder::new(DecodeOptions::new(case.source.clone()));
     let mut fed = 0;
-    let (mut rows, mut length) = (0_u64, 0);
+    let (mut rows, mut sum) = (0_u64, 0);
     loop {
         match decoder.next().expect("the file is good") {
             Step::NeedInput if fed < case.stored.len() => {
@@ -82,20 +103,30 @@ fn decode(case: &Case) -> Duration {
             }
             Step::NeedInput => decoder.end(),
             Step::Batch(batch) => {
-                let mut values = Vec::new();
-                for row in batch.rows() {
-                    row.get_many(&case.paths, &mut values);
-                    rows += 1;
-                    length += values.iter().map(text_length).sum::<usize>();
-                }
+                rows += batch.len() as u64;
+                sum += each(case, &batch);
             }
             Step::Done(stats) => {
                 assert_eq!((stats.rows, stats.bad_rows), (rows, 0));
-                assert!(length > 0, "the fields are there");
-                return start.elapsed();
+                return (start.elapsed(), sum, rows);
             }
         }
     }
+}
+
+fn read_fields(case: &Case, batch: &RowBatch) -> usize {
+    let mut values = Vec::new();
+    let mut length = 0;
+    for row in batch.rows() {
+        row.get_many(&case.paths, &mut values);
+        length += values.iter().map(text_length).sum::<usize>();
+    }
+    length
+}
+
+fn ask_filter(case: &Case, batch: &RowBatch) -> usize {
+    let mut fields = FilterFields::default();
+    batch.rows().filter(|row| case.filter.matches(row, &mut fields).expect("every row can be judged")).count()
 }
 
 fn text_length(field: &Field<'_>) -> usize {
@@ -113,7 +144,9 @@ fn own_file() -> Option<Case> {
     let fields = variable("DECODE_FIELDS").unwrap_or_else(|| "id,sku,price".to_owned());
     let stored = Bytes::from(std::fs::read(path).expect("the file can be read"));
     let paths = fields.split(',').map(|path| FieldPath::parse(path).expect("a path")).collect();
-    Some(Case { source: source(&name), name, paths, stored })
+    let predicate = variable("DECODE_FILTER").unwrap_or_else(|| "true".to_owned());
+    let filter = RowFilter::compile(&predicate, &FilterColumns::default()).expect("DECODE_FILTER is a predicate");
+    Some(Case { source: source(&name), name, paths, filter, stored })
 }
 
 fn source(name: &str) -> Source {
@@ -170,7 +203,11 @@ fn generated() -> Vec<Case> {
             encoder.write_all(plain.as_bytes()).expect("memory takes it");
             let stored = Bytes::from(encoder.finish().expect("memory takes it"));
             let paths = ["sku", "price", "updatedAt"].map(FieldPath::name).to_vec();
-            Case { name: name.to_owned(), source: source(name), paths, stored }
+            let columns = [("price", ColumnType::Decimal), ("stock", ColumnType::Integer), ("sku", ColumnType::Text)];
+            let columns = columns.map(|(name, kind)| (name, Some(kind))).to_vec();
+            let predicate = "row.price > 2500.0 && row.stock < 250 && !row.sku.startsWith(\"SKU-0\")";
+            let filter = RowFilter::compile(predicate, &FilterColumns { columns, is_closed: false });
+            Case { name: name.to_owned(), source: source(name), paths, filter: filter.expect("a predicate"), stored }
         })
         .collect()
 }

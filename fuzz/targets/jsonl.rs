@@ -1,0 +1,9 @@
+//! Arbitrary bytes as a file of JSON Lines.
+#![no_main]
+
+mod reader;
+
+use libfuzzer_sys::fuzz_target;
+use waybill_formats::Source;
+
+fuzz_target!(|data: &[u8]| reader::read(data, |_| Source::JsonLines));
