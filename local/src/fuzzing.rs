@@ -22,7 +22,8 @@ const OUTPUT_MAX: usize = 4 * 1024 * 1024;
 const NOW: i64 = 1_795_000_000;
 
 /// Bytes to a new connection. The first byte says how they get there: 0 and 1 as they are, from the start or to a client that
-/// has opened; otherwise each is a frame's body (a byte of length before it) to a client with a token and links.
+/// has opened; otherwise each is a frame's body, with its length before it (two bytes after 3, else one), to a client with a
+/// token and links.
 ///
 /// # Panics
 /// When the engine takes more than it was given, or its output grows without bound.
@@ -40,14 +41,22 @@ pub fn frames(data: &[u8]) {
             connection.attach_all();
             let mut bytes = Vec::new();
             let mut rest = rest;
-            while let Some((length, after)) = rest.split_first() {
-                let (body, after) = after.split_at(usize::from(*length).min(after.len()));
+            while let Some((length, after)) = if *mode == 3 { long(rest) } else { short(rest) } {
+                let (body, after) = after.split_at(length.min(after.len()));
                 frame::write(&mut bytes, Kind::Amqp, 0, |out| out.extend_from_slice(body));
                 rest = after;
             }
             connection.feed(&bytes);
         }
     }
+}
+
+fn short(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    bytes.split_first().map(|(length, after)| (usize::from(*length), after))
+}
+
+fn long(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    bytes.split_first_chunk().map(|(length, after)| (usize::from(u16::from_be_bytes(*length)), after))
 }
 
 /// Text to the parser of SQL filters; what it takes is evaluated for two messages.
@@ -240,6 +249,7 @@ mod tests {
         let mut data = vec![2, u8::try_from(body.len()).unwrap()];
         data.extend(body);
         frames(&data);
+        frames(&[&[3, 0], &data[1..]].concat());
         frames(&[]);
         frames(&[0, b'A', b'M']);
         frames(&[1, 0, 0, 0, 8, 2, 0, 0, 0]);

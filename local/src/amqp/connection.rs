@@ -48,7 +48,7 @@ pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 pub(super) const CLOSING: Duration = Duration::from_secs(1);
 
 /// How long one connection works before others have their turn.
-const TURN_MAX: Duration = Duration::from_millis(10);
+pub(super) const TURN_MAX: Duration = Duration::from_millis(10);
 
 /// As far ahead as anybody looks.
 const DAY: Duration = Duration::from_secs(86_400);

@@ -14,6 +14,9 @@ use crate::log::{printable, say};
 
 const CONTAINER: &str = "waybill-local";
 
+/// Heartbeats come no more often, whatever a client states: a thousand that state a millisecond would keep a core busy.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(20);
+
 const MECHANISMS: [&str; 4] = ["MSSBCBS", "ANONYMOUS", "PLAIN", "EXTERNAL"];
 
 impl Engine {
@@ -85,7 +88,7 @@ impl Engine {
         self.heartbeat = open
             .idle_time_out_ms
             .filter(|ms| *ms > 0)
-            .map(|ms| (Duration::from_millis(u64::from(ms)) * 2 / 5).max(Duration::from_millis(1)));
+            .map(|ms| (Duration::from_millis(u64::from(ms)) * 2 / 5).max(HEARTBEAT_MIN));
         self.phase = Phase::Running;
         let to_do = self.cx.tell(BusEvent::Connect, "", None, "", 0, None);
         if let Some((refusal, _)) = to_do.and_then(|to_do| to_do.refuse) {

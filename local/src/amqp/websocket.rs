@@ -46,8 +46,8 @@ const SUBPROTOCOL: &str = "AMQPWSB10";
 /// The registered name of AMQP over WebSocket, which other clients offer.
 const SUBPROTOCOL_AMQP: &str = "amqp";
 
-/// Largest message of a client; what is in it goes to the engine in pieces.
-const MESSAGE_MAX: usize = 4 * 1024 * 1024;
+/// Largest message of a client, held until it is whole, of whoever has connected. Microsoft's clients send a frame in each.
+const MESSAGE_MAX: usize = 512 * 1024;
 /// Bytes that are read at once, allocated with each connection.
 const READ_BUFFER: usize = 16 * 1024;
 /// Largest message that we send.

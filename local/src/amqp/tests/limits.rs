@@ -185,6 +185,16 @@ fn heartbeats_leave_before_half_of_the_clients_time_out() {
 }
 
 #[test]
+fn a_time_out_of_a_millisecond_is_not_kept() {
+    let bench = Bench::new();
+    let mut client = bench.raw_client();
+    client.handshake(65_536, Some(1));
+    client.take();
+    client.bytes(&[0, 0, 0, 8, 2, 0, 0, 0]);
+    assert_eq!(client.engine.deadline(), client.at + Duration::from_millis(20));
+}
+
+#[test]
 fn a_client_without_a_time_out_gets_no_heartbeats() {
     let bench = Bench::new();
     let mut client = bench.raw_client();
