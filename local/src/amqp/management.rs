@@ -21,6 +21,9 @@ use crate::broker::{Destination, LinkRole, Mailbox, Moment, Node, Part, SettleRe
 /// Bytes of messages in one answer, but for the first.
 const ANSWER_MAX: usize = 1024 * 1024;
 
+/// Bytes of deferred messages in one answer, but for a single one.
+const DEFERRED_MAX: usize = 16 * 1024 * 1024;
+
 /// Text of a lost lock, as Azure words it.
 pub(crate) const LOCK_LOST: &str =
     "The lock supplied is invalid. Either the lock expired, or the message has already been removed from the queue.";
@@ -29,6 +32,8 @@ pub(crate) const LOCK_LOST_CONDITION: &str = "com.microsoft:message-lock-lost";
 /// What is answered to dead-lettering on a dead-letter queue.
 pub(crate) const ON_DEAD_LETTER_QUEUE: &str =
     "a message on a dead-letter queue cannot be dead-lettered again; complete, abandon or defer it";
+/// What is answered to properties that a full entity has no room for.
+pub(crate) const NO_ROOM: &str = "The entity has reached its size, and has no room for these properties: settle without them, or receive messages first.";
 /// Condition of numbers that name nothing.
 pub(super) const NOT_FOUND_CONDITION: &str = "com.microsoft:message-not-found";
 
@@ -198,6 +203,7 @@ fn settle(request: &Request<'_>, mailbox: &Mailbox, part: Part, now: Moment) -> 
         None => Answer::ok(None),
         Some(SettleRefusal::LockLost) => lock_lost(),
         Some(SettleRefusal::OnDeadLetterQueue) => Answer::refusal(400, "amqp:not-allowed", ON_DEAD_LETTER_QUEUE),
+        Some(SettleRefusal::Full) => Answer::refusal(403, "amqp:resource-limit-exceeded", NO_ROOM),
     }
 }
 
@@ -206,6 +212,11 @@ fn receive_deferred(body: &Value, mailbox: &Mailbox, part: Part, now: Moment) ->
         Ok(sequences) => sequences,
         Err(refusal) => return refusal,
     };
+    let bytes = mailbox.deferred_bytes(part, &sequences);
+    if bytes > DEFERRED_MAX && sequences.len() > 1 {
+        let text = format!("these messages have {bytes} bytes; ask for at most {DEFERRED_MAX} bytes of them at once");
+        return Answer::refusal(403, "amqp:resource-limit-exceeded", text);
+    }
     // 0 is receive-and-delete, 1 peek-lock (AMQP's rcv-settle-mode).
     let lock = body.get("receiver-settle-mode").and_then(Value::as_int) != Some(0);
     match mailbox.take_deferred(part, &sequences, lock, now) {

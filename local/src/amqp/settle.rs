@@ -10,7 +10,7 @@ use super::codec::Reader;
 use super::context::{Context, scripted};
 use super::encode::Write as _;
 use super::link::{Link, NO_TRANSACTIONS, Origin, Outgoing};
-use super::management::{LOCK_LOST, LOCK_LOST_CONDITION, ON_DEAD_LETTER_QUEUE};
+use super::management::{LOCK_LOST, LOCK_LOST_CONDITION, NO_ROOM, ON_DEAD_LETTER_QUEUE};
 use super::performative::{self as out, AmqpError, Disposition, PeerError, Reply, Role, State};
 use super::session::{Failure, Session, low};
 use crate::broker::SettleRefusal;
@@ -114,8 +114,11 @@ impl Session {
             let answers = self.settle(cx, handle, &deliveries, &outcome);
             let refused = answers.iter().filter(|answer| answer.is_err()).count();
             if refused > 0 {
-                let lost = answers.contains(&Err(SettleRefusal::LockLost));
-                let why = if lost { "the lock is over" } else { ON_DEAD_LETTER_QUEUE };
+                let why = match answers.iter().find_map(|answer| answer.err()) {
+                    Some(SettleRefusal::OnDeadLetterQueue) => ON_DEAD_LETTER_QUEUE,
+                    Some(SettleRefusal::Full) => NO_ROOM,
+                    Some(SettleRefusal::LockLost) | None => "the lock is over",
+                };
                 self.say_refused(cx, Some(handle), u64::try_from(refused).unwrap_or(u64::MAX), why);
             }
             if to_do.drop_answer == Some(true) {
@@ -300,6 +303,7 @@ impl From<SettleRefusal> for AmqpError {
         match refusal {
             SettleRefusal::LockLost => Self::new(LOCK_LOST_CONDITION, LOCK_LOST),
             SettleRefusal::OnDeadLetterQueue => Self::new("amqp:not-allowed", ON_DEAD_LETTER_QUEUE),
+            SettleRefusal::Full => Self::new("amqp:resource-limit-exceeded", NO_ROOM),
         }
     }
 }

@@ -38,7 +38,13 @@ pub(crate) enum SettleRefusal {
     LockLost,
     /// What lies there cannot be dead-lettered once more.
     OnDeadLetterQueue,
+    /// The entity has no room for the properties that the message is to get.
+    Full,
 }
+
+/// Bytes that settling may add to a message of a full entity: a reason and a description, which Azure limits to 4,096
+/// characters each.
+const ADDED_FREE: u64 = 8_192;
 
 /// What a receiver asks for.
 #[derive(Debug, Clone, Copy)]
@@ -269,9 +275,15 @@ impl Mailbox {
             answers.extend(tokens.iter().map(|_| Err(SettleRefusal::OnDeadLetterQueue)));
             return;
         }
+        let added = outcome.added_bytes();
         self.change(now, |inner| {
-            let settle = |token: &Uuid| inner.store.settle(part, *token, outcome.clone(), now);
-            answers.extend(tokens.iter().map(settle).map(|answer| answer.map_err(|LockLost| SettleRefusal::LockLost)));
+            answers.extend(tokens.iter().map(|token| {
+                if added > ADDED_FREE && inner.store.bytes().saturating_add(added) > self.options.max_size_bytes {
+                    return Err(SettleRefusal::Full);
+                }
+                let settled = inner.store.settle(part, *token, outcome.clone(), now);
+                settled.map_err(|LockLost| SettleRefusal::LockLost)
+            }));
         });
     }
 
@@ -282,6 +294,11 @@ impl Mailbox {
 
     pub(crate) fn holds(&self, part: Part, token: Uuid) -> bool {
         self.lock().store.queue(part).holds(token)
+    }
+
+    /// How much [`Self::take_deferred`] would bring.
+    pub(crate) fn deferred_bytes(&self, part: Part, sequences: &[i64]) -> usize {
+        self.lock().store.queue(part).deferred_bytes(sequences)
     }
 
     /// Brings deferred messages by their numbers, under locks or for good: all of them, or none.

@@ -123,6 +123,20 @@ pub(crate) enum Outcome {
     DeadLetter(DeadLetter),
 }
 
+impl Outcome {
+    /// Bytes that it adds to a message, about.
+    pub(crate) fn added_bytes(&self) -> u64 {
+        let of = |properties: &[(String, Vec<u8>)]| properties.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let bytes: usize = match self {
+            Self::Complete | Self::Release => 0,
+            Self::Abandon(properties) | Self::Defer(properties) => of(properties),
+            Self::DeadLetter(asked) => of(&asked.properties) + text(&asked.reason) + text(&asked.description),
+        };
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+}
+
 /// The lock is over: it expired, or the message was settled before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LockLost;
@@ -322,6 +336,12 @@ impl Queue {
             lock: None,
             message: entry.message,
         })
+    }
+
+    /// Bytes of the messages of these numbers that are deferred, each as often as it is named.
+    pub(crate) fn deferred_bytes(&self, sequences: &[i64]) -> usize {
+        let entries = sequences.iter().filter_map(|sequence| self.entries.get(sequence));
+        entries.filter(|entry| entry.state() == State::Deferred).map(|entry| entry.message.len()).sum()
     }
 
     /// Brings deferred messages by their numbers: under locks, if `token` makes one for each, or for good. All of them, or

@@ -3,14 +3,15 @@
 use tokio::{io::AsyncWriteExt as _, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Bench, Client, Got, message};
+use super::client::{Bench, Client, Give, Got, message};
 use super::hostile::{Bystander, attached, frame, is_alone, peak_mib};
 use super::sockets::{Far, end, pipe};
 use super::tls::{Served, served};
+use crate::amqp::codec::Value;
 use crate::amqp::encode::Write as _;
 use crate::amqp::frame::{AMQP_HEADER, Kind, SASL_HEADER};
 use crate::amqp::performative as p;
-use crate::broker::{Filter, Rule, SqlFilter};
+use crate::broker::{Filter, QueueOptions, Rule, SqlFilter};
 
 /// A list of arrays of 65,536 nulls each: as a tree it would take two hundred thousand times its bytes.
 fn swollen(bytes: usize) -> Vec<u8> {
@@ -323,4 +324,78 @@ async fn what_is_left_of_a_turn_is_done_in_the_next_though_nothing_more_comes() 
     assert_eq!(far.expect(p::ATTACH).await.number(1), 1);
     drop(far);
     end(stop, tasks).await;
+}
+
+#[test]
+fn properties_that_settling_adds_do_not_go_beyond_the_size_of_the_entity() {
+    let bench = Bench::with(QueueOptions { max_size_bytes: 200_000, ..QueueOptions::default() });
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    client.send(1, &["x"; 20]);
+    client.attach_receiver(0, 2, "jobs", 0);
+    client.credit(0, 2, 0, 20);
+    let first = client.receive()[0].delivery_id;
+    let abandon = |client: &mut Client, value: &str| {
+        client.frame(0, p::DISPOSITION, |list| {
+            list.bool(true);
+            list.uint(first);
+            list.uint(first + 19);
+            list.bool(false);
+            list.described_list(0x27, |list| {
+                list.null();
+                list.null();
+                list.map(|map| {
+                    map.symbol("note");
+                    map.text(value);
+                });
+            });
+        });
+        client.take()
+    };
+    let answers = |frames: &[Got]| -> Vec<(i64, Option<String>)> {
+        let answers = frames.iter().filter(|got| got.code == Some(p::DISPOSITION));
+        let size = |got: &Got| got.number(2) - got.number(1) + 1;
+        answers.map(|got| (size(got), got.outcome().1.map(|(condition, _)| condition))).collect()
+    };
+    let full = Some("amqp:resource-limit-exceeded".to_owned());
+    assert_eq!(answers(&abandon(&mut client, &"v".repeat(50_000))), [(3, None), (17, full)]);
+    assert!(bench.broker.counts("jobs").unwrap().bytes < 200_000);
+}
+
+#[test]
+fn deferred_messages_are_brought_as_many_as_an_answer_holds() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    let body = "x".repeat(30_000);
+    client.send(1, &vec![body.as_str(); 300]);
+    client.attach_receiver(0, 2, "jobs", 0);
+    client.flow_with_window(0, Some(2), 0, 300, false, Some((0, 1_000_000)));
+    assert_eq!(client.receive().len(), 300);
+    client.settle(0, 1_000, Give::Deferred);
+    client.take();
+    client.attach_receiver(0, 10, "jobs/$management", 2);
+    client.attach_sender(0, 11, "jobs/$management");
+    client.flow_with_window(0, Some(10), 0, 10, false, Some((0, 1_000_000)));
+    let mut bring = |last: i64| {
+        let answer = client.request(
+            11,
+            None,
+            |map| {
+                map.text("operation");
+                map.text("com.microsoft:receive-by-sequence-number");
+            },
+            |out| {
+                out.map(|map| {
+                    map.text("sequence-numbers");
+                    map.array(0x81, u32::try_from(last).unwrap(), |out| {
+                        (1..=last).for_each(|number| out.extend(number.to_be_bytes()));
+                    });
+                });
+            },
+        );
+        answer.section(0x74).get("statusCode").and_then(Value::as_int).unwrap()
+    };
+    assert_eq!(bring(300), 403, "18 MB");
+    assert_eq!(bring(200), 200);
 }
