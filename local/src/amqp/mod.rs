@@ -148,7 +148,7 @@ pub(crate) async fn serve(
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    say!(broker.live().lines(), warn, "a connection could not be accepted", %error);
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

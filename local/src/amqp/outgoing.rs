@@ -167,6 +167,7 @@ impl Session {
             let head = self.head(handle, None, settled);
             if !settled {
                 self.unsettled.insert(self.next_delivery - 1, Unsettled { handle, token: None });
+                self.sweep(cx);
             }
             self.backlog.push_back(Pending::new(head, payload));
             self.pump_backlog(cx);

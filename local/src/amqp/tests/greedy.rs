@@ -399,3 +399,19 @@ fn deferred_messages_are_brought_as_many_as_an_answer_holds() {
     assert_eq!(bring(300), 403, "18 MB");
     assert_eq!(bring(200), 200);
 }
+
+#[test]
+fn answers_that_are_never_settled_are_forgotten() {
+    let bench = Bench::new();
+    let mut client = bench.client();
+    client.attach_receiver(0, 10, "$cbs", 0);
+    client.attach_sender(0, 11, "$cbs");
+    client.flow_with_window(0, Some(10), 0, u32::MAX, false, Some((0, u32::MAX)));
+    for id in 0..25_000 {
+        ask(&mut client, id, &[0x53, 1], "put-token", 1);
+        if id % 100 == 0 {
+            client.take();
+        }
+    }
+    assert!(client.engine.unsettled() <= 10_000, "{} remembered", client.engine.unsettled());
+}
