@@ -9,9 +9,9 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, Interest, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
@@ -19,6 +19,9 @@ use crate::log::{Lines, printable, say};
 
 /// How long a client may take to agree on TLS.
 const HANDSHAKE: Duration = Duration::from_secs(30);
+
+/// How soon the end of a client is noticed whose bytes are not read.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// What was said of late about clients that were turned away.
 static SAID: Lines = Lines::new();
@@ -128,9 +131,24 @@ impl Stream {
 
     /// Lets the connection end with RST when it is dropped.
     pub(crate) fn reset(&self) -> io::Result<()> {
+        self.tcp().set_zero_linger()
+    }
+
+    /// Returns once the client has ended its side, however much of what it sent is unread. What is unread is an event at any
+    /// time, so this looks now and then.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it only looks.
+    pub(crate) async fn ended(&self) {
+        while self.tcp().ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn tcp(&self) -> &TcpStream {
         match self {
-            Self::Plain(tcp) => tcp.set_zero_linger(),
-            Self::Tls(tls) => tls.get_ref().0.set_zero_linger(),
+            Self::Plain(tcp) => tcp,
+            Self::Tls(tls) => tls.get_ref().0,
         }
     }
 }

@@ -174,6 +174,11 @@ impl Engine {
         self.cx.out.get(self.cx.sent..).unwrap_or_default()
     }
 
+    /// Whether it stands still.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled_until.is_some()
+    }
+
     /// Whether input that was there before is to be given again.
     pub(crate) fn input_waits(&self) -> bool {
         self.input_waits

@@ -42,7 +42,6 @@ mod wire;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     task::{JoinError, JoinSet},
@@ -54,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 pub use codec::Value;
 
 use self::connection::{Ending, Engine, HANDSHAKE};
-use self::websocket::WebSocket;
+use self::wire::Socket;
 use crate::broker::Broker;
 use crate::door::{Door, Refused, Stream};
 use crate::keys::Keys;
@@ -192,7 +191,7 @@ async fn connection(tcp: TcpStream, door: &Door, room: Room) {
         Err(_) => return Refused::Silent(HANDSHAKE.as_secs()).log(peer),
     };
     if first != Some(b'G') {
-        return serve_engine(stream, |stream: &Stream| stream, began, room).await;
+        return serve_engine(stream, began, room).await;
     }
     let broker = Arc::clone(&room.broker);
     let lines = broker.live().lines();
@@ -201,7 +200,7 @@ async fn connection(tcp: TcpStream, door: &Door, room: Room) {
         () = room.stop.cancelled() => return,
     };
     match accepted {
-        Ok(Ok(Some(socket))) => serve_engine(socket, WebSocket::get_ref, began, room).await,
+        Ok(Ok(Some(socket))) => serve_engine(socket, began, room).await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) if error.is_parse() || error.is_parse_too_large() => {
             let why =
@@ -216,16 +215,12 @@ async fn connection(tcp: TcpStream, door: &Door, room: Room) {
     }
 }
 
-/// `below` gives the socket under whatever is spoken.
-async fn serve_engine<S>(mut stream: S, below: impl Fn(&S) -> &Stream, began: Instant, room: Room)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+async fn serve_engine<S: Socket>(mut stream: S, began: Instant, room: Room) {
     let revocations = room.keys.revocations();
     let mut engine = Engine::new(room.broker, room.keys, room.options, began);
     engine.peer().came_from(room.peer);
     if wire::serve(&mut stream, &mut engine, revocations, &room.stop).await == Ending::Reset
-        && let Err(error) = below(&stream).reset()
+        && let Some(Err(error)) = stream.below().map(Stream::reset)
     {
         tracing::warn!(%error, "a connection ends without RST");
     }

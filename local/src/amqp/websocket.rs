@@ -35,7 +35,8 @@ use tokio_tungstenite::{
     },
 };
 
-use super::wire;
+use super::wire::{self, Socket};
+use crate::door::Stream;
 use crate::listen::{Body, empty, full, is_loopback_host};
 use crate::log::{Lines, printable, say};
 
@@ -157,10 +158,9 @@ pub(super) struct WebSocket<S> {
     unread: Bytes,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
-    /// What lies below.
-    pub(super) fn get_ref(&self) -> &S {
-        self.inner.get_ref()
+impl<S: Socket> Socket for WebSocket<S> {
+    fn below(&self) -> Option<&Stream> {
+        self.inner.get_ref().below()
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Ending, Engine, FRAME_MAX, TURN_MAX};
+use crate::door::Stream;
 
 /// Where a connection's in-buffer starts; it grows to what a burst of frames needs.
 const INPUT_START: usize = 8 * 1024;
@@ -30,6 +31,25 @@ const INPUT_MAX: usize = 2 * FRAME_MAX as usize;
 /// How long what the client still sends is read away after our last frame: a socket that closes over unread input sends
 /// RST, which may take our `close` with it.
 const LINGER: Duration = Duration::from_millis(500);
+
+/// What a connection is spoken over.
+pub(super) trait Socket: AsyncRead + AsyncWrite + Unpin {
+    /// What lies below, if it is more than a pipe.
+    fn below(&self) -> Option<&Stream>;
+}
+
+impl Socket for Stream {
+    fn below(&self) -> Option<&Stream> {
+        Some(self)
+    }
+}
+
+#[cfg(test)]
+impl Socket for tokio::io::DuplexStream {
+    fn below(&self) -> Option<&Stream> {
+        None
+    }
+}
 
 /// What the socket has brought.
 #[derive(Debug)]
@@ -42,6 +62,10 @@ struct Input {
 impl Input {
     fn unread(&self) -> &[u8] {
         self.buffer.get(self.start..self.end).unwrap_or_default()
+    }
+
+    fn is_full(&self) -> bool {
+        self.end - self.start >= INPUT_MAX
     }
 
     fn used(&mut self, bytes: usize) {
@@ -73,6 +97,8 @@ struct Moved {
     read: usize,
     wrote: usize,
     eof: bool,
+    /// The client has ended its side, and not everything that it sent is read.
+    gone: bool,
 }
 
 /// Serves one connection until it ends.
@@ -83,7 +109,7 @@ pub(crate) async fn serve<S>(
     stop: &CancellationToken,
 ) -> Ending
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: Socket,
 {
     let mut input = Input { buffer: vec![0; INPUT_START], start: 0, end: 0 };
     let mut stopping = false;
@@ -111,9 +137,19 @@ where
         let deadline = engine.deadline();
         let peer = std::sync::Arc::clone(engine.peer());
         tokio::select! {
-            moved = move_bytes(stream, engine, &mut input) => match moved {
+            moved = async {
+                // While the engine stands still what comes is read as far as it fits, so that the client's end is seen.
+                if engine.is_stalled() && input.is_full() {
+                    gone(stream).await;
+                    return Ok(Moved { gone: true, ..Moved::default() });
+                }
+                move_bytes(stream, engine, &mut input).await
+            } => match moved {
                 Ok(moved) => {
                     let at = Instant::now();
+                    if moved.gone {
+                        engine.resume(at);
+                    }
                     engine.wrote(moved.wrote, at);
                     if moved.read > 0 {
                         let used = engine.consume(input.unread(), at);
@@ -155,7 +191,6 @@ where
             flushed?;
         }
         let room = input.room();
-        // While the engine stands still what comes is read as far as it fits, so that the client's end is seen.
         if engine.wants_input() && !room.is_empty() {
             let mut room = ReadBuf::new(room);
             if let Poll::Ready(read) = Pin::new(&mut *stream).poll_read(cx, &mut room) {
@@ -168,6 +203,14 @@ where
         if moved.read > 0 || moved.wrote > 0 || moved.eof { Poll::Ready(Ok(moved)) } else { Poll::Pending }
     })
     .await
+}
+
+/// Returns once the client has ended its side.
+async fn gone<S: Socket>(stream: &S) {
+    match stream.below() {
+        Some(stream) => stream.ended().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn write_some<S>(stream: &mut S, cx: &mut Context<'_>, mut output: &[u8], moved: &mut Moved) -> io::Result<()>

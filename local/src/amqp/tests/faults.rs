@@ -2,11 +2,16 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Bench, Client, Give, LOCK, message};
 use super::sockets::{LONG, end, pipe};
+use super::tls::served;
 use crate::amqp::codec::Value;
 use crate::amqp::connection::Ending;
 use crate::amqp::encode::Write as _;
@@ -27,14 +32,7 @@ struct Scripted {
 impl Scripted {
     fn new() -> Self {
         let bench = Bench::new();
-        let hands = Hands {
-            keys: Arc::clone(&bench.keys),
-            broker: Arc::clone(&bench.broker),
-            blob_lines: Arc::default(),
-            tenant_lines: Arc::default(),
-        };
-        let faults = Arc::new(Faults::new(hands));
-        bench.broker.live().tell_faults(Arc::downgrade(&faults));
+        let faults = faults_of(&bench);
         Self { bench, faults }
     }
 
@@ -63,6 +61,18 @@ impl Scripted {
     fn on_log(&self) -> Vec<String> {
         self.faults.log_lines().into_iter().map(|fired| fired.on).collect()
     }
+}
+
+fn faults_of(bench: &Bench) -> Arc<Faults> {
+    let hands = Hands {
+        keys: Arc::clone(&bench.keys),
+        broker: Arc::clone(&bench.broker),
+        blob_lines: Arc::default(),
+        tenant_lines: Arc::default(),
+    };
+    let faults = Arc::new(Faults::new(hands));
+    bench.broker.live().tell_faults(Arc::downgrade(&faults));
+    faults
 }
 
 fn number(number: u32) -> NonZeroU32 {
@@ -373,6 +383,42 @@ async fn a_delayed_connection_ends_with_its_client_and_does_what_that_sent_last(
     assert_eq!(scripted.queue(), (6, 0));
     end(stop, tasks).await;
 }
+
+#[tokio::test]
+async fn the_end_of_a_delayed_client_is_seen_behind_more_than_is_read() {
+    let served = served().await;
+    let faults = faults_of(&served.bench);
+    let mut script = Bench::new().trusted();
+    script.attach_sender(0, 1, "jobs");
+    let from = script.sent.len();
+    let body = "x".repeat(25_000);
+    // More than is read ahead, and less than the system takes besides.
+    for id in 0..4 {
+        script.transfer(1, id, &message(&body));
+    }
+    for over_tls in [false, true] {
+        let first = Step::new(BusFrames::of(BusEvent::TransferIn), What::Delay(Duration::from_secs(3_600)));
+        faults.install([first.times(number(2))]).unwrap();
+        let mut stream: Box<dyn AsyncWriteAndRead> =
+            if over_tls { Box::new(served.tls().await) } else { Box::new(served.tcp().await) };
+        stream.write_all(&script.sent[..from]).await.unwrap();
+        timeout(LONG, served.bench.broker.wait_until(|broker| broker.links().len() == 1)).await.unwrap();
+        let (mut answers, mut way) = tokio::io::split(stream);
+        let sent = async {
+            way.write_all(&script.sent[from..]).await.unwrap();
+            way.shutdown().await.unwrap();
+            tokio::io::copy(&mut answers, &mut tokio::io::sink()).await.unwrap_or(0)
+        };
+        timeout(LONG, sent).await.expect("it is let go of");
+        timeout(LONG, served.bench.broker.wait_until(|broker| broker.connections() == 0)).await.unwrap();
+    }
+    assert_eq!(served.bench.broker.counts("jobs").unwrap().active, 8, "all that was sent is there");
+    served.end().await;
+}
+
+trait AsyncWriteAndRead: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> AsyncWriteAndRead for S {}
 
 #[test]
 fn a_swallowed_connection_hears_nothing_more_and_others_get_its_messages_in_time() {
