@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
-use hyper::body::Incoming;
 use serde_json::{Value as Json, json};
 use uuid::Uuid;
 
@@ -34,7 +33,7 @@ use self::{
 use crate::{
     broker::Now,
     keys::{AccessTokens, Application, Resource, StorageQuery},
-    listen::{Body, Handler, Line, is_loopback_host, json},
+    listen::{Body, Handler, Line, Upload, is_loopback_host, json},
 };
 
 /// Longest request for a token.
@@ -56,7 +55,7 @@ impl Authority {
         Self { tokens, url, used: Used::default(), assertions_once, now }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Json, Refusal> {
+    async fn answer(&self, request: Request<Upload>) -> Result<Json, Refusal> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().trim_matches('/').to_owned();
         let (directory, rest) = path.split_once('/').unwrap_or((&path, ""));
@@ -236,7 +235,7 @@ fn audience<'a>(scope: &'a str, directory: &str) -> Result<&'a str, Refusal> {
 }
 
 impl Handler for Authority {
-    async fn handle(&self, request: Request<Incoming>, _line: &Line) -> Response<Body> {
+    async fn handle(&self, request: Request<Upload>, _line: &Line) -> Response<Body> {
         let correlation = request.headers().get("client-request-id").and_then(|id| id.to_str().ok());
         let correlation = correlation.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
         let mut response = match self.answer(request).await {

@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
 use uuid::Uuid;
 
@@ -28,7 +27,7 @@ use crate::{
     broker::Now,
     fault::{Fate, Faults},
     keys::{Keys, StorageAccess, StorageQuery, StorageRequest},
-    listen::{Body, Handler, Line, empty, full},
+    listen::{Body, Handler, Line, Upload, empty, full},
     stats::Stats,
 };
 use error::StorageError;
@@ -116,7 +115,7 @@ impl BlobService {
     async fn answer(
         &self,
         parts: &http::request::Parts,
-        body: &mut Incoming,
+        body: &mut Upload,
         line: &Line,
         asked: &mut Option<BlobOperation>,
     ) -> Result<Response<Body>, StorageError> {
@@ -250,7 +249,7 @@ impl BlobService {
 }
 
 impl Handler for BlobService {
-    async fn handle(&self, request: Request<Incoming>, line: &Line) -> Response<Body> {
+    async fn handle(&self, request: Request<Upload>, line: &Line) -> Response<Body> {
         let (parts, mut body) = request.into_parts();
         let request_id = Uuid::new_v4().to_string();
         let mut operation = None;
@@ -305,7 +304,7 @@ fn log_refusal(
 }
 
 /// Reads and forgets a body, up to a limit.
-async fn drain(body: &mut Incoming, most: u64) {
+async fn drain(body: &mut Upload, most: u64) {
     let mut left = most;
     while left > 0 {
         match body.frame().await {

@@ -10,7 +10,6 @@ use std::{
 };
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use hyper::body::Incoming;
 use serde_json::json;
 use time::OffsetDateTime;
 use waybill_contracts::{BlobEndpoint, BusEndpoint, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints};
@@ -19,7 +18,7 @@ use crate::{
     broker::Now,
     fault::{Faults, Refusal},
     keys::{KeyError, Keys, Resource, StorageQuery},
-    listen::{Body, Handler, Line, json},
+    listen::{Body, Handler, Line, Upload, json},
     stats::Stats,
 };
 
@@ -49,7 +48,7 @@ pub(crate) struct TenantService {
 }
 
 impl TenantService {
-    fn tenant_of(&self, request: &Request<Incoming>) -> Result<&Tenant, String> {
+    fn tenant_of(&self, request: &Request<Upload>) -> Result<&Tenant, String> {
         let header = request.headers().get(header::AUTHORIZATION).ok_or("the request has no Authorization header")?;
         let header = header.to_str().map_err(|_| "the Authorization header is not text")?;
         let (scheme, token) = header.split_once(' ').ok_or("the Authorization header is not 'Bearer TOKEN'")?;
@@ -105,7 +104,7 @@ impl TenantService {
         })
     }
 
-    async fn answer(&self, request: &Request<Incoming>, line: &Line) -> Response<Body> {
+    async fn answer(&self, request: &Request<Upload>, line: &Line) -> Response<Body> {
         if request.uri().path() != TEMPORARY_ENDPOINTS_PATH {
             let message = format!("there is nothing here; grants are at {TEMPORARY_ENDPOINTS_PATH}");
             return refusal(StatusCode::NOT_FOUND, "NotFound", &message);
@@ -169,7 +168,7 @@ impl TenantService {
 }
 
 impl Handler for TenantService {
-    async fn handle(&self, request: Request<Incoming>, line: &Line) -> Response<Body> {
+    async fn handle(&self, request: Request<Upload>, line: &Line) -> Response<Body> {
         self.answer(&request, line).await
     }
 }

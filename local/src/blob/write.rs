@@ -6,7 +6,6 @@ use bytes::Bytes;
 use crc::{Crc, Digest as CrcDigest, Table};
 use http::{HeaderMap, HeaderName, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use md5::{Digest as _, Md5};
 
 use super::{
@@ -18,7 +17,7 @@ use super::{
     spool::Chunk,
     store::Commit,
 };
-use crate::listen::Body;
+use crate::listen::{Body, Upload};
 
 /// Longest body of Put Blob ("Scalability targets for Blob Storage").
 const BLOB_MAX: u64 = 5_000 << 20;
@@ -126,7 +125,7 @@ impl BlobService {
         Ok(bare(StatusCode::OK, Some(&version)))
     }
 
-    pub(super) async fn put_blob(&self, call: &Call<'_>, body: &mut Incoming) -> Result<Response<Body>, StorageError> {
+    pub(super) async fn put_blob(&self, call: &Call<'_>, body: &mut Upload) -> Result<Response<Body>, StorageError> {
         match text(call.headers, "x-ms-blob-type")? {
             Some("BlockBlob") => {}
             Some("PageBlob" | "AppendBlob") => return Err(StorageError::not_here("page blobs and append blobs")),
@@ -153,7 +152,7 @@ impl BlobService {
         Ok(created(&version, hashes))
     }
 
-    pub(super) async fn put_block(&self, call: &Call<'_>, body: &mut Incoming) -> Result<Response<Body>, StorageError> {
+    pub(super) async fn put_block(&self, call: &Call<'_>, body: &mut Upload) -> Result<Response<Body>, StorageError> {
         let id = call.query.get("blockid").ok_or_else(|| {
             StorageError::new(
                 StatusCode::BAD_REQUEST,
@@ -175,7 +174,7 @@ impl BlobService {
     pub(super) async fn put_block_list(
         &self,
         call: &Call<'_>,
-        body: &mut Incoming,
+        body: &mut Upload,
     ) -> Result<Response<Body>, StorageError> {
         let commit = Commit {
             properties: Properties::parse(call.headers)?,
@@ -232,7 +231,7 @@ impl BlobService {
     /// Takes a body into a chunk and checks it. The CRC-64 is not computed where the answer names an MD5.
     async fn take_in(
         &self,
-        body: &mut Incoming,
+        body: &mut Upload,
         length: u64,
         expected: &Expected,
         md5: bool,
@@ -255,7 +254,7 @@ impl BlobService {
 }
 
 /// The next bytes of a body. One that ends early is an error here, and the connection is gone anyway.
-async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, StorageError> {
+async fn next_data(body: &mut Upload) -> Result<Option<Bytes>, StorageError> {
     loop {
         match body.frame().await {
             None => return Ok(None),
@@ -268,7 +267,7 @@ async fn next_data(body: &mut Incoming) -> Result<Option<Bytes>, StorageError> {
     }
 }
 
-async fn whole(body: &mut Incoming, length: u64) -> Result<Vec<u8>, StorageError> {
+async fn whole(body: &mut Upload, length: u64) -> Result<Vec<u8>, StorageError> {
     let mut bytes = Vec::new();
     while let Some(data) = next_data(body).await? {
         bytes.extend_from_slice(&data);
