@@ -9,7 +9,7 @@
 //! | `PUT /entities/jobs` with properties in JSON | makes it (201), or finds it just so (200) |
 //! | `DELETE /entities/jobs` | takes it away with its messages |
 //! | `PUT`, `DELETE /containers/more` | a blob container |
-//! | `POST /rotate`, `POST /rotate?tenant=acme` | `{"rotated": "acme"}` |
+//! | `POST /rotate`, `POST /rotate?tenant=acme&grace_ms=5000` | `{"rotated": "acme"}` |
 //! | `POST /faults` with a script in TOML or JSON | `{"installed": 2}` |
 //! | `GET /faults` | steps that wait, and what has fired |
 //! | `DELETE /faults` | forgets the steps that wait, ends outages |
@@ -18,7 +18,7 @@ mod entities;
 mod message;
 mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -31,8 +31,9 @@ use crate::{
     blob::BlobService,
     broker::{Broker, Now, QueueOptions},
     fault::{Faults, Step},
-    keys::{Keys, StorageQuery},
+    keys::{KeyError, Keys, StorageQuery},
     listen::{Body, Handler, Line, Upload, is_loopback_host, json},
+    rotation::Rotations,
     stats::Stats,
 };
 
@@ -42,6 +43,7 @@ const BODY_MAX: usize = 1 << 20;
 /// What the endpoint reaches.
 pub(crate) struct Admin {
     pub(crate) keys: Arc<Keys>,
+    pub(crate) rotations: Arc<Rotations>,
     pub(crate) broker: Arc<Broker>,
     pub(crate) blob: Arc<BlobService>,
     pub(crate) faults: Arc<Faults>,
@@ -67,17 +69,7 @@ impl Admin {
         match (&parts.method, path.trim_matches('/')) {
             (&Method::GET, "status") => ok(self.status().await),
             (&Method::GET, "entities") => ok(self.entities()),
-            (&Method::POST, "rotate") => {
-                let tenant = query.get("tenant");
-                // A misspelt name would rotate everybody.
-                if tenant.is_none() && parts.uri.query().is_some_and(|query| !query.is_empty()) {
-                    let text = "the only parameter is `tenant`; without one, all tenants are rotated".to_owned();
-                    return Err((StatusCode::BAD_REQUEST, text));
-                }
-                self.keys.rotate(tenant).map_err(|error| (StatusCode::NOT_FOUND, error.to_string()))?;
-                tracing::info!(tenant = tenant.unwrap_or("all"), "admin: tokens rotated");
-                ok(json!({ "rotated": tenant.unwrap_or("all tenants") }))
-            }
+            (&Method::POST, "rotate") => ok(self.rotate(&query)?),
             (&Method::POST, "faults") => ok(self.install(body).await?),
             (&Method::GET, "faults") => {
                 let (waiting, fired) = (self.faults.waiting_steps(), self.faults.log_lines());
@@ -96,6 +88,27 @@ impl Admin {
                 _ => Err(nothing_here(method, path)),
             },
         }
+    }
+
+    fn rotate(&self, query: &StorageQuery) -> Result<Json, Refusal> {
+        // A misspelt name would rotate everybody.
+        if let Some(other) = query.iter().map(|(name, _)| name).find(|name| !matches!(*name, "tenant" | "grace_ms")) {
+            let text = format!("`{other}` is unknown; there are `tenant` (without it all are rotated) and `grace_ms`");
+            return Err((StatusCode::BAD_REQUEST, text));
+        }
+        let grace = match query.get("grace_ms") {
+            None => Duration::ZERO,
+            Some(text) => Duration::from_millis(text.parse().map_err(|_| {
+                (StatusCode::BAD_REQUEST, format!("`grace_ms` is '{text}'; write a number of milliseconds"))
+            })?),
+        };
+        let tenant = query.get("tenant");
+        self.rotations.rotate(tenant, grace).map_err(|error| match error {
+            KeyError::UnknownTenant { .. } => (StatusCode::NOT_FOUND, error.to_string()),
+            _ => (StatusCode::CONFLICT, error.to_string()),
+        })?;
+        tracing::info!(tenant = tenant.unwrap_or("all"), grace_ms = grace.as_millis(), "admin: tokens rotated");
+        Ok(json!({ "rotated": tenant.unwrap_or("all tenants") }))
     }
 
     async fn install(&self, body: Upload) -> Result<Json, Refusal> {

@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     broker::Now,
-    keys::{AccessTokens, Application, Resource, StorageQuery},
+    keys::{AccessTokens, Application, Keys, Resource, StorageQuery},
     listen::{Body, Handler, Line, Upload, is_loopback_host, json},
 };
 
@@ -42,6 +42,7 @@ const BODY_MAX: usize = 64 * 1024;
 /// The authority.
 pub(crate) struct Authority {
     pub(crate) tokens: Arc<AccessTokens>,
+    keys: Arc<Keys>,
     /// `https://localhost:8443`.
     url: String,
     used: Used,
@@ -51,8 +52,16 @@ pub(crate) struct Authority {
 }
 
 impl Authority {
-    pub(crate) fn new(tokens: Arc<AccessTokens>, url: String, assertions_once: bool, now: Now) -> Self {
-        Self { tokens, url, used: Used::default(), assertions_once, now }
+    /// An authority whose tokens `keys` takes from now on.
+    pub(crate) fn new(
+        tokens: Arc<AccessTokens>,
+        keys: Arc<Keys>,
+        url: String,
+        assertions_once: bool,
+        now: Now,
+    ) -> Self {
+        keys.take_access_tokens(Arc::clone(&tokens));
+        Self { tokens, keys, url, used: Used::default(), assertions_once, now }
     }
 
     async fn answer(&self, request: Request<Upload>) -> Result<Json, Refusal> {
@@ -120,8 +129,8 @@ impl Authority {
         let by_certificate = self.authenticate(application, &form)?;
         let audience = audience(scope, &self.tokens.directory)?;
         let (token, life) =
-            self.tokens.issue(application, audience, by_certificate, (self.now)()).map_err(|error| {
-                tracing::error!(%error, "an access token could not be signed");
+            self.keys.issue_access(application, audience, by_certificate, (self.now)()).map_err(|error| {
+                tracing::error!(%error, "an access token could not be issued");
                 Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", 90_033, "The token was not signed.")
             })?;
         tracing::info!(client = application.id, scope, "access token issued");

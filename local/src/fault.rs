@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{blob::BlobOperation, keys::Rotation};
+use crate::blob::BlobOperation;
 
 pub(crate) use hands::Hands;
 pub use refusal::{Condition, Refusal, StorageCode};
@@ -111,8 +111,6 @@ struct State {
     log: VecDeque<Fired>,
     blob_down_until: Option<Instant>,
     tenant_down_until: Option<Instant>,
-    /// Rotations whose old tokens are still good, and until when.
-    graces: Vec<(Instant, Rotation)>,
 }
 
 struct Installed {
@@ -258,21 +256,14 @@ impl Faults {
         .collect()
     }
 
-    /// Fires the steps that wait for a time, and ends graces, until `stop`.
+    /// Fires the steps that wait for a time, until `stop`.
     pub(crate) async fn run(&self, stop: CancellationToken) {
         loop {
-            let next = {
-                let state = self.state();
-                let graces = state.graces.iter().map(|(ends, _)| *ends);
-                state.steps.values().filter_map(|installed| installed.due).chain(graces).min()
-            };
+            let next = self.state().steps.values().filter_map(|installed| installed.due).min();
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.timed.notified() => {}
-                () = async { sleep_until(next.unwrap_or_else(Instant::now)).await }, if next.is_some() => {
-                    self.fire_due();
-                    self.end_graces();
-                }
+                () = async { sleep_until(next.unwrap_or_else(Instant::now)).await }, if next.is_some() => self.fire_due(),
             }
         }
     }
@@ -291,14 +282,6 @@ impl Faults {
         };
         for (number, step) in due {
             self.fire((number, &step), "", "its time".into());
-        }
-    }
-
-    fn end_graces(&self) {
-        let now = Instant::now();
-        let over: Vec<(Instant, Rotation)> = self.state().graces.extract_if(.., |(ends, _)| *ends <= now).collect();
-        for (_, rotation) in over {
-            self.hands.keys.end_grace(rotation);
         }
     }
 
@@ -407,18 +390,7 @@ impl Faults {
             What::Down { service: Service::Tenant, lasts } => self.state().tenant_down_until = Some(later(*lasts)),
             _ => {}
         }
-        match what {
-            What::Rotate { tenant, grace } if !grace.is_zero() => {
-                match self.hands.keys.rotate_keeping(tenant.as_deref()) {
-                    Ok(rotation) => {
-                        self.state().graces.push((later(*grace), rotation));
-                        self.timed.notify_one();
-                    }
-                    Err(error) => tracing::error!(%error, %what, "a fault could not be done"),
-                }
-            }
-            what => self.hands.act(what, entity),
-        }
+        self.hands.act(what, entity);
         self.happened((number, step), source);
     }
 

@@ -5,13 +5,13 @@
 //! tenant has a bus key (Listen on its own subscription) and a storage key of its own, which only TenantService uses.
 //! A rotation gives a tenant new keys, so everything signed with the old ones is refused from that moment, or after a
 //! grace. Further policies may be configured; their keys do not change. An access token of the token authority is taken
-//! in the place of a bus SAS.
+//! in the place of a bus SAS; a rotation ends those that applications of the tenant have, like the tenant's other tokens.
 //!
 //! # Sources
-//! "Service Bus access control with Shared Access Signatures" (token format, what is signed);
 //! "Create a service SAS", "Create an account SAS" and "Authorize with Shared Key" of the storage REST reference.
 
 mod access;
+mod bus_sas;
 mod certificate;
 mod policy;
 mod ring;
@@ -25,13 +25,15 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 pub use access::Role;
-pub(crate) use access::{AccessTokens, Application, Resource, SigningKey};
+use access::{Access, Issue};
+pub(crate) use access::{AccessError, AccessTokens, Application, Resource, SigningKey};
+use bus_sas::{BusSas, bus_key_name_of, is_loopback, normal_path};
 pub(crate) use certificate::Certificate;
 use policy::Policy;
 pub use policy::{Right, Rights};
@@ -48,11 +50,8 @@ pub const EMULATOR_ACCOUNT: &str = "devstoreaccount1";
 pub const EMULATOR_ACCOUNT_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
-/// Everything but letters, digits, `-`, `.`, `_` and `~`: what RFC 3986 leaves unreserved.
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
-/// Tokens remembered before the dead ones among them are forgotten.
-const SEEN_BEFORE_SWEEP: usize = 1024;
+/// Single tokens that fault scripts refuse, at most.
+const REFUSED_MAX: usize = 100_000;
 
 /// Tokens whose uses are counted; those that come later are not.
 const COUNTED_MAX: usize = 10_000;
@@ -74,10 +73,8 @@ struct State {
     policies: Vec<Policy>,
     /// Further names of the namespace, in lower case.
     hosts: HashSet<String>,
-    /// Bus tokens that were accepted, by signature: whose key signed them, and which generation of it.
-    seen: HashMap<String, Seen>,
-    /// Single tokens, of either service, that a fault script refuses.
-    refused: HashSet<String>,
+    /// Single tokens, of either service, that a fault script refuses: a hash of their names.
+    refused: HashSet<[u8; 32]>,
     /// Each token that was accepted, by service and hash.
     used: BTreeMap<(TokenKind, String), TokenUse>,
     rotations: u64,
@@ -103,8 +100,10 @@ pub enum TokenKind {
 pub struct TokenUse {
     /// The first 16 hexadecimal digits of the SHA-256 of its signature in base64.
     pub sha256: String,
-    /// Whose key signed it; `None` for the namespace's or the account's own.
+    /// Whose key signed it, or whose application it was issued to; `None` for the namespace's or the account's own.
     pub tenant: Option<String>,
+    /// The key that signed it, or the client that it was issued to.
+    pub signed_by: String,
     /// Seconds since 1970.
     pub expires_at: Option<i64>,
     /// How often it was accepted.
@@ -120,13 +119,34 @@ struct TenantKeys {
     issued_through: i64,
     /// Tokens that end then or before are treated as expired.
     expired_through: i64,
+    /// How often that was said.
+    expiries: u64,
 }
 
-struct Seen {
-    /// `None` for the root key, which is never rotated.
-    tenant: Option<String>,
+impl TenantKeys {
+    /// Why a token of this tenant is refused although its signature holds and its time is not over.
+    fn refusal_of(&self, origin: &Origin, expires_at: i64) -> Option<SasRefusal> {
+        let expired = match origin.expiries {
+            Some(expiries) => expiries < self.expiries,
+            None => expires_at <= self.expired_through,
+        };
+        match self.bus.is_good(origin.generation) {
+            _ if expired => Some(SasRefusal::Expired),
+            true => None,
+            false => Some(SasRefusal::Revoked),
+        }
+    }
+}
+
+/// Where a token comes from that a rotation or an expiry can end before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    tenant: String,
+    /// Of the tenant's keys.
     generation: u64,
-    expires_at: i64,
+    /// Of an access token: how often tokens of the tenant had been expired when it was issued. A SAS cannot say that; of
+    /// those the ones expire that end by a certain time.
+    expiries: Option<u64>,
 }
 
 impl fmt::Debug for Keys {
@@ -144,8 +164,10 @@ pub struct BusClaim {
     pub scope: String,
     /// Rights of the key that signed it, or of the application that it was issued to.
     pub rights: Rights,
-    /// Names this token: what [`Keys::is_revoked`] takes.
+    /// Names this token: what [`Keys::refuse`] takes.
     pub signature: String,
+    /// `None` for a token of a key that does not change.
+    pub(crate) origin: Option<Origin>,
 }
 
 /// Why a SAS is refused; the text is what Azure would say to the client.
@@ -174,6 +196,9 @@ pub enum KeyError {
         /// The name that was given.
         name: String,
     },
+    /// So many rotations have a grace that one more cannot be kept in mind.
+    #[error("{0} rotations are within their grace; wait until one is over, or rotate without a grace")]
+    Graces(usize),
     /// The account key must be base64.
     #[error("the storage account key is not base64; take it as the portal shows it")]
     AccountKey,
@@ -239,6 +264,7 @@ impl Keys {
             storage: KeyRing::random(),
             issued_through: i64::MIN,
             expired_through: i64::MIN,
+            expiries: 0,
         };
         self.state().tenants.insert(name.to_owned(), keys);
     }
@@ -269,9 +295,9 @@ impl Keys {
         self.access.get_or_init(|| tokens);
     }
 
-    /// The access tokens that are taken, if there is an authority.
-    pub(crate) fn access_tokens(&self) -> Option<&Arc<AccessTokens>> {
-        self.access.get()
+    /// Whether there is an authority whose access tokens are taken.
+    pub(crate) fn takes_access_tokens(&self) -> bool {
+        self.access.get().is_some()
     }
 
     /// Gives a tenant new keys, or every tenant with `None`. Whatever was signed with the old ones is refused from now
@@ -321,7 +347,10 @@ impl Keys {
     /// # Errors
     /// [`KeyError::UnknownTenant`].
     pub fn expire(&self, tenant: Option<&str>) -> Result<(), KeyError> {
-        self.state().each_tenant(tenant, |keys| keys.expired_through = keys.issued_through)?;
+        self.state().each_tenant(tenant, |keys| {
+            keys.expired_through = keys.issued_through;
+            keys.expiries += 1;
+        })?;
         self.revocations.send_modify(|count| *count += 1);
         Ok(())
     }
@@ -332,9 +361,19 @@ impl Keys {
         expires_at.max(expired.saturating_add(1))
     }
 
-    /// Refuses one token from now on, of either service, by its decoded signature; its key stays good for others.
+    /// Refuses one token from now on, of either service, by its decoded signature; its key stays good for others. At most
+    /// 100,000 are.
     pub fn refuse(&self, signature: &str) {
-        self.state().refused.insert(signature.to_owned());
+        {
+            let mut state = self.state();
+            if state.refused.len() >= REFUSED_MAX {
+                tracing::error!(
+                    "{REFUSED_MAX} tokens are refused by fault scripts already; this one is not: start again"
+                );
+                return;
+            }
+            state.refused.insert(hash(signature));
+        }
         self.revocations.send_modify(|count| *count += 1);
     }
 
@@ -348,13 +387,13 @@ impl Keys {
         let keys = state.tenant_mut(tenant)?;
         keys.issued_through = keys.issued_through.max(expires_at);
         let resource = format!("sb://{host}/{}", keys.entity);
-        Ok(sign_bus(&resource, &bus_key_name_of(tenant), keys.bus.current(), expires_at))
+        Ok(bus_sas::sign(&resource, &bus_key_name_of(tenant), keys.bus.current(), expires_at))
     }
 
     /// A token of the root key for any entity (empty: the whole namespace).
     #[must_use]
     pub fn root_bus_token(&self, host: &str, entity: &str, expires_at: i64) -> String {
-        sign_bus(&format!("sb://{host}/{entity}"), &self.bus_key_name, self.bus_key.as_bytes(), expires_at)
+        bus_sas::sign(&format!("sb://{host}/{entity}"), &self.bus_key_name, self.bus_key.as_bytes(), expires_at)
     }
 
     /// A tenant's service SAS for a whole container, without a leading `?`, good until `expires_at` (seconds since
@@ -397,39 +436,31 @@ impl Keys {
     /// The refusal to tell the client.
     pub fn check_bus(&self, token: &str, entity: &str, now: i64) -> Result<BusClaim, SasRefusal> {
         if access::looks_like_jwt(token) {
-            return self.check_access(token, now);
+            return self.check_bus_access(token, now);
         }
         let sas = BusSas::parse(token)?;
         let mut state = self.state();
         let signer = self.signer(&state, &sas)?;
-        if now >= sas.expires_at || sas.expires_at <= signer.expired_through {
+        if now >= sas.expires_at {
             return Err(SasRefusal::Expired);
         }
         let signature = STANDARD.encode(&sas.signature);
-        if state.refused.contains(&signature) {
-            return Err(SasRefusal::Revoked);
-        }
+        state.check_not_refused(&signature, signer.origin.as_ref(), sas.expires_at)?;
         // A key speaks for what lies at or below its own entity only, and the token for what lies below its `sr`.
         let is_ours = is_loopback(&sas.host) || state.hosts.contains(&sas.host);
         if !is_ours || !covers(&signer.limit, &sas.scope) || !covers(&sas.scope, &normal_path(entity)) {
             return Err(SasRefusal::WrongAudience);
         }
-        state.count_use(TokenKind::Bus, &signature, signer.tenant.as_deref(), Some(sas.expires_at));
-        let seen = Seen { tenant: signer.tenant, generation: signer.generation, expires_at: sas.expires_at };
-        state.remember(&signature, seen, now);
-        Ok(BusClaim { expires_at: sas.expires_at, scope: sas.scope, rights: signer.rights, signature })
+        let tenant = signer.origin.as_ref().map(|origin| origin.tenant.as_str());
+        state.count_use(TokenKind::Bus, &signature, tenant, &sas.key_name, Some(sas.expires_at));
+        let (expires_at, scope, rights) = (sas.expires_at, sas.scope, signer.rights);
+        Ok(BusClaim { expires_at, scope, rights, signature, origin: signer.origin })
     }
 
     /// Finds whose key signed a SAS.
     fn signer(&self, state: &State, sas: &BusSas<'_>) -> Result<Signer, SasRefusal> {
         let signed_with = |key: &[u8]| ring::matches(key, sas.signed.as_bytes(), &sas.signature);
-        let fixed = |limit: &str, rights| Signer {
-            tenant: None,
-            generation: 0,
-            limit: limit.to_owned(),
-            rights,
-            expired_through: i64::MIN,
-        };
+        let fixed = |limit: &str, rights| Signer { origin: None, limit: limit.to_owned(), rights };
         if sas.key_name == self.bus_key_name && signed_with(self.bus_key.as_bytes()) {
             return Ok(fixed("", Rights::ALL));
         }
@@ -441,52 +472,77 @@ impl Keys {
         let (name, keys) = tenant.ok_or(SasRefusal::BadSignature)?;
         match keys.bus.find(sas.signed.as_bytes(), &sas.signature) {
             Match::Current(generation) => Ok(Signer {
-                tenant: Some(name.clone()),
-                generation,
+                origin: Some(Origin { tenant: name.clone(), generation, expiries: None }),
                 limit: keys.entity.clone(),
                 rights: Rights::LISTEN,
-                expired_through: keys.expired_through,
             }),
             Match::Former => Err(SasRefusal::Revoked),
             Match::None => Err(SasRefusal::BadSignature),
         }
     }
 
-    fn check_access(&self, token: &str, now: i64) -> Result<BusClaim, SasRefusal> {
+    /// An access token for an application, and how many seconds it lives.
+    ///
+    /// # Errors
+    /// There is no token authority, or the token could not be signed.
+    pub(crate) fn issue_access(
+        &self,
+        application: &Application,
+        audience: &str,
+        by_certificate: bool,
+        now: OffsetDateTime,
+    ) -> Result<(String, u64), AccessError> {
+        let tokens = self.access.get().ok_or(AccessError::NoAuthority)?;
+        let issue = {
+            let state = self.state();
+            let keys = state.tenants.get(&application.tenant);
+            let keys = keys.ok_or_else(|| KeyError::UnknownTenant { name: application.tenant.clone() })?;
+            Issue { generation: keys.bus.generation(), expiries: keys.expiries }
+        };
+        Ok(tokens.issue(application, audience, by_certificate, issue, now)?)
+    }
+
+    /// Checks an access token that was shown to `resource`. `now` in seconds since 1970.
+    ///
+    /// # Errors
+    /// The refusal to tell the client.
+    pub(crate) fn check_access(&self, token: &str, resource: Resource, now: i64) -> Result<Access<'_>, SasRefusal> {
         let Some(tokens) = self.access.get() else {
             let text = "it is an access token, and there is no token authority; start with --tls, or put a SAS";
             return Err(SasRefusal::Malformed(text.to_owned()));
         };
-        let access = tokens.check(token, Resource::Bus, now)?;
-        let mut state = self.state();
-        if state.refused.contains(&access.id) {
-            return Err(SasRefusal::Revoked);
-        }
-        state.count_use(TokenKind::Bus, &access.id, None, Some(access.expires_at));
-        let scope = String::new();
-        Ok(BusClaim { expires_at: access.expires_at, scope, rights: access.rights, signature: access.id })
+        let access = tokens.check(token, resource, now)?;
+        self.state().check_not_refused(&access.id, Some(&access.origin()), access.expires_at)?;
+        Ok(access)
     }
 
-    /// Whether a rotation, or an expiry before its time, has killed this token.
+    fn check_bus_access(&self, token: &str, now: i64) -> Result<BusClaim, SasRefusal> {
+        let access = self.check_access(token, Resource::Bus, now)?;
+        let (origin, signed_by) = (access.origin(), format!("client {}", access.application.id));
+        self.state().count_use(TokenKind::Bus, &access.id, Some(&origin.tenant), &signed_by, Some(access.expires_at));
+        Ok(BusClaim {
+            expires_at: access.expires_at,
+            scope: String::new(),
+            rights: access.rights,
+            signature: access.id,
+            origin: Some(origin),
+        })
+    }
+
+    /// Whether a fault script refuses the token with this signature.
+    pub(crate) fn is_refused(&self, signature: &str) -> bool {
+        self.state().refused.contains(&hash(signature))
+    }
+
+    /// Whether a rotation, an expiry before its time or a fault script has ended this token.
     #[must_use]
-    pub fn is_revoked(&self, signature: &str) -> bool {
-        self.refusal_of(signature).is_some()
+    pub fn is_revoked(&self, claim: &BusClaim) -> bool {
+        self.refusal_of(claim).is_some()
     }
 
     /// Why this token, which was accepted before, would be refused now although its time is not over.
-    pub(crate) fn refusal_of(&self, signature: &str) -> Option<SasRefusal> {
-        let state = self.state();
-        if state.refused.contains(signature) {
-            return Some(SasRefusal::Revoked);
-        }
-        let Some(Seen { tenant: Some(tenant), generation, expires_at }) = state.seen.get(signature) else {
-            return None;
-        };
-        match state.tenants.get(tenant) {
-            Some(keys) if *expires_at <= keys.expired_through => Some(SasRefusal::Expired),
-            Some(keys) if keys.bus.is_good(*generation) => None,
-            Some(_) | None => Some(SasRefusal::Revoked),
-        }
+    pub(crate) fn refusal_of(&self, claim: &BusClaim) -> Option<SasRefusal> {
+        self.state().check_not_refused(&claim.signature, claim.origin.as_ref(), claim.expires_at).err()
     }
 
     /// Changes whenever a token was revoked, so that links using it can be cut.
@@ -523,123 +579,48 @@ impl State {
         Ok(())
     }
 
-    fn count_use(&mut self, kind: TokenKind, signature: &str, tenant: Option<&str>, expires_at: Option<i64>) {
-        let hash = Sha256::digest(signature.as_bytes());
-        let sha256 = hash.iter().take(8).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    /// Refuses a token that was ended before its time.
+    fn check_not_refused(&self, name: &str, origin: Option<&Origin>, expires_at: i64) -> Result<(), SasRefusal> {
+        if !self.refused.is_empty() && self.refused.contains(&hash(name)) {
+            return Err(SasRefusal::Revoked);
+        }
+        let Some(origin) = origin else { return Ok(()) };
+        let keys = self.tenants.get(&origin.tenant).ok_or(SasRefusal::Revoked)?;
+        keys.refusal_of(origin, expires_at).map_or(Ok(()), Err)
+    }
+
+    fn count_use(
+        &mut self,
+        kind: TokenKind,
+        signature: &str,
+        tenant: Option<&str>,
+        signed_by: &str,
+        expires_at: Option<i64>,
+    ) {
+        let sha256 = hash(signature).iter().take(8).fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
         let full = self.used.len() >= COUNTED_MAX;
         match self.used.entry((kind, sha256)) {
             Entry::Occupied(mut used) => used.get_mut().uses += 1,
             Entry::Vacant(first) if !full => {
                 let (sha256, tenant) = (first.key().1.clone(), tenant.map(str::to_owned));
-                first.insert(TokenUse { sha256, tenant, expires_at, uses: 1 });
+                first.insert(TokenUse { sha256, tenant, signed_by: signed_by.to_owned(), expires_at, uses: 1 });
             }
             Entry::Vacant(_) => {}
         }
     }
+}
 
-    fn remember(&mut self, signature: &str, seen: Seen, now: i64) {
-        if self.seen.len() >= SEEN_BEFORE_SWEEP {
-            self.seen.retain(|_, seen| seen.expires_at > now);
-        }
-        self.seen.insert(signature.to_owned(), seen);
-    }
+fn hash(signature: &str) -> [u8; 32] {
+    Sha256::digest(signature.as_bytes()).into()
 }
 
 /// Whose key signed a SAS, and what that key may do.
 struct Signer {
     /// `None` for a key that is never rotated.
-    tenant: Option<String>,
-    generation: u64,
+    origin: Option<Origin>,
     /// The path that the key speaks for.
     limit: String,
     rights: Rights,
-    /// Tokens that end by then have expired before their time.
-    expired_through: i64,
-}
-
-/// The parts of a Service Bus SAS that are checked.
-struct BusSas<'a> {
-    /// `sr` as it was sent, a line feed, and `se`.
-    signed: String,
-    signature: Vec<u8>,
-    expires_at: i64,
-    key_name: std::borrow::Cow<'a, str>,
-    /// In lower case, without a port.
-    host: String,
-    scope: String,
-}
-
-impl<'a> BusSas<'a> {
-    fn parse(token: &'a str) -> Result<Self, SasRefusal> {
-        let malformed = |what: &str| SasRefusal::Malformed(what.to_owned());
-        let fields = token
-            .trim()
-            .strip_prefix("SharedAccessSignature ")
-            .ok_or_else(|| malformed("it does not begin with 'SharedAccessSignature '"))?;
-        let (mut sr, mut sig, mut se, mut skn) = (None, None, None, None);
-        for field in fields.trim_start().split('&') {
-            let (name, value) = field.split_once('=').ok_or_else(|| malformed("a field has no '='"))?;
-            match name {
-                "sr" => sr = Some(value),
-                "sig" => sig = Some(value),
-                "se" => se = Some(value),
-                "skn" => skn = Some(value),
-                _ => {}
-            }
-        }
-        let sr = sr.ok_or_else(|| malformed("'sr' is missing"))?;
-        let sig = sig.ok_or_else(|| malformed("'sig' is missing"))?;
-        let se = se.ok_or_else(|| malformed("'se' is missing"))?;
-        let skn = skn.ok_or_else(|| malformed("'skn' is missing"))?;
-        let decode = |value: &'a str, name: &str| {
-            percent_decode_str(value).decode_utf8().map_err(|_| malformed(&format!("'{name}' is not UTF-8")))
-        };
-        let signature =
-            STANDARD.decode(decode(sig, "sig")?.as_bytes()).map_err(|_| malformed("'sig' is not base64"))?;
-        let (host, scope) = resource_of(&decode(sr, "sr")?);
-        Ok(Self {
-            signed: format!("{sr}\n{se}"),
-            signature,
-            expires_at: se.parse().map_err(|_| malformed("'se' is not a number of seconds"))?,
-            key_name: decode(skn, "skn")?,
-            host,
-            scope,
-        })
-    }
-}
-
-fn sign_bus(resource: &str, key_name: &str, key: &[u8], expires_at: i64) -> String {
-    let sr = utf8_percent_encode(resource, RESERVED).to_string();
-    let signature = STANDARD.encode(ring::hmac(key, format!("{sr}\n{expires_at}").as_bytes()));
-    format!(
-        "SharedAccessSignature sr={sr}&sig={}&se={expires_at}&skn={}",
-        utf8_percent_encode(&signature, RESERVED),
-        utf8_percent_encode(key_name, RESERVED),
-    )
-}
-
-fn bus_key_name_of(tenant: &str) -> String {
-    format!("listen-{tenant}")
-}
-
-/// `sb://Host:5671/Exports/` → `host` and `exports`. Scheme, port and case are not compared.
-fn resource_of(resource: &str) -> (String, String) {
-    let below_scheme = resource.split_once("://").map_or(resource, |(_, rest)| rest);
-    let (host, path) = below_scheme.split_once('/').unwrap_or((below_scheme, ""));
-    let host = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    };
-    (host.to_lowercase(), normal_path(path))
-}
-
-/// Whatever name of this machine a client reached us by, it is the same namespace.
-fn is_loopback(host: &str) -> bool {
-    matches!(host, "localhost" | "127.0.0.1" | "[::1]")
-}
-
-fn normal_path(path: &str) -> String {
-    path.trim_matches('/').to_lowercase()
 }
 
 /// Whether `path` is `scope` or lies below it, by whole segments.

@@ -29,7 +29,7 @@ use crate::{
     files::OwnFiles,
     keys::{KeyError, Keys},
     listen::{self, Lines},
-    rotation::{self, Schedule},
+    rotation::{Rotations, Schedule},
     stats::Stats,
     tenant::{Tenant, TenantService},
     tls::CertificateError,
@@ -231,7 +231,7 @@ impl Builder {
         let tenants = make_entities(&config, &broker, &keys)?;
 
         let (secure, authority_listener) = match config.tls {
-            true => Secure::new(&config, &now).await.map(|(secure, listener)| (Some(secure), Some(listener)))?,
+            true => Secure::new(&config, &keys, &now).await.map(|(secure, listener)| (Some(secure), Some(listener)))?,
             false => (None, None),
         };
         let amqp = bind(config.ports.amqp, "Service Bus", "amqp").await?;
@@ -257,8 +257,10 @@ impl Builder {
 
         let stats = Arc::new(Stats::default());
         let (blob_lines, tenant_lines) = (Arc::new(Lines::default()), Arc::new(Lines::default()));
+        let rotations = Arc::new(Rotations::new(Arc::clone(&keys)));
         let hands = Hands {
             keys: Arc::clone(&keys),
+            rotations: Arc::clone(&rotations),
             broker: Arc::clone(&broker),
             blob_lines: Arc::clone(&blob_lines),
             tenant_lines: Arc::clone(&tenant_lines),
@@ -274,7 +276,6 @@ impl Builder {
         let mut ready = ready::ready_file(&config, &keys, addresses, &tenants);
         if let Some(secure) = &secure {
             secure.show(&mut ready);
-            keys.take_access_tokens(Arc::clone(&secure.authority.tokens));
         }
         let tenant_service = Arc::new(TenantService {
             tenants,
@@ -289,6 +290,7 @@ impl Builder {
         });
         let admin = Arc::new(Admin {
             keys: Arc::clone(&keys),
+            rotations: Arc::clone(&rotations),
             broker: Arc::clone(&broker),
             blob: Arc::clone(&blob),
             faults: Arc::clone(&faults),
@@ -312,9 +314,8 @@ impl Builder {
             let authority = Arc::clone(&secure.authority);
             tasks.spawn(listen::serve(listener, https.clone(), authority, Arc::default(), stop.clone()));
         }
-        if let Some(schedule) = config.rotation {
-            tasks.spawn(rotation::run(Arc::clone(&keys), schedule, stop.clone()));
-        }
+        let (scheduled, stopped) = (Arc::clone(&rotations), stop.clone());
+        tasks.spawn(async move { scheduled.run(config.rotation, stopped).await });
         let grants = Arc::clone(&tenant_service);
         tasks.spawn(listen::serve(tenant_listener.0, https, grants, tenant_lines, stop.clone()));
         tasks.spawn(listen::serve(admin_listener.0, Door::Plain, admin, Arc::default(), stop.clone()));
@@ -322,6 +323,7 @@ impl Builder {
         tasks.spawn(async move { scripted.run(stopped).await });
         Ok(Local {
             keys,
+            rotations,
             broker,
             faults,
             stats,
@@ -393,6 +395,7 @@ async fn bind(port: u16, service: &'static str, key: &'static str) -> Result<(Tc
 /// The running services. [`stop`](Self::stop) ends them in stages; dropping it ends them at once.
 pub struct Local {
     keys: Arc<Keys>,
+    rotations: Arc<Rotations>,
     broker: Arc<Broker>,
     faults: Arc<Faults>,
     stats: Arc<Stats>,
@@ -443,12 +446,21 @@ impl Local {
         Ok(())
     }
 
-    /// Gives one tenant, or all, new keys: whatever was issued so far is refused, and links that use it are cut.
+    /// Gives one tenant, or all, new keys: whatever was issued so far, access tokens included, is refused, and links that
+    /// use it are cut.
     ///
     /// # Errors
     /// [`KeyError::UnknownTenant`].
     pub fn rotate(&self, tenant: Option<&str>) -> Result<(), KeyError> {
         self.keys.rotate(tenant)
+    }
+
+    /// As [`rotate`](Self::rotate), but what was issued so far is good for `grace`.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownTenant`], and [`KeyError::Graces`] when too many rotations are within their grace.
+    pub fn rotate_with_grace(&self, tenant: Option<&str>, grace: Duration) -> Result<(), KeyError> {
+        self.rotations.rotate(tenant, grace)
     }
 
     /// How long tokens live that are issued from now on.

@@ -60,10 +60,11 @@ impl TenantService {
             return Ok(tenant);
         }
         let unknown = "no tenant has this bearer token; the ready file names each tenant's";
-        let access = self.keys.access_tokens().filter(|_| token.contains('.')).ok_or(unknown)?;
-        let access = access
-            .check(token, Resource::TenantService, (self.now)().unix_timestamp())
-            .map_err(|refusal| refusal.to_string())?;
+        if !token.contains('.') || !self.keys.takes_access_tokens() {
+            return Err(unknown.to_owned());
+        }
+        let access = self.keys.check_access(token, Resource::TenantService, (self.now)().unix_timestamp());
+        let access = access.map_err(|refusal| refusal.to_string())?;
         let name = &access.application.tenant;
         self.tenants
             .iter()
@@ -83,7 +84,7 @@ impl TenantService {
         let stored = |stamp| self.keys.container_token(&tenant.name, &self.container, &tenant.permissions, stamp);
         let mut sas_token = stored(expires_at.unix_timestamp())?;
         // Two tokens with one end are the same token: one that a fault script refused is not issued again.
-        while StorageQuery::parse(&sas_token).get("sig").is_some_and(|signature| self.keys.is_revoked(signature)) {
+        while StorageQuery::parse(&sas_token).get("sig").is_some_and(|signature| self.keys.is_refused(signature)) {
             expires_at += time::Duration::SECOND;
             sas_token = stored(expires_at.unix_timestamp())?;
         }

@@ -143,6 +143,7 @@ async fn status_counts_what_there_is_in_tables_and_in_json() {
     for part in ["ENTITY", "exports/subscriptions/acme  subscription", "topic, 2 sent", "CONTAINER", "batchtoprocess"] {
         assert!(ended.out.contains(part), "{part}: {}", ended.out);
     }
+    assert!(ended.out.contains("RootManageSharedAccessKey"), "who signed a token: {}", ended.out);
     let status = local.ask(&["status", "--format", "json"]).await.with(0).json();
     let entities = status["entities"].as_array().unwrap();
     let acme = entities.iter().find(|entity| entity["path"] == "exports/subscriptions/acme").unwrap();
@@ -185,6 +186,9 @@ async fn rotate_and_fault_reach_the_running_one() {
     let local = Started::with(&[]).await;
     let ended = local.ask(&["rotate", "--tenant", "acme"]).await.with(0);
     assert!(ended.out.starts_with("rotated acme: "), "{}", ended.out);
+    let ended = local.ask(&["rotate", "--grace", "1.5"]).await.with(0);
+    assert!(ended.out.ends_with("refused in 1.5 s\n"), "{}", ended.out);
+    local.ask(&["rotate", "--grace", "soon"]).await.with(2);
     let ended = local.ask(&["rotate", "--tenant", "nobody"]).await.with(1);
     assert!(ended.err.contains("nobody"), "{}", ended.err);
     assert_eq!(local.ask(&["rotate", "--format", "json"]).await.with(0).json()["rotated"], "all tenants");

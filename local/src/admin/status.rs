@@ -54,6 +54,7 @@ impl Admin {
                     "kind": kind,
                     "sha256": used.sha256,
                     "tenant": used.tenant,
+                    "signedBy": used.signed_by,
                     "expiresAt": expires_at.map(rfc3339),
                     "uses": used.uses,
                 })

@@ -80,7 +80,7 @@ impl Tokens {
     /// Takes out the tokens that are over.
     pub(crate) fn bury(&mut self, keys: &Keys, now: i64) -> Vec<Dead> {
         let over = |claim: &BusClaim| {
-            if claim.expires_at <= now { Some(SasRefusal::Expired) } else { keys.refusal_of(&claim.signature) }
+            if claim.expires_at <= now { Some(SasRefusal::Expired) } else { keys.refusal_of(claim) }
         };
         self.by_audience
             .extract_if(.., |_, claim| over(claim).is_some())

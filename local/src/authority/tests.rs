@@ -25,6 +25,7 @@ const OTHER: &str = "10ca1000-0000-4000-8000-000000000099";
 /// An authority with one application of two kinds of proof, and one without any.
 struct Bench {
     authority: Authority,
+    keys: Arc<Keys>,
     clock: Arc<AtomicI64>,
     key: EncodingKey,
     sha1: String,
@@ -62,7 +63,12 @@ fn bench_with(assertions_once: bool) -> Bench {
     let clock = Arc::new(AtomicI64::new(OffsetDateTime::now_utc().unix_timestamp()));
     let shown = Arc::clone(&clock);
     let now: Now = Arc::new(move || OffsetDateTime::from_unix_timestamp(shown.load(Ordering::SeqCst)).unwrap());
-    Bench { authority: Authority::new(Arc::new(tokens), url, assertions_once, now), clock, key, sha1, sha256 }
+    let keys = Arc::new(Keys::emulator());
+    for tenant in ["acme", "zenith"] {
+        keys.add_tenant(tenant, &format!("exports/subscriptions/{tenant}"));
+    }
+    let authority = Authority::new(Arc::new(tokens), Arc::clone(&keys), url, assertions_once, now);
+    Bench { authority, keys, clock, key, sha1, sha256 }
 }
 
 impl Bench {
@@ -120,12 +126,6 @@ impl Bench {
             ("client_secret", &self.secret()),
         ]);
         answer.unwrap()["access_token"].as_str().unwrap().to_owned()
-    }
-
-    fn keys(&self) -> Keys {
-        let keys = Keys::emulator();
-        keys.take_access_tokens(Arc::clone(&self.authority.tokens));
-        keys
     }
 }
 
@@ -318,7 +318,7 @@ fn each_mistake_of_a_form_has_the_number_that_entra_gives_it() {
 #[test]
 fn an_access_token_opens_the_bus_as_its_roles_say_until_it_ends() {
     let bench = bench();
-    let keys = bench.keys();
+    let keys = &bench.keys;
     let token = bench.token(SCOPE);
     let claim = keys.check_bus(&token, "exports", bench.now()).unwrap();
     assert_eq!((claim.rights, claim.scope.as_str(), claim.expires_at), (Rights::ALL, "", bench.now() + 600));
@@ -329,7 +329,7 @@ fn an_access_token_opens_the_bus_as_its_roles_say_until_it_ends() {
     }
     keys.refuse(&claim.signature);
     assert_eq!(keys.check_bus(&token, "exports", bench.now()), Err(SasRefusal::Revoked));
-    assert!(keys.is_revoked(&claim.signature), "which cuts the links that use it");
+    assert!(keys.is_revoked(&claim), "which cuts the links that use it");
 
     let receiver = Application {
         id: OTHER.to_owned(),
@@ -340,7 +340,7 @@ fn an_access_token_opens_the_bus_as_its_roles_say_until_it_ends() {
     };
     let now = OffsetDateTime::from_unix_timestamp(bench.now()).unwrap();
     // Issued for an application that the authority knows as one without roles: its roles count now, not then.
-    let (token, _) = bench.authority.tokens.issue(&receiver, "https://servicebus.azure.net", false, now).unwrap();
+    let (token, _) = keys.issue_access(&receiver, "https://servicebus.azure.net", false, now).unwrap();
     assert_eq!(keys.check_bus(&token, "exports", bench.now()).unwrap().rights, Rights::default());
 }
 
@@ -348,15 +348,55 @@ fn an_access_token_opens_the_bus_as_its_roles_say_until_it_ends() {
 fn a_token_of_another_authority_or_of_none_is_refused() {
     let (bench, other) = (bench(), self::bench());
     let stranger = other.token(SCOPE);
-    assert_eq!(bench.keys().check_bus(&stranger, "exports", bench.now()), Err(SasRefusal::BadSignature));
+    assert_eq!(bench.keys.check_bus(&stranger, "exports", bench.now()), Err(SasRefusal::BadSignature));
     let token = bench.token(SCOPE);
     let (head, _) = token.rsplit_once('.').unwrap();
     let unsigned = format!("{head}.");
-    assert!(bench.keys().check_bus(&unsigned, "exports", bench.now()).is_err());
+    assert!(bench.keys.check_bus(&unsigned, "exports", bench.now()).is_err());
     let none = format!("{}.{}.", URL_SAFE_NO_PAD.encode(r#"{"alg":"none"}"#), head.split('.').nth(1).unwrap());
-    assert!(matches!(bench.keys().check_bus(&none, "exports", bench.now()), Err(SasRefusal::Malformed(_))));
+    assert!(matches!(bench.keys.check_bus(&none, "exports", bench.now()), Err(SasRefusal::Malformed(_))));
     let without = Keys::emulator().check_bus(&token, "exports", bench.now());
     assert!(matches!(without, Err(SasRefusal::Malformed(text)) if text.contains("--tls")));
+}
+
+#[test]
+fn a_rotation_ends_the_access_tokens_of_its_tenant_and_no_others() {
+    let bench = bench();
+    let keys = &bench.keys;
+    let check = |token: &str| keys.check_bus(token, "exports", bench.now());
+    let tenant_scope = "api://waybill-tenant-service/.default";
+    let (bus, grants) = (bench.token(SCOPE), bench.token(tenant_scope));
+    let claim = check(&bus).unwrap();
+    assert!(keys.check_access(&grants, Resource::TenantService, bench.now()).is_ok());
+
+    keys.rotate(Some("zenith")).unwrap();
+    assert!(check(&bus).is_ok() && !keys.is_revoked(&claim), "of another tenant");
+    let rotation = keys.rotate_keeping(Some("acme")).unwrap();
+    assert!(check(&bus).is_ok() && !keys.is_revoked(&claim), "within the grace");
+    let fresh = bench.token(SCOPE);
+    keys.end_grace(rotation);
+    assert_eq!(check(&bus), Err(SasRefusal::Revoked));
+    assert!(keys.is_revoked(&claim), "which cuts the links that use it");
+    let refused = keys.check_access(&grants, Resource::TenantService, bench.now()).unwrap_err();
+    assert_eq!(refused, SasRefusal::Revoked);
+    assert!(check(&fresh).is_ok(), "issued after the rotation");
+
+    keys.rotate(None).unwrap();
+    assert_eq!(check(&fresh), Err(SasRefusal::Revoked));
+    assert!(check(&bench.token(SCOPE)).is_ok());
+}
+
+#[test]
+fn an_expiry_ends_access_tokens_and_the_next_live_as_long_as_ever() {
+    let bench = bench();
+    let token = bench.token(SCOPE);
+    let claim = bench.keys.check_bus(&token, "exports", bench.now()).unwrap();
+    bench.keys.bus_token("acme", "localhost", bench.now() + 86_400).unwrap();
+    bench.keys.expire(Some("acme")).unwrap();
+    assert_eq!(bench.keys.check_bus(&token, "exports", bench.now()), Err(SasRefusal::Expired));
+    assert!(bench.keys.is_revoked(&claim));
+    let next = bench.keys.check_bus(&bench.token(SCOPE), "exports", bench.now()).unwrap();
+    assert_eq!(next.expires_at, bench.now() + 600, "a SAS of a day does not make it longer");
 }
 
 #[test]

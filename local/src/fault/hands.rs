@@ -11,11 +11,13 @@ use crate::{
     broker::{Broker, Command, Cut, Which},
     keys::Keys,
     listen::Lines,
+    rotation::Rotations,
 };
 
 /// The parts of a process that faults befall.
 pub(crate) struct Hands {
     pub(crate) keys: Arc<Keys>,
+    pub(crate) rotations: Arc<Rotations>,
     pub(crate) broker: Arc<Broker>,
     pub(crate) blob_lines: Arc<Lines>,
     pub(crate) tenant_lines: Arc<Lines>,
@@ -59,7 +61,9 @@ impl Hands {
             Whose::Event | Whose::Service(_) => entity.to_owned(),
         };
         let done: Result<(), String> = match what {
-            What::Rotate { tenant, .. } => self.keys.rotate(tenant.as_deref()).map_err(|error| error.to_string()),
+            What::Rotate { tenant, grace } => {
+                self.rotations.rotate(tenant.as_deref(), *grace).map_err(|error| error.to_string())
+            }
             What::Expire { tenant } => self.keys.expire(tenant.as_deref()).map_err(|error| error.to_string()),
             What::Reset(whose) => {
                 self.tell(whose, &Command::Reset, Lines::reset_all);

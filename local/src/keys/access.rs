@@ -18,7 +18,7 @@ use serde_json::{Value as Json, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Rights, SasRefusal, certificate::Certificate};
+use super::{KeyError, Origin, Rights, SasRefusal, certificate::Certificate};
 use crate::tls::{CertificateError, dated};
 
 /// What a token is for, as scopes and `aud` name it.
@@ -137,6 +137,29 @@ struct Claims {
     /// Names this token.
     uti: String,
     ver: String,
+    /// A claim of our own, which nobody else need read.
+    #[serde(rename = "waybill_issue")]
+    issue: Issue,
+}
+
+/// When a token was issued, as its tenant's keys count: what a rotation and an expiry compare.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Issue {
+    /// Of the tenant's keys.
+    pub(super) generation: u64,
+    /// How often the tenant's tokens had been expired.
+    pub(super) expiries: u64,
+}
+
+/// Why no access token is issued.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AccessError {
+    #[error("there is no token authority; start with --tls")]
+    NoAuthority,
+    #[error(transparent)]
+    Tenant(#[from] KeyError),
+    #[error("the token could not be signed")]
+    Sign(#[from] rcgen::Error),
 }
 
 /// An access token that holds.
@@ -147,6 +170,14 @@ pub(crate) struct Access<'a> {
     /// Names this token.
     pub(crate) id: String,
     pub(crate) rights: Rights,
+    issue: Issue,
+}
+
+impl Access<'_> {
+    pub(super) fn origin(&self) -> Origin {
+        let Issue { generation, expiries } = self.issue;
+        Origin { tenant: self.application.tenant.clone(), generation, expiries: Some(expiries) }
+    }
 }
 
 /// Issues and checks access tokens.
@@ -166,11 +197,12 @@ impl AccessTokens {
     }
 
     /// A token, and how many seconds it lives.
-    pub(crate) fn issue(
+    pub(super) fn issue(
         &self,
         application: &Application,
         audience: &str,
         by_certificate: bool,
+        issue: Issue,
         now: OffsetDateTime,
     ) -> Result<(String, u64), rcgen::Error> {
         let now = now.unix_timestamp();
@@ -190,12 +222,13 @@ impl AccessTokens {
             tid: self.directory.clone(),
             uti: Uuid::new_v4().simple().to_string(),
             ver: "1.0".to_owned(),
+            issue,
         })?;
         Ok((token, life))
     }
 
-    /// Checks a token that was shown to `resource`. `now` in seconds since 1970.
-    pub(crate) fn check(&self, token: &str, resource: Resource, now: i64) -> Result<Access<'_>, SasRefusal> {
+    /// Checks form, signature, time and purpose of a token that was shown to `resource`. `now` in seconds since 1970.
+    pub(super) fn check(&self, token: &str, resource: Resource, now: i64) -> Result<Access<'_>, SasRefusal> {
         use jsonwebtoken::errors::ErrorKind;
         let validation = signature_only(&[Algorithm::RS256]);
         let claims = jsonwebtoken::decode::<Claims>(token, self.key.certificate.key(), &validation)
@@ -214,7 +247,7 @@ impl AccessTokens {
             .application(&claims.appid)
             .ok_or_else(|| SasRefusal::Malformed("its application is not registered".to_owned()))?;
         let rights = if resource == Resource::Bus { application.rights() } else { Rights::default() };
-        Ok(Access { application, expires_at: claims.exp, id: claims.uti, rights })
+        Ok(Access { application, expires_at: claims.exp, id: claims.uti, rights, issue: claims.issue })
     }
 
     /// The document that says with what tokens are checked (RFC 7517).

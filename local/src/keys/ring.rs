@@ -40,6 +40,11 @@ impl KeyRing {
         &self.current
     }
 
+    /// Of the key to sign with.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Whether what a key of this generation signed is good.
     pub(super) fn is_good(&self, generation: u64) -> bool {
         generation >= self.good_from

@@ -16,7 +16,7 @@ use time::{
     macros::format_description,
 };
 
-use super::{Keys, RESERVED, ring, ring::Match, shared_key};
+use super::{Keys, bus_sas::RESERVED, ring, ring::Match, shared_key};
 
 /// The version that our own tokens name: any from 2020-12-06 on has the 16 fields of [`service_string_to_sign`].
 const OWN_VERSION: &str = "2021-12-02";
@@ -286,7 +286,9 @@ impl Keys {
         check_times(query, now)?;
         check_source(query, request)?;
         let expires_at = instant(query.text("se"));
-        self.state().count_use(super::TokenKind::Storage, &name, tenant.as_deref(), expires_at);
+        let signed_by =
+            tenant.as_ref().map_or_else(|| "account key".to_owned(), |tenant| format!("storage key of {tenant}"));
+        self.state().count_use(super::TokenKind::Storage, &name, tenant.as_deref(), &signed_by, expires_at);
         Ok(StorageAccess { scope, permissions: query.text("sp").to_owned(), signature: Some(name) })
     }
 
@@ -299,13 +301,13 @@ impl Keys {
         name: &str,
     ) -> Result<Option<String>, StorageRefusal> {
         use StorageRefusal::AuthenticationFailed;
-        let state = self.state();
-        if state.refused.contains(name) {
+        if self.is_refused(name) {
             return Err(AuthenticationFailed("a fault script refused this SAS"));
         }
         if ring::matches(&self.account_key, signed, signature) {
             return Ok(None);
         }
+        let state = self.state();
         let mut rotated = false;
         for (owner, tenant) in &state.tenants {
             match tenant.storage.find(signed, signature) {

@@ -101,7 +101,7 @@ fn the_scope_of_a_bus_token_is_compared_by_whole_segments_without_scheme_port_an
         ("sb://localhost/exports/subscriptions/acme", "exports/subscriptions/acme2", false),
         ("sb://localhost/exports/subscriptions/acme", "exports/subscriptions/acme/$deadletterqueue", true),
     ] {
-        let token = sign_bus(resource, EMULATOR_BUS_KEY_NAME, EMULATOR_BUS_KEY.as_bytes(), END);
+        let token = bus_sas::sign(resource, EMULATOR_BUS_KEY_NAME, EMULATOR_BUS_KEY.as_bytes(), END);
         let checked = keys.check_bus(&token, entity, NOW);
         assert_eq!(checked.is_ok(), fits, "{resource} for {entity}: {checked:?}");
         if !fits {
@@ -127,7 +127,7 @@ fn a_tenants_key_cannot_sign_for_more_than_its_subscription() {
     let keys = keys_with_acme();
     let key = keys.state().tenants["acme"].bus.current().to_vec();
     for resource in ["sb://localhost/", "sb://localhost/exports", "sb://localhost/exports/subscriptions/zenith"] {
-        let token = sign_bus(resource, "listen-acme", &key, END);
+        let token = bus_sas::sign(resource, "listen-acme", &key, END);
         let refused = keys.check_bus(&token, "exports/subscriptions/zenith", NOW);
         assert_eq!(refused, Err(SasRefusal::WrongAudience), "{resource}");
     }
@@ -142,23 +142,23 @@ fn rotation_kills_the_tokens_of_its_tenant_and_wakes_those_who_watch() {
     let claim = keys.check_bus(&token, entity, NOW).unwrap();
     let other = keys.bus_token("zenith", "localhost", END).unwrap();
     let other_claim = keys.check_bus(&other, "exports/subscriptions/zenith", NOW).unwrap();
-    assert!(!keys.is_revoked(&claim.signature));
+    assert!(!keys.is_revoked(&claim));
 
     keys.rotate(Some("acme")).unwrap();
 
     assert!(watch.has_changed().unwrap());
     watch.mark_unchanged();
-    assert!(keys.is_revoked(&claim.signature));
+    assert!(keys.is_revoked(&claim));
     assert_eq!(keys.check_bus(&token, entity, NOW), Err(SasRefusal::Revoked));
-    assert!(!keys.is_revoked(&other_claim.signature));
+    assert!(!keys.is_revoked(&other_claim));
     assert!(keys.check_bus(&other, "exports/subscriptions/zenith", NOW).is_ok());
     let fresh = keys.bus_token("acme", "localhost", END).unwrap();
     assert_ne!(fresh, token);
     let fresh = keys.check_bus(&fresh, entity, NOW).unwrap();
-    assert!(!keys.is_revoked(&fresh.signature));
+    assert!(!keys.is_revoked(&fresh));
 
     keys.rotate(None).unwrap();
-    assert!(keys.is_revoked(&fresh.signature) && keys.is_revoked(&other_claim.signature));
+    assert!(keys.is_revoked(&fresh) && keys.is_revoked(&other_claim));
     assert!(keys.check_bus(BUS_ROOT, "exports", NOW).is_ok(), "the root key is never rotated");
 }
 
@@ -177,19 +177,9 @@ fn one_refused_token_leaves_its_key_alone() {
     let keys = Keys::emulator();
     let claim = keys.check_bus(BUS_ROOT, "exports", NOW).unwrap();
     keys.refuse(&claim.signature);
-    assert!(keys.is_revoked(&claim.signature));
+    assert!(keys.is_revoked(&claim));
     assert_eq!(keys.check_bus(BUS_ROOT, "exports", NOW), Err(SasRefusal::Revoked));
     assert!(keys.check_bus(&keys.root_bus_token("localhost", "exports", END + 1), "exports", NOW).is_ok());
-}
-
-#[test]
-fn dead_tokens_are_forgotten_before_they_pile_up() {
-    let keys = Keys::emulator();
-    for second in 0..3_000 {
-        let token = keys.root_bus_token("localhost", "exports", NOW + second + 1);
-        keys.check_bus(&token, "exports", NOW + second).unwrap();
-    }
-    assert!(keys.state().seen.len() <= SEEN_BEFORE_SWEEP);
 }
 
 #[test]
@@ -387,6 +377,7 @@ fn tokens_are_counted_by_hash_and_never_shown() {
     let bus = keys.tokens_used(TokenKind::Bus);
     let [used] = &bus[..] else { panic!("{bus:?}") };
     assert_eq!((used.sha256.as_str(), used.uses, used.tenant.as_deref()), ("d8af8640f656a33a", 2, None));
+    assert_eq!(used.signed_by, "RootManageSharedAccessKey");
     assert!(used.expires_at.is_some_and(|end| end > NOW), "{used:?}");
     let mut uses: Vec<u64> = keys.tokens_used(TokenKind::Storage).iter().map(|token| token.uses).collect();
     uses.sort_unstable();
@@ -529,7 +520,7 @@ fn a_policy_opens_its_entity_with_its_rights_and_no_more() {
     keys.add_policy("send-only", "k1", Some("Exports"), send);
     keys.add_policy("send-only", "k2", Some("jobs"), send);
     keys.add_policy("watch", "k3", None, Rights::LISTEN);
-    let token = |name, key: &str, resource: &str| sign_bus(resource, name, key.as_bytes(), END);
+    let token = |name, key: &str, resource: &str| bus_sas::sign(resource, name, key.as_bytes(), END);
     for (name, key, resource, entity, rights) in [
         ("send-only", "k1", "sb://localhost/exports", "exports", send),
         ("send-only", "k1", "sb://localhost/exports/subscriptions/acme", "exports/subscriptions/acme", send),

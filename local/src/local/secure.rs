@@ -17,7 +17,7 @@ use crate::{
     broker::Now,
     config::Config,
     files::OwnFiles,
-    keys::{AccessTokens, Resource, SigningKey},
+    keys::{AccessTokens, Keys, Resource, SigningKey},
     tls::{Certificates, HOST},
 };
 
@@ -35,7 +35,7 @@ pub(super) struct Secure {
 
 impl Secure {
     /// Makes certificates and keys, writes the files, and opens the authority's port.
-    pub(super) async fn new(config: &Config, now: &Now) -> Result<(Self, TcpListener), StartError> {
+    pub(super) async fn new(config: &Config, keys: &Arc<Keys>, now: &Now) -> Result<(Self, TcpListener), StartError> {
         let tenant = config.tenants.first().map(|tenant| tenant.name.clone()).unwrap_or_default();
         let make = config.clients.is_empty();
         // RSA keys take some tens of milliseconds each: side by side.
@@ -82,8 +82,8 @@ impl Secure {
             applications,
             life: Duration::from_secs(config.authority.access_token_life_s),
         };
-        let authority =
-            Authority::new(Arc::new(tokens), url.clone(), config.authority.assertions_once, Arc::clone(now));
+        let once = config.authority.assertions_once;
+        let authority = Authority::new(Arc::new(tokens), Arc::clone(keys), url.clone(), once, Arc::clone(now));
         let secure = Self {
             certificates,
             authority: Arc::new(authority),

@@ -307,6 +307,22 @@ async fn rotation_kills_the_grants_of_one_tenant_or_of_all() {
 }
 
 #[tokio::test]
+async fn a_rotation_by_the_admin_endpoint_can_have_a_grace() {
+    let local = started().await;
+    let old = grant(&local, 0).await.service_bus.remove(0);
+    let check = || local.keys().check_bus(&old.sas_token, &old.entity_path, now());
+    let claim = check().unwrap();
+    let mut revocations = local.keys().revocations();
+    assert_eq!(admin(&local, Method::POST, "rotate?tenant=acme&grace_ms=300", "").await.0, 200);
+    revocations.mark_unchanged();
+    assert!(check().is_ok() && !local.keys().is_revoked(&claim));
+    timeout(Duration::from_secs(20), revocations.changed()).await.unwrap().unwrap();
+    assert!(check().is_err() && local.keys().is_revoked(&claim));
+    let (status, refused) = admin(&local, Method::POST, "rotate?grace_ms=soon", "").await;
+    assert!(status == 400 && refused["error"]["message"].as_str().unwrap().contains("'soon'"), "{refused}");
+}
+
+#[tokio::test]
 async fn the_life_of_tokens_can_change_while_it_runs() {
     let local = started().await;
     local.set_token_life(Duration::from_millis(1_200));

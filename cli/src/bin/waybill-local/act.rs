@@ -3,6 +3,7 @@
 use std::{
     io::Read,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -32,14 +33,23 @@ pub(crate) struct Fault {
     clear: bool,
 }
 
-pub(crate) async fn rotate(running: &Running, tenant: Option<String>) -> anyhow::Result<Outcome> {
-    let query: Vec<_> = tenant.map(|name| ("tenant", name)).into_iter().collect();
+pub(crate) async fn rotate(
+    running: &Running,
+    tenant: Option<String>,
+    grace: Option<Duration>,
+) -> anyhow::Result<Outcome> {
+    let grace_ms = grace.map(|grace| ("grace_ms", grace.as_millis().to_string()));
+    let query: Vec<_> = tenant.map(|name| ("tenant", name)).into_iter().chain(grace_ms).collect();
     let answer = running.admin()?.call(Method::POST, "rotate", &query, String::new()).await?;
     match running.format {
         Format::Json => json(&answer)?,
         Format::Text => {
             let whom = answer["rotated"].as_str().unwrap_or_default();
-            line(format_args!("rotated {whom}: tokens that were issued until now are refused"))?;
+            let from = match grace {
+                Some(grace) if !grace.is_zero() => format!(" in {} s", grace.as_secs_f64()),
+                _ => String::new(),
+            };
+            line(format_args!("rotated {whom}: tokens that were issued until now are refused{from}"))?;
         }
     }
     Ok(Outcome::Done)

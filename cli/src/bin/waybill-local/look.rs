@@ -70,6 +70,7 @@ struct Token {
     kind: String,
     sha256: String,
     tenant: Option<String>,
+    signed_by: String,
     #[serde(with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
     uses: u64,
@@ -178,12 +179,13 @@ fn tokens(tokens: Vec<Token>) -> anyhow::Result<()> {
         vec![
             token.sha256,
             token.kind,
-            token.tenant.unwrap_or_else(|| "(root key)".to_owned()),
+            token.signed_by,
+            token.tenant.unwrap_or_else(|| "-".to_owned()),
             token.expires_at.map_or_else(|| "-".to_owned(), instant),
             count(token.uses),
         ]
     };
-    table(&["TOKEN", "FOR", "TENANT", "EXPIRES", "USES"], tokens.into_iter().map(row))
+    table(&["TOKEN", "FOR", "SIGNED BY", "TENANT", "EXPIRES", "USES"], tokens.into_iter().map(row))
 }
 
 /// What `peek` shows.

@@ -5,11 +5,11 @@ mod admin;
 mod look;
 mod run;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use waybill_cli::{
-    args::{LogFormat, start_logs},
+    args::{LogFormat, seconds, start_logs},
     exit::{self, Outcome},
 };
 
@@ -47,6 +47,9 @@ enum Command {
         /// Only those of this tenant
         #[arg(long, value_name = "NAME")]
         tenant: Option<String>,
+        /// Refuse them only after so many seconds [default: 0, at once]
+        #[arg(long, value_name = "SECS", value_parser = seconds)]
+        grace: Option<Duration>,
         #[command(flatten)]
         running: Running,
     },
@@ -77,7 +80,7 @@ async fn dispatch(command: Command) -> anyhow::Result<Outcome> {
         Command::Run(options) => run::run(options).await,
         Command::Status { running } => look::status(&running).await,
         Command::Peek { peek, running } => look::peek(&running, &peek).await,
-        Command::Rotate { tenant, running } => act::rotate(&running, tenant).await,
+        Command::Rotate { tenant, grace, running } => act::rotate(&running, tenant, grace).await,
         Command::Fault { fault, running } => act::fault(&running, &fault).await,
     }
 }

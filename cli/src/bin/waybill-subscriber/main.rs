@@ -8,7 +8,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use waybill_cli::{
-    args::{Common, start_logs},
+    args::{Common, seconds, start_logs},
     exit,
 };
 use waybill_formats::{FieldPath, FieldPathError};
@@ -136,11 +136,6 @@ struct Target {
     /// What rows mean: keys, versions, references
     #[arg(long, value_name = "FILE")]
     entities: Option<PathBuf>,
-}
-
-fn seconds(text: &str) -> Result<std::time::Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
-    std::time::Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 fn instant(text: &str) -> Result<OffsetDateTime, String> {

@@ -20,6 +20,7 @@ use crate::broker::{LinkRole, Which};
 use crate::fault::{
     BusEvent, BusFrames, Condition, Faults, Hands, NewOrder, Refusal, Service, Step, What, When, Whose,
 };
+use crate::rotation::Rotations;
 
 const REJECTED: u64 = 0x25;
 
@@ -66,6 +67,7 @@ impl Scripted {
 fn faults_of(bench: &Bench) -> Arc<Faults> {
     let hands = Hands {
         keys: Arc::clone(&bench.keys),
+        rotations: Arc::new(Rotations::new(Arc::clone(&bench.keys))),
         broker: Arc::clone(&bench.broker),
         blob_lines: Arc::default(),
         tenant_lines: Arc::default(),
