@@ -33,9 +33,13 @@ use crate::{
     fault::{Faults, Step},
     keys::{KeyError, Keys, StorageQuery},
     listen::{Body, Handler, Line, Upload, is_loopback_host, json},
+    log::{Lines, printable, say},
     rotation::Rotations,
     stats::Stats,
 };
+
+/// What was said of late about refusals.
+static SAID: Lines = Lines::new();
 
 /// Longest script or body.
 const BODY_MAX: usize = 1 << 20;
@@ -135,7 +139,8 @@ impl Handler for Admin {
         match self.answer(request).await {
             Ok((status, value)) => json(status, &value),
             Err((status, message)) => {
-                tracing::warn!(%method, path, status = status.as_u16(), why = message, "admin: request refused");
+                let (path, why, status_code) = (printable(&path), printable(&message), status.as_u16());
+                say!(SAID, warn, "admin: request refused", %method, %path, status = status_code, %why);
                 json(status, &json!({ "error": { "message": message } }))
             }
         }

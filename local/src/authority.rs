@@ -34,7 +34,11 @@ use crate::{
     broker::Now,
     keys::{AccessTokens, Application, Keys, Resource, StorageQuery},
     listen::{Body, Handler, Line, Upload, is_loopback_host, json},
+    log::{Lines, printable, say},
 };
+
+/// What was said of late about refusals.
+static SAID: Lines = Lines::new();
 
 /// Longest request for a token.
 const BODY_MAX: usize = 64 * 1024;
@@ -244,13 +248,14 @@ fn audience<'a>(scope: &'a str, directory: &str) -> Result<&'a str, Refusal> {
 }
 
 impl Handler for Authority {
-    async fn handle(&self, request: Request<Upload>, _line: &Line) -> Response<Body> {
+    async fn handle(&self, request: Request<Upload>, line: &Line) -> Response<Body> {
         let correlation = request.headers().get("client-request-id").and_then(|id| id.to_str().ok());
         let correlation = correlation.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
         let mut response = match self.answer(request).await {
             Ok(answer) => json(StatusCode::OK, &answer),
             Err(refusal) => {
-                tracing::warn!(code = refusal.code, "no access token: {}", refusal.text);
+                let why = printable(&refusal.text);
+                say!(SAID, warn, "no access token", from = %line.peer(), code = refusal.code, why = %why);
                 refusal.response((self.now)(), &correlation)
             }
         };

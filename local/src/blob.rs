@@ -28,6 +28,7 @@ use crate::{
     fault::{Fate, Faults},
     keys::{Keys, StorageAccess, StorageQuery, StorageRequest},
     listen::{Body, Handler, Line, Upload, empty, full},
+    log::{Lines, printable, say},
     stats::Stats,
 };
 use error::StorageError;
@@ -48,6 +49,9 @@ const ERROR_TIME: &[BorrowedFormatItem<'_>] =
 /// How much of the body of a refused request is read before it is answered: a client that is still sending would else
 /// see a broken connection and not the refusal.
 const DRAIN_MAX: u64 = 256 << 20;
+
+/// What was said of late about refusals.
+static SAID: Lines = Lines::new();
 
 /// The storage account.
 pub(crate) struct BlobService {
@@ -289,17 +293,18 @@ fn log_refusal(
     from: std::net::IpAddr,
 ) {
     let operation = operation.map_or("Unknown", BlobOperation::name);
-    let (method, path, status) = (parts.method.as_str(), parts.uri.path(), error.status.as_u16());
-    let why = error.detail.as_deref().unwrap_or(&error.message);
+    let (method, path, status) = (&parts.method, printable(parts.uri.path()), error.status.as_u16());
+    let why = printable(error.detail.as_deref().unwrap_or(&error.message));
+    let code = error.code;
     match error.status {
         StatusCode::NOT_MODIFIED
         | StatusCode::NOT_FOUND
         | StatusCode::CONFLICT
         | StatusCode::PRECONDITION_FAILED
         | StatusCode::RANGE_NOT_SATISFIABLE => {
-            tracing::info!(%from, method, path, operation, status, code = error.code, why, "blob: request refused");
+            say!(SAID, info, "blob: request declined", %from, %method, %path, operation, status, code, %why);
         }
-        _ => tracing::warn!(%from, method, path, operation, status, code = error.code, why, "blob: request refused"),
+        _ => say!(SAID, warn, "blob: request refused", %from, %method, %path, operation, status, code, %why),
     }
 }
 

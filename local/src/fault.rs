@@ -32,7 +32,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::blob::BlobOperation;
+use crate::{blob::BlobOperation, log::printable};
 
 pub(crate) use hands::Hands;
 pub use refusal::{Condition, Refusal, StorageCode};
@@ -291,7 +291,8 @@ impl Faults {
             matches!(&step.when, When::Blob(requests)
                 if requests.fit(operation, name) && fits::counts(&step.what, requests.operation, operation))
         };
-        let source = || Source { on: format!("{} {name}", operation.name()), connection: Some(connection) };
+        let source =
+            || Source { on: format!("{} {}", operation.name(), printable(name)), connection: Some(connection) };
         let mut to_do = self.on_event("", fits, source);
         let down = self.state().blob_down_until;
         to_do.refuse = to_do.refuse.or_else(|| seconds_until(down).map(|seconds| (Refusal::Busy, Some(seconds))));
@@ -316,7 +317,7 @@ impl Faults {
     pub(crate) fn on_body(self: &Arc<Self>, name: &str, from: u64, to: u64, connection: u64) -> ToBody {
         let mut to_body = ToBody::default();
         let mut corrupted = Vec::new();
-        let on = || format!("GetBlob {name} bytes {from}-{}", to.saturating_sub(1));
+        let on = || format!("GetBlob {} bytes {from}-{}", printable(name), to.saturating_sub(1));
         {
             let mut state = self.state();
             for (number, installed) in &mut state.steps {

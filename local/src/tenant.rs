@@ -19,8 +19,12 @@ use crate::{
     fault::{Faults, Refusal},
     keys::{KeyError, Keys, Resource, StorageQuery},
     listen::{Body, Handler, Line, Upload, json},
+    log::{Lines, printable, say},
     stats::Stats,
 };
+
+/// What was said of late about refusals.
+static SAID: Lines = Lines::new();
 
 /// A tenant as TenantService knows it.
 pub(crate) struct Tenant {
@@ -159,7 +163,8 @@ impl TenantService {
         self.stats.grant(name, response.status() == StatusCode::OK);
         if response.status() != StatusCode::OK {
             let status = response.status().as_u16();
-            tracing::warn!(from = %line.peer(), tenant = name.unwrap_or_default(), status, why, "tenant: grant refused");
+            let (from, tenant, why) = (line.peer(), name.unwrap_or_default(), printable(&why));
+            say!(SAID, warn, "tenant: grant refused", %from, tenant, status, %why);
         }
         if let Some(reset) = to_do.drop_answer {
             line.drop_answer(reset).await;

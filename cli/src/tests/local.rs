@@ -272,6 +272,25 @@ async fn the_terminal_shows_connections_and_why_something_was_refused() {
     assert!(!err.contains("GEHEIM"), "{err}");
 }
 
+#[tokio::test]
+async fn a_client_cannot_forge_a_line_of_the_log() {
+    let local = Started::with(&["--tls"]).await;
+    let pem = std::fs::read(local.ready.ca_file.as_ref().unwrap()).unwrap();
+    let authority = reqwest::Certificate::from_pem(&pem).unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().unwrap();
+    let directory = &local.ready.clients[0].directory_id;
+    let token = format!("{}/{directory}/oauth2/v2.0/token", local.ready.authority_url.as_ref().unwrap());
+    let form = "grant_type=client_credentials&scope=x&client_id=a%0AINFO+forged%1B%5B2J";
+    assert_eq!(http.post(token).body(form).send().await.unwrap().status(), 400);
+    let admin = format!("{}/entities/a%0AINFO%20forged", local.ready.admin_url);
+    assert_eq!(http.get(admin).send().await.unwrap().status(), 404);
+    let blob = format!("{}/a%0AINFO%20forged", blob_endpoint(&local.ready));
+    assert!(http.get(blob).send().await.unwrap().status().is_client_error());
+    let err = local.process.terminate().await.with(0).err;
+    assert!(err.contains(r"no access token") && err.contains(r"a\nINFO forged\u{1b}[2J"), "{err}");
+    assert!(!err.contains('\u{1b}') && !err.lines().any(|line| line.starts_with("INFO forged")), "{err}");
+}
+
 fn blob_endpoint(ready: &ReadyFile) -> &str {
     let (_, rest) = ready.blob_connection_string.split_once("BlobEndpoint=").unwrap();
     rest.split(';').next().unwrap()
