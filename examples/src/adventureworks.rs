@@ -19,6 +19,8 @@ use waybill_formats::{DecodeOptions, Field, FieldPath, Row, RowBatch, RowDecoder
 pub struct Table {
     /// The name of the file, the entity and the table.
     pub name: String,
+    /// The file that it was read from.
+    pub file: String,
     /// The type of the files that carry its changes.
     pub blob_type: String,
     /// In the file's order.
@@ -126,14 +128,22 @@ pub fn entities() -> anyhow::Result<Entities> {
 /// # Errors
 /// When a file is missing or does not hold the rows that `schema.json` says.
 pub fn load() -> anyhow::Result<Vec<Table>> {
-    let path = folder().join("schema.json");
-    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let schema: Schema = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
-    schema.tables.into_iter().map(load_table).collect()
+    load_from(&folder())
 }
 
-fn load_table(schema: SchemaTable) -> anyhow::Result<Table> {
-    let path = folder().join(&schema.file);
+/// All tables of another folder of the same form.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_from(folder: &Path) -> anyhow::Result<Vec<Table>> {
+    let path = folder.join("schema.json");
+    let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let schema: Schema = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    schema.tables.into_iter().map(|table| load_table(folder, table)).collect()
+}
+
+fn load_table(folder: &Path, schema: SchemaTable) -> anyhow::Result<Table> {
+    let path = folder.join(&schema.file);
     let bytes = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut decoder = RowDecoder::new(DecodeOptions::new(Source::Csv { columns: None, delimiter: b',' }));
     decoder.feed(Bytes::from(bytes));
@@ -168,6 +178,7 @@ fn load_table(schema: SchemaTable) -> anyhow::Result<Table> {
     Ok(Table {
         blob_type: format!("{camel_case}Changes"),
         name: schema.name,
+        file: schema.file,
         paths: schema.columns.iter().map(|column| FieldPath::name(&column.name)).collect(),
         columns: schema
             .columns

@@ -14,6 +14,8 @@ mod conformance;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
+mod data_sets;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod links;
