@@ -221,3 +221,18 @@ async fn tables_in_postgres_are_their_source_in_every_format_whatever_the_order(
         is_the_source_in_postgres(&adventureworks::folder(), &tables, &entities, way).await;
     }
 }
+
+/// A year of a real shop: half a million order lines.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "minutes long: `cargo xtask soak FOLDER` runs it with the folder of the data"]
+async fn soak_a_year_of_a_shop_is_its_source_in_every_format_whatever_the_order() {
+    let folder = std::env::var_os("WAYBILL_SOAK_DATA").expect("run it by `cargo xtask soak FOLDER`");
+    let folder = Path::new(&folder).join("online-retail");
+    let tables = adventureworks::load_from(&folder).expect("the data");
+    let entities =
+        Entities::parse(include_str!("data_sets/online_retail.toml"), "online_retail.toml").expect("entities");
+    for way in WAYS {
+        is_the_source_in_sqlite(&tables, &entities, way).await;
+        is_the_source_in_postgres(&folder, &tables, &entities, way).await;
+    }
+}

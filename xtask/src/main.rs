@@ -13,6 +13,7 @@ usage: cargo xtask COMMAND
 
   test         everything that must pass: format, lints, tests, documentation, examples, dependencies
   test NAME…   only the tests whose names contain NAME (after the same set-up)
+  soak [DATA]  for hours: the properties over thousands of cases; with DATA, the folder of larger data sets, those too
   setup        only the set-up: a Python environment and Node packages in .cache/
 
 The set-up needs Rust, Python 3 with venv and headers, Node.js 20 with npm, a C compiler, OpenSSL's headers,
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["test"] => steps::everything(),
         ["test", ref names @ ..] => steps::some_tests(names),
+        ["soak", ref folder @ ..] if folder.len() <= 1 => steps::soak(folder.first().copied()),
         ["setup"] => steps::set_up().map(|_| ()),
         ["help" | "--help" | "-h"] | [] => {
             println!("{HELP}");

@@ -61,6 +61,22 @@ pub(crate) fn some_tests(names: &[&str]) -> Result<()> {
     step("tests", tests)
 }
 
+/// The properties many times over, and what takes too long for every change.
+pub(crate) fn soak(data: Option<&str>) -> Result<()> {
+    let set_up = set_up()?;
+    let mut properties = with(&set_up, cargo(["test", "--package", "waybill-subscriber", "--lib", "--", "order::"]));
+    properties.env("WAYBILL_SOAK", std::env::var("WAYBILL_SOAK").unwrap_or_else(|_| "50".to_owned()));
+    step("properties of order", properties)?;
+    let Some(data) = data else {
+        println!("\n── data sets: NOT RUN, name their folder: cargo xtask soak FOLDER");
+        return Ok(());
+    };
+    let data = std::path::absolute(data).with_context(|| format!("{data} is no path"))?;
+    let mut sets = with(&set_up, cargo(["test", "--package", "waybill-tests", "--", "--ignored", "data_sets::soak_"]));
+    sets.env("WAYBILL_SOAK_DATA", data);
+    step("data sets", sets)
+}
+
 /// Licences, bans and sources of all dependencies, where `cargo deny` is there. Its advisory database needs a network
 /// that reaches it, so advisories are looked at where one does.
 fn dependencies() -> Result<()> {

@@ -1,8 +1,13 @@
 //! Any order of arrival: the newest row of each key wins, whatever came when.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicU32, Ordering},
+};
 
+use futures::future::join_all;
 use proptest::prelude::*;
+use tokio::sync::Notify;
 use waybill_formats::Source;
 
 use super::{
@@ -204,6 +209,40 @@ async fn apply_all(world: &mut World, files: &[File], moves: &[Move]) {
     }
 }
 
+/// Several workers at once, each with an order of its own, until everything is done or `most` batches have taken effect: then
+/// they are dropped where they are, as a crash would.
+async fn work_together(world: &World, files: &[File], workers: usize, most: u32) {
+    let taken = AtomicU32::new(0);
+    let is_enough = Notify::new();
+    let worker = async |nth: usize| {
+        for file in (0..files.len()).map(|at| (at * (nth + 1) + nth) % files.len()).chain(0..files.len()) {
+            let (key, of) = (file_key(file, 0), &files[file]);
+            loop {
+                let progress = world.sink.progress(&key).await.unwrap();
+                if progress.done {
+                    break;
+                }
+                let to = (progress.rows + 1 + nth as u64).min(of.rows.len() as u64);
+                match world.sink.apply(&key, progress.rows, of.batch(world, file, progress.rows, to)).await {
+                    Ok(applied) => {
+                        assert_eq!((applied.rows(), applied.bad), (to - progress.rows, 0), "{applied:?}");
+                        if taken.fetch_add(1, Ordering::Relaxed) + 1 >= most {
+                            is_enough.notify_one();
+                        }
+                    }
+                    Err(SinkError::Fenced { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = is_enough.notified() => {}
+        _ = join_all((0..workers).map(worker)) => {}
+    }
+}
+
 /// Each parked row's newest content says what it waits for.
 fn no_parked_row_has_all_its_parents(world: &World) {
     let (category, item) = (World::field_of_parked("category"), World::field_of_parked("item"));
@@ -298,12 +337,17 @@ fn missing_parents(files: &[File]) -> Vec<File> {
     }
 }
 
+/// How many times the cases of a usual run: `cargo xtask soak` says.
+fn soak() -> u32 {
+    std::env::var("WAYBILL_SOAK").map_or(1, |times| times.parse().expect("WAYBILL_SOAK is a number"))
+}
+
 fn run<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: World::CASES, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: World::CASES * soak(), ..ProptestConfig::default() })]
 
     #[test]
     fn tables_are_those_of_the_newest_rows_whatever_the_order(mut files in files(), moves in moves(), shuffle in 0..8_usize) {
@@ -329,6 +373,33 @@ proptest! {
         run(async {
             let mut world = World::new(FAMILY).await;
             apply_all(&mut world, &files, &moves).await;
+            assert_eq!(state(&world), expected);
+        });
+    }
+
+    #[test]
+    fn several_workers_and_crashes_leave_the_same_tables(
+        mut files in files(), workers in 1..5_usize, crashes in prop::collection::vec(1..8_u32, 0..4)
+    ) {
+        files.extend(missing_parents(&files));
+        let (newest, _) = newest_and_complete(&files);
+        let mut expected = State::default();
+        for (key, op) in &newest {
+            if op.is_removal() {
+                expected.tombstones.insert(*key);
+            } else {
+                expected.rows.insert(*key, op.shown(key.0));
+            }
+        }
+        run(async {
+            let mut world = World::new(FAMILY).await;
+            for most in crashes {
+                work_together(&world, &files, workers, most).await;
+                world.reopen(None).await;
+                no_parked_row_has_all_its_parents(&world);
+            }
+            work_together(&world, &files, workers, u32::MAX).await;
+            no_parked_row_has_all_its_parents(&world);
             assert_eq!(state(&world), expected);
         });
     }
