@@ -474,3 +474,33 @@ async fn a_wrong_filter_is_refused_at_its_line_and_column() {
         "{refused}"
     );
 }
+
+#[tokio::test]
+async fn the_rule_that_the_plan_prints_keeps_the_same_messages_away_at_the_broker() {
+    let (folder, _local) = beside_local().await;
+    let settings = "[subscriber]\ntypes = [\"Price\", \"Item*\", \"A_B.*\"]\n";
+    std::fs::write(folder.path().join("waybill.toml"), settings).unwrap();
+    let receive = ["receive", "--local", "local.json", "--until-idle", "0.2"];
+    run(command(&folder, "waybill-subscriber", &receive)).await.with(0);
+    let plan = run(command(&folder, "waybill-subscriber", &["plan", "--format", "json"])).await.with(0).json();
+    let rule = plan["brokerRule"].as_str().unwrap();
+
+    let config = format!(
+        "[[topics]]\nname = \"exports\"\n[[topics.subscriptions]]\nname = \"acme\"\n\
+         [[topics.subscriptions.rules]]\nname = \"wanted\"\nsql = {rule:?}\n"
+    );
+    let config = waybill_local::config::Config::parse(&config).unwrap();
+    let ruled = Local::builder().config(config).ports(waybill_local::config::Ports::RANDOM).start().await.unwrap();
+    ruled.write_ready_file(&folder.path().join("ruled.json")).unwrap();
+    for blob_type in ["ItemChanges", "Item", "AnItem", "Price", "Prices", "A_B.x", "AxB.x"] {
+        let publish = ["publish", "--local", "ruled.json", "--data", "p", "--type", blob_type, "item.csv"];
+        run(command(&folder, "waybill-publisher", &publish)).await.with(0);
+    }
+    let receive = ["receive", "--local", "ruled.json", "--data", "s", "--until-idle", "0.5"];
+    run(command(&folder, "waybill-subscriber", &receive)).await.with(0);
+    let list = ["list", "--data", "s", "--format", "json"];
+    let list = run(command(&folder, "waybill-subscriber", &list)).await.with(0).json();
+    let mut types: Vec<_> = list.as_array().unwrap().iter().map(|row| row["blobType"].as_str().unwrap()).collect();
+    types.sort_unstable();
+    assert_eq!(types, ["A_B.x", "Item", "ItemChanges", "Price"], "by {rule}");
+}

@@ -24,6 +24,6 @@ pub(crate) use key::KeyPart;
 pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault, filter_columns};
 pub(crate) use row::RowReader;
 pub(crate) use shape::{Grown, NewFields, Shape, ShapeColumn, folded};
-pub(crate) use sieve::Sieve;
+pub use sieve::Sieve;
 pub(crate) use value::Value;
 pub use version::Position;

@@ -8,9 +8,9 @@ use super::{
     plan::RowFault,
 };
 
-/// Asks row after row, with the same room.
+/// Asks row after row, with the same room. [`EntityBatch::sieve`](crate::sink::EntityBatch::sieve) gives a batch's.
 #[derive(Debug)]
-pub(crate) struct Sieve<'f, 'r> {
+pub struct Sieve<'f, 'r> {
     filter: Option<&'f RowFilter>,
     /// A deletion of an entity's row passes, whatever its other fields: it may well have none.
     deleted: Option<FieldPath>,
@@ -27,9 +27,11 @@ impl<'f, 'r> Sieve<'f, 'r> {
         Self { filter, deleted: None, fields: FilterFields::default() }
     }
 
+    /// Whether the row passes.
+    ///
     /// # Errors
     /// It cannot be said: the row is kept with this.
-    pub(crate) fn ask(&mut self, row: &Row<'r>) -> Result<bool, RowFault> {
+    pub fn ask(&mut self, row: &Row<'r>) -> Result<bool, RowFault> {
         let Some(filter) = self.filter else { return Ok(true) };
         // A mark that is neither true nor false is found with the row's key and version.
         if self.deleted.as_ref().is_some_and(|deleted| is_deletion(&row.get(deleted)) != Ok(false)) {

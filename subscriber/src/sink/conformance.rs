@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures::future::join_all;
 use waybill_contracts::{Entities, Entity, SchemaMode};
-use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, Source, Step};
+use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, RowFilter, Source, Step, filter::FilterColumns};
 
 use super::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError};
 use crate::{
@@ -44,6 +44,7 @@ pub async fn exercise<S: Sink>(mut open: impl AsyncFnMut(&str) -> S) {
     a_file_without_rows_is_done(open("empty").await).await;
     every_row_is_counted_once(open("count").await).await;
     rows_that_took_effect_are_passed_over(open("overlap").await).await;
+    rows_that_the_filter_does_not_want_are_left_out_and_counted(open("filter").await).await;
     files_do_not_know_each_other(open("files").await).await;
     a_batch_may_be_read_ahead_of_the_one_before(open("ahead").await).await;
 }
@@ -129,6 +130,19 @@ async fn rows_that_took_effect_are_passed_over(sink: impl Sink) {
     let all = file.batch(0, 9, true);
     let applied = sink.apply(&file.key, 4, all).await.expect("a stretch that begins before");
     assert_eq!(applied.rows(), 5, "rows up to progress are passed over: {applied:?}");
+}
+
+async fn rows_that_the_filter_does_not_want_are_left_out_and_counted(sink: impl Sink) {
+    let file = Sample::of("a", "{\"id\":1}\n{\"id\":2}\n{\"id\":3}\n{\"id\":\"none\"}\n");
+    let filter = RowFilter::compile("row.id != 2", &FilterColumns::default()).expect("a predicate");
+    let batch = EntityBatch {
+        blob_type: Arc::from("Log"),
+        entity: None,
+        filter: Some(Arc::new(filter)),
+        ..file.batch(0, 4, true)
+    };
+    let applied = sink.apply(&file.key, 0, batch).await.expect("what is not wanted is no error");
+    assert_eq!(applied, Applied { inserted: 2, filtered: 1, bad: 1, ..Applied::default() });
 }
 
 async fn a_batch_may_be_read_ahead_of_the_one_before(sink: impl Sink) {

@@ -30,7 +30,7 @@ use waybill_store::{
 };
 
 use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError};
-use crate::{FileKey, apply::Sieve};
+use crate::FileKey;
 
 const SCHEMA: Schema = Schema {
     application_id: 0x5742_4449, // "WBDI"
@@ -312,10 +312,7 @@ struct Lines {
 impl Lines {
     fn of(batch: &EntityBatch, after: u64) -> Self {
         let mut lines = Self { good: Vec::new(), good_rows: 0, bad: Vec::new(), bad_rows: 0, filtered_rows: 0 };
-        let mut sieve = match &batch.entity {
-            Some(entity) => Sieve::of_entity(entity.filter()),
-            None => Sieve::of_type(batch.filter.as_deref()),
-        };
+        let mut sieve = batch.sieve();
         for batch in &batch.rows {
             for row in batch.rows().filter(|row| row.number() > after) {
                 match sieve.ask(&row) {

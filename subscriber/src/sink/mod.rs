@@ -19,7 +19,7 @@ pub use self::{
 };
 use crate::{
     FileKey, Verdict,
-    apply::{EntityPlan, PlanError, Position},
+    apply::{EntityPlan, PlanError, Position, Sieve},
 };
 
 /// What a sink promises about the effect of a row.
@@ -91,6 +91,15 @@ impl EntityBatch {
     #[must_use]
     pub fn filter(&self) -> Option<&RowFilter> {
         self.entity.as_ref().map_or(self.filter.as_deref(), |entity| entity.filter())
+    }
+
+    /// What asks its rows whether they pass the filter; deletions of an entity always do.
+    #[must_use]
+    pub fn sieve<'r>(&self) -> Sieve<'_, 'r> {
+        match &self.entity {
+            Some(entity) => Sieve::of_entity(entity.filter()),
+            None => Sieve::of_type(self.filter.as_deref()),
+        }
     }
 }
 
@@ -227,6 +236,8 @@ pub enum SinkError {
 /// - `apply` is atomic: rows, bad rows and progress `from → to` take effect together or not at all (a sink that is only
 ///   [`Guarantee::AtLeastOnce`] may repeat rows after a crash, never skip them).
 /// - `apply` fails with [`SinkError::Fenced`] and no effect when progress is not `from`, or the file is done.
+/// - Rows that do not pass the batch's [`sieve`](EntityBatch::sieve) are [`filtered`](Applied::filtered): they are left out, and
+///   a sink that holds rows by their keys removes the older one. Those of which it cannot be said are bad rows.
 /// - On return the effect is durable. Clones and several callers at once are fine.
 ///
 /// # Cancel safety

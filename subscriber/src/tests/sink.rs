@@ -114,8 +114,20 @@ impl Sink for MemorySink {
             return Err(SinkError::Fenced { file: file.to_string(), expected: from, found });
         }
         let mut applied = Applied::default();
+        let mut sieve = batch.sieve();
         for rows in &batch.rows {
             for row in rows.rows().filter(|row| row.number() > from) {
+                match sieve.ask(&row) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        applied.filtered += 1;
+                        continue;
+                    }
+                    Err(_) => {
+                        applied.bad += 1;
+                        continue;
+                    }
+                }
                 entry.rows.push(String::from_utf8_lossy(row.raw()).trim().to_owned());
                 applied.inserted += 1;
             }
