@@ -85,6 +85,8 @@ pub(crate) struct Engine {
     pub(super) reset: bool,
     /// Nothing is done or written until then; what comes is left where it is read to.
     stalled_until: Option<Instant>,
+    /// The client has ended its side.
+    client_gone: bool,
     /// There may be input that was not taken: a stall is over, or a turn was.
     input_waits: bool,
     /// What comes is dropped, and nothing is written any more.
@@ -129,6 +131,7 @@ impl Engine {
             phase: Phase::Header,
             reset: false,
             stalled_until: None,
+            client_gone: false,
             input_waits: false,
             swallows: false,
             stopping: false,
@@ -281,10 +284,16 @@ impl Engine {
     }
 
     /// The client has ended its side. There is nobody any more who could be kept waiting: what it sent last is done.
+    pub(crate) fn client_gone(&mut self, at: Instant) {
+        self.client_gone = true;
+        self.resume(at);
+    }
+
+    /// The client has ended its side, and this is all that it sent.
     pub(crate) fn ended(&mut self, input: &[u8], at: Instant) {
+        self.client_gone(at);
         let mut used = 0;
         loop {
-            self.stalled_until = None;
             match self.consume(input.get(used..).unwrap_or_default(), at) {
                 0 => break,
                 size => used += size,
@@ -472,7 +481,7 @@ impl Engine {
     /// Meets what scripts want of the connection, or of a part of it.
     fn meet(&mut self, at: Instant) {
         let stall = std::mem::take(&mut self.cx.stall);
-        if !stall.is_zero() {
+        if !stall.is_zero() && !self.client_gone {
             self.stalled_until = Some(at.checked_add(stall).unwrap_or(at + DAY));
         }
         let Some(Doom { channel, handle, fate }) = self.cx.doom.take() else { return };

@@ -148,7 +148,7 @@ where
                 Ok(moved) => {
                     let at = Instant::now();
                     if moved.gone {
-                        engine.resume(at);
+                        engine.client_gone(at);
                     }
                     engine.wrote(moved.wrote, at);
                     if moved.read > 0 {

@@ -1,6 +1,10 @@
 //! Fault scripts in the middle of what happens on the bus.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant as Watch},
+};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
@@ -398,9 +402,13 @@ async fn the_end_of_a_delayed_client_is_seen_behind_more_than_is_read() {
     for id in 0..4 {
         script.transfer(1, id, &message(&body));
     }
+    for id in 4..400 {
+        script.transfer(1, id, &message("x"));
+    }
     for over_tls in [false, true] {
         let first = Step::new(BusFrames::of(BusEvent::TransferIn), What::Delay(Duration::from_secs(3_600)));
-        faults.install([first.times(number(2))]).unwrap();
+        faults.clear();
+        faults.install([first.times(number(300))]).unwrap();
         let mut stream: Box<dyn AsyncWriteAndRead> =
             if over_tls { Box::new(served.tls().await) } else { Box::new(served.tcp().await) };
         stream.write_all(&script.sent[..from]).await.unwrap();
@@ -411,10 +419,12 @@ async fn the_end_of_a_delayed_client_is_seen_behind_more_than_is_read() {
             way.shutdown().await.unwrap();
             tokio::io::copy(&mut answers, &mut tokio::io::sink()).await.unwrap_or(0)
         };
+        let began = Watch::now();
         timeout(LONG, sent).await.expect("it is let go of");
+        assert!(began.elapsed() < Duration::from_secs(20), "not one delay after the other: {:?}", began.elapsed());
         timeout(LONG, served.bench.broker.wait_until(|broker| broker.connections() == 0)).await.unwrap();
     }
-    assert_eq!(served.bench.broker.counts("jobs").unwrap().active, 8, "all that was sent is there");
+    assert_eq!(served.bench.broker.counts("jobs").unwrap().active, 800, "all that was sent is there");
     served.end().await;
 }
 
