@@ -109,11 +109,12 @@ use serde::Deserialize;
 use toml::Spanned;
 
 pub use entity::{QueueConfig, SubscriptionConfig, TopicConfig};
-pub(crate) use near::with_nearest;
+pub(crate) use near::{with_nearest, without_place};
 pub use security::{AuthorityConfig, CLIENT_ID, ClientConfig, DIRECTORY_ID, PolicyConfig};
 
 use crate::{
     amqp::TokenEnd,
+    broker::{BrokerError, names_entity, names_subscription},
     fault::{ScriptError, Step, Written, from_written, line_of},
     keys::{EMULATOR_ACCOUNT, EMULATOR_ACCOUNT_KEY, EMULATOR_BUS_KEY, EMULATOR_BUS_KEY_NAME, KeyError, Keys},
     rotation::Schedule,
@@ -491,6 +492,9 @@ impl Config {
             return refuse("lock_duration_ms", "is 0; give a receiver some time".to_owned());
         }
         self.check_entities()?;
+        if !names_entity(&self.topic) {
+            return refuse("topic", format!("cannot be: {}", BrokerError::BadName(self.topic.clone())));
+        }
         if self.tenants.is_empty() {
             return refuse("tenants", "is empty; without a tenant nobody gets a grant".to_owned());
         }
@@ -505,6 +509,10 @@ impl Config {
             }
             if !names.insert(&tenant.name) {
                 return refuse("tenants", format!("names {:?} twice", tenant.name));
+            }
+            if !names_subscription(tenant.subscription()) {
+                let problem = BrokerError::BadSubscription(tenant.subscription().to_owned());
+                return refuse("tenants", format!("has one that cannot be: {problem}"));
             }
             if !subscriptions.insert(tenant.subscription().to_lowercase()) {
                 return refuse("tenants", format!("gives subscription {:?} to two of them", tenant.subscription()));
@@ -560,14 +568,10 @@ impl Config {
             if !names.insert(topic.name.to_lowercase()) {
                 return refuse(entity, "has the name of another queue or topic".to_owned());
             }
-            let mut subscriptions = BTreeSet::new();
             for subscription in &topic.subscriptions {
                 let entity = format!("subscription '{}/{}'", topic.name, subscription.name);
                 if let Some(problem) = subscription.problem() {
                     return refuse(entity, problem);
-                }
-                if !subscriptions.insert(subscription.name.to_lowercase()) {
-                    return refuse(entity, "is named twice".to_owned());
                 }
             }
         }
@@ -645,7 +649,7 @@ mod tests {
         let message = refused("topik = \"exports\"\n");
         assert!(
             message.starts_with("configuration, line 1: unknown field `topik`")
-                && message.ends_with("did you mean `topic`?"),
+                && message.contains("; did you mean `topic`? Expected one of"),
             "{message}"
         );
     }
@@ -664,6 +668,12 @@ mod tests {
             ("max_delivery_count = 0", "line 1"),
             ("tenants = []", "tenants is empty"),
             ("[[tenants]]\nname = \"a/b\"", "use letters, digits"),
+            ("topic = \"bad name?#\"", "\"bad name?#\" cannot name a queue or topic"),
+            ("queues = [\"x/subscriptions/y\"]", "no segment 'subscriptions'"),
+            ("queues = [\"a\\nb\"]", "\"a\\nb\" cannot name"),
+            ("topics = [{name = \"t\", subscriptions = [\"a\", \"A\"]}]", "names the subscription 'A' twice"),
+            ("topics = [{name = \"t\", subscriptions = [\"a/b\"]}]", "\"a/b\" cannot name a subscription"),
+            ("[[tenants]]\nname = \"-a\"", "\"-a\" cannot name a subscription"),
             ("[[tenants]]\nname = \"a\"\n[[tenants]]\nname = \"a\"", "twice"),
             ("[[tenants]]\nname = \"a\"\n[[tenants]]\nname = \"b\"\nsubscription = \"A\"", "two of them"),
             ("[[tenants]]\nname = \"a\"\nblob_permissions = \"rq\"", "racwdxl"),

@@ -23,7 +23,7 @@ use crate::{
     authority::ClientError,
     blob::{BlobService, is_container_name},
     broker::{Broker, BrokerError, Now, QueueOptions, TopicOptions},
-    config::{Config, ConfigError, Ports, TenantConfig},
+    config::{Config, ConfigError, PolicyConfig, Ports, TenantConfig},
     door::Door,
     fault::{Faults, Hands, ScriptError, Step},
     files::OwnFiles,
@@ -229,6 +229,7 @@ impl Builder {
         let keys = Arc::new(config.keys()?);
         let broker = Arc::new(Broker::new(Arc::clone(&now)));
         let tenants = make_entities(&config, &broker, &keys)?;
+        check_policies(&config, &broker)?;
 
         let (secure, authority_listener) = match config.tls {
             true => Secure::new(&config, &keys, &now).await.map(|(secure, listener)| (Some(secure), Some(listener)))?,
@@ -378,6 +379,20 @@ fn make_entities(config: &Config, broker: &Broker, keys: &Keys) -> Result<Vec<Te
         });
     }
     Ok(tenants)
+}
+
+/// A policy of an entity that does not exist would open nothing, and nobody would see why.
+fn check_policies(config: &Config, broker: &Broker) -> Result<(), ConfigError> {
+    let of_nothing =
+        |policy: &&PolicyConfig| policy.entity.as_ref().is_some_and(|entity| broker.counts(entity).is_err());
+    let Some(policy) = config.policies.iter().find(of_nothing) else { return Ok(()) };
+    let problem = format!(
+        "has {:?} for {:?}, which is no queue, topic or subscription; there are {}",
+        policy.name,
+        policy.entity.as_deref().unwrap_or_default(),
+        broker.entities().join(", ")
+    );
+    Err(ConfigError::Value { key: "policies", problem })
 }
 
 async fn bind(port: u16, service: &'static str, key: &'static str) -> Result<(TcpListener, u16), StartError> {

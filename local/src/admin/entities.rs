@@ -169,7 +169,11 @@ impl Admin {
             Some(text) => text.parse().map_err(|_| bad_request(format!("`{name}` is '{text}', which is no number"))),
         };
         let from = i64::try_from(number("from", 0)?).unwrap_or(i64::MAX);
-        let most = number("max", PEEK_DEFAULT)?.min(PEEK_MAX);
+        let most = number("max", PEEK_DEFAULT)?;
+        if most > PEEK_MAX {
+            let problem = format!("`max` is {most}; a request shows at most {PEEK_MAX}: go on with `from`");
+            return Err(bad_request(problem));
+        }
         if let Some(Properties::Topic(_)) = self.broker.properties(entity) {
             let problem = format!("the topic '{entity}' holds no messages, its subscriptions do{}", self.names());
             return Err((StatusCode::NOT_FOUND, problem));

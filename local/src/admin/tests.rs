@@ -136,7 +136,7 @@ async fn a_body_that_cannot_be_is_refused_with_what_may_stand_there() {
         ("entities/jobs", json!({"kind": "queue", "lock_duration_ms": 0}), &["lock_duration_ms is 0"]),
         ("entities/jobs", json!({"kind": "queue", "status": "off"}), &["unknown variant `off`", "send_disabled"]),
         ("entities/jobs", json!({"kind": "queue", "name": "other"}), &["names 'jobs'", "leave `name` out"]),
-        ("entities/$jobs", json!({"kind": "queue"}), &["cannot name an entity"]),
+        ("entities/$jobs", json!({"kind": "queue"}), &["cannot name a queue or topic"]),
         ("entities/exports/subscriptions/x", json!({"kind": "queue"}), &["leave `kind` out"]),
         ("containers/No", Json::Null, &["no container's name"]),
     ] {
@@ -206,4 +206,39 @@ async fn the_status_is_one_document_with_these_keys() {
     assert_eq!(paths, ["exports", "exports/subscriptions/acme", "jobs"]);
     assert_eq!(status["faults"], json!({"waiting": 0, "steps": [], "fired": 0, "log": []}));
     assert_eq!(status["connections"], json!([]));
+}
+
+#[tokio::test]
+async fn names_that_azure_does_not_take_are_refused_and_nothing_is_made() {
+    let local = started().await;
+    for name in ["bad%20name%3F%23", "a%0Ab", "-jobs", &"x".repeat(261)] {
+        let (status, refused) = put(&local, &format!("entities/{name}"), json!({"kind": "queue"})).await;
+        assert_eq!(status, 400, "{name}: {refused}");
+        says(&refused, &["cannot name a queue or topic", "1 to 260"]);
+    }
+    let (status, refused) = put(&local, &format!("entities/exports/subscriptions/{}", "x".repeat(51)), json!({})).await;
+    assert_eq!(status, 400);
+    says(&refused, &["cannot name a subscription", "1 to 50"]);
+    let twice = json!({"kind": "topic", "subscriptions": ["a", "A"]});
+    let (status, refused) = put(&local, "entities/orders", twice).await;
+    assert_eq!(status, 400);
+    says(&refused, &["the subscription 'A' twice"]);
+    assert_eq!(local.broker().entities(), ["exports", "exports/subscriptions/acme"]);
+
+    let (status, refused) = ask(&local, Method::GET, "entities/exports/subscriptions/acme?max=5000", &Json::Null).await;
+    assert_eq!(status, 400);
+    says(&refused, &["`max` is 5000", "at most 1000"]);
+}
+
+#[tokio::test]
+async fn a_policy_of_an_entity_that_does_not_exist_does_not_start() {
+    let policy =
+        |entity| format!("[[policies]]\nname = \"p\"\nkey = \"k\"\nentity = \"{entity}\"\nrights = [\"Send\"]\n");
+    let start = async |entity| {
+        let config = Config { ports: crate::config::Ports::RANDOM, ..Config::parse(&policy(entity)).unwrap() };
+        Local::builder().config(config).start().await
+    };
+    let error = start("exprots").await.unwrap_err().to_string();
+    assert!(error.contains("\"exprots\"") && error.contains("there are exports"), "{error}");
+    assert!(start("Exports/Subscriptions/ACME").await.is_ok());
 }

@@ -8,6 +8,7 @@ mod mailbox;
 #[cfg(test)]
 mod model;
 mod moment;
+mod name;
 mod node;
 mod options;
 mod order;
@@ -37,6 +38,7 @@ pub use mailbox::Counts;
 use mailbox::Shared;
 pub(crate) use mailbox::{Mailbox, SendRefusal, SettleRefusal, Waiter, Wanted};
 pub use moment::Moment;
+pub(crate) use name::{PATH_MAX, names_entity, names_subscription};
 pub(crate) use node::{Destination, Node};
 pub use options::{EntityStatus, QueueOptions, TopicOptions};
 use queue::Handed;
@@ -53,9 +55,6 @@ use crate::fault::{Condition, NewOrder};
 
 /// The time now.
 pub type Now = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
-
-/// Longest path of an entity (Service Bus "quotas").
-pub(crate) const PATH_MAX: usize = 260;
 
 /// How long connections have to state the credit of their links.
 const REPORT_TIMEOUT: std::time::Duration = std::time::Duration::from_millis(250);
@@ -81,9 +80,19 @@ pub enum BrokerError {
     Rule(#[from] RuleError),
     /// The name cannot be one.
     #[error(
-        "'{0}' cannot name an entity; use 1 to 260 characters, segments parted by '/', none of them starting with '$'"
+        "{0:?} cannot name a queue or topic; use 1 to 260 letters, digits and . - _ ~, with / between segments, a letter or \
+         digit first and last, and no segment 'subscriptions'"
     )]
     BadName(String),
+    /// The name cannot be a subscription's.
+    #[error(
+        "{0:?} cannot name a subscription; use 1 to 50 letters, digits and . - _ ~, a letter or digit first and last"
+    )]
+    BadSubscription(String),
+}
+
+fn check_name(name: &str) -> Result<(), BrokerError> {
+    if names_entity(name) { Ok(()) } else { Err(BrokerError::BadName(name.to_owned())) }
 }
 
 /// A message as [`Broker::peek`] shows it.
@@ -182,6 +191,7 @@ impl Broker {
     /// # Errors
     /// When the name is taken or cannot be one.
     pub fn add_queue(&self, name: &str, options: QueueOptions) -> Result<(), BrokerError> {
+        check_name(name)?;
         self.add(name, Entity::Queue(Arc::new(Mailbox::new(name.to_owned(), options, Arc::clone(&self.shared)))))
     }
 
@@ -190,6 +200,7 @@ impl Broker {
     /// # Errors
     /// When the name is taken or cannot be one.
     pub fn add_topic(&self, name: &str, options: TopicOptions) -> Result<(), BrokerError> {
+        check_name(name)?;
         self.add(name, Entity::Topic(Arc::new(Topic::new(name.to_owned(), options, Arc::clone(&self.shared)))))
     }
 
@@ -216,6 +227,9 @@ impl Broker {
         let Some(Entity::Topic(owner)) = found else {
             return Err(BrokerError::NotATopic(topic.to_owned()));
         };
+        if !names_subscription(name) {
+            return Err(BrokerError::BadSubscription(name.to_owned()));
+        }
         options.default_ttl = [owner.options.default_ttl, options.default_ttl].into_iter().flatten().min();
         options.duplicate_detection_window = None;
         let path = format!("{}/subscriptions/{name}", topic.trim_matches('/'));
@@ -228,8 +242,8 @@ impl Broker {
 
     fn add(&self, name: &str, entity: Entity) -> Result<(), BrokerError> {
         let path = path_of(name);
-        let segment = |segment: &str| !segment.is_empty() && !segment.starts_with('$');
-        if path.len() > PATH_MAX || name.contains("://") || !path.split('/').all(segment) {
+        // Of a subscription the name of its topic counts too.
+        if path.len() > PATH_MAX {
             return Err(BrokerError::BadName(name.to_owned()));
         }
         let mut entities = self.entities.write().unwrap_or_else(PoisonError::into_inner);

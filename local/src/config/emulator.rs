@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use super::{
     ConfigError,
     entity::{QueueConfig, SubscriptionConfig, TopicConfig},
-    near::nearest,
+    near::{nearest, without_place},
 };
 use crate::broker::{self, CorrelationFilter, Filter, Rule};
 
@@ -42,7 +42,7 @@ pub(super) fn is_json(text: &str) -> bool {
 /// Reads the text of the file.
 pub(super) fn parse(text: &str) -> Result<Entities, ConfigError> {
     let json: Value = serde_json::from_str(&plain_json(text))
-        .map_err(|error| ConfigError::Text { line: error.line(), problem: error.to_string() })?;
+        .map_err(|error| ConfigError::Text { line: error.line(), problem: without_place(&error) })?;
     let mut reader = Reader::default();
     let mut root = reader.object("config.json", &json)?;
     let Some(user) = root.take("UserConfig") else {

@@ -1,7 +1,7 @@
 //! Queues, topics, subscriptions and rules as people write them: with the same keys in the configuration and in the body
 //! of a request to the admin endpoint. What is not written takes the default of [`QueueOptions`] and [`TopicOptions`].
 
-use std::{fmt, marker::PhantomData, num::NonZeroU32, time::Duration};
+use std::{collections::BTreeSet, fmt, marker::PhantomData, num::NonZeroU32, time::Duration};
 
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::rule;
-use crate::broker::{EntityStatus, QueueOptions, Rule, TopicOptions};
+use crate::broker::{BrokerError, EntityStatus, QueueOptions, Rule, TopicOptions, names_entity, names_subscription};
 
 /// A queue.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -141,8 +141,11 @@ impl QueueConfig {
         }
     }
 
-    /// The key whose value cannot be, and why.
+    /// What cannot be, and why.
     pub(crate) fn problem(&self) -> Option<String> {
+        if !names_entity(&self.name) {
+            return Some(BrokerError::BadName(self.name.clone()).to_string());
+        }
         first_zero(&[
             ("lock_duration_ms", self.lock_duration.map(|time| time.as_millis())),
             ("default_ttl_ms", self.default_ttl.map(|time| time.as_millis())),
@@ -179,8 +182,15 @@ impl TopicConfig {
         }
     }
 
-    /// The key whose value cannot be, and why.
+    /// What cannot be, and why.
     pub(crate) fn problem(&self) -> Option<String> {
+        if !names_entity(&self.name) {
+            return Some(BrokerError::BadName(self.name.clone()).to_string());
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.subscriptions.iter().find(|one| !names.insert(one.name.to_lowercase())) {
+            return Some(format!("names the subscription '{}' twice", twice.name));
+        }
         first_zero(&[
             ("default_ttl_ms", self.default_ttl.map(|time| time.as_millis())),
             ("duplicate_detection_window_ms", self.duplicate_detection_window.map(|time| time.as_millis())),
@@ -218,8 +228,11 @@ impl SubscriptionConfig {
         }
     }
 
-    /// The key whose value cannot be, and why.
+    /// What cannot be, and why.
     pub(crate) fn problem(&self) -> Option<String> {
+        if !names_subscription(&self.name) {
+            return Some(BrokerError::BadSubscription(self.name.clone()).to_string());
+        }
         first_zero(&[
             ("lock_duration_ms", self.lock_duration.map(|time| time.as_millis())),
             ("default_ttl_ms", self.default_ttl.map(|time| time.as_millis())),

@@ -116,7 +116,7 @@ fn what_we_cannot_do_is_refused_with_entity_key_and_reason() {
             r#"{"Name": "s", "Rules": [{"Name": "r", "Properties": {"FilterType": "Correlation", "CorrelationFilter": {"Properties": {"p": []}}}}]}"#,
             "configuration, rule 'r' of subscription 'orders/s': Properties has 'p', which is a list; write a text, a number, true or false",
         ),
-        (r#"{"Name": "s"}, {"Name": "S"}"#, "configuration, subscription 'orders/S': is named twice"),
+        (r#"{"Name": "s"}, {"Name": "S"}"#, "configuration, topic 'orders': names the subscription 'S' twice"),
     ] {
         assert_eq!(refused(&with_subscription(subscription)), says, "{subscription}");
     }
@@ -186,7 +186,7 @@ fn a_wrong_entity_in_toml_is_refused_with_its_line_and_the_name_that_was_meant()
         ),
         (
             "[[topics]]\nname = \"t\"\n[[topics.subscriptions]]\nname = \"s\"\nmax_delivery_count = 0\n",
-            &["line 5", "nonzero"],
+            &["line 5", "a whole number from 1"],
         ),
         ("[[queues]]\nlock_duration_ms = 5\n", &["line 1", "missing field `name`"]),
         (

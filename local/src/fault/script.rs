@@ -22,7 +22,10 @@ use super::{
     BlobRequests, BusEvent, BusFrames, Chance, Condition, CutAt, NewOrder, Refusal, Service, Step, Trigger, What, When,
     Whose,
 };
-use crate::broker::LinkRole;
+use crate::{
+    broker::LinkRole,
+    config::{with_nearest, without_place},
+};
 
 /// How long a reordering waits for its messages unless a script says it.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -128,8 +131,9 @@ struct JsonScript {
 }
 
 pub(super) fn from_toml(text: &str) -> Result<Vec<Step>, ScriptError> {
-    let script: TomlScript = toml::from_str(text)
-        .map_err(|error| ScriptError::line(text, error.span().map_or(0, |span| span.start), error.message()))?;
+    let script: TomlScript = toml::from_str(text).map_err(|error| {
+        ScriptError::line(text, error.span().map_or(0, |span| span.start), with_nearest(error.message()))
+    })?;
     from_written(text, script.faults)
 }
 
@@ -144,7 +148,7 @@ pub(crate) fn from_written(text: &str, written: Vec<Spanned<Written>>) -> Result
 
 pub(super) fn from_json(text: &str) -> Result<Vec<Step>, ScriptError> {
     let script: JsonScript = serde_json::from_str(text)
-        .map_err(|error| ScriptError { place: format!("line {}", error.line()), problem: error.to_string() })?;
+        .map_err(|error| ScriptError { place: format!("line {}", error.line()), problem: without_place(&error) })?;
     let read =
         |(index, written): (usize, Written)| written.into_step().map_err(|problem| ScriptError::step(index, problem));
     script.faults.into_iter().enumerate().map(read).collect()

@@ -190,7 +190,7 @@ async fn a_token_that_was_refused_is_not_issued_again() {
 #[tokio::test]
 async fn a_name_that_cannot_be_is_refused_before_anything_runs() {
     let error = Local::builder().topic("$bad").start().await.unwrap_err();
-    assert!(matches!(error, StartError::Entity(_)), "{error}");
+    assert!(matches!(error, StartError::Config(_)), "{error}");
     let error = Local::builder().container("Bad").start().await.unwrap_err();
     assert!(matches!(error, StartError::Config(_)), "{error}");
     let never = Step::new(crate::fault::When::Now, crate::fault::What::RefuseSas);
