@@ -2,5 +2,6 @@
 
 mod binaries;
 mod local;
+mod order;
 mod readme;
 mod rows;

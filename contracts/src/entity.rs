@@ -5,6 +5,7 @@ mod predicate;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 pub use self::predicate::Predicate;
 use crate::{pattern::is_of_types, quote::quote};
@@ -102,6 +103,26 @@ pub struct Reference {
     pub entity: String,
     /// What to do while the parent is missing.
     pub on_missing: OnMissing,
+    /// How long a row waits, and what then; `None`: for as long as it takes.
+    pub max_wait: Option<MaxWait>,
+}
+
+/// `max_wait = …, then = …`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaxWait {
+    /// Counted from when the row was parked.
+    pub after: Duration,
+    /// What becomes of the row.
+    pub then: AfterWait,
+}
+
+/// `then = …`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AfterWait {
+    /// It is applied without its parent.
+    Apply,
+    /// It is kept aside with the reason, for a person.
+    Quarantine,
 }
 
 /// `on_missing = …`.

@@ -20,8 +20,8 @@ mod tests;
 mod uri;
 
 pub use entity::{
-    Column, ColumnType, Entities, Entity, EntityError, MissingParentError, OnMissing, Predicate, Reference, SchemaMode,
-    VersionField, VersionType,
+    AfterWait, Column, ColumnType, Entities, Entity, EntityError, MaxWait, MissingParentError, OnMissing, Predicate,
+    Reference, SchemaMode, VersionField, VersionType,
 };
 pub use extras::{Extras, ExtrasError, Snapshot};
 pub use media::{Encoding, Format, HeaderRow, Media, MediaError};

@@ -56,6 +56,8 @@ pub enum Reason {
     FilterError,
     /// The database refused the row.
     RefusedByDatabase,
+    /// A row waited for its parent for as long as `max_wait` allows.
+    ParentMissing,
     /// The file came through the subscription's dead-letter queue and cannot be worked.
     DeadLettered,
     /// A person put it aside.
@@ -64,7 +66,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::NotJson,
         Self::Undecodable,
         Self::MissingField,
@@ -88,6 +90,7 @@ impl Reason {
         Self::ForeignPublisher,
         Self::FilterError,
         Self::RefusedByDatabase,
+        Self::ParentMissing,
         Self::DeadLettered,
         Self::ByOperator,
     ];
@@ -119,6 +122,7 @@ impl Reason {
             Self::ForeignPublisher => "foreign-publisher",
             Self::FilterError => "filter-error",
             Self::RefusedByDatabase => "refused-by-database",
+            Self::ParentMissing => "parent-missing",
             Self::DeadLettered => "dead-lettered",
             Self::ByOperator => "by-operator",
         }

@@ -2,6 +2,7 @@
 //! down. One outage is one retry clock, whatever number of files it touches.
 
 mod circuit;
+mod patience;
 mod work;
 
 use std::{
@@ -20,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use circuit::Circuits;
+pub(crate) use patience::end_waits;
 pub use work::CompareError;
 pub(crate) use work::{Workshop, reopen_what_the_sink_lacks};
 

@@ -36,7 +36,7 @@ use crate::{
     look::{FileRows, LookError},
     receive::{ReceiveStats, chain, receive},
     rows::GroupLimits,
-    schedule::{Circuits, CompareError, WorkStats, Workshop, process, reopen_what_the_sink_lacks},
+    schedule::{Circuits, CompareError, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks},
     sink::Sink,
 };
 
@@ -568,6 +568,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
             now: options.now,
         });
         let (files, drain) = (options.files_in_flight_max.get(), options.drain_timeout);
+        {
+            let (workshop, stop) = (Arc::clone(&workshop), stop.clone());
+            tasks.spawn(async move { end_waits(&*workshop.sink, &workshop.stats, &stop).await });
+        }
         let (worker, admitted, stop) = (shared.worker.clone(), Arc::clone(&shared.admitted), stop.clone());
         tasks.spawn(async move { process(workshop, worker, wanted, files, drain, admitted, &stop).await });
     }

@@ -21,7 +21,7 @@ use waybill_subscriber::{
     FileKey, Subscriber,
     grants::Credential,
     inbox::{SqliteInbox, SqliteInboxOptions},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded},
 };
 
 use crate::harness::{PATIENCE, World, tokens, until};
@@ -93,6 +93,10 @@ impl Sink for CountingSink {
             self.done.cancel();
         }
         Ok(Applied { inserted: rows, ..Applied::default() })
+    }
+
+    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
+        Ok(WaitsEnded::default())
     }
 }
 

@@ -3,13 +3,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    Column, ColumnType, Entities, Entity, EntityError, OnMissing, Predicate, Reference, SchemaMode, VersionField,
-    VersionType,
+    AfterWait, Column, ColumnType, Entities, Entity, EntityError, MaxWait, OnMissing, Predicate, Reference, SchemaMode,
+    VersionField, VersionType,
 };
 use crate::quote::quote;
 
@@ -33,10 +34,11 @@ const VERSION_TYPES: [(&str, VersionType); 4] = [
 ];
 const SCHEMA_MODES: [(&str, SchemaMode); 2] = [("evolve", SchemaMode::Evolve), ("freeze", SchemaMode::Freeze)];
 const ON_MISSING: [(&str, OnMissing); 2] = [("park", OnMissing::Park), ("apply", OnMissing::Apply)];
-
-/// Keys of the design that this version cannot follow yet: refused, because passing over one would change what a table
-/// holds.
-const NOT_YET: [&str; 1] = ["max_wait"];
+const AFTER_WAIT: [(&str, AfterWait); 2] = [("apply", AfterWait::Apply), ("quarantine", AfterWait::Quarantine)];
+/// Units of `max_wait`, in seconds.
+const UNITS: [(&str, u64); 4] = [("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400)];
+/// The longest `max_wait`: ten years.
+const WAIT_DAYS_MAX: u64 = 3_650;
 
 /// Names that the sinks keep for themselves in every table.
 const RESERVED_COLUMNS: [&str; 2] = ["_deleted", "_rescued"];
@@ -220,26 +222,81 @@ fn references(
     let DeValue::Array(tables) = value.get_ref() else {
         return problem(value.span(), format!("{}: `references` is no list of tables", of.what));
     };
-    let (mut references, mut places) = (Vec::new(), Vec::new());
+    let (mut references, mut places) = (Vec::<Reference>::new(), Vec::new());
     for table in tables {
         let mut fields = Fields::of(format!("{}: a reference", of.what), table.span(), table)?;
-        fields.known(&["fields", "entity", "on_missing"])?;
+        fields.known(&["fields", "entity", "on_missing", "max_wait", "then"])?;
         let (own, own_at) = fields.required("fields").and_then(|value| fields.texts("fields", value))?;
         for (name, at) in own.iter().zip(own_at) {
             names.add(&of.what, name, at)?;
         }
         let entity = fields.required("entity")?;
         places.push(entity.span());
-        references.push(Reference {
-            fields: own,
-            entity: fields.text("entity", entity)?,
-            on_missing: match fields.take("on_missing") {
-                Some(value) => fields.choice("on_missing", value, &ON_MISSING)?,
-                None => OnMissing::Park,
-            },
-        });
+        let entity = fields.text("entity", entity)?;
+        let on_missing = match fields.take("on_missing") {
+            Some(value) => fields.choice("on_missing", value, &ON_MISSING)?,
+            None => OnMissing::Park,
+        };
+        let max_wait = max_wait(&mut fields, on_missing)?;
+        let waits = |other: &&Reference| other.entity == entity && other.on_missing == OnMissing::Park;
+        // A row that waits is known by its parent, not by the reference.
+        if on_missing == OnMissing::Park
+            && references.iter().find(waits).is_some_and(|other| other.max_wait != max_wait)
+        {
+            let text = format!(
+                "{}: another reference to {} has another `max_wait` or `then`; give both the same",
+                fields.what,
+                quote(&entity)
+            );
+            return problem(fields.at, text);
+        }
+        references.push(Reference { fields: own, entity, on_missing, max_wait });
     }
     Ok((references, places))
+}
+
+fn max_wait(fields: &mut Fields<'_, '_>, on_missing: OnMissing) -> Parsed<Option<MaxWait>> {
+    let (wait, then) = (fields.take("max_wait"), fields.take("then"));
+    let Some(wait) = wait else {
+        return match then {
+            Some(then) => problem(then.span(), format!("{}: `then` needs a `max_wait` that it follows", fields.what)),
+            None => Ok(None),
+        };
+    };
+    if on_missing == OnMissing::Apply {
+        return problem(
+            wait.span(),
+            format!("{}: with on_missing = \"apply\" no row waits; take out `max_wait`", fields.what),
+        );
+    }
+    let text = fields.text("max_wait", wait)?;
+    let Some(after) = duration(&text) else {
+        let text = format!(
+            "{}: `max_wait` = {} is no time to wait; write a whole number and a unit, such as \"90s\", \"15m\", \"12h\" or \
+             \"7d\", at most \"{WAIT_DAYS_MAX}d\"",
+            fields.what,
+            quote(&text)
+        );
+        return problem(wait.span(), text);
+    };
+    let Some(then) = then else {
+        let text = format!(
+            "{}: `max_wait` does not say what then; add then = \"apply\" (without the parent) or \"quarantine\"",
+            fields.what
+        );
+        return problem(wait.span(), text);
+    };
+    Ok(Some(MaxWait { after, then: fields.choice("then", then, &AFTER_WAIT)? }))
+}
+
+/// `7d`: one second or more.
+fn duration(text: &str) -> Option<Duration> {
+    let (unit, seconds) = UNITS.into_iter().find(|(unit, _)| text.ends_with(unit))?;
+    let number = text.strip_suffix(unit)?;
+    // A sign is none of a time to wait.
+    let number: u64 = number.bytes().all(|byte| byte.is_ascii_digit()).then(|| number.parse().ok())??;
+    let seconds = number.checked_mul(seconds)?;
+    (1..=WAIT_DAYS_MAX * 86_400).contains(&seconds).then(|| Duration::from_secs(seconds))
 }
 
 /// Two entities in one table would delete each other's rows. Case does not count: it does not in SQLite.
@@ -407,9 +464,6 @@ fn in_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<Field<'a, 'i>> {
 }
 
 fn unknown_key<T>(at: Range<usize>, key: &str, what: &str, known: &[&str]) -> Parsed<T> {
-    if NOT_YET.contains(&key) {
-        return problem(at, format!("{what}: `{key}` is not yet supported; take it out"));
-    }
     problem(at, format!("{what}: unknown key {}; known are {}", quote(key), known.join(", ")))
 }
 

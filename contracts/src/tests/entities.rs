@@ -1,15 +1,18 @@
 //! `entities.toml`: what is understood, and that every mistake is shown with its line.
 
 use super::golden;
-use crate::{Column, ColumnType, Entities, Entity, OnMissing, Reference, SchemaMode, VersionField, VersionType};
+use crate::{
+    AfterWait, Column, ColumnType, Entities, Entity, OnMissing, Reference, SchemaMode, VersionField, VersionType,
+};
 
 const ACCEPTED: &str = "entities/accepted";
 const REFUSED: &str = "entities/refused";
-const ACCEPTED_FILES: [&str; 4] = ["design-example.toml", "every-choice.toml", "no-entities.toml", "where.toml"];
+const ACCEPTED_FILES: [&str; 5] =
+    ["design-example.toml", "every-choice.toml", "max-wait.toml", "no-entities.toml", "where.toml"];
 const ADVENTURE_WORKS: &str = include_str!("../../../examples/data/adventureworks/entities.toml");
 
 /// File, line, and the words by which a person finds the mistake.
-const REFUSALS: [(&str, usize, &str); 40] = [
+const REFUSALS: [(&str, usize, &str); 47] = [
     ("not-toml.toml", 2, "not TOML: "),
     ("key-twice.toml", 3, "duplicate key"),
     ("table-twice.toml", 4, "duplicate key"),
@@ -19,10 +22,17 @@ const REFUSALS: [(&str, usize, &str); 40] = [
     (
         "unknown-reference-key.toml",
         7,
-        "entity \"a\": a reference: unknown key \"missing\"; known are fields, entity, on_missing",
+        "entity \"a\": a reference: unknown key \"missing\"; known are fields, entity, on_missing, max_wait, then",
     ),
     ("where-is-a-number.toml", 3, "entity \"a\": `where` is of type integer, not text"),
-    ("max-wait.toml", 8, "entity \"a\": a reference: `max_wait` is not yet supported"),
+    ("max-wait.toml", 8, "entity \"a\": a reference: `max_wait` does not say what then; add then = \"apply\""),
+    ("max-wait-without-unit.toml", 8, "`max_wait` = \"7\" is no time to wait; write a whole number and a unit"),
+    ("max-wait-of-nothing.toml", 8, "`max_wait` = \"0s\" is no time to wait"),
+    ("max-wait-too-long.toml", 8, "`max_wait` = \"4000d\" is no time to wait"),
+    ("max-wait-for-nothing.toml", 8, "with on_missing = \"apply\" no row waits; take out `max_wait`"),
+    ("max-waits-differ.toml", 5, "another reference to \"a\" has another `max_wait` or `then`; give both the same"),
+    ("then-unknown.toml", 9, "\"then\" = \"drop\" is none of apply, quarantine"),
+    ("then-without-max-wait.toml", 7, "`then` needs a `max_wait` that it follows"),
     ("entity-is-text.toml", 1, "entity is of type string, not a table"),
     ("entity-has-no-name.toml", 1, "an entity needs a name"),
     ("no-key.toml", 3, "entity \"a\": `key` is missing"),
@@ -84,6 +94,7 @@ fn the_example_of_the_design_is_understood() {
             fields: texts(["ProductSubcategoryID"]),
             entity: "product_subcategory".to_owned(),
             on_missing: OnMissing::Park,
+            max_wait: None,
         }],
         filter: None,
     };
@@ -130,6 +141,20 @@ fn every_choice_is_understood_and_columns_keep_the_order_of_the_file() {
     assert_eq!(entities.0["note"].version.as_ref().unwrap().kind, VersionType::Text);
     assert_eq!(entities.0["minimal"].key, ["id"]);
     assert!(parse("no-entities.toml").0.is_empty());
+}
+
+#[test]
+fn a_reference_says_how_long_rows_wait_and_what_then() {
+    let waits: Vec<_> = parse("max-wait.toml").0["a"].references.iter().map(|reference| reference.max_wait).collect();
+    let waits: Vec<_> = waits.into_iter().flatten().map(|wait| (wait.after.as_secs(), wait.then)).collect();
+    let expected = [
+        (90, AfterWait::Apply),
+        (90, AfterWait::Apply),
+        (15 * 60, AfterWait::Quarantine),
+        (12 * 3_600, AfterWait::Apply),
+        (7 * 86_400, AfterWait::Quarantine),
+    ];
+    assert_eq!(waits, expected);
 }
 
 #[test]

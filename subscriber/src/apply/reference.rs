@@ -1,6 +1,6 @@
 //! What a row refers to: the keys of its parents.
 
-use waybill_contracts::{Entities, Entity, OnMissing, Reference};
+use waybill_contracts::{Entities, Entity, MaxWait, OnMissing, Reference};
 
 use super::{key::KeyForm, plan::PlanError};
 
@@ -13,6 +13,8 @@ pub(crate) struct ParkReference {
     pub(crate) parent: String,
     /// How the parent spells its key.
     pub(crate) form: KeyForm,
+    /// How long rows wait for it.
+    pub(crate) max_wait: Option<MaxWait>,
 }
 
 impl ParkReference {
@@ -38,6 +40,11 @@ impl ParkReference {
                 parent.key.len()
             )));
         }
-        Ok(Self { fields: reference.fields.clone(), parent: parent.name.clone(), form: super::plan::key_form(parent)? })
+        Ok(Self {
+            fields: reference.fields.clone(),
+            parent: parent.name.clone(),
+            form: super::plan::key_form(parent)?,
+            max_wait: reference.max_wait,
+        })
     }
 }

@@ -4,6 +4,7 @@ use waybill_contracts::Entities;
 
 use super::{
     Applied, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError, SqliteSink,
+    WaitsEnded,
 };
 use crate::FileKey;
 
@@ -69,6 +70,14 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.apply(file, from, batch).await,
             Self::Postgres(sink) => sink.apply(file, from, batch).await,
             Self::Dir(sink) => sink.apply(file, from, batch).await,
+        }
+    }
+
+    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
+        match self {
+            Self::Sqlite(sink) => sink.end_waits().await,
+            Self::Postgres(sink) => sink.end_waits().await,
+            Self::Dir(sink) => sink.end_waits().await,
         }
     }
 }

@@ -29,7 +29,7 @@ use waybill_store::{
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
-use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError};
+use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded};
 use crate::FileKey;
 
 const SCHEMA: Schema = Schema {
@@ -181,6 +181,10 @@ impl Sink for DirSink {
         let file = file.as_str().to_owned();
         let state = self.store.read(move |connection| state(connection, &file)).await;
         Ok(state.map_err(|error| self.unavailable(error.to_string()))?.progress())
+    }
+
+    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
+        Ok(WaitsEnded::default())
     }
 
     /// # Cancel safety

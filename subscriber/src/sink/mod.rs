@@ -7,7 +7,7 @@ pub mod sql;
 #[cfg(test)]
 mod tests;
 
-use std::{any::Any, fmt, future::Future, sync::Arc};
+use std::{any::Any, fmt, future::Future, sync::Arc, time::Duration};
 
 use waybill_formats::{FileStats, RowBatch, RowFilter};
 use waybill_store::OpenError;
@@ -15,7 +15,7 @@ use waybill_store::OpenError;
 pub use self::{
     any::{AnySink, open},
     dir::{DirSink, DirTotals},
-    sql::{BadRowEntry, ParkedRow, PostgresSink, SqliteSink, Totals},
+    sql::{BadRowEntry, MissingParent, ParkedRow, PostgresSink, Released, SqlSink, SqliteSink, Totals},
 };
 use crate::{
     FileKey, Verdict,
@@ -155,6 +155,17 @@ impl std::ops::AddAssign for Applied {
     }
 }
 
+/// What became of rows that waited for a parent longer than they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WaitsEnded {
+    /// Rows in effect now: those that were applied without their parent, and those that waited for them.
+    pub applied: u64,
+    /// Rows kept with their error.
+    pub bad: u64,
+    /// When to look again; `None` where no wait ever ends by itself.
+    pub again_in: Option<Duration>,
+}
+
 /// Why a sink is not opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -265,6 +276,9 @@ pub trait Sink: Send + Sync + 'static {
         from: u64,
         batch: EntityBatch,
     ) -> impl Future<Output = Result<Applied, SinkError>> + Send;
+    /// Ends the wait of rows that have waited for a parent longer than `max_wait` allows. Called at the start and then as
+    /// the answer says; where nothing waits, the answer is `WaitsEnded::default()`.
+    fn end_waits(&self) -> impl Future<Output = Result<WaitsEnded, SinkError>> + Send;
 }
 
 impl SinkError {

@@ -4,5 +4,6 @@ mod grants;
 mod looking;
 mod receiving;
 mod sink;
+mod waiting;
 mod working;
 mod world;

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     FileKey,
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded},
 };
 
 #[derive(Clone, Default)]
@@ -92,6 +92,10 @@ impl Sink for MemorySink {
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
         self.answer()?;
         Ok(self.0.files.lock().unwrap().get(file.as_str()).map(|file| file.progress).unwrap_or_default())
+    }
+
+    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
+        Ok(WaitsEnded::default())
     }
 
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {

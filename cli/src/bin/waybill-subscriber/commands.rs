@@ -2,6 +2,7 @@
 
 mod init;
 mod look;
+mod parked;
 mod plan;
 mod rows;
 mod work;
@@ -34,6 +35,13 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
         Command::List { state, blob_type, correlation, before, limit } => {
             let filter = ListFilter { state, blob_type, correlation_id: correlation, before, most: limit };
             look::list(&common, &Settings::load(&common, None)?, &filter).await
+        }
+        Command::Parked { target, blob_type, limit, release } => {
+            let settings = Settings::load(&common, Some(&target))?;
+            match release.as_deref() {
+                Some([parent, key]) => parked::release(&common, &settings, parent, key).await,
+                _ => parked::list(&common, &settings, blob_type.as_deref(), limit).await,
+            }
         }
         Command::Show { id } => look::show(&common, &Settings::load(&common, None)?, id).await,
     }

@@ -81,6 +81,20 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
+    /// What rows wait for, since when, and how many; or let them go without it
+    Parked {
+        #[command(flatten)]
+        target: Target,
+        /// Only what rows of this blobType or entity wait for
+        #[arg(long = "type", value_name = "TYPE")]
+        blob_type: Option<String>,
+        /// At most this many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Apply the rows that wait for this parent without it: its entity or blobType, and its key as listed
+        #[arg(long, num_args = 2, value_names = ["PARENT", "KEY"], conflicts_with_all = ["blob_type", "limit"], allow_hyphen_values = true)]
+        release: Option<Vec<String>>,
+    },
     /// Everything about one file or message, with its history
     Show {
         /// Its number, as `list` shows it

@@ -154,6 +154,17 @@ impl Settings {
         Ok(SqliteInbox::open(&self.inbox_path(), options).await?)
     }
 
+    /// Where rows go.
+    pub(crate) fn sink(&self) -> anyhow::Result<&str> {
+        match &self.sink {
+            Some(target) => Ok(target),
+            None => bail!(
+                "no sink: say where rows go with --sink sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH, or set \
+                 `sink` under [subscriber]"
+            ),
+        }
+    }
+
     pub(crate) fn read_entities(&self) -> anyhow::Result<Entities> {
         let Some(path) = &self.entities else { return Ok(Entities::default()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;

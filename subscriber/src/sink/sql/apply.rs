@@ -7,7 +7,7 @@ use waybill_contracts::Reason;
 use waybill_formats::{DecodeOptions, Limits, Row, RowBatch, RowDecoder, Source, Step};
 
 use super::{
-    Failure,
+    Failure, Released,
     tables::{Current, Origin, Parked, TableId, Tables, Written},
 };
 use crate::{
@@ -108,7 +108,7 @@ impl<'a> Run<'a, '_> {
     fn settle(&mut self, tables: &mut impl Tables, head: &'a Head, newer_waits: bool) -> Result<Settled, Failure> {
         let row = head.at.of(self.stretch.rows);
         let (key, version) = (self.batch.key(head), self.batch.version(head));
-        match self.rows.step(tables, key, version, head.is_removal(), &row)? {
+        match self.rows.step(tables, key, version, head.is_removal(), &row, &[])? {
             Outcome::Inserted => {
                 self.applied.inserted += 1;
                 self.due.extend(self.held.remove(key).unwrap_or_default());
@@ -240,6 +240,7 @@ impl<'p, 'r> Rows<'p, 'r> {
         version: &[u8],
         is_removal: bool,
         row: &Row<'r>,
+        without: &[(String, String)],
     ) -> Result<Outcome, Failure> {
         if let Err(problem) = tables.holds_key(self.table, key) {
             return Ok(Outcome::Refused(problem));
@@ -262,7 +263,7 @@ impl<'p, 'r> Rows<'p, 'r> {
             return Ok(Outcome::Removed);
         }
         self.reader.read(Some(self.plan), row);
-        if let Some(missing) = self.missing(tables, key)? {
+        if let Some(missing) = self.missing(tables, key, without)? {
             return Ok(Outcome::Waits(missing));
         }
         if let Written::Refused(problem) = tables.upsert(self.table, key, version, &self.reader)? {
@@ -272,11 +273,21 @@ impl<'p, 'r> Rows<'p, 'r> {
         Ok(if current == Current::Older { Outcome::Updated } else { Outcome::Inserted })
     }
 
-    /// The first parent that is not there. A row is its own parent's equal: it may refer to itself.
-    fn missing(&mut self, tables: &mut impl Tables, own_key: &str) -> Result<Option<Missing>, Failure> {
-        for ((parent, present), key) in self.parents.iter_mut().zip(self.reader.parents()) {
+    /// The first parent that is not there and not among those that the row goes `without`. A row is its own parent's equal:
+    /// it may refer to itself.
+    fn missing(
+        &mut self,
+        tables: &mut impl Tables,
+        own_key: &str,
+        without: &[(String, String)],
+    ) -> Result<Option<Missing>, Failure> {
+        let parents = self.parents.iter_mut().zip(self.plan.references()).zip(self.reader.parents());
+        for (((parent, present), reference), key) in parents {
             let Some(key) = key else { continue };
             if present.contains(key) || (*parent == self.table && key == own_key) {
+                continue;
+            }
+            if without.iter().any(|(entity, gone)| *entity == reference.parent && gone == key) {
                 continue;
             }
             if !tables.is_present(*parent, key)? {
@@ -288,42 +299,61 @@ impl<'p, 'r> Rows<'p, 'r> {
     }
 }
 
-/// Applies rows of one entity that waited, and notes for which of them others wait. Returns how many took effect.
+/// Applies rows of one entity that waited, and notes for which of them others wait.
 pub(super) fn release_rows(
     tables: &mut impl Tables,
     waiting: &[Parked],
     arrived: &mut Arrived,
-) -> Result<u64, Failure> {
+) -> Result<Released, Failure> {
+    let mut released = Released::default();
     // Rows of an entity that is no longer configured go on waiting.
-    let Some(plan) = waiting.first().and_then(|parked| tables.plan(&parked.entity)) else { return Ok(0) };
+    let Some(plan) = waiting.first().and_then(|parked| tables.plan(&parked.entity)) else { return Ok(released) };
     let batches = decode(waiting);
-    let mut released = 0;
     let mut rows = Rows::new(tables, &plan)?;
     for (_, row) in RowAt::all(&batches, 0) {
         let parked = place(waiting, row.number());
-        match rows.step(tables, &parked.key, &parked.version, false, &row)? {
-            Outcome::Waits(missing) => tables.wait_for(parked.id, missing.parent, &missing.key)?,
+        match rows.step(tables, &parked.key, &parked.version, false, &row, &parked.without)? {
+            Outcome::Waits(missing) => {
+                released.still_waiting += 1;
+                tables.wait_for(parked, missing.parent, &missing.key)?;
+            }
             Outcome::Inserted => {
-                released += 1;
+                released.applied += 1;
                 if plan.is_awaited() && tables.is_waited_for(rows.table, &parked.key)? {
                     arrived.push((rows.table, parked.key.clone()));
                 }
             }
-            Outcome::Updated => released += 1,
+            Outcome::Updated => released.applied += 1,
             Outcome::Refused(problem) => {
+                released.bad += 1;
                 tables.keep_bad_row(&parked.origin(), Reason::RefusedByDatabase, &problem, row.raw())?;
                 tables.unpark(parked.id)?;
             }
-            Outcome::Ignored | Outcome::Removed => tables.unpark(parked.id)?,
+            Outcome::Ignored | Outcome::Removed => {
+                released.ignored += 1;
+                tables.unpark(parked.id)?;
+            }
         }
     }
     for bad in batches.iter().flat_map(RowBatch::bad) {
         // Not as we wrote it: somebody changed the table.
         let parked = place(waiting, bad.row);
+        released.bad += 1;
         tables.keep_bad_row(&parked.origin(), Reason::MalformedRow, &bad.problem, &bad.bytes)?;
         tables.unpark(parked.id)?;
     }
     Ok(released)
+}
+
+/// Keeps rows aside that waited too long, each for the last of those that it is to go `without`.
+pub(super) fn give_up(tables: &mut impl Tables, waiting: &[Parked]) -> Result<(), Failure> {
+    for parked in waiting {
+        let (entity, key) = parked.without.last().expect("it waits for something");
+        let problem = format!("waited for {entity} {key:?} for as long as max_wait allows, and it did not come");
+        tables.keep_bad_row(&parked.origin(), Reason::ParentMissing, &problem, parked.json.as_bytes())?;
+        tables.unpark(parked.id)?;
+    }
+    Ok(())
 }
 
 fn place(waiting: &[Parked], number: u64) -> &Parked {

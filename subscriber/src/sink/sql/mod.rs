@@ -31,9 +31,11 @@ mod planned;
 mod postgres;
 mod sqlite;
 mod tables;
+mod waiting;
 
 pub use postgres::PostgresSink;
 pub use sqlite::SqliteSink;
+pub use waiting::{MissingParent, Released, SqlSink};
 
 use super::Applied;
 use crate::FileKey;

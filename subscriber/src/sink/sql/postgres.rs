@@ -13,6 +13,7 @@ mod encode;
 mod fetch;
 mod overlay;
 mod schema;
+mod waiting;
 mod write;
 
 use std::{
@@ -29,7 +30,7 @@ use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, tokio_postgr
 
 use self::overlay::Overlay;
 use super::{
-    BadRowEntry, Failure, ParkedRow, Totals,
+    BadRowEntry, Failure, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
     blocking,
     catalogue::quoted,
@@ -40,7 +41,7 @@ use super::{
 use crate::{
     FileKey,
     apply::{Batch, EntityPlan, EntityPlans, Position},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
 };
 
 /// Parked rows looked at together: bounds what a release holds in memory.
@@ -50,6 +51,7 @@ const RELEASED_BYTES_MAX: i64 = 8 << 20;
 const ARRIVED_KEYS_MAX: usize = 1_000;
 /// A transaction that met another's change of a table, or a deadlock with somebody else's, is begun again so often.
 const TRIES: u32 = 5;
+const IN_THE_WAY: &str = "other transactions were in the way several times";
 
 /// Tables in a PostgreSQL database, which may be the user's own, in the first schema of its search path. Clones share its
 /// connections.
@@ -245,6 +247,13 @@ impl PostgresSink {
     fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
         match failure {
             Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
+            failure => self.gave_up(failure),
+        }
+    }
+
+    fn gave_up(&self, failure: Failure) -> SinkError {
+        match failure {
+            Failure::Fenced { .. } => unreachable!("only a file's progress is fenced"),
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.store.shown().to_owned(), reason, problem }
             }
@@ -289,14 +298,7 @@ impl Sink for PostgresSink {
         let mut connection = self.connection().await?;
         let mut locks_children = false;
         for _ in 1..TRIES {
-            let mut run = Run {
-                inner: &self.inner,
-                file: file.as_str(),
-                from,
-                now: (self.inner.now)().format(&Rfc3339).unwrap_or_default(),
-                overlay: Some(Overlay::new(Arc::clone(&self.inner.plans))),
-                locks_children,
-            };
+            let mut run = Run { file: file.as_str(), from, locks_children, ..Run::new(&self.inner) };
             let tx = connection
                 .transaction()
                 .await
@@ -311,7 +313,11 @@ impl Sink for PostgresSink {
                 Err(failure) => return Err(self.failed(failure, file, from)),
             }
         }
-        Err(self.unavailable("other transactions were in the way several times".to_owned()))
+        Err(self.unavailable(IN_THE_WAY.to_owned()))
+    }
+
+    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
+        self.end_overdue_waits().await
     }
 }
 
@@ -324,7 +330,7 @@ fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// One batch in one transaction.
+/// One batch in one transaction; or rows that are let go, which are no file's.
 struct Run<'r> {
     inner: &'r Inner,
     file: &'r str,
@@ -334,6 +340,19 @@ struct Run<'r> {
     overlay: Option<Overlay>,
     /// Whether those who may wait for the entity are locked as well.
     locks_children: bool,
+}
+
+impl<'r> Run<'r> {
+    fn new(inner: &'r Inner) -> Self {
+        Self {
+            inner,
+            file: "",
+            from: 0,
+            now: (inner.now)().format(&Rfc3339).unwrap_or_default(),
+            overlay: Some(Overlay::new(Arc::clone(&inner.plans))),
+            locks_children: false,
+        }
+    }
 }
 
 impl Run<'_> {
@@ -396,7 +415,8 @@ impl Run<'_> {
             applied.updated += updated;
             applied.ignored += put - inserted - updated;
         }
-        applied.released = self.release(&mut tx, arrived).await?;
+        let arrived = self.by_entity(arrived);
+        applied.released = self.release(&mut tx, arrived).await?.applied;
         self.advance(&tx, &planned.batch, &applied).await?;
         let overlay = self.overlay();
         let shape = overlay.table(table).shape.clone().expect("loaded above");
@@ -575,10 +595,13 @@ impl Run<'_> {
         }
     }
 
-    /// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
-    async fn release(&mut self, tx: &mut PostgresTransaction<'_>, arrived: Arrived) -> Result<u64, Failure> {
-        let mut released = 0;
-        let mut arrived: Vec<(String, String)> = self.by_entity(arrived);
+    /// Applies the rows that waited for these (by entity and key), then those that waited for them, and so on.
+    async fn release(
+        &mut self,
+        tx: &mut PostgresTransaction<'_>,
+        mut arrived: Vec<(String, String)>,
+    ) -> Result<Released, Failure> {
+        let mut released = Released::default();
         let plans = Arc::clone(&self.inner.plans);
         let configured: Vec<&str> = plans.iter().map(|plan| plan.name()).collect();
         while let Some((entity, _)) = arrived.last().cloned() {
@@ -608,7 +631,7 @@ impl Run<'_> {
         tx: &mut PostgresTransaction<'_>,
         mut waiting: Vec<Parked>,
         arrived: &mut Vec<(String, String)>,
-    ) -> Result<u64, Failure> {
+    ) -> Result<Released, Failure> {
         waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
         let mut entities: Vec<&str> = waiting.iter().map(|parked| parked.entity.as_str()).collect();
         entities.dedup();
@@ -624,7 +647,7 @@ impl Run<'_> {
         }
         let job = move |overlay: &mut Overlay| {
             let mut arrived = Arrived::new();
-            let mut released = 0;
+            let mut released = Released::default();
             for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
                 released += release_rows(overlay, of_entity, &mut arrived)?;
             }

@@ -2,6 +2,7 @@
 
 mod schema;
 mod tables;
+mod waiting;
 
 use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
 
@@ -15,18 +16,18 @@ use waybill_store::{
 
 use self::tables::SqliteTables;
 use super::{
-    BadRowEntry, Failure, ParkedRow, Totals,
+    BadRowEntry, Failure, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
     blocking,
     catalogue::quoted,
     hex,
     planned::{Planned, PlannedRows, Shapes},
-    tables::Tables,
+    tables::{Parked, Tables},
 };
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans, Position, Shape},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
 };
 
 /// Parked rows looked at together: bounds what a release holds in memory.
@@ -185,6 +186,13 @@ impl SqliteSink {
     fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
         match failure {
             Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
+            failure => self.gave_up(failure),
+        }
+    }
+
+    fn gave_up(&self, failure: Failure) -> SinkError {
+        match failure {
+            Failure::Fenced { .. } => unreachable!("only a file's progress is fenced"),
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.inner.name.clone(), reason, problem }
             }
@@ -221,6 +229,17 @@ impl Sink for SqliteSink {
             Err(error) => Err(self.unavailable(error.to_string())),
         }
     }
+
+    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
+        self.end_overdue_waits().await
+    }
+}
+
+impl Inner {
+    /// As it is stored.
+    fn now(&self) -> String {
+        (self.now)().format(&Rfc3339).unwrap_or_default()
+    }
 }
 
 impl fmt::Debug for SqliteSink {
@@ -241,7 +260,7 @@ fn apply(
     if known.rows != from || known.done {
         return Err(Failure::Fenced { found: known });
     }
-    let now = (inner.now)().format(&Rfc3339).unwrap_or_default();
+    let now = inner.now();
     let mut tables = SqliteTables::new(tx, &inner.plans, &now);
     let table = match &planned.rows {
         PlannedRows::Entity(plan, _) => tables.open(plan.name())?,
@@ -261,7 +280,7 @@ fn apply(
             }
             tables.grow(table, &batch.new_fields)?;
             let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch)?;
-            applied.released = release(&mut tables, arrived)?;
+            applied.released = release(&mut tables, arrived)?.applied;
             applied
         }
         PlannedRows::Stream(rows) => {
@@ -274,21 +293,31 @@ fn apply(
     Ok((applied, shape))
 }
 
-/// Applies the rows that waited for these, then those that waited for them, and so on. Returns how many.
-fn release(tables: &mut SqliteTables<'_>, mut arrived: Arrived) -> Result<u64, Failure> {
-    let mut released = 0;
+/// Applies the rows that waited for these, then those that waited for them, and so on.
+fn release(tables: &mut SqliteTables<'_>, mut arrived: Arrived) -> Result<Released, Failure> {
+    let mut released = Released::default();
     while let Some((parent, key)) = arrived.pop() {
         let mut after = 0;
         loop {
-            let mut waiting = tables.waiting(parent, &key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
-            let Some(last) = waiting.iter().map(|parked| parked.id).max() else { break };
-            after = last;
-            // Tables are then touched page by page.
-            waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
-            for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
-                released += release_rows(tables, of_entity, &mut arrived)?;
-            }
+            let waiting = tables.waiting(parent, &key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
+            let Some(last) = waiting.last() else { break };
+            after = last.id;
+            released += release_some(tables, waiting, &mut arrived)?;
         }
+    }
+    Ok(released)
+}
+
+fn release_some(
+    tables: &mut SqliteTables<'_>,
+    mut waiting: Vec<Parked>,
+    arrived: &mut Arrived,
+) -> Result<Released, Failure> {
+    let mut released = Released::default();
+    // Tables are then touched page by page.
+    waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
+    for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
+        released += release_rows(tables, of_entity, arrived)?;
     }
     Ok(released)
 }

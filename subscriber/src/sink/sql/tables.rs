@@ -47,12 +47,24 @@ pub(crate) struct Parked {
     pub(crate) json: String,
     pub(super) file: String,
     pub(super) row: u64,
+    /// Parents that it does not wait for any more, though they are missing: entity and key.
+    pub(crate) without: Vec<(String, String)>,
 }
 
 impl Parked {
     pub(crate) fn origin(&self) -> Origin<'_> {
         Origin { file: &self.file, row: self.row, offset: None }
     }
+}
+
+/// Reads `without` back. What a hand has damaged is nothing: the row waits again.
+pub(super) fn read_without(stored: Option<&str>) -> Vec<(String, String)> {
+    stored.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+}
+
+/// `without` as it is stored.
+pub(super) fn write_without(without: &[(String, String)]) -> Option<String> {
+    (!without.is_empty()).then(|| serde_json::json!(without).to_string())
 }
 
 /// Of a bad row's bytes.
@@ -99,8 +111,8 @@ pub(crate) trait Tables {
     fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure>;
     /// Removes a parked row.
     fn unpark(&mut self, parked: i64) -> Result<(), Failure>;
-    /// Lets a parked row wait for another parent.
-    fn wait_for(&mut self, parked: i64, parent: TableId, missing_key: &str) -> Result<(), Failure>;
+    /// Lets a parked row wait for another parent, and remembers what it does not wait for any more.
+    fn wait_for(&mut self, parked: &Parked, parent: TableId, missing_key: &str) -> Result<(), Failure>;
     /// Whether any row waits for some row of this entity.
     fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure>;
     /// Whether any row waits for this one.

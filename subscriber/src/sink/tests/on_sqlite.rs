@@ -14,3 +14,5 @@ mod parking;
 mod streams;
 #[path = "upgrade.rs"]
 mod upgrade;
+#[path = "waiting.rs"]
+mod waiting;

@@ -3,9 +3,13 @@
 pub(super) mod postgres;
 pub(super) mod sqlite;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
 use bytes::Bytes;
+use time::OffsetDateTime;
 use waybill_contracts::Entities;
 use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, Source, Step};
 
@@ -17,6 +21,20 @@ use crate::{
 
 pub(super) fn entities(toml: &str) -> Entities {
     Entities::parse(toml, "entities.toml").unwrap()
+}
+
+/// A clock that stands still until it is told.
+#[derive(Clone, Default)]
+pub(super) struct Clock(Arc<AtomicI64>);
+
+impl Clock {
+    pub(super) fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(1_400_000_000 + self.0.load(Ordering::SeqCst)).unwrap()
+    }
+
+    pub(super) fn advance(&self, seconds: i64) {
+        self.0.fetch_add(seconds, Ordering::SeqCst);
+    }
 }
 
 /// A whole file of a blobType, in one batch.

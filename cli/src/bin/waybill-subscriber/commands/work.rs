@@ -73,12 +73,7 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
 }
 
 async fn open_sink(settings: &Settings) -> anyhow::Result<sink::AnySink> {
-    let Some(target) = &settings.sink else {
-        bail!(
-            "no sink: say where rows go with --sink sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH, or set `sink` under [subscriber]"
-        );
-    };
-    Ok(sink::open(target, &settings.read_entities()?).await?)
+    Ok(sink::open(settings.sink()?, &settings.read_entities()?).await?)
 }
 
 /// A wrong credential shows at once. An outage is waited out, except where a script waits for the end.

@@ -3,13 +3,17 @@
 use std::{borrow::Cow, collections::HashSet};
 
 use waybill_contracts::SqlName;
-use waybill_store::{PostgresTransaction, tokio_postgres::types::ToSql};
+use waybill_store::{
+    PostgresTransaction,
+    tokio_postgres::{self, types::ToSql},
+};
 
 use super::{
     super::{
         Failure,
         catalogue::VERSION,
-        tables::{Parked, TableId},
+        tables::{Parked, TableId, read_without},
+        waiting::Patience,
     },
     encode::{check_key_part, declared_type},
     overlay::{Flags, Held, Needs, Overlay},
@@ -194,7 +198,7 @@ pub(super) async fn waiting(
         _ => ("= ANY ($2)", None),
     };
     let sql = format!(
-        "SELECT id, entity, key, version, row, file, file_row FROM (
+        "SELECT id, entity, key, version, row, file, file_row, without FROM (
              SELECT *, sum(octet_length(row)) OVER (ORDER BY id) - octet_length(row) AS before FROM (
                  SELECT * FROM _waybill_parked
                  WHERE missing_entity = $1 AND missing_key {same} AND id > $3 AND entity = ANY ($4)
@@ -207,7 +211,35 @@ pub(super) async fn waiting(
         None => &keys,
     };
     let rows = tx.query(&statement, &[&entity, keys, &after, &configured, &rows_max, &bytes_max]).await?;
-    let parked = rows.iter().map(|row| Parked {
+    Ok(rows.iter().map(parked).collect())
+}
+
+/// Rows whose reference has run out of patience: parked before `cutoff`, the longest waiting first, at most `rows_max`, and
+/// no further one once they take `bytes_max`. Each is to go without what it waits for now.
+pub(super) async fn overdue(
+    tx: &PostgresTransaction<'_>,
+    patience: &Patience,
+    cutoff: &str,
+    (rows_max, bytes_max): (i64, i64),
+) -> Result<Vec<Parked>, Failure> {
+    let sql = "SELECT id, entity, key, version, row, file, file_row, without, missing_key FROM (
+                   SELECT *, sum(octet_length(row)) OVER (ORDER BY parked_at, id) - octet_length(row) AS before FROM (
+                       SELECT * FROM _waybill_parked
+                       WHERE missing_entity = $1 AND entity = $2 AND parked_at <= $3::text::timestamptz
+                       ORDER BY parked_at, id LIMIT $4::int8) AS found) AS counted
+               WHERE before < $5::int8 ORDER BY parked_at, id";
+    let parameters: [&(dyn ToSql + Sync); 5] = [&patience.parent, &patience.entity, &cutoff, &rows_max, &bytes_max];
+    let rows = tx.query(&tx.prepare_cached(sql).await?, &parameters).await?;
+    let overdue = rows.iter().map(|row| {
+        let mut parked = parked(row);
+        parked.without.push((patience.parent.clone(), row.get(8)));
+        parked
+    });
+    Ok(overdue.collect())
+}
+
+fn parked(row: &tokio_postgres::Row) -> Parked {
+    Parked {
         id: row.get(0),
         entity: row.get(1),
         key: row.get(2),
@@ -215,6 +247,6 @@ pub(super) async fn waiting(
         json: row.get(4),
         file: row.get(5),
         row: row.get::<_, i64>(6).cast_unsigned(),
-    });
-    Ok(parked.collect())
+        without: read_without(row.get(7)),
+    }
 }

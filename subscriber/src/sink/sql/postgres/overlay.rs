@@ -15,7 +15,7 @@ use waybill_contracts::{Reason, SqlName};
 use super::{
     super::{
         Failure, refused,
-        tables::{BAD_BYTES_MAX, Current, Origin, TableId, Tables, Written, stored},
+        tables::{BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, stored, write_without},
     },
     encode,
 };
@@ -87,7 +87,7 @@ pub(super) struct Changes {
     pub(super) appended: Vec<(Range<usize>, u64)>,
     pub(super) parked: HashMap<(TableId, String), Option<ParkedRow>>,
     pub(super) unparked: Vec<i64>,
-    pub(super) waits: Vec<(i64, TableId, String)>,
+    pub(super) waits: Vec<Wait>,
     pub(super) bad: Vec<BadRow>,
     awaited: HashSet<(TableId, String)>,
     /// What a guarded upsert did.
@@ -123,6 +123,14 @@ pub(super) struct ParkedRow {
     pub(super) file: String,
     pub(super) row: i64,
     pub(super) json: String,
+}
+
+/// What a parked row waits for from now on.
+#[derive(Debug)]
+pub(super) struct Wait {
+    pub(super) id: i64,
+    pub(super) missing: (TableId, String),
+    pub(super) without: Option<String>,
 }
 
 #[derive(Debug)]
@@ -480,9 +488,10 @@ impl Tables for Overlay {
         Ok(())
     }
 
-    fn wait_for(&mut self, parked: i64, parent: TableId, missing_key: &str) -> Result<(), Failure> {
-        self.changes.awaited.insert((parent, missing_key.to_owned()));
-        self.changes.waits.push((parked, parent, missing_key.to_owned()));
+    fn wait_for(&mut self, parked: &Parked, parent: TableId, missing_key: &str) -> Result<(), Failure> {
+        let missing = (parent, missing_key.to_owned());
+        self.changes.awaited.insert(missing.clone());
+        self.changes.waits.push(Wait { id: parked.id, missing, without: write_without(&parked.without) });
         Ok(())
     }
 

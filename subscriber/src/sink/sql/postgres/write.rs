@@ -340,12 +340,13 @@ async fn write_parked(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str
         tx.execute(&tx.prepare_cached(sql).await?, &[&changes.unparked]).await?;
     }
     if !changes.waits.is_empty() {
-        let ids: Vec<i64> = changes.waits.iter().map(|(id, ..)| *id).collect();
-        let entities: Vec<&str> = changes.waits.iter().map(|(_, parent, _)| overlay.table(*parent).entity()).collect();
-        let keys: Vec<String> = changes.waits.iter().map(|(.., key)| without_nul(key)).collect();
-        let sql = "UPDATE _waybill_parked p SET missing_entity = u.e, missing_key = u.k
-                   FROM unnest($1::int8[], $2::text[], $3::text[]) AS u(i, e, k) WHERE p.id = u.i";
-        tx.execute(&tx.prepare_cached(sql).await?, &[&ids, &entities, &keys]).await?;
+        let ids: Vec<i64> = changes.waits.iter().map(|wait| wait.id).collect();
+        let entities: Vec<&str> = changes.waits.iter().map(|wait| overlay.table(wait.missing.0).entity()).collect();
+        let keys: Vec<String> = changes.waits.iter().map(|wait| without_nul(&wait.missing.1)).collect();
+        let without: Vec<Option<&str>> = changes.waits.iter().map(|wait| wait.without.as_deref()).collect();
+        let sql = "UPDATE _waybill_parked p SET missing_entity = u.e, missing_key = u.k, without = u.w
+                   FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[]) AS u(i, e, k, w) WHERE p.id = u.i";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&ids, &entities, &keys, &without]).await?;
     }
     let (mut gone_entities, mut gone_keys) = (Vec::new(), Vec::new());
     let (mut entities, mut keys, mut versions, mut missing_entities, mut missing_keys) =
@@ -383,7 +384,7 @@ async fn write_parked(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str
                                $8::int8[]) WITH ORDINALITY AS u(e, k, v, me, mk, r, f, n, o) ORDER BY o
                    ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
                        missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
-                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at";
+                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at, without = NULL";
         tx.execute(
             &tx.prepare_cached(sql).await?,
             &[&entities, &keys, &versions, &missing_entities, &missing_keys, &rows, &files, &numbers, &now],

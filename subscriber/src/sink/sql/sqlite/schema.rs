@@ -32,6 +32,7 @@ pub(super) const SCHEMA: Schema = Schema {
             name: "filtered rows are counted, and a table's filter is known",
             sql: include_str!("0002_filtered.sql"),
         },
+        Migration { name: "waits that end", sql: include_str!("0003_waits.sql") },
     ],
     shared_with_user: true,
 };

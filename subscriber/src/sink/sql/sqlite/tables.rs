@@ -11,7 +11,10 @@ use waybill_store::rusqlite::{
 use super::{
     super::{
         Failure, foreign_publisher,
-        tables::{BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, stored},
+        tables::{
+            BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, read_without, stored, write_without,
+        },
+        waiting::Patience,
     },
     schema,
 };
@@ -103,7 +106,7 @@ impl<'tx> SqliteTables<'tx> {
         rows_max: usize,
         bytes_max: usize,
     ) -> Result<Vec<Parked>, Failure> {
-        let sql = "SELECT id, entity, key, version, row, file, file_row FROM _waybill_parked
+        let sql = "SELECT id, entity, key, version, row, file, file_row, without FROM _waybill_parked
                    WHERE missing_entity = ?1 AND missing_key = ?2 AND id > ?3 ORDER BY id";
         let mut statement = self.tx.prepare_cached(sql)?;
         let mut rows = statement.query((self.open[id.0].entity(), key, after))?;
@@ -111,19 +114,36 @@ impl<'tx> SqliteTables<'tx> {
         let mut bytes = 0;
         while waiting.len() < rows_max && bytes < bytes_max {
             let Some(row) = rows.next()? else { break };
-            let parked = Parked {
-                id: row.get(0)?,
-                entity: row.get(1)?,
-                key: row.get(2)?,
-                version: row.get(3)?,
-                json: row.get(4)?,
-                file: row.get(5)?,
-                row: row.get::<_, i64>(6)?.cast_unsigned(),
-            };
+            let parked = parked(row)?;
             bytes += parked.json.len();
             waiting.push(parked);
         }
         Ok(waiting)
+    }
+
+    /// Rows whose reference has run out of patience: parked before `cutoff`, the longest waiting first, at most `rows_max`,
+    /// and no further one once they take `bytes_max`. Each is to go without what it waits for now.
+    pub(crate) fn overdue(
+        &self,
+        patience: &Patience,
+        cutoff: &str,
+        rows_max: i64,
+        bytes_max: usize,
+    ) -> Result<Vec<Parked>, Failure> {
+        let sql = "SELECT id, entity, key, version, row, file, file_row, without, missing_key FROM _waybill_parked
+                   WHERE missing_entity = ?1 AND entity = ?2 AND parked_at <= ?3 ORDER BY parked_at, id LIMIT ?4";
+        let mut statement = self.tx.prepare_cached(sql)?;
+        let mut rows = statement.query((&patience.parent, &patience.entity, cutoff, rows_max))?;
+        let mut overdue = Vec::new();
+        let mut bytes = 0;
+        while bytes < bytes_max {
+            let Some(row) = rows.next()? else { break };
+            let mut parked = parked(row)?;
+            bytes += parked.json.len();
+            parked.without.push((patience.parent.clone(), row.get(8)?));
+            overdue.push(parked);
+        }
+        Ok(overdue)
     }
 }
 
@@ -251,7 +271,7 @@ impl<'tx> Tables for SqliteTables<'tx> {
                    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
                    ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
                        missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
-                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at
+                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at, without = NULL
                    WHERE excluded.version > version";
         let statement = prepared(self.tx, &mut self.statements.park, || sql)?;
         let number = stored(origin.row);
@@ -276,10 +296,12 @@ impl<'tx> Tables for SqliteTables<'tx> {
         Ok(())
     }
 
-    fn wait_for(&mut self, parked: i64, parent: TableId, missing_key: &str) -> Result<(), Failure> {
+    fn wait_for(&mut self, parked: &Parked, parent: TableId, missing_key: &str) -> Result<(), Failure> {
         let entity = self.open[parent.0].entity();
-        let sql = "UPDATE _waybill_parked SET missing_entity = ?2, missing_key = ?3 WHERE id = ?1";
-        prepared(self.tx, &mut self.statements.wait_for, || sql)?.execute((parked, entity, missing_key))?;
+        let sql = "UPDATE _waybill_parked SET missing_entity = ?2, missing_key = ?3, without = ?4 WHERE id = ?1";
+        let without = write_without(&parked.without);
+        let statement = prepared(self.tx, &mut self.statements.wait_for, || sql)?;
+        statement.execute((parked.id, entity, missing_key, without))?;
         Ok(())
     }
 
@@ -318,6 +340,19 @@ impl<'tx> Tables for SqliteTables<'tx> {
         ))?;
         Ok(())
     }
+}
+
+fn parked(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parked> {
+    Ok(Parked {
+        id: row.get(0)?,
+        entity: row.get(1)?,
+        key: row.get(2)?,
+        version: row.get(3)?,
+        json: row.get(4)?,
+        file: row.get(5)?,
+        row: row.get::<_, i64>(6)?.cast_unsigned(),
+        without: read_without(row.get_ref(7)?.as_str_or_null().unwrap_or_default()),
+    })
 }
 
 impl<'tx> Table<'tx> {

@@ -5,7 +5,7 @@ use waybill_contracts::Entities;
 use waybill_formats::RowBatch;
 use waybill_store::tokio_postgres::{self, NoTls, SimpleQueryMessage};
 
-use super::{batch, entities, json_lines};
+use super::{Clock, batch, entities, json_lines};
 use crate::{
     FileKey,
     apply::Position,
@@ -85,6 +85,13 @@ impl World {
         run(&address, sql).await;
         let entities = entities(toml);
         let sink = PostgresSink::open(&address, &entities).await.unwrap();
+        Self { address, entities, sink, files: std::cell::Cell::new(0) }
+    }
+
+    /// With a clock of its own.
+    pub(in super::super) async fn with_clock(toml: &str, clock: &Clock) -> Self {
+        let (address, entities, clock) = (Place::new().await.schema("w").await, entities(toml), clock.clone());
+        let sink = PostgresSink::open_with(&address, &entities, move || clock.now()).await.unwrap();
         Self { address, entities, sink, files: std::cell::Cell::new(0) }
     }
 

@@ -7,7 +7,7 @@ use waybill_contracts::Entities;
 use waybill_formats::RowBatch;
 use waybill_store::rusqlite::{Connection, types::ValueRef};
 
-use super::{batch, entities, json_lines};
+use super::{Clock, batch, entities, json_lines};
 use crate::{
     FileKey,
     apply::Position,
@@ -51,6 +51,13 @@ impl World {
     async fn in_folder(folder: TempDir, toml: &str) -> Self {
         let entities = entities(toml);
         let sink = SqliteSink::open(folder.path().join(DATABASE), &entities).await.unwrap();
+        Self { folder, entities, sink, files: std::cell::Cell::new(0) }
+    }
+
+    /// With a clock of its own.
+    pub(in super::super) async fn with_clock(toml: &str, clock: &Clock) -> Self {
+        let (folder, entities, clock) = (tempfile::tempdir().unwrap(), entities(toml), clock.clone());
+        let sink = SqliteSink::open_with(folder.path().join(DATABASE), &entities, move || clock.now()).await.unwrap();
         Self { folder, entities, sink, files: std::cell::Cell::new(0) }
     }
 
