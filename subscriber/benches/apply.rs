@@ -94,7 +94,7 @@ async fn main() {
     };
     let entities = Entities::parse(ENTITIES, "bench").expect("the entities are right");
     let plans = EntityPlans::compile(&entities).expect("the entities are right");
-    let sink = open(name, &entities).await.expect("the sink can be opened");
+    let sink = open(name, &entities, &std::env::temp_dir()).await.expect("the sink can be opened");
     for (nth, path) in files.iter().enumerate() {
         let began = Instant::now();
         let (sender, mut groups) = mpsc::channel(1);

@@ -2,8 +2,8 @@
 //!
 //! `receive` saves waybills in the `inbox` and settles them; `schedule` leases what is due; `fetch` streams the blob,
 //! `rows` decodes it; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
-//! in one transaction with the file's progress. Beside them `grants` holds the tokens, and `look` reads a file's rows without
-//! bringing them into effect.
+//! in one transaction with the file's progress. Beside them `grants` holds the tokens, `look` reads a file's rows without
+//! bringing them into effect, and `draft` guesses what rows mean from samples of them.
 
 pub mod receive;
 pub mod inbox;
@@ -14,6 +14,7 @@ pub mod look;
 pub mod apply;
 pub mod sink;
 pub mod grants;
+pub mod draft;
 mod subscriber;
 #[cfg(test)]
 mod tests;

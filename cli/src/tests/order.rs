@@ -64,3 +64,126 @@ async fn what_is_missing_is_listed_and_its_children_can_be_let_go() {
     assert!(!folder.path().join("none.sqlite").exists());
     local.stop().await;
 }
+
+#[tokio::test]
+async fn a_draft_of_entities_is_loaded_and_the_samples_go_in_with_it() {
+    let (folder, local) = beside_local().await;
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    file(
+        "CategoryChanges.csv",
+        "CategoryID,Name,ModifiedDate\n1,Bikes,2014-02-08T10:01:36Z\n2,Parts,2014-02-08T10:01:36Z\n",
+    );
+    file(
+        "item.jsonl",
+        "{\"ItemID\":7,\"CategoryID\":1,\"Price\":19.90,\"Tags\":[],\"updatedAt\":\"2014-02-08T10:01:36Z\"}\n\
+         {\"ItemID\":8,\"CategoryID\":null,\"Price\":5,\"updatedAt\":\"2014-02-08T10:01:36Z\"}\n",
+    );
+    file(
+        "price.xml",
+        "<rows><row><ItemID>7</ItemID><ValidFrom>2014-01-01</ValidFrom><Amount>1.50</Amount></row><row><ItemID>7</ItemID><ValidFrom>2015-01-01</ValidFrom><Amount>2</Amount></row></rows>",
+    );
+    file("maker.json", "[{\"code\":\"a\"},{\"code\":\"b\"}]");
+    file("note.xmll", "<note><Text>a</Text></note>\n<note><Text>a</Text></note>\n");
+    let from = [
+        "init",
+        "--from",
+        "CategoryChanges.csv",
+        "ItemChanges=item.jsonl",
+        "PriceChanges=price.xml",
+        "maker.json",
+        "note.xmll",
+    ];
+    run(command(&folder, "waybill-subscriber", &from)).await.with(0);
+    let draft = std::fs::read_to_string(folder.path().join("entities.toml")).unwrap();
+    for wanted in [
+        "[entity.category]\ntypes = [\"CategoryChanges\"]\nkey = [\"CategoryID\"]",
+        "version = { field = \"ModifiedDate\", type = \"timestamp\" }",
+        "version = { field = \"updatedAt\", type = \"timestamp\" }",
+        "Price = \"decimal\"\nTags = \"json\"",
+        "[[entity.item.references]]\nfields = [\"CategoryID\"]\nentity = \"category\"\non_missing = \"park\"",
+        "key = [\"ItemID\", \"ValidFrom\"]",
+        "ValidFrom = \"date\"",
+        "[[entity.price.references]]\nfields = [\"ItemID\"]\nentity = \"item\"",
+        "key = [\"code\"]",
+        "# [entity.note]",
+    ] {
+        assert!(draft.contains(wanted), "{wanted}\nin\n{draft}");
+    }
+
+    for (blob_type, name) in [
+        ("PriceChanges", "price.xml"),
+        ("ItemChanges", "item.jsonl"),
+        ("CategoryChanges", "CategoryChanges.csv"),
+        ("maker", "maker.json"),
+        ("note", "note.xmll"),
+    ] {
+        let arguments = ["publish", "--local", "local.json", "--type", blob_type, name];
+        run(command(&folder, "waybill-publisher", &arguments)).await.with(0);
+    }
+    let follow = [
+        "run",
+        "--local",
+        "local.json",
+        "--until-idle",
+        "0.5",
+        "--sink",
+        "sqlite:shop.sqlite",
+        "--entities",
+        "entities.toml",
+        "--format",
+        "json",
+    ];
+    let summary = run(command(&folder, "waybill-subscriber", &follow)).await.with(0).json();
+    assert_eq!(
+        (&summary["filesDone"], &summary["rowsInserted"], &summary["rowsBad"]),
+        (&5.into(), &(10 - summary["rowsReleased"].as_u64().unwrap()).into(), &0.into()),
+        "{summary}"
+    );
+    let parked = ["parked", "--sink", "sqlite:shop.sqlite", "--format", "json"];
+    assert_eq!(run(command(&folder, "waybill-subscriber", &parked)).await.with(0).json(), serde_json::json!([]));
+
+    file("broken.json", "[{\"a\":1},");
+    let again = run(command(&folder, "waybill-subscriber", &from)).await.with(1);
+    assert!(again.err.contains("entities.toml is there already"), "{}", again.err);
+    assert!(again.out.contains(draft.trim()), "{}", again.out);
+    for (sample, wanted) in
+        [("none.csv", "No such file"), ("broken.json", "byte"), ("entities.toml", "its suffix names no format")]
+    {
+        let err = run(command(&folder, "waybill-subscriber", &["init", "--from", sample])).await.with(1).err;
+        assert!(err.contains(&format!("{sample} cannot be used as a sample: ")) && err.contains(wanted), "{err}");
+    }
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn rows_on_standard_output_are_alone_there_and_come_once() {
+    let (folder, local) = beside_local().await;
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    let follow = ["run", "--local", "local.json", "--sink", "stdout", "--until-idle", "0.5"];
+    let ended = run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
+    assert_eq!(ended.out, "{\"ItemID\":\"1\",\"Price\":\"19.90\"}\n{\"ItemID\":\"2\",\"Price\":\"5.00\"}\n");
+    assert!(ended.err.contains("1 file done, 2 rows"), "{}", ended.err);
+    let again = run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
+    assert_eq!(again.out, "", "a file that is done is not written again");
+
+    // The reader is gone at the first row: the program ends, and the rows come with the next one.
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut closed = command(&folder, "waybill-subscriber", &["run", "--local", "local.json", "--sink", "stdout"]);
+    closed.stdout(writer);
+    let status = tokio::task::spawn_blocking(move || closed.spawn().unwrap().wait().unwrap()).await.unwrap();
+    assert!(status.success(), "{status}");
+    let follow = ["process", "--local", "local.json", "--sink", "stdout"];
+    // What failed is tried again a little later.
+    let mut rows = 0;
+    for _ in 0..100 {
+        rows += run(command(&folder, "waybill-subscriber", &follow)).await.out.lines().count();
+        if rows > 0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    }
+    assert_eq!(rows, 2);
+    local.stop().await;
+}

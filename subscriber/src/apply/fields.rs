@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use waybill_formats::{Field, Row, scalar::parse_boolean};
+use waybill_formats::{Field, FieldPath, Row, scalar::parse_boolean};
 
 /// The field that marks a row as a deletion.
 pub(crate) const DELETED: &str = "_deleted";
@@ -125,4 +125,9 @@ pub(crate) fn is_deletion(field: &Field<'_>) -> Result<bool, String> {
         field => field_text(field),
     };
     text.and_then(parse_boolean).ok_or_else(|| format!("field {DELETED:?} is {}, neither true nor false", shown(field)))
+}
+
+/// Whether a row of no known entity looks like a deletion.
+pub(crate) fn is_marked_deleted(row: &Row<'_>) -> bool {
+    is_deletion(&row.get(&FieldPath::name(DELETED))) == Ok(true)
 }

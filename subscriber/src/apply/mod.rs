@@ -20,10 +20,11 @@ mod version;
 mod tests;
 
 pub(crate) use batch::{Batch, Head, RowAt, StreamRows};
+pub(crate) use fields::is_marked_deleted;
 pub(crate) use key::KeyPart;
 pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault, filter_columns};
 pub(crate) use row::RowReader;
-pub(crate) use shape::{Grown, NewFields, Shape, ShapeColumn, folded};
+pub(crate) use shape::{Grown, NewFields, Shape, ShapeColumn, folded, is_reserved};
 pub use sieve::Sieve;
 pub(crate) use value::Value;
 pub use version::Position;

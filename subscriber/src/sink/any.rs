@@ -1,14 +1,16 @@
 //! The sinks that a configuration can name.
 
+use std::path::Path;
+
 use waybill_contracts::Entities;
 
 use super::{
     Applied, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError, SqliteSink,
-    WaitsEnded,
+    StdoutSink, WaitsEnded,
 };
 use crate::FileKey;
 
-/// A sink named by `sqlite:PATH`, `postgres://…` or `dir:PATH`.
+/// A sink named by `sqlite:PATH`, `postgres://…`, `dir:PATH` or `stdout`.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum AnySink {
@@ -18,15 +20,18 @@ pub enum AnySink {
     Postgres(PostgresSink),
     /// `dir:PATH`
     Dir(DirSink),
+    /// `stdout`
+    Stdout(StdoutSink),
 }
 
-/// Opens the sink that a text names: `sqlite:PATH`, `postgres://…` or `dir:PATH`.
+/// Opens the sink that a text names: `sqlite:PATH`, `postgres://…`, `dir:PATH` or `stdout`. A sink that cannot keep its own
+/// progress has it in the folder `data`, which is there.
 ///
 /// # Errors
 /// [`SinkOpenError::Unsupported`] for any other; then what the sink's own `open` says.
-pub async fn open(name: &str, entities: &Entities) -> Result<AnySink, SinkOpenError> {
+pub async fn open(name: &str, entities: &Entities, data: &Path) -> Result<AnySink, SinkOpenError> {
     let unsupported = |given: &str, problem: &str| {
-        let problem = format!("{problem}; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH");
+        let problem = format!("{problem}; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, dir:PATH or stdout");
         Err(SinkOpenError::Unsupported { given: given.to_owned(), problem })
     };
     match name.split_once(':') {
@@ -34,7 +39,7 @@ pub async fn open(name: &str, entities: &Entities) -> Result<AnySink, SinkOpenEr
         Some(("sqlite", path)) => Ok(AnySink::Sqlite(SqliteSink::open(path, entities).await?)),
         Some(("dir", path)) => Ok(AnySink::Dir(DirSink::open(path).await?)),
         Some(("postgres" | "postgresql", _)) => Ok(AnySink::Postgres(PostgresSink::open(name, entities).await?)),
-        None if name == "stdout" => unsupported(name, "this version does not write to standard output yet"),
+        None if name == "stdout" => Ok(AnySink::Stdout(StdoutSink::open(&data.join("stdout.sqlite")).await?)),
         Some((kind, _)) => unsupported(&format!("{kind}:…"), "there is no sink of this kind"),
         None => unsupported(name, "there is no sink of this name"),
     }
@@ -46,6 +51,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.guarantee(),
             Self::Postgres(sink) => sink.guarantee(),
             Self::Dir(sink) => sink.guarantee(),
+            Self::Stdout(sink) => sink.guarantee(),
         }
     }
 
@@ -54,6 +60,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.progress(file).await,
             Self::Postgres(sink) => sink.progress(file).await,
             Self::Dir(sink) => sink.progress(file).await,
+            Self::Stdout(sink) => sink.progress(file).await,
         }
     }
 
@@ -70,6 +77,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.apply(file, from, batch).await,
             Self::Postgres(sink) => sink.apply(file, from, batch).await,
             Self::Dir(sink) => sink.apply(file, from, batch).await,
+            Self::Stdout(sink) => sink.apply(file, from, batch).await,
         }
     }
 
@@ -78,6 +86,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.end_waits().await,
             Self::Postgres(sink) => sink.end_waits().await,
             Self::Dir(sink) => sink.end_waits().await,
+            Self::Stdout(sink) => sink.end_waits().await,
         }
     }
 }

@@ -23,13 +23,13 @@ use std::{
     sync::Arc,
 };
 
-use waybill_contracts::{FileName, Reason};
+use waybill_contracts::FileName;
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions,
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
-use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded};
+use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, lines::Lines};
 use crate::FileKey;
 
 const SCHEMA: Schema = Schema {
@@ -250,8 +250,6 @@ impl Sink for DirSink {
 }
 
 const GOOD: &str = ".jsonl";
-/// Of a bad row in its file.
-const BAD_BYTES_MAX: usize = 64 << 10;
 const BAD: &str = "+bad.jsonl"; // no FileName holds a plus, so this is no other file's name
 
 impl Places {
@@ -301,56 +299,6 @@ fn move_finished(tx: &Transaction<'_>, folder: &Path) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// The rows of a batch as text.
-struct Lines {
-    good: Vec<u8>,
-    good_rows: u64,
-    bad: Vec<u8>,
-    bad_rows: u64,
-    /// Left out.
-    filtered_rows: u64,
-}
-
-impl Lines {
-    fn of(batch: &EntityBatch, after: u64) -> Self {
-        let mut lines = Self { good: Vec::new(), good_rows: 0, bad: Vec::new(), bad_rows: 0, filtered_rows: 0 };
-        let mut sieve = batch.sieve();
-        for batch in &batch.rows {
-            for row in batch.rows().filter(|row| row.number() > after) {
-                match sieve.ask(&row) {
-                    Ok(true) => {}
-                    Ok(false) => {
-                        lines.filtered_rows += 1;
-                        continue;
-                    }
-                    Err(fault) => {
-                        lines.bad((row.number(), row.offset()), fault.reason, &fault.problem, row.raw());
-                        continue;
-                    }
-                }
-                lines.good.extend_from_slice(row.to_json().as_bytes());
-                lines.good.push(b'\n');
-                lines.good_rows += 1;
-            }
-            for bad in batch.bad().iter().filter(|bad| bad.row > after) {
-                lines.bad((bad.row, bad.offset), Reason::MalformedRow, &bad.problem, &bad.bytes);
-            }
-        }
-        lines
-    }
-
-    fn bad(&mut self, (row, offset): (u64, u64), reason: Reason, problem: &str, bytes: &[u8]) {
-        let bytes = bytes.get(..BAD_BYTES_MAX).unwrap_or(bytes);
-        let bytes = String::from_utf8_lossy(bytes);
-        let line = serde_json::json!({
-            "row": row, "offset": offset, "reason": reason, "problem": problem, "bytes": bytes,
-        });
-        self.bad.extend_from_slice(line.to_string().as_bytes());
-        self.bad.push(b'\n');
-        self.bad_rows += 1;
-    }
 }
 
 /// Writes behind the first `length` bytes, which are known to be good, and syncs. Returns the new length.

@@ -3,7 +3,9 @@
 mod any;
 pub mod conformance;
 mod dir;
+mod lines;
 pub mod sql;
+mod stdout;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +18,7 @@ pub use self::{
     any::{AnySink, open},
     dir::{DirSink, DirTotals},
     sql::{BadRowEntry, MissingParent, ParkedRow, PostgresSink, Released, SqlSink, SqliteSink, Totals},
+    stdout::StdoutSink,
 };
 use crate::{
     FileKey, Verdict,

@@ -9,10 +9,11 @@ mod dir;
 mod on_postgres;
 mod on_sqlite;
 mod postgres;
+mod stdout;
 mod user_tables;
 mod world;
 
-use super::{DirSink, PostgresSink, SqliteSink, conformance};
+use super::{DirSink, PostgresSink, SqliteSink, StdoutSink, conformance};
 
 #[tokio::test]
 async fn sqlite_conforms() {
@@ -36,4 +37,13 @@ async fn postgres_conforms() {
 async fn a_folder_conforms() {
     let folder = tempfile::tempdir().unwrap();
     conformance::exercise(async |name: &str| DirSink::open(folder.path().join(name)).await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn standard_output_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    conformance::exercise(async |name: &str| {
+        StdoutSink::open_with(&folder.path().join(name), std::io::sink()).await.unwrap()
+    })
+    .await;
 }

@@ -14,7 +14,8 @@ use crate::{Command, Target, settings::Settings};
 
 pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result<Outcome> {
     match command {
-        Command::Init => init::init(),
+        Command::Init { from } if from.is_empty() => init::init(),
+        Command::Init { from } => init::from_samples(&from),
         Command::Run { target, until_idle } => {
             work::run(&common, &Settings::load(&common, Some(&target))?, until_idle).await
         }

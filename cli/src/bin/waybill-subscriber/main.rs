@@ -27,7 +27,11 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Write a commented waybill.toml and entities.toml to start from
-    Init,
+    Init {
+        /// Draft entities.toml from sample files of any format; TYPE is the blobType of their messages, else the file's name
+        #[arg(long, num_args = 1.., value_name = "[TYPE=]FILE")]
+        from: Vec<String>,
+    },
     /// Receive and process until stopped
     Run {
         #[command(flatten)]
@@ -144,7 +148,7 @@ fn fields(text: &str) -> Result<Fields, FieldPathError> {
 /// Where rows go, and what they mean.
 #[derive(Debug, Clone, clap::Args)]
 struct Target {
-    /// Where rows go: sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH
+    /// Where rows go: sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, dir:PATH or stdout
     #[arg(long, value_name = "SINK")]
     sink: Option<String>,
     /// What rows mean: keys, versions, references

@@ -21,6 +21,7 @@ use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
     grants::Credential,
     inbox::{SqliteInbox, SqliteInboxOptions},
+    sink::{self, AnySink},
 };
 
 use crate::Target;
@@ -131,9 +132,13 @@ impl Settings {
     }
 
     pub(crate) async fn inbox(&self) -> anyhow::Result<SqliteInbox> {
-        std::fs::create_dir_all(&self.data)
-            .with_context(|| format!("cannot make the data folder {}", self.data.display()))?;
+        self.make_data()?;
         self.open_inbox().await
+    }
+
+    fn make_data(&self) -> anyhow::Result<()> {
+        std::fs::create_dir_all(&self.data)
+            .with_context(|| format!("cannot make the data folder {}", self.data.display()))
     }
 
     /// The inbox, if there is one: for commands that only look.
@@ -159,10 +164,15 @@ impl Settings {
         match &self.sink {
             Some(target) => Ok(target),
             None => bail!(
-                "no sink: say where rows go with --sink sqlite:PATH, postgres://USER@HOST:PORT/DATABASE or dir:PATH, or set \
-                 `sink` under [subscriber]"
+                "no sink: say where rows go with --sink sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, dir:PATH or stdout, or \
+                 set `sink` under [subscriber]"
             ),
         }
+    }
+
+    pub(crate) async fn open_sink(&self, entities: &Entities) -> anyhow::Result<AnySink> {
+        self.make_data()?;
+        Ok(sink::open(self.sink()?, entities, &self.data).await?)
     }
 
     pub(crate) fn read_entities(&self) -> anyhow::Result<Entities> {

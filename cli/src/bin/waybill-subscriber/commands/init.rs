@@ -1,15 +1,27 @@
 //! `init`: files to start from.
 
-use std::path::Path;
+use std::{
+    fs::File,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
+use anyhow::{Context as _, bail};
 use waybill_cli::{exit::Outcome, output::line, starter};
+use waybill_contracts::{Entities, Format};
+use waybill_formats::{DecodeOptions, RowDecoder, Source, Step};
+use waybill_subscriber::{
+    apply::EntityPlans,
+    draft::{Sample, draft},
+};
 
 const SETTINGS: &str = include_str!("init/waybill.toml");
 const ENTITIES: &str = include_str!("init/entities.toml");
+const ENTITIES_FILE: &str = "entities.toml";
 
 pub(crate) fn init() -> anyhow::Result<Outcome> {
     // What is there stays; the other file is written all the same.
-    let entities = starter::file(Path::new("entities.toml"), ENTITIES);
+    let entities = starter::file(Path::new(ENTITIES_FILE), ENTITIES);
     let settings = starter::settings(SETTINGS);
     match (entities, settings) {
         (Ok(()), Ok(())) => {}
@@ -18,4 +30,69 @@ pub(crate) fn init() -> anyhow::Result<Outcome> {
     }
     line(format_args!("next: fill in both, then `waybill-subscriber run`"))?;
     Ok(Outcome::Done)
+}
+
+/// Drafts `entities.toml` from sample files, each `FILE` or `TYPE=FILE`.
+pub(crate) fn from_samples(given: &[String]) -> anyhow::Result<Outcome> {
+    let mut samples: Vec<(String, Sample)> = Vec::new();
+    for given in given {
+        let (blob_type, path) = match given.split_once('=') {
+            Some((blob_type, path)) if !blob_type.is_empty() => (blob_type.to_owned(), PathBuf::from(path)),
+            _ => (stem(Path::new(given)), PathBuf::from(given)),
+        };
+        let sample = match samples.iter_mut().find(|(known, _)| *known == blob_type) {
+            Some((_, sample)) => sample,
+            None => &mut samples.push_mut((blob_type.clone(), Sample::new(&blob_type))).1,
+        };
+        read(&path, sample).with_context(|| format!("{} cannot be used as a sample", path.display()))?;
+    }
+    let text = draft(samples.into_iter().map(|(_, sample)| sample).collect());
+    let entities = Entities::parse(&text, ENTITIES_FILE).context("the draft is not sound; please report this")?;
+    EntityPlans::compile(&entities).context("the draft is not sound; please report this")?;
+    if Path::new(ENTITIES_FILE).exists() {
+        line(format_args!("{text}"))?;
+        bail!("{ENTITIES_FILE} is there already and was left as it is; the draft is printed above");
+    }
+    starter::file(Path::new(ENTITIES_FILE), &text)?;
+    line(format_args!("next: read it, and correct what was guessed wrong"))?;
+    Ok(Outcome::Done)
+}
+
+/// `product.csv.gz` → `product`.
+fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let unpacked = name.strip_suffix(".gz").unwrap_or(&name);
+    unpacked.rsplit_once('.').map_or(unpacked, |(stem, _)| stem).to_owned()
+}
+
+fn read(path: &Path, sample: &mut Sample) -> anyhow::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let unpacked = name.strip_suffix(".gz").unwrap_or(&name);
+    let suffix = unpacked.rsplit_once('.').map_or("", |(_, suffix)| suffix);
+    let Some(format) = Format::from_suffix(suffix) else {
+        bail!(
+            "its suffix names no format; call it .csv, .json, .jsonl, .xml or .xmll, with .gz behind it if it is packed"
+        );
+    };
+    let mut file = File::open(path)?;
+    let mut decoder = RowDecoder::new(DecodeOptions::new(Source::of(format)));
+    let mut piece = vec![0; 256 << 10];
+    loop {
+        match decoder.next()? {
+            Step::NeedInput => match file.read(&mut piece)? {
+                0 => decoder.end(),
+                length => decoder.feed(piece.get(..length).unwrap_or_default().to_vec().into()),
+            },
+            Step::Batch(batch) => {
+                if !sample.see(&batch, format) {
+                    return Ok(());
+                }
+                // Bad rows are the file's own trouble, but a draft from a file of them would be one of nothing.
+                if let (0, Some(bad)) = (sample.rows(), batch.bad().first()) {
+                    bail!("row {} at byte {}: {}", bad.row, bad.offset, bad.problem);
+                }
+            }
+            Step::Done(_) => return Ok(()),
+        }
+    }
 }

@@ -11,7 +11,7 @@ use waybill_cli::{
     output::{count, cut, instant, json, line, many, table},
 };
 use waybill_contracts::Entities;
-use waybill_subscriber::sink::{self, AnySink, MissingParent, Released, SqlSink};
+use waybill_subscriber::sink::{AnySink, MissingParent, Released, SqlSink};
 
 use crate::settings::Settings;
 
@@ -132,7 +132,7 @@ async fn open(settings: &Settings, entities: &Entities) -> anyhow::Result<AnySin
     {
         bail!("there is no database {path}; name the one that `run` fills with --sink");
     }
-    Ok(sink::open(target, entities).await?)
+    settings.open_sink(entities).await
 }
 
 /// By its own name, or by one of its types.

@@ -1,6 +1,7 @@
 //! Commands that receive and work.
 
 use std::{
+    fmt,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use waybill_cli::{
 use waybill_subscriber::{
     Subscriber,
     inbox::{Inbox, Pending, SqliteInbox, Wanted},
-    sink,
+    sink::AnySink,
 };
 
 use crate::settings::Settings;
@@ -32,8 +33,9 @@ pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
     check_grant(&subscriber, until_idle.is_some()).await?;
-    supervise(common, &subscriber, &Wanted::default(), until_idle, true, async |stop| {
-        Ok(subscriber.run(sink, stop).await?)
+    let say = Say::beside(&sink);
+    supervise(common, &subscriber, &Wanted::default(), until_idle, true, say, async |stop| {
+        Ok(while_read(&sink, &stop, subscriber.run(sink.clone(), stop.clone())).await?)
     })
     .await
 }
@@ -47,7 +49,7 @@ pub(crate) async fn receive(
     check_grant(&subscriber, until_idle.is_some()).await?;
     // Files that are due do not hold the end: nobody works them here.
     let nothing = Wanted { types: Some(Vec::new()), since: None };
-    supervise(common, &subscriber, &nothing, until_idle, true, async |stop| {
+    supervise(common, &subscriber, &nothing, until_idle, true, Say::Out, async |stop| {
         subscriber.receive(stop).await;
         Ok(())
     })
@@ -58,8 +60,9 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
     check_grant(&subscriber, true).await?;
-    let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, async |stop| {
-        Ok(subscriber.process(sink, wanted.clone(), stop).await?)
+    let say = Say::beside(&sink);
+    let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
+        Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)
     })
     .await?;
     let worked = subscriber.work_stats();
@@ -72,8 +75,45 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
     Ok(outcome)
 }
 
-async fn open_sink(settings: &Settings) -> anyhow::Result<sink::AnySink> {
-    Ok(sink::open(settings.sink()?, &settings.read_entities()?).await?)
+async fn open_sink(settings: &Settings) -> anyhow::Result<AnySink> {
+    settings.open_sink(&settings.read_entities()?).await
+}
+
+/// Where a summary goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Say {
+    Out,
+    /// Rows go to standard output.
+    Err,
+}
+
+impl Say {
+    fn beside(sink: &AnySink) -> Self {
+        if matches!(sink, AnySink::Stdout(_)) { Self::Err } else { Self::Out }
+    }
+
+    fn line(self, text: fmt::Arguments<'_>) -> anyhow::Result<()> {
+        match self {
+            Self::Out => line(text),
+            Self::Err => {
+                eprintln!("{text}");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Stops the work once nobody reads the rows any more.
+async fn while_read<T>(sink: &AnySink, stop: &CancellationToken, work: impl Future<Output = T>) -> T {
+    let AnySink::Stdout(out) = sink else { return work.await };
+    tokio::pin!(work);
+    tokio::select! {
+        value = &mut work => value,
+        () = out.closed().cancelled() => {
+            stop.cancel();
+            work.await
+        }
+    }
 }
 
 /// A wrong credential shows at once. An outage is waited out, except where a script waits for the end.
@@ -122,6 +162,7 @@ async fn supervise(
     wanted: &Wanted,
     until_idle: Option<Duration>,
     receiving: bool,
+    say: Say,
     work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<Outcome> {
     let began = Instant::now();
@@ -175,7 +216,7 @@ async fn supervise(
             unreachable!("listening ends with the process");
         }
     };
-    summary(common, subscriber, pending?, began.elapsed()).await
+    summary(common, subscriber, pending?, began.elapsed(), say).await
 }
 
 fn progress_line(subscriber: &Local) -> String {
@@ -220,6 +261,7 @@ async fn summary(
     subscriber: &Local,
     pending: Option<Pending>,
     took: Duration,
+    say: Say,
 ) -> anyhow::Result<Outcome> {
     let (received, letters, worked) =
         (subscriber.receive_stats(), subscriber.dead_letter_stats(), subscriber.work_stats());
@@ -253,10 +295,13 @@ async fn summary(
         Outcome::Done
     };
     if common.format == Format::Json {
-        json(&summary)?;
+        match say {
+            Say::Out => json(&summary)?,
+            Say::Err => eprintln!("{}", serde_json::to_string(&summary)?),
+        }
         return Ok(outcome);
     }
-    line(format_args!(
+    say.line(format_args!(
         "{}, {} done, {} in {:.1} s",
         many(summary.messages, "message"),
         many(summary.files_done, "file"),
@@ -276,10 +321,10 @@ async fn summary(
     let parts: Vec<String> =
         parts.iter().filter(|(many, _)| *many > 0).map(|(many, what)| format!("{} {what}", count(*many))).collect();
     if !parts.is_empty() {
-        line(format_args!("rows: {}", parts.join(", ")))?;
+        say.line(format_args!("rows: {}", parts.join(", ")))?;
     }
     if outcome == Outcome::Quarantined {
-        line(format_args!(
+        say.line(format_args!(
             "quarantined: {}, {}, {}; see `waybill-subscriber list --state quarantined`",
             many(summary.files_quarantined, "file"),
             many(summary.messages_quarantined, "message"),
@@ -287,13 +332,13 @@ async fn summary(
         ))?;
     }
     if summary.files_expired > 0 {
-        line(format_args!(
+        say.line(format_args!(
             "expired: {}; see `waybill-subscriber list --state expired`",
             many(summary.files_expired, "file")
         ))?;
     }
     if summary.waiting_for_a_later_try > 0 {
-        line(format_args!(
+        say.line(format_args!(
             "waiting for a later try: {}; see `waybill-subscriber list --state saved`",
             many(summary.waiting_for_a_later_try, "file")
         ))?;
