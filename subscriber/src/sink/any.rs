@@ -69,6 +69,7 @@ impl Sink for AnySink {
             Self::Sqlite(sink) => sink.look_ahead(file, from, batch).await,
             Self::Postgres(sink) => sink.look_ahead(file, from, batch).await,
             Self::Dir(sink) => sink.look_ahead(file, from, batch).await,
+            Self::Stdout(sink) => sink.look_ahead(file, from, batch).await,
         }
     }
 

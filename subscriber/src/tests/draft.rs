@@ -10,7 +10,7 @@ use crate::{
     FileKey,
     apply::{EntityPlans, Position},
     draft::{Sample, draft},
-    sink::{EntityBatch, Sink, SqlSink, SqliteSink},
+    sink::{Ahead, EntityBatch, Sink, SqlSink, SqliteSink},
 };
 
 fn decode(bytes: Vec<u8>, format: Format) -> Vec<RowBatch> {
@@ -83,6 +83,7 @@ async fn the_draft_of_42_real_tables_takes_them_all_and_leaves_no_row_waiting() 
             rows: batches,
             to,
             end: Some(stats),
+            ahead: Ahead::default(),
         };
         sink.apply(&FileKey::of_export("", &name), 0, batch).await.unwrap();
     }
