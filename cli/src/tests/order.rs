@@ -1,6 +1,6 @@
 //! Rows in any order, as an operator sees them.
 
-use super::binaries::{beside_local, command, publish, run};
+use super::binaries::{Running, beside_local, command, publish, run};
 
 const SHOP: &str = r#"
 [entity.item]
@@ -185,5 +185,80 @@ async fn rows_on_standard_output_are_alone_there_and_come_once() {
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     assert_eq!(rows, 2);
+    local.stop().await;
+}
+
+fn tables(folder: &tempfile::TempDir, database: &str) -> Vec<String> {
+    use waybill_store::rusqlite::Connection;
+    let connection = Connection::open(folder.path().join(database)).unwrap();
+    let sql = "SELECT count(*) || ' ' || coalesce(sum(ItemID), 0) || ' ' || coalesce(max(Price), '') FROM item
+               UNION ALL SELECT file || ' ' || rows || ' ' || done || ' ' || inserted FROM _waybill_progress ORDER BY 1";
+    let mut statement = connection.prepare(sql).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+const ITEM: &str = r#"
+[entity.item]
+types = ["ItemChanges"]
+key = ["ItemID"]
+columns = { ItemID = "integer", Price = "decimal" }
+"#;
+
+#[tokio::test]
+async fn files_are_replayed_into_another_sink_and_go_on_after_a_kill() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+    let rows: String = (10..40_010).map(|id| format!("{id},1.50\n")).collect();
+    std::fs::write(folder.path().join("long.csv"), format!("ItemID,Price\n{rows}")).unwrap();
+    run(publish(&folder, &["item.csv", "long.csv"])).await.with(0);
+    let into = |what: &'static str, sink: &'static str, more: &[&'static str]| {
+        let arguments =
+            [&[what, "--local", "local.json", "--entities", "entities.toml", "--sink", sink], more].concat();
+        command(&folder, "waybill-subscriber", &arguments)
+    };
+    run(into("run", "sqlite:a.sqlite", &["--until-idle", "0.5"])).await.with(0);
+    let history = || async {
+        let show = run(command(&folder, "waybill-subscriber", &["show", "1", "--format", "json"])).await.with(0).json();
+        show["history"].clone()
+    };
+    let before = history().await;
+
+    // Killed wherever it is, three times.
+    for wait in [150, 250, 350] {
+        let mut commits = into("replay", "sqlite:b.sqlite", &[]);
+        commits.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "2000");
+        let replay = Running::start(commits);
+        tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
+        drop(replay);
+    }
+    run(into("replay", "sqlite:b.sqlite", &["--complete"])).await.with(0);
+    assert_eq!(tables(&folder, "b.sqlite"), tables(&folder, "a.sqlite"));
+    assert_eq!(tables(&folder, "b.sqlite").len(), 3);
+    assert_eq!(history().await, before, "the inbox itself is left alone");
+    // Once more: they are there already.
+    let again = run(into("replay", "sqlite:b.sqlite", &["--format", "json"])).await.with(0).json();
+    assert_eq!(again["rows"], 0);
+    assert_eq!(tables(&folder, "b.sqlite"), tables(&folder, "a.sqlite"));
+
+    let none = run(into("replay", "sqlite:c.sqlite", &["--type", "Other"])).await.with(1);
+    assert!(none.err.contains("no file to replay"), "{}", none.err);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_replay_that_must_be_complete_is_refused_over_a_missing_number() {
+    let (folder, local) = beside_local().await;
+    run(publish(&folder, &["item.csv", "item.csv", "item.csv"])).await.with(0);
+    let follow = ["run", "--local", "local.json", "--sink", "sqlite:a.sqlite", "--until-idle", "0.5"];
+    run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
+    let inbox = waybill_store::rusqlite::Connection::open(folder.path().join(".waybill/inbox.sqlite")).unwrap();
+    inbox.execute_batch("DELETE FROM history; DELETE FROM inbox WHERE sequence = 2").unwrap();
+    drop(inbox);
+    let replay = ["replay", "--local", "local.json", "--sink", "sqlite:b.sqlite"];
+    let refused = run(command(&folder, "waybill-subscriber", &[&replay[..], &["--complete"]].concat())).await.with(1);
+    assert!(refused.err.contains("ItemChanges: number 2 of publisher"), "{}", refused.err);
+    assert!(refused.err.contains("not provably all; nothing was done"), "{}", refused.err);
+    assert!(!folder.path().join("b.sqlite").exists());
+    run(command(&folder, "waybill-subscriber", &replay)).await.with(0);
     local.stop().await;
 }

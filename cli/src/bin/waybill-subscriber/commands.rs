@@ -5,6 +5,7 @@ mod look;
 mod parked;
 mod plan;
 mod rows;
+mod replay;
 mod work;
 
 use waybill_cli::{args::Common, exit::Outcome};
@@ -31,6 +32,10 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
         Command::Plan { entities } => {
             let target = Target { sink: None, entities };
             plan::plan(&common, &Settings::load(&common, Some(&target))?).await
+        }
+        Command::Replay { target, types, since, complete } => {
+            let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
+            replay::replay(&common, &Settings::load(&common, Some(&target))?, wanted, complete).await
         }
         Command::Status => look::status(&common, &Settings::load(&common, None)?).await,
         Command::List { state, blob_type, correlation, before, limit } => {

@@ -65,6 +65,20 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         entities: Option<PathBuf>,
     },
+    /// Work the files that were received again, into another sink, beside the running subscriber
+    Replay {
+        #[command(flatten)]
+        target: Target,
+        /// Only files of this blobType (may be repeated)
+        #[arg(long = "type", value_name = "TYPE")]
+        types: Vec<String>,
+        /// Only files received at or after this time (RFC 3339, such as 2026-11-23T00:00:00Z)
+        #[arg(long, value_name = "TIME", value_parser = instant, conflicts_with = "complete")]
+        since: Option<OffsetDateTime>,
+        /// Only if the files are provably all: each publisher's numbers from 1 without a gap
+        #[arg(long)]
+        complete: bool,
+    },
     /// How many files are in which state
     Status,
     /// Files and messages, newest first

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    hash::{DefaultHasher, Hash, Hasher},
     num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
@@ -154,9 +155,11 @@ impl Settings {
     }
 
     async fn open_inbox(&self) -> anyhow::Result<SqliteInbox> {
-        let options =
-            SqliteInboxOptions { lease: Duration::from_millis(self.lease_ms), ..SqliteInboxOptions::default() };
-        Ok(SqliteInbox::open(&self.inbox_path(), options).await?)
+        Ok(SqliteInbox::open(&self.inbox_path(), self.inbox_options()).await?)
+    }
+
+    fn inbox_options(&self) -> SqliteInboxOptions {
+        SqliteInboxOptions { lease: Duration::from_millis(self.lease_ms), ..SqliteInboxOptions::default() }
     }
 
     /// Where rows go.
@@ -191,11 +194,31 @@ impl Settings {
         &self.filters
     }
 
+    /// The inbox of replays into this sink.
+    pub(crate) async fn replay_inbox(&self) -> anyhow::Result<SqliteInbox> {
+        let mut hasher = DefaultHasher::new();
+        self.sink()?.hash(&mut hasher);
+        let folder = self.data.join("replay");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        let path = folder.join(format!("{:016x}.sqlite", hasher.finish()));
+        Ok(SqliteInbox::open(&path, self.inbox_options()).await?)
+    }
+
     /// The subscriber, with its tenant from `--local` or the settings.
     pub(crate) async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<SqliteInbox>> {
+        // A missing tenant is said before a folder is made.
+        self.tenant(local).await?;
+        self.subscriber_on(self.inbox().await?, local).await
+    }
+
+    /// The same, with another inbox.
+    pub(crate) async fn subscriber_on(
+        &self,
+        inbox: SqliteInbox,
+        local: Option<&Path>,
+    ) -> anyhow::Result<Subscriber<SqliteInbox>> {
         let Reached { url, bearer, ca_file } = self.tenant(local).await?;
         let builder = self.builder(ca_file)?;
-        let inbox = self.inbox().await?;
         Ok(builder.with_tenant(inbox, &url, Credential::Bearer(bearer))?)
     }
 

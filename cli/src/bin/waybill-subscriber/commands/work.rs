@@ -27,7 +27,7 @@ use crate::settings::Settings;
 /// With `--until-idle`, how long the bus and TenantService may be out of reach before we give up.
 const CONTACT_PATIENCE: Duration = Duration::from_secs(30);
 
-type Local = Subscriber<SqliteInbox>;
+pub(super) type Local = Subscriber<SqliteInbox>;
 
 pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option<Duration>) -> anyhow::Result<Outcome> {
     let sink = open_sink(settings).await?;
@@ -81,14 +81,14 @@ async fn open_sink(settings: &Settings) -> anyhow::Result<AnySink> {
 
 /// Where a summary goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Say {
+pub(super) enum Say {
     Out,
     /// Rows go to standard output.
     Err,
 }
 
 impl Say {
-    fn beside(sink: &AnySink) -> Self {
+    pub(super) fn beside(sink: &AnySink) -> Self {
         if matches!(sink, AnySink::Stdout(_)) { Self::Err } else { Self::Out }
     }
 
@@ -104,7 +104,7 @@ impl Say {
 }
 
 /// Stops the work once nobody reads the rows any more.
-async fn while_read<T>(sink: &AnySink, stop: &CancellationToken, work: impl Future<Output = T>) -> T {
+pub(super) async fn while_read<T>(sink: &AnySink, stop: &CancellationToken, work: impl Future<Output = T>) -> T {
     let AnySink::Stdout(out) = sink else { return work.await };
     tokio::pin!(work);
     tokio::select! {
@@ -117,7 +117,7 @@ async fn while_read<T>(sink: &AnySink, stop: &CancellationToken, work: impl Futu
 }
 
 /// A wrong credential shows at once. An outage is waited out, except where a script waits for the end.
-async fn check_grant(subscriber: &Local, impatient: bool) -> anyhow::Result<()> {
+pub(super) async fn check_grant(subscriber: &Local, impatient: bool) -> anyhow::Result<()> {
     let (began, mut told) = (Instant::now(), false);
     loop {
         match subscriber.check_grant().await {
@@ -156,7 +156,7 @@ async fn out_of_reach(subscriber: &Local) {
 }
 
 /// Runs `work` until a signal, or until idle, shows progress meanwhile and a summary at the end.
-async fn supervise(
+pub(super) async fn supervise(
     common: &Common,
     subscriber: &Local,
     wanted: &Wanted,

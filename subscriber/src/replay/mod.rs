@@ -1,0 +1,112 @@
+//! Files again: what an inbox announced is worked once more, into another sink.
+//!
+//! The inbox stays as it is, and whoever works from it is not disturbed: its files are copied into an inbox of the replay's
+//! own. Killed in the middle and begun again, a replay goes on where it was, as any run does: the copy knows its files, and
+//! the sink how far each of them is.
+
+mod coverage;
+
+pub use coverage::{Coverage, GAPS_SHOWN_MAX, Gap};
+use waybill_contracts::is_of_types;
+
+use crate::{
+    inbox::{Announced, Arrival, Inbox, InboxError, InboxRow, ListFilter, State, Wanted},
+    receive::announced,
+};
+
+/// Rows read from an inbox at once.
+const PAGE: u32 = 500;
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Copied {
+    /// Files that are in the copy now.
+    pub files: u64,
+    /// Files that are wanted and were left out, because they were quarantined or their time is over.
+    pub left_out: u64,
+}
+
+/// Copies the wanted files of one inbox into another, where they wait to be worked: those that are done, and those that are
+/// still to be worked. What a person or the filter of types skipped stays out. Doing it again adds what came since.
+///
+/// # Errors
+/// [`InboxError`]; what was copied before stays.
+pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> Result<Copied, InboxError> {
+    for place in from.places().await? {
+        to.remember_place(&place).await?;
+    }
+    let mut copied = Copied::default();
+    let mut pages = Pages::default();
+    while let Some(rows) = pages.next(from, wanted).await? {
+        let mut arrivals = Vec::with_capacity(rows.len());
+        for row in rows {
+            match row.state {
+                State::Done | State::Saved | State::Working => arrivals.extend(arrival_of(row)),
+                State::Quarantined | State::Expired => copied.left_out += 1,
+                State::Skipped | State::Duplicate => {}
+            }
+        }
+        copied.files += arrivals.len() as u64;
+        to.admit(arrivals).await?;
+    }
+    Ok(copied)
+}
+
+/// Whether the wanted files are all that there ever were. See [`Coverage`].
+///
+/// # Errors
+/// [`InboxError`].
+pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted) -> Result<Coverage, InboxError> {
+    let mut coverage = Coverage::default();
+    let mut pages = Pages::default();
+    while let Some(rows) = pages.next(inbox, wanted).await? {
+        for row in rows {
+            let (id, state) = (row.id, row.state);
+            let Some(Arrival { announced: Announced::File(waybill), .. }) = arrival_of(row) else { continue };
+            coverage.see(id, state, &waybill.metadata.blob_type, waybill.sequence.as_ref());
+        }
+    }
+    coverage.finish();
+    Ok(coverage)
+}
+
+/// An inbox row after row, the newest first.
+#[derive(Default)]
+struct Pages {
+    before: Option<i64>,
+    is_over: bool,
+}
+
+impl Pages {
+    async fn next(&mut self, inbox: &impl Inbox, wanted: &Wanted) -> Result<Option<Vec<InboxRow>>, InboxError> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let filter = ListFilter { before: self.before, most: PAGE, ..ListFilter::default() };
+        let mut rows = inbox.list(&filter).await?;
+        self.before = rows.last().map(|row| row.id);
+        self.is_over = rows.len() < PAGE as usize;
+        rows.retain(|row| is_wanted(row, wanted));
+        Ok(Some(rows))
+    }
+}
+
+fn is_wanted(row: &InboxRow, wanted: &Wanted) -> bool {
+    let is_of_type = |types: &Vec<String>| row.blob_type.as_ref().is_some_and(|name| is_of_types(name, types));
+    row.file.is_some()
+        && row.state != State::Duplicate
+        && wanted.types.as_ref().is_none_or(is_of_type)
+        && wanted.since.is_none_or(|since| row.received_at >= since)
+}
+
+/// The row's message as it came; `None` for what is no file.
+fn arrival_of(row: InboxRow) -> Option<Arrival> {
+    let announced = announced(row.body.as_bytes());
+    matches!(announced, Announced::File(_)).then_some(Arrival {
+        entity_path: row.entity_path,
+        sequence_number: row.sequence_number,
+        enqueued_at: row.enqueued_at,
+        message_id: row.message_id,
+        announced,
+    })
+}
