@@ -110,6 +110,7 @@ async fn main() {
                 blob_type: Arc::from("item"),
                 entity: plans.for_type("item").cloned(),
                 filter: None,
+                format: waybill_contracts::Format::JsonLines,
                 position: Position::Broker { sequence_number: i64::try_from(nth).expect("few files") },
                 rows,
                 to,

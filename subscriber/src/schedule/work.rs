@@ -20,7 +20,7 @@ use waybill_azure::{
     TokenSource,
     blob::{BlobError, Container, Download},
 };
-use waybill_contracts::{BlobPath, Entities, Extras, Reason};
+use waybill_contracts::{BlobPath, Entities, Extras, Format, Reason};
 use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch, RowFilter};
 
 use super::{
@@ -289,10 +289,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             .await
             .map_err(changed)?;
         let seen = BlobSeen { etag: download.facts().etag.clone(), length: download.facts().length };
+        let format = metadata.media().map_or(Format::JsonLines, |media| media.format);
         let batch = BatchFacts {
             blob_type: metadata.blob_type.as_str().into(),
             entity: self.plans.for_type(&metadata.blob_type).cloned(),
             filter: self.filters.get(&metadata.blob_type).cloned(),
+            format,
             position: position_of(file),
         };
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
@@ -465,6 +467,7 @@ struct Ready {
 /// What all batches of a file share.
 struct BatchFacts {
     blob_type: Arc<str>,
+    format: Format,
     entity: Option<Arc<EntityPlan>>,
     filter: Option<Arc<RowFilter>>,
     position: Position,
@@ -480,6 +483,7 @@ impl BatchFacts {
             blob_type: Arc::clone(&self.blob_type),
             entity: self.entity.clone(),
             filter: self.filter.clone(),
+            format: self.format,
             position: self.position.clone(),
             rows,
             to: group.to,

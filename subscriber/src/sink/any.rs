@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use waybill_contracts::Entities;
+use waybill_contracts::{Entities, Format};
 
 use super::{
-    Applied, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError, SqliteSink,
-    StdoutSink, WaitsEnded,
+    Applied, DirFormat, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError,
+    SqliteSink, StdoutSink, WaitsEnded,
 };
 use crate::FileKey;
 
@@ -24,7 +24,8 @@ pub enum AnySink {
     Stdout(StdoutSink),
 }
 
-/// Opens the sink that a text names: `sqlite:PATH`, `postgres://…`, `dir:PATH` or `stdout`. A sink that cannot keep its own
+/// Opens the sink that a text names: `sqlite:PATH`, `postgres://…`, `dir:PATH` (JSON Lines; `dir+csv:PATH`
+/// and the like in another format, `dir+same:PATH` in each file's own) or `stdout`. A sink that cannot keep its own
 /// progress has it in the folder `data`, which is there.
 ///
 /// # Errors
@@ -35,13 +36,27 @@ pub async fn open(name: &str, entities: &Entities, data: &Path) -> Result<AnySin
         Err(SinkOpenError::Unsupported { given: given.to_owned(), problem })
     };
     match name.split_once(':') {
-        Some((kind @ ("sqlite" | "dir"), "")) => unsupported(name, &format!("{kind}: needs a path")),
+        Some((kind, "")) if kind == "sqlite" || dir_format(kind).is_some() => {
+            unsupported(name, &format!("{kind}: needs a path"))
+        }
         Some(("sqlite", path)) => Ok(AnySink::Sqlite(SqliteSink::open(path, entities).await?)),
-        Some(("dir", path)) => Ok(AnySink::Dir(DirSink::open(path).await?)),
         Some(("postgres" | "postgresql", _)) => Ok(AnySink::Postgres(PostgresSink::open(name, entities).await?)),
         None if name == "stdout" => Ok(AnySink::Stdout(StdoutSink::open(&data.join("stdout.sqlite")).await?)),
-        Some((kind, _)) => unsupported(&format!("{kind}:…"), "there is no sink of this kind"),
+        Some((kind, path)) => match dir_format(kind) {
+            Some(format) => Ok(AnySink::Dir(DirSink::open_as(path, format).await?)),
+            None => unsupported(&format!("{kind}:…"), "there is no sink of this kind"),
+        },
         None => unsupported(name, "there is no sink of this name"),
+    }
+}
+
+/// `dir` for JSON Lines, `dir+csv` and the like for another format, `dir+same` for each file's own.
+fn dir_format(kind: &str) -> Option<DirFormat> {
+    match kind.strip_prefix("dir")?.strip_prefix('+') {
+        None if kind == "dir" => Some(DirFormat::Of(Format::JsonLines)),
+        None => None,
+        Some("same") => Some(DirFormat::Same),
+        Some(suffix) => Format::from_suffix(suffix).map(DirFormat::Of),
     }
 }
 

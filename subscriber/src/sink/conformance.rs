@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::join_all;
-use waybill_contracts::{Entities, Entity, SchemaMode};
+use waybill_contracts::{Entities, Entity, Format, SchemaMode};
 use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, RowFilter, Source, Step, filter::FilterColumns};
 
 use super::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError};
@@ -211,6 +211,7 @@ impl Sample {
             blob_type: Arc::from("ItemChanges"),
             entity: self.plans.for_type("ItemChanges").cloned(),
             filter: None,
+            format: Format::JsonLines,
             position: Position::Broker { sequence_number: 1 },
             rows: stretch.cloned().collect(),
             to,

@@ -1,4 +1,4 @@
-//! A folder of files: one file of JSON Lines for each file of rows.
+//! A folder of files: one file for each file of rows, of JSON Lines or in another format.
 //!
 //! ```text
 //! PATH/ItemChanges~1/export=3A8f25….jsonl        rows, under their final name once all are there
@@ -14,7 +14,10 @@
 //! Each row of a file stands in its JSON Lines file once. Rows are written behind what progress says is there, synced, and
 //! then progress is committed: what a crash leaves beyond it is cut off. The file is moved to its final name after progress
 //! says that it is done, and at the next start if a crash came in between; so whoever takes finished files away never gets
-//! one twice.
+//! one twice. For another format the whole file is converted before it is moved: so every commit is an append, whatever the
+//! format. Rows that it cannot carry join the bad ones.
+
+mod convert;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,7 +26,7 @@ use std::{
     sync::Arc,
 };
 
-use waybill_contracts::FileName;
+use waybill_contracts::{FileName, Format};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions,
     rusqlite::{self, Connection, OptionalExtension, Transaction},
@@ -38,15 +41,26 @@ const SCHEMA: Schema = Schema {
     migrations: &[
         Migration { name: "progress", sql: include_str!("dir_0001.sql") },
         Migration { name: "filtered rows are counted", sql: include_str!("dir_0002.sql") },
+        Migration { name: "the format of each file", sql: include_str!("dir_0003.sql") },
     ],
     shared_with_user: false,
 };
 
-/// A folder of JSON Lines files. Clones share it; several processes may use one folder.
+/// A folder of files. Clones share it; several processes may use one folder.
 #[derive(Debug, Clone)]
 pub struct DirSink {
     folder: Arc<Path>,
+    format: DirFormat,
     store: Sqlite,
+}
+
+/// In which format files are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirFormat {
+    /// In this one.
+    Of(Format),
+    /// Each in the format that it came in.
+    Same,
 }
 
 /// What a folder holds.
@@ -101,11 +115,19 @@ impl From<rusqlite::Error> for Failure {
 }
 
 impl DirSink {
-    /// Opens or makes the folder.
+    /// Opens or makes a folder of JSON Lines files.
     ///
     /// # Errors
     /// [`SinkOpenError`]: the folder cannot be made, its progress cannot be read, or finished files cannot be moved into it.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self, SinkOpenError> {
+        Self::open_as(path, DirFormat::Of(Format::JsonLines)).await
+    }
+
+    /// Opens or makes a folder of files in another format.
+    ///
+    /// # Errors
+    /// As [`DirSink::open`].
+    pub async fn open_as(path: impl Into<PathBuf>, format: DirFormat) -> Result<Self, SinkOpenError> {
         let folder: Arc<Path> = path.into().into();
         let name = format!("dir:{}", folder.display());
         let unavailable = |problem: String| SinkOpenError::Unavailable { sink: name.clone(), problem };
@@ -120,7 +142,7 @@ impl DirSink {
             ))
         };
         let opened = tokio::task::spawn_blocking(open).await.map_err(|_| SinkOpenError::closing(&name))?;
-        let sink = Self { folder, store: opened.map_err(&unavailable)?? };
+        let sink = Self { folder, format, store: opened.map_err(&unavailable)?? };
         let folder = Arc::clone(&sink.folder);
         let moved = sink.store.write(move |tx| move_finished(tx, &folder)).await;
         match moved {
@@ -211,6 +233,10 @@ impl Sink for DirSink {
         let (key, folder, blob_type, to) =
             (file.as_str().to_owned(), Arc::clone(&self.folder), Arc::clone(&batch.blob_type), batch.to);
         let places = Places::new(&folder, &blob_type, &key);
+        let format = match self.format {
+            DirFormat::Of(format) => format,
+            DirFormat::Same => batch.format,
+        };
         // Within the transaction, so that two workers of one file do not write into each other.
         let write = move |tx: &Transaction<'_>| {
             let known = state(tx, &key)?;
@@ -231,16 +257,17 @@ impl Sink for DirSink {
                 },
             };
             sync_folder(&places.folder)?;
-            advance(tx, &key, &blob_type, &next).map_err(Failure::from)
+            advance(tx, &key, &blob_type, format, &next)?;
+            Ok(next.bad_bytes)
         };
-        match self.store.write(write).await {
-            Ok(Ok(())) => {}
+        let bad_bytes = match self.store.write(write).await {
+            Ok(Ok(bad_bytes)) => bad_bytes,
             Ok(Err(failure)) => return Err(self.failed(failure, file, from)),
             Err(error) => return Err(self.unavailable(error.to_string())),
-        }
+        };
         if done {
             // Progress stands: what fails now is made good at the next start.
-            let moved = tokio::task::spawn_blocking(move || places.finish()).await;
+            let moved = tokio::task::spawn_blocking(move || places.finish(format, bad_bytes)).await;
             if let Ok(Err(failure)) = moved {
                 tracing::warn!(problem = self.problem(failure), "a finished file waits to be moved to its place");
             }
@@ -250,6 +277,8 @@ impl Sink for DirSink {
 }
 
 const GOOD: &str = ".jsonl";
+/// In another format, before it is moved.
+const MADE: &str = "+made";
 const BAD: &str = "+bad.jsonl"; // no FileName holds a plus, so this is no other file's name
 
 impl Places {
@@ -266,19 +295,42 @@ impl Places {
     }
 
     /// Moves the files to their final names; those that were moved before are passed over.
-    fn finish(&self) -> Result<(), Failure> {
+    fn finish(&self, format: Format, bad_bytes: u64) -> Result<(), Failure> {
         let failed = |path: &Path, error| Failure::File { path: path.to_owned(), error };
+        let good = match format {
+            Format::JsonLines => GOOD,
+            _ => {
+                self.convert(format, bad_bytes)?;
+                MADE
+            }
+        };
         fs::create_dir_all(&self.final_folder).map_err(|error| failed(&self.final_folder, error))?;
         // Whoever sees the rows finds the bad ones beside them.
-        for kind in [BAD, GOOD] {
+        for (kind, name) in [(BAD, BAD.to_owned()), (good, format!(".{}", format.suffix()))] {
             let part = self.part(kind);
-            match fs::rename(&part, self.final_folder.join(format!("{}{kind}", self.name))) {
+            match fs::rename(&part, self.final_folder.join(format!("{}{name}", self.name))) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(failed(&part, error)),
             }
         }
         sync_folder(&self.final_folder)
+    }
+
+    /// Makes the file in its format. While the lines are there, it may be half made; once they are gone it is whole.
+    fn convert(&self, format: Format, bad_bytes: u64) -> Result<(), Failure> {
+        let (lines, made) = (self.part(GOOD), self.part(MADE));
+        if !lines.exists() {
+            return Ok(());
+        }
+        let failed = |error| Failure::File { path: lines.clone(), error };
+        let unfit = convert::convert(&lines, &made, format).map_err(failed)?;
+        if !unfit.is_empty() {
+            append(&self.part(BAD), bad_bytes, &unfit)?;
+        }
+        sync_folder(&self.folder)?;
+        fs::remove_file(&lines).map_err(failed)?;
+        sync_folder(&self.folder)
     }
 }
 
@@ -289,13 +341,14 @@ fn move_finished(tx: &Transaction<'_>, folder: &Path) -> Result<(), Failure> {
     if fs::read_dir(&parts).map_err(failed)?.next().is_none() {
         return Ok(());
     }
-    let mut statement = tx.prepare("SELECT file, blob_type FROM progress WHERE done")?;
+    let mut statement = tx.prepare("SELECT file, blob_type, format, bad_bytes FROM progress WHERE done")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (file, blob_type): (String, String) = (row.get(0)?, row.get(1)?);
+        let (file, blob_type, format): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let places = Places::new(folder, &blob_type, &file);
-        if [GOOD, BAD].iter().any(|kind| places.part(kind).exists()) {
-            places.finish()?;
+        if [GOOD, MADE, BAD].iter().any(|kind| places.part(kind).exists()) {
+            let format = Format::from_suffix(&format).unwrap_or(Format::JsonLines);
+            places.finish(format, row.get::<_, i64>(3)?.cast_unsigned())?;
         }
     }
     Ok(())
@@ -342,13 +395,13 @@ fn state(connection: &Connection, file: &str) -> rusqlite::Result<State> {
     known.optional().map(Option::unwrap_or_default)
 }
 
-fn advance(tx: &Transaction<'_>, file: &str, blob_type: &str, state: &State) -> rusqlite::Result<()> {
+fn advance(tx: &Transaction<'_>, file: &str, blob_type: &str, format: Format, state: &State) -> rusqlite::Result<()> {
     let sql =
-        "INSERT INTO progress (file, blob_type, rows, done, good_rows, bad_rows, good_bytes, bad_bytes, filtered_rows)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+        "INSERT INTO progress (file, blob_type, rows, done, good_rows, bad_rows, good_bytes, bad_bytes, filtered_rows, format)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
                ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done,
                    good_rows = excluded.good_rows, bad_rows = excluded.bad_rows, good_bytes = excluded.good_bytes,
-                   bad_bytes = excluded.bad_bytes, filtered_rows = excluded.filtered_rows";
+                   bad_bytes = excluded.bad_bytes, filtered_rows = excluded.filtered_rows, format = excluded.format";
     tx.prepare_cached(sql)?.execute((
         file,
         blob_type,
@@ -359,6 +412,7 @@ fn advance(tx: &Transaction<'_>, file: &str, blob_type: &str, state: &State) -> 
         state.good_bytes.cast_signed(),
         state.bad_bytes.cast_signed(),
         state.filtered_rows.cast_signed(),
+        format.suffix(),
     ))?;
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::EntityBatch;
 const BAD_BYTES_MAX: usize = 64 << 10;
 
 /// The rows of a batch as text.
+#[derive(Default)]
 pub(super) struct Lines {
     pub(super) good: Vec<u8>,
     pub(super) good_rows: u64,
@@ -20,7 +21,7 @@ pub(super) struct Lines {
 
 impl Lines {
     pub(super) fn of(batch: &EntityBatch, after: u64) -> Self {
-        let mut lines = Self { good: Vec::new(), good_rows: 0, bad: Vec::new(), bad_rows: 0, filtered_rows: 0 };
+        let mut lines = Self::default();
         let mut sieve = batch.sieve();
         for batch in &batch.rows {
             for row in batch.rows().filter(|row| row.number() > after) {
@@ -31,7 +32,7 @@ impl Lines {
                         continue;
                     }
                     Err(fault) => {
-                        lines.bad((row.number(), row.offset()), fault.reason, &fault.problem, row.raw());
+                        lines.add_bad((row.number(), row.offset()), fault.reason, &fault.problem, row.raw());
                         continue;
                     }
                 }
@@ -40,13 +41,13 @@ impl Lines {
                 lines.good_rows += 1;
             }
             for bad in batch.bad().iter().filter(|bad| bad.row > after) {
-                lines.bad((bad.row, bad.offset), Reason::MalformedRow, &bad.problem, &bad.bytes);
+                lines.add_bad((bad.row, bad.offset), Reason::MalformedRow, &bad.problem, &bad.bytes);
             }
         }
         lines
     }
 
-    fn bad(&mut self, (row, offset): (u64, u64), reason: Reason, problem: &str, bytes: &[u8]) {
+    pub(super) fn add_bad(&mut self, (row, offset): (u64, u64), reason: Reason, problem: &str, bytes: &[u8]) {
         let bytes = bytes.get(..BAD_BYTES_MAX).unwrap_or(bytes);
         let bytes = String::from_utf8_lossy(bytes);
         let line = serde_json::json!({

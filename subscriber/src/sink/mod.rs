@@ -11,12 +11,13 @@ mod tests;
 
 use std::{any::Any, fmt, future::Future, sync::Arc, time::Duration};
 
+use waybill_contracts::Format;
 use waybill_formats::{FileStats, RowBatch, RowFilter};
 use waybill_store::OpenError;
 
 pub use self::{
     any::{AnySink, open},
-    dir::{DirSink, DirTotals},
+    dir::{DirFormat, DirSink, DirTotals},
     sql::{BadRowEntry, MissingParent, ParkedRow, PostgresSink, Released, SqlSink, SqliteSink, Totals},
     stdout::StdoutSink,
 };
@@ -58,6 +59,8 @@ pub struct EntityBatch {
     pub entity: Option<Arc<EntityPlan>>,
     /// Which rows are wanted where there is no entity; an entity has its own. See [`EntityBatch::filter`].
     pub filter: Option<Arc<RowFilter>>,
+    /// The format that the file came in.
+    pub format: Format,
     /// Where the file stands in the order.
     pub position: Position,
     /// The rows, in the file's order, with the bad ones among them. Rows up to `from` may be among them: they are passed

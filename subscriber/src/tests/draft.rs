@@ -79,6 +79,7 @@ async fn the_draft_of_42_real_tables_takes_them_all_and_leaves_no_row_waiting() 
             blob_type: name.as_str().into(),
             entity: sink.plans().for_type(&name).cloned(),
             filter: None,
+            format: Format::Csv,
             position: Position::Broker { sequence_number: 1 },
             rows: batches,
             to,

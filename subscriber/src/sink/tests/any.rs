@@ -13,6 +13,10 @@ async fn a_sink_is_opened_by_its_name() {
     assert_eq!(sqlite.guarantee(), Guarantee::ExactlyOnce);
     let dir = open(&format!("dir:{}", path("files")), &Entities::default(), folder.path()).await.unwrap();
     assert!(matches!(dir, AnySink::Dir(_)));
+    for format in ["jsonl", "json", "csv", "xml", "xmll", "same"] {
+        let name = format!("dir+{format}:{}", path(format));
+        assert!(matches!(open(&name, &Entities::default(), folder.path()).await.unwrap(), AnySink::Dir(_)));
+    }
     let stdout = open("stdout", &Entities::default(), folder.path()).await.unwrap();
     assert!(matches!(stdout, AnySink::Stdout(_)));
     assert_eq!(stdout.guarantee(), Guarantee::AtLeastOnce);
@@ -25,6 +29,10 @@ async fn other_sinks_are_refused_by_name_without_their_secrets() {
         (
             "postgres://user:secret@",
             "sink \"postgres:…\": the database's address cannot be used: it names no host; write postgres://USER@HOST:PORT/DATABASE",
+        ),
+        (
+            "dir+yaml:x",
+            "sink \"dir+yaml:…\": there is no sink of this kind; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, dir:PATH or stdout",
         ),
         (
             "kafka:secret",

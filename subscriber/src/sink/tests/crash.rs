@@ -61,6 +61,7 @@ fn stretch(blob_type: &str, plans: Option<&EntityPlans>, rows: &[RowBatch], from
         blob_type: blob_type.into(),
         entity: plans.and_then(|plans| plans.for_type(blob_type)).cloned(),
         filter: None,
+        format: waybill_contracts::Format::JsonLines,
         position: Position::Broker { sequence_number: 1 },
         rows: rows.iter().filter(|batch| batch.first_row() > from && batch.last_row() <= to).cloned().collect(),
         to,

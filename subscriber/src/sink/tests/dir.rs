@@ -2,13 +2,14 @@
 
 use std::{fs, path::Path};
 
+use waybill_contracts::Format;
 use waybill_formats::Source;
 
 use super::world::{csv, decode, progress, stats};
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{Ahead, Applied, DirSink, DirTotals, EntityBatch, Sink, SinkOpenError},
+    sink::{Ahead, Applied, DirFormat, DirSink, DirTotals, EntityBatch, Sink, SinkOpenError},
 };
 
 fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bool) -> EntityBatch {
@@ -17,6 +18,7 @@ fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bo
         blob_type: blob_type.into(),
         entity: None,
         filter: None,
+        format: Format::JsonLines,
         position,
         rows,
         to,
@@ -159,4 +161,73 @@ async fn a_folder_of_the_first_schema_opens_and_goes_on() {
     let file = FileKey::of_export("x", "1");
     assert_eq!(sink.apply(&file, 0, batch("Log", rows, 1, true)).await.unwrap().inserted, 1);
     assert_eq!(sink.totals().await.unwrap().rows, 8);
+}
+
+const ROWS: [&str; 3] = ["{\"id\":\"1\",\"a\":\"x,y\"}", "{\"id\":\"2\",\"b\":\"<&>\"}", "{\"id\":\"3\",\"a\":null}"];
+
+/// Applies `ROWS` as one file, in two stretches.
+async fn apply_rows(sink: &DirSink, key: &FileKey, format: Format) {
+    let rows = decode(Source::JsonLines, &ROWS.join("\n"), 1);
+    let of = |rows: &[waybill_formats::RowBatch], to, end| EntityBatch { format, ..batch("T", rows.to_vec(), to, end) };
+    sink.apply(key, 0, of(&rows[..1], 1, false)).await.unwrap();
+    sink.apply(key, 1, of(&rows[1..], 3, true)).await.unwrap();
+}
+
+#[tokio::test]
+async fn files_are_written_in_the_format_that_is_wanted_and_read_back_the_same() {
+    let key = FileKey::from_stored("a".to_owned());
+    for format in [Format::JsonLines, Format::Json, Format::Csv, Format::Xml, Format::XmlLines] {
+        for wanted in [DirFormat::Of(format), DirFormat::Same] {
+            let folder = tempfile::tempdir().unwrap();
+            let sink = DirSink::open_as(folder.path(), wanted).await.unwrap();
+            apply_rows(&sink, &key, format).await;
+            assert_eq!(files_below(folder.path()), [format!("T~1/a.{}", format.suffix())]);
+            let text = fs::read_to_string(folder.path().join(format!("T~1/a.{}", format.suffix()))).unwrap();
+            let ids = decode(Source::of(format), &text, usize::MAX);
+            let ids: Vec<_> = ids.iter().flat_map(waybill_formats::RowBatch::rows).collect();
+            let field = |row: &waybill_formats::Row<'_>, name| {
+                format!("{:?}", row.get(&waybill_formats::FieldPath::name(name)))
+            };
+            let read: Vec<_> = ids.iter().map(|row| (field(row, "id"), field(row, "b"))).collect();
+            assert_eq!(read.len(), 3, "{text}");
+            assert_eq!((read[0].0.as_str(), read[1].1.as_str()), ("Text(\"1\")", "Text(\"<&>\")"), "{text}");
+            assert_eq!(fs::read_dir(folder.path().join(".waybill/parts")).unwrap().count(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn rows_that_a_format_cannot_carry_lie_beside_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = DirSink::open_as(folder.path(), DirFormat::Of(Format::Xml)).await.unwrap();
+    let rows = decode(Source::JsonLines, "{\"id\":1}\nbroken\n{\"a b\":2}\n", 10);
+    let applied = sink.apply(&FileKey::from_stored("a".to_owned()), 0, batch("T", rows, 3, true)).await.unwrap();
+    assert_eq!(applied, Applied { inserted: 2, bad: 1, ..Applied::default() });
+    let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
+    assert!(read("T~1/a.xml").contains("<id>1</id>"));
+    let bad: Vec<serde_json::Value> =
+        read("T~1/a+bad.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let bad: Vec<_> = bad.iter().map(|bad| (bad["reason"].as_str().unwrap(), bad["bytes"].as_str().unwrap())).collect();
+    assert_eq!(bad, [("malformed-row", "broken"), ("unsupported-format", "{\"a b\":2}")]);
+}
+
+#[tokio::test]
+async fn a_file_that_could_not_be_moved_is_converted_and_moved_at_the_next_start() {
+    let (folder, key) = (tempfile::tempdir().unwrap(), FileKey::from_stored("a".to_owned()));
+    // Something is in the way of the type's folder.
+    fs::write(folder.path().join("T~1"), "").unwrap();
+    let sink = DirSink::open_as(folder.path(), DirFormat::Of(Format::Csv)).await.unwrap();
+    apply_rows(&sink, &key, Format::Json).await;
+    assert!(progress(&sink, &key).await.done);
+    sink.close().await;
+    // As after a crash in the middle of the conversion: the lines are there, and half of the file.
+    let parts = folder.path().join(".waybill/parts");
+    fs::write(parts.join("a.jsonl"), ROWS.map(|row| row.to_owned() + "\n").concat()).unwrap();
+    fs::write(parts.join("a+made"), "id,a").unwrap();
+    fs::remove_file(folder.path().join("T~1")).unwrap();
+    // The format is the one that was wanted when it was worked.
+    DirSink::open(folder.path()).await.unwrap();
+    let text = fs::read_to_string(folder.path().join("T~1/a.csv")).unwrap();
+    assert_eq!(text, "id,a,b\n1,\"x,y\",\n2,,<&>\n3,,\n");
+    assert_eq!(fs::read_dir(parts).unwrap().count(), 0);
 }

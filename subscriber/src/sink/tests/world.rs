@@ -10,7 +10,7 @@ use std::sync::{
 
 use bytes::Bytes;
 use time::OffsetDateTime;
-use waybill_contracts::Entities;
+use waybill_contracts::{Entities, Format};
 use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, Source, Step};
 
 use crate::{
@@ -44,6 +44,7 @@ pub(super) fn batch(plans: &EntityPlans, blob_type: &str, position: Position, ro
         blob_type: Arc::from(blob_type),
         entity: plans.for_type(blob_type).cloned(),
         filter: None,
+        format: Format::JsonLines,
         position,
         rows,
         to,
