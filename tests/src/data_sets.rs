@@ -122,6 +122,7 @@ async fn load(sink: &impl Sink, entities: &Entities, tables: &[Table], (format, 
         let batch = EntityBatch {
             entity: Some(Arc::clone(plans.for_type(&blob_type).expect("an entity of this type"))),
             blob_type,
+            format,
             filter: None,
             position: Position::Broker { sequence_number: nth as i64 },
             to: rows.last().map_or(0, RowBatch::last_row),
