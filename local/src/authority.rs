@@ -32,7 +32,8 @@ use self::{
 };
 use crate::{
     broker::Now,
-    keys::{AccessTokens, Application, Keys, Resource, StorageQuery},
+    fault::Faults,
+    keys::{AccessError, AccessTokens, Application, Keys, Resource, StorageQuery},
     listen::{Body, Handler, Line, Upload, is_loopback_host, json},
     log::{Lines, printable, say},
 };
@@ -47,6 +48,7 @@ const BODY_MAX: usize = 64 * 1024;
 pub(crate) struct Authority {
     pub(crate) tokens: Arc<AccessTokens>,
     keys: Arc<Keys>,
+    faults: Arc<Faults>,
     /// `https://localhost:8443`.
     url: String,
     used: Used,
@@ -60,15 +62,16 @@ impl Authority {
     pub(crate) fn new(
         tokens: Arc<AccessTokens>,
         keys: Arc<Keys>,
+        faults: Arc<Faults>,
         url: String,
         assertions_once: bool,
         now: Now,
     ) -> Self {
         keys.take_access_tokens(Arc::clone(&tokens));
-        Self { tokens, keys, url, used: Used::default(), assertions_once, now }
+        Self { tokens, keys, faults, url, used: Used::default(), assertions_once, now }
     }
 
-    async fn answer(&self, request: Request<Upload>) -> Result<Json, Refusal> {
+    async fn answer(&self, request: Request<Upload>, line: &Line) -> Result<Json, Refusal> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().trim_matches('/').to_owned();
         let (directory, rest) = path.split_once('/').unwrap_or((&path, ""));
@@ -78,14 +81,15 @@ impl Authority {
                 self.check_directory(directory).map(|()| self.configuration())
             }
             (&Method::GET, "discovery/v2.0/keys" | "discovery/keys") => {
-                self.check_directory(directory).map(|()| self.tokens.key_set())
+                self.check_directory(directory)?;
+                self.tokens.key_set().map_err(|error| not_issued(&error))
             }
             (&Method::POST, "oauth2/v2.0/token") => {
                 self.check_directory(directory)?;
                 let body = Limited::new(body, BODY_MAX).collect().await.map_err(|error| {
                     Refusal::request(90_023, format!("The request could not be read: {error}; it may have 64 KiB."))
                 })?;
-                self.token(&String::from_utf8_lossy(&body.to_bytes()))
+                self.answer_token(&String::from_utf8_lossy(&body.to_bytes()), line).await
             }
             (_, "oauth2/v2.0/token") => {
                 let text = format!("The endpoint only accepts POST requests. Received a {} request.", parts.method);
@@ -97,6 +101,26 @@ impl Authority {
                 Err(Refusal::new(StatusCode::NOT_FOUND, "invalid_request", 900_144, text))
             }
         }
+    }
+
+    /// Answers a request for a token as fault scripts want it.
+    async fn answer_token(&self, form: &str, line: &Line) -> Result<Json, Refusal> {
+        let form = StorageQuery::parse(&form.replace('+', "%20"));
+        let to_do = self.faults.on_token(form.get("client_id").unwrap_or_default(), line.id());
+        if !to_do.delay.is_zero() {
+            tokio::time::sleep(to_do.delay).await;
+        }
+        if let Some(fate) = to_do.fate {
+            line.meet(fate).await;
+        }
+        if let Some((refusal, retry_after)) = to_do.refuse {
+            return Err(Refusal::scripted(refusal, retry_after));
+        }
+        let answer = self.token(&form);
+        if let Some(reset) = to_do.drop_answer {
+            line.drop_answer(reset).await;
+        }
+        answer
     }
 
     fn check_directory(&self, directory: &str) -> Result<(), Refusal> {
@@ -111,8 +135,7 @@ impl Authority {
     }
 
     /// Issues a token for the form of a request.
-    fn token(&self, form: &str) -> Result<Json, Refusal> {
-        let form = StorageQuery::parse(&form.replace('+', "%20"));
+    fn token(&self, form: &StorageQuery) -> Result<Json, Refusal> {
         let needed =
             |name: &str| form.get(name).filter(|value| !value.is_empty()).ok_or_else(|| Refusal::missing(name));
         let grant = needed("grant_type")?;
@@ -130,13 +153,12 @@ impl Authority {
             );
             Refusal::new(StatusCode::BAD_REQUEST, "unauthorized_client", 700_016, text)
         })?;
-        let by_certificate = self.authenticate(application, &form)?;
+        let by_certificate = self.authenticate(application, form)?;
         let audience = audience(scope, &self.tokens.directory)?;
-        let (token, life) =
-            self.keys.issue_access(application, audience, by_certificate, (self.now)()).map_err(|error| {
-                tracing::error!(%error, "an access token could not be issued");
-                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", 90_033, "The token was not signed.")
-            })?;
+        let (token, life) = self
+            .keys
+            .issue_access(application, audience, by_certificate, (self.now)())
+            .map_err(|error| not_issued(&error))?;
         tracing::info!(client = application.id, scope, "access token issued");
         Ok(json!({ "token_type": "Bearer", "expires_in": life, "ext_expires_in": life, "access_token": token }))
     }
@@ -226,6 +248,11 @@ impl Authority {
     }
 }
 
+fn not_issued(error: &AccessError) -> Refusal {
+    tracing::error!(%error, "the token authority cannot do its work");
+    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", 90_033, error.to_string())
+}
+
 /// The audience of the one scope that is asked for.
 fn audience<'a>(scope: &'a str, directory: &str) -> Result<&'a str, Refusal> {
     let invalid = |code, text| Refusal::new(StatusCode::BAD_REQUEST, "invalid_scope", code, text);
@@ -251,7 +278,7 @@ impl Handler for Authority {
     async fn handle(&self, request: Request<Upload>, line: &Line) -> Response<Body> {
         let correlation = request.headers().get("client-request-id").and_then(|id| id.to_str().ok());
         let correlation = correlation.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
-        let mut response = match self.answer(request).await {
+        let mut response = match self.answer(request, line).await {
             Ok(answer) => json(StatusCode::OK, &answer),
             Err(refusal) => {
                 let why = printable(&refusal.text);

@@ -1,7 +1,7 @@
 //! Scripted bad days: a script is a list of steps, each with something to wait for and something to do. The same script
 //! runs from a test, from the configuration file, and against a running process over HTTP.
 //!
-//! The services tell what happens to them, in the middle of it (`Faults::on_blob`, `on_body`, `on_grant`, `on_bus`), and are
+//! The services tell what happens to them, in the middle of it (`Faults::on_blob`, `on_body`, `on_grant`, `on_token`, `on_bus`), and are
 //! told what to do about it: a `ToDo`. What goes beyond the event itself is done by `Hands`. What fired is kept in a log that a test can read and await, so that no test needs to guess when a
 //! fault has happened.
 
@@ -311,6 +311,13 @@ impl Faults {
         to_do.refuse =
             to_do.refuse.or_else(|| seconds_until(down).map(|seconds| (Refusal::Status(503), Some(seconds))));
         to_do
+    }
+
+    /// A request for an access token by who says to be this client.
+    pub(crate) fn on_token(&self, asks: &str, connection: u64) -> ToDo {
+        let fits = |step: &Step| matches!(&step.when, When::Token { client } if client.as_ref().is_none_or(|id| id.eq_ignore_ascii_case(asks)));
+        let source = || Source { on: format!("token for {}", printable(asks)), connection: Some(connection) };
+        self.on_event("", fits, source)
     }
 
     /// A GetBlob that is about to send the blob's bytes `from..to`.

@@ -499,7 +499,7 @@ impl Keys {
             let keys = keys.ok_or_else(|| KeyError::UnknownTenant { name: application.tenant.clone() })?;
             Issue { generation: keys.bus.generation(), expiries: keys.expiries }
         };
-        Ok(tokens.issue(application, audience, by_certificate, issue, now)?)
+        tokens.issue(application, audience, by_certificate, issue, now)
     }
 
     /// Checks an access token that was shown to `resource`. `now` in seconds since 1970.

@@ -232,7 +232,7 @@ impl Builder {
         check_policies(&config, &broker)?;
 
         let (secure, authority_listener) = match config.tls {
-            true => Secure::new(&config, &keys, &now).await.map(|(secure, listener)| (Some(secure), Some(listener)))?,
+            true => Secure::new(&config).await.map(|(secure, listener)| (Some(secure), Some(listener)))?,
             false => (None, None),
         };
         let amqp = bind(config.ports.amqp, "Service Bus", "amqp").await?;
@@ -297,7 +297,7 @@ impl Builder {
             faults: Arc::clone(&faults),
             stats: Arc::clone(&stats),
             started_at: now(),
-            now,
+            now: Arc::clone(&now),
             defaults: defaults_of(&config),
             warnings: config.warnings,
         });
@@ -312,7 +312,9 @@ impl Builder {
         };
         tasks.spawn(listen::serve(blob_listener.0, https.clone(), Arc::clone(&blob), blob_lines, stop.clone()));
         if let (Some(secure), Some(listener)) = (&secure, authority_listener) {
-            let authority = Arc::clone(&secure.authority);
+            let authority = secure.authority(&keys, &faults, &now);
+            let tokens = Arc::clone(&secure.tokens);
+            tasks.spawn_blocking(move || tokens.make_key());
             tasks.spawn(listen::serve(listener, https.clone(), authority, Arc::default(), stop.clone()));
         }
         let (scheduled, stopped) = (Arc::clone(&rotations), stop.clone());

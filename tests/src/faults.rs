@@ -43,6 +43,12 @@ fn scripts() -> Vec<PathBuf> {
     scripts
 }
 
+/// Our two sides show no access tokens; the tests of `waybill-local` live through such a day.
+fn is_about_access_tokens(script: &Path) -> bool {
+    let steps = Step::from_toml(&std::fs::read_to_string(script).expect("a script")).expect("a sound script");
+    steps.iter().any(|step| matches!(step.when, When::Token { .. }))
+}
+
 fn name_of(script: &Path) -> String {
     script.file_stem().expect("a name").to_string_lossy().into_owned()
 }
@@ -136,6 +142,7 @@ async fn every_bad_day_of_the_examples_comes_and_ends_with_each_row_there_once()
     let mut waiting = scripts();
     assert!(waiting.len() >= 30, "the scripts are there: {waiting:?}");
     let only = std::env::var("WAYBILL_TEST_SCRIPT").ok();
+    waiting.retain(|script| !is_about_access_tokens(script));
     waiting.retain(|script| only.as_ref().is_none_or(|only| name_of(script) == *only));
     let days = stream::iter(waiting).map(|script| async {
         let (name, began) = (name_of(&script), Instant::now());

@@ -3,12 +3,15 @@
 //! # Sources
 //! "Microsoft Entra authentication and authorization error codes"; "OAuth 2.0 client credentials flow" (form of errors).
 
-use http::{Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
 use time::{OffsetDateTime, macros::format_description};
 use uuid::Uuid;
 
-use crate::listen::{Body, json};
+use crate::{
+    fault,
+    listen::{Body, json},
+};
 
 /// A refusal: what OAuth calls it, and Entra's number and text for it.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,6 +20,8 @@ pub(crate) struct Refusal {
     pub(crate) error: &'static str,
     pub(crate) code: u32,
     pub(crate) text: String,
+    /// When the client is told to come again, in seconds.
+    pub(crate) retry_after: Option<u64>,
 }
 
 impl Refusal {
@@ -30,7 +35,20 @@ impl Refusal {
     }
 
     pub(crate) fn new(status: StatusCode, error: &'static str, code: u32, text: impl Into<String>) -> Self {
-        Self { status, error, code, text: text.into() }
+        Self { status, error, code, text: text.into(), retry_after: None }
+    }
+
+    /// What a fault script wants.
+    pub(crate) fn scripted(refusal: fault::Refusal, retry_after: Option<u64>) -> Self {
+        let (status, code, text) = match refusal {
+            fault::Refusal::Status(status) if status != 429 => (
+                StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                90_033,
+                "A transient error has occurred. Please try again. (fault script)",
+            ),
+            _ => (StatusCode::TOO_MANY_REQUESTS, 90_055, "There are too many incoming requests. (fault script)"),
+        };
+        Self { retry_after, ..Self::new(status, "temporarily_unavailable", code, text) }
     }
 
     pub(crate) fn missing(parameter: &str) -> Self {
@@ -47,7 +65,7 @@ impl Refusal {
             "AADSTS{}: {} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}",
             self.code, self.text
         );
-        json(
+        let mut response = json(
             self.status,
             &json!({
                 "error": self.error,
@@ -58,6 +76,10 @@ impl Refusal {
                 "correlation_id": correlation,
                 "error_uri": format!("https://login.microsoftonline.com/error?code={}", self.code),
             }),
-        )
+        );
+        if let Some(seconds) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
     }
 }

@@ -16,8 +16,11 @@ use time::OffsetDateTime;
 use x509_parser::{der_parser::parse_der, pem::Pem};
 
 use super::*;
+use crate::broker::Broker;
 use crate::config::{CLIENT_ID, DIRECTORY_ID};
+use crate::fault::Hands;
 use crate::keys::{Keys, Rights, Role, SasRefusal, SigningKey};
+use crate::rotation::Rotations;
 
 const SCOPE: &str = "https://servicebus.azure.net/.default";
 const OTHER: &str = "10ca1000-0000-4000-8000-000000000099";
@@ -56,7 +59,7 @@ fn bench_with(assertions_once: bool) -> Bench {
     let tokens = AccessTokens {
         directory: DIRECTORY_ID.to_owned(),
         issuer: format!("{url}/{DIRECTORY_ID}/v2.0"),
-        key: SigningKey::generate().unwrap(),
+        key: SigningKey::lazy(),
         applications: vec![made.application, other],
         life: Duration::from_secs(600),
     };
@@ -67,7 +70,15 @@ fn bench_with(assertions_once: bool) -> Bench {
     for tenant in ["acme", "zenith"] {
         keys.add_tenant(tenant, &format!("exports/subscriptions/{tenant}"));
     }
-    let authority = Authority::new(Arc::new(tokens), Arc::clone(&keys), url, assertions_once, now);
+    let hands = Hands {
+        keys: Arc::clone(&keys),
+        rotations: Arc::new(Rotations::new(Arc::clone(&keys))),
+        broker: Arc::new(Broker::new(Arc::clone(&now))),
+        blob_lines: Arc::default(),
+        tenant_lines: Arc::default(),
+    };
+    let faults = Arc::new(Faults::new(hands));
+    let authority = Authority::new(Arc::new(tokens), Arc::clone(&keys), faults, url, assertions_once, now);
     Bench { authority, keys, clock, key, sha1, sha256 }
 }
 
@@ -105,7 +116,7 @@ impl Bench {
     fn ask(&self, form: &[(&str, &str)]) -> Result<Json, Refusal> {
         let encoded =
             form.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
-        self.authority.token(&encoded.collect::<Vec<_>>().join("&"))
+        self.authority.token(&StorageQuery::parse(&encoded.collect::<Vec<_>>().join("&")))
     }
 
     fn show(&self, assertion: &str) -> Result<Json, Refusal> {
@@ -403,7 +414,7 @@ fn an_expiry_ends_access_tokens_and_the_next_live_as_long_as_ever() {
 fn tokens_can_be_checked_with_the_published_key() {
     let bench = bench();
     let token = bench.token(SCOPE);
-    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_value(bench.authority.tokens.key_set()).unwrap();
+    let keys: jsonwebtoken::jwk::JwkSet = serde_json::from_value(bench.authority.tokens.key_set().unwrap()).unwrap();
     let header = jsonwebtoken::decode_header(&token).unwrap();
     let key = jsonwebtoken::DecodingKey::from_jwk(keys.find(header.kid.as_ref().unwrap()).unwrap()).unwrap();
     let mut validation = jsonwebtoken::Validation::new(Algorithm::RS256);

@@ -15,6 +15,7 @@ enum Scene {
     Time,
     Blob,
     Grant,
+    Token,
     Bus(BusEvent),
 }
 
@@ -24,6 +25,7 @@ pub(super) fn problem(step: &Step) -> Option<String> {
         When::Now | When::After(_) => Scene::Time,
         When::Blob(_) => Scene::Blob,
         When::Grant { .. } => Scene::Grant,
+        When::Token { .. } => Scene::Token,
         When::Bus(frames) => Scene::Bus(frames.event),
     };
     let trigger_is_plain = step.trigger == super::Trigger::default();
@@ -40,16 +42,20 @@ pub(super) fn problem(step: &Step) -> Option<String> {
             let place = match place(what) {
                 Place::Anywhere => return None,
                 Place::Blob => (scene != Scene::Blob).then(|| "on = \"blob\"".to_owned()),
-                Place::Request => (scene == Scene::Time).then(|| "blob, grant or an event of the bus".to_owned()),
-                Place::Grant => (scene != Scene::Grant).then(|| "on = \"grant\"".to_owned()),
+                Place::Request => {
+                    (scene == Scene::Time).then(|| "blob, grant, token or an event of the bus".to_owned())
+                }
+                Place::GrantOrToken => {
+                    (!matches!(scene, Scene::Grant | Scene::Token)).then(|| "on = \"grant\" or \"token\"".to_owned())
+                }
                 Place::Bus(events) => {
                     let there = matches!(scene, Scene::Bus(event) if events.contains(&event));
                     (!there).then(|| format!("on = {}", ons(events)))
                 }
-                Place::BlobGrantOrBus(events) => {
-                    let there = matches!(scene, Scene::Blob | Scene::Grant)
+                Place::HttpOrBus(events) => {
+                    let there = matches!(scene, Scene::Blob | Scene::Grant | Scene::Token)
                         || matches!(scene, Scene::Bus(event) if events.contains(&event));
-                    (!there).then(|| format!("on = blob, grant, {}", ons(events)))
+                    (!there).then(|| format!("on = blob, grant, token, {}", ons(events)))
                 }
             };
             match place {
@@ -76,10 +82,10 @@ pub(super) fn takes_service(what: &What) -> bool {
 enum Place {
     Anywhere,
     Blob,
-    Grant,
+    GrantOrToken,
     Request,
     Bus(&'static [BusEvent]),
-    BlobGrantOrBus(&'static [BusEvent]),
+    HttpOrBus(&'static [BusEvent]),
 }
 
 const ON_LINKS: &[BusEvent] =
@@ -111,12 +117,12 @@ fn place(what: &What) -> Place {
         What::RefuseSas | What::Cut { .. } | What::Truncate { .. } | What::Corrupt { .. } | What::Replace { .. } => {
             Place::Blob
         }
-        What::Refuse { with: Refusal::Busy, .. } => Place::BlobGrantOrBus(ANSWERED),
+        What::Refuse { with: Refusal::Busy, .. } => Place::HttpOrBus(ANSWERED),
         What::Refuse { with: Refusal::Blob(_), .. } => Place::Blob,
-        What::Refuse { with: Refusal::Status(_), .. } => Place::Grant,
+        What::Refuse { with: Refusal::Status(_), .. } => Place::GrantOrToken,
         What::Refuse { with: Refusal::Condition(_), .. } => Place::Bus(ANSWERED),
         What::Delay(_) => Place::Request,
-        What::DropAnswer { .. } => Place::BlobGrantOrBus(DONE),
+        What::DropAnswer { .. } => Place::HttpOrBus(DONE),
         What::Reset(Whose::Event) | What::Blackhole { whose: Whose::Event, .. } => Place::Request,
         What::Close { whose: Whose::Event, .. } => Place::Bus(&BusEvent::ALL),
         What::End { whose: Whose::Event, .. } => Place::Bus(ON_SESSIONS),

@@ -9,11 +9,12 @@ use std::fmt;
 /// An error instead of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// Too busy: `com.microsoft:server-busy` on the bus, 503 `ServerBusy` of storage, 429 of TenantService.
+    /// Too busy: `com.microsoft:server-busy` on the bus, 503 `ServerBusy` of storage, 429 of TenantService and the
+    /// token authority.
     Busy,
     /// Of storage.
     Blob(StorageCode),
-    /// Of TenantService: an HTTP status from 400 to 599.
+    /// Of TenantService or the token authority: an HTTP status from 400 to 599.
     Status(u16),
     /// Of the bus.
     Condition(Condition),

@@ -3,7 +3,7 @@
 //! ```toml
 //! [[faults]]
 //! name = "third download"    # for the log
-//! on = "blob"                # now (default), after, blob, grant, or an event of the bus: transfer_out, …
+//! on = "blob"                # now (default), after, blob, grant, token, or an event of the bus: transfer_out, …
 //! operation = "GetBlob"      # blob: this operation only
 //! blob = "ProductChanges/"   # blob: only names that contain this
 //! nth = 3                    # the third that fits; default 1
@@ -94,6 +94,7 @@ written! {
     operation: String,
     blob: String,
     tenant: String,
+    client: String,
     entity: String,
     role: String,
     nth: NonZeroU32,
@@ -189,11 +190,12 @@ impl Written {
                 let befalls = matches!(self.act.as_str(), "rotate" | "expire");
                 Ok(When::Grant { tenant: if befalls { None } else { self.tenant.take() } })
             }
+            "token" => Ok(When::Token { client: self.client.take() }),
             other => {
                 let Some(event) = BusEvent::ALL.into_iter().find(|event| event.name() == other) else {
                     let events: Vec<&str> = BusEvent::ALL.iter().map(|event| event.name()).collect();
                     return Err(format!(
-                        "on = {other:?} is unknown; there are now, after, blob, grant, {}",
+                        "on = {other:?} is unknown; there are now, after, blob, grant, token, {}",
                         events.join(", ")
                     ));
                 };
@@ -345,7 +347,7 @@ impl Written {
             self.code.take().ok_or("do = \"refuse\" needs `code`: a storage code, an HTTP status or a condition")?;
         let with = match when {
             When::Blob(_) => Refusal::Blob(code.parse()?),
-            When::Grant { .. } => Refusal::Status(
+            When::Grant { .. } | When::Token { .. } => Refusal::Status(
                 u16::from_str(&code).map_err(|_| format!("code = {code:?} is no HTTP status; use 400 to 599"))?,
             ),
             _ => Refusal::Condition(code.parse()?),

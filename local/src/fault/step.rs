@@ -41,6 +41,11 @@ pub enum When {
         /// Of this tenant only.
         tenant: Option<String>,
     },
+    /// A request for an access token, before the client has proved who it is.
+    Token {
+        /// Of the client with this id only.
+        client: Option<String>,
+    },
     /// Something that a client of the bus does, or is sent.
     Bus(BusFrames),
 }
@@ -55,6 +60,7 @@ impl fmt::Display for When {
                 name_contains.as_ref().map_or(Ok(()), |part| write!(f, " of a name with '{part}'"))
             }
             Self::Grant { tenant } => write!(f, "grant for {}", tenant.as_deref().unwrap_or("any tenant")),
+            Self::Token { client } => write!(f, "token for {}", client.as_deref().unwrap_or("any client")),
             Self::Bus(BusFrames { event, entity, .. }) => {
                 f.write_str(event.name())?;
                 entity.as_ref().map_or(Ok(()), |entity| write!(f, " {entity}"))

@@ -5,7 +5,7 @@
 //! # Sources
 //! "Access tokens in the Microsoft identity platform" (claims); RFC 7515 and 7517 (signatures, keys).
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::LazyLock, time::Duration};
 
 use base64::{
     Engine as _,
@@ -99,8 +99,12 @@ pub(crate) struct SigningKey {
 }
 
 impl SigningKey {
-    /// A new one, which takes some tens of milliseconds.
-    pub(crate) fn generate() -> Result<Self, CertificateError> {
+    /// A new one, which takes some tens of milliseconds: it is made when it is needed.
+    pub(crate) fn lazy() -> LazyKey {
+        LazyLock::new(Self::generate)
+    }
+
+    fn generate() -> Result<Self, CertificateError> {
         let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?;
         let der = dated("waybill-local token authority").self_signed(&key)?.der().to_vec();
         let certificate = Certificate::from_der(&der)?;
@@ -119,6 +123,9 @@ impl SigningKey {
         Ok(format!("{signed}.{}", part(signature)))
     }
 }
+
+/// A key that is made by whoever needs it first; the others wait.
+pub(crate) type LazyKey = LazyLock<Result<SigningKey, CertificateError>>;
 
 /// What an access token says. Entra adds more that nobody here reads.
 #[derive(Debug, Serialize, Deserialize)]
@@ -158,6 +165,8 @@ pub(crate) enum AccessError {
     NoAuthority,
     #[error(transparent)]
     Tenant(#[from] KeyError),
+    #[error("the key that signs access tokens could not be made; start again")]
+    NoKey,
     #[error("the token could not be signed")]
     Sign(#[from] rcgen::Error),
 }
@@ -185,12 +194,19 @@ pub(crate) struct AccessTokens {
     pub(crate) directory: String,
     /// `https://localhost:8443/{directory}/v2.0`.
     pub(crate) issuer: String,
-    pub(crate) key: SigningKey,
+    pub(crate) key: LazyKey,
     pub(crate) applications: Vec<Application>,
     pub(crate) life: Duration,
 }
 
 impl AccessTokens {
+    /// Makes the key, if it is not there yet.
+    pub(crate) fn make_key(&self) {
+        if let Err(error) = &*self.key {
+            tracing::error!(%error, "the key that signs access tokens could not be made; start again");
+        }
+    }
+
     /// The application of this client id.
     pub(crate) fn application(&self, id: &str) -> Option<&Application> {
         self.applications.iter().find(|application| application.id.eq_ignore_ascii_case(id))
@@ -204,12 +220,13 @@ impl AccessTokens {
         by_certificate: bool,
         issue: Issue,
         now: OffsetDateTime,
-    ) -> Result<(String, u64), rcgen::Error> {
+    ) -> Result<(String, u64), AccessError> {
         let now = now.unix_timestamp();
         let life = self.life.as_secs().max(1);
         // The service principal's object, which is not the application's id.
         let object = Uuid::from_u128(Uuid::parse_str(&application.id).map_or(0, |id| id.as_u128() ^ 1)).to_string();
-        let token = self.key.sign(&Claims {
+        let key = self.key.as_ref().map_err(|_| AccessError::NoKey)?;
+        let token = key.sign(&Claims {
             aud: audience.to_owned(),
             iss: self.issuer.clone(),
             iat: now,
@@ -231,7 +248,8 @@ impl AccessTokens {
     pub(super) fn check(&self, token: &str, resource: Resource, now: i64) -> Result<Access<'_>, SasRefusal> {
         use jsonwebtoken::errors::ErrorKind;
         let validation = signature_only(&[Algorithm::RS256]);
-        let claims = jsonwebtoken::decode::<Claims>(token, self.key.certificate.key(), &validation)
+        let key = self.key.as_ref().map_err(|_| SasRefusal::BadSignature)?;
+        let claims = jsonwebtoken::decode::<Claims>(token, key.certificate.key(), &validation)
             .map_err(|error| match error.kind() {
                 ErrorKind::InvalidSignature => SasRefusal::BadSignature,
                 _ => SasRefusal::Malformed(format!("as an access token: {error}")),
@@ -251,18 +269,19 @@ impl AccessTokens {
     }
 
     /// The document that says with what tokens are checked (RFC 7517).
-    pub(crate) fn key_set(&self) -> Json {
-        let (certificate, (n, e)) = (&self.key.certificate, self.key.certificate.components());
-        json!({ "keys": [{
+    pub(crate) fn key_set(&self) -> Result<Json, AccessError> {
+        let key = self.key.as_ref().map_err(|_| AccessError::NoKey)?;
+        let (certificate, (n, e)) = (&key.certificate, key.certificate.components());
+        Ok(json!({ "keys": [{
             "kty": "RSA",
             "use": "sig",
             "kid": certificate.sha1(),
             "x5t": certificate.sha1(),
             "n": URL_SAFE_NO_PAD.encode(n),
             "e": URL_SAFE_NO_PAD.encode(e),
-            "x5c": [STANDARD.encode(&self.key.der)],
+            "x5c": [STANDARD.encode(&key.der)],
             "issuer": self.issuer,
-        }] })
+        }] }))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     authority::{Authority, client},
     broker::Now,
     config::Config,
+    fault::Faults,
     files::OwnFiles,
     keys::{AccessTokens, Keys, Resource, SigningKey},
     tls::{Certificates, HOST},
@@ -23,7 +24,8 @@ use crate::{
 
 pub(super) struct Secure {
     pub(super) certificates: Certificates,
-    pub(super) authority: Arc<Authority>,
+    pub(super) tokens: Arc<AccessTokens>,
+    assertions_once: bool,
     pub(super) authority_port: u16,
     url: String,
     ca_file: PathBuf,
@@ -35,15 +37,12 @@ pub(super) struct Secure {
 
 impl Secure {
     /// Makes certificates and keys, writes the files, and opens the authority's port.
-    pub(super) async fn new(config: &Config, keys: &Arc<Keys>, now: &Now) -> Result<(Self, TcpListener), StartError> {
+    pub(super) async fn new(config: &Config) -> Result<(Self, TcpListener), StartError> {
         let tenant = config.tenants.first().map(|tenant| tenant.name.clone()).unwrap_or_default();
         let make = config.clients.is_empty();
-        // RSA keys take some tens of milliseconds each: side by side.
-        let (key, made) = tokio::join!(
-            spawn_blocking(SigningKey::generate),
-            spawn_blocking(move || make.then(|| client::make(&tenant)).transpose()),
-        );
-        let key = key.expect("making keys does not panic")?;
+        // An RSA key takes some tens of milliseconds, and credential libraries know no other kind. The one that signs tokens
+        // is made when all is up.
+        let made = spawn_blocking(move || make.then(|| client::make(&tenant)).transpose()).await;
         let made = made.expect("making keys does not panic")?;
         let certificates = Certificates::generate()?;
 
@@ -78,15 +77,14 @@ impl Secure {
         let tokens = AccessTokens {
             issuer: format!("{url}/{directory_id}/v2.0"),
             directory: directory_id,
-            key,
+            key: SigningKey::lazy(),
             applications,
             life: Duration::from_secs(config.authority.access_token_life_s),
         };
-        let once = config.authority.assertions_once;
-        let authority = Authority::new(Arc::new(tokens), Arc::clone(keys), url.clone(), once, Arc::clone(now));
         let secure = Self {
             certificates,
-            authority: Arc::new(authority),
+            tokens: Arc::new(tokens),
+            assertions_once: config.authority.assertions_once,
             authority_port,
             url,
             ca_file,
@@ -95,6 +93,14 @@ impl Secure {
             _directory: directory,
         };
         Ok((secure, listener))
+    }
+
+    /// The token authority; `keys` takes its tokens from now on.
+    pub(super) fn authority(&self, keys: &Arc<Keys>, faults: &Arc<Faults>, now: &Now) -> Arc<Authority> {
+        let (tokens, url) = (Arc::clone(&self.tokens), self.url.clone());
+        let authority =
+            Authority::new(tokens, Arc::clone(keys), Arc::clone(faults), url, self.assertions_once, Arc::clone(now));
+        Arc::new(authority)
     }
 
     /// What the ready file says of it.

@@ -137,6 +137,54 @@ async fn a_cut_under_tls_comes_after_exactly_so_many_bytes() {
     assert_eq!(whole, body);
 }
 
+#[tokio::test]
+async fn the_token_authority_has_bad_days_too() {
+    let local = secure().await;
+    let script = |text: &str| local.faults().install(Step::from_toml(text).unwrap()).unwrap();
+    let client = local.ready_file().clients[0].clone();
+    let url =
+        format!("{}/{}/oauth2/v2.0/token", local.ready_file().authority_url.as_ref().unwrap(), client.directory_id);
+    let form = format!(
+        "grant_type=client_credentials&client_id={}&client_secret={}&scope=api%3A%2F%2Fwaybill-tenant-service%2F.default",
+        client.client_id,
+        client.client_secret.as_ref().unwrap(),
+    );
+    let ask = async || https(&local).post(&url).body(form.clone()).timeout(Duration::from_secs(20)).send().await;
+
+    script("[[faults]]\non = \"token\"\ndo = \"refuse\"\ncode = \"503\"\nretry_after_s = 2");
+    let refused = ask().await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"2".parse().unwrap()));
+    let refused: Json = serde_json::from_slice(&refused.bytes().await.unwrap()).unwrap();
+    assert_eq!((&refused["error"], &refused["error_codes"][0]), (&"temporarily_unavailable".into(), &90_033.into()));
+
+    script("[[faults]]\non = \"token\"\ndo = \"throttle\"\nretry_after_s = 1");
+    let refused = ask().await.unwrap();
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (429, &"1".parse().unwrap()));
+
+    script("[[faults]]\non = \"token\"\ndo = \"delay\"\nms = 300");
+    let began = Instant::now();
+    assert_eq!(ask().await.unwrap().status(), 200);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+
+    for cut in ["reset", "drop_answer\"\nreset = true\n#\""] {
+        script(&format!("[[faults]]\non = \"token\"\ndo = \"{cut}\""));
+        assert!(ask().await.is_err(), "{cut}");
+    }
+    // Of another client: it waits on.
+    script("[[faults]]\non = \"token\"\nclient = \"5e0b1f6e-0000-4000-8000-000000000000\"\ndo = \"reset\"");
+    assert_eq!(ask().await.unwrap().status(), 200);
+    assert_eq!((local.faults().waiting(), *local.faults().fired().borrow()), (1, 5));
+    assert_eq!(local.faults().log_lines()[0].on, format!("token for {}", client.client_id));
+
+    local.faults().clear();
+    script(include_str!("../../../../examples/faults/authority-down.toml"));
+    let mut answers = Vec::new();
+    while answers.last() != Some(&200) {
+        answers.push(ask().await.map_or(0, |answer| answer.status().as_u16()));
+    }
+    assert_eq!(answers, [503, 503, 429, 0, 200], "the day of the examples");
+}
+
 /// Asks the authority for a token with the secret of the first client.
 async fn access_token(local: &Local, scope: &str) -> Json {
     let client = &local.ready_file().clients[0];
