@@ -8,6 +8,7 @@
 mod azurite;
 mod blob;
 mod bus;
+mod tokens;
 
 use std::{collections::BTreeMap, fmt::Write as _, io::Write as _, process::Stdio, time::Duration};
 
