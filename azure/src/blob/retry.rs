@@ -28,12 +28,18 @@ fn adjusted(error: &BlobError, delay: Option<Duration>) -> Option<Duration> {
     (delay <= RETRY_AFTER_MAX).then_some(delay)
 }
 
-/// Repeats what fails for a moment.
+/// Repeats what fails for a moment. The first failure is told, so that whoever waits sees what for.
 pub(super) async fn retried<T, F>(step: impl FnMut() -> F) -> Result<T, BlobError>
 where
     F: Future<Output = Result<T, BlobError>>,
 {
-    step.retry(backoff()).when(BlobError::is_transient).adjust(adjusted).await
+    let mut told = false;
+    let tell = |error: &BlobError, _: Duration| {
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(problem = %error, "storage does not serve us now; trying again");
+        }
+    };
+    step.retry(backoff()).when(BlobError::is_transient).adjust(adjusted).notify(tell).await
 }
 
 /// Counts tries without progress, for a step that makes some.

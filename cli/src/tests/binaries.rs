@@ -330,6 +330,22 @@ async fn no_storage_and_a_wrong_token_are_one_line_each() {
 }
 
 #[tokio::test]
+async fn a_publisher_that_waits_for_storage_says_so_and_ends_soon_after_it_is_stopped() {
+    let (folder, local) = beside_local().await;
+    let toml = "[[faults]]\non = \"blob\"\ndo = \"throttle\"\nretry_after_s = 20\nfor_ms = 600000\n";
+    local.faults().install(waybill_local::fault::Step::from_toml(toml).unwrap()).unwrap();
+    let publishing = Running::start(publish(&folder, &["item.csv"]));
+    local.faults().wait_for(1).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let began = Instant::now();
+    let ended = publishing.terminate().await.with(1);
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(ended.err.contains("storage does not serve us now; trying again"), "{}", ended.err);
+    assert!(ended.err.contains("item.csv: not finished 3 s after it was stopped"), "{}", ended.err);
+    local.stop().await;
+}
+
+#[tokio::test]
 async fn a_second_local_leaves_the_ready_file_of_the_first() {
     let (folder, local) = beside_local().await;
     let second = ["run", "--random-ports", "--ready-file", "local.json"];

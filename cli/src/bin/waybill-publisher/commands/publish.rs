@@ -6,10 +6,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde::Serialize;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{Common, Format},
@@ -22,6 +24,9 @@ use waybill_publisher::{Exported, FlushError, Publisher, outbox::State};
 
 use super::run::relay_line;
 use crate::{Publish, Target, settings::Settings};
+
+/// How long the file under way may take to finish after a stop: one that waits for a service that is gone would not end.
+const FINISH: Duration = Duration::from_secs(3);
 
 /// What became of a file.
 #[derive(Debug, Serialize)]
@@ -62,7 +67,7 @@ pub(crate) async fn publish(common: &Common, settings: &Settings, publish: &Publ
         (lines, (), ()) = async {
             tokio::join!(work, publisher.run(relay_stop.clone()), progress::show(progress_now, done.clone()))
         } => lines?,
-        listening = signals::listen(stop.clone(), "the file under way finishes first") => {
+        listening = signals::listen(stop.clone(), "the file under way has 3 s to finish") => {
             listening.context("cannot listen to signals")?;
             unreachable!("listening ends with the process");
         }
@@ -131,7 +136,13 @@ async fn export_and_send(
             continue;
         }
         at.begin(index + 1, path);
-        lines.push(match export(publisher, publish, path, at).await {
+        let exported = tokio::select! {
+            exported = export(publisher, publish, path, at) => exported,
+            () = async { stop.cancelled().await; sleep(FINISH).await } => {
+                Err(anyhow!("not finished {} s after it was stopped; publish it again", FINISH.as_secs()))
+            }
+        };
+        lines.push(match exported {
             Ok(exported) => Line { file, exported: Some(exported), state: Some(State::Uploaded), error: None },
             Err(error) => {
                 let error = format!("{error:#}");
