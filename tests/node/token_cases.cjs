@@ -124,9 +124,10 @@ cases({
 
   async token_of_a_short_life(_, short) {
     const token = await short.token();
-    assert(token.expiresOnTimestamp <= Date.now() + 2_000);
+    // The library counts in whole seconds, rounded.
+    assert(token.expiresOnTimestamp <= Date.now() + 6_000, new Date(token.expiresOnTimestamp).toISOString());
     assert(await short.opens(token));
-    await sleep(3_000);
+    await sleep(6_000);
     assert(!(await short.opens(token)));
     assert(await short.opens(await short.token()));
   },
@@ -142,13 +143,13 @@ cases({
   async rotation_with_a_grace(place) {
     const token = await place.token();
     const began = Date.now();
-    await place.admin("/rotate?grace_ms=1500");
+    await place.admin("/rotate?grace_ms=4000");
     assert((await place.opens(token)) && (await place.opens(await place.token())));
     while (await place.opens(token)) {
       assert(Date.now() - began < 20_000, "the grace has no end");
       await sleep(50);
     }
-    assert(Date.now() - began >= 1_400);
+    assert(Date.now() - began >= 3_900);
     assert(await place.opens(await place.token()));
   },
 

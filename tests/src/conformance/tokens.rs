@@ -26,7 +26,7 @@ const OPERATIONS: &[&str] = &[
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn microsofts_credentials_get_their_tokens_and_learn_why_they_get_none() {
     let long = Local::builder().tls().start().await.expect("local starts");
-    let short = Local::builder().tls().access_token_life(Duration::from_secs(2)).start().await.expect("local starts");
+    let short = Local::builder().tls().access_token_life(Duration::from_secs(5)).start().await.expect("local starts");
     let folder = tempfile::tempdir().expect("a folder for the ready files");
     let mut authorities = String::new();
     let mut files = Vec::new();
