@@ -9,10 +9,11 @@
 //! 1. A SAS goes only to the endpoint and container of its own grant, over TLS or to this machine, and is in no error,
 //!    log or `Debug`.
 //! 2. A blob is never overwritten.
-//! 3. Memory: the chunks that the caller stages, and one network read of a download.
+//! 3. Memory: the chunks that the caller stages, one network read of a download, and one page of a listing.
 
 mod download;
 mod error;
+mod list;
 mod retry;
 mod transport;
 mod upload;
@@ -20,12 +21,20 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, num::NonZeroU32, sync::Arc, time::Duration};
 
 use azure_core::http::{ClientOptions, Etag, RetryOptions, Transport};
-use azure_storage_blob::{BlobClient, BlobClientOptions, models::BlobClientGetPropertiesResultHeaders};
+use azure_storage_blob::{
+    BlobClient, BlobClientOptions, BlobContainerClient, BlobContainerClientOptions,
+    models::BlobClientGetPropertiesResultHeaders,
+};
 
-pub use self::{download::Download, error::BlobError, upload::Upload};
+pub use self::{
+    download::Download,
+    error::BlobError,
+    list::{ListedBlob, Listing},
+    upload::Upload,
+};
 use self::{
     error::{Failure, sort},
     retry::retried,
@@ -137,6 +146,13 @@ impl Container {
         BlobFacts::new(blob, etag, length, headers, content_encoding)
     }
 
+    /// Begins a walk through the blobs whose names begin with `prefix` (empty for all), at most `page` of them at a time (at
+    /// most 5,000, which is Azure's limit). The grant needs the right to list.
+    #[must_use]
+    pub fn list(&self, prefix: &str, page: NonZeroU32) -> Listing {
+        Listing::new(self.clone(), prefix.to_owned(), page)
+    }
+
     /// Deletes a blob.
     ///
     /// # Errors
@@ -147,8 +163,21 @@ impl Container {
         Ok(())
     }
 
-    /// One try of one call, with the current token, and once more with a newer one when that is refused.
+    /// One try of one call for a blob.
     async fn call<T, F>(&self, blob: &str, operation: impl Fn(BlobClient) -> F) -> Result<T, BlobError>
+    where
+        F: Future<Output = azure_core::Result<T>>,
+    {
+        self.with_grant(blob, |grant| Ok(operation(self.client(grant, blob)?))).await
+    }
+
+    /// One try of one call, with the current token, and once more with a newer one when that is refused. `subject` is what
+    /// errors are about.
+    async fn with_grant<T, F>(
+        &self,
+        subject: &str,
+        begin: impl Fn(Grant) -> Result<F, BlobError>,
+    ) -> Result<T, BlobError>
     where
         F: Future<Output = azure_core::Result<T>>,
     {
@@ -156,17 +185,17 @@ impl Container {
         loop {
             let grant = self.tokens.grant(Service::Blob, refused).await?;
             let generation = grant.generation;
-            let error = match operation(self.client(grant, blob)?).await {
+            let error = match begin(grant)?.await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            match sort(&error, blob) {
+            match sort(&error, subject) {
                 Failure::Other(error) => return Err(error),
                 Failure::Token { .. } if refused.is_none() => {
-                    tracing::debug!(blob, generation = generation.0, "storage refused the token");
+                    tracing::debug!(blob = subject, generation = generation.0, "storage refused the token");
                     refused = Some(generation);
                 }
-                Failure::Token { code } => return Err(BlobError::AccessRefused { blob: blob.to_owned(), code }),
+                Failure::Token { code } => return Err(BlobError::AccessRefused { blob: subject.to_owned(), code }),
             }
         }
     }
@@ -179,15 +208,24 @@ impl Container {
             return Err(unfit("a blob's name may not be empty, nor have an empty segment, `.` or `..`".to_owned()));
         }
         url.path_segments_mut().map_err(|()| unfit("its address has no path".to_owned()))?.extend(blob.split('/'));
-        let transport = GrantTransport::new(self.http.clone(), grant, self.options.request_timeout);
-        let options = BlobClientOptions {
-            client_options: ClientOptions {
-                retry: RetryOptions::none(),
-                transport: Some(Transport::with_policy(Arc::new(transport))),
-                ..Default::default()
-            },
-            ..Default::default()
-        };
+        let options = BlobClientOptions { client_options: self.client_options(grant), ..Default::default() };
         BlobClient::new(url, None, Some(options)).map_err(|error| unfit(error.to_string()))
+    }
+
+    /// The same for the container itself.
+    fn container_client(&self, grant: Grant, subject: &str) -> Result<BlobContainerClient, BlobError> {
+        let unfit = |problem: String| BlobError::Unfit { blob: subject.to_owned(), problem };
+        let url = container_url(&grant).map_err(unfit)?;
+        let options = BlobContainerClientOptions { client_options: self.client_options(grant), ..Default::default() };
+        BlobContainerClient::new(url, None, Some(options)).map_err(|error| unfit(error.to_string()))
+    }
+
+    fn client_options(&self, grant: Grant) -> ClientOptions {
+        let transport = GrantTransport::new(self.http.clone(), grant, self.options.request_timeout);
+        ClientOptions {
+            retry: RetryOptions::none(),
+            transport: Some(Transport::with_policy(Arc::new(transport))),
+            ..Default::default()
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! and against `local` in `storage.rs`.
 
 mod downloads;
+mod listings;
 mod storage;
 mod tokens;
 mod uploads;

@@ -20,12 +20,12 @@ use crate::{
 /// Small ranges, so that a blob takes several.
 const RANGE_BYTES: u64 = 8192;
 
-async fn local() -> Local {
+pub(super) async fn local() -> Local {
     Local::builder().start().await.unwrap()
 }
 
 /// Tokens that this crate signs with the account's key and that `local` checks: each generation another one.
-fn container(local: &Local) -> (Container, Arc<CountingTokens>) {
+pub(super) fn container(local: &Local) -> (Container, Arc<CountingTokens>) {
     let account: BlobConnectionString = local.ready_file().blob_connection_string.parse().unwrap();
     let (endpoint, name) = (account.endpoint.clone(), local.ready_file().container.clone());
     let begun_at = OffsetDateTime::now_utc();
@@ -38,14 +38,14 @@ fn container(local: &Local) -> (Container, Arc<CountingTokens>) {
     (with_tokens(&tokens, RANGE_BYTES), tokens)
 }
 
-fn headers() -> BlobHeaders {
+pub(super) fn headers() -> BlobHeaders {
     BlobHeaders {
         content_type: "application/x-jsonlines".into(),
         metadata: BTreeMap::from([("exportid".into(), "e-1".into()), ("rows".into(), "12".into())]),
     }
 }
 
-async fn write(container: &Container, blob: &str, content: &[u8]) -> Result<BlobFacts, BlobError> {
+pub(super) async fn write(container: &Container, blob: &str, content: &[u8]) -> Result<BlobFacts, BlobError> {
     let upload = container.upload(blob);
     for block in content.chunks(30_000) {
         upload.stage(Bytes::copy_from_slice(block)).await?;

@@ -223,6 +223,7 @@ mod transport {
     fn the_token_is_put_on_inside_the_grants_container_alone() {
         const ENDPOINT: &str = "https://acme.blob.core.windows.net";
         signed(ENDPOINT, "https://acme.blob.core.windows.net/batchtoprocess/a").unwrap();
+        signed(ENDPOINT, "https://acme.blob.core.windows.net/batchtoprocess?restype=container&comp=list").unwrap();
         signed(ENDPOINT, "https://ACME.blob.core.windows.net:443/batchtoprocess/a/b").unwrap();
         for foreign in [
             "https://evil.example.com/batchtoprocess/a",
@@ -231,6 +232,9 @@ mod transport {
             "http://acme.blob.core.windows.net/batchtoprocess/a",
             "https://acme.blob.core.windows.net/other/a",
             "https://acme.blob.core.windows.net/batchtoprocess",
+            "https://acme.blob.core.windows.net/batchtoprocess?restype=container&comp=metadata",
+            "https://acme.blob.core.windows.net/?restype=container&comp=list",
+            "https://acme.blob.core.windows.net/batchtoprocess2?restype=container&comp=list",
             "https://acme.blob.core.windows.net/batchtoprocess2/a",
             "https://acme.blob.core.windows.net/batchtoprocess/../other/a",
             "https://user@acme.blob.core.windows.net/batchtoprocess/a",
