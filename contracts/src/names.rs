@@ -146,6 +146,23 @@ impl BlobPath {
         Self(format!("{blob_type}/{date}/{correlation_id}-{unique}.{suffix}.gz"))
     }
 
+    /// The blobType of a name that [`BlobPath::for_export`] gives; `None` for any other.
+    #[must_use]
+    pub fn export_type(&self) -> Option<BlobType> {
+        let mut segments = self.0.split('/');
+        let (blob_type, date, file) = (segments.next()?, segments.next()?, segments.next()?);
+        let is_date = date.len() == 10
+            && date.bytes().enumerate().all(
+                |(at, byte)| {
+                    if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() }
+                },
+            );
+        let stem = file.strip_suffix(".gz")?.rsplit_once('.')?.0;
+        let (before, uuid) = stem.split_at_checked(stem.len().checked_sub(36)?)?;
+        let is_ours = segments.next().is_none() && is_date && before.len() > 1 && before.ends_with('-');
+        (is_ours && uuid::Uuid::try_parse(uuid).is_ok()).then(|| BlobType::new(blob_type).ok())?
+    }
+
     /// The name, decoded.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -383,6 +400,31 @@ mod tests {
         assert!(ExportId::new("a".repeat(120)).is_ok());
         assert!(BlobPath::new("å".repeat(1_024)).is_ok());
         assert!(BlobPath::new("a/".repeat(253) + "b").is_ok());
+    }
+
+    #[test]
+    fn the_type_is_read_from_names_of_exports_and_from_no_others() {
+        let uuid = uuid::Uuid::from_u128(7);
+        let date = time::Date::from_calendar_date(2026, time::Month::March, 9).unwrap();
+        let blob_type = BlobType::new("Item.Changes").unwrap();
+        for correlation_id in ["c-1", "größe 7/..", ""] {
+            let name = BlobPath::for_export(&blob_type, date, correlation_id, uuid, "jsonl");
+            assert_eq!(name.export_type().as_ref(), Some(&blob_type), "{name}");
+        }
+        for other in [
+            format!("a-{uuid}.jsonl.gz"),
+            format!("T/2026-03-09/a-{uuid}.jsonl"),
+            format!("T/2026-03-09/a-{uuid}.gz"),
+            format!("T/2026-03-09/{uuid}.jsonl.gz"),
+            format!("T/2026-03/a-{uuid}.jsonl.gz"),
+            format!("T/2026-03-xx/a-{uuid}.jsonl.gz"),
+            format!("_T/2026-03-09/a-{uuid}.jsonl.gz"),
+            format!("x/T/2026-03-09/a-{uuid}.jsonl.gz"),
+            "T/2026-03-09/a-ååååååååååååååååååååå.jsonl.gz".to_owned(),
+            "T/2026-03-09/a.jsonl.gz".to_owned(),
+        ] {
+            assert_eq!(BlobPath::new(other.as_str()).unwrap().export_type(), None, "{other}");
+        }
     }
 
     #[test]

@@ -34,6 +34,7 @@ use crate::{
     grants::{Credential, Grants, place_of},
     inbox::{Inbox, InboxError, Pending, SqliteInbox, Wanted, WorkerId},
     look::{FileRows, LookError},
+    reconcile::{Reconciled, ReconcileError, Walk},
     receive::{ReceiveStats, chain, receive},
     rows::GroupLimits,
     schedule::{Circuits, CompareError, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks},
@@ -401,6 +402,25 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let download = fetch::open(&self.container(), &blob, claim, None, now).await?;
         let entity = shared.entities.for_type(&metadata.blob_type);
         FileRows::of_blob(blob.as_str().to_owned(), download, &metadata, entity, &shared.options.limits)
+    }
+
+    /// Compares the container's listing with the inbox, within `types` (default: the configured ones), and admits the files that
+    /// no message announced; with `dry_run` it only says which. Files are worked by [`Subscriber::run`] and
+    /// [`Subscriber::process`], here or in another process. See [`reconcile`](crate::reconcile).
+    ///
+    /// # Errors
+    /// [`ReconcileError`]; what was admitted before stays.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends it, and nothing is lost: begin again.
+    pub async fn reconcile(&self, types: Option<Vec<String>>, dry_run: bool) -> Result<Reconciled, ReconcileError> {
+        let Shared { inbox, tokens, admitted, .. } = &*self.shared;
+        let types = types.or_else(|| self.shared.options.types.clone());
+        let walk = Walk { tokens: &**tokens, container: self.container(), inbox, types, dry_run };
+        let reconciled = walk.run().await;
+        // Also after an error: some may be there.
+        admitted.notify_waiters();
+        reconciled
     }
 
     fn container(&self) -> Container {

@@ -42,6 +42,7 @@ where
 {
     a_redelivery_adds_no_row(&make().await).await;
     a_second_message_for_a_file_is_a_duplicate(&make().await).await;
+    files_are_known_by_their_keys(&make().await).await;
     a_message_that_is_no_waybill_is_kept_with_its_reason(&make().await).await;
     a_leased_file_is_leased_to_nobody_else(&make().await).await;
     a_lapsed_lease_changes_nothing(&make().await, lease).await;
@@ -55,6 +56,14 @@ where
     a_place_is_known_once_it_was_remembered(&make().await).await;
     lists_come_newest_first_and_in_pages(&make().await).await;
     workers_side_by_side_never_share_a_file(&make().await).await;
+}
+
+async fn files_are_known_by_their_keys(inbox: &impl Inbox) {
+    let answers = inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "a", "T"), arrival(3, "b", "T")]).await.unwrap();
+    let [Admitted::Saved(a), Admitted::Duplicate { .. }, Admitted::Saved(b)] = answers[..] else { panic!("{answers:?}") };
+    let keys = ["b", "none", "a"].map(FileKey::of_uri);
+    assert_eq!(inbox.known(&keys).await.unwrap(), [Some(b), None, Some(a)], "the file's row, not its duplicate's");
+    assert_eq!(inbox.known(&[]).await.unwrap(), []);
 }
 
 async fn a_noted_blob_is_told_to_the_next_worker(inbox: &impl Inbox) {

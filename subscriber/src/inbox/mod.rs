@@ -55,6 +55,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// Saves a burst of messages.
     fn admit(&self, burst: Vec<Arrival>) -> impl Future<Output = Result<Vec<Admitted>, InboxError>> + Send;
 
+    /// The rows of these files, in the order of the keys; `None` for a file that was never announced.
+    fn known(&self, files: &[FileKey]) -> impl Future<Output = Result<Vec<Option<i64>>, InboxError>> + Send;
+
     /// Takes up to `most` files that are due (or whose lease has lapsed), oldest due first.
     fn lease(
         &self,

@@ -119,6 +119,16 @@ impl Inbox for SqliteInbox {
         run(&self.db, move |tx| burst.iter().map(|arrival| admit_one(tx, arrival, now)).collect()).await
     }
 
+    async fn known(&self, files: &[FileKey]) -> Result<Vec<Option<i64>>, InboxError> {
+        let files = files.to_vec();
+        read(&self.db, move |db| {
+            let mut select =
+                db.prepare_cached("SELECT id FROM inbox WHERE file_key = ?1 AND state <> 'duplicate'")?;
+            files.iter().map(|file| select.query_row([file.as_str()], |row| row.get(0)).optional()).collect()
+        })
+        .await
+    }
+
     async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
         let now = self.now();
         let until = now + nanos_of(self.options.lease);

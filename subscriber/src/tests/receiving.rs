@@ -42,6 +42,9 @@ impl Inbox for Failing {
         self.bursts.fetch_add(1, Ordering::SeqCst);
         self.inner.admit(burst).await
     }
+    async fn known(&self, files: &[FileKey]) -> Result<Vec<Option<i64>>, InboxError> {
+        self.inner.known(files).await
+    }
     async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
         self.inner.lease(worker, most, wanted).await
     }
