@@ -4,4 +4,5 @@ mod binaries;
 mod local;
 mod order;
 mod readme;
+mod reconcile;
 mod rows;

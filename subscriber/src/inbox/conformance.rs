@@ -60,7 +60,9 @@ where
 
 async fn files_are_known_by_their_keys(inbox: &impl Inbox) {
     let answers = inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "a", "T"), arrival(3, "b", "T")]).await.unwrap();
-    let [Admitted::Saved(a), Admitted::Duplicate { .. }, Admitted::Saved(b)] = answers[..] else { panic!("{answers:?}") };
+    let [Admitted::Saved(a), Admitted::Duplicate { .. }, Admitted::Saved(b)] = answers[..] else {
+        panic!("{answers:?}")
+    };
     let keys = ["b", "none", "a"].map(FileKey::of_uri);
     assert_eq!(inbox.known(&keys).await.unwrap(), [Some(b), None, Some(a)], "the file's row, not its duplicate's");
     assert_eq!(inbox.known(&[]).await.unwrap(), []);

@@ -122,8 +122,7 @@ impl Inbox for SqliteInbox {
     async fn known(&self, files: &[FileKey]) -> Result<Vec<Option<i64>>, InboxError> {
         let files = files.to_vec();
         read(&self.db, move |db| {
-            let mut select =
-                db.prepare_cached("SELECT id FROM inbox WHERE file_key = ?1 AND state <> 'duplicate'")?;
+            let mut select = db.prepare_cached("SELECT id FROM inbox WHERE file_key = ?1 AND state <> 'duplicate'")?;
             files.iter().map(|file| select.query_row([file.as_str()], |row| row.get(0)).optional()).collect()
         })
         .await

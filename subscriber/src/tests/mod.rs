@@ -4,6 +4,7 @@ mod draft;
 mod grants;
 mod looking;
 mod receiving;
+mod reconciling;
 mod sink;
 mod waiting;
 mod working;

@@ -6,6 +6,7 @@ mod parked;
 mod plan;
 mod rows;
 mod replay;
+mod reconcile;
 mod work;
 
 use waybill_cli::{args::Common, exit::Outcome};
@@ -36,6 +37,10 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
         Command::Replay { target, types, since, complete } => {
             let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
             replay::replay(&common, &Settings::load(&common, Some(&target))?, wanted, complete).await
+        }
+        Command::Reconcile { types, dry_run } => {
+            let types = (!types.is_empty()).then_some(types);
+            reconcile::reconcile(&common, &Settings::load(&common, None)?, types, dry_run).await
         }
         Command::Status => look::status(&common, &Settings::load(&common, None)?).await,
         Command::List { state, blob_type, correlation, before, limit } => {

@@ -79,6 +79,15 @@ enum Command {
         #[arg(long)]
         complete: bool,
     },
+    /// Compare the container's listing with the inbox, and add the files whose messages are lost
+    Reconcile {
+        /// Only files of this blobType, such as ItemChanges or Gateway.* (may be repeated) [default: the configured ones]
+        #[arg(long = "type", value_name = "TYPE")]
+        types: Vec<String>,
+        /// Only say what would be added
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// How many files are in which state
     Status,
     /// Files and messages, newest first
