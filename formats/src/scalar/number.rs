@@ -145,7 +145,7 @@ impl<'a> Number<'a> {
     /// Appends a key that sorts as the number does; keys of equal numbers are equal. Its end can be told without its
     /// length, so what follows it sorts next.
     ///
-    /// Layout: `40` negative, `80` zero (ends here), `C0` positive; where the point stands, see [`push_point`]; two digits
+    /// Layout: `40` negative, `80` zero (ends here), `C0` positive; where the point stands, see `push_point`; two digits
     /// a byte, plus one; `00`. After the first byte all bits of a negative number are inverted.
     pub fn push_order_key(&self, key: &mut Vec<u8>) {
         if self.is_zero() {
