@@ -3,8 +3,8 @@
 //! `receive` saves waybills in the `inbox` and settles them; `schedule` leases what is due; `fetch` streams the blob,
 //! `rows` decodes it; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
 //! in one transaction with the file's progress. Beside them `grants` holds the tokens, `look` reads a file's rows without
-//! bringing them into effect, `draft` guesses what rows mean
-//! from samples of them, `replay` works files again, into another sink, and `reconcile` finds those whose messages are lost.
+//! bringing them into effect, `draft` guesses what rows mean from samples of them, `replay` works files again, into another
+//! sink, and `reconcile` finds those whose messages are lost.
 
 pub mod receive;
 pub mod inbox;

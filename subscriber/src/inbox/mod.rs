@@ -20,6 +20,7 @@
 
 pub mod conformance;
 mod model;
+mod pages;
 mod sqlite;
 
 use std::future::Future;
@@ -29,6 +30,7 @@ pub use model::{
     Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, UnknownState, Wanted, Waybill,
     WorkerId,
 };
+pub(crate) use pages::Pages;
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
 
 /// Why the inbox could not answer. Nothing of the call took effect.

@@ -23,7 +23,7 @@ use self::blob::Reading;
 use crate::{
     FileKey,
     grants::place_of,
-    inbox::{Admitted, Announced, Inbox, InboxError, InboxRow, ListFilter, Place, State},
+    inbox::{Admitted, Announced, Inbox, InboxError, InboxRow, ListFilter, Pages, Place, State},
 };
 
 /// Items of each kind that are kept; more are counted.
@@ -228,12 +228,9 @@ impl<I: Inbox> Walk<'_, I> {
     /// have to be remembered.
     async fn look_for_missing(&self, place: &Place, found: &mut Reconciled) -> Result<(), ReconcileError> {
         for state in [State::Saved, State::Working, State::Quarantined] {
-            let mut before = None;
-            loop {
-                let filter = ListFilter { state: Some(state), before, most: PAGE.get(), ..ListFilter::default() };
-                let rows = self.inbox.list(&filter).await?;
-                let Some(last) = rows.last() else { break };
-                before = Some(last.id);
+            let filter = ListFilter { state: Some(state), most: PAGE.get(), ..ListFilter::default() };
+            let mut pages = Pages::new(filter);
+            while let Some(rows) = pages.next(self.inbox).await? {
                 let looks = rows.into_iter().filter_map(|row| {
                     let blob = blob_in(place, &row)?;
                     let blob_type = row.blob_type.filter(|name| self.is_wanted(name))?;

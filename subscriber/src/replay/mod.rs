@@ -10,7 +10,7 @@ pub use coverage::{Coverage, GAPS_SHOWN_MAX, Gap};
 use waybill_contracts::is_of_types;
 
 use crate::{
-    inbox::{Announced, Arrival, Inbox, InboxError, InboxRow, ListFilter, State, Wanted},
+    inbox::{Announced, Arrival, Inbox, InboxError, InboxRow, ListFilter, Pages, State, Wanted},
     receive::announced,
 };
 
@@ -36,10 +36,10 @@ pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> 
         to.remember_place(&place).await?;
     }
     let mut copied = Copied::default();
-    let mut pages = Pages::default();
-    while let Some(rows) = pages.next(from, wanted).await? {
+    let mut pages = pages();
+    while let Some(rows) = pages.next(from).await? {
         let mut arrivals = Vec::with_capacity(rows.len());
-        for row in rows {
+        for row in rows.into_iter().filter(|row| is_wanted(row, wanted)) {
             match row.state {
                 State::Done | State::Saved | State::Working => arrivals.extend(arrival_of(row)),
                 State::Quarantined | State::Expired => copied.left_out += 1,
@@ -58,9 +58,9 @@ pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> 
 /// [`InboxError`].
 pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted) -> Result<Coverage, InboxError> {
     let mut coverage = Coverage::default();
-    let mut pages = Pages::default();
-    while let Some(rows) = pages.next(inbox, wanted).await? {
-        for row in rows {
+    let mut pages = pages();
+    while let Some(rows) = pages.next(inbox).await? {
+        for row in rows.into_iter().filter(|row| is_wanted(row, wanted)) {
             let (id, state) = (row.id, row.state);
             let Some(Arrival { announced: Announced::File(waybill), .. }) = arrival_of(row) else { continue };
             coverage.see(id, state, &waybill.metadata.blob_type, waybill.sequence.as_ref());
@@ -70,25 +70,8 @@ pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted) -> Result<Coverage, I
     Ok(coverage)
 }
 
-/// An inbox row after row, the newest first.
-#[derive(Default)]
-struct Pages {
-    before: Option<i64>,
-    is_over: bool,
-}
-
-impl Pages {
-    async fn next(&mut self, inbox: &impl Inbox, wanted: &Wanted) -> Result<Option<Vec<InboxRow>>, InboxError> {
-        if self.is_over {
-            return Ok(None);
-        }
-        let filter = ListFilter { before: self.before, most: PAGE, ..ListFilter::default() };
-        let mut rows = inbox.list(&filter).await?;
-        self.before = rows.last().map(|row| row.id);
-        self.is_over = rows.len() < PAGE as usize;
-        rows.retain(|row| is_wanted(row, wanted));
-        Ok(Some(rows))
-    }
+fn pages() -> Pages {
+    Pages::new(ListFilter { most: PAGE, ..ListFilter::default() })
 }
 
 fn is_wanted(row: &InboxRow, wanted: &Wanted) -> bool {

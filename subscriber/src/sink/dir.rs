@@ -32,7 +32,9 @@ use waybill_store::{
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
-use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, lines::Lines};
+use super::{
+    Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, blocking, lines::Lines,
+};
 use crate::FileKey;
 
 const SCHEMA: Schema = Schema {
@@ -212,31 +214,17 @@ impl Sink for DirSink {
     /// # Cancel safety
     /// Dropping the future does not stop the write: ask [`Sink::progress`] before going on.
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
-        let lines = tokio::task::spawn_blocking(move || {
-            let lines = Lines::of(&batch, from);
-            (lines, batch)
-        });
-        let (lines, batch) = match lines.await {
-            Ok(done) => done,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Err(self.unavailable("the program is ending".to_owned())),
-            },
-        };
-        let applied = Applied {
-            inserted: lines.good_rows,
-            bad: lines.bad_rows,
-            filtered: lines.filtered_rows,
-            ..Applied::default()
-        };
-        let done = batch.end.is_some();
-        let (key, folder, blob_type, to) =
-            (file.as_str().to_owned(), Arc::clone(&self.folder), Arc::clone(&batch.blob_type), batch.to);
-        let places = Places::new(&folder, &blob_type, &key);
+        let (blob_type, to, done) = (Arc::clone(&batch.blob_type), batch.to, batch.end.is_some());
         let format = match self.format {
             DirFormat::Of(format) => format,
             DirFormat::Same => batch.format,
         };
+        let Some(lines) = blocking(move || Lines::of(&batch, from)).await else {
+            return Err(self.unavailable("the program is ending".to_owned()));
+        };
+        let applied = lines.applied();
+        let (key, folder) = (file.as_str().to_owned(), Arc::clone(&self.folder));
+        let places = Places::new(&folder, &blob_type, &key);
         // Within the transaction, so that two workers of one file do not write into each other.
         let write = move |tx: &Transaction<'_>| {
             let known = state(tx, &key)?;

@@ -2,7 +2,7 @@
 
 use waybill_contracts::Reason;
 
-use super::EntityBatch;
+use super::{Applied, EntityBatch};
 
 /// Of a bad row in its line.
 const BAD_BYTES_MAX: usize = 64 << 10;
@@ -45,6 +45,11 @@ impl Lines {
             }
         }
         lines
+    }
+
+    /// What became of the rows.
+    pub(super) fn applied(&self) -> Applied {
+        Applied { inserted: self.good_rows, bad: self.bad_rows, filtered: self.filtered_rows, ..Applied::default() }
     }
 
     pub(super) fn add_bad(&mut self, (row, offset): (u64, u64), reason: Reason, problem: &str, bytes: &[u8]) {

@@ -16,7 +16,9 @@ use waybill_store::{
     rusqlite::{self, Connection, OptionalExtension},
 };
 
-use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, lines::Lines};
+use super::{
+    Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, blocking, lines::Lines,
+};
 use crate::FileKey;
 
 const SCHEMA: Schema = Schema {
@@ -92,19 +94,10 @@ impl Sink for StdoutSink {
 
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
         let (to, done) = (batch.to, batch.end.is_some());
-        let lines = match tokio::task::spawn_blocking(move || Lines::of(&batch, from)).await {
-            Ok(lines) => lines,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => return Err(self.unavailable("the program is ending".to_owned())),
-            },
+        let Some(lines) = blocking(move || Lines::of(&batch, from)).await else {
+            return Err(self.unavailable("the program is ending".to_owned()));
         };
-        let applied = Applied {
-            inserted: lines.good_rows,
-            bad: lines.bad_rows,
-            filtered: lines.filtered_rows,
-            ..Applied::default()
-        };
+        let applied = lines.applied();
         let (key, out) = (file.as_str().to_owned(), Arc::clone(&self.out));
         // Within the transaction, so that of two workers of one file one writes.
         let write = move |tx: &rusqlite::Transaction<'_>| {

@@ -116,17 +116,6 @@ impl From<waybill_store::tokio_postgres::Error> for Failure {
     }
 }
 
-/// Runs CPU work or waiting beside the runtime. `None` when the runtime is shutting down.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => Some(value),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => None,
-        },
-    }
-}
-
 fn foreign_publisher(plan: &crate::apply::EntityPlan, known: &str, publisher: &str) -> Failure {
     let problem = format!(
         "entity {:?} has no declared version, so its rows are ordered by the sequence of one publisher, which is {known:?}; \

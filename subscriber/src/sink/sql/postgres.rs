@@ -32,7 +32,6 @@ use self::overlay::Overlay;
 use super::{
     BadRowEntry, Failure, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
-    blocking,
     catalogue::quoted,
     hex,
     planned::{Planned, PlannedRows, Shapes},
@@ -41,7 +40,7 @@ use super::{
 use crate::{
     FileKey,
     apply::{Batch, EntityPlan, EntityPlans, Position},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, blocking},
 };
 
 /// Parked rows looked at together: bounds what a release holds in memory.
@@ -391,7 +390,7 @@ impl Run<'_> {
         }
 
         if let PlannedRows::Entity(plan, batch) = &planned.rows
-            && !self.guard(table, plan, batch)
+            && !self.guard(&tx, table, plan, batch).await?
         {
             let keys = batch.keys().filter_map(<[_]>::first).map(|head| batch.key(head).to_owned());
             let needs = overlay::Needs { whole: keys.collect(), ..overlay::Needs::default() };
@@ -427,15 +426,21 @@ impl Run<'_> {
 
     /// Lets the guard of the upsert judge the versions, where nothing else has to be known of what is there: no row waits,
     /// is waited for or was taken away, neither before nor in this batch.
-    fn guard(&mut self, table: TableId, plan: &EntityPlan, batch: &Batch) -> bool {
+    async fn guard(
+        &mut self,
+        tx: &PostgresTransaction<'_>,
+        table: TableId,
+        plan: &EntityPlan,
+        batch: &Batch,
+    ) -> Result<bool, Failure> {
         let open = self.overlay_mut().table_mut(table);
         let refers_to_itself = plan.references().iter().any(|of| of.parent == plan.name());
-        open.is_guarded = open.is_plain
-            && open.is_exact
+        open.is_guarded = open.is_exact
             && open.flags == overlay::Flags::default()
             && !refers_to_itself
-            && !batch.has_removals();
-        open.is_guarded
+            && !batch.has_removals()
+            && schema::is_plain(tx, &open.name).await?;
+        Ok(open.is_guarded)
     }
 
     fn overlay(&self) -> &Overlay {
@@ -550,9 +555,8 @@ impl Run<'_> {
         if table.shape.is_some() {
             return Ok(());
         }
-        let (shape, is_exact, is_plain) = schema::shape(tx, &table.name, table.plan.as_deref()).await?;
+        let (shape, is_exact) = schema::shape(tx, &table.name, table.plan.as_deref()).await?;
         let table = self.overlay_mut().table_mut(id);
-        table.is_plain = is_plain;
         table.shape = Some(Arc::new(shape));
         table.is_exact = is_exact;
         Ok(())

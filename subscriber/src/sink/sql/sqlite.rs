@@ -18,7 +18,6 @@ use self::tables::SqliteTables;
 use super::{
     BadRowEntry, Failure, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
-    blocking,
     catalogue::quoted,
     hex,
     planned::{Planned, PlannedRows, Shapes},
@@ -27,7 +26,7 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans, Position, Shape},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, blocking},
 };
 
 /// Parked rows looked at together: bounds what a release holds in memory.

@@ -31,8 +31,6 @@ pub(super) struct Open {
     pub(super) shape: Option<Arc<Shape>>,
     /// Whether its columns are of the types in which tuples are encoded.
     pub(super) is_exact: bool,
-    /// Whether it is an ordinary table without triggers: then an upsert can tell which of its rows were new.
-    pub(super) is_plain: bool,
     pub(super) flags: Flags,
     /// What is there is not fetched: the guard of the upsert decides row by row, and the counts follow from what it did.
     pub(super) is_guarded: bool,
@@ -199,7 +197,6 @@ impl Overlay {
             name,
             shape: None,
             is_exact: false,
-            is_plain: false,
             flags,
             is_guarded: false,
             known: HashMap::new(),

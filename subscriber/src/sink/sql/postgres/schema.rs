@@ -228,7 +228,7 @@ async fn check(
         }
         note_column(tx, name, column).await?;
     }
-    let (shape, ..) = shape(tx, name, Some(plan)).await?;
+    let (shape, _) = shape(tx, name, Some(plan)).await?;
     let brings = |found: &&Found| shape.columns.iter().any(|column| SqlName::new(&column.field).as_str() == found.name);
     let ours = |found: &&Found| {
         [VERSION, RESCUED].contains(&found.name.as_str())
@@ -276,15 +276,12 @@ async fn note_column(tx: &PostgresTransaction<'_>, name: &SqlName, column: &Shap
 }
 
 /// The columns of a table as it is now, and whether each of them, the key's too, is of the type that we would have made:
-/// only then does it take tuples as they are encoded. Last, whether it is an ordinary table without triggers and rules.
+/// only then does it take tuples as they are encoded.
 pub(super) async fn shape(
     tx: &PostgresTransaction<'_>,
     name: &SqlName,
     plan: Option<&EntityPlan>,
-) -> Result<(Shape, bool, bool), Failure> {
-    let sql =
-        "SELECT relkind = 'r' AND NOT relhastriggers AND NOT relhasrules FROM pg_class WHERE oid = to_regclass($1)";
-    let is_plain = tx.query_opt(sql, &[&name.to_string()]).await?.is_some_and(|row| row.get(0));
+) -> Result<(Shape, bool), Failure> {
     let found = found_columns(tx, name).await?;
     let mut shape = Shape {
         key: plan.into_iter().flat_map(EntityPlan::key).map(|(field, _)| field.to_owned()).collect(),
@@ -319,7 +316,15 @@ pub(super) async fn shape(
             }
         }
     }
-    Ok((shape, is_exact, is_plain))
+    Ok((shape, is_exact))
+}
+
+/// Whether it is an ordinary table without triggers and rules: then an upsert can tell which of its rows were new.
+pub(super) async fn is_plain(tx: &PostgresTransaction<'_>, name: &SqlName) -> Result<bool, Failure> {
+    let sql =
+        "SELECT relkind = 'r' AND NOT relhastriggers AND NOT relhasrules FROM pg_class WHERE oid = to_regclass($1)";
+    let found = tx.query_opt(&tx.prepare_cached(sql).await?, &[&name.to_string()]).await?;
+    Ok(found.is_some_and(|row| row.get(0)))
 }
 
 /// Gives new fields their columns; whether any got one.

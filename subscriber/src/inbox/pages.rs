@@ -1,0 +1,27 @@
+//! An inbox from its newest row to its oldest, a page at a time.
+
+use super::{Inbox, InboxError, InboxRow, ListFilter};
+
+/// The pages of a listing.
+pub(crate) struct Pages {
+    filter: ListFilter,
+    is_over: bool,
+}
+
+impl Pages {
+    /// `filter.most` rows are a page, which is not 0.
+    pub(crate) fn new(filter: ListFilter) -> Self {
+        Self { filter, is_over: false }
+    }
+
+    /// `None` after the last.
+    pub(crate) async fn next(&mut self, inbox: &impl Inbox) -> Result<Option<Vec<InboxRow>>, InboxError> {
+        if self.is_over {
+            return Ok(None);
+        }
+        let rows = inbox.list(&self.filter).await?;
+        self.filter.before = rows.last().map(|row| row.id);
+        self.is_over = rows.len() < self.filter.most as usize;
+        Ok(Some(rows))
+    }
+}
