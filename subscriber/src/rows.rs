@@ -133,7 +133,7 @@ pub(crate) fn decode_options(
 /// download was cut, or when nobody takes the groups any more.
 ///
 /// # Errors
-/// What the decoder found; the groups before it have been handed on.
+/// What the decoder found; the full groups before it have been handed on.
 pub(crate) async fn decode(
     options: DecodeOptions,
     from: u64,
@@ -178,12 +178,9 @@ pub(crate) async fn decode(
                     let _nobody_listens = groups.send(state.take_group()).await;
                     return Ok(());
                 }
-                Fill::Failed(error) => {
-                    if state.group.rows > 0 {
-                        let _nobody_listens = groups.send(state.take_group()).await;
-                    }
-                    return Err(error);
-                }
+                // The unfinished group goes nowhere: what is wrong with the file may be wrong with these rows already, as
+                // when a turned bit made one number another and only the checksum tells.
+                Fill::Failed(error) => return Err(error),
             }
         }
     }

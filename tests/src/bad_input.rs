@@ -237,6 +237,31 @@ async fn a_truncated_file_is_quarantined_and_says_up_to_which_row_it_was_applied
 }
 
 #[tokio::test]
+async fn a_row_that_only_the_checksum_tells_to_be_wrong_never_takes_effect() {
+    let world = World::new().await;
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::none());
+    packer.write_all(lines(0..50).as_bytes()).expect("memory");
+    let mut turned = packer.finish().expect("memory");
+    // Stored, not compressed: one bit makes the last 49 a 48, and every row is as sound as before.
+    let place = turned.windows(2).rposition(|digits| digits == b"49").expect("the last row");
+    turned[place + 1] ^= 1;
+    let uri = world.put("Turned/turned.jsonl.gz", turned).await;
+    let message = waybill("Turned", &uri);
+    let good = good_file(&world).await;
+    world.send([bytes(&message), bytes(&good)]).await;
+    let subscribing = world.subscriber(options(), &Entities::default()).await;
+    let counts = subscribing.until("both at their end", |counts| counts.done + counts.quarantined == 2).await;
+    assert_eq!((counts.done, counts.quarantined), (1, 1));
+    let row = row_of(&subscribing, &message).await;
+    assert_quarantined(&row, Reason::CorruptGzip, &["Turned/turned.jsonl.gz", "checksum"]);
+    assert!(!row.problem.expect("it says why").contains("applied up to"), "nothing was applied");
+    subscribing.end().await;
+    let tables = world.query("SELECT name FROM sqlite_schema WHERE type = 'table' AND name = 'Turned'");
+    assert!(tables.is_empty() || world.query("SELECT * FROM \"Turned\"").is_empty(), "a row of the file took effect");
+    world.end().await;
+}
+
+#[tokio::test]
 async fn a_broken_row_is_kept_with_its_error_and_the_file_goes_on() {
     let world = World::new().await;
     let uri = world.put("Number/row.jsonl", "{\"n\":1}\n{\"n\":2,,}\n{\"n\":3}\n").await;

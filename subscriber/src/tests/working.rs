@@ -101,7 +101,7 @@ async fn a_file_that_ends_early_is_quarantined_and_the_others_go_on() {
     world.upload("good", &packed(7)).await;
     world.send(&[world.waybill("T", "cut", ""), world.waybill("T", "good", "")]).await;
     let inbox = world.inbox("inbox").await;
-    let subscriber = world.subscriber(inbox.clone(), builder());
+    let subscriber = world.subscriber(inbox.clone(), builder().commit_rows_max(10_000.try_into().unwrap()));
     let running = Running::run(&subscriber, MemorySink::default());
     let quarantined = rows_in(&inbox, State::Quarantined, 1).await;
     assert_eq!(quarantined["c-cut"].reason, Some(Reason::TruncatedFile));
