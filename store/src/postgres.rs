@@ -35,11 +35,18 @@ pub struct PostgresOptions {
     pub connect_timeout: Duration,
     /// What `pg_stat_activity` shows; default `waybill`.
     pub application_name: String,
+    /// The schema that names without one are looked for and made in; default: as the address or the server says.
+    pub schema: Option<String>,
 }
 
 impl Default for PostgresOptions {
     fn default() -> Self {
-        Self { connections_max: 8, connect_timeout: Duration::from_secs(10), application_name: "waybill".to_owned() }
+        Self {
+            connections_max: 8,
+            connect_timeout: Duration::from_secs(10),
+            application_name: "waybill".to_owned(),
+            schema: None,
+        }
     }
 }
 
@@ -83,7 +90,8 @@ impl Postgres {
             config.application_name(&options.application_name);
         }
         let asked = config.get_options().map(|options| format!(" {options}")).unwrap_or_default();
-        config.options(format!("{SESSION}{asked}"));
+        let schema = options.schema.as_deref().map(in_schema).unwrap_or_default();
+        config.options(format!("{SESSION}{asked}{schema}"));
         let shown = shown(&config).into();
 
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
@@ -208,6 +216,13 @@ impl fmt::Debug for Postgres {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Postgres").field("database", &self.shown).finish_non_exhaustive()
     }
+}
+
+/// The last setting of a name counts.
+fn in_schema(schema: &str) -> String {
+    let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
+    // Source: PostgreSQL, "libpq", section 34.1.2, `options`: spaces and backslashes are escaped with a backslash.
+    format!(" -c search_path={}", quoted.replace('\\', "\\\\").replace(' ', "\\ "))
 }
 
 /// What the server says, or why there was no answer, without the driver's own frame around it.

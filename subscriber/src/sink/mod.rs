@@ -18,7 +18,10 @@ use waybill_store::OpenError;
 pub use self::{
     any::{AnySink, open},
     dir::{DirFormat, DirSink, DirTotals},
-    sql::{BadRowEntry, MissingParent, ParkedRow, PostgresSink, Released, SqlSink, SqliteSink, Totals},
+    sql::{
+        BadRowEntry, MissingParent, ParkedRow, PostgresSink, Rebuild, RebuildError, Released, Scope, SqlSink,
+        SqliteSink, SwappedTable, Totals, Way,
+    },
     stdout::StdoutSink,
 };
 use crate::{

@@ -42,36 +42,25 @@ impl Registered {
         name: &SqlName,
         is_same: impl FnOnce(&str, &str) -> bool,
     ) -> Result<(), Failure> {
-        let Self { table, entity: owner, blob_type, rule: known, filter } = self;
         let entity = plan.name();
-        if owner.as_deref() != Some(entity) {
-            let owner = match (owner, blob_type) {
-                (Some(owner), _) => format!("entity {owner:?}"),
-                (None, blob_type) => format!("type {:?}, which had no entity so far", blob_type.unwrap_or_default()),
+        if self.entity.as_deref() != Some(entity) {
+            let rebuild = match self.blob_type {
+                Some(_) => ", or let `waybill-subscriber rebuild` make the table anew from all files",
+                None => "",
             };
-            return Err(refused(format!(
-                "entity {entity:?}: table {table} holds the rows of {owner}; give the entity another `table`"
-            )));
+            return Err(refused(format!("{}{rebuild}", self.is_anothers(plan))));
         }
+        if !is_same(&self.table, name.as_str()) {
+            return Err(self.is_elsewhere(plan, name));
+        }
+        let Self { table, rule: known, filter, .. } = self;
         let literal = |text: &str| text.replace('\'', "''");
-        if !is_same(&table, name.as_str()) {
-            return Err(refused(format!(
-                "entity {entity:?} is in table {table} so far, and configured for {new}; rename it there as well (ALTER \
-                 TABLE {} RENAME TO {name}; UPDATE _waybill_table SET name = '{}' WHERE entity = '{}'; UPDATE \
-                 _waybill_column SET table_name = '{}' WHERE table_name = '{}'), or use another database",
-                quoted(&table),
-                literal(name.as_str()),
-                literal(entity),
-                literal(name.as_str()),
-                literal(&table),
-                new = name.as_str(),
-            )));
-        }
         let rule = plan.order();
         if known != rule {
             return Err(refused(format!(
                 "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
-                 compared; take back the change, or use another database: all files come into it again"
+                 compared; take back the change, or let `waybill-subscriber rebuild --type {entity}` derive the table again from \
+                 all files"
             )));
         }
         let wanted = plan.filter().map(RowFilter::signature);
@@ -81,8 +70,8 @@ impl Registered {
             let value = wanted.as_deref().map_or("NULL".to_owned(), |text| format!("'{}'", literal(text)));
             return Err(refused(format!(
                 "entity {entity:?}: table {table} was filled with {} and `where` now is {}; rows that only one of them wants \
-                 are in it, or missing, until a newer version of them comes. Take back the change, or use another database: \
-                 all files come into it again; or say that it may stay so: UPDATE _waybill_table SET filter = {value} WHERE \
+                 are in it, or missing, until a newer version of them comes. Take back the change, or let `waybill-subscriber \
+                 rebuild --type {entity}` derive the table again from all files; or say that it may stay so: UPDATE _waybill_table SET filter = {value} WHERE \
                  entity = '{}'",
                 shown(&filter),
                 shown(&wanted),
@@ -91,6 +80,63 @@ impl Registered {
         }
         Ok(())
     }
+
+    /// Refuses a table that another entity has, or that is in another place than is configured: a rebuild takes none of these.
+    pub(super) fn admit_place(
+        self,
+        plan: &EntityPlan,
+        name: &SqlName,
+        is_same: impl FnOnce(&str, &str) -> bool,
+        is_configured: impl FnOnce(&str) -> bool,
+    ) -> Result<(), Failure> {
+        match self.entity.as_deref() {
+            Some(owner) if owner == plan.name() && !is_same(&self.table, name.as_str()) => {
+                Err(self.is_elsewhere(plan, name))
+            }
+            Some(owner) if owner != plan.name() && is_configured(owner) => Err(refused(self.is_anothers(plan))),
+            _ => Ok(()),
+        }
+    }
+
+    fn is_anothers(&self, plan: &EntityPlan) -> String {
+        let Self { table, entity: owner, blob_type, .. } = self;
+        let owner = match (owner, blob_type) {
+            (Some(owner), _) => format!("entity {owner:?}"),
+            (None, Some(blob_type)) => format!("type {blob_type:?}, which had no entity so far"),
+            (None, None) => "nobody known".to_owned(),
+        };
+        format!("entity {:?}: table {table} holds the rows of {owner}; give the entity another `table`", plan.name())
+    }
+
+    fn is_elsewhere(&self, plan: &EntityPlan, name: &SqlName) -> Failure {
+        let (table, entity) = (&self.table, plan.name());
+        let literal = |text: &str| text.replace('\'', "''");
+        refused(format!(
+            "entity {entity:?} is in table {table} so far, and configured for {new}; rename it there as well (ALTER TABLE {} \
+             RENAME TO {name}; UPDATE _waybill_table SET name = '{}' WHERE entity = '{}'; UPDATE _waybill_column SET \
+             table_name = '{}' WHERE table_name = '{}'), or use another database",
+            quoted(table),
+            literal(name.as_str()),
+            literal(entity),
+            literal(name.as_str()),
+            literal(table),
+            new = name.as_str(),
+        ))
+    }
+}
+
+/// A table that must be made anew, with a column that nobody but the user fills.
+pub(super) fn would_lose(plan: &EntityPlan, name: &SqlName, column: &str) -> Failure {
+    refused(format!(
+        "entity {:?}: table {name} does not fit any more and must be made anew, but column {column:?} is not from the files \
+         and would be lost; move it to a table of yours, or drop it",
+        plan.name()
+    ))
+}
+
+/// A table of the user where one without an entity is to be.
+pub(super) fn table_is_taken(name: &SqlName) -> Failure {
+    refused(format!("table {name} is there and another's; define an entity for the type, or rename that table"))
 }
 
 pub(super) fn lacks_own_column(plan: &EntityPlan, name: &SqlName, field: &str, declared: &str) -> Failure {
@@ -104,9 +150,11 @@ pub(super) fn lacks_own_column(plan: &EntityPlan, name: &SqlName, field: &str, d
 pub(super) fn lacks_key(plan: &EntityPlan, name: &SqlName) -> Failure {
     refused(format!(
         "entity {:?}: table {name} is there, but ({}) is neither its primary key nor unique in it; add a unique index on \
-         exactly these columns, correct `key`, or give the entity another `table`",
+         exactly these columns, correct `key`, give the entity another `table`, or, if the sink made the table, let \
+         `waybill-subscriber rebuild --type {}` make it anew",
         plan.name(),
-        key_columns(plan)
+        key_columns(plan),
+        plan.name()
     ))
 }
 

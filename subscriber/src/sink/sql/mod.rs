@@ -29,11 +29,13 @@ mod apply;
 mod catalogue;
 mod planned;
 mod postgres;
+mod rebuild;
 mod sqlite;
 mod tables;
 mod waiting;
 
 pub use postgres::PostgresSink;
+pub use rebuild::{Rebuild, RebuildError, Scope, SwappedTable, Way};
 pub use sqlite::SqliteSink;
 pub use waiting::{MissingParent, Released, SqlSink};
 

@@ -6,12 +6,14 @@
 //! # Locks
 //! A batch takes advisory transaction locks, in the order of their numbers: exclusive on its entity, shared on the parents
 //! that its rows may be parked on. So nobody brings a parent while a child looks for it, and neither parking nor tombstones
-//! have a race; entities that do not refer to each other go in parallel. Where rows wait for the entity, their entities are
+//! have a race; entities that do not refer to each other go in parallel. Only then is the file's progress looked at, so that
+//! who holds the locks, as a rebuild does while it swaps, holds the progress of the entity's files with them. Where rows wait for the entity, their entities are
 //! locked as well, because the batch may bring them into effect.
 
 mod encode;
 mod fetch;
 mod overlay;
+mod rebuild;
 mod schema;
 mod waiting;
 mod write;
@@ -29,6 +31,7 @@ use waybill_formats::FileStats;
 use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, tokio_postgres};
 
 use self::overlay::Overlay;
+pub(super) use self::rebuild::PostgresRebuild;
 use super::{
     BadRowEntry, Failure, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
@@ -50,6 +53,8 @@ const RELEASED_BYTES_MAX: i64 = 8 << 20;
 const ARRIVED_KEYS_MAX: usize = 1_000;
 /// A transaction that met another's change of a table, or a deadlock with somebody else's, is begun again so often.
 const TRIES: u32 = 5;
+/// Told apart from other databases and schemas in the numbers of locks.
+const PLACE: &str = "SELECT current_database()::text || '/' || coalesce(current_schema()::text, '')";
 const IN_THE_WAY: &str = "other transactions were in the way several times";
 
 /// Tables in a PostgreSQL database, which may be the user's own, in the first schema of its search path. Clones share its
@@ -66,7 +71,7 @@ struct Inner {
     children: HashMap<String, Vec<String>>,
     now: Box<dyn Fn() -> OffsetDateTime + Send + Sync>,
     shapes: Shapes,
-    /// Told apart from other databases and schemas in the numbers of locks.
+    /// See [`PLACE`].
     place: String,
 }
 
@@ -90,10 +95,15 @@ impl PostgresSink {
         entities: &Entities,
         now: impl Fn() -> OffsetDateTime + Send + Sync + 'static,
     ) -> Result<Self, SinkOpenError> {
+        Self::open_on(connect(address, None)?, entities, now).await
+    }
+
+    async fn open_on(
+        store: Postgres,
+        entities: &Entities,
+        now: impl Fn() -> OffsetDateTime + Send + Sync + 'static,
+    ) -> Result<Self, SinkOpenError> {
         let plans = Arc::new(EntityPlans::compile(entities)?);
-        let store = Postgres::new(address, &PostgresOptions::default()).map_err(|error| {
-            SinkOpenError::Unsupported { given: "postgres:…".to_owned(), problem: error.to_string() }
-        })?;
         let sink = store.shown().to_owned();
         let unavailable = |problem: String| SinkOpenError::Unavailable {
             sink: sink.clone(),
@@ -110,8 +120,7 @@ impl PostgresSink {
             let tx = connection.transaction().await?;
             // Two programs that start at once make the tables one after the other.
             store.lock_tables(&tx).await?;
-            let sql = "SELECT current_database()::text || '/' || coalesce(current_schema()::text, '')";
-            let place: String = tx.query_one(sql, &[]).await?.get(0);
+            let place: String = tx.query_one(PLACE, &[]).await?.get(0);
             schema::install(&tx, &plans).await?;
             tx.commit().await?;
             Ok::<_, Failure>(place)
@@ -262,6 +271,26 @@ impl PostgresSink {
     }
 }
 
+/// The database, and the schema in it that is used instead of the address's own.
+fn connect(address: &str, schema: Option<&str>) -> Result<Postgres, SinkOpenError> {
+    let options = PostgresOptions { schema: schema.map(str::to_owned), ..PostgresOptions::default() };
+    Postgres::new(address, &options)
+        .map_err(|error| SinkOpenError::Unsupported { given: "postgres:…".to_owned(), problem: error.to_string() })
+}
+
+/// The advisory lock of an entity's table.
+fn lock_number(place: &str, entity: &str) -> i64 {
+    let hash = Sha256::digest(format!("waybill sink {place} {entity}").as_bytes());
+    let mut number = [0; 8];
+    number.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+    i64::from_be_bytes(number)
+}
+
+/// The advisory lock of the table of a type without an entity: shared by those who add rows to it.
+fn stream_lock_number(place: &str, blob_type: &str) -> i64 {
+    lock_number(place, &format!("type {blob_type}"))
+}
+
 /// The sink's name is said once.
 fn without_prefix(problem: &str, sink: &str) -> String {
     problem.strip_prefix(sink).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(problem).to_owned()
@@ -362,14 +391,18 @@ impl Run<'_> {
         planned: &mut Arc<Planned>,
     ) -> Result<Option<Applied>, Failure> {
         tx.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
-        self.fence(&tx, &planned.batch).await?;
         let plan = match &planned.rows {
             PlannedRows::Entity(plan, _) => Some(Arc::clone(plan)),
             PlannedRows::Stream(_) => None,
         };
-        if let Some(plan) = &plan {
-            self.lock(&tx, plan).await?;
+        match &plan {
+            Some(plan) => self.lock(&tx, plan).await?,
+            None => {
+                let number = stream_lock_number(&self.inner.place, &planned.batch.blob_type);
+                tx.batch_execute(&format!("SELECT pg_advisory_xact_lock_shared({number})")).await?;
+            }
         }
+        self.fence(&tx, &planned.batch).await?;
         let Some(table) = self.open_tables(&tx, plan.as_ref(), &planned.batch).await? else { return Ok(None) };
         if let (Some(plan), Position::Sequenced { publisher, .. }) = (&plan, &planned.batch.position)
             && plan.is_ordered_by_position()
@@ -498,10 +531,7 @@ impl Run<'_> {
     }
 
     fn lock_number(&self, entity: &str) -> i64 {
-        let hash = Sha256::digest(format!("waybill sink {} {entity}", self.inner.place).as_bytes());
-        let mut number = [0; 8];
-        number.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-        i64::from_be_bytes(number)
+        lock_number(&self.inner.place, entity)
     }
 
     /// Opens the batch's table and those of its parents. `None` when rows wait for it and their entities are not locked.

@@ -1,5 +1,6 @@
 //! The sink in an SQLite file.
 
+mod rebuild;
 mod schema;
 mod tables;
 mod waiting;
@@ -14,6 +15,7 @@ use waybill_store::{
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
+pub(super) use self::rebuild::SqliteRebuild;
 use self::tables::SqliteTables;
 use super::{
     BadRowEntry, Failure, ParkedRow, Released, Totals,

@@ -35,8 +35,8 @@ pub(super) const SCHEMA: Schema = Schema {
 };
 
 /// A column as the catalogue has it.
-struct Found {
-    name: String,
+pub(super) struct Found {
+    pub(super) name: String,
     /// `int4`, `numeric`.
     kind: String,
     /// `numeric(10,2)`.
@@ -93,7 +93,7 @@ impl Found {
     }
 }
 
-async fn found_columns(tx: &PostgresTransaction<'_>, table: &SqlName) -> Result<Vec<Found>, Failure> {
+pub(super) async fn found_columns(tx: &PostgresTransaction<'_>, table: &SqlName) -> Result<Vec<Found>, Failure> {
     let sql = "SELECT a.attname::text, t.typname::text, format_type(a.atttypid, a.atttypmod), a.atttypmod <> -1,
                    a.attgenerated <> '' OR a.attidentity = 'a',
                    a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
@@ -170,7 +170,7 @@ async fn register(tx: &PostgresTransaction<'_>, plan: &EntityPlan, name: &SqlNam
 }
 
 /// A table that is there: whether rows can go into it unchanged, and what it lacks.
-async fn check(
+pub(super) async fn check(
     tx: &PostgresTransaction<'_>,
     plan: &EntityPlan,
     name: &SqlName,
@@ -207,7 +207,8 @@ async fn check(
         }
         Err(refused(format!(
             "entity {entity:?}: column {field:?} of table {name} is declared as {:?}, which would change values of type \
-             {kind}; make it {}, or give the entity another `table`",
+             {kind}; make it {}, give the entity another `table`, or, if the sink made the table, let `waybill-subscriber \
+             rebuild --type {entity}` make it anew",
             found.declared,
             declared_type(kind)
         )))
@@ -355,6 +356,12 @@ pub(super) async fn grow(
     Ok(!grown.is_empty())
 }
 
+/// What the table of a blobType without an entity is called.
+pub(super) fn stream_name(blob_type: &str) -> SqlName {
+    let prefix = if ["_waybill", "pg_"].iter().any(|kept| folded(blob_type).starts_with(kept)) { "type " } else { "" };
+    SqlName::new(&format!("{prefix}{blob_type}"))
+}
+
 /// The table of a blobType without an entity, made if it is not there.
 pub(super) async fn install_stream(tx: &PostgresTransaction<'_>, blob_type: &str) -> Result<SqlName, Failure> {
     if blob_type.contains('\0') {
@@ -362,8 +369,7 @@ pub(super) async fn install_stream(tx: &PostgresTransaction<'_>, blob_type: &str
             "type {blob_type:?} has no entity, and its name cannot be that of a table; define an entity for the type"
         )));
     }
-    let prefix = if ["_waybill", "pg_"].iter().any(|kept| folded(blob_type).starts_with(kept)) { "type " } else { "" };
-    let name = SqlName::new(&format!("{prefix}{blob_type}"));
+    let name = stream_name(blob_type);
     let known = "SELECT 1 FROM _waybill_table WHERE blob_type = $1";
     if tx.query_opt(known, &[&blob_type]).await?.is_some() {
         return Ok(name);

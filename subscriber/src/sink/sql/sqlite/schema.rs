@@ -37,6 +37,9 @@ pub(super) const SCHEMA: Schema = Schema {
     shared_with_user: true,
 };
 
+/// In each table of an entity; by them a table that we made is known.
+pub(super) const OWN_COLUMNS: &str = "_waybill_version BLOB NOT NULL, _rescued TEXT";
+
 /// Beginnings of names that are the sink's or SQLite's own.
 const RESERVED_PREFIXES: [&str; 2] = ["_waybill", "sqlite_"];
 
@@ -112,14 +115,14 @@ fn declared_type(kind: ColumnType) -> &'static str {
 }
 
 /// A column as the catalogue has it.
-struct Found {
-    name: String,
-    declared: String,
+pub(super) struct Found {
+    pub(super) name: String,
+    pub(super) declared: String,
     is_generated: bool,
     is_needed: bool,
 }
 
-fn found_columns(tx: &Connection, table: &SqlName) -> rusqlite::Result<Vec<Found>> {
+pub(super) fn found_columns(tx: &Connection, table: &SqlName) -> rusqlite::Result<Vec<Found>> {
     let sql = "SELECT name, type, hidden, \"notnull\" AND dflt_value IS NULL AND pk = 0 FROM pragma_table_xinfo(?1)";
     let mut statement = tx.prepare_cached(sql)?;
     let found = statement.query_map([table.as_str()], |row| {
@@ -146,17 +149,22 @@ fn install_entity(tx: &Connection, plan: &EntityPlan) -> Result<(), Failure> {
     register(tx, plan, &name)?;
     let found = found_columns(tx, &name)?;
     if found.is_empty() {
-        let mut columns = plan.key().map(|(field, part)| (field, part.column_type(), " NOT NULL")).collect::<Vec<_>>();
-        columns.extend(plan.columns().iter().map(|column| (column.field.as_str(), column.kind, "")));
-        let mut sql = format!("CREATE TABLE {name} (");
-        for (field, kind, rest) in columns {
-            write!(sql, "{} {}{rest}, ", SqlName::new(field), declared_type(kind)).expect(TO_STRING);
-        }
-        write!(sql, "{VERSION} BLOB NOT NULL, {RESCUED} TEXT, PRIMARY KEY ({}))", key_columns(plan)).expect(TO_STRING);
-        tx.execute_batch(&sql)?;
+        tx.execute_batch(&create_sql(&name, plan, plan.columns()))?;
         return plan.columns().iter().try_for_each(|column| note_column(tx, &name, column));
     }
     check(tx, plan, &name, &found)
+}
+
+/// The table as we make it, with these columns.
+pub(super) fn create_sql(name: &SqlName, plan: &EntityPlan, columns: &[ShapeColumn]) -> String {
+    let mut all = plan.key().map(|(field, part)| (field, part.column_type(), " NOT NULL")).collect::<Vec<_>>();
+    all.extend(columns.iter().map(|column| (column.field.as_str(), column.kind, "")));
+    let mut sql = format!("CREATE TABLE {name} (");
+    for (field, kind, rest) in all {
+        write!(sql, "{} {}{rest}, ", SqlName::new(field), declared_type(kind)).expect(TO_STRING);
+    }
+    write!(sql, "{OWN_COLUMNS}, PRIMARY KEY ({}))", key_columns(plan)).expect(TO_STRING);
+    sql
 }
 
 /// Refuses a table that is somebody else's, or was filled under another rule.
@@ -186,7 +194,7 @@ fn register(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Fa
 }
 
 /// A table that is there: whether rows can go into it unchanged, and what it lacks.
-fn check(tx: &Connection, plan: &EntityPlan, name: &SqlName, found: &[Found]) -> Result<(), Failure> {
+pub(super) fn check(tx: &Connection, plan: &EntityPlan, name: &SqlName, found: &[Found]) -> Result<(), Failure> {
     let entity = plan.name();
     let place = |field: &str| {
         let column = SqlName::new(field);
@@ -215,7 +223,8 @@ fn check(tx: &Connection, plan: &EntityPlan, name: &SqlName, found: &[Found]) ->
         }
         Err(refused(format!(
             "entity {entity:?}: column {field:?} of table {name} is declared as {:?}, which would change values of type \
-             {kind}; make it {}, or give the entity another `table`",
+             {kind}; make it {}, give the entity another `table`, or, if the sink made the table, let `waybill-subscriber \
+             rebuild --type {entity}` make it anew",
             found.declared,
             declared_type(kind)
         )))
@@ -377,10 +386,15 @@ pub(super) fn grow(
     Ok(Some(shape(tx, name, plan)?))
 }
 
+/// What the table of a blobType without an entity is called.
+pub(super) fn stream_name(blob_type: &str) -> SqlName {
+    let prefix = if RESERVED_PREFIXES.iter().any(|kept| folded(blob_type).starts_with(kept)) { "type " } else { "" };
+    SqlName::new(&format!("{prefix}{blob_type}"))
+}
+
 /// The table of a blobType without an entity, made if it is not there.
 pub(super) fn install_stream(tx: &Connection, blob_type: &str) -> Result<(SqlName, Shape), Failure> {
-    let prefix = if RESERVED_PREFIXES.iter().any(|kept| folded(blob_type).starts_with(kept)) { "type " } else { "" };
-    let name = SqlName::new(&format!("{prefix}{blob_type}"));
+    let name = stream_name(blob_type);
     if tx.prepare_cached("SELECT 1 FROM _waybill_table WHERE blob_type = ?1")?.exists([blob_type])? {
         let shape = shape(tx, &name, None)?;
         return Ok((name, shape));
