@@ -4,5 +4,6 @@ mod binaries;
 mod local;
 mod order;
 mod readme;
+mod rebuild;
 mod reconcile;
 mod rows;

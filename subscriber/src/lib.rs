@@ -4,7 +4,7 @@
 //! `rows` decodes it; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
 //! in one transaction with the file's progress. Beside them `grants` holds the tokens, `look` reads a file's rows without
 //! bringing them into effect, `draft` guesses what rows mean from samples of them, `replay` works files again, into another
-//! sink, and `reconcile` finds those whose messages are lost.
+//! sink or beside tables that are derived again, and `reconcile` finds those whose messages are lost.
 
 pub mod receive;
 pub mod inbox;

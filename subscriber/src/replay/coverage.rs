@@ -4,15 +4,22 @@
 //! when no number is missing, every one of them took effect, and there is one epoch: where an earlier epoch ended, no number
 //! tells. What was published after the last one that came cannot be known from sequences; it still comes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use crate::inbox::{PublisherSequence, State};
 
 /// Gaps that are kept; more are counted.
 pub const GAPS_SHOWN_MAX: usize = 100;
+
+/// What a file that is received and not worked yet means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Waiting {
+    /// It is missing.
+    #[default]
+    IsMissing,
+    /// It comes, as always, to a table that is derived without it.
+    Comes,
+}
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
@@ -23,8 +30,36 @@ pub struct Coverage {
     pub gaps: Vec<Gap>,
     /// All gaps, those that are not kept among them.
     pub gaps_found: u64,
+    waiting: Waiting,
     /// By type and publisher, and then by epoch.
-    sequences: BTreeMap<(String, String), BTreeMap<String, BTreeSet<u64>>>,
+    sequences: BTreeMap<(String, String), BTreeMap<String, Numbers>>,
+}
+
+/// Numbers that were seen, as stretches without a gap: from the first, to the last.
+#[derive(Debug, Clone, Default)]
+struct Numbers(BTreeMap<u64, u64>);
+
+impl Numbers {
+    fn insert(&mut self, number: u64) {
+        let before = self.0.range(..=number).next_back().map(|(from, to)| (*from, *to));
+        let (from, to) = match before {
+            Some((_, to)) if to >= number => return,
+            Some((from, to)) if to + 1 == number => (from, number),
+            _ => (number, number),
+        };
+        let to = number.checked_add(1).and_then(|next| self.0.remove(&next)).unwrap_or(to);
+        self.0.insert(from, to);
+    }
+
+    /// What is missing between 1 and the last one.
+    fn gaps(self) -> impl Iterator<Item = (u64, u64)> {
+        let mut next = 1;
+        self.0.into_iter().filter_map(move |(from, to)| {
+            let gap = (from > next).then(|| (next, from - 1));
+            next = to.saturating_add(1);
+            gap
+        })
+    }
 }
 
 /// Something that speaks against completeness.
@@ -89,6 +124,10 @@ impl fmt::Display for Gap {
 }
 
 impl Coverage {
+    pub(super) fn new(waiting: Waiting) -> Self {
+        Self { waiting, ..Self::default() }
+    }
+
     /// Whether nothing speaks against it.
     #[must_use]
     pub fn is_complete(&self) -> bool {
@@ -97,7 +136,8 @@ impl Coverage {
 
     pub(super) fn see(&mut self, id: i64, state: State, blob_type: &str, sequence: Option<&PublisherSequence>) {
         self.files += 1;
-        if state != State::Done {
+        let comes = matches!(state, State::Saved | State::Working) && self.waiting == Waiting::Comes;
+        if state != State::Done && !comes {
             self.add(Gap::NotDone { id, blob_type: blob_type.to_owned(), state });
         }
         match sequence {
@@ -115,17 +155,8 @@ impl Coverage {
                 self.add(Gap::SeveralEpochs { blob_type: blob_type.clone(), publisher: publisher.clone() });
             }
             for numbers in epochs.into_values() {
-                let mut next = 1;
-                for number in numbers {
-                    if number > next {
-                        self.add(Gap::Missing {
-                            blob_type: blob_type.clone(),
-                            publisher: publisher.clone(),
-                            from: next,
-                            to: number - 1,
-                        });
-                    }
-                    next = number.saturating_add(1);
+                for (from, to) in numbers.gaps() {
+                    self.add(Gap::Missing { blob_type: blob_type.clone(), publisher: publisher.clone(), from, to });
                 }
             }
         }
@@ -195,6 +226,36 @@ mod tests {
             found,
             ["T: file 7 has no number, so nobody can say what is missing beside it", "T: file 8 is quarantined"]
         );
+    }
+
+    #[test]
+    fn a_file_that_is_still_to_be_worked_is_missing_or_still_comes() {
+        let sequence = PublisherSequence { publisher: "a".to_owned(), epoch: "e".to_owned(), sequence: 1 };
+        for (waiting, state, is_complete) in [
+            (Waiting::IsMissing, State::Saved, false),
+            (Waiting::Comes, State::Saved, true),
+            (Waiting::Comes, State::Working, true),
+            (Waiting::Comes, State::Skipped, false),
+        ] {
+            let mut coverage = Coverage::new(waiting);
+            coverage.see(1, state, "T", Some(&sequence));
+            coverage.finish();
+            assert_eq!(coverage.is_complete(), is_complete, "{waiting:?} {state}");
+        }
+    }
+
+    #[test]
+    fn numbers_without_a_gap_take_no_room() {
+        let mut numbers = Numbers::default();
+        // Every second one, then those between, and all again.
+        (1..=1_000)
+            .map(|n| n * 2)
+            .chain((0..1_000).map(|n| n * 2 + 1))
+            .chain(1..=2_000)
+            .for_each(|n| numbers.insert(n));
+        numbers.insert(u64::MAX);
+        assert_eq!(numbers.0, BTreeMap::from([(1, 2_000), (u64::MAX, u64::MAX)]));
+        assert_eq!(numbers.gaps().collect::<Vec<_>>(), [(2_001, u64::MAX - 1)]);
     }
 
     #[test]

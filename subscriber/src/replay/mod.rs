@@ -1,4 +1,5 @@
-//! Files again: what an inbox announced is worked once more, into another sink.
+//! Files again: what an inbox announced is worked once more, into another sink, or into the shadow of a
+//! [`Rebuild`](crate::sink::Rebuild).
 //!
 //! The inbox stays as it is, and whoever works from it is not disturbed: its files are copied into an inbox of the replay's
 //! own. Killed in the middle and begun again, a replay goes on where it was, as any run does: the copy knows its files, and
@@ -6,10 +7,13 @@
 
 mod coverage;
 
-pub use coverage::{Coverage, GAPS_SHOWN_MAX, Gap};
+use std::collections::HashSet;
+
+pub use coverage::{Coverage, GAPS_SHOWN_MAX, Gap, Waiting};
 use waybill_contracts::is_of_types;
 
 use crate::{
+    FileKey,
     inbox::{Announced, Arrival, Inbox, InboxError, InboxRow, ListFilter, Pages, State, Wanted},
     receive::announced,
 };
@@ -32,6 +36,38 @@ pub struct Copied {
 /// # Errors
 /// [`InboxError`]; what was copied before stays.
 pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> Result<Copied, InboxError> {
+    copy(from, to, wanted, |row| match row.state {
+        State::Done | State::Saved | State::Working => Some(true),
+        State::Quarantined | State::Expired => Some(false),
+        State::Skipped | State::Duplicate => None,
+    })
+    .await
+}
+
+/// Copies the wanted files that are done, and those of `also`: which took effect in the sink, whatever the inbox says of them
+/// yet. What else the inbox has comes later, or not at all.
+///
+/// # Errors
+/// As [`copy_files`].
+pub async fn copy_done(
+    from: &impl Inbox,
+    to: &impl Inbox,
+    wanted: &Wanted,
+    also: &HashSet<FileKey>,
+) -> Result<Copied, InboxError> {
+    copy(from, to, wanted, |row| {
+        (row.state == State::Done || row.file.as_ref().is_some_and(|file| also.contains(file))).then_some(true)
+    })
+    .await
+}
+
+/// `choose`: whether a file is copied or left out; `None`: it does not count.
+async fn copy(
+    from: &impl Inbox,
+    to: &impl Inbox,
+    wanted: &Wanted,
+    choose: impl Fn(&InboxRow) -> Option<bool>,
+) -> Result<Copied, InboxError> {
     for place in from.places().await? {
         to.remember_place(&place).await?;
     }
@@ -40,10 +76,10 @@ pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> 
     while let Some(rows) = pages.next(from).await? {
         let mut arrivals = Vec::with_capacity(rows.len());
         for row in rows.into_iter().filter(|row| is_wanted(row, wanted)) {
-            match row.state {
-                State::Done | State::Saved | State::Working => arrivals.extend(arrival_of(row)),
-                State::Quarantined | State::Expired => copied.left_out += 1,
-                State::Skipped | State::Duplicate => {}
+            match choose(&row) {
+                Some(true) => arrivals.extend(arrival_of(row)),
+                Some(false) => copied.left_out += 1,
+                None => {}
             }
         }
         copied.files += arrivals.len() as u64;
@@ -56,8 +92,8 @@ pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> 
 ///
 /// # Errors
 /// [`InboxError`].
-pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted) -> Result<Coverage, InboxError> {
-    let mut coverage = Coverage::default();
+pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted, waiting: Waiting) -> Result<Coverage, InboxError> {
+    let mut coverage = Coverage::new(waiting);
     let mut pages = pages();
     while let Some(rows) = pages.next(inbox).await? {
         for row in rows.into_iter().filter(|row| is_wanted(row, wanted)) {

@@ -1,11 +1,13 @@
 //! What each command does.
 
+mod copy;
 mod init;
 mod look;
 mod parked;
 mod plan;
 mod rows;
 mod replay;
+mod rebuild;
 mod reconcile;
 mod work;
 
@@ -37,6 +39,10 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
         Command::Replay { target, types, since, complete } => {
             let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
             replay::replay(&common, &Settings::load(&common, Some(&target))?, wanted, complete).await
+        }
+        Command::Rebuild { target, types, incomplete } => {
+            let types = (!types.is_empty()).then_some(types);
+            rebuild::rebuild(&common, &Settings::load(&common, Some(&target))?, types, incomplete).await
         }
         Command::Reconcile { types, dry_run } => {
             let types = (!types.is_empty()).then_some(types);

@@ -79,6 +79,18 @@ enum Command {
         #[arg(long)]
         complete: bool,
     },
+    /// Derive tables again from the files that were received, and swap them in one transaction, beside the running subscriber
+    Rebuild {
+        #[command(flatten)]
+        target: Target,
+        /// Only the table of this blobType or entity, and those that are tied to it by references (may be repeated)
+        /// [default: all]
+        #[arg(long = "type", value_name = "TYPE")]
+        types: Vec<String>,
+        /// Go on although files are missing or may be: rows that only they brought will be gone
+        #[arg(long)]
+        incomplete: bool,
+    },
     /// Compare the container's listing with the inbox, and add the files whose messages are lost
     Reconcile {
         /// Only files of this blobType, such as ItemChanges or Gateway.* (may be repeated) [default: the configured ones]

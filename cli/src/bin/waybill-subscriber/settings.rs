@@ -194,14 +194,18 @@ impl Settings {
         &self.filters
     }
 
-    /// The inbox of replays into this sink.
-    pub(crate) async fn replay_inbox(&self) -> anyhow::Result<SqliteInbox> {
+    /// Where the files of a replay or rebuild into this sink are listed while it goes on.
+    pub(crate) fn copy_path(&self, what: &str) -> anyhow::Result<PathBuf> {
         let mut hasher = DefaultHasher::new();
         self.sink()?.hash(&mut hasher);
-        let folder = self.data.join("replay");
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        let path = folder.join(format!("{:016x}.sqlite", hasher.finish()));
-        Ok(SqliteInbox::open(&path, self.inbox_options()).await?)
+        Ok(self.data.join(what).join(format!("{:016x}.sqlite", hasher.finish())))
+    }
+
+    /// An inbox at [`Settings::copy_path`], the one that is there or a new one.
+    pub(crate) async fn copy_inbox(&self, path: &Path) -> anyhow::Result<SqliteInbox> {
+        let folder = path.parent().context("the copy is in a folder")?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+        Ok(SqliteInbox::open(path, self.inbox_options()).await?)
     }
 
     /// The subscriber, with its tenant from `--local` or the settings.

@@ -125,6 +125,21 @@ impl Registered {
     }
 }
 
+/// Lets no rows into a table that was derived again under another definition since this program began.
+pub(super) fn same_definition(plan: &EntityPlan, rule: Option<&str>, filter: Option<&str>) -> Result<(), Failure> {
+    let wanted = plan.filter().map(RowFilter::signature);
+    if rule.is_none_or(|rule| rule == plan.order()) && (rule.is_none() || filter == wanted.as_deref()) {
+        return Ok(());
+    }
+    let (entity, table) = (plan.name(), plan.table());
+    Err(Failure::Outdated {
+        problem: format!(
+            "entity {entity:?}: table {table} was derived again under another definition than this program was started with; \
+             start it again with the new one"
+        ),
+    })
+}
+
 /// A table that must be made anew, with a column that nobody but the user fills.
 pub(super) fn would_lose(plan: &EntityPlan, name: &SqlName, column: &str) -> Failure {
     refused(format!(

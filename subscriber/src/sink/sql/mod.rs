@@ -1,4 +1,4 @@
-//! SQL databases: one algorithm (`apply`), a dialect each (`sqlite`).
+//! SQL databases: one algorithm (`apply`), a dialect each (`sqlite`, `postgres`); `rebuild` derives tables again.
 //!
 //! Beside the table of each entity the sink keeps, in the same database and the same transactions:
 //!
@@ -100,6 +100,8 @@ enum Failure {
     Fenced { found: crate::sink::Progress },
     /// The file, or the table, needs a person.
     Refused { reason: waybill_contracts::Reason, problem: String },
+    /// The table was derived again under another definition than this program has.
+    Outdated { problem: String },
     /// SQLite failed.
     Sqlite(waybill_store::rusqlite::Error),
     /// PostgreSQL failed.

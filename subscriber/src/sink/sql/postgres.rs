@@ -6,9 +6,10 @@
 //! # Locks
 //! A batch takes advisory transaction locks, in the order of their numbers: exclusive on its entity, shared on the parents
 //! that its rows may be parked on. So nobody brings a parent while a child looks for it, and neither parking nor tombstones
-//! have a race; entities that do not refer to each other go in parallel. Only then is the file's progress looked at, so that
-//! who holds the locks, as a rebuild does while it swaps, holds the progress of the entity's files with them. Where rows wait for the entity, their entities are
-//! locked as well, because the batch may bring them into effect.
+//! have a race; entities that do not refer to each other go in parallel. Where rows wait for the entity, their entities are
+//! locked as well, because the batch may bring them into effect. Only then is the file's progress looked at: so whoever holds
+//! the locks, as a rebuild does while it swaps, holds the progress of the entity's files with them. Those who add rows to the
+//! table of a type without an entity share a lock of its own.
 
 mod encode;
 mod fetch;
@@ -114,7 +115,9 @@ impl PostgresSink {
         let failed = |failure| match failure {
             Failure::Refused { problem, .. } => SinkOpenError::Table { sink: sink.clone(), problem },
             Failure::Postgres(error) => unavailable(store.error(error).to_string()),
-            Failure::Fenced { .. } | Failure::Sqlite(_) => unreachable!("no file is worked here, in PostgreSQL"),
+            Failure::Fenced { .. } | Failure::Outdated { .. } | Failure::Sqlite(_) => {
+                unreachable!("no file is worked here, in PostgreSQL")
+            }
         };
         let place = async {
             let tx = connection.transaction().await?;
@@ -262,6 +265,7 @@ impl PostgresSink {
     fn gave_up(&self, failure: Failure) -> SinkError {
         match failure {
             Failure::Fenced { .. } => unreachable!("only a file's progress is fenced"),
+            Failure::Outdated { problem } => self.unavailable(problem),
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.store.shown().to_owned(), reason, problem }
             }
@@ -571,8 +575,7 @@ impl Run<'_> {
         if wanted.is_empty() {
             return Ok(());
         }
-        let names: Vec<&str> = wanted.iter().map(|plan| plan.name()).collect();
-        let flags = fetch::flags(tx, &names).await?;
+        let flags = fetch::flags(tx, &wanted).await?;
         for (plan, flags) in wanted.into_iter().zip(flags) {
             let name = SqlName::new(plan.table());
             self.overlay_mut().add(Some(plan), name, flags);
@@ -701,6 +704,13 @@ impl Run<'_> {
         named.sort_unstable();
         named.dedup();
         named
+    }
+
+    /// Counts rows that were let go with the file that brought one of them, so that they are in the totals.
+    async fn count_released(&self, tx: &PostgresTransaction<'_>, file: &str, rows: u64) -> Result<(), Failure> {
+        let sql = "UPDATE _waybill_progress SET released = released + $2 WHERE file = $1";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&file, &rows.cast_signed()]).await?;
+        Ok(())
     }
 
     async fn advance(

@@ -26,6 +26,9 @@ use crate::{
 /// Files told by [`Rebuild::behind`] at once.
 pub(super) const BEHIND_MAX: usize = 10_000;
 
+/// Rows that are let go in one transaction, of each entity.
+pub(super) const LET_GO_MAX: usize = 5_000;
+
 /// Which tables are derived together: rows wait for rows of another table, so what is tied by such references goes together.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Scope {
@@ -187,20 +190,28 @@ enum Dialect {
 }
 
 impl Rebuild {
+    /// Whether a sink keeps tables that can be derived again; touches nothing.
+    ///
+    /// # Errors
+    /// [`RebuildError::NoTables`].
+    pub fn admit(sink: &str) -> Result<(), RebuildError> {
+        match sink.split_once(':') {
+            Some(("sqlite", path)) if !path.is_empty() => Ok(()),
+            Some(("postgres" | "postgresql", _)) => Ok(()),
+            Some((kind, _)) => Err(RebuildError::NoTables { sink: format!("{kind}:…") }),
+            None => Err(RebuildError::NoTables { sink: sink.to_owned() }),
+        }
+    }
+
     /// Makes an empty shadow beside the tables of a sink, named as for [`open`](crate::sink::open).
     ///
     /// # Errors
     /// [`RebuildError`]: the sink has no tables, another rebuild is under way, a table is the user's and fits no entity.
     pub async fn begin(sink: &str, scope: &Scope) -> Result<Self, RebuildError> {
-        let dialect = match sink.split_once(':') {
-            Some(("sqlite", path)) if !path.is_empty() => {
-                Dialect::Sqlite(Box::new(SqliteRebuild::begin(path.into(), scope).await?))
-            }
-            Some(("postgres" | "postgresql", _)) => {
-                Dialect::Postgres(Box::new(PostgresRebuild::begin(sink, scope).await?))
-            }
-            Some((kind, _)) => return Err(RebuildError::NoTables { sink: format!("{kind}:…") }),
-            None => return Err(RebuildError::NoTables { sink: sink.to_owned() }),
+        Self::admit(sink)?;
+        let dialect = match sink.strip_prefix("sqlite:") {
+            Some(path) => Dialect::Sqlite(Box::new(SqliteRebuild::begin(path.into(), scope).await?)),
+            None => Dialect::Postgres(Box::new(PostgresRebuild::begin(sink, scope).await?)),
         };
         Ok(Self { dialect })
     }

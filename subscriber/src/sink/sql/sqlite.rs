@@ -85,7 +85,9 @@ impl SqliteSink {
         let shapes = match store.write(install).await {
             Ok(Ok(shapes)) => shapes,
             Ok(Err(Failure::Refused { problem, .. })) => return Err(SinkOpenError::Table { sink: name, problem }),
-            Ok(Err(Failure::Fenced { .. } | Failure::Postgres(_))) => unreachable!("no file is worked here"),
+            Ok(Err(Failure::Fenced { .. } | Failure::Outdated { .. } | Failure::Postgres(_))) => {
+                unreachable!("no file is worked here")
+            }
             Ok(Err(Failure::Sqlite(error))) => {
                 return Err(SinkOpenError::Unavailable { problem: store.error(error).to_string(), sink: name });
             }
@@ -194,6 +196,7 @@ impl SqliteSink {
     fn gave_up(&self, failure: Failure) -> SinkError {
         match failure {
             Failure::Fenced { .. } => unreachable!("only a file's progress is fenced"),
+            Failure::Outdated { problem } => self.unavailable(problem),
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.inner.name.clone(), reason, problem }
             }

@@ -10,6 +10,8 @@ mod filtering;
 mod order;
 #[path = "parking.rs"]
 mod parking;
+#[path = "rebuilding.rs"]
+mod rebuilding;
 #[path = "streams.rs"]
 mod streams;
 #[path = "upgrade.rs"]

@@ -1,23 +1,20 @@
 //! `replay`: files again, into another sink.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::bail;
-use waybill_cli::{
-    args::Common,
-    exit::Outcome,
-    output::{count, many},
-};
+use waybill_cli::{args::Common, exit::Outcome, output::many};
 use waybill_subscriber::{
-    inbox::{Inbox, Wanted},
-    replay::{Copied, copy_files, coverage},
+    inbox::{Inbox, State, Wanted},
+    replay::{Copied, Waiting, copy_files, coverage},
+    sink::AnySink,
 };
 
-use super::work::{Say, check_grant, supervise, while_read};
+use super::{
+    copy::{remove, say_failed, say_gaps},
+    work::{Local, Say, check_grant, supervise, while_read},
+};
 use crate::settings::Settings;
-
-/// Gaps that are printed.
-const GAPS_PRINTED_MAX: usize = 10;
 
 pub(crate) async fn replay(
     common: &Common,
@@ -32,9 +29,11 @@ pub(crate) async fn replay(
     if complete {
         refuse_gaps(&inbox, &wanted).await?;
     }
-    let copy = settings.replay_inbox().await?;
+    let path = settings.copy_path("replay")?;
+    let copy = settings.copy_inbox(&path).await?;
     let Copied { files, left_out } = copy_files(&inbox, &copy, &wanted).await?;
     if files == 0 {
+        remove(&path)?;
         bail!("no file to replay; `waybill-subscriber list` shows what was received");
     }
     if left_out > 0 {
@@ -56,19 +55,43 @@ pub(crate) async fn replay(
     if open > 0 {
         bail!("{} could not be worked yet; begin the replay again, it goes on there", many(open, "file"));
     }
-    Ok(if counts.quarantined + counts.expired > 0 { Outcome::Quarantined } else { outcome })
+    say_nothing_new(settings, &subscriber, &sink);
+    let failed = say_failed(&inbox, subscriber.inbox(), &[State::Quarantined, State::Expired]).await?;
+    // The sink knows what it has; a list of what was to be done serves nothing any more.
+    drop(subscriber);
+    remove(&path)?;
+    Ok(if failed > 0 { Outcome::Quarantined } else { outcome })
+}
+
+/// A sink that has everything takes nothing again.
+fn say_nothing_new(settings: &Settings, subscriber: &Local, sink: &AnySink) {
+    let worked = subscriber.work_stats();
+    let (files, rows) = (worked.files_done.load(Ordering::Relaxed), worked.rows.load(Ordering::Relaxed));
+    if files == 0 || rows > 0 {
+        return;
+    }
+    let again = match sink {
+        AnySink::Sqlite(_) | AnySink::Postgres(_) => {
+            "replay is for another sink; to derive tables of this one again, use `waybill-subscriber rebuild`"
+                .to_owned()
+        }
+        AnySink::Stdout(_) => format!(
+            "to have the rows again, remove {}, where standard output's progress is",
+            settings.data.join("stdout.sqlite").display()
+        ),
+        _ => "to have the files again, name another folder".to_owned(),
+    };
+    eprintln!(
+        "waybill-subscriber: this sink has these files already ({}), nothing was to be done; {again}",
+        many(files, "file")
+    );
 }
 
 async fn refuse_gaps(inbox: &impl Inbox, wanted: &Wanted) -> anyhow::Result<()> {
-    let coverage = coverage(inbox, wanted).await?;
+    let coverage = coverage(inbox, wanted, Waiting::IsMissing).await?;
     if coverage.is_complete() {
         return Ok(());
     }
-    for gap in coverage.gaps.iter().take(GAPS_PRINTED_MAX) {
-        eprintln!("waybill-subscriber: {gap}");
-    }
-    if coverage.gaps_found > GAPS_PRINTED_MAX as u64 {
-        eprintln!("waybill-subscriber: and {} more", count(coverage.gaps_found - GAPS_PRINTED_MAX as u64));
-    }
+    say_gaps(&coverage);
     bail!("the files are not provably all; nothing was done. Mend what is named above, or leave --complete out")
 }

@@ -166,6 +166,19 @@ pub(super) async fn supervise(
     work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<Outcome> {
     let began = Instant::now();
+    let pending = watch(subscriber, wanted, until_idle, receiving, work).await?;
+    summary(common, subscriber, pending, began.elapsed(), say).await
+}
+
+/// Runs `work` until a signal, or until idle, and shows progress meanwhile. What was pending then is known only in the latter
+/// case.
+pub(super) async fn watch(
+    subscriber: &Local,
+    wanted: &Wanted,
+    until_idle: Option<Duration>,
+    receiving: bool,
+    work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<Option<Pending>> {
     let stop = CancellationToken::new();
     let idle = async {
         match until_idle {
@@ -216,7 +229,7 @@ pub(super) async fn supervise(
             unreachable!("listening ends with the process");
         }
     };
-    summary(common, subscriber, pending?, began.elapsed(), say).await
+    pending
 }
 
 fn progress_line(subscriber: &Local) -> String {

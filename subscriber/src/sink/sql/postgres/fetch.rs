@@ -1,6 +1,6 @@
 //! What the database holds, fetched for many keys at once.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use waybill_contracts::SqlName;
 use waybill_store::{
@@ -11,7 +11,7 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::VERSION,
+        catalogue::{VERSION, same_definition},
         tables::{Parked, TableId, read_without},
         waiting::Patience,
     },
@@ -90,17 +90,19 @@ pub(super) fn same_key(plan: &EntityPlan) -> String {
     parts.collect::<Vec<_>>().join(" AND ")
 }
 
-/// Whether there is anything at all to ask for, by entity.
-pub(super) async fn flags(tx: &PostgresTransaction<'_>, entities: &[&str]) -> Result<Vec<Flags>, Failure> {
+/// Whether there is anything at all to ask for, by entity. Refuses a table that was derived again under another definition.
+pub(super) async fn flags(tx: &PostgresTransaction<'_>, entities: &[Arc<EntityPlan>]) -> Result<Vec<Flags>, Failure> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _waybill_tombstone WHERE entity = e),
                    EXISTS (SELECT 1 FROM _waybill_parked WHERE entity = e),
-                   EXISTS (SELECT 1 FROM _waybill_parked WHERE missing_entity = e)
-               FROM unnest($1::text[]) WITH ORDINALITY AS u(e, n) ORDER BY n";
-    let statement = tx.prepare_cached(sql).await?;
-    let rows = tx.query(&statement, &[&entities]).await?;
-    let flags =
-        rows.iter().map(|row| Flags { has_tombstones: row.get(0), has_parked: row.get(1), is_awaited: row.get(2) });
-    Ok(flags.collect())
+                   EXISTS (SELECT 1 FROM _waybill_parked WHERE missing_entity = e), t.rule, t.filter
+               FROM unnest($1::text[]) WITH ORDINALITY AS u(e, n) LEFT JOIN _waybill_table t ON t.entity = e ORDER BY n";
+    let names: Vec<&str> = entities.iter().map(|plan| plan.name()).collect();
+    let rows = tx.query(&tx.prepare_cached(sql).await?, &[&names]).await?;
+    let flags = rows.iter().zip(entities).map(|(row, plan)| {
+        same_definition(plan, row.get(3), row.get(4))?;
+        Ok(Flags { has_tombstones: row.get(0), has_parked: row.get(1), is_awaited: row.get(2) })
+    });
+    flags.collect()
 }
 
 /// Fetches what a pass needs to know of one table.
@@ -236,6 +238,22 @@ pub(super) async fn overdue(
         parked
     });
     Ok(overdue.collect())
+}
+
+/// These parked rows, in the order of their ids, but no further one once they take `bytes_max`. Each is to go without what it
+/// waits for now.
+pub(super) async fn these(tx: &PostgresTransaction<'_>, ids: &[i64], bytes_max: i64) -> Result<Vec<Parked>, Failure> {
+    let sql = "SELECT id, entity, key, version, row, file, file_row, without, missing_entity, missing_key FROM (
+                   SELECT *, sum(octet_length(row)) OVER (ORDER BY id) - octet_length(row) AS before
+                   FROM _waybill_parked WHERE id = ANY ($1)) AS counted
+               WHERE before < $2::int8 ORDER BY id";
+    let rows = tx.query(&tx.prepare_cached(sql).await?, &[&ids, &bytes_max]).await?;
+    let these = rows.iter().map(|row| {
+        let mut parked = parked(row);
+        parked.without.push((row.get(8), row.get(9)));
+        parked
+    });
+    Ok(these.collect())
 }
 
 fn parked(row: &tokio_postgres::Row) -> Parked {

@@ -10,14 +10,15 @@ use super::{
     super::{
         Failure,
         catalogue::{FILE, RESCUED, ROW, Registered, VERSION, quoted, table_is_taken, would_lose},
-        rebuild::{BEHIND_MAX, RebuildError, Scope, SwappedTable, Way},
+        rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way},
+        refused,
     },
     PLACE, PostgresSink, connect, lock_number, schema, stream_lock_number, without_prefix,
 };
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans},
-    sink::SinkOpenError,
+    sink::{Sink as _, SinkOpenError},
 };
 
 /// A rebuild under way.
@@ -113,7 +114,54 @@ impl PostgresRebuild {
         held.map_err(|error| self.failed(error.into()))
     }
 
+    /// What is no fact of the files: since when rows wait, and which of them were let go.
+    async fn carry_over(&self) -> Result<(), RebuildError> {
+        loop {
+            let ids = self.let_go_before().await.map_err(|failure| self.failed(failure))?;
+            if ids.is_empty() {
+                break;
+            }
+            self.shadow.let_these_go(&ids).await?;
+        }
+        self.shadow.end_waits().await?;
+        Ok(())
+    }
+
+    /// Rows that wait in the shadow, and took effect without their parent in the old table. They all wait since they did. On a
+    /// connection of its own: what that of the swap changes is not to be seen before its commit.
+    async fn let_go_before(&self) -> Result<Vec<i64>, Failure> {
+        let connection = match self.store.connection().await {
+            Ok(connection) => connection,
+            Err(error) => return Err(refused(error.to_string())),
+        };
+        let since = format!(
+            "UPDATE {0} p SET parked_at = coalesce(
+               (SELECT l.parked_at FROM {1} l WHERE l.entity = p.entity AND l.key = p.key),
+               (SELECT l.changed_at FROM {2} l WHERE l.file = p.file), p.parked_at)",
+            self.schemas.of_shadow("_waybill_parked"),
+            self.schemas.of_live("_waybill_parked"),
+            self.schemas.of_live("_waybill_progress")
+        );
+        connection.execute(&since, &[]).await?;
+        let mut ids = Vec::new();
+        for plan in self.plans.iter() {
+            let table = self.schemas.of_live(SqlName::new(plan.table()).as_str());
+            let has_versions = "SELECT EXISTS (SELECT 1 FROM pg_attribute
+                                               WHERE attrelid = to_regclass($1) AND attname = $2 AND NOT attisdropped)";
+            if !connection.query_one(has_versions, &[&table, &VERSION]).await?.get::<_, bool>(0) {
+                continue;
+            }
+            let sql = format!(
+                "SELECT id FROM {} WHERE entity = $1 AND version IN (SELECT {VERSION} FROM {table}) ORDER BY id LIMIT {LET_GO_MAX}",
+                self.schemas.of_shadow("_waybill_parked")
+            );
+            ids.extend(connection.query(&sql, &[&plan.name()]).await?.iter().map(|row| row.get::<_, i64>(0)));
+        }
+        Ok(ids)
+    }
+
     pub(in super::super) async fn swap(self) -> Result<Vec<SwappedTable>, RebuildError> {
+        self.carry_over().await?;
         let swapped = self.try_swap().await.map_err(|failure| self.failed(failure))?;
         self.give_up().await?;
         Ok(swapped)
@@ -502,7 +550,7 @@ async fn fits(
 /// What the server says, with what it says beside: which view needs the table, which row has no parent.
 fn told(failure: Failure) -> String {
     match failure {
-        Failure::Refused { problem, .. } => problem,
+        Failure::Refused { problem, .. } | Failure::Outdated { problem } => problem,
         Failure::Postgres(error) => match error.as_db_error() {
             Some(error) => {
                 let detail =

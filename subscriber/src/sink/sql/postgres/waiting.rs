@@ -11,6 +11,7 @@ use super::{
         Failure,
         apply::give_up,
         refused,
+        tables::Parked,
         waiting::{MissingParent, OVERDUE_ROWS_MAX, Patience, Released, SqlSink, again_in},
     },
     IN_THE_WAY, PostgresSink, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, Run, TRIES, fetch, is_worth_another_try,
@@ -26,6 +27,8 @@ enum Which<'w> {
     For(&'w str),
     /// That of rows that have waited for as long as they may.
     Overdue(&'w Patience),
+    /// That of these, whatever they wait for.
+    These(&'w [i64]),
 }
 
 impl SqlSink for PostgresSink {
@@ -70,6 +73,14 @@ impl PostgresSink {
         Ok(ended)
     }
 
+    /// Lets parked rows go, by their ids, as many as one transaction takes.
+    pub(super) async fn let_these_go(&self, ids: &[i64]) -> Result<(), SinkError> {
+        match self.inner.plans.iter().next() {
+            Some(plan) => self.let_go(plan, &Which::These(ids)).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// `None` when nothing waits so. Locks `plan` and whatever may wait for it.
     async fn let_go(&self, plan: &EntityPlan, which: &Which<'_>) -> Result<Option<Released>, SinkError> {
         let mut connection = self.connection().await?;
@@ -104,6 +115,10 @@ impl Run<'_> {
         let released = match which {
             Which::For(key) => self.release_without(&mut tx, plan.name(), key).await?,
             Which::Overdue(patience) => self.end_some(&mut tx, patience).await?,
+            Which::These(ids) => {
+                let waiting = fetch::these(&tx, ids, RELEASED_BYTES_MAX).await?;
+                Some(self.release_waiting(&mut tx, waiting).await?)
+            }
         };
         tx.commit().await?;
         Ok(released)
@@ -119,18 +134,35 @@ impl Run<'_> {
         let configured: Vec<&str> = plans.iter().map(|plan| plan.name()).collect();
         let (mut released, mut arrived, mut after) = (Released::default(), Vec::new(), 0);
         let keys = [key.to_owned()];
+        let mut file = None;
         loop {
             let most = (RELEASED_ROWS_MAX, RELEASED_BYTES_MAX);
             let mut waiting = fetch::waiting(tx, (entity, &keys), after, &configured, most).await?;
             let Some(last) = waiting.last() else { break };
             after = last.id;
+            file.get_or_insert_with(|| last.origin().file.to_owned());
             for parked in &mut waiting {
                 parked.without.push((entity.to_owned(), key.to_owned()));
             }
             released += self.release_some(tx, waiting, &mut arrived).await?;
         }
         released += self.release(tx, arrived).await?;
+        if let Some(file) = file {
+            self.count_released(tx, &file, released.applied).await?;
+        }
         Ok((released.rows() > 0).then_some(released))
+    }
+
+    /// Lets these rows go without what they wait for, then those that waited for them.
+    async fn release_waiting(
+        &mut self,
+        tx: &mut PostgresTransaction<'_>,
+        waiting: Vec<Parked>,
+    ) -> Result<Released, Failure> {
+        let mut arrived = Vec::new();
+        let mut released = self.release_some(tx, waiting, &mut arrived).await?;
+        released += self.release(tx, arrived).await?;
+        Ok(released)
     }
 
     async fn end_some(
@@ -145,9 +177,9 @@ impl Run<'_> {
         }
         Ok(Some(match patience.then {
             AfterWait::Apply => {
-                let mut arrived = Vec::new();
-                let mut released = self.release_some(tx, waiting, &mut arrived).await?;
-                released += self.release(tx, arrived).await?;
+                let file = waiting.first().map(|parked| parked.origin().file.to_owned()).unwrap_or_default();
+                let released = self.release_waiting(tx, waiting).await?;
+                self.count_released(tx, &file, released.applied).await?;
                 released
             }
             AfterWait::Quarantine => {

@@ -18,7 +18,7 @@ use super::{
     super::{
         Failure,
         catalogue::{FILE, RESCUED, ROW, Registered, VERSION, quoted, table_is_taken, would_lose},
-        rebuild::{BEHIND_MAX, RebuildError, Scope, SwappedTable, Way},
+        rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way},
         refused,
     },
     SqliteSink, schema,
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans},
-    sink::{SinkOpenError, blocking},
+    sink::{Sink as _, SinkOpenError, blocking},
 };
 
 /// How long a writer of the old tables may take to end.
@@ -64,16 +64,25 @@ impl SqliteRebuild {
     pub(in super::super) async fn begin(live: PathBuf, scope: &Scope) -> Result<Self, RebuildError> {
         let (name, plans) = (format!("sqlite:{}", live.display()), EntityPlans::compile(scope.entities())?);
         let shadow = beside(&live, ".rebuild");
-        let mut place = Place { name, live, shadow, scope: scope.clone(), plans, anew: Vec::new() };
-        let shadow_path = place.shadow.clone();
-        let prepared = blocking(move || {
+        let place = Place { name, live, shadow, scope: scope.clone(), plans, anew: Vec::new() };
+        let (shadow_path, sink) = (place.shadow.clone(), place.name.clone());
+        let closing = || SinkOpenError::closing(&sink);
+        let opened = blocking(move || {
             let lock = place.lock()?;
             place.clear()?;
-            let live = place.prepare()?;
-            Ok::<_, RebuildError>((Arc::new(place), live, lock))
+            let stores = (place.open(&place.live)?, place.open(&place.shadow)?);
+            Ok::<_, RebuildError>((place, lock, stores))
         });
-        let (place, live, lock) =
-            prepared.await.ok_or_else(|| SinkOpenError::closing(&shadow_path.display().to_string()))??;
+        let (mut place, lock, (live, shadow)) = opened.await.ok_or_else(closing)??;
+        // Their tables are there now.
+        live.close().await;
+        shadow.close().await;
+        let modelled = blocking(move || {
+            let live = place.opened(connect(&place.live).map_err(Failure::from))?;
+            place.anew = place.opened(place.model(&live))?;
+            Ok::<_, RebuildError>((Arc::new(place), live))
+        });
+        let (place, live) = modelled.await.ok_or_else(closing)??;
         let shadow = SqliteSink::open(shadow_path, scope.entities()).await?;
         Ok(Self { place, shadow, live: Some(live), _lock: lock })
     }
@@ -109,7 +118,22 @@ impl SqliteRebuild {
         Ok(())
     }
 
+    /// What is no fact of the files: since when rows wait, and which of them were let go.
+    async fn carry_over(&self) -> Result<(), RebuildError> {
+        loop {
+            let place = Arc::clone(&self.place);
+            let ids = self.on(move || place.let_go_before()).await?;
+            if ids.is_empty() {
+                break;
+            }
+            self.shadow.let_go(ids).await?;
+        }
+        self.shadow.end_waits().await?;
+        Ok(())
+    }
+
     pub(in super::super) async fn swap(mut self) -> Result<Vec<SwappedTable>, RebuildError> {
+        self.carry_over().await?;
         let Some(live) = self.live.take() else { return Ok(Vec::new()) };
         let place = Arc::clone(&self.place);
         let swapped = self
@@ -148,7 +172,7 @@ impl SqliteRebuild {
 impl Place {
     fn told(&self, failure: Failure) -> String {
         match failure {
-            Failure::Refused { problem, .. } => problem,
+            Failure::Refused { problem, .. } | Failure::Outdated { problem } => problem,
             Failure::Sqlite(error) if StoreError::is_disk_full(&error) => "the disk is full".to_owned(),
             Failure::Sqlite(error) => error.to_string(),
             Failure::Fenced { .. } | Failure::Postgres(_) => unreachable!("no file is worked here, in SQLite"),
@@ -205,19 +229,13 @@ impl Place {
         Ok(())
     }
 
-    /// Tables that fit stand in the shadow as they are in the file, so that it takes and refuses the same rows.
-    fn prepare(&mut self) -> Result<Connection, RebuildError> {
-        let open = |path: &Path| {
-            Sqlite::open(path, &schema::SCHEMA, SqliteOptions::default()).map(drop).map_err(SinkOpenError::from)
-        };
-        open(&self.live)?;
-        open(&self.shadow)?;
-        let live = self.opened(connect(&self.live).map_err(Failure::from))?;
-        let anew = self.opened(self.model(&live))?;
-        self.anew = anew;
-        Ok(live)
+    /// With the sink's own tables.
+    fn open(&self, path: &Path) -> Result<Sqlite, SinkOpenError> {
+        Ok(Sqlite::open(path, &schema::SCHEMA, SqliteOptions::default())?)
     }
 
+    /// Tables that fit stand in the shadow as they are in the file, so that it takes and refuses the same rows. The others are
+    /// the answer.
     fn model(&self, live: &Connection) -> Result<Vec<String>, Failure> {
         let shadow = connect(&self.shadow)?;
         let (mut anew, mut fitting) = (Vec::new(), Vec::new());
@@ -327,6 +345,33 @@ impl Place {
         let mut statement = live.prepare(sql)?;
         let made = statement.query_map([name.as_str()], |row| row.get(0))?;
         Ok(made.collect::<Result<_, _>>()?)
+    }
+
+    /// Rows that wait in the shadow, and took effect without their parent in the old table. They all wait since they did.
+    fn let_go_before(&self) -> Result<Vec<i64>, Failure> {
+        let shadow = connect(&self.shadow)?;
+        attach_as(&shadow, &self.live, "live")?;
+        let since = "UPDATE main._waybill_parked SET parked_at = coalesce(
+                       (SELECT l.parked_at FROM live._waybill_parked l WHERE l.entity = _waybill_parked.entity AND l.key = _waybill_parked.key),
+                       (SELECT l.changed_at FROM live._waybill_progress l WHERE l.file = _waybill_parked.file), parked_at)";
+        shadow.execute(since, [])?;
+        let mut ids = Vec::new();
+        for plan in self.plans.iter() {
+            let name = SqlName::new(plan.table());
+            let has_versions = "SELECT 1 FROM pragma_table_info(?1, 'live') WHERE name = ?2";
+            if !shadow.prepare(has_versions)?.exists((name.as_str(), VERSION))? {
+                continue;
+            }
+            let sql = format!(
+                "SELECT id FROM main._waybill_parked WHERE entity = ?1
+                   AND version IN (SELECT {VERSION} FROM live.{name}) ORDER BY id LIMIT {LET_GO_MAX}"
+            );
+            let mut statement = shadow.prepare(&sql)?;
+            for id in statement.query_map([plan.name()], |row| row.get(0))? {
+                ids.push(id?);
+            }
+        }
+        Ok(ids)
     }
 
     /// In one transaction of `live`, to which the shadow is attached.
@@ -591,6 +636,9 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
 }
 
 fn attach(connection: &Connection, shadow: &Path) -> rusqlite::Result<()> {
-    let shadow = shadow.to_str().map(str::to_owned).unwrap_or_else(|| shadow.display().to_string());
-    connection.execute("ATTACH DATABASE ?1 AS shadow", [shadow]).map(drop)
+    attach_as(connection, shadow, "shadow")
+}
+
+fn attach_as(connection: &Connection, path: &Path, name: &str) -> rusqlite::Result<()> {
+    connection.execute(&format!("ATTACH DATABASE ?1 AS {name}"), [path.to_string_lossy()]).map(drop)
 }

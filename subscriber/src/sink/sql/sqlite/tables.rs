@@ -10,7 +10,9 @@ use waybill_store::rusqlite::{
 
 use super::{
     super::{
-        Failure, foreign_publisher,
+        Failure,
+        catalogue::same_definition,
+        foreign_publisher,
         tables::{
             BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, read_without, stored, write_without,
         },
@@ -147,6 +149,36 @@ impl<'tx> SqliteTables<'tx> {
     }
 }
 
+impl SqliteTables<'_> {
+    /// These parked rows, but no further one once they take `bytes_max`. Each is to go without what it waits for now.
+    pub(crate) fn these(&self, ids: &[i64], bytes_max: usize) -> Result<Vec<Parked>, Failure> {
+        let sql = "SELECT id, entity, key, version, row, file, file_row, without, missing_entity, missing_key
+                   FROM _waybill_parked WHERE id = ?1";
+        let mut statement = self.tx.prepare_cached(sql)?;
+        let (mut these, mut bytes) = (Vec::new(), 0);
+        for id in ids {
+            if bytes >= bytes_max {
+                break;
+            }
+            let mut rows = statement.query([id])?;
+            if let Some(row) = rows.next()? {
+                let mut parked = parked(row)?;
+                bytes += parked.json.len();
+                parked.without.push((row.get(8)?, row.get(9)?));
+                these.push(parked);
+            }
+        }
+        Ok(these)
+    }
+
+    /// Counts rows that were let go with the file that brought one of them, so that they are in the totals.
+    pub(crate) fn count_released(&self, file: &str, rows: u64) -> Result<(), Failure> {
+        let sql = "UPDATE _waybill_progress SET released = released + ?2 WHERE file = ?1";
+        self.tx.prepare_cached(sql)?.execute((file, stored(rows)))?;
+        Ok(())
+    }
+}
+
 impl<'tx> Tables for SqliteTables<'tx> {
     fn plan(&self, name: &str) -> Option<Arc<EntityPlan>> {
         self.plans.get(name).map(Arc::clone)
@@ -160,6 +192,14 @@ impl<'tx> Tables for SqliteTables<'tx> {
             let problem = format!("entity {entity:?} is not among those that the sink was opened with");
             return Err(Failure::Refused { reason: Reason::RefusedByDatabase, problem });
         };
+        let registered = "SELECT rule, filter FROM _waybill_table WHERE entity = ?1";
+        let mut statement = self.tx.prepare_cached(registered)?;
+        let mut rows = statement.query([entity])?;
+        if let Some(row) = rows.next()? {
+            let text = |at| row.get_ref(at)?.as_str_or_null().map_err(rusqlite::Error::from);
+            same_definition(plan, text(0)?, text(1)?)?;
+        }
+        drop(rows);
         let exists = |table: &str| {
             let mut statement = self.tx.prepare_cached(&format!("SELECT 1 FROM {table} WHERE entity = ?1 LIMIT 1"))?;
             statement.exists([entity])

@@ -62,6 +62,12 @@ impl SqliteSink {
         Ok(ended)
     }
 
+    /// Lets parked rows go, by their ids, as many as one transaction takes.
+    pub(super) async fn let_go(&self, ids: Vec<i64>) -> Result<(), SinkError> {
+        let inner = Arc::clone(&self.inner);
+        self.write(move |tx| release_these(tx, &inner, &ids)).await
+    }
+
     async fn write<T, F>(&self, job: F) -> Result<T, SinkError>
     where
         T: Send + 'static,
@@ -79,17 +85,32 @@ fn release_without(tx: &Transaction<'_>, inner: &Inner, entity: &str, key: &str)
     let mut tables = SqliteTables::new(tx, &inner.plans, &now);
     let parent = tables.open(entity)?;
     let (mut released, mut arrived, mut after) = (Released::default(), Arrived::new(), 0);
+    let mut file = None;
     loop {
         let mut waiting = tables.waiting(parent, key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
         let Some(last) = waiting.last() else { break };
         after = last.id;
+        file.get_or_insert_with(|| last.origin().file.to_owned());
         for parked in &mut waiting {
             parked.without.push((entity.to_owned(), key.to_owned()));
         }
         released += release_some(&mut tables, waiting, &mut arrived)?;
     }
     released += release(&mut tables, arrived)?;
+    if let Some(file) = file {
+        tables.count_released(&file, released.applied)?;
+    }
     Ok(released)
+}
+
+/// Lets these rows go, whatever they wait for.
+fn release_these(tx: &Transaction<'_>, inner: &Inner, ids: &[i64]) -> Result<(), Failure> {
+    let now = inner.now();
+    let mut tables = SqliteTables::new(tx, &inner.plans, &now);
+    let waiting = tables.these(ids, RELEASED_BYTES_MAX)?;
+    let mut arrived = Arrived::new();
+    release_some(&mut tables, waiting, &mut arrived)?;
+    release(&mut tables, arrived).map(drop)
 }
 
 /// `None` when no row is overdue.
@@ -104,8 +125,10 @@ fn end_some(tx: &Transaction<'_>, inner: &Inner, patience: &Patience) -> Result<
     Ok(Some(match patience.then {
         AfterWait::Apply => {
             let mut arrived = Arrived::new();
+            let file = waiting.first().map(|parked| parked.origin().file.to_owned()).unwrap_or_default();
             let mut released = release_some(&mut tables, waiting, &mut arrived)?;
             released += release(&mut tables, arrived)?;
+            tables.count_released(&file, released.applied)?;
             released
         }
         AfterWait::Quarantine => {

@@ -72,6 +72,13 @@ impl World {
         "CREATE TABLE item (id bigint, site text, changed timestamptz, price numeric CHECK (price <> 13),
              _waybill_version bytea, _rescued json, PRIMARY KEY (id, site))";
 
+    /// A trigger that takes no item 5.
+    pub(in super::super) const REFUSING: &[&str] = &[
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN IF NEW.id = 5 THEN RAISE 'not this one'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER refuse BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ];
+
     /// What the first schema left.
     pub(in super::super) const GOLDEN_1: &str = include_str!("../../../../golden/sink-postgres-1.sql");
 
@@ -93,6 +100,11 @@ impl World {
         let (address, entities, clock) = (Place::new().await.schema("w").await, entities(toml), clock.clone());
         let sink = PostgresSink::open_with(&address, &entities, move || clock.now()).await.unwrap();
         Self { address, entities, sink, files: std::cell::Cell::new(0) }
+    }
+
+    /// As `sink::open` knows it.
+    pub(in super::super) fn name(&self) -> String {
+        self.address.clone()
     }
 
     /// Closes the sink and opens it again, with other entities if there are any.

@@ -34,6 +34,10 @@ impl World {
         "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
              _waybill_version BLOB, _rescued TEXT, PRIMARY KEY (id, site))";
 
+    /// A trigger that takes no item 5.
+    pub(in super::super) const REFUSING: &[&str] =
+        &["CREATE TRIGGER refuse BEFORE INSERT ON item WHEN NEW.id = 5 BEGIN SELECT RAISE(ABORT, 'not this one'); END"];
+
     /// What the first schema left.
     pub(in super::super) const GOLDEN_1: &str = include_str!("../../../../golden/sink-sqlite-1.sql");
 
@@ -59,6 +63,11 @@ impl World {
         let (folder, entities, clock) = (tempfile::tempdir().unwrap(), entities(toml), clock.clone());
         let sink = SqliteSink::open_with(folder.path().join(DATABASE), &entities, move || clock.now()).await.unwrap();
         Self { folder, entities, sink, files: std::cell::Cell::new(0) }
+    }
+
+    /// As `sink::open` knows it.
+    pub(in super::super) fn name(&self) -> String {
+        format!("sqlite:{}", self.folder.path().join(DATABASE).display())
     }
 
     /// Closes the sink and opens it again, with other entities if there are any.

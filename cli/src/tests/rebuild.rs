@@ -1,0 +1,176 @@
+//! Tables derived again from the files, as an operator sees it.
+
+use std::time::Duration;
+
+use tempfile::TempDir;
+use waybill_store::rusqlite::Connection;
+
+use super::binaries::{PATIENCE, Running, beside_local, command, publish, run};
+
+const ITEM: &str = r#"
+[entity.item]
+types = ["ItemChanges"]
+key = ["ItemID"]
+columns = { ItemID = "integer", Price = "decimal" }
+"#;
+
+const SINK: [&str; 6] = ["--local", "local.json", "--entities", "entities.toml", "--sink", "sqlite:a.sqlite"];
+
+fn with_sink(folder: &TempDir, what: &'static str, more: &[&str]) -> std::process::Command {
+    command(folder, "waybill-subscriber", &[&[what], &SINK[..], more].concat())
+}
+
+/// What a query gives, the columns by `|`.
+fn query(folder: &TempDir, sql: &str) -> Vec<String> {
+    let connection = Connection::open(folder.path().join("a.sqlite")).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    let mut statement = connection.prepare(sql).unwrap();
+    let columns = statement.column_count();
+    let row = |row: &waybill_store::rusqlite::Row<'_>| {
+        let value = |at| row.get::<_, Option<String>>(at).map(|text| text.unwrap_or_else(|| "-".to_owned()));
+        (0..columns).map(value).collect::<Result<Vec<_>, _>>().map(|values| values.join("|"))
+    };
+    statement.query_map([], row).unwrap().collect::<Result<_, _>>().unwrap()
+}
+
+fn change(folder: &TempDir, sql: &str) {
+    let connection = Connection::open(folder.path().join("a.sqlite")).unwrap();
+    connection.busy_timeout(PATIENCE).unwrap();
+    connection.execute_batch(sql).unwrap();
+}
+
+const ROWS: &str = "SELECT CAST(ItemID AS TEXT), Price FROM item ORDER BY ItemID";
+const ALL: &str = "SELECT CAST(count(*) AS TEXT), CAST(sum(ItemID) AS TEXT), max(Price) FROM item
+                   UNION ALL SELECT file, CAST(rows AS TEXT), CAST(done AS TEXT) FROM _waybill_progress ORDER BY 1";
+
+/// Looks until it holds.
+async fn until(folder: &TempDir, sql: &str, expected: &[&str]) {
+    let looking = async {
+        while query(folder, sql) != expected {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let found = tokio::time::timeout(PATIENCE, looking).await;
+    assert!(found.is_ok(), "{sql}: {:?} instead of {expected:?}", query(folder, sql));
+}
+
+#[tokio::test]
+async fn a_damaged_table_is_right_again_beside_a_running_subscriber_which_goes_on() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
+    let running = Running::start(with_sink(&folder, "run", &[]));
+    std::fs::write(folder.path().join("more.csv"), "ItemID,Price\n3,7.00\n").unwrap();
+    run(publish(&folder, &["more.csv"])).await.with(0);
+    until(&folder, ROWS, &["1|19.90", "2|5.00", "3|7.00"]).await;
+
+    change(&folder, "DELETE FROM item WHERE ItemID = 2; UPDATE item SET Price = '1' WHERE ItemID = 1");
+    let told = run(with_sink(&folder, "rebuild", &[])).await.with(0).out;
+    assert!(told.starts_with("2 files, 3 rows; the tables were swapped after "), "{told}");
+    assert!(told.contains("1 inserted, 1 updated, 0 deleted"), "{told}");
+    assert_eq!(query(&folder, ROWS), ["1|19.90", "2|5.00", "3|7.00"]);
+    let told = run(with_sink(&folder, "rebuild", &["--type", "item", "--format", "json"])).await.with(0).json();
+    assert_eq!((&told["files"], &told["rows"], &told["missing"]), (&2.into(), &3.into(), &0.into()));
+    let table = serde_json::json!(
+        { "table": "item", "way": "compared", "rows": 3, "inserted": 0, "updated": 0, "deleted": 0 });
+    assert_eq!(told["tables"], serde_json::json!([table]));
+
+    // The running one goes on.
+    std::fs::write(folder.path().join("more.csv"), "ItemID,Price,Name\n1,20.00,x\n").unwrap();
+    run(publish(&folder, &["more.csv"])).await.with(0);
+    until(&folder, ROWS, &["1|20.00", "2|5.00", "3|7.00"]).await;
+    running.terminate().await.with(0);
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name == "a.sqlite.rebuild"), "{left:?}");
+    assert_eq!(std::fs::read_dir(folder.path().join(".waybill/rebuild")).unwrap().count(), 0);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_rebuild_that_is_killed_leaves_the_tables_and_the_next_one_does_it() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+    let rows: String = (10..40_010).map(|id| format!("{id},1.50\n")).collect();
+    std::fs::write(folder.path().join("long.csv"), format!("ItemID,Price\n{rows}")).unwrap();
+    run(publish(&folder, &["item.csv", "long.csv"])).await.with(0);
+    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
+    let right = query(&folder, ALL);
+    change(&folder, "DELETE FROM item WHERE ItemID % 2 = 0");
+    let damaged = query(&folder, ALL);
+    for wait in [100, 200, 300, 400, 600] {
+        let mut slowly = with_sink(&folder, "rebuild", &[]);
+        slowly.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "1000");
+        let rebuild = Running::start(slowly);
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        drop(rebuild);
+        let now = query(&folder, ALL);
+        // Wherever it was: all or nothing.
+        assert!(now == damaged || now == right, "after {wait} ms: {now:?}");
+    }
+    change(&folder, "DELETE FROM item WHERE ItemID % 2 = 0");
+    run(with_sink(&folder, "rebuild", &[])).await.with(0);
+    assert_eq!(query(&folder, ALL), right);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named_and_a_rebuild_without_it_has_to_be_asked_for() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+    std::fs::write(folder.path().join("more.csv"), "ItemID,Price\n3,7.00\n").unwrap();
+    run(publish(&folder, &["item.csv", "more.csv", "item.csv"])).await.with(0);
+    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
+    let before = query(&folder, ROWS);
+    let inbox = Connection::open(folder.path().join(".waybill/inbox.sqlite")).unwrap();
+    inbox.execute_batch("DELETE FROM history; DELETE FROM inbox WHERE sequence = 2").unwrap();
+    drop(inbox);
+    let refused = run(with_sink(&folder, "rebuild", &[])).await.with(1).err;
+    assert!(refused.contains("ItemChanges: number 2 of publisher"), "{refused}");
+    assert!(refused.contains("the files are not provably all") && refused.contains("--incomplete"), "{refused}");
+    assert!(refused.contains("`waybill-subscriber reconcile`"), "{refused}");
+    assert_eq!(query(&folder, ROWS), before);
+
+    let told = run(with_sink(&folder, "rebuild", &["--incomplete"])).await.with(3);
+    assert!(told.err.contains("going on without what is named above"), "{}", told.err);
+    assert!(told.err.contains("going on without 1 file that took effect in the tables"), "{}", told.err);
+    assert_eq!(query(&folder, ROWS), ["1|19.90", "2|5.00"]);
+
+    let nothing = run(with_sink(&folder, "rebuild", &["--type", "Other"])).await.with(1).err;
+    assert!(nothing.contains("no file to derive tables from"), "{nothing}");
+    let folder_sink = ["rebuild", "--local", "local.json", "--sink", "dir:out"];
+    let refused = run(command(&folder, "waybill-subscriber", &folder_sink)).await.with(1).err;
+    assert!(refused.contains("dir:…: rebuild derives the tables of a database"), "{refused}");
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_changed_filter_that_a_run_refuses_is_taken_by_a_rebuild() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
+    std::fs::write(folder.path().join("entities.toml"), format!("{ITEM}where = 'row.Price > 6.0'\n")).unwrap();
+    let refused = run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(1).err;
+    assert!(refused.contains("let `waybill-subscriber rebuild --type item` derive the table again"), "{refused}");
+    let told = run(with_sink(&folder, "rebuild", &["--type", "item"])).await.with(0).out;
+    assert!(told.contains("0 inserted, 0 updated, 1 deleted"), "{told}");
+    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
+    assert_eq!(query(&folder, ROWS), ["1|19.90"]);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_replay_into_the_same_sink_does_nothing_and_points_to_rebuild() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
+    change(&folder, "DELETE FROM item WHERE ItemID = 2");
+    let told = run(with_sink(&folder, "replay", &[])).await.with(0).err;
+    assert!(told.contains("this sink has these files already (1 file), nothing was to be done"), "{told}");
+    assert!(told.contains("`waybill-subscriber rebuild`"), "{told}");
+    assert_eq!(query(&folder, ROWS), ["1|19.90"]);
+    assert_eq!(std::fs::read_dir(folder.path().join(".waybill/replay")).unwrap().count(), 0, "no copy is kept");
+    local.stop().await;
+}
