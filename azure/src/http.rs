@@ -15,17 +15,14 @@ use std::{
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use reqwest::{
-    Certificate, NoProxy, Proxy,
+    Certificate,
     header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect, retry,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 use url::{Position, Url};
 
-use crate::{Secret, endpoint::is_loopback};
-
-/// Loopback in the notation of `NO_PROXY`.
-const LOOPBACK: &str = "localhost,127.0.0.0/8,::1";
+use crate::{Secret, endpoint::is_loopback, proxy::ProxySettings};
 
 /// The client. Clones share its connections.
 #[derive(Clone)]
@@ -118,10 +115,10 @@ impl HttpClient {
     /// [`HttpError::Setup`] when the CA file cannot be read, there is no trust store and no CA file, or a proxy variable
     /// holds no URL.
     pub fn new(options: &HttpOptions) -> Result<Self, HttpError> {
-        Self::build(options, proxy(|name| std::env::var(name).ok())?)
+        Self::build(options, &ProxySettings::from_environment())
     }
 
-    fn build(options: &HttpOptions, proxy: Option<Proxy>) -> Result<Self, HttpError> {
+    fn build(options: &HttpOptions, proxy: &ProxySettings) -> Result<Self, HttpError> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("waybill/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(options.connect_timeout)
@@ -131,7 +128,7 @@ impl HttpClient {
             // Plain text may go there, so no resolver decides where it is. (Port 0 stands for the URL's.)
             .resolve_to_addrs("localhost", &[(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()])
             .no_proxy();
-        if let Some(proxy) = proxy {
+        if let Some(proxy) = proxy.for_http().map_err(HttpError::Setup)? {
             builder = builder.proxy(proxy);
         }
         if let Some(path) = &options.ca_file {
@@ -302,24 +299,6 @@ fn read_certificates(path: &Path) -> Result<Vec<Certificate>, HttpError> {
         return Err(setup("there is no certificate in it; it must be PEM (-----BEGIN CERTIFICATE-----)".to_owned()));
     }
     Ok(certificates)
-}
-
-/// The proxy for https, from the variables that `variable` reads.
-fn proxy(variable: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, HttpError> {
-    let first = |names: &[&'static str]| {
-        names.iter().find_map(|name| Some((*name, variable(name).filter(|value| !value.trim().is_empty())?)))
-    };
-    let Some((name, address)) = first(&["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]) else {
-        return Ok(None);
-    };
-    // The value may hold a password, so it is not quoted.
-    let proxy = Proxy::https(address.trim())
-        .map_err(|_| HttpError::Setup(format!("{name} is not a proxy's URL (http://host:port)")))?;
-    let except = match first(&["NO_PROXY", "no_proxy"]) {
-        Some((_, hosts)) => format!("{hosts},{LOOPBACK}"),
-        None => LOOPBACK.to_owned(),
-    };
-    Ok(Some(proxy.no_proxy(NoProxy::from_string(&except))))
 }
 
 #[cfg(test)]

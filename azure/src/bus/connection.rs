@@ -28,13 +28,15 @@ use url::Url;
 
 use super::{
     BusError, BusOptions,
+    address::Address,
     cbs::{self, PutError},
     error::Cause,
     link::{self, Ended, Link, Status},
-    stream::{self, Address, StreamGuard},
+    route::{self, Route},
+    stream::StreamGuard,
     token::Tokens,
 };
-use crate::{Generation, Grant};
+use crate::{Generation, Grant, proxy::ProxySettings};
 
 /// Attach requests that wait: a bus has a handful of links, and each request waits for its answer.
 const REQUESTS_MAX: usize = 8;
@@ -70,18 +72,21 @@ enum Request {
 }
 
 impl Connection {
-    /// Opens a connection to where the current grant points. Its task goes into `tasks` and ends with `stop`.
+    /// Opens a connection to where the current grant points, and says which way it went; `last` is tried first. Its task
+    /// goes into `tasks` and ends with `stop`.
     pub(super) async fn open(
         tokens: &Arc<Tokens>,
         options: &BusOptions,
+        proxies: &ProxySettings,
+        last: Option<Route>,
         stop: CancellationToken,
         tasks: &mut JoinSet<()>,
-    ) -> Result<Self, BusError> {
+    ) -> Result<(Self, Route), BusError> {
         let limit = options.call_timeout;
         let grant = tokens.current(limit).await?;
         let address = Address::of(&grant.endpoint)?;
-        let opening = open_engine(&address, options);
-        let (handle, guard) = timeout(limit, opening)
+        let opening = open_engine(&address, options, proxies, last);
+        let (handle, guard, route) = timeout(limit, opening)
             .await
             .map_err(|Elapsed { .. }| BusError::Timeout { what: "opening the connection", limit })??;
         let (requests, inbox) = mpsc::channel(REQUESTS_MAX);
@@ -99,7 +104,7 @@ impl Connection {
             status: Arc::clone(&status),
         };
         tasks.spawn(keeper.run(inbox, stop));
-        Ok(Self { requests, status })
+        Ok((Self { requests, status }, route))
     }
 
     pub(super) async fn attach_sender(&self) -> Result<Attached<fe2o3_amqp::Sender>, BusError> {
@@ -130,8 +135,13 @@ impl Connection {
     }
 }
 
-async fn open_engine(address: &Address, options: &BusOptions) -> Result<(ConnectionHandle<()>, StreamGuard), BusError> {
-    let (stream, guard) = stream::connect(address, options.ca_file.as_deref(), options.idle_timeout).await?;
+async fn open_engine(
+    address: &Address,
+    options: &BusOptions,
+    proxies: &ProxySettings,
+    last: Option<Route>,
+) -> Result<(ConnectionHandle<()>, StreamGuard, Route), BusError> {
+    let (stream, guard, route) = route::connect(address, options, proxies, last).await?;
     let idle_ms = u32::try_from(options.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     let opened = fe2o3_amqp::Connection::builder()
         .container_id(uuid::Uuid::new_v4().to_string())
@@ -144,7 +154,7 @@ async fn open_engine(address: &Address, options: &BusOptions) -> Result<(Connect
         .open_with_stream(stream)
         .await;
     match opened {
-        Ok(handle) => Ok((handle, guard)),
+        Ok(handle) => Ok((handle, guard, route)),
         Err(error) => {
             let problem = match &error {
                 OpenError::Io(error) | OpenError::TransportError(transport::Error::Io(error)) => error.to_string(),

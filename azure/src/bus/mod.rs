@@ -11,17 +11,22 @@
 //! next attach is refused for the same reason, or the source has renewed by then, so that all links together cost one
 //! renewal.
 
+mod address;
 mod cbs;
 mod connection;
 mod error;
 mod link;
 mod message;
 mod receiver;
+mod route;
 mod sender;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod token;
+mod tunnel;
+mod websocket;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
@@ -34,9 +39,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{connection::Connection, token::Tokens};
-pub use self::{error::BusError, receiver::Receiver, sender::Sender};
-use crate::TokenSource;
+use self::{connection::Connection, route::Route, token::Tokens};
+pub use self::{error::BusError, receiver::Receiver, route::Transport, sender::Sender};
+use crate::{TokenSource, proxy::ProxySettings};
 
 /// A connection to one namespace. Clones share it, and so do its senders and receivers: it lives until the last of them
 /// is dropped, or until [`Bus::close`].
@@ -54,6 +59,9 @@ pub struct BusOptions {
     pub idle_timeout: Duration,
     /// Extra certificate authorities, PEM.
     pub ca_file: Option<PathBuf>,
+    /// How AMQP reaches the bus (default: by itself, see [`Transport::Auto`]). `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`
+    /// are read when a connection is opened.
+    pub transport: Transport,
     /// The clock, for `creation-time` (default: the system's).
     pub now: fn() -> OffsetDateTime,
 }
@@ -64,6 +72,7 @@ impl Default for BusOptions {
             call_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(60),
             ca_file: None,
+            transport: Transport::default(),
             now: OffsetDateTime::now_utc,
         }
     }
@@ -162,6 +171,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     connection: Option<Connection>,
+    /// The way by which the last connection was opened.
+    route: Option<Route>,
     /// Of the connections; ended by `stop`, or aborted when the bus is dropped.
     tasks: JoinSet<()>,
 }
@@ -219,12 +230,15 @@ impl Bus {
         let inner = &self.inner;
         let open = async {
             let mut state = inner.state.lock().await;
-            let State { connection, tasks } = &mut *state;
+            let State { connection, route, tasks } = &mut *state;
             while tasks.try_join_next().is_some() {}
             if let Some(open) = connection.as_ref().filter(|open| open.status.why().is_none()) {
                 return Ok(open.clone());
             }
-            let open = Connection::open(&inner.tokens, &inner.options, inner.stop.clone(), tasks).await?;
+            let proxies = ProxySettings::from_environment();
+            let (open, gone) =
+                Connection::open(&inner.tokens, &inner.options, &proxies, *route, inner.stop.clone(), tasks).await?;
+            *route = Some(gone);
             Ok(connection.insert(open).clone())
         };
         tokio::select! {

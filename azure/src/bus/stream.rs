@@ -1,4 +1,4 @@
-//! The byte stream under a connection: TCP without Nagle's delay, TLS, and two guards that the AMQP engine lacks.
+//! The byte stream under a connection, with two guards that the AMQP engine lacks.
 //!
 //! The engine writes and reads in one task, so a peer that stops reading would also stop the engine's idle timer: a write
 //! that makes no progress fails here after the idle timeout. And the stream can be cut from outside, which ends the
@@ -6,83 +6,19 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use rustls::{
-    ClientConfig,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
     time::Sleep,
 };
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use url::Url;
-
-use super::BusError;
-use crate::endpoint::is_loopback;
-
-/// Where the bus is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) host: String,
-    port: u16,
-    tls: bool,
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-impl Address {
-    /// Reads a grant's endpoint.
-    ///
-    /// # Errors
-    /// [`BusError::Setup`] when the scheme is none of the bus, or plain AMQP would leave this machine.
-    pub(super) fn of(endpoint: &Url) -> Result<Self, BusError> {
-        // The text of a URL could hold credentials, so only scheme, host and port are shown.
-        let refuse = |problem: &str| {
-            let host = endpoint.host_str().unwrap_or_default();
-            let port = endpoint.port().map(|port| format!(":{port}")).unwrap_or_default();
-            Err(BusError::Setup {
-                address: format!("{}://{host}{port}", endpoint.scheme()),
-                problem: problem.to_owned(),
-            })
-        };
-        let (tls, default_port) = match endpoint.scheme() {
-            "sb" | "amqps" => (true, 5671),
-            "amqp" => (false, 5672),
-            _ => return refuse("the scheme must be sb or amqps, or amqp on loopback"),
-        };
-        let Some(host) = endpoint.host_str().filter(|host| !host.is_empty()) else {
-            return refuse("the host is missing");
-        };
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        if !tls && !is_loopback(endpoint) {
-            return refuse(
-                "plain AMQP would show the token to the network; use sb:// or amqps://, or a loopback address",
-            );
-        }
-        Ok(Self { host, port: endpoint.port().unwrap_or(default_port), tls })
-    }
-}
 
 /// A duplex byte stream.
-trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Duplex for T {}
 
@@ -111,35 +47,8 @@ pub(super) struct StreamGuard {
     pub(super) gone: CancellationToken,
 }
 
-/// Connects, with TLS unless the address is a plain one.
-pub(super) async fn connect(
-    address: &Address,
-    ca_file: Option<&Path>,
-    stall_max: Duration,
-) -> Result<(GuardedStream, StreamGuard), BusError> {
-    let failed = |error: io::Error| BusError::Connect { address: address.to_string(), problem: error.to_string() };
-    let mut addresses: Vec<SocketAddr> =
-        tokio::net::lookup_host((address.host.as_str(), address.port)).await.map_err(failed)?.collect();
-    if !address.tls {
-        // `localhost` is what the resolver says it is.
-        addresses.retain(|address| address.ip().is_loopback());
-    }
-    let tcp = TcpStream::connect(addresses.as_slice()).await.map_err(failed)?;
-    // Without it a settlement waits for the peer's delayed acknowledgement: a tenth of the throughput (measured).
-    tcp.set_nodelay(true).map_err(failed)?;
-    let inner: Box<dyn Duplex> = if address.tls {
-        let setup = |problem| BusError::Setup { address: address.to_string(), problem };
-        let config = tls_config(ca_file.map(Path::to_owned)).await.map_err(setup)?;
-        let name = ServerName::try_from(address.host.clone())
-            .map_err(|_| setup("the host is neither a DNS name nor an IP address".to_owned()))?;
-        Box::new(tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.map_err(failed)?)
-    } else {
-        Box::new(tcp)
-    };
-    Ok(guard(inner, stall_max))
-}
-
-fn guard(inner: Box<dyn Duplex>, stall_max: Duration) -> (GuardedStream, StreamGuard) {
+/// Puts a stream under guard.
+pub(super) fn guard(inner: Box<dyn Duplex>, stall_max: Duration) -> (GuardedStream, StreamGuard) {
     let (cut, gone) = (CancellationToken::new(), CancellationToken::new());
     let stream = GuardedStream {
         inner,
@@ -149,35 +58,6 @@ fn guard(inner: Box<dyn Duplex>, stall_max: Duration) -> (GuardedStream, StreamG
         _gone: gone.clone().drop_guard(),
     };
     (stream, StreamGuard { _cut: cut.drop_guard(), gone })
-}
-
-/// The system's trust store and the extra authorities of `ca_file`; read at each connect, so a changed file counts.
-async fn tls_config(ca_file: Option<PathBuf>) -> Result<Arc<ClientConfig>, String> {
-    let load = move || {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let extra = match &ca_file {
-            Some(file) => authorities(file)?,
-            None => Vec::new(),
-        };
-        let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))
-            .map_err(|error| format!("cannot load certificate authorities: {error}"))?;
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|error| format!("cannot set up TLS: {error}"))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
-        Ok(Arc::new(config))
-    };
-    tokio::task::spawn_blocking(load).await.unwrap_or_else(|error| Err(format!("cannot set up TLS: {error}")))
-}
-
-fn authorities(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let fault =
-        |error: &dyn fmt::Display| format!("cannot read certificate authorities from {}: {error}", file.display());
-    let authorities: Result<Vec<_>, _> = CertificateDer::pem_file_iter(file).map_err(|error| fault(&error))?.collect();
-    let authorities = authorities.map_err(|error| fault(&error))?;
-    if authorities.is_empty() { Err(fault(&"it holds no PEM certificate")) } else { Ok(authorities) }
 }
 
 impl GuardedStream {
@@ -238,43 +118,6 @@ mod tests {
 
     use super::*;
 
-    fn address(url: &str) -> Result<Address, BusError> {
-        Address::of(&url.parse().unwrap())
-    }
-
-    #[test]
-    fn tls_is_the_rule_and_ports_have_their_defaults() {
-        let full = address("sb://ns.servicebus.windows.net/").unwrap();
-        assert_eq!(full, Address { host: "ns.servicebus.windows.net".to_owned(), port: 5671, tls: true });
-        assert_eq!(address("amqps://ns:6000").unwrap().to_string(), "ns:6000");
-        assert_eq!(address("amqp://127.0.0.1").unwrap().to_string(), "127.0.0.1:5672");
-        assert_eq!(address("amqp://[::1]:7").unwrap().to_string(), "[::1]:7");
-        assert_eq!(address("amqp://LocalHost:7").unwrap().to_string(), "LocalHost:7");
-    }
-
-    #[test]
-    fn plain_amqp_never_leaves_this_machine() {
-        for url in [
-            "amqp://ns.servicebus.windows.net",
-            "amqp://10.0.0.1:5672",
-            "amqp://localhost.evil.example",
-            "amqp://[fe80::1]",
-        ] {
-            let error = address(url).unwrap_err();
-            assert!(matches!(&error, BusError::Setup { .. }), "{url}: {error}");
-            assert!(error.needs_person());
-        }
-    }
-
-    #[test]
-    fn a_foreign_scheme_is_refused_without_showing_credentials() {
-        let error = address("https://user:hunter2@ns.example/path?sig=abc").unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "cannot use the bus at https://ns.example: the scheme must be sb or amqps, or amqp on loopback"
-        );
-    }
-
     fn pair(capacity: usize) -> (GuardedStream, StreamGuard, DuplexStream) {
         let (near, far) = tokio::io::duplex(capacity);
         let (stream, guard) = guard(Box::new(near), Duration::from_secs(60));
@@ -311,16 +154,5 @@ mod tests {
         assert!(!guard.gone.is_cancelled());
         drop(stream);
         guard.gone.cancelled().await;
-    }
-
-    #[tokio::test]
-    async fn a_bad_authority_file_is_named() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("ca.pem");
-        let error = tls_config(Some(file.clone())).await.unwrap_err();
-        assert!(error.contains("ca.pem"), "{error}");
-        std::fs::write(&file, "not a certificate").unwrap();
-        let error = tls_config(Some(file)).await.unwrap_err();
-        assert!(error.contains("holds no PEM certificate"), "{error}");
     }
 }

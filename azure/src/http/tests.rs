@@ -190,8 +190,8 @@ fn a_ca_file_that_cannot_be_used_is_named() {
     }
 }
 
-fn proxy_of(variables: &[(&str, &str)]) -> Result<Option<Proxy>, HttpError> {
-    proxy(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+fn proxy_of(variables: &[(&str, &str)]) -> ProxySettings {
+    ProxySettings::read(|name| variables.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
 }
 
 /// A proxy that refuses what it is asked, and its address.
@@ -204,8 +204,8 @@ async fn refusing_proxy() -> (Peer, String) {
 #[tokio::test]
 async fn https_goes_through_the_proxy_by_connect_and_the_proxy_sees_no_token() {
     let (seen_by, address) = refusing_proxy().await;
-    let proxy = proxy_of(&[("https_proxy", &address)]).unwrap();
-    let client = HttpClient::build(&HttpOptions::default(), proxy).unwrap();
+    let proxy = proxy_of(&[("https_proxy", &address)]);
+    let client = HttpClient::build(&HttpOptions::default(), &proxy).unwrap();
     let storage = Url::parse("https://storage.invalid/a?sig=TOPSECRET").unwrap();
     let error = get(&client, &storage).await.unwrap_err();
     assert!(!format!("{error:?} {client:?}").contains("TOPSECRET"), "{error:?} {client:?}");
@@ -229,21 +229,22 @@ async fn loopback_and_the_hosts_of_no_proxy_go_directly() {
     let plain = Peer::start(|_, _| Reply::new(200)).await;
     let encrypted = Peer::start_tls(tls, |_, _| Reply::new(200)).await;
     for variables in variables {
-        let client = HttpClient::build(&options, proxy_of(variables).unwrap()).unwrap();
+        let client = HttpClient::build(&options, &proxy_of(variables)).unwrap();
         assert_eq!(get(&client, &url(&plain, "/")).await.unwrap().status, 200);
         let local = Url::parse(&format!("https://127.0.0.1:{}/", encrypted.port())).unwrap();
         assert_eq!(get(&client, &local).await.unwrap().status, 200);
     }
     assert!(seen_by.seen().is_empty());
-    let client = HttpClient::build(&options, proxy_of(variables[2]).unwrap()).unwrap();
+    let client = HttpClient::build(&options, &proxy_of(variables[2])).unwrap();
     get(&client, &Url::parse("https://storage.invalid/").unwrap()).await.unwrap_err();
     assert!(seen_by.seen().is_empty(), "excepted by NO_PROXY");
 }
 
 #[test]
 fn a_proxy_variable_that_is_no_address_is_named_and_not_quoted() {
-    assert!(proxy_of(&[]).unwrap().is_none());
-    assert!(proxy_of(&[("HTTPS_PROXY", " ")]).unwrap().is_none());
-    let error = proxy_of(&[("HTTPS_PROXY", "http://user:TOPSECRET@:80:80")]).unwrap_err().to_string();
+    let build = |variables: &[(&str, &str)]| HttpClient::build(&HttpOptions::default(), &proxy_of(variables));
+    build(&[]).unwrap();
+    build(&[("HTTPS_PROXY", " ")]).unwrap();
+    let error = build(&[("HTTPS_PROXY", "http://user:TOPSECRET@:80:80")]).unwrap_err().to_string();
     assert_eq!(error, "http client: HTTPS_PROXY is not a proxy's URL (http://host:port)");
 }

@@ -2,6 +2,7 @@
 
 mod faults;
 mod receiving;
+mod routes;
 mod sending;
 mod tls;
 mod tokens;

@@ -10,13 +10,19 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
+/// A name that only a proxy can find.
+pub(super) const NAMESPACE: &str = "ns.waybill.invalid";
+
 /// A server with TLS in front of a plain port, and its authority as PEM.
-async fn tls_in_front_of(to: u16) -> (u16, String, JoinSet<()>) {
+pub(super) async fn tls_in_front_of(to: u16) -> (u16, String, JoinSet<()>) {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let leaf = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &authority).unwrap();
+    let leaf = CertificateParams::new(vec!["localhost".to_owned(), NAMESPACE.to_owned()])
+        .unwrap()
+        .signed_by(&key, &authority)
+        .unwrap();
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
