@@ -10,6 +10,7 @@
 //! containers = ["more"]        # further containers
 //!
 //! tls = true                   # default false: HTTPS, and AMQP over TLS beside plain AMQP
+//! host = "azure.example"       # with tls: the name in the certificate and in every address given out; default localhost
 //! ca_file = "ca.pem"           # where the certificate to trust goes; default a temporary file
 //! client_file = "client.pem"   # where certificate and key of the client made for this run go, likewise
 //! rotate_every_s = 600         # new keys for all tenants; default never
@@ -238,6 +239,9 @@ pub struct Config {
     pub ports: Ports,
     /// HTTPS, and AMQP over TLS beside plain AMQP, with certificates of this run; default no.
     pub tls: bool,
+    /// With TLS, the name by which clients reach this process through a proxy or by a resolver of theirs: it stands in the
+    /// certificate, the ready file and the grants; default `localhost`. Everything listens on 127.0.0.1 all the same.
+    pub host: Option<String>,
     /// Where the certificate that clients are to trust is written; default a temporary file. Removed at the end.
     pub ca_file: Option<PathBuf>,
     /// Where certificate and key of the client that is made when `clients` is empty are written; likewise.
@@ -285,6 +289,7 @@ impl Default for Config {
         Self {
             ports: Ports::default(),
             tls: false,
+            host: None,
             ca_file: None,
             client_file: None,
             topic: "exports".to_owned(),
@@ -373,6 +378,7 @@ struct Text {
     ports: Option<Ports>,
     #[serde(default)]
     tls: bool,
+    host: Option<String>,
     ca_file: Option<PathBuf>,
     client_file: Option<PathBuf>,
     rotate_every_s: Option<u64>,
@@ -457,6 +463,7 @@ impl Config {
         let config = Self {
             ports: written.ports.unwrap_or_default(),
             tls: written.tls,
+            host: written.host,
             ca_file: written.ca_file,
             client_file: written.client_file,
             rotation: security::schedule(written.rotate_every_s, written.rotate_grace_s)?,
@@ -584,7 +591,7 @@ impl Config {
                 key: "account.key",
                 problem: format!("cannot be used: {error}"),
             })?;
-        if let Some(host) = &self.namespace.host {
+        for host in [&self.namespace.host, &self.host].into_iter().flatten() {
             keys.add_host(host);
         }
         for policy in &self.policies {

@@ -32,7 +32,7 @@ use crate::{
     rotation::{Rotations, Schedule},
     stats::Stats,
     tenant::{Tenant, TenantService},
-    tls::CertificateError,
+    tls::{CertificateError, HOST},
 };
 use ready::Addresses;
 use secure::Secure;
@@ -134,6 +134,12 @@ impl Builder {
     /// HTTPS, and AMQP over TLS beside plain AMQP, with certificates that are made at the start.
     pub fn tls(mut self) -> Self {
         self.config.tls = true;
+        self
+    }
+
+    /// With [`tls`](Self::tls): the name by which clients reach this process, see [`Config::host`]; default `localhost`.
+    pub fn host(mut self, name: impl Into<String>) -> Self {
+        self.config.host = Some(name.into());
         self
     }
 
@@ -254,7 +260,7 @@ impl Builder {
             authority: secure.as_ref().map_or(0, |secure| secure.authority_port),
             admin: admin_listener.1,
         };
-        let addresses = Addresses { ports, tls: config.tls };
+        let addresses = Addresses { ports, tls_host: config.tls.then(|| config.host.as_deref().unwrap_or(HOST)) };
 
         let stats = Arc::new(Stats::default());
         let (blob_lines, tenant_lines) = (Arc::new(Lines::default()), Arc::new(Lines::default()));

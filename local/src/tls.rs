@@ -14,7 +14,7 @@ use tokio_rustls::{
     rustls::{self, ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer},
 };
 
-/// How clients on this machine reach us, and whose names the certificate bears.
+/// How clients on this machine reach us; the certificate bears it whatever else it bears.
 pub(crate) const HOST: &str = "localhost";
 /// How long the certificates hold: longer than anybody lets a development server run, shorter than the 825 days beyond
 /// which Apple's clients refuse.
@@ -45,7 +45,7 @@ pub(crate) struct Certificates {
 
 impl Certificates {
     /// Makes new ones. The dates are the system clock's, because clients compare them with theirs.
-    pub(crate) fn generate() -> Result<Self, CertificateError> {
+    pub(crate) fn generate(host: Option<&str>) -> Result<Self, CertificateError> {
         let key = KeyPair::generate()?;
         let mut authority = dated("waybill-local development authority");
         authority.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -60,6 +60,9 @@ impl Certificates {
             SanType::IpAddress(IpAddr::from([127, 0, 0, 1])),
             SanType::IpAddress(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1_u16])),
         ];
+        if let Some(host) = host {
+            server.subject_alt_names.push(SanType::DnsName(host.try_into()?));
+        }
         server.is_ca = IsCa::ExplicitNoCa;
         server.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];

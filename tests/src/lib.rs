@@ -26,6 +26,8 @@ mod peers;
 #[cfg(test)]
 mod promises;
 #[cfg(test)]
+mod proxy;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod tokens;

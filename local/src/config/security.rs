@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
+use tokio_rustls::rustls::pki_types::ServerName;
 use uuid::Uuid;
 
 use super::{Config, ConfigError};
@@ -141,7 +142,13 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.authority.access_token_life_s == 0 {
         return refuse("authority.access_token_life_s", "is 0; a token lives at least 1 s".to_owned());
     }
+    if let Some(host) = &config.host
+        && !matches!(ServerName::try_from(host.as_str()), Ok(ServerName::DnsName(_)))
+    {
+        return refuse("host", format!("is {host:?}; use a DNS name such as azure.example"));
+    }
     let needs_tls = [
+        ("host", config.host.is_some()),
         ("ca_file", config.ca_file.is_some()),
         ("client_file", config.client_file.is_some()),
         ("clients", !config.clients.is_empty()),
@@ -198,6 +205,14 @@ mod tests {
         refused("rotate_every_s = 60\nrotate_grace_s = 60\n", "rotate_grace_s must be less than rotate_every_s");
         refused("rotate_grace_s = 60\n", "without rotate_every_s");
         refused("rotate_every_s = 0\n", "leave it out");
+    }
+
+    #[test]
+    fn a_host_needs_tls_and_is_a_name() {
+        refused("host = \"azure.example\"", "host is given without TLS");
+        for wrong in ["", "10.0.0.1", "https://azure.example", "azure.example:5671", "a b"] {
+            refused(&format!("tls = true\nhost = {wrong:?}"), "use a DNS name");
+        }
     }
 
     #[test]

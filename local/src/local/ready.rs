@@ -6,23 +6,22 @@ use crate::{
     config::{Config, Ports},
     keys::Keys,
     tenant::Tenant,
-    tls::HOST,
 };
 
 /// The addresses of a process.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Addresses {
+pub(super) struct Addresses<'a> {
     pub(super) ports: Ports,
-    pub(super) tls: bool,
+    /// With TLS: how clients name this machine.
+    pub(super) tls_host: Option<&'a str>,
 }
 
-impl Addresses {
+impl Addresses<'_> {
     /// The bus, as a grant names it.
     pub(super) fn bus(self) -> String {
-        if self.tls {
-            format!("sb://{HOST}:{}", self.ports.amqps)
-        } else {
-            format!("amqp://127.0.0.1:{}", self.ports.amqp)
+        match self.tls_host {
+            Some(host) => format!("sb://{host}:{}", self.ports.amqps),
+            None => format!("amqp://127.0.0.1:{}", self.ports.amqp),
         }
     }
 
@@ -33,12 +32,15 @@ impl Addresses {
 
     /// HTTPS with TLS, else HTTP.
     fn http(self, port: u16) -> String {
-        if self.tls { format!("https://{HOST}:{port}") } else { format!("http://127.0.0.1:{port}") }
+        match self.tls_host {
+            Some(host) => format!("https://{host}:{port}"),
+            None => format!("http://127.0.0.1:{port}"),
+        }
     }
 }
 
 /// Everything but what only TLS brings.
-pub(super) fn ready_file(config: &Config, keys: &Keys, addresses: Addresses, tenants: &[Tenant]) -> ReadyFile {
+pub(super) fn ready_file(config: &Config, keys: &Keys, addresses: Addresses<'_>, tenants: &[Tenant]) -> ReadyFile {
     let tenants: Vec<LocalTenant> = tenants
         .iter()
         .zip(&config.tenants)
@@ -48,7 +50,7 @@ pub(super) fn ready_file(config: &Config, keys: &Keys, addresses: Addresses, ten
             subscription: configured.subscription().to_owned(),
         })
         .collect();
-    let Addresses { ports, tls } = addresses;
+    let Addresses { ports, tls_host } = addresses;
     let key = format!("SharedAccessKeyName={};SharedAccessKey={}", keys.bus_key_name(), keys.bus_key());
     ReadyFile {
         service_bus_connection_string: format!(
@@ -57,7 +59,7 @@ pub(super) fn ready_file(config: &Config, keys: &Keys, addresses: Addresses, ten
         ),
         blob_connection_string: format!(
             "DefaultEndpointsProtocol={};AccountName={};AccountKey={};BlobEndpoint={};",
-            if tls { "https" } else { "http" },
+            if tls_host.is_some() { "https" } else { "http" },
             keys.account(),
             keys.account_key(),
             addresses.blob(keys.account()),
@@ -69,8 +71,8 @@ pub(super) fn ready_file(config: &Config, keys: &Keys, addresses: Addresses, ten
         tenants,
         admin_url: format!("http://127.0.0.1:{}", ports.admin),
         ca_file: None,
-        service_bus_tls_connection_string: tls.then(|| format!("Endpoint=sb://{HOST}:{};{key}", ports.amqps)),
-        service_bus_web_socket_url: tls.then(|| format!("wss://{HOST}:{}/$servicebus/websocket", ports.amqps)),
+        service_bus_tls_connection_string: tls_host.map(|host| format!("Endpoint=sb://{host}:{};{key}", ports.amqps)),
+        service_bus_web_socket_url: tls_host.map(|host| format!("wss://{host}:{}/$servicebus/websocket", ports.amqps)),
         authority_url: None,
         tenant_scope: None,
         clients: Vec::new(),

@@ -44,7 +44,7 @@ impl Secure {
         // is made when all is up.
         let made = spawn_blocking(move || make.then(|| client::make(&tenant)).transpose()).await;
         let made = made.expect("making keys does not panic")?;
-        let certificates = Certificates::generate()?;
+        let certificates = Certificates::generate(config.host.as_deref())?;
 
         let directory = tempfile::Builder::new()
             .prefix("waybill-local-")
@@ -73,7 +73,7 @@ impl Secure {
         }
 
         let (listener, authority_port) = bind(config.ports.authority, "the token authority", "authority").await?;
-        let url = format!("https://{HOST}:{authority_port}");
+        let url = format!("https://{}:{authority_port}", config.host.as_deref().unwrap_or(HOST));
         let tokens = AccessTokens {
             issuer: format!("{url}/{directory_id}/v2.0"),
             directory: directory_id,

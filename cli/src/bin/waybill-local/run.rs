@@ -30,6 +30,9 @@ pub(crate) struct Run {
     /// HTTPS, and AMQP over TLS beside plain AMQP, with certificates of this run
     #[arg(long)]
     tls: bool,
+    /// With --tls: the name by which clients reach this process, through a proxy or a resolver of theirs [default: localhost]
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    host: Option<String>,
     /// With --tls: write the certificate that clients are to trust here [default: beside the ready file]
     #[arg(long, value_name = "PATH", requires = "tls")]
     ca_file: Option<PathBuf>,
@@ -55,6 +58,7 @@ async fn serve(options: &Run, stop: &CancellationToken) -> anyhow::Result<Outcom
     }
     let ready_file = options.ready_file.as_deref();
     config.tls |= options.tls;
+    config.host = options.host.clone().or(config.host);
     if config.tls {
         let beside = |suffix| ready_file.map(|path| beside(path, suffix));
         config.ca_file = options.ca_file.clone().or(config.ca_file).or_else(|| beside("ca.pem"));

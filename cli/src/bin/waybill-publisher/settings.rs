@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use waybill_azure::{
-    bus::BusOptions,
+    bus::{BusOptions, Transport},
     connection_string::{BlobConnectionString, BusConnectionString, key_tokens},
     http::HttpOptions,
 };
@@ -49,6 +49,8 @@ pub(crate) struct Settings {
     token_life_ms: u64,
     /// Extra certificate authorities, PEM.
     ca_file: Option<PathBuf>,
+    /// `auto`, `amqp` or `websocket`.
+    transport: Transport,
     send_timeout_ms: u64,
 }
 
@@ -66,6 +68,7 @@ impl Default for Settings {
             blob_connection_string_file: None,
             token_life_ms: 3_600_000,
             ca_file: None,
+            transport: Transport::Auto,
             send_timeout_ms: 60_000,
         }
     }
@@ -126,7 +129,7 @@ impl Settings {
             .compression(compression)
             .storage_patience(self.send_timeout())
             .http_options(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
-            .bus_options(BusOptions { ca_file, ..BusOptions::default() });
+            .bus_options(BusOptions { ca_file, transport: self.transport, ..BusOptions::default() });
         Ok(publisher.build().await?)
     }
 

@@ -11,7 +11,12 @@ use std::{
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use url::Url;
-use waybill_azure::{Secret, blob::ContainerOptions, bus::BusOptions, http::HttpOptions};
+use waybill_azure::{
+    Secret,
+    blob::ContainerOptions,
+    bus::{BusOptions, Transport},
+    http::HttpOptions,
+};
 use waybill_cli::{
     args::Common,
     local,
@@ -56,6 +61,8 @@ pub(crate) struct Settings {
     lease_ms: u64,
     /// Extra certificate authorities, PEM.
     ca_file: Option<PathBuf>,
+    /// `auto`, `amqp` or `websocket`.
+    transport: Transport,
     tenant: Tenant,
 }
 
@@ -101,6 +108,7 @@ impl Default for Settings {
             drain_timeout_ms: 20_000,
             lease_ms: 60_000,
             ca_file: None,
+            transport: Transport::Auto,
             tenant: Tenant::default(),
         }
     }
@@ -276,7 +284,7 @@ impl Settings {
             .lease(Duration::from_millis(self.lease_ms))
             .grant_layout(self.tenant.layout.clone())
             .http(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
-            .bus(BusOptions { ca_file, ..BusOptions::default() })
+            .bus(BusOptions { ca_file, transport: self.transport, ..BusOptions::default() })
             .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() });
         if let Some(types) = &self.types {
             builder = builder.types(types.iter().cloned());

@@ -36,7 +36,7 @@ pub(super) struct Served {
 
 pub(super) async fn served() -> Served {
     let bench = Bench::ticking();
-    let certificates = Certificates::generate().unwrap();
+    let certificates = Certificates::generate(None).unwrap();
     let (plain_listener, tls_listener) =
         (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
     let (plain, tls) = (plain_listener.local_addr().unwrap(), tls_listener.local_addr().unwrap());
