@@ -1,13 +1,13 @@
 //! What is PostgreSQL's own: its types, its constraints, tables that are there, several writers.
 
 use super::world::{
-    json_lines,
+    entities, json_lines,
     postgres::{Place, World, run},
 };
 use crate::{
     FileKey,
     apply::Position,
-    sink::{Applied, PostgresSink, Sink, SinkError},
+    sink::{Applied, PostgresSink, Rebuild, RebuildError, Scope, Sink, SinkError, SwappedTable, Way},
 };
 
 const TYPES: &str = r#"
@@ -322,4 +322,117 @@ async fn a_server_that_is_gone_is_an_outage_and_its_return_is_enough() {
     assert_eq!(applied.rows(), 1);
     let again = world.sink.apply(&file, 0, batch()).await;
     assert!(matches!(again, Err(SinkError::Fenced { .. })), "{again:?}");
+}
+
+const ITEM: &str = r#"
+    [entity.item]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer", price = "decimal" }
+"#;
+
+/// Derives the table again, from the first file of the world.
+async fn rebuild(world: &World, toml: &str, rows: &str) -> Result<Vec<SwappedTable>, RebuildError> {
+    let scope = Scope::of(&entities(toml), &["item".to_owned()]);
+    let mut rebuild = Rebuild::begin(&world.address, &scope).await?;
+    let plans = crate::apply::EntityPlans::compile(scope.entities()).unwrap();
+    let batch = super::world::batch(&plans, "item", Position::Broker { sequence_number: 1 }, json_lines(rows));
+    rebuild.shadow().apply(&FileKey::of_export("shop", "1"), 0, batch).await.unwrap();
+    rebuild.hold().await?;
+    rebuild.swap().await
+}
+
+#[tokio::test]
+async fn a_table_made_anew_keeps_what_was_put_on_it_unless_a_view_needs_it() {
+    let world = World::new(ITEM).await;
+    let rows = "{\"id\":1,\"v\":1,\"price\":19.90}\n{\"id\":2,\"v\":1,\"price\":5}";
+    world.file("item", rows).await;
+    let role = format!("r{}", uuid::Uuid::new_v4().simple());
+    for sql in [
+        "CREATE INDEX by_price ON item (price)",
+        "ALTER TABLE item ADD CONSTRAINT has_price CHECK (price IS NOT NULL)",
+        "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$",
+        "CREATE TRIGGER noted AFTER UPDATE ON item FOR EACH ROW EXECUTE FUNCTION note()",
+        &format!("CREATE ROLE {role}"),
+        &format!("GRANT SELECT, UPDATE ON item TO {role}"),
+        "CREATE VIEW dear AS SELECT id FROM item WHERE price > 6",
+    ] {
+        world.query(sql);
+    }
+    let attached = "SELECT indexdef FROM pg_indexes WHERE tablename = 'item' AND schemaname = current_schema()
+        UNION ALL SELECT conname || pg_get_constraintdef(oid) FROM pg_constraint WHERE conrelid = 'item'::regclass
+        UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid = 'item'::regclass
+        UNION ALL SELECT grantee || privilege_type FROM information_schema.role_table_grants
+            WHERE table_name = 'item' AND table_schema = current_schema() ORDER BY 1";
+    let before = world.query(attached);
+    assert!(before.iter().any(|line| line.starts_with(&role)) && before.len() > 5, "{before:?}");
+
+    let keyed_by_text = ITEM.replace("id = \"integer\"", "id = \"text\"");
+    let refused = rebuild(&world, &keyed_by_text, rows).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("other objects depend on it") && refused.contains("view dear depends on table"),
+        "{refused}"
+    );
+    assert_eq!((world.query("SELECT id FROM dear"), world.query(attached)), (vec!["1".to_owned()], before.clone()));
+
+    world.query("DROP VIEW dear");
+    let swapped = rebuild(&world, &keyed_by_text, rows).await.unwrap();
+    assert_eq!(swapped.iter().map(|table| (table.way, table.rows)).collect::<Vec<_>>(), [(Way::MadeAnew, 2)]);
+    assert_eq!(world.query(attached), before);
+    assert_eq!(world.query("SELECT pg_typeof(id) FROM item WHERE id = '1'"), ["text"]);
+    assert!(
+        world
+            .query("SELECT nspname FROM pg_namespace WHERE nspname = '_waybill_rebuild_' || current_schema()")
+            .is_empty()
+    );
+    world.query(&format!("DROP OWNED BY {role}"));
+    world.query(&format!("DROP ROLE {role}"));
+}
+
+#[tokio::test]
+async fn rows_that_refer_to_a_table_are_left_alone_by_its_rebuild() {
+    let world = World::new(ITEM).await;
+    let rows = "{\"id\":1,\"v\":1,\"price\":19.90}\n{\"id\":2,\"v\":1,\"price\":5}";
+    world.file("item", rows).await;
+    for sql in [
+        "CREATE TABLE note (item bigint REFERENCES item (id) ON DELETE CASCADE, text text)",
+        "INSERT INTO note VALUES (1, 'a'), (2, 'b')",
+        "UPDATE item SET price = 0",
+        "INSERT INTO item (id, _waybill_version) VALUES (3, '')",
+        "INSERT INTO note VALUES (3, 'of a row that no file has')",
+    ] {
+        world.query(sql);
+    }
+    let swapped = rebuild(&world, ITEM, rows).await.unwrap();
+    assert_eq!((swapped[0].inserted, swapped[0].updated, swapped[0].deleted), (0, 2, 1));
+    assert_eq!(world.query("SELECT text FROM note ORDER BY 1"), ["a", "b"]);
+    assert_eq!(world.query("SELECT price FROM item ORDER BY id"), ["19.90", "5"]);
+}
+
+#[tokio::test]
+async fn a_foreign_key_refuses_the_same_rows_again() {
+    let toml = format!("{ITEM}\n[entity.tag]\nkey = [\"id\"]\ncolumns = {{ id = \"integer\", item = \"integer\" }}");
+    let world = World::new(&toml).await;
+    world.query("ALTER TABLE tag ADD CONSTRAINT of_item FOREIGN KEY (item) REFERENCES item (id)");
+    let tags = "{\"id\":1,\"item\":1}\n{\"id\":2,\"item\":9}";
+    world.file("item", r#"{"id":1,"v":1}"#).await;
+    assert_eq!(world.file("tag", tags).await, Applied { inserted: 1, bad: 1, ..Applied::default() });
+    // One is in the scope beside what it refers to, or alone.
+    for wanted in [&["tag", "item"][..], &["tag"]] {
+        let wanted: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+        let scope = Scope::of(&entities(&toml), &wanted);
+        let mut rebuild = Rebuild::begin(&world.address, &scope).await.unwrap();
+        let shadow = rebuild.shadow();
+        for (number, blob_type, rows) in [(1, "item", r#"{"id":1,"v":1}"#), (2, "tag", tags)] {
+            if wanted.iter().any(|name| name == blob_type) {
+                let batch = world.batch(blob_type, Position::Broker { sequence_number: number }, json_lines(rows));
+                shadow.apply(&FileKey::of_export("shop", &number.to_string()), 0, batch).await.unwrap();
+            }
+        }
+        rebuild.hold().await.unwrap();
+        assert!(rebuild.behind().await.unwrap().is_empty());
+        let swapped = rebuild.swap().await.unwrap();
+        assert!(swapped.iter().all(|table| table.inserted + table.updated + table.deleted == 0), "{swapped:?}");
+        assert_eq!(world.query("SELECT file_row FROM (SELECT row AS file_row FROM _waybill_bad_row) b"), ["2"]);
+    }
 }

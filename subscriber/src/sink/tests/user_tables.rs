@@ -6,7 +6,11 @@ use super::world::{
     entities,
     sqlite::{DATABASE, World},
 };
-use crate::sink::{Applied, SinkOpenError, SqliteSink};
+use crate::{
+    FileKey,
+    apply::Position,
+    sink::{Applied, Rebuild, RebuildError, Scope, Sink, SinkOpenError, SqliteSink, SwappedTable, Way},
+};
 
 const ITEM: &str = r#"
     [entity.item]
@@ -217,4 +221,63 @@ async fn a_row_that_the_database_refuses_is_refused_alone() {
     assert_eq!(world.file("item", &deletion).await, Applied { bad: 1, ..Applied::default() });
     assert!(world.query("SELECT * FROM _waybill_tombstone").is_empty(), "a refused deletion leaves no tombstone");
     assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "8"]);
+}
+
+/// Derives the table again, from the first file of the world.
+async fn rebuild(world: &World, toml: &str, rows: &str) -> Result<Vec<SwappedTable>, RebuildError> {
+    let scope = Scope::of(&entities(toml), &["item".to_owned()]);
+    let mut rebuild = Rebuild::begin(&world.name(), &scope).await?;
+    let plans = crate::apply::EntityPlans::compile(scope.entities()).unwrap();
+    let batch =
+        super::world::batch(&plans, "item", Position::Broker { sequence_number: 1 }, super::world::json_lines(rows));
+    rebuild.shadow().apply(&FileKey::of_export("shop", "1"), 0, batch).await.unwrap();
+    rebuild.hold().await?;
+    rebuild.swap().await
+}
+
+#[tokio::test]
+async fn rows_that_refer_to_a_table_are_left_alone_by_its_rebuild() {
+    let mut world = World::new(ITEM).await;
+    let rows = "{\"id\":1,\"v\":1,\"price\":19.90}\n{\"id\":2,\"v\":1,\"price\":5}";
+    world.file("item", rows).await;
+    let change = |sql: &str| {
+        Connection::open(world.folder.path().join(DATABASE)).unwrap().execute_batch(sql).unwrap();
+    };
+    change(
+        "CREATE TABLE note (item REFERENCES item (id) ON DELETE CASCADE, text);
+         CREATE VIEW dear AS SELECT id FROM item WHERE price = '19.90';
+         CREATE TRIGGER noted AFTER DELETE ON item BEGIN INSERT INTO note VALUES (NULL, 'gone'); END;
+         INSERT INTO note VALUES (1, 'a'), (2, 'b');
+         UPDATE item SET price = 0",
+    );
+    let swapped = rebuild(&world, ITEM, rows).await.unwrap();
+    assert_eq!((swapped[0].inserted, swapped[0].updated, swapped[0].deleted), (0, 2, 0));
+    assert_eq!(world.query("SELECT text FROM note ORDER BY 1"), ["a", "b"]);
+
+    let keyed_by_text = ITEM.replace("id = \"integer\"", "id = \"text\"");
+    let refused = rebuild(&world, &keyed_by_text, "{\"id\":1,\"v\":1}").await.unwrap_err().to_string();
+    assert!(refused.contains("a row of table \"note\" would refer to one of \"item\" that is not there"), "{refused}");
+    assert_eq!(world.query("SELECT count(*) FROM item"), ["2"]);
+    let swapped = rebuild(&world, &keyed_by_text, rows).await.unwrap();
+    assert_eq!((swapped[0].way, swapped[0].rows), (Way::MadeAnew, 2));
+    assert_eq!(world.query("SELECT id FROM dear"), ["1"], "the view reads the new table");
+    world.reopen(Some(&keyed_by_text)).await;
+    assert_eq!(world.file("item", r#"{"id":2,"v":2,"_deleted":true}"#).await.deleted, 1);
+    assert_eq!(world.query("SELECT count(*) FROM note WHERE text = 'gone'"), ["1"], "the trigger is on it");
+}
+
+#[tokio::test]
+async fn a_table_that_the_user_made_is_compared_and_never_made_anew() {
+    let table = "CREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT CHECK (price <> '5'), v INTEGER,
+        other REFERENCES elsewhere (id), _waybill_version BLOB, _rescued TEXT);
+        CREATE TABLE elsewhere (id PRIMARY KEY)";
+    let world = World::with_tables(table, ITEM).await;
+    let rows = r#"{"id":1,"v":1,"price":19.90}"#;
+    world.file("item", rows).await;
+    world.query("UPDATE item SET price = '1'");
+    let swapped = rebuild(&world, ITEM, rows).await.unwrap();
+    assert_eq!((swapped[0].way, swapped[0].updated), (Way::Compared, 1));
+    let keyed_by_text = ITEM.replace("id = \"integer\"", "id = \"text\"");
+    let refused = rebuild(&world, &keyed_by_text, rows).await.unwrap_err().to_string();
+    assert!(refused.contains("rebuild makes only tables anew that the sink made"), "{refused}");
 }

@@ -4,7 +4,10 @@ use std::{collections::BTreeSet, fmt};
 
 use time::OffsetDateTime;
 use waybill_contracts::SqlName;
-use waybill_store::{Postgres, PostgresConnection, PostgresTransaction, tokio_postgres};
+use waybill_store::{
+    Postgres, PostgresConnection, PostgresTransaction,
+    tokio_postgres::{self, error::SqlState},
+};
 
 use super::{
     super::{
@@ -79,7 +82,14 @@ impl PostgresRebuild {
         let schemas = Schemas { live: name, shadow };
         schemas.clear(&live).await.map_err(Failure::from).map_err(failed)?;
         let made = format!("CREATE SCHEMA {}", quoted(&schemas.shadow));
-        live.batch_execute(&made).await.map_err(Failure::from).map_err(failed)?;
+        live.batch_execute(&made).await.map_err(|error| match error.code() {
+            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => unavailable(format!(
+                "a rebuild needs a schema of its own, {}, which this role may not make: {}; GRANT CREATE ON DATABASE … TO …",
+                schemas.shadow,
+                told(error.into())
+            )),
+            _ => failed(error.into()),
+        })?;
         let beside = connect(address, Some(&schemas.shadow))?;
         beside.migrate(&schema::SCHEMA).await.map_err(|error| unavailable(error.to_string()))?;
         let anew = schemas.model(&mut live, &plans, scope).await.map_err(failed)?;
