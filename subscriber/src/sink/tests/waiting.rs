@@ -88,6 +88,7 @@ async fn released_rows_are_applied_with_all_that_waited_for_them() {
         .await;
     let released = world.sink.release("category", "5").await.unwrap();
     assert_eq!(released, Released { applied: 2, ..Released::default() });
+    assert_eq!(world.sink.totals().await.unwrap().applied.released, 2, "they are in the totals");
     assert_eq!(world.query("SELECT id, category FROM item"), ["1|5"]);
     assert_eq!(world.query("SELECT item, amount FROM price"), ["1|19.90"]);
     assert_eq!(parked(&world), ["item|2|category|6", "price|2,a|item|2"]);
@@ -179,6 +180,7 @@ async fn a_row_that_waited_long_enough_goes_on_without_its_parent() {
     clock.advance(1);
     let ended = world.sink.end_waits().await.unwrap();
     assert_eq!(ended, WaitsEnded { applied: 2, bad: 0, again_in });
+    assert_eq!(world.sink.totals().await.unwrap().applied.released, 2, "they are in the totals");
     assert_eq!(world.query("SELECT id FROM item"), ["1"]);
     assert_eq!(world.query("SELECT item FROM price"), ["1"], "what waited for it comes with it");
     assert_eq!(parked(&world), ["item|2|maker|9", "item|3|category|5"], "for makers there is no max_wait");

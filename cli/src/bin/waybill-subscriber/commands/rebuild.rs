@@ -38,8 +38,10 @@ struct Report {
     files: u64,
     rows: u64,
     rows_bad: u64,
-    /// Files that could not be worked, and gaps, with `--incomplete`.
-    missing: u64,
+    /// What speaks against completeness, gone over with `--incomplete`.
+    gaps: u64,
+    /// Files whose rows are not in the tables: they could not be worked, or only the old tables had them.
+    files_left_out: u64,
     tables: Vec<Table>,
     seconds: f64,
 }
@@ -71,11 +73,11 @@ pub(crate) async fn rebuild(
     }
     let is_configured = |name: &&String| settings.types().is_none_or(|types| is_of_types(name, types));
     let wanted = Wanted { types: Some(scope.types().iter().filter(is_configured).cloned().collect()), since: None };
-    let mut missing = refuse_gaps(&inbox, &wanted, incomplete).await?;
+    let gaps = refuse_gaps(&inbox, &wanted, incomplete).await?;
 
     let mut rebuild = Rebuild::begin(settings.sink()?, &scope).await?;
     let path = settings.copy_path("rebuild")?;
-    let mut swapped = Vec::new();
+    let (mut swapped, mut files_left_out) = (Vec::new(), 0);
     let derived: anyhow::Result<Local> = async {
         // What one that died has left.
         remove(&path)?;
@@ -83,7 +85,7 @@ pub(crate) async fn rebuild(
         check_grant(&subscriber, true).await?;
         let derive = Derive { inbox: &inbox, subscriber: &subscriber, wanted: &wanted, incomplete };
         watch(&subscriber, &wanted, None, false, async |stop| {
-            missing += derive.until_ready(&mut rebuild, &stop).await?;
+            files_left_out = derive.until_ready(&mut rebuild, &stop).await?;
             Ok(())
         })
         .await?;
@@ -111,7 +113,8 @@ pub(crate) async fn rebuild(
         files: read(&worked.files_done),
         rows: read(&worked.rows),
         rows_bad: read(&worked.bad_rows),
-        missing,
+        gaps,
+        files_left_out,
         tables: swapped.into_iter().map(Table::of).collect(),
         seconds: began.elapsed().as_secs_f64(),
     };
@@ -120,7 +123,7 @@ pub(crate) async fn rebuild(
     } else {
         say(&report)?;
     }
-    Ok(if report.rows_bad + report.missing > 0 { Outcome::Quarantined } else { Outcome::Done })
+    Ok(if report.rows_bad + report.gaps + report.files_left_out > 0 { Outcome::Quarantined } else { Outcome::Done })
 }
 
 /// What was named, or all that the configuration and the inbox know.
@@ -282,8 +285,12 @@ fn say(report: &Report) -> anyhow::Result<()> {
     if report.rows_bad > 0 {
         line(format_args!("\n{} cannot be used, and kept in _waybill_bad_row", many(report.rows_bad, "row")))?;
     }
-    if report.missing > 0 {
-        line(format_args!("\nnot among the files: {}, named above", count(report.missing)))?;
+    if report.gaps + report.files_left_out > 0 {
+        line(format_args!(
+            "\nnot proven to be whole: {}, {} left out; named above",
+            many(report.gaps, "gap"),
+            many(report.files_left_out, "file")
+        ))?;
     }
     Ok(())
 }
