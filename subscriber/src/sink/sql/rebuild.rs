@@ -142,7 +142,7 @@ pub struct SwappedTable {
     pub deleted: u64,
 }
 
-/// Why tables are not derived again. The old ones are as they were.
+/// Why tables are not derived again. The old ones are as they were, but for [`RebuildError::Unknown`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RebuildError {
@@ -170,6 +170,17 @@ pub enum RebuildError {
     /// The database refused the new rows.
     #[error("{sink}: the tables were not swapped, and are as they were: {problem}")]
     Swap {
+        /// Which sink.
+        sink: String,
+        /// What happened.
+        problem: String,
+    },
+    /// Nobody answered to the commit.
+    #[error(
+        "{sink}: the connection was lost at the commit, so the tables are whole, but whether they are the old or the new ones is \
+         unknown: {problem}; begin again"
+    )]
+    Unknown {
         /// Which sink.
         sink: String,
         /// What happened.

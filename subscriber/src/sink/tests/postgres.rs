@@ -436,3 +436,32 @@ async fn a_foreign_key_refuses_the_same_rows_again() {
         assert_eq!(world.query("SELECT file_row FROM (SELECT row AS file_row FROM _waybill_bad_row) b"), ["2"]);
     }
 }
+
+#[tokio::test]
+async fn a_schema_of_any_name_has_its_shadow_beside_it() {
+    let (server, name) = (Place::new().await.schema("w").await, format!("we\"ird {}", uuid::Uuid::new_v4().simple()));
+    let quoted = waybill_contracts::SqlName::new(&name).to_string();
+    run(&server, &format!("CREATE SCHEMA {quoted}")).await;
+    let escaped = quoted.replace('"', "%22").replace(' ', "%5C%20");
+    let address = format!("{}%20-c%20search_path%3D{escaped}", server);
+    let sink = PostgresSink::open(&address, &entities(ITEM)).await.unwrap();
+    let row = || {
+        super::world::batch(
+            sink.plans(),
+            "item",
+            Position::Broker { sequence_number: 1 },
+            json_lines(r#"{"id":1,"v":1}"#),
+        )
+    };
+    let file = FileKey::of_export("shop", "1");
+    sink.apply(&file, 0, row()).await.unwrap();
+    run(&server, &format!("DELETE FROM {quoted}.item")).await;
+    let scope = Scope::of(&entities(ITEM), &["item".to_owned()]);
+    let mut rebuild = Rebuild::begin(&address, &scope).await.unwrap();
+    rebuild.shadow().apply(&file, 0, row()).await.unwrap();
+    rebuild.hold().await.unwrap();
+    rebuild.swap().await.unwrap();
+    assert_eq!(run(&server, &format!("SELECT id FROM {quoted}.item")).await, ["1"]);
+    sink.close();
+    run(&server, &format!("DROP SCHEMA {quoted} CASCADE")).await;
+}

@@ -77,7 +77,7 @@ pub(crate) async fn rebuild(
 
     let mut rebuild = Rebuild::begin(settings.sink()?, &scope).await?;
     let path = settings.copy_path("rebuild")?;
-    let (mut swapped, mut files_left_out) = (Vec::new(), 0);
+    let mut files_left_out = 0;
     let derived: anyhow::Result<Local> = async {
         // What one that died has left.
         remove(&path)?;
@@ -92,21 +92,20 @@ pub(crate) async fn rebuild(
         Ok(subscriber)
     }
     .await;
-    let result = match derived {
-        Ok(subscriber) => rebuild.swap().await.map_err(anyhow::Error::from).map(|tables| {
-            swapped = tables;
-            subscriber
-        }),
+    let subscriber = match derived {
+        Ok(subscriber) => subscriber,
         Err(error) => {
-            // Whatever stays of it, the next one removes.
-            if let Err(error) = rebuild.give_up().await {
-                tracing::debug!(%error, "the shadow stays until the next rebuild");
+            let cleared = rebuild.give_up().await.map_err(anyhow::Error::from).and_then(|()| remove(&path));
+            if let Err(problem) = cleared {
+                tracing::debug!(%problem, "what is left of the rebuild goes with the next one");
             }
-            Err(error)
+            return Err(error);
         }
     };
-    remove(&path)?;
-    let subscriber = result?;
+    let swapped = rebuild.swap().await?;
+    if let Err(problem) = remove(&path) {
+        tracing::warn!(%problem, "what is left of the rebuild goes with the next one");
+    }
     let worked = subscriber.work_stats();
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let report = Report {

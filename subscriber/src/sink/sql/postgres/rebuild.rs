@@ -173,7 +173,16 @@ impl PostgresRebuild {
     pub(in super::super) async fn swap(self) -> Result<Vec<SwappedTable>, RebuildError> {
         self.carry_over().await?;
         let swapped = self.try_swap().await.map_err(|failure| self.failed(failure))?;
-        self.give_up().await?;
+        if let Err(error) = self.live.batch_execute("COMMIT").await {
+            let sink = self.store.shown().to_owned();
+            return Err(match error.as_db_error() {
+                Some(_) => self.failed(error.into()),
+                None => RebuildError::Unknown { sink, problem: error.to_string() },
+            });
+        }
+        if let Err(error) = self.give_up().await {
+            tracing::warn!(%error, "the shadow stays until the next rebuild");
+        }
         Ok(swapped)
     }
 
@@ -193,6 +202,7 @@ impl PostgresRebuild {
         RebuildError::Swap { sink: self.store.shown().to_owned(), problem: told(failure) }
     }
 
+    /// All but the commit.
     async fn try_swap(&self) -> Result<Vec<SwappedTable>, Failure> {
         let (live, schemas) = (&self.live, &self.schemas);
         let mut tables: Vec<(SqlName, Vec<String>)> = Vec::new();
@@ -244,7 +254,6 @@ impl PostgresRebuild {
             }
         }
         self.take_over(&tables).await?;
-        live.batch_execute("COMMIT").await?;
         Ok(swapped)
     }
 

@@ -144,7 +144,9 @@ impl SqliteRebuild {
                 Ok(swapped)
             })
             .await?;
-        self.give_up().await?;
+        if let Err(error) = self.give_up().await {
+            tracing::warn!(%error, "the shadow stays until the next rebuild");
+        }
         Ok(swapped)
     }
 
