@@ -191,7 +191,9 @@ impl PostgresRebuild {
         // Without a transaction the answer is a warning.
         let given_up = async {
             self.live.batch_execute("ROLLBACK").await?;
-            self.schemas.clear(&self.live).await
+            self.schemas.clear(&self.live).await?;
+            // The connection is closed some time after this; another rebuild may begin now.
+            self.live.batch_execute("SELECT pg_advisory_unlock_all()").await
         };
         let result = given_up.await.map_err(|error| self.failed(error.into()));
         self.store.close();
