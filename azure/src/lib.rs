@@ -7,6 +7,7 @@ pub mod bus;
 pub mod connection_string;
 mod endpoint;
 pub mod http;
+pub mod identity;
 mod proxy;
 mod sas;
 mod secret;

@@ -133,7 +133,7 @@ fn set(table: &mut Table, path: &[String], value: Value) -> Option<()> {
 }
 
 /// A secret among settings: text that `Debug` does not show.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Hidden(String);
 

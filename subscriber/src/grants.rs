@@ -24,7 +24,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
     BoxFuture, Generation, Grant, GrantError, Secret, Service, TokenSource,
-    http::{HttpClient, HttpError, may_carry_token},
+    http::{Answer, HttpClient, HttpError, may_carry_token},
+    identity::{AccessTokens, IdentityError},
 };
 use waybill_contracts::{GrantLayout, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints};
 
@@ -56,6 +57,8 @@ const REFUSAL_EVERY: Duration = Duration::from_secs(15);
 pub enum Credential {
     /// A fixed bearer token, for development.
     Bearer(Secret),
+    /// Access tokens of Entra ID.
+    Entra(Arc<AccessTokens>),
 }
 
 /// Why a token was renewed.
@@ -304,18 +307,15 @@ impl Grants {
     }
 
     async fn ask(&self, service: Service) -> Result<TemporaryEndpoints, GrantError> {
-        let Credential::Bearer(bearer) = &self.credential;
+        let mut answer = self.ask_once(service).await?;
+        if answer.status == 401
+            && let Credential::Entra(tokens) = &self.credential
+        {
+            // It may have been withdrawn before its time: a fresh one tells that from a refusal.
+            tokens.forget().map_err(|error| no_access(service, error))?;
+            answer = self.ask_once(service).await?;
+        }
         let unavailable = |problem: String, retry_after| GrantError::Unavailable { service, problem, retry_after };
-        let answer =
-            self.http.get_json(&self.url, bearer, CALL_TIMEOUT, ANSWER_BYTES_MAX).await.map_err(
-                |error| match error {
-                    // The other side was not even asked: waiting does not help.
-                    HttpError::Setup(_) | HttpError::Plain { .. } => {
-                        GrantError::Refused { service, problem: error.to_string() }
-                    }
-                    _ => unavailable(format!("TenantService gave no answer: {error}"), None),
-                },
-            )?;
         match answer.status {
             200 => TemporaryEndpoints::parse(&answer.body, &self.layout)
                 .map_err(|error| GrantError::Refused { service, problem: error.to_string() }),
@@ -335,6 +335,34 @@ impl Grants {
                 problem: format!("TenantService at {} answered {status}; check the address", self.url),
             }),
         }
+    }
+}
+
+impl Grants {
+    async fn ask_once(&self, service: Service) -> Result<Answer, GrantError> {
+        let bearer = match &self.credential {
+            Credential::Bearer(bearer) => bearer.clone(),
+            Credential::Entra(tokens) => tokens.token().await.map_err(|error| no_access(service, error))?,
+        };
+        self.http.get_json(&self.url, &bearer, CALL_TIMEOUT, ANSWER_BYTES_MAX).await.map_err(|error| match error {
+            // The other side was not even asked: waiting does not help.
+            HttpError::Setup(_) | HttpError::Plain { .. } => {
+                GrantError::Refused { service, problem: error.to_string() }
+            }
+            _ => GrantError::Unavailable {
+                service,
+                problem: format!("TenantService gave no answer: {error}"),
+                retry_after: None,
+            },
+        })
+    }
+}
+
+fn no_access(service: Service, error: IdentityError) -> GrantError {
+    let problem = error.to_string();
+    match error {
+        IdentityError::Unavailable { retry_after, .. } => GrantError::Unavailable { service, problem, retry_after },
+        _ => GrantError::Refused { service, problem },
     }
 }
 

@@ -18,6 +18,8 @@ mod data_sets;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod links;
 #[cfg(test)]
 mod memory;

@@ -2,6 +2,7 @@
 
 mod commands;
 mod settings;
+mod tenant;
 
 use std::{path::PathBuf, process::ExitCode};
 

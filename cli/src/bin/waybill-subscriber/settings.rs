@@ -10,25 +10,20 @@ use std::{
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
-use url::Url;
 use waybill_azure::{
-    Secret,
     blob::ContainerOptions,
     bus::{BusOptions, Transport},
     http::HttpOptions,
 };
-use waybill_cli::{
-    args::Common,
-    local,
-    settings::{self, Hidden},
-};
-use waybill_contracts::{Entities, GrantLayout};
+use waybill_cli::{args::Common, settings};
+use waybill_contracts::Entities;
 use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
-    grants::Credential,
     inbox::{SqliteInbox, SqliteInboxOptions},
     sink::{self, AnySink},
 };
+
+use crate::tenant::{Reached, Tenant};
 
 use crate::Target;
 
@@ -66,21 +61,6 @@ pub(crate) struct Settings {
     tenant: Tenant,
 }
 
-/// `[subscriber.tenant]`.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Tenant {
-    /// TenantService's base address.
-    url: Option<Url>,
-    /// A fixed bearer token; from the environment.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bearer_token: Option<Hidden>,
-    /// A file that holds it.
-    bearer_token_file: Option<PathBuf>,
-    /// Where TenantService's answer holds each field.
-    layout: GrantLayout,
-}
-
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum BadRow {
@@ -112,14 +92,6 @@ impl Default for Settings {
             tenant: Tenant::default(),
         }
     }
-}
-
-/// Where grants come from, and with what.
-struct Reached {
-    url: Url,
-    bearer: Secret,
-    /// Whom to trust besides the system's authorities.
-    ca_file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -229,42 +201,20 @@ impl Settings {
         inbox: SqliteInbox,
         local: Option<&Path>,
     ) -> anyhow::Result<Subscriber<SqliteInbox>> {
-        let Reached { url, bearer, ca_file } = self.tenant(local).await?;
+        let Reached { url, credential, ca_file } = self.tenant(local).await?;
         let builder = self.builder(ca_file)?;
-        Ok(builder.with_tenant(inbox, &url, Credential::Bearer(bearer))?)
+        Ok(builder.with_tenant(inbox, &url, credential)?)
     }
 
     /// One that only looks.
     pub(crate) async fn looker(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<SqliteInbox>> {
         let inbox = self.existing_inbox().await?;
-        let Reached { url, bearer, ca_file } = self.tenant(local).await?;
-        Ok(self.builder(ca_file)?.with_tenant(inbox, &url, Credential::Bearer(bearer))?)
+        let Reached { url, credential, ca_file } = self.tenant(local).await?;
+        Ok(self.builder(ca_file)?.with_tenant(inbox, &url, credential)?)
     }
 
     async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
-        if let Some(path) = local {
-            let ready = local::ready_file(path).await?;
-            let url = Url::parse(&ready.tenant_url).context("the ready file's tenantUrl")?;
-            let ca_file = self.ca_file.clone().or(ready.ca_file.map(PathBuf::from));
-            return Ok(Reached { url, bearer: Secret::new(ready.bearer_token), ca_file });
-        }
-        let Some(url) = self.tenant.url.clone() else {
-            bail!(
-                "no tenant: set `url` under [subscriber.tenant] in {}, or WAYBILL_SUBSCRIBER__TENANT__URL, \
-                 or use --local READY_FILE with a running waybill-local",
-                settings::DEFAULT_FILE
-            );
-        };
-        let direct = self.tenant.bearer_token.as_ref().map(Hidden::show);
-        let Some(bearer) =
-            settings::secret("the tenant's bearer token", direct, self.tenant.bearer_token_file.as_deref())?
-        else {
-            bail!(
-                "no credential for {url}: set WAYBILL_SUBSCRIBER__TENANT__BEARER_TOKEN, or `bearer_token_file` under \
-                 [subscriber.tenant]"
-            );
-        };
-        Ok(Reached { url, bearer: Secret::new(bearer), ca_file: self.ca_file.clone() })
+        self.tenant.reach(local, self.ca_file.as_ref()).await
     }
 
     fn builder(&self, ca_file: Option<PathBuf>) -> anyhow::Result<SubscriberBuilder> {

@@ -1,0 +1,137 @@
+//! The subscriber as third parties run it: known to TenantService by Entra ID.
+
+use std::{path::PathBuf, process::Stdio, sync::Arc};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+    process::Command,
+    sync::mpsc,
+    task::JoinSet,
+    time::timeout,
+};
+use url::Url;
+use waybill_azure::{
+    Secret, Service, TokenSource as _,
+    http::{HttpClient, HttpOptions},
+    identity::{AccessTokenOptions, AccessTokens, Identity},
+};
+use waybill_contracts::GrantLayout;
+use waybill_local::Local;
+use waybill_subscriber::grants::{Credential, Grants};
+
+use crate::harness::{PATIENCE, TENANT, World, binary};
+
+const SECTION: &str = "WAYBILL_SUBSCRIBER__TENANT__ENTRA__";
+
+async fn world() -> World {
+    let world = World::of(Local::builder().tls()).await;
+    world.ready_file();
+    world
+}
+
+/// Runs the subscriber until it is idle; what it said, and whether it succeeded.
+async fn run(world: &World, settings: &[(&str, String)], others: &[(&str, String)]) -> (bool, String) {
+    let mut command = Command::new(binary("waybill-subscriber"));
+    command.args(["run", "--until-idle", "0.2", "--sink"]).arg(format!("sqlite:{}", world.database().display()));
+    command.arg("--local").arg(world.path("ready.json")).arg("--data").arg(world.path("data"));
+    for (key, value) in settings {
+        command.env(format!("{SECTION}{key}"), value);
+    }
+    command.envs(others.iter().map(|(key, value)| (*key, value)));
+    command.current_dir(world.path("")).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await.expect("it ends in time").expect("it runs");
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), told)
+}
+
+/// Access tokens of the one client, by its secret.
+fn tokens(world: &World) -> AccessTokens {
+    let ready = world.local.ready_file();
+    let client = &ready.clients[0];
+    let http =
+        HttpClient::new(&HttpOptions { ca_file: ready.ca_file.clone().map(PathBuf::from), ..HttpOptions::default() });
+    let identity = Identity::Secret {
+        directory_id: client.directory_id.clone(),
+        client_id: client.client_id.clone(),
+        secret: Secret::new(client.client_secret.clone().expect("a client that was made has a secret")),
+    };
+    let authority = ready.authority_url.as_deref().map(|url| url.parse().expect("an address"));
+    let scope = ready.tenant_scope.clone().expect("TenantService has a scope");
+    let options = AccessTokenOptions { authority, ..AccessTokenOptions::of(scope) };
+    AccessTokens::new(http.expect("a client"), identity, options).expect("a client with a secret")
+}
+
+#[tokio::test]
+async fn a_subscriber_with_a_certificate_applies_files_and_settings_that_say_two_things_are_refused() {
+    let world = world().await;
+    std::fs::write(world.path("one.jsonl"), "{\"n\":1}\n").expect("the file is written");
+    let mut publish = Command::new(binary("waybill-publisher"));
+    publish.args(["publish", "--type", "Number", "one.jsonl", "--local"]).arg(world.path("ready.json"));
+    let published = timeout(PATIENCE, publish.current_dir(world.path("")).output()).await.expect("it ends in time");
+    assert!(published.expect("it runs").status.success());
+    let file = world.local.ready_file().clients[0].certificate_file.clone().expect("a certificate");
+    let (went, told) = run(&world, &[("CERTIFICATE_FILES", file)], &[]).await;
+    assert!(went, "{told}");
+    assert_eq!(world.query("SELECT n FROM \"Number\""), ["1"]);
+
+    // Both, or neither, is a mistake of the settings.
+    let (went, told) = run(&world, &[("SIGNING", "RS256".to_owned())], &[]).await;
+    assert!(!went && told.contains("needs one of `certificate_files`"), "{told}");
+    let both = [("CERTIFICATE_FILES", "a.pem".to_owned()), ("CLIENT_SECRET", "TOPSECRET".to_owned())];
+    let (went, told) = run(&world, &both, &[]).await;
+    assert!(!went && told.contains("needs one of") && !told.contains("TOPSECRET"), "{told}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_managed_identity_is_asked_for_on_this_machine_and_its_token_is_taken() {
+    let world = world().await;
+    // The endpoint that App Service gives a program; its token is one of the authority's.
+    let token = tokens(&world).token().await.expect("a token");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let endpoint = format!("http://127.0.0.1:{}/msi/token", listener.local_addr().expect("an address").port());
+    let mut tasks = JoinSet::new();
+    let (seen, mut heads) = mpsc::unbounded_channel();
+    tasks.spawn(async move {
+        loop {
+            let (mut client, _) = listener.accept().await.expect("a client");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(client.read_u8().await.expect("a head"));
+            }
+            seen.send(String::from_utf8_lossy(&head).into_owned()).expect("the test looks");
+            let body = format!(
+                "{{\"access_token\":\"{}\",\"expires_on\":\"4102444800\",\"token_type\":\"Bearer\",\"resource\":\"r\"}}",
+                token.expose()
+            );
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            client.write_all(answer.as_bytes()).await.expect("it waits");
+        }
+    });
+    let environment = [("IDENTITY_ENDPOINT", endpoint), ("IDENTITY_HEADER", "TOPSECRET".to_owned())];
+    let (went, told) = run(&world, &[("MANAGED_IDENTITY", "true".to_owned())], &environment).await;
+    assert!(went, "{told}");
+    assert!(!told.contains("TOPSECRET"), "{told}");
+    let head = heads.try_recv().expect("the endpoint was asked").to_ascii_lowercase();
+    assert!(head.starts_with("get /msi/token?") && head.contains("\r\nx-identity-header: topsecret\r\n"), "{head}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn an_access_token_that_was_withdrawn_is_replaced_at_once() {
+    let world = world().await;
+    let ready = world.local.ready_file();
+    let http =
+        HttpClient::new(&HttpOptions { ca_file: ready.ca_file.clone().map(PathBuf::from), ..HttpOptions::default() });
+    let tenant: Url = ready.tenant_url.parse().expect("an address");
+    let credential = Credential::Entra(Arc::new(tokens(&world)));
+    let now = time::OffsetDateTime::now_utc;
+    let grants =
+        Grants::new(http.expect("a client"), &tenant, credential, GrantLayout::default(), now).expect("grants");
+    let first = grants.grant(Service::Blob, None).await.expect("a grant");
+    world.local.rotate(Some(TENANT)).expect("a tenant");
+    let second = grants.grant(Service::Blob, Some(first.generation)).await.expect("another grant");
+    assert!(second.generation > first.generation);
+    world.end().await;
+}
