@@ -92,7 +92,7 @@ async fn a_managed_identity_is_asked_for_on_this_machine_and_its_token_is_taken(
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let endpoint = format!("http://127.0.0.1:{}/msi/token", listener.local_addr().expect("an address").port());
     let mut tasks = JoinSet::new();
-    let (seen, mut heads) = mpsc::unbounded_channel();
+    let (seen, mut heads) = mpsc::channel(8);
     tasks.spawn(async move {
         loop {
             let (mut client, _) = listener.accept().await.expect("a client");
@@ -100,7 +100,7 @@ async fn a_managed_identity_is_asked_for_on_this_machine_and_its_token_is_taken(
             while !head.ends_with(b"\r\n\r\n") {
                 head.push(client.read_u8().await.expect("a head"));
             }
-            seen.send(String::from_utf8_lossy(&head).into_owned()).expect("the test looks");
+            seen.send(String::from_utf8_lossy(&head).into_owned()).await.expect("the test looks");
             let body = format!(
                 "{{\"access_token\":\"{}\",\"expires_on\":\"4102444800\",\"token_type\":\"Bearer\",\"resource\":\"r\"}}",
                 token.expose()
