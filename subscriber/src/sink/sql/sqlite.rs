@@ -45,6 +45,8 @@ pub struct SqliteSink {
 struct Inner {
     name: String,
     plans: EntityPlans,
+    /// Tables that are derived again: parents may come late into these, so no wait ends by itself.
+    is_shadow: bool,
     now: Box<dyn Fn() -> OffsetDateTime + Send + Sync>,
     shapes: Shapes,
 }
@@ -68,7 +70,15 @@ impl SqliteSink {
         entities: &Entities,
         now: impl Fn() -> OffsetDateTime + Send + Sync + 'static,
     ) -> Result<Self, SinkOpenError> {
-        let path = path.into();
+        Self::open_as(path.into(), entities, now, false).await
+    }
+
+    async fn open_as(
+        path: PathBuf,
+        entities: &Entities,
+        now: impl Fn() -> OffsetDateTime + Send + Sync + 'static,
+        is_shadow: bool,
+    ) -> Result<Self, SinkOpenError> {
         let name = format!("sqlite:{}", path.display());
         let plans = EntityPlans::compile(entities)?;
         let open = move || Sqlite::open(&path, &schema::SCHEMA, SqliteOptions::default());
@@ -93,7 +103,7 @@ impl SqliteSink {
             }
             Err(error) => return Err(SinkOpenError::Unavailable { problem: error.to_string(), sink: name }),
         };
-        let inner = Inner { name, plans, now: Box::new(now), shapes: Shapes::new(shapes) };
+        let inner = Inner { name, plans, is_shadow, now: Box::new(now), shapes: Shapes::new(shapes) };
         Ok(Self { store, inner: Arc::new(inner) })
     }
 
@@ -235,7 +245,7 @@ impl Sink for SqliteSink {
     }
 
     async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
-        self.end_overdue_waits().await
+        if self.inner.is_shadow { Ok(WaitsEnded::default()) } else { self.end_overdue_waits().await }
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink, SwappedTable, Way},
+    sink::{Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink, SwappedTable, WaitsEnded, Way},
 };
 
 const ITEM: &str = r#"
@@ -276,6 +276,21 @@ async fn rows_that_were_let_go_stay_in_effect_and_others_go_on_waiting_since_the
     assert_eq!(world.query("SELECT id FROM item"), ["1"]);
     let bad = world.query("SELECT reason FROM _waybill_bad_row");
     assert_eq!(bad, ["parent-missing"], "its time was over");
+}
+
+#[tokio::test]
+async fn no_wait_ends_while_the_parent_may_still_come_into_the_shadow() {
+    let files: Files<'_> = &[("shop", r#"{"id":7}"#), ("item", r#"{"id":1,"v":1,"shop":7}"#)];
+    let world = filled(PAIR, files).await;
+    let (mut rebuild, scope) = begin(&world, PAIR, &["item"]).await.unwrap();
+    let shadow = rebuild.shadow();
+    assert_eq!(shadow.end_waits().await.unwrap(), WaitsEnded::default(), "nor is it looked at again");
+    assert!(world.sink.end_waits().await.unwrap().again_in.is_some(), "as it is in the tables in use");
+    // The item comes before its shop.
+    work(&shadow, scope.entities(), files).await;
+    rebuild.hold().await.unwrap();
+    assert_eq!(rebuild.swap().await.unwrap().iter().map(|table| table.rows).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(world.query("SELECT id FROM item"), ["1"]);
 }
 
 #[tokio::test]

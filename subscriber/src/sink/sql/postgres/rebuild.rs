@@ -21,7 +21,7 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans},
-    sink::{Sink as _, SinkOpenError},
+    sink::SinkOpenError,
 };
 
 /// A rebuild under way.
@@ -93,7 +93,7 @@ impl PostgresRebuild {
         let beside = connect(address, Some(&schemas.shadow))?;
         beside.migrate(&schema::SCHEMA).await.map_err(|error| unavailable(error.to_string()))?;
         let anew = schemas.model(&mut live, &plans, scope).await.map_err(failed)?;
-        let shadow = PostgresSink::open_on(beside, scope.entities(), OffsetDateTime::now_utc).await?;
+        let shadow = PostgresSink::open_on(beside, scope.entities(), OffsetDateTime::now_utc, true).await?;
         Ok(Self { store, live, shadow, scope: scope.clone(), plans, schemas, place, anew })
     }
 
@@ -133,7 +133,7 @@ impl PostgresRebuild {
             }
             self.shadow.let_these_go(&ids).await?;
         }
-        self.shadow.end_waits().await?;
+        self.shadow.end_overdue_waits().await?;
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use time::OffsetDateTime;
 use waybill_contracts::SqlName;
 use waybill_store::{
     Sqlite, SqliteOptions, StoreError,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans},
-    sink::{Sink as _, SinkOpenError, blocking},
+    sink::{SinkOpenError, blocking},
 };
 
 /// How long a writer of the old tables may take to end.
@@ -83,7 +84,7 @@ impl SqliteRebuild {
             Ok::<_, RebuildError>((Arc::new(place), live))
         });
         let (place, live) = modelled.await.ok_or_else(closing)??;
-        let shadow = SqliteSink::open(shadow_path, scope.entities()).await?;
+        let shadow = SqliteSink::open_as(shadow_path, scope.entities(), OffsetDateTime::now_utc, true).await?;
         Ok(Self { place, shadow, live: Some(live), _lock: lock })
     }
 
@@ -128,7 +129,7 @@ impl SqliteRebuild {
             }
             self.shadow.let_go(ids).await?;
         }
-        self.shadow.end_waits().await?;
+        self.shadow.end_overdue_waits().await?;
         Ok(())
     }
 
