@@ -187,6 +187,24 @@ impl HttpClient {
         }
     }
 
+    /// The time by the clock of whoever serves `url`, from the `Date` of an answer without a token; `None` when it has
+    /// none. Exact to the second, less the way there and back.
+    ///
+    /// # Errors
+    /// [`HttpError::NoAnswer`]; any status is an answer.
+    pub async fn clock_of(&self, url: &Url, deadline: Duration) -> Result<Option<OffsetDateTime>, HttpError> {
+        const METHOD: &str = "HEAD";
+        let no_answer = |problem: String| HttpError::NoAnswer { method: METHOD, url: without_query(url), problem };
+        match tokio::time::timeout(deadline, self.inner.head(url.clone()).send()).await {
+            Ok(Ok(response)) => {
+                let date = header(response.headers(), DATE);
+                Ok(date.and_then(|date| OffsetDateTime::parse(date.trim(), &Rfc2822).ok()))
+            }
+            Ok(Err(error)) => Err(no_answer(describe(&error))),
+            Err(_) => Err(no_answer(format!("no answer within {deadline:?}"))),
+        }
+    }
+
     /// Sends a request and waits for the answer's headers, at most `until_headers`.
     pub(crate) async fn send(
         &self,
@@ -216,6 +234,16 @@ impl HttpClient {
             }
         })
     }
+}
+
+/// The proxy that stands before `url` by the variables of this process, as `host:port`; `None` when it is reached directly.
+///
+/// # Errors
+/// [`HttpError::Setup`] names the variable whose value is no proxy.
+pub fn proxy_before(url: &Url) -> Result<Option<String>, HttpError> {
+    let plain = matches!(url.scheme(), "http" | "amqp");
+    let Some(host) = url.host_str().filter(|_| !plain) else { return Ok(None) };
+    ProxySettings::from_environment().shown_before(host).map_err(HttpError::Setup)
 }
 
 /// Whether a token may be sent to this address: over TLS, or to this machine.

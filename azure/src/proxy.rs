@@ -56,6 +56,19 @@ impl ProxySettings {
         Ok(Some(proxy.no_proxy(NoProxy::from_string(&self.except))))
     }
 
+    /// The proxy before `host`, without user and password.
+    ///
+    /// # Errors
+    /// As [`ProxySettings::for_tunnel`].
+    pub(crate) fn shown_before(&self, host: &str) -> Result<Option<String>, String> {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let shown = |proxy: Intercept| {
+            let port = proxy.uri().port_u16().map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{}{port}", proxy.uri().host().unwrap_or_default())
+        };
+        Ok(self.for_tunnel(host, 443)?.map(shown))
+    }
+
     /// For a tunnel of our own to `host`; `None` when no proxy stands before it.
     ///
     /// # Errors

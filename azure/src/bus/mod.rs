@@ -209,6 +209,14 @@ impl Bus {
         Ok(Receiver::new(attached, self.clone()))
     }
 
+    /// How the last connection reached the bus; `None` before the first, and never [`Transport::Auto`].
+    pub async fn transport(&self) -> Option<Transport> {
+        self.inner.state.lock().await.route.map(|route| match route {
+            Route::Amqp => Transport::Amqp,
+            Route::WebSocket => Transport::WebSocket,
+        })
+    }
+
     /// Closes links and the connection, best effort, within the call timeout. Doing it twice is fine. Its senders and
     /// receivers then end with [`BusError::Disconnected`].
     pub async fn close(&self) {

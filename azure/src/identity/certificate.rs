@@ -23,7 +23,7 @@ pub(super) struct Certified {
     pub(super) der: CertificateDer<'static>,
     pub(super) key: CertifiedKey,
     from: OffsetDateTime,
-    until: OffsetDateTime,
+    pub(super) until: OffsetDateTime,
 }
 
 /// Not to be surprised on a Sunday.

@@ -177,6 +177,21 @@ impl AccessTokens {
         }
     }
 
+    /// Until when the certificate is valid that would sign now; `None` for who has none.
+    ///
+    /// # Errors
+    /// [`IdentityError::Setup`]: no file holds one that is valid.
+    pub async fn certificate_until(&self) -> Result<Option<OffsetDateTime>, IdentityError> {
+        let Identity::Certificate(certificate) = self.identity.clone() else { return Ok(None) };
+        let now = (self.options.now)();
+        let newest = tokio::task::spawn_blocking(move || certificate::newest(&certificate, now)).await;
+        match newest {
+            Ok(Ok(certified)) => Ok(Some(certified.until)),
+            Ok(Err(CertificateProblem(problem))) => Err(IdentityError::Setup(problem)),
+            Err(error) => Err(IdentityError::Setup(error.to_string())),
+        }
+    }
+
     /// Forgets the token, because it was refused where it was shown.
     ///
     /// # Errors

@@ -520,3 +520,44 @@ async fn the_rule_that_the_plan_prints_keeps_the_same_messages_away_at_the_broke
     types.sort_unstable();
     assert_eq!(types, ["A_B.x", "Item", "ItemChanges", "Price"], "by {rule}");
 }
+
+#[tokio::test]
+async fn the_doctor_tries_everything_in_order_and_names_the_first_thing_to_do() {
+    let (folder, local) = beside_local().await;
+    let doctor = ["doctor", "--local", "local.json", "--sink", "sqlite:shop.sqlite"];
+    let told = run(command(&folder, "waybill-subscriber", &doctor)).await.with(0).out;
+    assert!(
+        told.lines().all(|line| line.starts_with("ok ")) && told.contains("attached to exports/subscriptions/acme"),
+        "{told}"
+    );
+    let mut there: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    there.sort();
+    assert_eq!(there, ["item.csv", "local.json"], "nothing was made");
+
+    let mut lost =
+        command(&folder, "waybill-subscriber", &["doctor", "--sink", "sqlite:no/shop.sqlite", "--format", "json"]);
+    lost.env("WAYBILL_SUBSCRIBER__TENANT__URL", &local.ready_file().tenant_url);
+    lost.env("WAYBILL_SUBSCRIBER__TENANT__BEARER_TOKEN", "TOPSECRET");
+    let ended = run(lost).await.with(1);
+    let states: Vec<(String, String)> = ended
+        .json()
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|check| (check["check"].as_str().unwrap().to_owned(), check["state"].as_str().unwrap().to_owned()))
+        .collect();
+    let expected = [
+        ("configuration", "ok"),
+        ("access token", "ok"),
+        ("clock", "ok"),
+        ("TenantService", "failed"),
+        ("proxy", "ok"),
+        ("Service Bus", "not-tried"),
+        ("storage", "not-tried"),
+        ("inbox", "ok"),
+        ("sink", "failed"),
+    ];
+    assert_eq!(states, expected.map(|(check, state)| (check.to_owned(), state.to_owned())));
+    assert!(!format!("{}{}", ended.out, ended.err).contains("TOPSECRET"));
+    local.stop().await;
+}

@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod copy;
+mod doctor;
 mod init;
 mod look;
 mod parked;
@@ -48,6 +49,7 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
             let types = (!types.is_empty()).then_some(types);
             reconcile::reconcile(&common, &Settings::load(&common, None)?, types, dry_run).await
         }
+        Command::Doctor { target } => doctor::doctor(&common, &target).await,
         Command::Status => look::status(&common, &Settings::load(&common, None)?).await,
         Command::List { state, blob_type, correlation, before, limit } => {
             let filter = ListFilter { state, blob_type, correlation_id: correlation, before, most: limit };

@@ -101,6 +101,11 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Try everything that a run needs, in order, and say what to do about what does not work
+    Doctor {
+        #[command(flatten)]
+        target: Target,
+    },
     /// How many files are in which state
     Status,
     /// Files and messages, newest first

@@ -16,7 +16,7 @@ use waybill_azure::{
     http::HttpOptions,
 };
 use waybill_cli::{args::Common, settings};
-use waybill_contracts::Entities;
+use waybill_contracts::{Entities, GrantLayout};
 use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
     inbox::{SqliteInbox, SqliteInboxOptions},
@@ -142,6 +142,16 @@ impl Settings {
         SqliteInboxOptions { lease: Duration::from_millis(self.lease_ms), ..SqliteInboxOptions::default() }
     }
 
+    /// How the bus is reached.
+    pub(crate) fn bus_options(&self, ca_file: Option<PathBuf>) -> BusOptions {
+        BusOptions { ca_file, transport: self.transport, ..BusOptions::default() }
+    }
+
+    /// Where TenantService's answer holds each field.
+    pub(crate) fn grant_layout(&self) -> GrantLayout {
+        self.tenant.layout.clone()
+    }
+
     /// Where rows go.
     pub(crate) fn sink(&self) -> anyhow::Result<&str> {
         match &self.sink {
@@ -213,7 +223,7 @@ impl Settings {
         Ok(self.builder(ca_file)?.with_tenant(inbox, &url, credential)?)
     }
 
-    async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
+    pub(crate) async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
         self.tenant.reach(local, self.ca_file.as_ref()).await
     }
 
@@ -232,9 +242,9 @@ impl Settings {
             .dead_letters(self.dead_letters)
             .drain_timeout(Duration::from_millis(self.drain_timeout_ms))
             .lease(Duration::from_millis(self.lease_ms))
-            .grant_layout(self.tenant.layout.clone())
+            .grant_layout(self.grant_layout())
             .http(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
-            .bus(BusOptions { ca_file, transport: self.transport, ..BusOptions::default() })
+            .bus(self.bus_options(ca_file))
             .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() });
         if let Some(types) = &self.types {
             builder = builder.types(types.iter().cloned());

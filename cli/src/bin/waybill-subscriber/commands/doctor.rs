@@ -1,0 +1,337 @@
+//! `doctor`: everything that a run needs, tried in the order in which it is needed. Changes nothing: no message is taken, no
+//! database made.
+
+use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+use url::Url;
+use waybill_azure::{
+    Grant, Service, TokenSource,
+    blob::{BlobError, Container, ContainerOptions},
+    bus::{Bus, ReceiverOptions, Transport},
+    http::{HttpClient, HttpOptions, proxy_before},
+};
+use waybill_cli::{
+    args::{Common, Format},
+    exit::Outcome,
+    output::{instant, json, line},
+};
+use waybill_contracts::Entities;
+use waybill_subscriber::grants::{Credential, Grants};
+
+use crate::{Target, settings::Settings, tenant::Reached};
+
+/// For one question to somebody else.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Entra ID and storage take five minutes and more; an assertion of ours lives ten.
+const SKEW_MAX: time::Duration = time::Duration::minutes(2);
+/// A name that nobody gives a file: storage's "no such blob" proves the right to read.
+const NO_BLOB: &str = "waybill-doctor/no-such-file";
+
+/// What was tried.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Check {
+    check: &'static str,
+    state: State,
+    /// What was found, or what is wrong and helps.
+    detail: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Ok,
+    Failed,
+    /// Something before it failed.
+    NotTried,
+}
+
+struct Doctor {
+    people: bool,
+    checks: Vec<Check>,
+}
+
+pub(crate) async fn doctor(common: &Common, target: &Target) -> anyhow::Result<Outcome> {
+    let mut doctor = Doctor { people: common.format != Format::Json, checks: Vec::new() };
+    let local = common.local.as_deref();
+    let config = doctor.config(common, target)?;
+    let settings = config.as_ref().map(|(settings, _)| settings);
+    let reached = doctor.access_token(settings, local).await?;
+    doctor.clock(reached.as_ref()).await?;
+    let grants = doctor.tenant_service(settings, reached.as_ref()).await?;
+    doctor.proxy(reached.as_ref(), grants.as_ref())?;
+    doctor.bus(settings, reached.as_ref(), grants.as_ref()).await?;
+    doctor.storage(reached.as_ref(), grants.as_ref()).await?;
+    doctor.inbox(settings).await?;
+    doctor.sink(config.as_ref()).await?;
+    doctor.end()
+}
+
+/// TenantService's answer.
+struct Granted {
+    tokens: Arc<dyn TokenSource>,
+    bus: Grant,
+    storage: Grant,
+}
+
+impl Doctor {
+    fn config(&mut self, common: &Common, target: &Target) -> anyhow::Result<Option<(Settings, Entities)>> {
+        const CHECK: &str = "configuration";
+        let read = Settings::load(common, Some(target)).and_then(|settings| {
+            let entities = settings.read_entities()?;
+            Ok((settings, entities))
+        });
+        match read {
+            Ok((settings, entities)) => {
+                let entities_read = entities.0.len();
+                self.ok(
+                    CHECK,
+                    format_args!("readable; {entities_read} entities; data in {}", settings.data.display()),
+                )?;
+                Ok(Some((settings, entities)))
+            }
+            Err(error) => self.failed(CHECK, format_args!("{error:#}")),
+        }
+    }
+
+    async fn access_token(
+        &mut self,
+        settings: Option<&Settings>,
+        local: Option<&Path>,
+    ) -> anyhow::Result<Option<Reached>> {
+        const CHECK: &str = "access token";
+        let Some(settings) = settings else { return self.not_tried(CHECK) };
+        let reached = match settings.tenant(local).await {
+            Ok(reached) => reached,
+            Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
+        };
+        let Credential::Entra(tokens) = &reached.credential else {
+            self.ok(CHECK, format_args!("a fixed bearer token, for development"))?;
+            return Ok(Some(reached));
+        };
+        let until = match tokens.certificate_until().await {
+            Ok(Some(until)) => format!("; the certificate is valid until {}", instant(until)),
+            Ok(None) => String::new(),
+            // The clock, which is looked at next, may be why.
+            Err(error) => {
+                self.say(CHECK, State::Failed, error)?;
+                return Ok(Some(reached));
+            }
+        };
+        match tokens.token().await {
+            Ok(_) => self.ok(CHECK, format_args!("issued by Entra ID{until}"))?,
+            Err(error) => self.say(CHECK, State::Failed, format_args!("{error}{until}"))?,
+        }
+        Ok(Some(reached))
+    }
+
+    async fn clock(&mut self, reached: Option<&Reached>) -> anyhow::Result<()> {
+        const CHECK: &str = "clock";
+        let Some(reached) = reached else { return self.not_tried(CHECK).map(|_: Option<()>| ()) };
+        let asked = asked(reached).map(|http| async move { http.clock_of(&reached.url, PATIENCE).await });
+        let there = match asked {
+            Ok(asking) => asking.await.map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        match there {
+            Ok(None) => self.ok(CHECK, format_args!("TenantService does not say what time it has")),
+            Ok(Some(there)) => {
+                let skew = OffsetDateTime::now_utc() - there;
+                let seconds = skew.whole_seconds();
+                if skew.abs() <= SKEW_MAX {
+                    self.ok(CHECK, format_args!("{seconds} s from TenantService's"))
+                } else {
+                    let text = format_args!(
+                        "this machine's is {seconds} s from TenantService's; set it by NTP, tokens depend on it"
+                    );
+                    self.say(CHECK, State::Failed, text)
+                }
+            }
+            Err(error) => self.say(CHECK, State::Failed, format_args!("{error:#}")),
+        }
+    }
+
+    async fn tenant_service(
+        &mut self,
+        settings: Option<&Settings>,
+        reached: Option<&Reached>,
+    ) -> anyhow::Result<Option<Granted>> {
+        const CHECK: &str = "TenantService";
+        let (Some(settings), Some(reached)) = (settings, reached) else { return self.not_tried(CHECK) };
+        let grants = asked(reached).and_then(|http| {
+            let credential = reached.credential.clone();
+            Ok(Grants::new(http, &reached.url, credential, settings.grant_layout(), OffsetDateTime::now_utc)?)
+        });
+        let tokens: Arc<dyn TokenSource> = match grants {
+            Ok(grants) => grants,
+            Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
+        };
+        let granted = async {
+            let bus = tokens.grant(Service::Bus, None).await?;
+            let storage = tokens.grant(Service::Blob, None).await?;
+            Ok::<_, waybill_azure::GrantError>((bus, storage))
+        };
+        match granted.await {
+            Ok((bus, storage)) => {
+                let ends = instant(bus.expires_at.min(storage.expires_at));
+                self.ok(CHECK, format_args!("tokens until {ends}"))?;
+                Ok(Some(Granted { tokens, bus, storage }))
+            }
+            Err(error) => self.failed(CHECK, format_args!("{error}")),
+        }
+    }
+
+    fn proxy(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
+        const CHECK: &str = "proxy";
+        let Some(reached) = reached else { return self.not_tried(CHECK).map(|_: Option<()>| ()) };
+        let places: Vec<(&str, &Url)> = [("TenantService", Some(&reached.url))]
+            .into_iter()
+            .chain([("bus", granted.map(|granted| &granted.bus.endpoint))])
+            .chain([("storage", granted.map(|granted| &granted.storage.endpoint))])
+            .filter_map(|(what, url)| Some((what, url?)))
+            .collect();
+        let mut behind = Vec::new();
+        for (what, url) in places {
+            match proxy_before(url) {
+                Ok(Some(proxy)) => behind.push(format!("{what} by {proxy}")),
+                Ok(None) => {}
+                Err(error) => return self.say(CHECK, State::Failed, format_args!("{error}")),
+            }
+        }
+        if behind.is_empty() {
+            self.ok(CHECK, format_args!("none"))
+        } else {
+            self.ok(CHECK, format_args!("{}", behind.join(", ")))
+        }
+    }
+
+    async fn bus(
+        &mut self,
+        settings: Option<&Settings>,
+        reached: Option<&Reached>,
+        granted: Option<&Granted>,
+    ) -> anyhow::Result<()> {
+        const CHECK: &str = "Service Bus";
+        let (Some(settings), Some(reached), Some(granted)) = (settings, reached, granted) else {
+            return self.not_tried(CHECK).map(|_: Option<()>| ());
+        };
+        let bus = Bus::new(Arc::clone(&granted.tokens), settings.bus_options(reached.ca_file.clone()));
+        // Without credit no message comes.
+        let attached = bus.receiver(ReceiverOptions::default()).await;
+        let way = match bus.transport().await {
+            Some(Transport::WebSocket) => "over WebSocket",
+            _ => "over AMQP",
+        };
+        match attached {
+            Ok(receiver) => {
+                self.ok(CHECK, format_args!("attached to {} {way}", receiver.entity()))?;
+                receiver.close().await;
+            }
+            Err(error) => self.say(CHECK, State::Failed, format_args!("{error}"))?,
+        }
+        bus.close().await;
+        Ok(())
+    }
+
+    async fn storage(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
+        const CHECK: &str = "storage";
+        let (Some(reached), Some(granted)) = (reached, granted) else {
+            return self.not_tried(CHECK).map(|_: Option<()>| ());
+        };
+        let http = match asked(reached) {
+            Ok(http) => http,
+            Err(error) => return self.say(CHECK, State::Failed, format_args!("{error:#}")),
+        };
+        let container = Container::new(http, Arc::clone(&granted.tokens), ContainerOptions::default());
+        match container.head(NO_BLOB).await {
+            Ok(_) | Err(BlobError::NotFound { .. }) => {
+                self.ok(CHECK, format_args!("the container {} can be read", granted.storage.entity))
+            }
+            Err(error) => self.say(CHECK, State::Failed, format_args!("{error}")),
+        }
+    }
+
+    async fn inbox(&mut self, settings: Option<&Settings>) -> anyhow::Result<()> {
+        const CHECK: &str = "inbox";
+        let Some(settings) = settings else { return self.not_tried(CHECK).map(|_: Option<()>| ()) };
+        if !settings.inbox_path().exists() {
+            return self.ok(CHECK, format_args!("not there yet; `run` makes it in {}", settings.data.display()));
+        }
+        match settings.existing_inbox().await {
+            Ok(_) => self.ok(CHECK, format_args!("{}", settings.inbox_path().display())),
+            Err(error) => self.say(CHECK, State::Failed, format_args!("{error:#}")),
+        }
+    }
+
+    async fn sink(&mut self, config: Option<&(Settings, Entities)>) -> anyhow::Result<()> {
+        const CHECK: &str = "sink";
+        let Some((settings, entities)) = config else { return self.not_tried(CHECK).map(|_: Option<()>| ()) };
+        let name = match settings.sink() {
+            Ok(name) => name,
+            Err(error) => return self.say(CHECK, State::Failed, format_args!("{error:#}")),
+        };
+        if name == "stdout" {
+            return self.ok(CHECK, format_args!("standard output"));
+        }
+        // What is not there yet is not made.
+        if !name.starts_with("postgres")
+            && let Some((_, path)) = name.split_once(':')
+            && !Path::new(path).exists()
+        {
+            let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
+            return match folder {
+                Some(folder) if !folder.is_dir() => {
+                    self.say(CHECK, State::Failed, format_args!("there is no folder {}; make it", folder.display()))
+                }
+                _ => self.ok(CHECK, format_args!("not there yet; `run` makes it")),
+            };
+        }
+        match settings.open_sink(entities).await {
+            Ok(_) => self.ok(CHECK, format_args!("opens")),
+            Err(error) => self.say(CHECK, State::Failed, format_args!("{error:#}")),
+        }
+    }
+
+    fn ok(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<()> {
+        self.say(check, State::Ok, detail)
+    }
+
+    fn failed<T>(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<Option<T>> {
+        self.say(check, State::Failed, detail)?;
+        Ok(None)
+    }
+
+    fn not_tried<T>(&mut self, check: &'static str) -> anyhow::Result<Option<T>> {
+        self.say(check, State::NotTried, "what it needs failed above")?;
+        Ok(None)
+    }
+
+    fn say(&mut self, check: &'static str, state: State, detail: impl Display) -> anyhow::Result<()> {
+        let detail = detail.to_string();
+        if self.people {
+            let mark = match state {
+                State::Ok => "ok",
+                State::Failed => "FAILED",
+                State::NotTried => "-",
+            };
+            line(format_args!("{mark:<7} {check:<14} {detail}"))?;
+        }
+        self.checks.push(Check { check, state, detail });
+        Ok(())
+    }
+
+    fn end(self) -> anyhow::Result<Outcome> {
+        if !self.people {
+            json(&self.checks)?;
+        }
+        let well = self.checks.iter().all(|check| check.state == State::Ok);
+        Ok(if well { Outcome::Done } else { Outcome::Failed })
+    }
+}
+
+/// The client as a run has it.
+fn asked(reached: &Reached) -> anyhow::Result<HttpClient> {
+    Ok(HttpClient::new(&HttpOptions { ca_file: reached.ca_file.clone(), ..HttpOptions::default() })?)
+}
