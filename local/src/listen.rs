@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::door::{Door, Stream};
+use crate::log::say;
 use body::Answer;
 pub(crate) use body::{Body, Upload, empty, full};
 pub(crate) use line::{Line, Lines};
@@ -61,6 +62,7 @@ pub(crate) async fn serve<H: Handler>(
     stop: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
+    let log = crate::log::Lines::of_connection();
     loop {
         let (stream, peer) = tokio::select! {
             () = stop.cancelled() => break,
@@ -71,7 +73,7 @@ pub(crate) async fn serve<H: Handler>(
             accepted = listener.accept() => match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
+                    say!(log, warn, "a connection could not be accepted", %error);
                     lines.dismiss_one();
                     sleep(ACCEPT_PAUSE).await;
                     continue;

@@ -38,12 +38,22 @@ fn acts(letter: char) -> bool {
 /// Lines of one kind within a [`PERIOD`]; the others are counted.
 const LINES_MAX: u32 = 300;
 
-const PERIOD: Duration = Duration::from_secs(60);
+/// The same of one connection, so that it does not use up what others may say.
+const OWN_LINES_MAX: u32 = 30;
+
+pub(crate) const PERIOD: Duration = Duration::from_secs(60);
 
 /// How many lines of each kind were written of late: a client that fails on purpose must not fill a disk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lines {
+    most: u32,
     kinds: Mutex<BTreeMap<&'static str, Kind>>,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 #[derive(Debug)]
@@ -55,7 +65,12 @@ struct Kind {
 
 impl Lines {
     pub(crate) const fn new() -> Self {
-        Self { kinds: Mutex::new(BTreeMap::new()) }
+        Self { most: LINES_MAX, kinds: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Of one connection.
+    pub(crate) const fn of_connection() -> Self {
+        Self { most: OWN_LINES_MAX, kinds: Mutex::new(BTreeMap::new()) }
     }
 
     /// Asks for a line of a kind: how many were left out since the last one, or `None` if this one is to be left out too.
@@ -67,12 +82,54 @@ impl Lines {
         if now.duration_since(kind.since) >= PERIOD {
             (kind.since, kind.written) = (now, 0);
         }
-        if kind.written == LINES_MAX {
+        if kind.written == self.most {
             kind.left_out += 1;
             return None;
         }
         kind.written += 1;
         Some(std::mem::take(&mut kind.left_out))
+    }
+
+    /// Counts lines of a kind that somebody else left out.
+    fn leave_out(&self, kind: &'static str, lines: u64) {
+        let now = Instant::now();
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        kinds.entry(kind).or_insert(Kind { since: now, written: 0, left_out: 0 }).left_out += lines;
+    }
+
+    /// What was left out and not told yet: for whom no further line of the kind comes to tell it.
+    pub(crate) fn take_left_out(&self) -> Vec<(&'static str, u64)> {
+        let mut kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner);
+        let left_out = kinds.iter_mut().map(|(kind, counts)| (*kind, std::mem::take(&mut counts.left_out)));
+        left_out.filter(|(_, lines)| *lines > 0).collect()
+    }
+}
+
+/// The lines of one connection, among those of all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OwnLines<'a> {
+    pub(crate) own: &'a Lines,
+    pub(crate) all: &'a Lines,
+}
+
+impl OwnLines<'_> {
+    /// As [`Lines::pass`].
+    pub(crate) fn pass(&self, kind: &'static str) -> Option<u64> {
+        let own = self.own.pass(kind)?;
+        match self.all.pass(kind) {
+            Some(all) => Some(own + all),
+            None => {
+                self.all.leave_out(kind, own);
+                None
+            }
+        }
+    }
+
+    /// The connection ends: what it left out is told with what others do.
+    pub(crate) fn end(&self) {
+        for (kind, lines) in self.own.take_left_out() {
+            self.all.leave_out(kind, lines);
+        }
     }
 }
 
@@ -127,5 +184,19 @@ mod tests {
         tokio::time::advance(PERIOD).await;
         assert_eq!(lines.pass("link refused"), Some(700));
         assert_eq!(lines.pass("link refused"), Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_one_connection_leaves_others_their_lines_and_is_told_when_it_has_ended() {
+        let all = Lines::new();
+        let (noisy, quiet) = (Lines::of_connection(), Lines::of_connection());
+        let of = |own| OwnLines { own, all: &all };
+        let passed = (0..1_000).filter(|_| of(&noisy).pass("link refused").is_some()).count();
+        assert_eq!(passed, 30);
+        assert_eq!(of(&quiet).pass("link refused"), Some(0));
+        assert_eq!(all.take_left_out(), []);
+        of(&noisy).end();
+        assert_eq!(all.take_left_out(), [("link refused", 970)]);
+        assert_eq!(all.take_left_out(), [], "once");
     }
 }

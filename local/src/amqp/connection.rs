@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::EndpointOptions;
 use super::context::{Context, Doom, OUT_SOFT, scripted};
 use super::frame::{self, Frame, Kind};
+use super::guests::Guest;
 use super::held::Held;
 use super::performative::{self as out, AmqpError, Begin, Performative};
 use super::session::{Failure, Session};
@@ -24,7 +25,7 @@ use super::tokens::Tokens;
 use crate::broker::{Broker, Command, LinkKey, Moment, Peer};
 use crate::fault::Fate;
 use crate::keys::Keys;
-use crate::log::{printable, say};
+use crate::log::{Lines, printable, say};
 
 /// Largest frame that we take: what the three SDKs were tried with.
 pub(crate) const FRAME_MAX: u32 = 65_536;
@@ -40,6 +41,9 @@ pub(super) const FRAME_MIN: u32 = 512;
 
 /// Reading stops while so much waits to be written: beyond deliveries, only answers to what was read come here.
 const OUT_HARD: usize = OUT_SOFT + 1024 * 1024;
+
+/// The same for who has no token: the answer to a frame or two.
+const STRANGER_OUT: usize = 16 * 1024;
 
 /// From the first byte to `open`.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -99,6 +103,16 @@ pub(crate) struct Engine {
     started: Instant,
     last_read: Instant,
     last_write: Instant,
+    /// Since when bytes wait that the client does not take.
+    untaken_since: Option<Instant>,
+    /// Input is left where it is, because too much waits to be written.
+    is_blocked: bool,
+    /// Bytes of the out-buffer that are counted as held.
+    out_held: usize,
+    /// Its entry at the door.
+    guest: Option<Guest>,
+    /// It had a token once: what it holds was allowed to it.
+    had_token: bool,
     pub(super) woken: Vec<LinkKey>,
     pub(super) commands: Vec<Command>,
 }
@@ -126,6 +140,7 @@ impl Engine {
                 faults,
                 doom: None,
                 stall: Duration::ZERO,
+                own_lines: Lines::of_connection(),
             },
             options,
             phase: Phase::Header,
@@ -141,9 +156,20 @@ impl Engine {
             started: at,
             last_read: at,
             last_write: at,
+            untaken_since: None,
+            is_blocked: false,
+            out_held: 0,
+            guest: None,
+            had_token: false,
             woken: Vec::new(),
             commands: Vec::new(),
         }
+    }
+
+    /// The same, with its entry at the door.
+    pub(super) fn of(mut self, guest: Guest) -> Self {
+        self.guest = Some(guest);
+        self
     }
 
     pub(crate) fn peer(&self) -> &Arc<Peer> {
@@ -204,12 +230,51 @@ impl Engine {
             cx.sent = 0;
         }
         self.last_write = at;
+        self.untaken_since = None;
+        if self.is_blocked && self.may_answer() {
+            self.is_blocked = false;
+            self.input_waits = true;
+        }
+        self.count_out(at);
     }
 
     /// Whether input is wanted: not while a client that does not read has too much waiting.
     pub(crate) fn wants_input(&self) -> bool {
-        let takes = !matches!(self.phase, Phase::Over(_)) && self.unsent().len() < OUT_HARD;
-        self.swallows || takes
+        self.swallows || !matches!(self.phase, Phase::Over(_)) && self.may_answer()
+    }
+
+    /// Whether so little waits to be written that another frame may be answered.
+    fn may_answer(&self) -> bool {
+        let most = match (self.cx.tokens.is_empty(), self.cx.held.is_tight()) {
+            (true, _) => STRANGER_OUT,
+            (false, true) => OUT_SOFT,
+            (false, false) => OUT_HARD,
+        };
+        self.unsent().len() < most
+    }
+
+    /// Notes what waits to be written, and since when.
+    fn count_out(&mut self, at: Instant) {
+        let waits = self.unsent().len();
+        self.cx.held.add(waits.saturating_sub(self.out_held));
+        self.cx.held.give_back(self.out_held.saturating_sub(waits));
+        self.out_held = waits;
+        if waits == 0 || self.stalled_until.is_some() {
+            self.untaken_since = None;
+        } else {
+            self.untaken_since.get_or_insert(at);
+        }
+        let has_token = !self.cx.tokens.is_empty();
+        self.had_token |= has_token;
+        if let Some(guest) = &mut self.guest {
+            guest.has_token(has_token);
+        }
+    }
+
+    /// The client gives its place to another, because it has no token.
+    pub(super) fn dismiss(&mut self, at: Instant) {
+        let text = "The connection had no token and was closed to make room for another.";
+        self.fail(&AmqpError::new("amqp:connection:forced", text), at);
     }
 
     /// The socket ended in the middle, or brought what is not for it to bring.
@@ -242,6 +307,9 @@ impl Engine {
             Phase::Closing(until) | Phase::Over(until) => until,
             Phase::Running => {
                 let mut next = self.last_read + self.idle_limit();
+                if let Some(since) = self.untaken_since {
+                    next = next.min(since + self.options.idle_time_out);
+                }
                 if let Some(heartbeat) = self.heartbeat {
                     next = next.min(self.last_write + heartbeat);
                 }
@@ -270,22 +338,26 @@ impl Engine {
         while !self.reset
             && self.stalled_until.is_none()
             && !self.input_waits
+            && !self.is_blocked
             && let Some(size) = self.step(input.get(used..).unwrap_or_default(), at)
         {
             used += size;
             self.meet(at);
             self.relieve(at);
             self.input_waits = began.elapsed() >= TURN_MAX;
+            self.is_blocked = self.phase == Phase::Running && !self.client_gone && !self.swallows && !self.may_answer();
         }
         for session in self.sessions.values_mut() {
             session.flush(&mut self.cx.out);
         }
+        self.count_out(at);
         used
     }
 
     /// The client has ended its side. There is nobody any more who could be kept waiting: what it sent last is done.
     pub(crate) fn client_gone(&mut self, at: Instant) {
         self.client_gone = true;
+        self.is_blocked = false;
         self.resume(at);
     }
 
@@ -502,7 +574,7 @@ impl Engine {
     /// A client that makes us hold too much is let go.
     fn relieve(&mut self, at: Instant) {
         if self.phase == Phase::Running
-            && let Some(cause) = self.cx.held.excess(!self.cx.tokens.is_empty())
+            && let Some(cause) = self.cx.held.excess(self.had_token || !self.cx.tokens.is_empty())
         {
             self.fail(&cause, at);
         }
@@ -514,6 +586,7 @@ impl Engine {
         self.cx.out.clear();
         self.cx.sent = 0;
         self.swallows = true;
+        self.is_blocked = false;
         self.stalled_until = None;
     }
 
@@ -557,6 +630,7 @@ impl Engine {
             self.meet(at);
             self.relieve(at);
         }
+        self.count_out(at);
     }
 
     /// A stall is over.
@@ -591,6 +665,15 @@ impl Engine {
                         self.idle_limit().as_millis()
                     );
                     self.fail(&AmqpError::new("amqp:connection:forced", text), at);
+                } else if self.untaken_since.is_some_and(|since| at >= since + self.options.idle_time_out) {
+                    let waits = self.unsent().len();
+                    let why = format!(
+                        "the client took none of {waits} bytes for {} milliseconds; it must read what it asked for",
+                        self.options.idle_time_out.as_millis()
+                    );
+                    self.say_refused("amqp:connection:forced", &why);
+                    // Nobody would read a close.
+                    self.reset = true;
                 } else if self.heartbeat.is_some_and(|every| at >= self.last_write + every) {
                     if self.output().is_empty() {
                         frame::heartbeat(&mut self.cx.out);
@@ -642,6 +725,7 @@ impl Drop for Engine {
         if self.was_open {
             say!(self.cx.lines(), info, "bus: connection closed", connection = self.cx.peer.id());
         }
+        self.cx.lines().end();
         self.cx.broker.live().unregister(self.cx.peer.id());
         self.cx.broker.changed();
     }

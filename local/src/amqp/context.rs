@@ -9,7 +9,7 @@ use crate::broker::queue::Handed;
 use crate::broker::{Broker, LinkKey, LinkRole, Moment, Peer};
 use crate::fault::{About, BusEvent, Condition, Fate, Faults, ToDo};
 use crate::keys::Keys;
-use crate::log::Lines;
+use crate::log::{Lines, OwnLines};
 
 /// Deliveries stop while so much waits to be written.
 pub(super) const OUT_SOFT: usize = 256 * 1024;
@@ -41,6 +41,8 @@ pub(crate) struct Context {
     pub(super) doom: Option<Doom>,
     /// How long a script lets the connection stand still.
     pub(super) stall: Duration,
+    /// What was said in the log of this client.
+    pub(super) own_lines: Lines,
 }
 
 /// A fate, and whose it is.
@@ -103,8 +105,8 @@ impl Context {
     }
 
     /// How much may be said in the log of what the client does.
-    pub(crate) fn lines(&self) -> &Lines {
-        self.broker.live().lines()
+    pub(crate) fn lines(&self) -> OwnLines<'_> {
+        OwnLines { own: &self.own_lines, all: self.broker.live().lines() }
     }
 
     pub(crate) fn new_key(&mut self, channel: u16, handle: u32) -> LinkKey {

@@ -11,6 +11,9 @@ use super::performative::AmqpError;
 /// For one connection.
 const CONNECTION_MAX: usize = 64 * 1024 * 1024;
 
+/// Largest message that is taken whatever its entity allows, so that it fits beside what else the connection holds.
+pub(super) const MESSAGE_MAX: u64 = 48 * 1024 * 1024;
+
 /// For one that has no token: enough to put one.
 const STRANGER_MAX: usize = 256 * 1024;
 
@@ -53,6 +56,11 @@ impl Held {
         }
         self.own -= bytes;
         self.all.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether all connections together hold so much that nobody should add what can wait.
+    pub(super) fn is_tight(&self) -> bool {
+        self.all.load(Ordering::Relaxed) > ALL_MAX
     }
 
     /// Why the connection is to be closed, if it holds too much.

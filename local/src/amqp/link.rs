@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use super::address::Address;
 use super::context::scripted;
-use super::held::LINK_BYTES;
+use super::held::{LINK_BYTES, MESSAGE_MAX};
 use super::performative::{AmqpError, Attach, Role, Terminus};
 use super::tokens::{Need, Right, Tokens, unauthorized};
 use crate::broker::{Broker, Cut, Destination, EntityStatus, LinkKey, LinkRole, Mailbox, Moment, Node, Part};
@@ -236,7 +236,7 @@ impl Link {
     ) -> Result<Self, AmqpError> {
         let need = need_of(&address, Right::Send);
         let node = permitted_node(&address, need.as_ref(), broker, tokens, now)?;
-        let message_max = node.as_ref().map_or(0, Node::max_message_bytes);
+        let message_max = node.as_ref().map_or(0, Node::max_message_bytes).min(MESSAGE_MAX);
         let to = match (address, node) {
             (Address::Entity(_), Some(Node::Queue(mailbox, Part::Main))) => Target::Entity(Destination::Queue(mailbox)),
             (Address::Entity(_), Some(Node::Topic(topic))) => Target::Entity(Destination::Topic(topic)),

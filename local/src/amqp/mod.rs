@@ -19,6 +19,7 @@ pub(crate) mod connection;
 mod context;
 pub(crate) mod encode;
 pub(crate) mod frame;
+mod guests;
 mod handshake;
 mod held;
 mod incoming;
@@ -41,11 +42,12 @@ mod wire;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use futures::FutureExt as _;
 use tokio::{
+    io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
     task::{JoinError, JoinSet},
-    time::{Instant, timeout_at},
+    time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -53,11 +55,12 @@ use tokio_util::sync::CancellationToken;
 pub use codec::Value;
 
 use self::connection::{Ending, Engine, HANDSHAKE};
+use self::guests::{Guest, Guests};
 use self::wire::Socket;
 use crate::broker::Broker;
 use crate::door::{Door, Refused, Stream};
 use crate::keys::Keys;
-use crate::log::say;
+use crate::log::{Lines, PERIOD, say};
 
 /// Pause after an accept that failed, because the reason (no file descriptors left) does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -78,7 +81,8 @@ pub enum TokenEnd {
 pub struct EndpointOptions {
     /// The idle time-out that clients are told (default 120 s); one that is silent for twice as long is closed.
     pub idle_time_out: Duration,
-    /// Connections served at once (default 1,000); more wait in the listener's backlog.
+    /// Connections served at once (default 1,000). When they are, one without a token gives way to whoever comes; where all
+    /// have one, others wait.
     pub connections_max: usize,
     /// How a link learns that its token is over.
     pub token_end: TokenEnd,
@@ -103,48 +107,47 @@ pub(crate) async fn serve(
     options: EndpointOptions,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(options.connections_max));
-    let mut tasks = JoinSet::new();
+    let guests = Arc::new(Guests::default());
+    let (mut keeper, mut tasks) = (JoinSet::new(), JoinSet::new());
     {
         let (broker, stop) = (Arc::clone(&broker), stop.clone());
-        tasks.spawn(async move { broker.keep_time(&stop).await });
+        keeper.spawn(async move { broker.keep_time(&stop).await });
     }
-    let mut house_was_full = false;
+    let mut counting = interval(PERIOD);
+    counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let house_is_full = permits.available_permits() == 0;
-        if house_is_full && !house_was_full {
-            let open = options.connections_max;
-            let why =
-                "as many connections as are served at once are open; others wait until one ends: close what is idle";
-            say!(broker.live().lines(), warn, "bus: no more connections", open, why);
-        }
-        house_was_full = house_is_full;
         let accepted = async {
-            let permit = Arc::clone(&permits).acquire_owned().await;
             let Some((secure, acceptor)) = &tls else {
-                return (plain.accept().await, Door::Plain, permit);
+                return (plain.accept().await, Door::Plain);
             };
             tokio::select! {
-                accepted = plain.accept() => (accepted, Door::Plain, permit),
-                accepted = secure.accept() => (accepted, Door::Tls(acceptor.clone()), permit),
+                accepted = plain.accept() => (accepted, Door::Plain),
+                accepted = secure.accept() => (accepted, Door::Tls(acceptor.clone())),
             }
         };
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => report(ended),
-            (accepted, door, permit) = accepted => match accepted {
+            _ = counting.tick() => {
+                for (kind, left_out) in broker.live().lines().take_left_out() {
+                    tracing::warn!(left_out, kind, "lines were left out, because there were too many of their kind");
+                }
+            }
+            (accepted, door) = accepted => match accepted {
                 Ok((tcp, peer)) => {
+                    if !room_for_one(&mut tasks, options.connections_max, &guests, broker.live().lines(), &stop).await {
+                        break;
+                    }
+                    let guest = guests.enter(peer);
                     let room = Room {
                         peer,
                         broker: Arc::clone(&broker),
                         keys: Arc::clone(&keys),
                         options: options.clone(),
                         stop: stop.clone(),
+                        leave: guest.leave(),
                     };
-                    tasks.spawn(async move {
-                        connection(tcp, &door, room).await;
-                        drop(permit);
-                    });
+                    tasks.spawn(async move { connection(tcp, &door, guest, room).await });
                 }
                 Err(error) => {
                     say!(broker.live().lines(), warn, "a connection could not be accepted", %error);
@@ -154,9 +157,44 @@ pub(crate) async fn serve(
         }
     }
     drop((plain, tls));
-    while let Some(ended) = tasks.join_next().await {
-        report(ended);
+    for mut ending in [tasks, keeper] {
+        while let Some(ended) = ending.join_next().await {
+            report(ended);
+        }
     }
+}
+
+/// Waits until one more connection can be served; false when all stops. A full house takes the place of the stranger who
+/// has waited longest, so that connections without a token keep nobody out.
+async fn room_for_one(
+    tasks: &mut JoinSet<()>,
+    most: usize,
+    guests: &Guests,
+    lines: &Lines,
+    stop: &CancellationToken,
+) -> bool {
+    let mut said = false;
+    while tasks.len() >= most {
+        let dismissed = guests.dismiss_one();
+        let (with_token, most_from) = guests.summary();
+        let most_from = most_from.map(|(address, count)| format!("{address} ({count})"));
+        if std::mem::replace(&mut said, true) {
+            // One newcomer is one line.
+        } else if dismissed {
+            let why = "as many connections as are served at once are open; one without a token had to give way";
+            say!(lines, warn, "bus: the house is full", open = most, with_token, most_from, why);
+        } else {
+            let why = "as many connections as are served at once are open and have tokens; others wait until one ends: \
+                       close what is idle";
+            say!(lines, warn, "bus: no more connections", open = most, with_token, most_from, why);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            Some(ended) = tasks.join_next() => report(ended),
+            () = guests.one_is_stranger(), if !dismissed => {}
+        }
+    }
+    true
 }
 
 /// What a connection is served with.
@@ -166,10 +204,12 @@ struct Room {
     keys: Arc<Keys>,
     options: EndpointOptions,
     stop: CancellationToken,
+    /// It has to give its place to another.
+    leave: CancellationToken,
 }
 
 /// Finds out what the client speaks, and serves it.
-async fn connection(tcp: TcpStream, door: &Door, room: Room) {
+async fn connection(tcp: TcpStream, door: &Door, guest: Guest, room: Room) {
     let peer = room.peer;
     if let Err(error) = tcp.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY was refused");
@@ -184,6 +224,7 @@ async fn connection(tcp: TcpStream, door: &Door, room: Room) {
     let opened = tokio::select! {
         opened = timeout_at(began + HANDSHAKE, opened) => opened,
         () = room.stop.cancelled() => return,
+        () = room.leave.cancelled() => return,
     };
     let (stream, first) = match opened {
         Ok(Ok(opened)) => opened,
@@ -191,16 +232,17 @@ async fn connection(tcp: TcpStream, door: &Door, room: Room) {
         Err(_) => return Refused::Silent(HANDSHAKE.as_secs()).log(peer),
     };
     if first != Some(b'G') {
-        return serve_engine(stream, began, room).await;
+        return serve_engine(stream, began, guest, room).await;
     }
     let broker = Arc::clone(&room.broker);
     let lines = broker.live().lines();
     let accepted = tokio::select! {
         accepted = timeout_at(began + HANDSHAKE, websocket::accept(stream, peer, lines)) => accepted,
         () = room.stop.cancelled() => return,
+        () = room.leave.cancelled() => return,
     };
     match accepted {
-        Ok(Ok(Some(socket))) => serve_engine(socket, began, room).await,
+        Ok(Ok(Some(socket))) => serve_engine(socket, began, guest, room).await,
         Ok(Ok(None)) => {}
         Ok(Err(error)) if error.is_parse() || error.is_parse_too_large() => {
             let why =
@@ -215,11 +257,21 @@ async fn connection(tcp: TcpStream, door: &Door, room: Room) {
     }
 }
 
-async fn serve_engine<S: Socket>(mut stream: S, began: Instant, room: Room) {
+async fn serve_engine<S: Socket>(mut stream: S, began: Instant, guest: Guest, room: Room) {
     let revocations = room.keys.revocations();
-    let mut engine = Engine::new(room.broker, room.keys, room.options, began);
+    let mut engine = Engine::new(room.broker, room.keys, room.options, began).of(guest);
     engine.peer().came_from(room.peer);
-    if wire::serve(&mut stream, &mut engine, revocations, &room.stop).await == Ending::Reset
+    let ending = tokio::select! {
+        ending = wire::serve(&mut stream, &mut engine, revocations, &room.stop) => ending,
+        () = room.leave.cancelled() => {
+            engine.dismiss(Instant::now());
+            // Its place is needed now: what the socket does not take at once is not waited for.
+            drop(stream.write_all(engine.output()).now_or_never());
+            drop(stream.flush().now_or_never());
+            Ending::Close
+        }
+    };
+    if ending == Ending::Reset
         && let Some(Err(error)) = stream.below().map(Stream::reset)
     {
         tracing::warn!(%error, "a connection ends without RST");

@@ -15,6 +15,7 @@ use time::{OffsetDateTime, macros::format_description};
 
 use super::refusal::Refusal;
 use crate::keys::{Application, Certificate};
+use crate::log::printable;
 
 /// The `client_assertion_type` of RFC 7523.
 pub(crate) const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
@@ -36,9 +37,9 @@ struct Claims {
     exp: Option<f64>,
 }
 
-/// Assertions that were used, by client and `jti`.
+/// Assertions that were used, by client and the hash of their `jti`, which may be as long as the client likes.
 #[derive(Debug, Default)]
-pub(crate) struct Used(Mutex<HashMap<(String, String), Use>>);
+pub(crate) struct Used(Mutex<HashMap<(String, [u8; 32]), Use>>);
 
 #[derive(Debug)]
 struct Use {
@@ -53,10 +54,11 @@ impl Used {
     fn note(&self, client: &str, jti: &str, assertion: &str, exp: f64, once: bool, now: f64) -> Result<(), Refusal> {
         let hash: [u8; 32] = Sha256::digest(assertion).into();
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (client.to_owned(), jti.to_owned());
+        let key = (client.to_owned(), Sha256::digest(jti).into());
         if let Some(known) = used.get(&key) {
             if once || known.hash != hash {
-                let text = format!("Assertion is invalid: an assertion with the jti '{jti}' was used before.");
+                let text =
+                    format!("Assertion is invalid: an assertion with the jti '{}' was used before.", printable(jti));
                 return Err(Refusal::client(50_013, text));
             }
             return Ok(());

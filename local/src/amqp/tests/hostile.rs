@@ -269,7 +269,7 @@ async fn a_receiver_that_falls_silent_and_reads_nothing_is_given_up_and_its_buff
     let began = Instant::now();
     let far = Far::replay(served.tcp().await, &script).await;
     until(&served, |broker| broker.links().len() == 2).await;
-    let limit = EndpointOptions::default().idle_time_out * 2;
+    let limit = EndpointOptions::default().idle_time_out;
     let gone = served.bench.broker.wait_until(|broker| broker.connections() == 0);
     timeout(limit * 2, gone).await.expect("it is given up");
     let after = began.elapsed();
@@ -341,6 +341,45 @@ async fn a_thousand_connections_are_served_at_once_and_the_next_one_waits() {
     until(&served, |broker| broker.connections() == 0).await;
     let took = began.elapsed();
     assert!(took < Duration::from_secs(30), "{took:?}");
+    served.end().await;
+}
+
+#[tokio::test]
+async fn a_thousand_clients_without_a_token_keep_nobody_out() {
+    if !is_alone("hostile::a_thousand_clients_without_a_token_keep_nobody_out") {
+        return;
+    }
+    let served = served().await;
+    let mut bystander = Bystander::new(&served).await;
+    bystander.is_served().await;
+    let script = receiver_script(3_600);
+    let opened = Bench::new().client();
+    let before = peak_mib();
+    let upgrade = b"GET /$servicebus/websocket HTTP/1.1\r\nhost: localhost\r\n";
+    for (what, first) in [("silent", &b""[..]), ("opened", &opened.sent), ("half a WebSocket", upgrade)] {
+        let mut longest = Far::replay(served.tcp().await, &opened).await;
+        longest.expect(p::OPEN).await;
+        let mut crowd = Vec::new();
+        for _ in 0..1_100 {
+            let mut stranger = served.tcp().await;
+            // One that had to leave already does not take it.
+            drop(stranger.write_all(first).await);
+            crowd.push(stranger);
+        }
+        let began = Watch::now();
+        let mut late = Far::replay(served.tcp().await, &script).await;
+        late.expect(p::ATTACH).await;
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(2), "{what}: a client with a token waited for {took:?}");
+        bystander.is_served().await;
+        let (condition, why) = longest.expect(p::CLOSE).await.error(0);
+        assert_eq!(condition, "amqp:connection:forced");
+        assert!(why.contains("had no token"), "{why}");
+        assert!(served.bench.broker.connections() <= 1_000);
+    }
+    let grown = peak_mib() - before;
+    assert!(grown < 96, "{grown} MiB for a thousand connections at both ends");
+    drop(bystander);
     served.end().await;
 }
 

@@ -6,7 +6,7 @@ use super::client::{Bench, Client, message};
 use crate::amqp::EndpointOptions;
 use crate::amqp::codec::Value;
 use crate::amqp::connection::Ending;
-use crate::amqp::encode::Write as _;
+use crate::amqp::encode::{Compound, Write as _};
 use crate::amqp::frame::AMQP_HEADER;
 use crate::amqp::performative as p;
 use crate::broker::QueueOptions;
@@ -249,6 +249,16 @@ fn a_stop_closes_in_order() {
     assert_eq!(codes, [p::DISPOSITION, p::CLOSE], "what was taken is answered, and once is enough");
 }
 
+/// A flow of link 1 that wants an answer.
+fn echo(list: &mut Compound<'_>) {
+    for number in [0, 100, 0, 100, 1, 0, 1] {
+        list.uint(number);
+    }
+    list.null();
+    list.bool(false);
+    list.bool(true);
+}
+
 #[test]
 fn a_client_that_writes_and_never_reads_is_not_read_any_further() {
     let bench = Bench::new();
@@ -257,24 +267,91 @@ fn a_client_that_writes_and_never_reads_is_not_read_any_further() {
     // Every flow with echo costs an answer; nobody reads them.
     client.attach_receiver(0, 1, "jobs", 0);
     while client.engine.wants_input() {
-        client.frame(0, p::FLOW, |list| {
-            list.uint(0);
-            list.uint(100);
-            list.uint(0);
-            list.uint(100);
-            list.uint(1);
-            list.uint(0);
-            list.uint(1);
-            list.null();
-            list.bool(false);
-            list.bool(true);
-        });
+        client.frame(0, p::FLOW, echo);
         attached += 1;
         assert!(attached < 200_000, "reading never stops");
     }
     assert!(client.engine.output().len() < 1_500_000);
     client.take();
     assert!(client.engine.wants_input(), "and goes on when it reads");
+}
+
+#[test]
+fn who_has_no_token_is_not_read_any_further_than_a_frame_or_two() {
+    let bench = Bench::new();
+    let mut client = bench.client();
+    let name = "n".repeat(20_000);
+    let mut frames = 0;
+    // Each attach is answered with the link's name, and refused.
+    while client.engine.wants_input() {
+        client.frame(0, p::ATTACH, |list| {
+            list.text(&name);
+            list.uint(frames);
+            list.bool(true);
+        });
+        frames += 1;
+        assert!(frames < 100, "reading never stops");
+    }
+    assert!(client.engine.output().len() < 64 * 1024, "{}", client.engine.output().len());
+    let held = client.engine.held_bytes();
+    assert!(held >= client.engine.output().len(), "what waits to be written is counted");
+    client.take();
+    assert!(client.engine.wants_input(), "and goes on when it reads");
+    assert!(client.engine.held_bytes() + 16 * 1024 < held);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_given_up_though_it_sends_heartbeats() {
+    let bench = Bench::new();
+    let mut client = bench.trusted();
+    client.attach_receiver(0, 1, "jobs", 0);
+    let limit = EndpointOptions::default().idle_time_out;
+    let step = limit / 4;
+    for round in 0..4 {
+        assert_eq!(client.engine.ending(), None, "{round}");
+        client.bytes(&[0, 0, 0, 8, 2, 0, 0, 0]);
+        if round == 0 {
+            client.frame(0, p::FLOW, echo);
+            assert!(!client.engine.output().is_empty(), "something waits for it");
+        }
+        client.at += step;
+        client.engine.turn(client.at);
+    }
+    assert_eq!(client.engine.ending(), Some(Ending::Reset));
+}
+
+#[test]
+fn who_had_a_token_is_not_cut_down_to_a_strangers_share_when_it_ends() {
+    let bench = Bench::new();
+    let mut client = bench.client();
+    assert_eq!(client.put_token("", &bench.token("", 60)), 202);
+    client.attach_sender(0, 1, "jobs");
+    client.transfer_part(1, Some(1), 0, true, &[0; 60_000]);
+    for _ in 0..8 {
+        client.transfer_part(1, None, 0, true, &[0; 60_000]);
+    }
+    client.pass(Duration::from_secs(61));
+    let frames = client.take();
+    assert!(frames.iter().any(|got| got.code == Some(p::DETACH)), "its link ends with the token");
+    assert!(frames.iter().all(|got| got.code != Some(p::CLOSE)), "and its connection does not: {frames:#?}");
+    assert_eq!(client.put_token("", &bench.token("", 60)), 202);
+}
+
+#[test]
+fn a_message_beyond_what_a_connection_may_hold_ends_its_link_and_not_the_connection() {
+    let bench = Bench::with(QueueOptions { max_message_bytes: 1 << 30, ..QueueOptions::default() });
+    let mut client = bench.trusted();
+    client.attach_sender(0, 1, "jobs");
+    let piece = vec![0; 60_000];
+    client.transfer_part(1, Some(1), 0, true, &piece);
+    let mut frames = Vec::new();
+    for _ in 0..1_200 {
+        client.transfer_part(1, None, 0, true, &piece);
+        frames.extend(client.take());
+    }
+    let detach = frames.iter().find(|got| got.code == Some(p::DETACH)).unwrap();
+    assert_eq!(detach.error(2).0, "amqp:link:message-size-exceeded");
+    assert!(frames.iter().all(|got| got.code != Some(p::CLOSE)));
 }
 
 #[test]
