@@ -100,6 +100,28 @@ async fn a_client_that_sends_no_whole_head_is_given_up_after_half_a_minute() {
     assert!((30..50).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn over_tls_who_falls_silent_before_within_or_after_the_handshake_is_given_up_as_soon() {
+    let local = Local::builder().tls().start().await.unwrap();
+    for first in [&b""[..], b"\x16\x03\x01\x02\x00"] {
+        let mut client = connect(local.ports().blob).await;
+        client.write_all(first).await.unwrap();
+        let (said, after) = until_the_end(&mut client).await;
+        assert_eq!(said, "");
+        assert!((30..32).contains(&after.as_secs()), "{after:?}");
+    }
+    let authority = std::fs::read_to_string(local.ready_file().ca_file.as_ref().unwrap()).unwrap();
+    let tcp = connect(local.ports().blob).await;
+    let mut client =
+        crate::tls::test_connector(&authority).connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+    let began = Instant::now();
+    client.write_all(b"GET /devstoreaccount1 HTTP/1.1\r\nhost: loc").await.unwrap();
+    client.flush().await.unwrap();
+    // A reset is an end too.
+    drop(client.read_to_end(&mut Vec::new()).await);
+    assert!((29..32).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
 /// A byte each five seconds, as long as somebody takes them.
 async fn say_slowly(client: &mut (impl tokio::io::AsyncWrite + Unpin), text: &str) {
     for byte in text.bytes() {
