@@ -15,7 +15,7 @@ use waybill_azure::{
     connection_string::key_tokens,
 };
 use waybill_contracts::ReadyFile;
-use waybill_local::Local;
+use waybill_local::{Local, fault::Step};
 
 /// Far more than any of this takes; a test that meets it has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -559,5 +559,41 @@ async fn the_doctor_tries_everything_in_order_and_names_the_first_thing_to_do() 
     ];
     assert_eq!(states, expected.map(|(check, state)| (check.to_owned(), state.to_owned())));
     assert!(!format!("{}{}", ended.out, ended.err).contains("TOPSECRET"));
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_quarantined_is_tried_again_or_skipped_as_a_person_wants() {
+    let (folder, local) = beside_local().await;
+    let rows: String = (0..500).map(|n| format!("{n},{n}\n")).collect();
+    std::fs::write(folder.path().join("item.csv"), format!("ItemID,Price\n{rows}")).unwrap();
+    let steps =
+        Step::from_toml("[[faults]]\non = \"blob\"\noperation = \"GetBlob\"\ndo = \"corrupt\"\nat = 900\n").unwrap();
+    local.faults().install(steps).unwrap();
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    let follow =
+        ["run", "--local", "local.json", "--sink", "sqlite:shop.sqlite", "--until-idle", "0.5", "--format", "json"];
+    let subscriber = |arguments: &[&str]| command(&folder, "waybill-subscriber", arguments);
+    assert_eq!(run(subscriber(&follow)).await.with(3).json()["filesDone"], 0);
+
+    let refused = run(subscriber(&["retry", "7"])).await.with(1);
+    assert!(refused.err.contains("7: there is no such number"), "{}", refused.err);
+    assert_eq!(
+        run(subscriber(&["skip", "1", "--why", "known to be bad"])).await.with(0).out,
+        "1 skipped; `retry` takes it back\n"
+    );
+    let shown = run(subscriber(&["show", "1", "--format", "json"])).await.with(0).json();
+    assert_eq!(
+        (&shown["state"], &shown["problem"]),
+        (&"skipped".into(), &"a person does not want it: known to be bad".into())
+    );
+    let none = run(subscriber(&["retry", "--quarantined"])).await.with(0).out;
+    assert!(none.starts_with("0 files"), "{none}");
+    let tried = run(subscriber(&["retry", "1", "--format", "json"])).await.with(0).json();
+    assert_eq!(tried["done"], serde_json::json!([1]));
+    let worked = run(subscriber(&follow)).await.with(0).json();
+    assert_eq!((&worked["filesDone"], &worked["rowsInserted"]), (&1.into(), &500.into()), "{worked}");
+    let done = run(subscriber(&["retry", "1"])).await.with(1).err;
+    assert!(done.contains("1: it is done, and cannot be tried again"), "{done}");
     local.stop().await;
 }

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use waybill_contracts::{Metadata, Reason};
 
 use super::{
-    Admitted, Announced, Arrival, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, ListFilter, Place, State,
-    Wanted, Waybill, WorkerId,
+    Admitted, Announced, Arrival, Asked, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, ListFilter, Place,
+    State, Wanted, Waybill, WorkerId,
 };
 
 /// A message that announces `file`, with the broker's number `sequence_number`.
@@ -53,6 +53,7 @@ where
     other_types_are_skipped_and_can_be_listed(&make().await).await;
     types_are_summed_up(&make().await).await;
     done_files_can_be_reopened(&make().await).await;
+    a_person_has_files_tried_again_or_skipped(&make().await).await;
     a_place_is_known_once_it_was_remembered(&make().await).await;
     lists_come_newest_first_and_in_pages(&make().await).await;
     workers_side_by_side_never_share_a_file(&make().await).await;
@@ -136,6 +137,12 @@ async fn a_message_that_is_no_waybill_is_kept_with_its_reason(inbox: &impl Inbox
         assert_eq!(found, [id], "{filter:?}");
     }
     assert_eq!(inbox.admit(vec![broken]).await.unwrap(), [Admitted::AlreadySeen(id)]);
+    assert_eq!(inbox.retry(id).await.unwrap(), Asked::NoFile);
+    assert_eq!(inbox.skip(id, "known").await.unwrap(), Asked::Done);
+    let row = inbox.get(id).await.unwrap().unwrap();
+    assert_eq!((row.state, row.problem.as_deref()), (State::Skipped, Some("a person does not want it: known")));
+    assert_eq!(inbox.history(id).await.unwrap().last().unwrap().state, State::Skipped);
+    assert_eq!(inbox.retry(id).await.unwrap(), Asked::NoFile);
     assert_eq!(inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap().len(), 1);
 }
 
@@ -257,6 +264,31 @@ async fn done_files_can_be_reopened(inbox: &impl Inbox) {
     assert_eq!(inbox.reopen(&[done[0].0]).await.unwrap(), 1);
     let leased = inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap();
     assert_eq!(leased[0].waybill.key, done[0].1);
+}
+
+async fn a_person_has_files_tried_again_or_skipped(inbox: &impl Inbox) {
+    let ids = inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "b", "T"), arrival(3, "c", "T")]).await.unwrap();
+    let [Admitted::Saved(a), Admitted::Saved(b), Admitted::Saved(c)] = ids[..] else { panic!("{ids:?}") };
+    let reason = Reason::CorruptGzip;
+    let leased = inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap();
+    let of = |id: i64| leased.iter().find(|file| file.lease.id == id).expect("it was leased").lease.clone();
+    assert_eq!(inbox.retry(a).await.unwrap(), Asked::Not(State::Working));
+    assert_eq!(inbox.skip(a, "no").await.unwrap(), Asked::Not(State::Working), "a worker has it");
+    inbox.finish(&of(a), End::Quarantine { reason, problem: "damaged".to_owned() }).await.unwrap();
+    inbox.finish(&of(b), End::Done(FileDone::default())).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    inbox.finish(&of(c), End::Later { after: hour, problem: "not there".to_owned(), counts: true }).await.unwrap();
+    assert_eq!(inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap().len(), 0);
+
+    assert_eq!(inbox.retry(a).await.unwrap(), Asked::Done);
+    assert_eq!(inbox.retry(c).await.unwrap(), Asked::Done, "now, and not in an hour");
+    let row = inbox.get(a).await.unwrap().unwrap();
+    assert_eq!((row.state, row.reason, row.problem), (State::Saved, None, None));
+    assert_eq!(inbox.retry(b).await.unwrap(), Asked::Not(State::Done));
+    assert_eq!(inbox.skip(b, "no").await.unwrap(), Asked::Not(State::Done));
+    assert_eq!(inbox.retry(c + 1000).await.unwrap(), Asked::Unknown);
+    assert_eq!(inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap().len(), 2);
+    assert!(!inbox.finish(&of(a), End::Release).await.unwrap(), "the old lease is nobody's");
 }
 
 async fn a_place_is_known_once_it_was_remembered(inbox: &impl Inbox) {

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! # Invariants
-//! 1. Only a person leaves `quarantined`.   2. A lapsed lease cannot change its row, even for the same worker.
+//! 1. Only a person takes a row out of `quarantined`.   2. A lapsed lease cannot change its row, even for the same worker.
 //! 3. One row per message (entity path, sequence number, enqueued time); one row that is not `duplicate` per file.
 //!
 //! # Sources
@@ -26,9 +26,9 @@ mod sqlite;
 use std::future::Future;
 
 pub use model::{
-    Admitted, Announced, Arrival, BlobSeen, BrokenMessage, Counts, End, FileDone, FileKey, HistoryEntry, InboxRow,
-    Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, UnknownState, Wanted, Waybill,
-    WorkerId,
+    Admitted, Announced, Arrival, Asked, BlobSeen, BrokenMessage, Counts, End, FileDone, FileKey, HistoryEntry,
+    InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, UnknownState, Wanted,
+    Waybill, WorkerId,
 };
 pub(crate) use pages::Pages;
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
@@ -86,6 +86,14 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// Puts `done` files back to `saved`, because the sink does not know them.
     fn reopen(&self, ids: &[i64]) -> impl Future<Output = Result<u64, InboxError>> + Send;
+
+    /// Has a file tried again, now, because a person wants it: one that is quarantined, skipped or expired, or waits for a
+    /// later try.
+    fn retry(&self, id: i64) -> impl Future<Output = Result<Asked, InboxError>> + Send;
+
+    /// Puts a message or file to `skipped`, because a person does not want it, with what the person says: one that is saved,
+    /// quarantined or expired.
+    fn skip(&self, id: i64, why: &str) -> impl Future<Output = Result<Asked, InboxError>> + Send;
 
     /// Remembers a place that a grant named.
     fn remember_place(&self, place: &Place) -> impl Future<Output = Result<(), InboxError>> + Send;

@@ -101,6 +101,19 @@ impl FromStr for State {
     }
 }
 
+/// What became of a person's wish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// It is so now.
+    Done,
+    /// There is no such row.
+    Unknown,
+    /// The message names no file that could be tried.
+    NoFile,
+    /// The row is in a state in which this cannot be.
+    Not(State),
+}
+
 /// A name that is no state.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no state; known are saved, working, done, quarantined, skipped, duplicate and expired")]

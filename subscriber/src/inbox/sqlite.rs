@@ -13,8 +13,8 @@ use waybill_store::{
 };
 
 use super::{
-    Admitted, Announced, Arrival, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease,
-    Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, Wanted, Waybill, WorkerId,
+    Admitted, Announced, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow,
+    Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, Wanted, Waybill, WorkerId,
 };
 
 /// `WBIN` in ASCII.
@@ -261,6 +261,28 @@ impl Inbox for SqliteInbox {
                 }
             }
             Ok(reopened)
+        })
+        .await
+    }
+
+    async fn retry(&self, id: i64) -> Result<Asked, InboxError> {
+        const RETRY: &str =
+            "UPDATE inbox SET state = 'saved', reason = NULL, problem = NULL, due_at = ?2, changed_at = ?2
+             WHERE id = ?1 AND file_key IS NOT NULL AND state IN ('saved', 'quarantined', 'skipped', 'expired')";
+        let now = self.now();
+        run(&self.db, move |tx| asked(tx, id, now, RETRY, State::Saved, "a person wants it tried again")).await
+    }
+
+    async fn skip(&self, id: i64, why: &str) -> Result<Asked, InboxError> {
+        const SKIP: &str = "UPDATE inbox SET state = 'skipped', due_at = NULL, changed_at = ?2
+             WHERE id = ?1 AND state IN ('saved', 'quarantined', 'expired')";
+        let (now, why) = (self.now(), format!("a person does not want it: {why}"));
+        run(&self.db, move |tx| {
+            let asked = asked(tx, id, now, SKIP, State::Skipped, &why)?;
+            if asked == Asked::Done {
+                tx.prepare_cached("UPDATE inbox SET problem = ?2 WHERE id = ?1")?.execute(params![id, why])?;
+            }
+            Ok(asked)
         })
         .await
     }
@@ -557,6 +579,23 @@ fn end_leases_of_the_dead(tx: &Transaction<'_>, now: i64) -> rusqlite::Result<()
         [now],
     )?;
     Ok(())
+}
+
+/// Changes a row as a person asked, and notes it.
+fn asked(tx: &Transaction<'_>, id: i64, now: i64, change: &str, to: State, why: &str) -> rusqlite::Result<Asked> {
+    if tx.prepare_cached(change)?.execute(params![id, now])? == 1 {
+        note(tx, id, now, to, None, Some(why), None)?;
+        return Ok(Asked::Done);
+    }
+    let row: Option<(String, bool)> = tx
+        .prepare_cached("SELECT state, file_key IS NOT NULL FROM inbox WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(match row {
+        None => Asked::Unknown,
+        Some((_, false)) if to == State::Saved => Asked::NoFile,
+        Some((state, _)) => Asked::Not(state.parse().unwrap_or(State::Done)),
+    })
 }
 
 fn note(

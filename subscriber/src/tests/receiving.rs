@@ -13,7 +13,7 @@ use waybill_contracts::Reason;
 
 use super::world::{ENTITY, Running, World, builder, rows_in, until, within};
 use crate::inbox::{
-    Admitted, Arrival, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
+    Admitted, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
     ListFilter, Pending, Place, SqliteInbox, State, TypeTotals, Wanted, WorkerId,
 };
 
@@ -65,6 +65,12 @@ impl Inbox for Failing {
     }
     async fn reopen(&self, ids: &[i64]) -> Result<u64, InboxError> {
         self.inner.reopen(ids).await
+    }
+    async fn retry(&self, id: i64) -> Result<Asked, InboxError> {
+        self.inner.retry(id).await
+    }
+    async fn skip(&self, id: i64, why: &str) -> Result<Asked, InboxError> {
+        self.inner.skip(id, why).await
     }
     async fn remember_place(&self, place: &Place) -> Result<(), InboxError> {
         self.inner.remember_place(place).await

@@ -5,6 +5,7 @@ mod doctor;
 mod init;
 mod look;
 mod parked;
+mod decide;
 mod plan;
 mod rows;
 mod replay;
@@ -62,6 +63,11 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
                 _ => parked::list(&common, &settings, blob_type.as_deref(), limit).await,
             }
         }
+        Command::Retry { ids, quarantined, blob_type } => {
+            let of = if quarantined { decide::Of::Quarantined(blob_type) } else { decide::Of::Ids(ids) };
+            decide::retry(&common, &Settings::load(&common, None)?, of).await
+        }
+        Command::Skip { ids, why } => decide::skip(&common, &Settings::load(&common, None)?, &ids, &why).await,
         Command::Show { id } => look::show(&common, &Settings::load(&common, None)?, id).await,
     }
 }

@@ -140,6 +140,27 @@ enum Command {
         #[arg(long, num_args = 2, value_names = ["PARENT", "KEY"], conflicts_with_all = ["blob_type", "limit"], allow_hyphen_values = true)]
         release: Option<Vec<String>>,
     },
+    /// Have files tried again now: quarantined, skipped or expired ones, or ones that wait for a later try
+    Retry {
+        /// Their numbers, as `list` shows them
+        #[arg(required_unless_present = "quarantined", conflicts_with = "quarantined")]
+        ids: Vec<i64>,
+        /// Every file that is quarantined
+        #[arg(long)]
+        quarantined: bool,
+        /// With --quarantined: only files of this blobType
+        #[arg(long = "type", value_name = "TYPE", requires = "quarantined")]
+        blob_type: Option<String>,
+    },
+    /// Put files or messages aside that nobody wants: saved, quarantined or expired ones
+    Skip {
+        /// Their numbers, as `list` shows them
+        #[arg(required = true)]
+        ids: Vec<i64>,
+        /// Why, for whoever looks later
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
     /// Everything about one file or message, with its history
     Show {
         /// Its number, as `list` shows it

@@ -134,6 +134,12 @@ impl Settings {
         Ok(SqliteInbox::open_to_look(&path).await?)
     }
 
+    /// The inbox, if there is one: for a person's decisions.
+    pub(crate) async fn inbox_to_change(&self) -> anyhow::Result<SqliteInbox> {
+        self.existing_inbox().await?;
+        self.open_inbox().await
+    }
+
     async fn open_inbox(&self) -> anyhow::Result<SqliteInbox> {
         Ok(SqliteInbox::open(&self.inbox_path(), self.inbox_options()).await?)
     }
