@@ -593,6 +593,14 @@ async fn a_file_that_was_quarantined_is_tried_again_or_skipped_as_a_person_wants
     assert_eq!(tried["done"], serde_json::json!([1]));
     let worked = run(subscriber(&follow)).await.with(0).json();
     assert_eq!((&worked["filesDone"], &worked["rowsInserted"]), (&1.into(), &500.into()), "{worked}");
+    let id = run(subscriber(&["list", "--format", "json"])).await.with(0).json()[0]["correlationId"].clone();
+    let traced = run(subscriber(&["trace", id.as_str().unwrap()])).await.with(0).out;
+    let states = ["saved", "working", "quarantined", "skipped", "saved", "working", "done"];
+    let told: Vec<&str> =
+        traced.lines().skip(1).filter_map(|line| states.into_iter().find(|state| line.contains(state))).collect();
+    assert_eq!(told.len(), traced.lines().count() - 1, "{traced}");
+    assert!(traced.contains("a person wants it tried again") && traced.contains("corrupt-gzip"), "{traced}");
+    assert!(run(subscriber(&["trace", "nobody's"])).await.with(1).err.contains("has the correlation id"));
     let done = run(subscriber(&["retry", "1"])).await.with(1).err;
     assert!(done.contains("1: it is done, and cannot be tried again"), "{done}");
     local.stop().await;

@@ -151,6 +151,8 @@ pub(crate) async fn serve(
                 }
                 Err(error) => {
                     say!(broker.live().lines(), warn, "a connection could not be accepted", %error);
+                    // Most likely there are no file descriptors left: a stranger gives its own back.
+                    guests.dismiss_one();
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },

@@ -63,6 +63,9 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
                 _ => parked::list(&common, &settings, blob_type.as_deref(), limit).await,
             }
         }
+        Command::Trace { correlation_id } => {
+            look::trace(&common, &Settings::load(&common, None)?, &correlation_id).await
+        }
         Command::Retry { ids, quarantined, blob_type } => {
             let of = if quarantined { decide::Of::Quarantined(blob_type) } else { decide::Of::Ids(ids) };
             decide::retry(&common, &Settings::load(&common, None)?, of).await

@@ -140,6 +140,11 @@ enum Command {
         #[arg(long, num_args = 2, value_names = ["PARENT", "KEY"], conflicts_with_all = ["blob_type", "limit"], allow_hyphen_values = true)]
         release: Option<Vec<String>>,
     },
+    /// What became of everything with one correlation id, step by step
+    Trace {
+        /// The correlation id, as the publisher gave it
+        correlation_id: String,
+    },
     /// Have files tried again now: quarantined, skipped or expired ones, or ones that wait for a later try
     Retry {
         /// Their numbers, as `list` shows them

@@ -147,3 +147,42 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     )?;
     Ok(Outcome::Done)
 }
+
+pub(crate) async fn trace(common: &Common, settings: &Settings, correlation_id: &str) -> anyhow::Result<Outcome> {
+    /// One id is given to a handful of files; more than this is somebody's constant.
+    const MOST: u32 = 1_000;
+    let inbox = settings.existing_inbox().await?;
+    let filter = ListFilter { correlation_id: Some(correlation_id.to_owned()), most: MOST, ..ListFilter::default() };
+    let mut shown = Vec::new();
+    for row in inbox.list(&filter).await? {
+        let history = inbox.history(row.id).await?;
+        shown.push(Shown { row, history });
+    }
+    if shown.is_empty() {
+        bail!(
+            "nothing in {} has the correlation id {correlation_id:?}; ids are compared as they are written",
+            settings.inbox_path().display()
+        );
+    }
+    shown.reverse();
+    if common.format == Format::Json {
+        json(&shown)?;
+        return Ok(Outcome::Done);
+    }
+    let mut steps: Vec<(&InboxRow, &HistoryEntry)> =
+        shown.iter().flat_map(|shown| shown.history.iter().map(|entry| (&shown.row, entry))).collect();
+    steps.sort_by_key(|(row, entry)| (entry.at, row.id));
+    table(
+        &["WHEN", "ID", "TYPE", "STATE", "WHY"],
+        steps.into_iter().map(|(row, entry)| {
+            let why: Vec<String> =
+                entry.reason.map(|reason| reason.to_string()).into_iter().chain(entry.problem.clone()).collect();
+            let blob_type = row.blob_type.clone().unwrap_or_default();
+            vec![instant(entry.at), row.id.to_string(), blob_type, entry.state.to_string(), why.join(": ")]
+        }),
+    )?;
+    if shown.len() == MOST as usize {
+        line(format_args!("the newest {MOST} with this id; `list --correlation` pages through all"))?;
+    }
+    Ok(Outcome::Done)
+}
