@@ -16,16 +16,17 @@ use waybill_azure::{
     http::HttpOptions,
 };
 use waybill_cli::{args::Common, settings};
-use waybill_contracts::{Entities, GrantLayout};
+use waybill_contracts::{Entities, GrantLayout, is_of_types};
 use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
     inbox::{SqliteInbox, SqliteInboxOptions},
     sink::{self, AnySink},
 };
 
-use crate::tenant::{Reached, Tenant};
-
-use crate::Target;
+use crate::{
+    Target,
+    tenant::{Reached, Tenant},
+};
 
 /// The section. Every key has a default but the tenant's address and credential, and the sink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -183,6 +184,11 @@ impl Settings {
     /// Only these types, as configured.
     pub(crate) fn types(&self) -> Option<&[String]> {
         self.types.as_deref()
+    }
+
+    /// Whether a blobType is among them.
+    pub(crate) fn wants(&self, blob_type: &str) -> bool {
+        self.types().is_none_or(|types| is_of_types(blob_type, types))
     }
 
     /// Predicates by the blobType, of those that no entity has.

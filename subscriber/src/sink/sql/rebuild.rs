@@ -14,12 +14,13 @@
 
 use std::collections::BTreeSet;
 
-use waybill_contracts::{Entities, Entity, OnMissing};
+use serde::Serialize;
+use waybill_contracts::{Entities, Entity, OnMissing, SqlName};
 
-use super::{postgres::PostgresRebuild, sqlite::SqliteRebuild};
+use super::{catalogue::quoted, postgres::PostgresRebuild, sqlite::SqliteRebuild};
 use crate::{
     FileKey,
-    apply::PlanError,
+    apply::{EntityPlans, PlanError},
     sink::{AnySink, SinkError, SinkOpenError},
 };
 
@@ -83,6 +84,16 @@ impl Scope {
         &self.types
     }
 
+    /// The entities' tables with the columns of their keys, parents first as far as there are no cycles.
+    pub(super) fn tables(&self, plans: &EntityPlans) -> Vec<(SqlName, Vec<String>)> {
+        let table = |entity: &String| {
+            let plan = plans.get(entity).expect("the scope is compiled");
+            let key = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
+            (SqlName::new(plan.table()), key)
+        };
+        self.order.iter().map(table).collect()
+    }
+
     /// Whether some entity of the configuration has this name, in the scope or not.
     pub(super) fn is_configured(&self, entity: &str) -> bool {
         self.configured.contains(entity)
@@ -115,7 +126,8 @@ fn parents_first(entities: &Entities) -> Vec<String> {
 }
 
 /// What becomes of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Way {
     /// It fits its entity and stays; rows that differ are written.
     Compared,
@@ -126,7 +138,8 @@ pub enum Way {
 }
 
 /// A table after the swap.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct SwappedTable {
     /// Its name.
     pub table: String,
@@ -140,6 +153,19 @@ pub struct SwappedTable {
     pub updated: u64,
     /// Rows that it should not have had.
     pub deleted: u64,
+}
+
+impl SwappedTable {
+    /// Before its rows are compared.
+    pub(super) fn of(name: &SqlName, way: Way) -> Self {
+        Self { table: name.as_str().to_owned(), way, rows: 0, inserted: 0, updated: 0, deleted: 0 }
+    }
+}
+
+/// Whether a row of the shadow, `s`, is that of the table, `t`.
+pub(super) fn same_key(key: &[String]) -> String {
+    let same = key.iter().map(|column| format!("s.{0} = t.{0}", quoted(column)));
+    same.collect::<Vec<_>>().join(" AND ")
 }
 
 /// Why tables are not derived again. The old ones are as they were, but for [`RebuildError::Unknown`].

@@ -1,7 +1,7 @@
 //! What is PostgreSQL's own: its types, its constraints, tables that are there, several writers.
 
 use super::world::{
-    entities, json_lines,
+    ITEM, entities, json_lines,
     postgres::{Place, World, run},
 };
 use crate::{
@@ -323,13 +323,6 @@ async fn a_server_that_is_gone_is_an_outage_and_its_return_is_enough() {
     let again = world.sink.apply(&file, 0, batch()).await;
     assert!(matches!(again, Err(SinkError::Fenced { .. })), "{again:?}");
 }
-
-const ITEM: &str = r#"
-    [entity.item]
-    key = ["id"]
-    version = { field = "v", type = "integer" }
-    columns = { id = "integer", price = "decimal" }
-"#;
 
 /// Derives the table again, from the first file of the world.
 async fn rebuild(world: &World, toml: &str, rows: &str) -> Result<Vec<SwappedTable>, RebuildError> {

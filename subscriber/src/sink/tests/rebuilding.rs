@@ -4,20 +4,13 @@ use waybill_contracts::Entities;
 
 use super::{
     World,
-    world::{Clock, batch, entities, json_lines},
+    world::{Clock, ITEM, batch, entities, json_lines},
 };
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
     sink::{Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink, SwappedTable, WaitsEnded, Way},
 };
-
-const ITEM: &str = r#"
-    [entity.item]
-    key = ["id"]
-    version = { field = "v", type = "integer" }
-    columns = { id = "integer", price = "decimal" }
-"#;
 
 const PAIR: &str = r#"
     [entity.shop]

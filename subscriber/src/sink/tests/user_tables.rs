@@ -3,7 +3,7 @@
 use waybill_store::rusqlite::Connection;
 
 use super::world::{
-    entities,
+    ITEM, entities,
     sqlite::{DATABASE, World},
 };
 use crate::{
@@ -11,13 +11,6 @@ use crate::{
     apply::Position,
     sink::{Applied, Rebuild, RebuildError, Scope, Sink, SinkOpenError, SqliteSink, SwappedTable, Way},
 };
-
-const ITEM: &str = r#"
-    [entity.item]
-    key = ["id"]
-    version = { field = "v", type = "integer" }
-    columns = { id = "integer", price = "decimal" }
-"#;
 
 /// What opening says, and that nothing of it took effect.
 async fn refusal(tables: &str, toml: &str) -> String {

@@ -19,6 +19,14 @@ use crate::{
     sink::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError},
 };
 
+/// An entity with a version, and a price to change.
+pub(super) const ITEM: &str = r#"
+    [entity.item]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer", price = "decimal" }
+"#;
+
 pub(super) fn entities(toml: &str) -> Entities {
     Entities::parse(toml, "entities.toml").unwrap()
 }

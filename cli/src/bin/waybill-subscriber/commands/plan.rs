@@ -6,7 +6,7 @@ use waybill_cli::{
     exit::Outcome,
     output::{count, json, line, many, table},
 };
-use waybill_contracts::{Entities, is_of_types};
+use waybill_contracts::Entities;
 use waybill_subscriber::{
     apply::EntityPlans,
     inbox::{Inbox, TypeTotals},
@@ -73,7 +73,7 @@ pub(crate) async fn plan(common: &Common, settings: &Settings) -> anyhow::Result
 
 fn describe(totals: TypeTotals, settings: &Settings, plans: &EntityPlans, entities: &Entities) -> Type {
     let name = &totals.blob_type;
-    let wanted = settings.types().is_none_or(|types| is_of_types(name, types));
+    let wanted = settings.wants(name);
     let entity = plans.for_type(name);
     let filter = match entity {
         Some(entity) => entity.filter().map(|filter| filter.text().to_owned()),

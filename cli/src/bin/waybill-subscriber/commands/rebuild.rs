@@ -14,7 +14,7 @@ use waybill_cli::{
     exit::Outcome,
     output::{count, json, line, many, table},
 };
-use waybill_contracts::{Entities, is_of_types};
+use waybill_contracts::Entities;
 use waybill_subscriber::{
     FileKey,
     inbox::{Inbox, SqliteInbox, State, Wanted},
@@ -42,19 +42,8 @@ struct Report {
     gaps: u64,
     /// Files whose rows are not in the tables: they could not be worked, or only the old tables had them.
     files_left_out: u64,
-    tables: Vec<Table>,
+    tables: Vec<SwappedTable>,
     seconds: f64,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Table {
-    table: String,
-    way: &'static str,
-    rows: u64,
-    inserted: u64,
-    updated: u64,
-    deleted: u64,
 }
 
 pub(crate) async fn rebuild(
@@ -71,8 +60,10 @@ pub(crate) async fn rebuild(
     if types.is_some() {
         say_scope(&scope);
     }
-    let is_configured = |name: &&String| settings.types().is_none_or(|types| is_of_types(name, types));
-    let wanted = Wanted { types: Some(scope.types().iter().filter(is_configured).cloned().collect()), since: None };
+    let wanted = Wanted {
+        types: Some(scope.types().iter().filter(|name| settings.wants(name)).cloned().collect()),
+        since: None,
+    };
     let gaps = refuse_gaps(&inbox, &wanted, incomplete).await?;
 
     let mut rebuild = Rebuild::begin(settings.sink()?, &scope).await?;
@@ -114,7 +105,7 @@ pub(crate) async fn rebuild(
         rows_bad: read(&worked.bad_rows),
         gaps,
         files_left_out,
-        tables: swapped.into_iter().map(Table::of).collect(),
+        tables: swapped,
         seconds: began.elapsed().as_secs_f64(),
     };
     if common.format == Format::Json {
@@ -135,8 +126,7 @@ async fn scope(
     if let Some(types) = types {
         return Ok(Scope::of(entities, types));
     }
-    let is_configured = |name: &String| settings.types().is_none_or(|types| is_of_types(name, types));
-    let announced = inbox.types().await?.into_iter().map(|of| of.blob_type).filter(is_configured);
+    let announced = inbox.types().await?.into_iter().map(|of| of.blob_type).filter(|name| settings.wants(name));
     let all: Vec<String> = entities.0.keys().cloned().chain(announced).collect();
     Ok(Scope::of(entities, &all))
 }
@@ -250,24 +240,15 @@ impl Derive<'_> {
     }
 }
 
-impl Table {
-    fn of(swapped: SwappedTable) -> Self {
-        let SwappedTable { table, way, rows, inserted, updated, deleted } = swapped;
-        let way = match way {
-            Way::Compared => "compared",
-            Way::Made => "made",
-            Way::MadeAnew => "madeAnew",
-        };
-        Self { table, way, rows, inserted, updated, deleted }
-    }
-
-    fn told(&self) -> String {
-        let Self { inserted, updated, deleted, .. } = self;
-        match self.way {
-            "made" => "made".to_owned(),
-            "madeAnew" => "made anew".to_owned(),
-            _ if inserted + updated + deleted == 0 => "was right".to_owned(),
-            _ => format!("{} inserted, {} updated, {} deleted", count(*inserted), count(*updated), count(*deleted)),
+/// For people.
+fn told(table: &SwappedTable) -> String {
+    let SwappedTable { inserted, updated, deleted, .. } = table;
+    match table.way {
+        Way::Made => "made".to_owned(),
+        Way::MadeAnew => "made anew".to_owned(),
+        Way::Compared if inserted + updated + deleted == 0 => "was right".to_owned(),
+        Way::Compared => {
+            format!("{} inserted, {} updated, {} deleted", count(*inserted), count(*updated), count(*deleted))
         }
     }
 }
@@ -279,7 +260,7 @@ fn say(report: &Report) -> anyhow::Result<()> {
         many(report.rows, "row"),
         report.seconds
     ))?;
-    let rows = report.tables.iter().map(|table| vec![table.table.clone(), count(table.rows), table.told()]);
+    let rows = report.tables.iter().map(|table| vec![table.table.clone(), count(table.rows), told(table)]);
     table(&["TABLE", "ROWS", "CHANGED"], rows)?;
     if report.rows_bad > 0 {
         line(format_args!("\n{} cannot be used, and kept in _waybill_bad_row", many(report.rows_bad, "row")))?;

@@ -12,8 +12,8 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{FILE, RESCUED, ROW, Registered, VERSION, quoted, table_is_taken, would_lose},
-        rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way},
+        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, would_lose},
+        rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
     },
     PLACE, PostgresSink, connect, lock_number, schema, stream_lock_number, without_prefix,
@@ -207,12 +207,7 @@ impl PostgresRebuild {
     /// All but the commit.
     async fn try_swap(&self) -> Result<Vec<SwappedTable>, Failure> {
         let (live, schemas) = (&self.live, &self.schemas);
-        let mut tables: Vec<(SqlName, Vec<String>)> = Vec::new();
-        for entity in &self.scope.order {
-            let plan = self.plans.get(entity).expect("the scope is compiled");
-            let key = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
-            tables.push((SqlName::new(plan.table()), key));
-        }
+        let mut tables = self.scope.tables(&self.plans);
         let sql = format!(
             "SELECT blob_type FROM {} WHERE blob_type IS NOT NULL ORDER BY 1",
             schemas.of_shadow("_waybill_table")
@@ -228,8 +223,7 @@ impl PostgresRebuild {
         let mut swapped = Vec::with_capacity(tables.len());
         for (name, _) in &tables {
             let way = self.make_room(name).await?;
-            let table = name.as_str().to_owned();
-            swapped.push(SwappedTable { table, way, rows: 0, inserted: 0, updated: 0, deleted: 0 });
+            swapped.push(SwappedTable::of(name, way));
         }
         let mut compared = Vec::new();
         for ((name, key), swapped) in tables.iter().zip(&swapped) {
@@ -472,17 +466,12 @@ impl Schemas {
 }
 
 impl Columns {
-    fn same_key(&self) -> String {
-        let same = self.key.iter().map(|column| format!("s.{0} = t.{0}", quoted(column)));
-        same.collect::<Vec<_>>().join(" AND ")
-    }
-
     fn delete(&self, schemas: &Schemas, name: &SqlName) -> String {
         format!(
             "DELETE FROM {} t WHERE NOT EXISTS (SELECT 1 FROM {} s WHERE {})",
             schemas.of_live(name.as_str()),
             schemas.of_shadow(name.as_str()),
-            self.same_key()
+            same_key(&self.key)
         )
     }
 
@@ -502,7 +491,7 @@ impl Columns {
             schemas.of_live(name.as_str()),
             set.join(", "),
             schemas.of_shadow(name.as_str()),
-            self.same_key(),
+            same_key(&self.key),
             as_written("t"),
             as_written("s")
         )
@@ -517,7 +506,7 @@ impl Columns {
             list(""),
             list("s."),
             schemas.of_shadow(name.as_str()),
-            self.same_key(),
+            same_key(&self.key),
             live = schemas.of_live(name.as_str()),
         )
     }
@@ -530,16 +519,8 @@ async fn fits(
     name: &SqlName,
     scope: &Scope,
 ) -> Result<Option<bool>, Failure> {
-    let sql = "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = $1 OR entity = $2";
     let mut is_known = false;
-    for row in tx.query(sql, &[&name.as_str(), &plan.name()]).await? {
-        let registered = Registered {
-            table: row.get(0),
-            entity: row.get(1),
-            blob_type: row.get(2),
-            rule: row.get(3),
-            filter: row.get(4),
-        };
+    for registered in schema::registered(tx, plan, name).await? {
         registered.admit_place(plan, name, |table, wanted| table == wanted, |entity| scope.is_configured(entity))?;
         is_known = true;
     }

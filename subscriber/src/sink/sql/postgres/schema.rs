@@ -146,18 +146,28 @@ async fn install_entity(tx: &PostgresTransaction<'_>, plan: &EntityPlan) -> Resu
     Ok(())
 }
 
+/// What is known of the table, and of the entity under another table's name.
+pub(super) async fn registered(
+    tx: &PostgresTransaction<'_>,
+    plan: &EntityPlan,
+    name: &SqlName,
+) -> Result<Vec<Registered>, Failure> {
+    let sql = "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = $1 OR entity = $2";
+    let rows = tx.query(sql, &[&name.as_str(), &plan.name()]).await?;
+    let of_row = rows.iter().map(|row| Registered {
+        table: row.get(0),
+        entity: row.get(1),
+        blob_type: row.get(2),
+        rule: row.get(3),
+        filter: row.get(4),
+    });
+    Ok(of_row.collect())
+}
+
 /// Refuses a table that is somebody else's, or was filled under another rule.
 async fn register(tx: &PostgresTransaction<'_>, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
-    let sql = "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = $1 OR entity = $2";
     let mut is_known = false;
-    for row in tx.query(sql, &[&name.as_str(), &plan.name()]).await? {
-        let registered = Registered {
-            table: row.get(0),
-            entity: row.get(1),
-            blob_type: row.get(2),
-            rule: row.get(3),
-            filter: row.get(4),
-        };
+    for registered in registered(tx, plan, name).await? {
         registered.admit(plan, name, |table, wanted| table == wanted)?;
         is_known = true;
     }

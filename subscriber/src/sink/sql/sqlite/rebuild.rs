@@ -18,8 +18,8 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{FILE, RESCUED, ROW, Registered, VERSION, quoted, table_is_taken, would_lose},
-        rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way},
+        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, would_lose},
+        rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
     },
     SqliteSink, schema,
@@ -306,21 +306,9 @@ impl Place {
 
     /// Whether the table was filled by the sink so far. Refuses one that another entity has.
     fn owner(&self, live: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<bool, Failure> {
-        let sql = "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = ?1 OR entity = ?2";
-        let mut statement = live.prepare_cached(sql)?;
-        let rows = statement.query_map((name.as_str(), plan.name()), |row| {
-            Ok(Registered {
-                table: row.get(0)?,
-                entity: row.get(1)?,
-                blob_type: row.get(2)?,
-                rule: row.get(3)?,
-                filter: row.get(4)?,
-            })
-        })?;
         let mut is_known = false;
-        for registered in rows {
-            registered?
-                .admit_place(plan, name, str::eq_ignore_ascii_case, |entity| self.scope.is_configured(entity))?;
+        for registered in schema::registered(live, plan, name)? {
+            registered.admit_place(plan, name, str::eq_ignore_ascii_case, |entity| self.scope.is_configured(entity))?;
             is_known = true;
         }
         Ok(is_known)
@@ -379,12 +367,7 @@ impl Place {
 
     /// In one transaction of `live`, to which the shadow is attached.
     fn swap(&self, live: &Connection) -> Result<Vec<SwappedTable>, Failure> {
-        let mut tables = Vec::new();
-        for entity in &self.scope.order {
-            let plan = self.plans.get(entity).expect("the scope is compiled");
-            let key = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
-            tables.push((SqlName::new(plan.table()), key));
-        }
+        let mut tables = self.scope.tables(&self.plans);
         let mut statement =
             live.prepare("SELECT blob_type FROM shadow._waybill_table WHERE blob_type IS NOT NULL ORDER BY 1")?;
         for blob_type in statement.query_map([], |row| row.get::<_, String>(0))? {
@@ -395,14 +378,7 @@ impl Place {
         let mut swapped = Vec::with_capacity(tables.len());
         for (name, _) in &tables {
             let way = self.make_room(live, name)?;
-            swapped.push(SwappedTable {
-                table: name.as_str().to_owned(),
-                way,
-                rows: 0,
-                inserted: 0,
-                updated: 0,
-                deleted: 0,
-            });
+            swapped.push(SwappedTable::of(name, way));
         }
         let compared: Vec<Columns> =
             tables.iter().map(|(name, key)| columns(live, name, key)).collect::<Result<_, _>>()?;
@@ -495,18 +471,13 @@ impl Place {
 }
 
 impl Columns {
-    fn same_key(&self) -> String {
-        let same = self.key.iter().map(|column| format!("s.{0} = t.{0}", quoted(column)));
-        same.collect::<Vec<_>>().join(" AND ")
-    }
-
     fn list(columns: impl IntoIterator<Item = impl AsRef<str>>, before: &str) -> String {
         let listed = columns.into_iter().map(|column| format!("{before}{}", quoted(column.as_ref())));
         listed.collect::<Vec<_>>().join(", ")
     }
 
     fn delete(&self, live: &Connection, name: &SqlName) -> Result<u64, Failure> {
-        let same = self.same_key();
+        let same = same_key(&self.key);
         let sql = format!("DELETE FROM main.{name} AS t WHERE NOT EXISTS (SELECT 1 FROM shadow.{name} s WHERE {same})");
         Ok(live.execute(&sql, [])? as u64)
     }
@@ -520,7 +491,7 @@ impl Columns {
         };
         let sql = format!(
             "UPDATE main.{name} AS t SET {set} FROM shadow.{name} AS s WHERE {} AND ({}) IS NOT ({})",
-            self.same_key(),
+            same_key(&self.key),
             as_bytes("t"),
             as_bytes("s")
         );
@@ -534,7 +505,7 @@ impl Columns {
              WHERE NOT EXISTS (SELECT 1 FROM main.{name} t WHERE {})",
             Self::list(all(), ""),
             Self::list(all(), "s."),
-            self.same_key()
+            same_key(&self.key)
         );
         Ok(live.execute(&sql, [])? as u64)
     }

@@ -167,21 +167,27 @@ pub(super) fn create_sql(name: &SqlName, plan: &EntityPlan, columns: &[ShapeColu
     sql
 }
 
-/// Refuses a table that is somebody else's, or was filled under another rule.
-fn register(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
+/// What is known of the table, and of the entity under another table's name.
+pub(super) fn registered(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> rusqlite::Result<Vec<Registered>> {
     let mut statement = tx.prepare_cached(
         "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = ?1 OR entity = ?2",
     )?;
-    let mut rows = statement.query((name.as_str(), plan.name()))?;
-    let mut is_known = false;
-    while let Some(row) = rows.next()? {
-        let registered = Registered {
+    let registered = statement.query_map((name.as_str(), plan.name()), |row| {
+        Ok(Registered {
             table: row.get(0)?,
             entity: row.get(1)?,
             blob_type: row.get(2)?,
             rule: row.get(3)?,
             filter: row.get(4)?,
-        };
+        })
+    })?;
+    registered.collect()
+}
+
+/// Refuses a table that is somebody else's, or was filled under another rule.
+fn register(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Failure> {
+    let mut is_known = false;
+    for registered in registered(tx, plan, name)? {
         registered.admit(plan, name, str::eq_ignore_ascii_case)?;
         is_known = true;
     }
