@@ -111,6 +111,22 @@ pub(super) fn publish(folder: &TempDir, files: &[&str]) -> Command {
     command(folder, "waybill-publisher", &[&PUBLISH, files].concat())
 }
 
+/// What the rows of [`publish`]'s files are.
+pub(super) const ITEM: &str = r#"
+[entity.item]
+types = ["ItemChanges"]
+key = ["ItemID"]
+columns = { ItemID = "integer", Price = "decimal" }
+"#;
+
+/// Two files of items, the second long enough to be hit in its middle.
+pub(super) async fn publish_long(folder: &TempDir) {
+    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+    let rows: String = (10..40_010).map(|id| format!("{id},1.50\n")).collect();
+    std::fs::write(folder.path().join("long.csv"), format!("ItemID,Price\n{rows}")).unwrap();
+    run(publish(folder, &["item.csv", "long.csv"])).await.with(0);
+}
+
 fn write_ready_file(folder: &TempDir, name: &str, ready: &ReadyFile) {
     std::fs::write(folder.path().join(name), serde_json::to_string(ready).unwrap()).unwrap();
 }

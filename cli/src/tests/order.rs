@@ -1,6 +1,6 @@
 //! Rows in any order, as an operator sees them.
 
-use super::binaries::{Running, beside_local, command, publish, run};
+use super::binaries::{Running, beside_local, command, publish, publish_long, run};
 
 const SHOP: &str = r#"
 [entity.item]
@@ -197,20 +197,10 @@ fn tables(folder: &tempfile::TempDir, database: &str) -> Vec<String> {
     statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
 }
 
-const ITEM: &str = r#"
-[entity.item]
-types = ["ItemChanges"]
-key = ["ItemID"]
-columns = { ItemID = "integer", Price = "decimal" }
-"#;
-
 #[tokio::test]
 async fn files_are_replayed_into_another_sink_and_go_on_after_a_kill() {
     let (folder, local) = beside_local().await;
-    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
-    let rows: String = (10..40_010).map(|id| format!("{id},1.50\n")).collect();
-    std::fs::write(folder.path().join("long.csv"), format!("ItemID,Price\n{rows}")).unwrap();
-    run(publish(&folder, &["item.csv", "long.csv"])).await.with(0);
+    publish_long(&folder).await;
     let into = |what: &'static str, sink: &'static str, more: &[&'static str]| {
         let arguments =
             [&[what, "--local", "local.json", "--entities", "entities.toml", "--sink", sink], more].concat();

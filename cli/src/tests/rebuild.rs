@@ -9,14 +9,7 @@ use waybill_store::{
     tokio_postgres::{self, Client, NoTls, SimpleQueryMessage},
 };
 
-use super::binaries::{PATIENCE, Running, beside_local, command, publish, run};
-
-const ITEM: &str = r#"
-[entity.item]
-types = ["ItemChanges"]
-key = ["ItemID"]
-columns = { ItemID = "integer", Price = "decimal" }
-"#;
+use super::binaries::{ITEM, PATIENCE, Running, beside_local, command, publish, publish_long, run};
 
 const SINK: [&str; 6] = ["--local", "local.json", "--entities", "entities.toml", "--sink", "sqlite:a.sqlite"];
 
@@ -175,10 +168,7 @@ async fn in_postgres_a_running_subscriber_survives_that_its_tables_are_swapped()
 #[tokio::test]
 async fn a_rebuild_that_is_killed_leaves_the_tables_and_the_next_one_does_it() {
     let (folder, local) = beside_local().await;
-    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
-    let rows: String = (10..40_010).map(|id| format!("{id},1.50\n")).collect();
-    std::fs::write(folder.path().join("long.csv"), format!("ItemID,Price\n{rows}")).unwrap();
-    run(publish(&folder, &["item.csv", "long.csv"])).await.with(0);
+    publish_long(&folder).await;
     run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
     let right = query(&folder, ALL);
     change(&folder, "DELETE FROM item WHERE ItemID % 2 = 0");

@@ -30,7 +30,7 @@ pub use model::{
     InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, UnknownState, Wanted,
     Waybill, WorkerId,
 };
-pub(crate) use pages::Pages;
+pub use pages::Pages;
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
 
 /// Why the inbox could not answer. Nothing of the call took effect.

@@ -3,19 +3,24 @@
 use super::{Inbox, InboxError, InboxRow, ListFilter};
 
 /// The pages of a listing.
-pub(crate) struct Pages {
+#[derive(Debug, Clone)]
+pub struct Pages {
     filter: ListFilter,
     is_over: bool,
 }
 
 impl Pages {
     /// `filter.most` rows are a page, which is not 0.
-    pub(crate) fn new(filter: ListFilter) -> Self {
+    #[must_use]
+    pub fn new(filter: ListFilter) -> Self {
         Self { filter, is_over: false }
     }
 
     /// `None` after the last.
-    pub(crate) async fn next(&mut self, inbox: &impl Inbox) -> Result<Option<Vec<InboxRow>>, InboxError> {
+    ///
+    /// # Errors
+    /// [`InboxError`].
+    pub async fn next(&mut self, inbox: &impl Inbox) -> Result<Option<Vec<InboxRow>>, InboxError> {
         if self.is_over {
             return Ok(None);
         }

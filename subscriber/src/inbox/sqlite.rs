@@ -270,19 +270,20 @@ impl Inbox for SqliteInbox {
             "UPDATE inbox SET state = 'saved', reason = NULL, problem = NULL, due_at = ?2, changed_at = ?2
              WHERE id = ?1 AND file_key IS NOT NULL AND state IN ('saved', 'quarantined', 'skipped', 'expired')";
         let now = self.now();
-        run(&self.db, move |tx| asked(tx, id, now, RETRY, State::Saved, "a person wants it tried again")).await
+        run(&self.db, move |tx| {
+            let changed = tx.prepare_cached(RETRY)?.execute(params![id, now])?;
+            asked(tx, id, now, changed, State::Saved, "a person wants it tried again")
+        })
+        .await
     }
 
     async fn skip(&self, id: i64, why: &str) -> Result<Asked, InboxError> {
-        const SKIP: &str = "UPDATE inbox SET state = 'skipped', due_at = NULL, changed_at = ?2
+        const SKIP: &str = "UPDATE inbox SET state = 'skipped', problem = ?3, due_at = NULL, changed_at = ?2
              WHERE id = ?1 AND state IN ('saved', 'quarantined', 'expired')";
         let (now, why) = (self.now(), format!("a person does not want it: {why}"));
         run(&self.db, move |tx| {
-            let asked = asked(tx, id, now, SKIP, State::Skipped, &why)?;
-            if asked == Asked::Done {
-                tx.prepare_cached("UPDATE inbox SET problem = ?2 WHERE id = ?1")?.execute(params![id, why])?;
-            }
-            Ok(asked)
+            let changed = tx.prepare_cached(SKIP)?.execute(params![id, now, why])?;
+            asked(tx, id, now, changed, State::Skipped, &why)
         })
         .await
     }
@@ -581,9 +582,9 @@ fn end_leases_of_the_dead(tx: &Transaction<'_>, now: i64) -> rusqlite::Result<()
     Ok(())
 }
 
-/// Changes a row as a person asked, and notes it.
-fn asked(tx: &Transaction<'_>, id: i64, now: i64, change: &str, to: State, why: &str) -> rusqlite::Result<Asked> {
-    if tx.prepare_cached(change)?.execute(params![id, now])? == 1 {
+/// Notes what a person asked, if a row was `changed`; else says why none was.
+fn asked(tx: &Transaction<'_>, id: i64, now: i64, changed: usize, to: State, why: &str) -> rusqlite::Result<Asked> {
+    if changed == 1 {
         note(tx, id, now, to, None, Some(why), None)?;
         return Ok(Asked::Done);
     }

@@ -1,16 +1,16 @@
 //! What each command does.
 
 mod copy;
+mod decide;
 mod doctor;
 mod init;
 mod look;
 mod parked;
-mod decide;
 mod plan;
-mod rows;
-mod replay;
 mod rebuild;
 mod reconcile;
+mod replay;
+mod rows;
 mod work;
 
 use waybill_cli::{args::Common, exit::Outcome};

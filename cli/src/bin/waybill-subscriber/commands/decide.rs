@@ -6,7 +6,7 @@ use waybill_cli::{
     exit::Outcome,
     output::{json, line, many},
 };
-use waybill_subscriber::inbox::{Asked, Inbox, ListFilter, SqliteInbox, State};
+use waybill_subscriber::inbox::{Asked, Inbox, ListFilter, Pages, SqliteInbox, State};
 
 use crate::settings::Settings;
 
@@ -60,11 +60,9 @@ pub(crate) async fn retry(common: &Common, settings: &Settings, of: Of) -> anyho
 }
 
 async fn retry_all(inbox: &SqliteInbox, blob_type: Option<String>, decided: &mut Decided) -> anyhow::Result<()> {
-    let mut filter = ListFilter { state: Some(State::Quarantined), blob_type, most: PAGE, ..ListFilter::default() };
-    loop {
-        let rows = inbox.list(&filter).await?;
-        let Some(last) = rows.last() else { return Ok(()) };
-        filter.before = Some(last.id);
+    let filter = ListFilter { state: Some(State::Quarantined), blob_type, most: PAGE, ..ListFilter::default() };
+    let mut pages = Pages::new(filter);
+    while let Some(rows) = pages.next(inbox).await? {
         // A message that names no file is for its sender to mend.
         for row in rows.iter().filter(|row| row.file.is_some()) {
             // Another person may have decided meanwhile.
@@ -73,6 +71,7 @@ async fn retry_all(inbox: &SqliteInbox, blob_type: Option<String>, decided: &mut
             }
         }
     }
+    Ok(())
 }
 
 pub(crate) async fn skip(common: &Common, settings: &Settings, ids: &[i64], why: &str) -> anyhow::Result<Outcome> {

@@ -92,7 +92,7 @@ impl Doctor {
                 )?;
                 Ok(Some((settings, entities)))
             }
-            Err(error) => self.failed(CHECK, format_args!("{error:#}")),
+            Err(error) => self.failed(CHECK, format_args!("{error:#}")).map(|()| None),
         }
     }
 
@@ -102,10 +102,10 @@ impl Doctor {
         local: Option<&Path>,
     ) -> anyhow::Result<Option<Reached>> {
         const CHECK: &str = "access token";
-        let Some(settings) = settings else { return self.not_tried(CHECK) };
+        let Some(settings) = settings else { return self.not_tried(CHECK).map(|()| None) };
         let reached = match settings.tenant(local).await {
             Ok(reached) => reached,
-            Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
+            Err(error) => return self.failed(CHECK, format_args!("{error:#}")).map(|()| None),
         };
         let Credential::Entra(tokens) = &reached.credential else {
             self.ok(CHECK, format_args!("a fixed bearer token, for development"))?;
@@ -116,23 +116,22 @@ impl Doctor {
             Ok(None) => String::new(),
             // The clock, which is looked at next, may be why.
             Err(error) => {
-                self.say(CHECK, State::Failed, error)?;
+                self.failed(CHECK, error)?;
                 return Ok(Some(reached));
             }
         };
         match tokens.token().await {
             Ok(_) => self.ok(CHECK, format_args!("issued by Entra ID{until}"))?,
-            Err(error) => self.say(CHECK, State::Failed, format_args!("{error}{until}"))?,
+            Err(error) => self.failed(CHECK, format_args!("{error}{until}"))?,
         }
         Ok(Some(reached))
     }
 
     async fn clock(&mut self, reached: Option<&Reached>) -> anyhow::Result<()> {
         const CHECK: &str = "clock";
-        let Some(reached) = reached else { return self.not_tried(CHECK).map(|_: Option<()>| ()) };
-        let asked = asked(reached).map(|http| async move { http.clock_of(&reached.url, PATIENCE).await });
-        let there = match asked {
-            Ok(asking) => asking.await.map_err(anyhow::Error::from),
+        let Some(reached) = reached else { return self.not_tried(CHECK) };
+        let there = match asked(reached) {
+            Ok(http) => http.clock_of(&reached.url, PATIENCE).await.map_err(anyhow::Error::from),
             Err(error) => Err(error),
         };
         match there {
@@ -146,10 +145,10 @@ impl Doctor {
                     let text = format_args!(
                         "this machine's is {seconds} s from TenantService's; set it by NTP, tokens depend on it"
                     );
-                    self.say(CHECK, State::Failed, text)
+                    self.failed(CHECK, text)
                 }
             }
-            Err(error) => self.say(CHECK, State::Failed, format_args!("{error:#}")),
+            Err(error) => self.failed(CHECK, format_args!("{error:#}")),
         }
     }
 
@@ -159,14 +158,16 @@ impl Doctor {
         reached: Option<&Reached>,
     ) -> anyhow::Result<Option<Granted>> {
         const CHECK: &str = "TenantService";
-        let (Some(settings), Some(reached)) = (settings, reached) else { return self.not_tried(CHECK) };
+        let (Some(settings), Some(reached)) = (settings, reached) else {
+            return self.not_tried(CHECK).map(|()| None);
+        };
         let grants = asked(reached).and_then(|http| {
             let credential = reached.credential.clone();
             Ok(Grants::new(http, &reached.url, credential, settings.grant_layout(), OffsetDateTime::now_utc)?)
         });
         let tokens: Arc<dyn TokenSource> = match grants {
             Ok(grants) => grants,
-            Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
+            Err(error) => return self.failed(CHECK, format_args!("{error:#}")).map(|()| None),
         };
         let granted = async {
             let bus = tokens.grant(Service::Bus, None).await?;
@@ -179,13 +180,13 @@ impl Doctor {
                 self.ok(CHECK, format_args!("tokens until {ends}"))?;
                 Ok(Some(Granted { tokens, bus, storage }))
             }
-            Err(error) => self.failed(CHECK, format_args!("{error}")),
+            Err(error) => self.failed(CHECK, format_args!("{error}")).map(|()| None),
         }
     }
 
     fn proxy(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
         const CHECK: &str = "proxy";
-        let Some(reached) = reached else { return self.not_tried(CHECK).map(|_: Option<()>| ()) };
+        let Some(reached) = reached else { return self.not_tried(CHECK) };
         let places: Vec<(&str, &Url)> = [("TenantService", Some(&reached.url))]
             .into_iter()
             .chain([("bus", granted.map(|granted| &granted.bus.endpoint))])
@@ -197,7 +198,7 @@ impl Doctor {
             match proxy_before(url) {
                 Ok(Some(proxy)) => behind.push(format!("{what} by {proxy}")),
                 Ok(None) => {}
-                Err(error) => return self.say(CHECK, State::Failed, format_args!("{error}")),
+                Err(error) => return self.failed(CHECK, format_args!("{error}")),
             }
         }
         if behind.is_empty() {
@@ -215,7 +216,7 @@ impl Doctor {
     ) -> anyhow::Result<()> {
         const CHECK: &str = "Service Bus";
         let (Some(settings), Some(reached), Some(granted)) = (settings, reached, granted) else {
-            return self.not_tried(CHECK).map(|_: Option<()>| ());
+            return self.not_tried(CHECK);
         };
         let bus = Bus::new(Arc::clone(&granted.tokens), settings.bus_options(reached.ca_file.clone()));
         // Without credit no message comes.
@@ -229,7 +230,7 @@ impl Doctor {
                 self.ok(CHECK, format_args!("attached to {} {way}", receiver.entity()))?;
                 receiver.close().await;
             }
-            Err(error) => self.say(CHECK, State::Failed, format_args!("{error}"))?,
+            Err(error) => self.failed(CHECK, format_args!("{error}"))?,
         }
         bus.close().await;
         Ok(())
@@ -238,39 +239,39 @@ impl Doctor {
     async fn storage(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
         const CHECK: &str = "storage";
         let (Some(reached), Some(granted)) = (reached, granted) else {
-            return self.not_tried(CHECK).map(|_: Option<()>| ());
+            return self.not_tried(CHECK);
         };
         let http = match asked(reached) {
             Ok(http) => http,
-            Err(error) => return self.say(CHECK, State::Failed, format_args!("{error:#}")),
+            Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
         };
         let container = Container::new(http, Arc::clone(&granted.tokens), ContainerOptions::default());
         match container.head(NO_BLOB).await {
             Ok(_) | Err(BlobError::NotFound { .. }) => {
                 self.ok(CHECK, format_args!("the container {} can be read", granted.storage.entity))
             }
-            Err(error) => self.say(CHECK, State::Failed, format_args!("{error}")),
+            Err(error) => self.failed(CHECK, format_args!("{error}")),
         }
     }
 
     async fn inbox(&mut self, settings: Option<&Settings>) -> anyhow::Result<()> {
         const CHECK: &str = "inbox";
-        let Some(settings) = settings else { return self.not_tried(CHECK).map(|_: Option<()>| ()) };
+        let Some(settings) = settings else { return self.not_tried(CHECK) };
         if !settings.inbox_path().exists() {
             return self.ok(CHECK, format_args!("not there yet; `run` makes it in {}", settings.data.display()));
         }
         match settings.existing_inbox().await {
             Ok(_) => self.ok(CHECK, format_args!("{}", settings.inbox_path().display())),
-            Err(error) => self.say(CHECK, State::Failed, format_args!("{error:#}")),
+            Err(error) => self.failed(CHECK, format_args!("{error:#}")),
         }
     }
 
     async fn sink(&mut self, config: Option<&(Settings, Entities)>) -> anyhow::Result<()> {
         const CHECK: &str = "sink";
-        let Some((settings, entities)) = config else { return self.not_tried(CHECK).map(|_: Option<()>| ()) };
+        let Some((settings, entities)) = config else { return self.not_tried(CHECK) };
         let name = match settings.sink() {
             Ok(name) => name,
-            Err(error) => return self.say(CHECK, State::Failed, format_args!("{error:#}")),
+            Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
         };
         if name == "stdout" {
             return self.ok(CHECK, format_args!("standard output"));
@@ -283,14 +284,14 @@ impl Doctor {
             let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
             return match folder {
                 Some(folder) if !folder.is_dir() => {
-                    self.say(CHECK, State::Failed, format_args!("there is no folder {}; make it", folder.display()))
+                    self.failed(CHECK, format_args!("there is no folder {}; make it", folder.display()))
                 }
                 _ => self.ok(CHECK, format_args!("not there yet; `run` makes it")),
             };
         }
         match settings.open_sink(entities).await {
             Ok(_) => self.ok(CHECK, format_args!("opens")),
-            Err(error) => self.say(CHECK, State::Failed, format_args!("{error:#}")),
+            Err(error) => self.failed(CHECK, format_args!("{error:#}")),
         }
     }
 
@@ -298,14 +299,12 @@ impl Doctor {
         self.say(check, State::Ok, detail)
     }
 
-    fn failed<T>(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<Option<T>> {
-        self.say(check, State::Failed, detail)?;
-        Ok(None)
+    fn failed(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<()> {
+        self.say(check, State::Failed, detail)
     }
 
-    fn not_tried<T>(&mut self, check: &'static str) -> anyhow::Result<Option<T>> {
-        self.say(check, State::NotTried, "what it needs failed above")?;
-        Ok(None)
+    fn not_tried(&mut self, check: &'static str) -> anyhow::Result<()> {
+        self.say(check, State::NotTried, "what it needs failed above")
     }
 
     fn say(&mut self, check: &'static str, state: State, detail: impl Display) -> anyhow::Result<()> {

@@ -139,11 +139,7 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     line(format_args!(""))?;
     table(
         &["WHEN", "STATE", "WHY"],
-        history.iter().map(|entry| {
-            let why: Vec<String> =
-                entry.reason.map(|reason| reason.to_string()).into_iter().chain(entry.problem.clone()).collect();
-            vec![instant(entry.at), entry.state.to_string(), why.join(": ")]
-        }),
+        history.iter().map(|entry| vec![instant(entry.at), entry.state.to_string(), why(entry)]),
     )?;
     Ok(Outcome::Done)
 }
@@ -175,14 +171,19 @@ pub(crate) async fn trace(common: &Common, settings: &Settings, correlation_id: 
     table(
         &["WHEN", "ID", "TYPE", "STATE", "WHY"],
         steps.into_iter().map(|(row, entry)| {
-            let why: Vec<String> =
-                entry.reason.map(|reason| reason.to_string()).into_iter().chain(entry.problem.clone()).collect();
             let blob_type = row.blob_type.clone().unwrap_or_default();
-            vec![instant(entry.at), row.id.to_string(), blob_type, entry.state.to_string(), why.join(": ")]
+            vec![instant(entry.at), row.id.to_string(), blob_type, entry.state.to_string(), why(entry)]
         }),
     )?;
     if shown.len() == MOST as usize {
         line(format_args!("the newest {MOST} with this id; `list --correlation` pages through all"))?;
     }
     Ok(Outcome::Done)
+}
+
+/// The reason and the problem of a step.
+fn why(entry: &HistoryEntry) -> String {
+    let why: Vec<String> =
+        entry.reason.map(|reason| reason.to_string()).into_iter().chain(entry.problem.clone()).collect();
+    why.join(": ")
 }
