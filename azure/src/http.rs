@@ -243,13 +243,37 @@ impl HttpClient {
 pub fn proxy_before(url: &Url) -> Result<Option<String>, HttpError> {
     let plain = matches!(url.scheme(), "http" | "amqp");
     let Some(host) = url.host_str().filter(|_| !plain) else { return Ok(None) };
-    ProxySettings::from_environment().shown_before(host).map_err(HttpError::Setup)
+    let proxy = ProxySettings::from_environment().before(host).map_err(HttpError::Setup)?;
+    Ok(proxy.map(|proxy| proxy.to_string()))
 }
 
 /// Whether a token may be sent to this address: over TLS, or to this machine.
 #[must_use]
 pub fn may_carry_token(url: &Url) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && is_loopback(url))
+}
+
+/// A request of Microsoft's SDK as this client sends it, to `url`.
+///
+/// # Errors
+/// What of it cannot be sent.
+pub(crate) fn outgoing(request: &azure_core::http::Request, url: Url) -> Result<reqwest::Request, String> {
+    let method = request.method();
+    let method =
+        reqwest::Method::from_bytes(method.as_str().as_bytes()).map_err(|_| format!("{method} is no method"))?;
+    let mut outgoing = reqwest::Request::new(method, url);
+    for (name, value) in request.headers().iter() {
+        let unfit = |_| format!("`{}` has a value that no header can carry", name.as_str());
+        let header = HeaderName::from_bytes(name.as_str().as_bytes())
+            .map_err(|_| format!("`{}` is no name for a header", name.as_str()))?;
+        outgoing.headers_mut().insert(header, value.as_str().parse().map_err(unfit)?);
+    }
+    *outgoing.body_mut() = match request.body().clone() {
+        azure_core::http::Body::Bytes(bytes) if bytes.is_empty() => None,
+        azure_core::http::Body::Bytes(bytes) => Some(bytes.into()),
+        azure_core::http::Body::SeekableStream(stream) => Some(reqwest::Body::wrap_stream(stream)),
+    };
+    Ok(outgoing)
 }
 
 /// Reads a body whole; `None` when it is longer than `limit`.

@@ -2,7 +2,10 @@
 //! case), and `NO_PROXY` for the hosts that are reached without it. Loopback never goes through a proxy. A proxy is asked
 //! for a tunnel by CONNECT, so it sees names and ports, and no token.
 
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use std::fmt;
+
+use http::HeaderValue;
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::NoProxy;
 
 /// Loopback in the notation of `NO_PROXY`.
@@ -21,8 +24,8 @@ struct Named {
     address: String,
 }
 
-impl std::fmt::Debug for ProxySettings {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for ProxySettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variable = self.proxy.as_ref().map(|named| named.variable);
         f.debug_struct("ProxySettings").field("from", &variable).field("except", &self.except).finish()
     }
@@ -56,37 +59,56 @@ impl ProxySettings {
         Ok(Some(proxy.no_proxy(NoProxy::from_string(&self.except))))
     }
 
-    /// The proxy before `host`, without user and password.
-    ///
-    /// # Errors
-    /// As [`ProxySettings::for_tunnel`].
-    pub(crate) fn shown_before(&self, host: &str) -> Result<Option<String>, String> {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let shown = |proxy: Intercept| {
-            let port = proxy.uri().port_u16().map(|port| format!(":{port}")).unwrap_or_default();
-            format!("{}{port}", proxy.uri().host().unwrap_or_default())
-        };
-        Ok(self.for_tunnel(host, 443)?.map(shown))
-    }
-
-    /// For a tunnel of our own to `host`; `None` when no proxy stands before it.
+    /// The proxy that stands before `host`; `None` when it is reached directly.
     ///
     /// # Errors
     /// Names the variable whose value is no proxy.
-    pub(crate) fn for_tunnel(&self, host: &str, port: u16) -> Result<Option<Intercept>, String> {
+    pub(crate) fn before(&self, host: &str) -> Result<Option<Proxy>, String> {
         let Some(named) = &self.proxy else { return Ok(None) };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
         let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let there = format!("https://{host}:{port}").parse().map_err(|_| format!("{host}:{port} is no address"))?;
+        let there = format!("https://{host}").parse().map_err(|_| format!("{host} is no address"))?;
         let matcher = Matcher::builder().https(named.address.as_str()).no(self.except.as_str()).build();
-        let Some(proxy) = matcher.intercept(&there) else {
+        let Some(found) = matcher.intercept(&there) else {
             // The matcher passes over an address that it cannot read; nobody shall be reached directly for that.
             let unreadable = Matcher::builder().https(named.address.as_str()).build().intercept(&there).is_none();
             return if unreadable { Err(named.unusable()) } else { Ok(None) };
         };
-        match proxy.uri().scheme_str() {
-            Some("http" | "https") => Ok(Some(proxy)),
-            _ => Err(named.unusable()),
-        }
+        let uri = found.uri();
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(named.unusable()),
+        };
+        let host = uri.host().ok_or_else(|| named.unusable())?;
+        Ok(Some(Proxy {
+            host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
+            port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
+            tls,
+            authorization: found.basic_auth().cloned().map(|mut value| {
+                value.set_sensitive(true);
+                value
+            }),
+        }))
+    }
+}
+
+/// A proxy.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Whether the proxy itself is spoken to over TLS.
+    pub(crate) tls: bool,
+    /// `Proxy-Authorization`.
+    pub(crate) authorization: Option<HeaderValue>,
+}
+
+/// Without its user and password.
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        write!(f, "{host}:{}", self.port)
     }
 }
 
@@ -109,7 +131,7 @@ mod tests {
     fn a_proxy_that_is_no_address_is_named_and_not_quoted_and_nothing_goes_past_it() {
         for address in ["http://user:TOPSECRET@:80:80", "socks5://user:TOPSECRET@proxy:1080", "ftp://TOPSECRET@proxy"] {
             let settings = settings(&[("HTTPS_PROXY", address)]);
-            let error = settings.for_tunnel("ns.invalid", 443).unwrap_err();
+            let error = settings.before("ns.invalid").unwrap_err();
             assert_eq!(error, "HTTPS_PROXY is not a proxy's URL (http://host:port)");
             assert!(!format!("{settings:?}").contains("TOPSECRET"), "{settings:?}");
         }
@@ -118,10 +140,10 @@ mod tests {
     #[test]
     fn a_tunnel_is_asked_for_unless_the_host_is_excepted() {
         let settings = settings(&[("all_proxy", "proxy:8080"), ("no_proxy", "direct.invalid,10.0.0.0/8")]);
-        let tunnel = settings.for_tunnel("ns.invalid", 443).unwrap().unwrap();
-        assert_eq!((tunnel.uri().host(), tunnel.uri().port_u16()), (Some("proxy"), Some(8080)));
+        let tunnel = settings.before("ns.invalid").unwrap().unwrap();
+        assert_eq!((tunnel.host.as_str(), tunnel.port), ("proxy", 8080));
         for host in ["direct.invalid", "10.1.2.3", "localhost", "127.0.0.1", "::1"] {
-            assert!(settings.for_tunnel(host, 443).unwrap().is_none(), "{host}");
+            assert!(settings.before(host).unwrap().is_none(), "{host}");
         }
     }
 }

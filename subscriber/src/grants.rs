@@ -336,9 +336,7 @@ impl Grants {
             }),
         }
     }
-}
 
-impl Grants {
     async fn ask_once(&self, service: Service) -> Result<Answer, GrantError> {
         let bearer = match &self.credential {
             Credential::Bearer(bearer) => bearer.clone(),

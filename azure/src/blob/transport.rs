@@ -12,7 +12,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use azure_core::http::{
-    AsyncRawResponse, Body, Context, Method, Request,
+    AsyncRawResponse, Context, Method, Request,
     headers::{ERROR_CODE, HeaderName, HeaderValue, Headers},
     policies::{Policy, PolicyResult},
 };
@@ -21,7 +21,7 @@ use url::Url;
 
 use crate::{
     Grant,
-    http::{HttpClient, NoAnswer, may_carry_token, read_up_to, without_query},
+    http::{HttpClient, NoAnswer, may_carry_token, outgoing, read_up_to, without_query},
 };
 
 /// Every parameter that a SAS may consist of. None of them is a parameter of the calls that are made here.
@@ -123,7 +123,7 @@ impl GrantTransport {
     }
 
     async fn exchange(&self, request: &Request) -> Result<AsyncRawResponse, Fault> {
-        let outgoing = self.outgoing(request)?;
+        let outgoing = outgoing(request, self.signed(request.url())?).map_err(Fault::Withheld)?;
         let upload = Duration::from_secs(request.body().len().unwrap_or(0) / UPLOAD_BYTES_PER_SECOND_MIN);
         let response = self.http.send(outgoing, self.request_timeout + upload).await?;
         let status = response.status().as_u16();
@@ -156,25 +156,6 @@ impl GrantTransport {
         check_range(request, status, &headers)?;
         let body = self.http.body(response).map(|chunk| chunk.map_err(|error| Fault::from(error).into()));
         Ok(AsyncRawResponse::new(status.into(), headers, Box::pin(body)))
-    }
-
-    fn outgoing(&self, request: &Request) -> Result<reqwest::Request, Fault> {
-        let method = request.method();
-        let method = reqwest::Method::from_bytes(method.as_str().as_bytes())
-            .map_err(|_| Fault::Withheld(format!("{method} is no method")))?;
-        let mut outgoing = reqwest::Request::new(method, self.signed(request.url())?);
-        for (name, value) in request.headers().iter() {
-            let unfit = |_| Fault::Withheld(format!("`{}` has a value that no header can carry", name.as_str()));
-            let header = reqwest::header::HeaderName::from_bytes(name.as_str().as_bytes())
-                .map_err(|_| Fault::Withheld(format!("`{}` is no name for a header", name.as_str())))?;
-            outgoing.headers_mut().insert(header, value.as_str().parse().map_err(unfit)?);
-        }
-        *outgoing.body_mut() = match request.body().clone() {
-            Body::Bytes(bytes) if bytes.is_empty() => None,
-            Body::Bytes(bytes) => Some(bytes.into()),
-            Body::SeekableStream(stream) => Some(reqwest::Body::wrap_stream(stream)),
-        };
-        Ok(outgoing)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     tls::{self, TlsError},
     tunnel, websocket,
 };
-use crate::proxy::ProxySettings;
+use crate::proxy::{Proxy, ProxySettings};
 
 /// How AMQP reaches the bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,28 +51,30 @@ pub(super) async fn connect(
     proxies: &ProxySettings,
     last: Option<Route>,
 ) -> Result<(GuardedStream, StreamGuard, Route), BusError> {
-    let proxied = address.tls && proxies.for_tunnel(&address.host, address.web_port).is_ok_and(|proxy| proxy.is_some());
+    let proxy = if address.tls { proxies.before(&address.host) } else { Ok(None) };
+    let proxy = proxy.map_err(|problem| Obstacle::Setup(problem).about(address))?;
+    let proxy = proxy.as_ref();
     let (first, second) = match options.transport {
         Transport::Amqp => (Route::Amqp, None),
         Transport::WebSocket => (Route::WebSocket, None),
         // Most proxies allow tunnels to port 443 alone.
-        Transport::Auto if proxied => (Route::WebSocket, None),
+        Transport::Auto if proxy.is_some() => (Route::WebSocket, None),
         Transport::Auto if !address.tls => (Route::Amqp, None),
         Transport::Auto if last == Some(Route::WebSocket) => (Route::WebSocket, Some(Route::Amqp)),
         Transport::Auto => (Route::Amqp, Some(Route::WebSocket)),
     };
     let Some(second) = second else {
-        return go(first, address, options, proxies).await.map_err(|obstacle| obstacle.about(address));
+        return go(first, address, options, proxy).await.map_err(|obstacle| obstacle.about(address));
     };
     let limit = FIRST_ROUTE_MAX.min(options.call_timeout / 3);
-    let obstacle = match timeout(limit, go(first, address, options, proxies)).await {
+    let obstacle = match timeout(limit, go(first, address, options, proxy)).await {
         Ok(Ok(connected)) => return Ok(connected),
         Ok(Err(Obstacle::Setup(problem))) => return Err(Obstacle::Setup(problem).about(address)),
         Ok(Err(Obstacle::There(problem))) => problem,
         Err(Elapsed { .. }) => format!("{} did not answer within {limit:?}", first.at(address)),
     };
     tracing::debug!(problem = obstacle, "the bus cannot be reached this way; trying another");
-    match go(second, address, options, proxies).await {
+    match go(second, address, options, proxy).await {
         Err(Obstacle::There(problem)) => Err(Obstacle::There(format!("{obstacle}; {problem}")).about(address)),
         connected => connected.map_err(|obstacle| obstacle.about(address)),
     }
@@ -127,14 +129,14 @@ async fn go(
     route: Route,
     address: &Address,
     options: &BusOptions,
-    proxies: &ProxySettings,
+    proxy: Option<&Proxy>,
 ) -> Result<(GuardedStream, StreamGuard, Route), Obstacle> {
     let along = |obstacle| match obstacle {
         Obstacle::There(problem) => Obstacle::There(format!("{}: {problem}", route.at(address))),
         setup @ Obstacle::Setup(_) => setup,
     };
     let ca_file = options.ca_file.as_deref();
-    let bytes = bytes(route.port(address), address, ca_file, proxies).await.map_err(along)?;
+    let bytes = bytes(route.port(address), address, ca_file, proxy).await.map_err(along)?;
     let bytes = match route {
         Route::Amqp => bytes,
         Route::WebSocket => {
@@ -153,24 +155,22 @@ async fn bytes(
     port: u16,
     address: &Address,
     ca_file: Option<&Path>,
-    proxies: &ProxySettings,
+    proxy: Option<&Proxy>,
 ) -> Result<Box<dyn Duplex>, Obstacle> {
     if !address.tls {
         return Ok(Box::new(tcp(&address.host, port, true).await?));
     }
-    let proxy = proxies.for_tunnel(&address.host, port).map_err(Obstacle::Setup)?;
     let stream: Box<dyn Duplex> = match proxy {
         None => Box::new(tcp(&address.host, port, false).await?),
         Some(proxy) => {
-            let proxy = tunnel::Proxy::of(&proxy).map_err(Obstacle::Setup)?;
-            let tcp = tcp(proxy.host, proxy.port, false).await;
+            let tcp = tcp(&proxy.host, proxy.port, false).await;
             let tcp = tcp.map_err(|obstacle| match obstacle {
                 Obstacle::There(problem) => Obstacle::There(format!("the proxy {proxy}: {problem}")),
                 setup @ Obstacle::Setup(_) => setup,
             })?;
             let to_proxy: Box<dyn Duplex> =
-                if proxy.tls { Box::new(tls::connect(proxy.host, tcp, ca_file).await?) } else { Box::new(tcp) };
-            Box::new(proxy.tunnel(to_proxy, &address.url_host(), port).await.map_err(Obstacle::There)?)
+                if proxy.tls { Box::new(tls::connect(&proxy.host, tcp, ca_file).await?) } else { Box::new(tcp) };
+            Box::new(tunnel::open(proxy, to_proxy, &address.url_host(), port).await.map_err(Obstacle::There)?)
         }
     };
     Ok(Box::new(tls::connect(&address.host, stream, ca_file).await?))

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use azure_core::{
     error::ErrorKind,
     http::{
-        AsyncRawResponse, Body, Context, Request, Url,
+        AsyncRawResponse, Context, Request, Url,
         headers::Headers,
         policies::{Policy, PolicyResult},
     },
@@ -15,7 +15,7 @@ use azure_core::{
 use serde::Deserialize;
 
 use super::IdentityError;
-use crate::http::{HttpClient, may_carry_token, read_up_to, retry_after, without_query};
+use crate::http::{HttpClient, may_carry_token, outgoing, read_up_to, retry_after, without_query};
 
 /// For one request.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -91,7 +91,11 @@ impl Exchange {
             return Err(Failed::Withheld(format!("{shown}: access tokens are asked for over https only")));
         }
         let lost = |problem: &dyn fmt::Display| Failed::Lost(format!("{shown}: {problem}"));
-        let response = self.http.send(outgoing(request)?, TIMEOUT).await.map_err(|error| lost(&error))?;
+        let response = self
+            .http
+            .send(outgoing(request, url.clone()).map_err(Failed::Withheld)?, TIMEOUT)
+            .await
+            .map_err(|error| lost(&error))?;
         let status = response.status().as_u16();
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
         let retry_after = retry_after(header("retry-after"), header("date"));
@@ -122,22 +126,6 @@ fn is_link_local(url: &Url) -> bool {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(_) => false,
     })
-}
-
-fn outgoing(request: &Request) -> Result<reqwest::Request, Failed> {
-    let unfit = || Failed::Withheld("the request for a token cannot be sent".to_owned());
-    let method = reqwest::Method::from_bytes(request.method().as_str().as_bytes()).map_err(|_| unfit())?;
-    let mut outgoing = reqwest::Request::new(method, request.url().clone());
-    for (name, value) in request.headers().iter() {
-        let name = reqwest::header::HeaderName::from_bytes(name.as_str().as_bytes()).map_err(|_| unfit())?;
-        outgoing.headers_mut().insert(name, value.as_str().parse().map_err(|_| unfit())?);
-    }
-    if let Body::Bytes(bytes) = request.body().clone()
-        && !bytes.is_empty()
-    {
-        *outgoing.body_mut() = Some(bytes.into());
-    }
-    Ok(outgoing)
 }
 
 /// What an authority says of its refusal: `: invalid_client: AADSTS700027: …`.
