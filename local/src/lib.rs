@@ -24,6 +24,7 @@ mod files;
 mod tls;
 mod log;
 mod door;
+mod house;
 mod listen;
 pub mod amqp;
 pub mod broker;

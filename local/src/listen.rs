@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::door::{Door, Stream};
+use crate::house::{report, room_for_one};
 use crate::log::say;
 use body::Answer;
 pub(crate) use body::{Body, Upload, empty, full};
@@ -80,7 +81,9 @@ pub(crate) async fn serve<H: Handler>(
                 }
             },
         };
-        if !room_for_one(&mut connections, &lines, &stop).await {
+        // A full house takes the place of the connection whose client has sent nothing for longest.
+        let (dismiss, one_waits) = (|| lines.dismiss_one(), || lines.one_waits());
+        if !room_for_one(&mut connections, CONNECTIONS_MAX, dismiss, one_waits, &stop).await {
             break;
         }
         connections.spawn(serve_line(
@@ -100,28 +103,6 @@ pub(crate) async fn serve<H: Handler>(
     });
     if drained.await.is_err() {
         connections.shutdown().await;
-    }
-}
-
-/// Waits until one more connection can be served; false when all stops. A full house takes the place of the connection
-/// whose client has sent nothing for longest, so that silent ones keep nobody out.
-async fn room_for_one(connections: &mut JoinSet<()>, lines: &Lines, stop: &CancellationToken) -> bool {
-    while connections.len() >= CONNECTIONS_MAX {
-        let dismissed = lines.dismiss_one();
-        tokio::select! {
-            () = stop.cancelled() => return false,
-            Some(ended) = connections.join_next() => report(ended),
-            () = lines.one_waits(), if !dismissed => {}
-        }
-    }
-    true
-}
-
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection's task panicked; this is a defect of waybill-local");
     }
 }
 

@@ -111,8 +111,6 @@ pub(crate) struct Engine {
     out_held: usize,
     /// Its entry at the door.
     guest: Option<Guest>,
-    /// It had a token once: what it holds was allowed to it.
-    had_token: bool,
     pub(super) woken: Vec<LinkKey>,
     pub(super) commands: Vec<Command>,
 }
@@ -160,7 +158,6 @@ impl Engine {
             is_blocked: false,
             out_held: 0,
             guest: None,
-            had_token: false,
             woken: Vec::new(),
             commands: Vec::new(),
         }
@@ -264,10 +261,12 @@ impl Engine {
         } else {
             self.untaken_since.get_or_insert(at);
         }
-        let has_token = !self.cx.tokens.is_empty();
-        self.had_token |= has_token;
+    }
+
+    /// Tells the door whether the client has a token.
+    fn tell_door(&mut self) {
         if let Some(guest) = &mut self.guest {
-            guest.has_token(has_token);
+            guest.has_token(!self.cx.tokens.is_empty());
         }
     }
 
@@ -351,6 +350,7 @@ impl Engine {
             session.flush(&mut self.cx.out);
         }
         self.count_out(at);
+        self.tell_door();
         used
     }
 
@@ -574,7 +574,7 @@ impl Engine {
     /// A client that makes us hold too much is let go.
     fn relieve(&mut self, at: Instant) {
         if self.phase == Phase::Running
-            && let Some(cause) = self.cx.held.excess(self.had_token || !self.cx.tokens.is_empty())
+            && let Some(cause) = self.cx.held.excess(self.cx.tokens.had_one())
         {
             self.fail(&cause, at);
         }
@@ -631,6 +631,7 @@ impl Engine {
             self.relieve(at);
         }
         self.count_out(at);
+        self.tell_door();
     }
 
     /// A stall is over.

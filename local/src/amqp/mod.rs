@@ -46,7 +46,7 @@ use futures::FutureExt as _;
 use tokio::{
     io::AsyncWriteExt as _,
     net::{TcpListener, TcpStream},
-    task::{JoinError, JoinSet},
+    task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, timeout_at},
 };
 use tokio_rustls::TlsAcceptor;
@@ -59,6 +59,7 @@ use self::guests::{Guest, Guests};
 use self::wire::Socket;
 use crate::broker::Broker;
 use crate::door::{Door, Refused, Stream};
+use crate::house::{report, room_for_one};
 use crate::keys::Keys;
 use crate::log::{Lines, PERIOD, say};
 
@@ -135,7 +136,16 @@ pub(crate) async fn serve(
             }
             (accepted, door) = accepted => match accepted {
                 Ok((tcp, peer)) => {
-                    if !room_for_one(&mut tasks, options.connections_max, &guests, broker.live().lines(), &stop).await {
+                    // A full house takes the place of the stranger who has waited longest. One newcomer is one line.
+                    let (most, mut said) = (options.connections_max, false);
+                    let dismiss = || {
+                        let dismissed = guests.dismiss_one();
+                        if !std::mem::replace(&mut said, true) {
+                            say_full(broker.live().lines(), most, &guests, dismissed);
+                        }
+                        dismissed
+                    };
+                    if !room_for_one(&mut tasks, most, dismiss, || guests.one_is_stranger(), &stop).await {
                         break;
                     }
                     let guest = guests.enter(peer);
@@ -166,37 +176,18 @@ pub(crate) async fn serve(
     }
 }
 
-/// Waits until one more connection can be served; false when all stops. A full house takes the place of the stranger who
-/// has waited longest, so that connections without a token keep nobody out.
-async fn room_for_one(
-    tasks: &mut JoinSet<()>,
-    most: usize,
-    guests: &Guests,
-    lines: &Lines,
-    stop: &CancellationToken,
-) -> bool {
-    let mut said = false;
-    while tasks.len() >= most {
-        let dismissed = guests.dismiss_one();
-        let (with_token, most_from) = guests.summary();
-        let most_from = most_from.map(|(address, count)| format!("{address} ({count})"));
-        if std::mem::replace(&mut said, true) {
-            // One newcomer is one line.
-        } else if dismissed {
-            let why = "as many connections as are served at once are open; one without a token had to give way";
-            say!(lines, warn, "bus: the house is full", open = most, with_token, most_from, why);
-        } else {
-            let why = "as many connections as are served at once are open and have tokens; others wait until one ends: \
-                       close what is idle";
-            say!(lines, warn, "bus: no more connections", open = most, with_token, most_from, why);
-        }
-        tokio::select! {
-            () = stop.cancelled() => return false,
-            Some(ended) = tasks.join_next() => report(ended),
-            () = guests.one_is_stranger(), if !dismissed => {}
-        }
+/// Says why the house is full, and who had to give way.
+fn say_full(lines: &Lines, open: usize, guests: &Guests, dismissed: bool) {
+    let (with_token, most_from) = guests.summary();
+    let most_from = most_from.map(|(address, count)| format!("{address} ({count})"));
+    if dismissed {
+        let why = "as many connections as are served at once are open; one without a token had to give way";
+        say!(lines, warn, "bus: the house is full", open, with_token, most_from, why);
+    } else {
+        let why = "as many connections as are served at once are open and have tokens; others wait until one ends: \
+                   close what is idle";
+        say!(lines, warn, "bus: no more connections", open, with_token, most_from, why);
     }
-    true
 }
 
 /// What a connection is served with.
@@ -277,13 +268,5 @@ async fn serve_engine<S: Socket>(mut stream: S, began: Instant, guest: Guest, ro
         && let Some(Err(error)) = stream.below().map(Stream::reset)
     {
         tracing::warn!(%error, "a connection ends without RST");
-    }
-}
-
-fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection's task panicked; this is a defect of waybill-local");
     }
 }

@@ -44,6 +44,8 @@ pub(crate) struct Dead {
 #[derive(Debug, Default)]
 pub(crate) struct Tokens {
     by_audience: BTreeMap<String, BusClaim>,
+    /// One was good, now or before.
+    had_one: bool,
 }
 
 impl Tokens {
@@ -57,6 +59,7 @@ impl Tokens {
             return Err(SasRefusal::Malformed(format!("a connection holds at most {AUDIENCES_MAX} audiences")));
         }
         self.by_audience.insert(audience, claim);
+        self.had_one = true;
         Ok(())
     }
 
@@ -70,6 +73,11 @@ impl Tokens {
     /// Whether none is there.
     pub(crate) fn is_empty(&self) -> bool {
         self.by_audience.is_empty()
+    }
+
+    /// Whether there is one, or was: what the connection holds was allowed to it.
+    pub(crate) fn had_one(&self) -> bool {
+        self.had_one
     }
 
     /// When the next token dies, in seconds since 1970.
