@@ -43,7 +43,7 @@ impl Sink for PriceTeller {
             }
             applied.bad += rows.bad().iter().filter(|bad| bad.row > from).count() as u64;
         }
-        files.insert(file.clone(), Progress { rows: batch.to, done: batch.end.is_some() });
+        files.insert(file.clone(), found.after(batch.to, batch.end.is_some(), &applied));
         Ok(applied)
     }
 

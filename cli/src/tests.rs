@@ -1,5 +1,6 @@
 //! The built binaries as a user meets them, and the README's promises about them.
 
+mod bad_rows;
 mod binaries;
 mod local;
 mod order;

@@ -52,8 +52,10 @@ pub struct WorkStats {
     pub tries_put_off: AtomicU64,
     /// Rows, good and bad, brought into effect by this process.
     pub rows: AtomicU64,
-    /// Bad ones among them.
+    /// Those kept with their error.
     pub bad_rows: AtomicU64,
+    /// Malformed ones that were left out, as `on_bad_row = "skip"` asks.
+    pub left_out: AtomicU64,
     /// New rows.
     pub inserted: AtomicU64,
     /// Rows that replaced an older version.

@@ -80,7 +80,7 @@ impl Sink for CountingSink {
     }
 
     async fn progress(&self, _: &FileKey) -> Result<Progress, SinkError> {
-        Ok(Progress { rows: self.rows.load(Ordering::SeqCst), done: self.done.is_cancelled() })
+        Ok(Progress { rows: self.rows.load(Ordering::SeqCst), done: self.done.is_cancelled(), ..Progress::default() })
     }
 
     async fn apply(&self, _: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {

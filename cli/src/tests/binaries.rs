@@ -11,8 +11,11 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use serde_json::Value;
 use tempfile::TempDir;
 use waybill_azure::{
+    TokenSource,
+    blob::{BlobHeaders, Container, ContainerOptions},
     bus::{Bus, BusOptions, Message},
     connection_string::key_tokens,
+    http::{HttpClient, HttpOptions},
 };
 use waybill_contracts::ReadyFile;
 use waybill_local::{Local, fault::Step};
@@ -125,6 +128,39 @@ pub(super) async fn publish_long(folder: &TempDir) {
     let rows: String = (10..40_010).map(|id| format!("{id},1.50\n")).collect();
     std::fs::write(folder.path().join("long.csv"), format!("ItemID,Price\n{rows}")).unwrap();
     run(publish(folder, &["item.csv", "long.csv"])).await.with(0);
+}
+
+fn keys(ready: &ReadyFile) -> std::sync::Arc<dyn TokenSource> {
+    key_tokens(
+        ready.service_bus_connection_string.parse().unwrap(),
+        ready.topic.clone(),
+        ready.blob_connection_string.parse().unwrap(),
+        ready.container.clone(),
+        Duration::from_secs(3600),
+    )
+}
+
+/// Sends a message as it is.
+async fn send(ready: &ReadyFile, body: impl Into<String>, message_id: &str) {
+    let bus = Bus::new(keys(ready), BusOptions::default());
+    let message =
+        Message { body: body.into().into_bytes().into(), message_id: message_id.to_owned(), ..Message::default() };
+    bus.sender().await.unwrap().send(&[message]).await.unwrap();
+    bus.close().await;
+}
+
+/// Announces a file of ItemChanges that our own publisher would refuse.
+pub(super) async fn put(local: &Local, name: &str, content_type: &str, text: &str) {
+    let ready = local.ready_file();
+    let http = HttpClient::new(&HttpOptions::default()).unwrap();
+    let upload = Container::new(http, keys(ready), ContainerOptions::default()).upload(name);
+    upload.stage(text.to_owned().into()).await.unwrap();
+    upload.commit(&BlobHeaders { content_type: content_type.to_owned(), ..BlobHeaders::default() }).await.unwrap();
+    let uri = format!("http://127.0.0.1:{}/devstoreaccount1/{}/{name}", local.ports().blob, ready.container);
+    let body = serde_json::json!({
+        "blobType": "ItemChanges", "correlationId": name, "uri": uri, "contentType": content_type,
+    });
+    send(ready, body.to_string(), name).await;
 }
 
 fn write_ready_file(folder: &TempDir, name: &str, ready: &ReadyFile) {
@@ -259,23 +295,7 @@ async fn a_broken_file_is_named_and_the_others_go() {
 #[tokio::test]
 async fn a_quarantined_message_ends_a_run_with_3() {
     let (folder, local) = beside_local().await;
-    let ready = local.ready_file().clone();
-    let bus = Bus::new(
-        key_tokens(
-            ready.service_bus_connection_string.parse().unwrap(),
-            ready.topic.clone(),
-            ready.blob_connection_string.parse().unwrap(),
-            ready.container.clone(),
-            Duration::from_secs(3600),
-        ),
-        BusOptions::default(),
-    );
-    let sender = bus.sender().await.unwrap();
-    sender
-        .send(&[Message { body: "no waybill".into(), message_id: "1".to_owned(), ..Message::default() }])
-        .await
-        .unwrap();
-    bus.close().await;
+    send(local.ready_file(), "no waybill", "1").await;
     run(publish(&folder, &["item.csv"])).await.with(0);
 
     let follow = ["run", "--local", "local.json", "--sink", "sqlite:shop.sqlite", "--until-idle", "0.5"];

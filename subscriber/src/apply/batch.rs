@@ -61,12 +61,21 @@ struct Span {
     end: usize,
 }
 
+/// A row that is well-formed and cannot be used.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    pub(crate) at: RowAt,
+    pub(crate) fault: RowFault,
+    /// Whose row it is, if its key is good.
+    pub(crate) key: Option<String>,
+}
+
 /// What a stretch of an entity's rows comes to, before any table is asked.
 #[derive(Debug)]
 pub(crate) struct Batch {
     heads: Vec<Head>,
     /// Rows without a usable key, version or deletion mark, and those of which the filter cannot say whether it wants them.
-    pub(crate) faults: Vec<(RowAt, RowFault)>,
+    pub(crate) faults: Vec<Faulty>,
     /// Fields that are no columns yet.
     pub(crate) new_fields: NewFields,
     keys: String,
@@ -114,7 +123,7 @@ impl Batch {
                 Err(fault) => {
                     batch.keys.truncate(key);
                     batch.versions.truncate(version);
-                    batch.faults.push((at, fault));
+                    batch.faults.push(Faulty { at, fault, key: reader.key(plan, &values) });
                 }
             }
         }
@@ -159,7 +168,7 @@ pub(crate) struct StreamRows {
     /// How many it does not want.
     pub(crate) filtered: u64,
     /// Those of which it cannot say.
-    pub(crate) faults: Vec<(RowAt, RowFault)>,
+    pub(crate) faults: Vec<Faulty>,
     /// Fields that are no columns yet.
     pub(crate) new_fields: NewFields,
 }
@@ -184,7 +193,7 @@ impl StreamRows {
                     reader.read(&row, &mut values, |name, value| rows.new_fields.see(name, &value));
                 }
                 Ok(false) => rows.filtered += 1,
-                Err(fault) => rows.faults.push((at, fault)),
+                Err(fault) => rows.faults.push(Faulty { at, fault, key: None }),
             }
         }
         rows
@@ -215,6 +224,11 @@ impl HeadReader {
         let deleted = fields.want(DELETED);
         fields.pass(known);
         Self { fields, key, version, deleted }
+    }
+
+    fn key(&self, plan: &EntityPlan, values: &[waybill_formats::Field<'_>]) -> Option<String> {
+        let mut key = String::new();
+        plan.key_form.push(self.key.iter().filter_map(|slot| values.get(*slot)), &mut key).ok().map(|()| key)
     }
 
     fn head(

@@ -19,7 +19,7 @@ mod version;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use batch::{Batch, Head, RowAt, StreamRows};
+pub(crate) use batch::{Batch, Faulty, Head, RowAt, StreamRows};
 pub(crate) use fields::is_marked_deleted;
 pub(crate) use key::KeyPart;
 pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault, filter_columns};

@@ -159,6 +159,7 @@ async fn a_leased_file_is_leased_to_nobody_else(inbox: &impl Inbox) {
     let row = inbox.get(leased[0].lease.id).await.unwrap().unwrap();
     assert_eq!((row.state, row.rows, row.bad_rows, row.attempts), (State::Done, 7, 1, 1));
     assert_eq!(row.filtered_rows, Some(2));
+    assert_eq!(inbox.counts().await.unwrap().bad_rows, 1);
     let states: Vec<_> = inbox.history(row.id).await.unwrap().into_iter().map(|entry| entry.state).collect();
     assert_eq!(states, [State::Saved, State::Working, State::Done]);
 }

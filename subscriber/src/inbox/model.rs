@@ -337,6 +337,9 @@ pub struct Counts {
     /// Rows of files, not files: those that a filter did not want.
     #[serde(skip)]
     pub filtered_rows: u64,
+    /// Likewise, those that could not be used.
+    #[serde(skip)]
+    pub bad_rows: u64,
 }
 
 /// What was announced of a blobType: files, other messages for them not counted.

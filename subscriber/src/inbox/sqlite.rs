@@ -26,6 +26,7 @@ const SCHEMA: Schema = Schema {
     migrations: &[
         Migration { name: "inbox, its history and known places", sql: include_str!("sqlite_0001.sql") },
         Migration { name: "filtered rows are counted", sql: include_str!("sqlite_0002.sql") },
+        Migration { name: "rows that could not be used are counted", sql: include_str!("sqlite_0003.sql") },
     ],
     shared_with_user: false,
 };
@@ -349,6 +350,8 @@ impl Inbox for SqliteInbox {
             }
             let sql = "SELECT coalesce(sum(filtered_rows), 0) FROM inbox WHERE filtered_rows > 0";
             counts.filtered_rows = db.prepare_cached(sql)?.query_row([], |row| count(row, 0))?;
+            let sql = "SELECT coalesce(sum(bad_rows), 0) FROM inbox WHERE bad_rows > 0";
+            counts.bad_rows = db.prepare_cached(sql)?.query_row([], |row| count(row, 0))?;
             Ok(counts)
         })
         .await

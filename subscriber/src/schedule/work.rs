@@ -110,12 +110,19 @@ struct Reached {
     from: AtomicU64,
     /// And now.
     to: AtomicU64,
+    /// Those of its rows that cannot be used.
+    bad: AtomicU64,
 }
 
 impl Reached {
-    fn begin(&self, rows: u64) {
-        self.from.store(rows, Ordering::Relaxed);
-        self.to.store(rows, Ordering::Relaxed);
+    fn begin(&self, before: &Progress) {
+        self.from.store(before.rows, Ordering::Relaxed);
+        self.at(before);
+    }
+
+    fn at(&self, now: &Progress) {
+        self.to.store(now.rows, Ordering::Relaxed);
+        self.bad.store(now.bad, Ordering::Relaxed);
     }
 }
 
@@ -203,6 +210,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let applied_to = reached.to.load(Ordering::Relaxed);
         if applied_to > 0 {
             problem.push_str(&format!("; applied up to row {applied_to}"));
+            let bad = reached.bad.load(Ordering::Relaxed);
+            if bad > 0 {
+                problem.push_str(&format!(", but for {bad} that cannot be used"));
+            }
         }
         Some(match verdict {
             Verdict::Retry { after, blame } => {
@@ -247,10 +258,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
 
     async fn try_file(&self, file: &Leased, reached: &Reached) -> Result<FileDone, WorkError> {
         let key = &file.waybill.key;
-        let Progress { rows: from, done } = self.sink.progress(key).await?;
-        reached.begin(from);
-        if done {
-            return Ok(FileDone { rows: from, ..FileDone::default() });
+        let before = self.sink.progress(key).await?;
+        let from = before.rows;
+        reached.begin(&before);
+        if before.done {
+            let Progress { rows, bad, filtered, .. } = before;
+            return Ok(FileDone { rows, bad_rows: bad, filtered_rows: Some(filtered), ..FileDone::default() });
         }
         let metadata = &file.waybill.metadata;
         let entity = self.entities.for_type(&metadata.blob_type);
@@ -299,7 +312,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         };
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let mut end = None;
-        let (mut at, mut filtered) = (from, 0);
+        let mut at = before;
         let applying = async {
             let mut ahead = from;
             let mut next = self.next_batch(&mut group_from, key, &mut ahead, &batch).await;
@@ -309,9 +322,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     check_figures(blob.as_str(), &extras, stats)?;
                     end = Some(stats.clone());
                 }
-                let to = ready.to;
+                let (to, done) = (ready.to, ready.end.is_some());
                 // Rows that take effect together with the end of their file are followed by none.
-                let mut note = from == 0 && at == 0 && ready.end.is_none();
+                let mut note = from == 0 && at.rows == 0 && !done;
                 let taking_effect = async {
                     // Rows of a blob that was noted earlier may still take effect, if an earlier try was cut short; then the
                     // sink fences this one, and the earlier note must stand.
@@ -319,27 +332,26 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                         self.note_blob(file, &seen).await?;
                         note = false;
                     }
-                    let applied = self.sink.apply(key, at, ready).await?;
+                    let applied = self.sink.apply(key, at.rows, ready).await?;
                     self.circuits.of(Dependency::Sink).worked();
-                    self.count(&applied, rows);
-                    filtered += applied.filtered;
-                    reached.to.store(to, Ordering::Relaxed);
+                    let now = at.after(to, done, &applied);
+                    self.count(&applied, rows, now.bad - at.bad);
+                    reached.at(&now);
                     if note {
                         self.note_blob(file, &seen).await?;
                     }
-                    Ok::<_, WorkError>(())
+                    Ok::<_, WorkError>(now)
                 };
                 let reading_ahead = async { Ok(self.next_batch(&mut group_from, key, &mut ahead, &batch).await) };
-                ((), next) = tokio::try_join!(taking_effect, reading_ahead)?;
-                at = to;
+                (at, next) = tokio::try_join!(taking_effect, reading_ahead)?;
             }
             // Dropped here, so that the stages before it notice an error and end.
             drop(group_from);
-            Ok::<_, WorkError>(())
+            Ok::<_, WorkError>(at)
         };
         let reading = self.read(download, &blob, options, from, group_to);
         let (read, applied) = tokio::join!(reading, applying);
-        applied?;
+        let Progress { bad, filtered, .. } = applied?;
         read.map_err(|error| match error {
             WorkError::Fetch(error) => changed(error),
             error => error,
@@ -349,8 +361,8 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         WorkStats::add(&self.stats.plain_bytes, stats.plain_bytes);
         Ok(FileDone {
             rows: stats.rows,
-            bad_rows: stats.bad_rows,
-            filtered_rows: (from == 0).then_some(filtered),
+            bad_rows: bad,
+            filtered_rows: Some(filtered),
             stored_bytes: stats.stored_bytes,
             plain_bytes: stats.plain_bytes,
         })
@@ -429,10 +441,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         Ok(etag)
     }
 
-    fn count(&self, applied: &Applied, rows: u64) {
+    /// `bad` rows, among them those that were left out and not given to the sink.
+    fn count(&self, applied: &Applied, rows: u64, bad: u64) {
         let stats = &self.stats;
         WorkStats::add(&stats.rows, rows);
         WorkStats::add(&stats.bad_rows, applied.bad);
+        WorkStats::add(&stats.left_out, bad.saturating_sub(applied.bad));
         WorkStats::add(&stats.inserted, applied.inserted);
         WorkStats::add(&stats.updated, applied.updated);
         WorkStats::add(&stats.deleted, applied.deleted);

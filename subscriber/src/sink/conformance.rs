@@ -43,6 +43,7 @@ pub async fn exercise<S: Sink>(mut open: impl AsyncFnMut(&str) -> S) {
     of_two_at_once_one_wins(open("race").await, open("race").await).await;
     a_file_without_rows_is_done(open("empty").await).await;
     every_row_is_counted_once(open("count").await).await;
+    bad_and_filtered_rows_are_counted_over_all_batches(&mut open).await;
     rows_that_took_effect_are_passed_over(open("overlap").await).await;
     rows_that_the_filter_does_not_want_are_left_out_and_counted(open("filter").await).await;
     files_do_not_know_each_other(open("files").await).await;
@@ -58,13 +59,13 @@ async fn progress_and_rows_are_durable_on_return<S: Sink>(open: &mut impl AsyncF
     {
         let sink = open("durable").await;
         assert_eq!(file.apply(&sink, 0, 3, false).await.expect("the first rows").rows(), 3);
-        assert_eq!(progress(&sink, "a").await, Progress { rows: 3, done: false });
+        assert_eq!(progress(&sink, "a").await, at(3));
     }
     let sink = open("durable").await;
-    assert_eq!(progress(&sink, "a").await, Progress { rows: 3, done: false }, "progress outlives the sink");
+    assert_eq!(progress(&sink, "a").await, at(3), "progress outlives the sink");
     file.apply(&sink, 3, 7, true).await.expect("the rest");
     let sink = open("durable").await;
-    assert_eq!(progress(&sink, "a").await, Progress { rows: 7, done: true });
+    assert_eq!(progress(&sink, "a").await, done(7));
 }
 
 async fn another_begin_is_fenced_without_effect(sink: impl Sink) {
@@ -73,11 +74,11 @@ async fn another_begin_is_fenced_without_effect(sink: impl Sink) {
     for (from, to) in [(0, 2), (0, 6), (1, 6), (3, 6)] {
         match file.apply(&sink, from, to, false).await {
             Err(SinkError::Fenced { expected, found, .. }) => {
-                assert_eq!((expected, found), (from, Progress { rows: 2, done: false }));
+                assert_eq!((expected, found), (from, at(2)));
             }
             other => panic!("rows from {from} of a file at row 2: {other:?}"),
         }
-        assert_eq!(progress(&sink, "a").await, Progress { rows: 2, done: false }, "a fenced batch has no effect");
+        assert_eq!(progress(&sink, "a").await, at(2), "a fenced batch has no effect");
     }
     assert_eq!(file.apply(&sink, 2, 6, true).await.expect("the rest").rows(), 4);
 }
@@ -88,11 +89,11 @@ async fn a_done_file_takes_no_more(sink: impl Sink) {
     for from in [0, 3] {
         let result = file.apply(&sink, from, 3, true).await;
         assert!(
-            matches!(result, Err(SinkError::Fenced { found: Progress { rows: 3, done: true }, .. })),
+            matches!(result, Err(SinkError::Fenced { found: Progress { rows: 3, done: true, .. }, .. })),
             "a done file from {from}: {result:?}"
         );
     }
-    assert_eq!(progress(&sink, "a").await, Progress { rows: 3, done: true });
+    assert_eq!(progress(&sink, "a").await, done(3));
 }
 
 async fn of_two_at_once_one_wins(one: impl Sink, other: impl Sink) {
@@ -106,13 +107,13 @@ async fn of_two_at_once_one_wins(one: impl Sink, other: impl Sink) {
         let fenced = |result: &Result<_, SinkError>| matches!(result, Err(SinkError::Fenced { .. }));
         assert!(fenced(&first) || fenced(&second), "the other is fenced: {first:?}, {second:?}");
     }
-    assert_eq!(progress(&one, "a").await, Progress { rows: 40, done: true });
+    assert_eq!(progress(&one, "a").await, done(40));
 }
 
 async fn a_file_without_rows_is_done(sink: impl Sink) {
     let applied = Sample::new("a", 0).apply(&sink, 0, 0, true).await.expect("no rows are fine");
     assert_eq!(applied, Applied::default());
-    assert_eq!(progress(&sink, "a").await, Progress { rows: 0, done: true });
+    assert_eq!(progress(&sink, "a").await, done(0));
 }
 
 async fn every_row_is_counted_once(sink: impl Sink) {
@@ -121,7 +122,30 @@ async fn every_row_is_counted_once(sink: impl Sink) {
     let applied = file.apply(&sink, 0, 6, true).await.expect("bad rows are kept, not fatal");
     assert_eq!(applied.rows(), 6, "each row is counted once: {applied:?}");
     assert!(applied.bad >= 1, "a row that is not of its format is bad: {applied:?}");
-    assert_eq!(progress(&sink, "a").await, Progress { rows: 6, done: true });
+    assert_eq!(progress(&sink, "a").await, Progress { bad: applied.bad, ..done(6) });
+}
+
+async fn bad_and_filtered_rows_are_counted_over_all_batches<S: Sink>(open: &mut impl AsyncFnMut(&str) -> S) {
+    let text = "not a row\n{\"id\":2}\n{\"id\":1}\n{\"id\":\"none\"}\nnor this\n{\"id\":2}\n";
+    let file = Sample::of("a", text);
+    let last = file.rows.last().expect("there are some").last_row();
+    let filter = Arc::new(RowFilter::compile("row.id != 2", &FilterColumns::default()).expect("a predicate"));
+    let batch = |from, to| EntityBatch {
+        blob_type: Arc::from("Log"),
+        entity: None,
+        filter: Some(Arc::clone(&filter)),
+        ..file.batch(from, to, to == last)
+    };
+    let sink = open("figures").await;
+    sink.apply(&file.key, 0, batch(0, 3)).await.expect("the first rows");
+    assert_eq!(progress(&sink, "a").await, Progress { bad: 1, filtered: 1, ..at(3) });
+    drop(sink);
+    let sink = open("figures").await;
+    // Somebody chose to leave malformed rows out from now on.
+    let mut rest = batch(3, last);
+    rest.rows.iter_mut().for_each(RowBatch::forget_bad);
+    sink.apply(&file.key, 3, rest).await.expect("the rest");
+    assert_eq!(progress(&sink, "a").await, Progress { bad: 3, filtered: 2, ..done(last) });
 }
 
 async fn rows_that_took_effect_are_passed_over(sink: impl Sink) {
@@ -159,7 +183,7 @@ async fn a_batch_may_be_read_ahead_of_the_one_before(sink: impl Sink) {
         let applied = sink.apply(&file.key, from, batch).await.expect("what was read ahead takes effect");
         assert_eq!(applied.rows(), 1, "the row of the batch: {applied:?}");
     }
-    assert_eq!(progress(&sink, "a").await, Progress { rows: 4, done: true });
+    assert_eq!(progress(&sink, "a").await, done(4));
 }
 
 async fn files_do_not_know_each_other(sink: impl Sink) {
@@ -167,9 +191,19 @@ async fn files_do_not_know_each_other(sink: impl Sink) {
     let results = join_all(files.iter().map(|file| file.apply(&sink, 0, 5, true))).await;
     for (file, result) in files.iter().zip(results) {
         result.expect("files side by side");
-        assert_eq!(progress(&sink, file.key.as_str()).await, Progress { rows: 5, done: true });
+        assert_eq!(progress(&sink, file.key.as_str()).await, done(5));
     }
     assert_eq!(progress(&sink, "file 9").await, Progress::default());
+}
+
+/// Of a file whose rows are all good.
+fn at(rows: u64) -> Progress {
+    Progress { rows, ..Progress::default() }
+}
+
+/// The same, once it is done.
+fn done(rows: u64) -> Progress {
+    Progress { done: true, ..at(rows) }
 }
 
 async fn progress(sink: &impl Sink, file: &str) -> Progress {

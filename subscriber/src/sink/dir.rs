@@ -92,7 +92,8 @@ struct State {
 
 impl State {
     fn progress(&self) -> Progress {
-        Progress { rows: self.rows, done: self.done }
+        let bad = self.rows.saturating_sub(self.good_rows + self.filtered_rows);
+        Progress { rows: self.rows, done: self.done, bad, filtered: self.filtered_rows }
     }
 }
 

@@ -19,8 +19,8 @@ pub use self::{
     any::{AnySink, open},
     dir::{DirFormat, DirSink, DirTotals},
     sql::{
-        BadRowEntry, MissingParent, ParkedRow, PostgresSink, Rebuild, RebuildError, Released, Scope, SqlSink,
-        SqliteSink, SwappedTable, Totals, Way,
+        BadRowEntry, BadRowsOf, MissingParent, ParkedRow, PostgresSink, Rebuild, RebuildError, Released, Scope,
+        SqlSink, SqliteSink, SwappedTable, Totals, Way,
     },
     stdout::StdoutSink,
 };
@@ -45,6 +45,21 @@ pub struct Progress {
     pub rows: u64,
     /// Whether the whole file has.
     pub done: bool,
+    /// Those of the rows that cannot be used: kept with their error, or left out where `on_bad_row` says so.
+    pub bad: u64,
+    /// Those that the filter did not want.
+    pub filtered: u64,
+}
+
+impl Progress {
+    /// How far the file is once its rows up to `to` have taken effect too. Rows that were not given to the sink were left out
+    /// as bad.
+    #[must_use]
+    pub fn after(self, to: u64, done: bool, applied: &Applied) -> Self {
+        let usable = applied.rows() - applied.bad;
+        let bad = to.saturating_sub(self.rows).saturating_sub(usable);
+        Self { rows: to, done, bad: self.bad + bad, filtered: self.filtered + applied.filtered }
+    }
 }
 
 impl fmt::Display for Progress {
@@ -256,6 +271,7 @@ pub enum SinkError {
 /// - `apply` is atomic: rows, bad rows and progress `from → to` take effect together or not at all (a sink that is only
 ///   [`Guarantee::AtLeastOnce`] may repeat rows after a crash, never skip them).
 /// - `apply` fails with [`SinkError::Fenced`] and no effect when progress is not `from`, or the file is done.
+/// - `progress` moves on by [`Progress::after`], with the figures of all batches of the file, whoever brought them.
 /// - Rows that do not pass the batch's [`sieve`](EntityBatch::sieve) are [`filtered`](Applied::filtered): they are left out, and
 ///   a sink that holds rows by their keys removes the older one. Those of which it cannot be said are bad rows.
 /// - On return the effect is durable. Clones and several callers at once are fine.

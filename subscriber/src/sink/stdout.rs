@@ -24,7 +24,10 @@ use crate::FileKey;
 const SCHEMA: Schema = Schema {
     application_id: 0x5742_534F, // "WBSO"
     name: "standard output",
-    migrations: &[Migration { name: "progress", sql: include_str!("stdout_0001.sql") }],
+    migrations: &[
+        Migration { name: "progress", sql: include_str!("stdout_0001.sql") },
+        Migration { name: "bad and filtered rows are counted", sql: include_str!("stdout_0002.sql") },
+    ],
     shared_with_user: false,
 };
 
@@ -110,9 +113,12 @@ impl Sink for StdoutSink {
             for bad in lines.bad.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 tracing::warn!(file = key, row = %String::from_utf8_lossy(bad), "a row cannot be used");
             }
-            let sql = "INSERT INTO progress (file, rows, done) VALUES (?1, ?2, ?3)
-                       ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done";
-            tx.prepare_cached(sql)?.execute((&key, to.cast_signed(), done))?;
+            let sql = "INSERT INTO progress (file, rows, done, bad, filtered) VALUES (?1, ?2, ?3, ?4, ?5)
+                       ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done, bad = excluded.bad,
+                           filtered = excluded.filtered";
+            let Progress { rows, done, bad, filtered } = known.after(to, done, &applied);
+            let [rows, bad, filtered] = [rows, bad, filtered].map(u64::cast_signed);
+            tx.prepare_cached(sql)?.execute((&key, rows, done, bad, filtered))?;
             Ok(())
         };
         match self.store.write(write).await {
@@ -143,8 +149,10 @@ impl fmt::Debug for StdoutSink {
 }
 
 fn progress(connection: &Connection, file: &str) -> rusqlite::Result<Progress> {
-    let mut statement = connection.prepare_cached("SELECT rows, done FROM progress WHERE file = ?1")?;
-    let known = statement
-        .query_row([file], |row| Ok(Progress { rows: row.get::<_, i64>(0)?.cast_unsigned(), done: row.get(1)? }));
+    let mut statement = connection.prepare_cached("SELECT rows, done, bad, filtered FROM progress WHERE file = ?1")?;
+    let known = statement.query_row([file], |row| {
+        let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+        Ok(Progress { rows: count(0)?, done: row.get(1)?, bad: count(2)?, filtered: count(3)? })
+    });
     known.optional().map(Option::unwrap_or_default)
 }

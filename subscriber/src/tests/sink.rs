@@ -135,10 +135,10 @@ impl Sink for MemorySink {
                 entry.rows.push(String::from_utf8_lossy(row.raw()).trim().to_owned());
                 applied.inserted += 1;
             }
-            applied.bad += rows.bad().len() as u64;
+            applied.bad += rows.bad().iter().filter(|bad| bad.row > from).count() as u64;
         }
         entry.bad += applied.bad;
-        entry.progress = Progress { rows: batch.to, done: batch.end.is_some() };
+        entry.progress = entry.progress.after(batch.to, batch.end.is_some(), &applied);
         Ok(applied)
     }
 }

@@ -1,6 +1,9 @@
 //! P4, P7, P10, P11 and P12 where files are worked.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
@@ -133,6 +136,52 @@ async fn a_bad_row_does_to_its_file_what_was_configured() {
         } else {
             assert_eq!((row.rows, row.bad_rows), (3, 1), "{what:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn bad_rows_of_reader_and_sink_are_one_count_whatever_was_cut_short() {
+    for what in [OnBadRow::Quarantine, OnBadRow::Skip] {
+        let world = World::new().await;
+        // Every hundredth row is malformed, and of every hundredth the filter cannot say whether it is wanted.
+        let row = |id: u64| match id % 100 {
+            0 => format!("{{\"id\":{id}\n"),
+            1 => format!("{{\"id\":\"{id}\"}}\n"),
+            2 => "{\"id\":0}\n".to_owned(),
+            _ => format!("{{\"id\":{id}}}\n"),
+        };
+        world.publish("b", &(1..=LONG).map(row).collect::<String>(), "").await;
+        let inbox = world.inbox("inbox").await;
+        let sink = MemorySink::default();
+        let gate = sink.gate();
+        let options = builder().on_bad_row(what).filter("T", "row.id > 0").commit_rows_max(10_000.try_into().unwrap());
+        let subscriber = world.subscriber(inbox.clone(), options);
+        let running = Running::run(&subscriber, sink.clone());
+        gate.add_permits(1);
+        until("the first rows", || async { !sink.rows().is_empty() }).await;
+        // In the middle of the file the sink is lost and comes back.
+        sink.set_down(true);
+        gate.add_permits(1000);
+        until("an outage", || async { sink.refused() > 0 }).await;
+        sink.set_down(false);
+        let row = rows_in(&inbox, State::Done, 1).await.remove("c-b").unwrap();
+        let wanted = (LONG, LONG / 50, Some(LONG / 100));
+        assert_eq!((row.rows, row.bad_rows, row.filtered_rows), wanted, "{what:?}");
+        let counts = inbox.counts().await.unwrap();
+        assert_eq!((counts.bad_rows, counts.filtered_rows), (LONG / 50, LONG / 100), "{what:?}");
+        let kept = if what == OnBadRow::Skip { LONG / 100 } else { LONG / 50 };
+        assert_eq!(sink.bad(), kept, "{what:?}");
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let stats = subscriber.work_stats();
+        assert_eq!((read(&stats.bad_rows), read(&stats.left_out)), (kept, LONG / 50 - kept), "{what:?}");
+
+        // As if this process had ended between the sink's last commit and the inbox.
+        assert_eq!(inbox.reopen(&[row.id]).await.unwrap(), 1);
+        let row = rows_in(&inbox, State::Done, 1).await.remove("c-b").unwrap();
+        running.stop().await;
+        assert_eq!((row.rows, row.bad_rows, row.filtered_rows), wanted, "{what:?}, again");
+        assert_eq!(inbox.counts().await.unwrap().bad_rows, LONG / 50, "{what:?}, again");
+        assert_eq!(sink.bad(), kept, "{what:?}, again");
     }
 }
 

@@ -1,5 +1,6 @@
 //! What each command does.
 
+mod bad_rows;
 mod copy;
 mod decide;
 mod doctor;
@@ -56,6 +57,7 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
             let filter = ListFilter { state, blob_type, correlation_id: correlation, before, most: limit };
             look::list(&common, &Settings::load(&common, None)?, &filter).await
         }
+        Command::BadRows(of) => bad_rows::list(&common, &Settings::load(&common, Some(&of.target))?, &of).await,
         Command::Parked { target, blob_type, limit, release } => {
             let settings = Settings::load(&common, Some(&target))?;
             match release.as_deref() {

@@ -126,6 +126,8 @@ enum Command {
         #[arg(long, default_value_t = 50)]
         limit: u32,
     },
+    /// Rows that cannot be used: what, where and why
+    BadRows(BadRows),
     /// What rows wait for, since when, and how many; or let them go without it
     Parked {
         #[command(flatten)]
@@ -203,6 +205,28 @@ struct RowsOf {
     /// What rows mean: the columns' types, for --where
     #[arg(long, value_name = "FILE")]
     entities: Option<PathBuf>,
+}
+
+/// Which rows that cannot be used.
+#[derive(Debug, Clone, clap::Args)]
+struct BadRows {
+    #[command(flatten)]
+    target: Target,
+    /// Only of the file with this number, as `list` shows it
+    #[arg(long, value_name = "ID")]
+    file: Option<i64>,
+    /// Only of files of this blobType or entity
+    #[arg(long = "type", value_name = "TYPE")]
+    blob_type: Option<String>,
+    /// With --file: only rows after this one, the next page
+    #[arg(long, value_name = "ROW", requires = "file")]
+    after: Option<u64>,
+    /// At most this many
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+    /// Each row's whole bytes, as far as they were kept (64 KiB), and not only their begin
+    #[arg(long)]
+    full: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -126,13 +126,18 @@ impl Settings {
     /// The inbox, if there is one: for commands that only look.
     pub(crate) async fn existing_inbox(&self) -> anyhow::Result<SqliteInbox> {
         let path = self.inbox_path();
-        if !path.exists() {
+        if !self.has_inbox() {
             bail!(
                 "no inbox at {}; give the folder with --data, or receive first with `waybill-subscriber run`",
                 path.display()
             );
         }
         Ok(SqliteInbox::open_to_look(&path).await?)
+    }
+
+    /// Whether there is one to look at.
+    pub(crate) fn has_inbox(&self) -> bool {
+        self.inbox_path().exists()
     }
 
     /// The inbox, if there is one: for a person's decisions.

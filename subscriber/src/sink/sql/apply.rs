@@ -11,7 +11,7 @@ use super::{
     tables::{Current, Origin, Parked, TableId, Tables, Written},
 };
 use crate::{
-    apply::{Batch, EntityPlan, Head, RowAt, RowFault, RowReader, StreamRows},
+    apply::{Batch, EntityPlan, Faulty, Head, RowAt, RowReader, StreamRows},
     sink::Applied,
 };
 
@@ -131,7 +131,8 @@ impl<'a> Run<'a, '_> {
                 return Ok(Settled::Waits);
             }
             Outcome::Refused(problem) => {
-                tables.keep_bad_row(&origin(self.stretch, &row), Reason::RefusedByDatabase, &problem, row.raw())?;
+                let origin = Origin { key: Some(key), ..origin(self.stretch, &row) };
+                tables.keep_bad_row(&origin, Reason::RefusedByDatabase, &problem, row.raw())?;
                 self.applied.bad += 1;
                 return Ok(Settled::Refused);
             }
@@ -186,13 +187,13 @@ pub(super) fn append(
 }
 
 fn origin<'a>(stretch: &Stretch<'a>, row: &Row<'_>) -> Origin<'a> {
-    Origin { file: stretch.file, row: row.number(), offset: Some(row.offset()) }
+    Origin { file: stretch.file, row: row.number(), offset: Some(row.offset()), key: None }
 }
 
 /// Rows that do not match the file's format.
 fn record_bad_rows(tables: &mut impl Tables, stretch: &Stretch<'_>, applied: &mut Applied) -> Result<(), Failure> {
     for bad in stretch.rows.iter().flat_map(RowBatch::bad).filter(|bad| bad.row > stretch.from) {
-        let origin = Origin { file: stretch.file, row: bad.row, offset: Some(bad.offset) };
+        let origin = Origin { file: stretch.file, row: bad.row, offset: Some(bad.offset), key: None };
         tables.keep_bad_row(&origin, Reason::MalformedRow, &bad.problem, &bad.bytes)?;
         applied.bad += 1;
     }
@@ -203,12 +204,13 @@ fn record_bad_rows(tables: &mut impl Tables, stretch: &Stretch<'_>, applied: &mu
 fn record_faults(
     tables: &mut impl Tables,
     stretch: &Stretch<'_>,
-    faults: &[(RowAt, RowFault)],
+    faults: &[Faulty],
     applied: &mut Applied,
 ) -> Result<(), Failure> {
-    for (at, fault) in faults {
+    for Faulty { at, fault, key } in faults {
         let row = at.of(stretch.rows);
-        tables.keep_bad_row(&origin(stretch, &row), fault.reason, &fault.problem, row.raw())?;
+        let origin = Origin { key: key.as_deref(), ..origin(stretch, &row) };
+        tables.keep_bad_row(&origin, fault.reason, &fault.problem, row.raw())?;
         applied.bad += 1;
     }
     Ok(())

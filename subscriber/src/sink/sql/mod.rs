@@ -26,6 +26,7 @@
 //! reference. When a parent is deleted its children stay; children that come later are parked until it is created again.
 
 mod apply;
+mod bad_rows;
 mod catalogue;
 mod planned;
 mod postgres;
@@ -34,6 +35,7 @@ mod sqlite;
 mod tables;
 mod waiting;
 
+pub use bad_rows::{BadRowEntry, BadRowsOf};
 pub use postgres::PostgresSink;
 pub use rebuild::{Rebuild, RebuildError, Scope, SwappedTable, Way};
 pub use sqlite::SqliteSink;
@@ -76,22 +78,11 @@ pub struct ParkedRow {
     pub parked_at: String,
 }
 
-/// A row that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadRowEntry {
-    /// The file.
-    pub file: FileKey,
-    /// The row's number there, from 1.
-    pub row: u64,
-    /// Where it begins, in plain bytes; unknown for one that was parked before.
-    pub offset: Option<u64>,
-    /// As in [`Reason::as_str`](waybill_contracts::Reason::as_str).
-    pub reason: String,
-    /// What is wrong.
-    pub problem: String,
-    /// The row as it stands in the file, cut at 64 KiB.
-    pub bytes: Vec<u8>,
-}
+/// A file's [`Progress`](super::Progress). Each row is counted once, so what is in none of the other figures is bad; rows that
+/// were left out as such are in none at all.
+const PROGRESS: &str =
+    "SELECT rows, done, rows - (inserted + updated + deleted + ignored + superseded + parked + filtered), filtered
+     FROM _waybill_progress";
 
 /// Why a transaction was given up. Nothing of it took effect.
 #[derive(Debug)]

@@ -11,6 +11,7 @@
 //! the locks, as a rebuild does while it swaps, holds the progress of the entity's files with them. Those who add rows to the
 //! table of a type without an entity share a lock of its own.
 
+mod bad_rows;
 mod encode;
 mod fetch;
 mod overlay;
@@ -34,7 +35,7 @@ use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, tokio_postgr
 use self::overlay::Overlay;
 pub(super) use self::rebuild::PostgresRebuild;
 use super::{
-    BadRowEntry, Failure, ParkedRow, Released, Totals,
+    Failure, PROGRESS, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
     catalogue::quoted,
     hex,
@@ -215,27 +216,6 @@ impl PostgresSink {
         Ok(parked.collect())
     }
 
-    /// Rows that cannot be used, at most `limit`; of one file, or of all.
-    ///
-    /// # Errors
-    /// [`SinkError::Unavailable`].
-    pub async fn bad_rows(&self, file: Option<&FileKey>, limit: u32) -> Result<Vec<BadRowEntry>, SinkError> {
-        let sql = "SELECT file, row, byte_offset, reason, problem, bytes FROM _waybill_bad_row
-                   WHERE $1::text IS NULL OR file = $1 ORDER BY file, row LIMIT $2";
-        let file = file.map(FileKey::as_str);
-        let rows = self.connection().await?.query(sql, &[&file, &i64::from(limit)]).await;
-        let rows = rows.map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
-        let bad = rows.iter().map(|row| BadRowEntry {
-            file: FileKey::from_stored(row.get(0)),
-            row: row.get::<_, i64>(1).cast_unsigned(),
-            offset: row.get::<_, Option<i64>>(2).map(i64::cast_unsigned),
-            reason: row.get(3),
-            problem: row.get(4),
-            bytes: row.get(5),
-        });
-        Ok(bad.collect())
-    }
-
     /// Closes the connections. Clones fail from then on.
     pub fn close(&self) {
         self.store.close();
@@ -298,6 +278,12 @@ fn stream_lock_number(place: &str, blob_type: &str) -> i64 {
     lock_number(place, &format!("type {blob_type}"))
 }
 
+/// A line of [`PROGRESS`].
+fn progress_of(row: &tokio_postgres::Row) -> Progress {
+    let count = |at| row.get::<_, i64>(at).cast_unsigned();
+    Progress { rows: count(0), done: row.get(1), bad: count(2), filtered: count(3) }
+}
+
 /// The sink's name is said once.
 fn without_prefix(problem: &str, sink: &str) -> String {
     problem.strip_prefix(sink).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(problem).to_owned()
@@ -315,13 +301,10 @@ impl Sink for PostgresSink {
     }
 
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
-        let sql = "SELECT rows, done FROM _waybill_progress WHERE file = $1";
-        let row = self.connection().await?.query_opt(sql, &[&file.as_str()]).await;
+        let sql = format!("{PROGRESS} WHERE file = $1");
+        let row = self.connection().await?.query_opt(&sql, &[&file.as_str()]).await;
         let row = row.map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
-        Ok(row.map_or_else(Progress::default, |row| Progress {
-            rows: row.get::<_, i64>(0).cast_unsigned(),
-            done: row.get(1),
-        }))
+        Ok(row.as_ref().map(progress_of).unwrap_or_default())
     }
 
     async fn look_ahead(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<EntityBatch, SinkError> {
@@ -497,9 +480,8 @@ impl Run<'_> {
                    VALUES ($1, $2, 0, false, $3::text::timestamptz, $3::text::timestamptz) ON CONFLICT (file) DO NOTHING";
         let blob_type = batch.blob_type.replace('\0', "\u{fffd}");
         tx.execute(&tx.prepare_cached(sql).await?, &[&self.file, &blob_type, &self.now]).await?;
-        let sql = "SELECT rows, done FROM _waybill_progress WHERE file = $1 FOR UPDATE";
-        let row = tx.query_one(&tx.prepare_cached(sql).await?, &[&self.file]).await?;
-        let known = Progress { rows: row.get::<_, i64>(0).cast_unsigned(), done: row.get(1) };
+        let sql = format!("{PROGRESS} WHERE file = $1 FOR UPDATE");
+        let known = progress_of(&tx.query_one(&tx.prepare_cached(&sql).await?, &[&self.file]).await?);
         if known.rows != self.from || known.done {
             return Err(Failure::Fenced { found: known });
         }

@@ -1,5 +1,6 @@
 //! The sink in an SQLite file.
 
+mod bad_rows;
 mod rebuild;
 mod schema;
 mod tables;
@@ -18,7 +19,7 @@ use waybill_store::{
 pub(super) use self::rebuild::SqliteRebuild;
 use self::tables::SqliteTables;
 use super::{
-    BadRowEntry, Failure, ParkedRow, Released, Totals,
+    Failure, PROGRESS, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
     catalogue::quoted,
     hex,
@@ -139,31 +140,6 @@ impl SqliteSink {
                     file: FileKey::from_stored(row.get(4)?),
                     row: row.get::<_, i64>(5)?.cast_unsigned(),
                     parked_at: row.get(6)?,
-                })
-            })?;
-            rows.collect()
-        })
-        .await
-    }
-
-    /// Rows that cannot be used, at most `limit`; of one file, or of all.
-    ///
-    /// # Errors
-    /// [`SinkError::Unavailable`].
-    pub async fn bad_rows(&self, file: Option<&FileKey>, limit: u32) -> Result<Vec<BadRowEntry>, SinkError> {
-        let file = file.map(|file| file.as_str().to_owned());
-        self.read(move |connection| {
-            let sql = "SELECT file, row, byte_offset, reason, problem, bytes FROM _waybill_bad_row
-                       WHERE ?1 IS NULL OR file = ?1 ORDER BY file, row LIMIT ?2";
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map((file, limit), |row| {
-                Ok(BadRowEntry {
-                    file: FileKey::from_stored(row.get(0)?),
-                    row: row.get::<_, i64>(1)?.cast_unsigned(),
-                    offset: row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned),
-                    reason: row.get(3)?,
-                    problem: row.get(4)?,
-                    bytes: row.get(5)?,
                 })
             })?;
             rows.collect()
@@ -337,9 +313,11 @@ fn release_some(
 }
 
 fn progress(connection: &Connection, file: &str) -> rusqlite::Result<Progress> {
-    let mut statement = connection.prepare_cached("SELECT rows, done FROM _waybill_progress WHERE file = ?1")?;
-    let known = statement
-        .query_row([file], |row| Ok(Progress { rows: row.get::<_, i64>(0)?.cast_unsigned(), done: row.get(1)? }));
+    let mut statement = connection.prepare_cached(&format!("{PROGRESS} WHERE file = ?1"))?;
+    let known = statement.query_row([file], |row| {
+        let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
+        Ok(Progress { rows: count(0)?, done: row.get(1)?, bad: count(2)?, filtered: count(3)? })
+    });
     known.optional().map(Option::unwrap_or_default)
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Origin<'a> {
     pub(crate) file: &'a str,
     pub(crate) row: u64,
     pub(crate) offset: Option<u64>,
+    /// Its key, if it has one.
+    pub(crate) key: Option<&'a str>,
 }
 
 /// A row that waits.
@@ -53,7 +55,7 @@ pub(crate) struct Parked {
 
 impl Parked {
     pub(crate) fn origin(&self) -> Origin<'_> {
-        Origin { file: &self.file, row: self.row, offset: None }
+        Origin { file: &self.file, row: self.row, offset: None, key: Some(&self.key) }
     }
 }
 

@@ -5,6 +5,7 @@ use std::{future::Future, ops::AddAssign, time::Duration};
 use time::OffsetDateTime;
 use waybill_contracts::AfterWait;
 
+use super::bad_rows::{BadRowEntry, BadRowsOf};
 use crate::{
     apply::EntityPlans,
     sink::{Sink, SinkError},
@@ -15,7 +16,7 @@ pub(super) const OVERDUE_ROWS_MAX: i64 = 5_000;
 /// Looks for overdue rows at least this often, and at most this often.
 const LOOK_AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// A sink in an SQL database, which keeps rows until their parents are there.
+/// A sink in an SQL database, which keeps rows until their parents are there, and those that cannot be used.
 pub trait SqlSink: Sink {
     /// Parents that rows wait for, one entry for each entity whose rows do, the longest missed first; at most `limit`. With
     /// `waiting`, only those that rows of this entity wait for.
@@ -37,6 +38,18 @@ pub trait SqlSink: Sink {
     /// # Cancel safety
     /// A dropped call may still take effect, whole or not at all.
     fn release(&self, entity: &str, key: &str) -> impl Future<Output = Result<Released, SinkError>> + Send;
+
+    /// Rows that cannot be used, by file and number; at most `limit`.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`].
+    fn bad_rows(&self, of: &BadRowsOf, limit: u32) -> impl Future<Output = Result<Vec<BadRowEntry>, SinkError>> + Send;
+
+    /// How many they are.
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`].
+    fn count_bad_rows(&self, of: &BadRowsOf) -> impl Future<Output = Result<u64, SinkError>> + Send;
 }
 
 /// A parent that rows wait for.

@@ -1,7 +1,10 @@
 //! Rows that cannot be used are kept, with what, where and why, and stop nothing else.
 
 use super::World;
-use crate::{FileKey, sink::Applied};
+use crate::{
+    FileKey,
+    sink::{Applied, BadRowsOf, SqlSink},
+};
 
 const ITEM: &str = r#"
     [entity.item]
@@ -32,7 +35,7 @@ async fn each_fault_has_its_reason_and_its_place() {
     let applied = world.file("item", &rows.join("\n")).await;
     assert_eq!(applied, Applied { inserted: 2, bad: 8, ..Applied::default() });
     assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "6"]);
-    let bad = world.sink.bad_rows(Some(&FileKey::of_export("shop", "1")), 100).await.unwrap();
+    let bad = world.sink.bad_rows(&BadRowsOf::file(&FileKey::of_export("shop", "1")), 100).await.unwrap();
     let seen: Vec<_> = bad.iter().map(|bad| (bad.row, bad.reason.as_str())).collect();
     assert_eq!(
         seen,
@@ -61,8 +64,20 @@ async fn each_fault_has_its_reason_and_its_place() {
         bad[5].problem
     );
     assert_eq!(bad[7].problem, "field \"_deleted\" is \"perhaps\", neither true nor false");
-    assert_eq!(world.sink.bad_rows(None, 3).await.unwrap().len(), 3);
-    assert!(world.sink.bad_rows(Some(&FileKey::of_export("shop", "2")), 3).await.unwrap().is_empty());
+    let keys: Vec<_> = bad.iter().map(|bad| bad.key.as_deref()).collect();
+    assert_eq!(keys, [None, None, None, None, None, Some("3,a"), Some("4,a"), Some("5,a")], "where it can be read");
+    assert!(bad.iter().all(|bad| bad.blob_type.as_deref() == Some("item")));
+    assert_eq!(world.sink.bad_rows(&BadRowsOf::default(), 3).await.unwrap().len(), 3);
+    let of = |types: &[&str], after| BadRowsOf {
+        types: Some(types.iter().map(|name| (*name).to_owned()).collect()),
+        after,
+        ..BadRowsOf::default()
+    };
+    for (of, wanted) in [(of(&["item"], 0), 8), (of(&["x", "item"], 7), 2), (of(&["x"], 0), 0), (of(&[], 0), 0)] {
+        assert_eq!(world.sink.bad_rows(&of, 100).await.unwrap().len(), wanted, "{of:?}");
+        assert_eq!(world.sink.count_bad_rows(&of).await.unwrap(), wanted as u64, "{of:?}");
+    }
+    assert!(world.sink.bad_rows(&BadRowsOf::file(&FileKey::of_export("shop", "2")), 3).await.unwrap().is_empty());
     assert_eq!(world.sink.totals().await.unwrap().bad_now, 8);
 }
 
@@ -78,8 +93,9 @@ async fn a_row_refused_when_it_is_released_is_kept_as_bad() {
     assert_eq!(applied, Applied { inserted: 1, released: 2, ..Applied::default() });
     assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "3"]);
     assert!(world.query("SELECT * FROM _waybill_parked").is_empty());
-    let bad = world.sink.bad_rows(None, 10).await.unwrap();
+    let bad = world.sink.bad_rows(&BadRowsOf::default(), 10).await.unwrap();
     assert_eq!((bad[0].row, bad[0].offset, bad[0].reason.as_str()), (2, None, "refused-by-database"));
+    assert_eq!(bad[0].key.as_deref(), Some("2,a"));
     assert_eq!(bad[0].file, FileKey::of_export("shop", "1"), "its own file, not the one that released it");
 }
 
@@ -102,7 +118,7 @@ async fn long_bad_rows_are_cut() {
     let world = World::new(ITEM).await;
     let long = format!("{{\"id\":\"{}\",\"site\":\"a\"}}", "x".repeat(100_000));
     world.file("item", &long).await;
-    let bad = world.sink.bad_rows(None, 10).await.unwrap();
+    let bad = world.sink.bad_rows(&BadRowsOf::default(), 10).await.unwrap();
     assert_eq!(bad[0].bytes.len(), 64 << 10);
     assert!(bad[0].problem.len() < 300, "{}", bad[0].problem);
 }

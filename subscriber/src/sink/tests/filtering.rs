@@ -8,7 +8,7 @@ use super::{World, world::json_lines};
 use crate::{
     FileKey,
     apply::Position,
-    sink::{Applied, EntityBatch, Sink},
+    sink::{Applied, BadRowsOf, EntityBatch, Sink, SqlSink},
 };
 
 const PRODUCT: &str = r#"
@@ -56,7 +56,7 @@ async fn a_row_of_which_nothing_can_be_said_is_kept_with_the_predicate_and_stops
     let applied = world.file("product", rows).await;
     assert_eq!(applied, Applied { inserted: 1, bad: 2, ..Applied::default() });
     assert_eq!(world.query("SELECT id, v FROM product ORDER BY id"), ["1|1", "3|1"], "what was there stays");
-    let bad = world.sink.bad_rows(None, 10).await.unwrap();
+    let bad = world.sink.bad_rows(&BadRowsOf::default(), 10).await.unwrap();
     let shown: Vec<_> = bad.iter().map(|bad| (bad.row, bad.reason.as_str(), bad.problem.as_str())).collect();
     assert_eq!(
         shown,

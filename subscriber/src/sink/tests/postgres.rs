@@ -7,7 +7,9 @@ use super::world::{
 use crate::{
     FileKey,
     apply::Position,
-    sink::{Applied, PostgresSink, Rebuild, RebuildError, Scope, Sink, SinkError, SwappedTable, Way},
+    sink::{
+        Applied, BadRowsOf, PostgresSink, Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink, SwappedTable, Way,
+    },
 };
 
 const TYPES: &str = r#"
@@ -147,7 +149,7 @@ async fn a_key_that_the_database_cannot_hold_is_a_bad_row_and_stops_no_other() {
     assert_eq!(world.file("a", rows).await, Applied { inserted: 1, bad: 2, ..Applied::default() });
     let rows = "{\"at\":\"2022-07-05T12:34:56.1234567Z\"}\n{\"at\":\"0000-01-01T00:00:00Z\"}\n{\"at\":\"2022-07-05T12:34:56Z\"}";
     assert_eq!(world.file("b", rows).await, Applied { inserted: 1, bad: 2, ..Applied::default() });
-    let bad = world.sink.bad_rows(None, 10).await.unwrap();
+    let bad = world.sink.bad_rows(&BadRowsOf::default(), 10).await.unwrap();
     assert!(bad.iter().any(|bad| bad.problem.contains("more than six digits after the second")), "{bad:?}");
     // A reference to such a key waits for ever, and harms nobody.
     assert_eq!(world.file("c", "{\"id\":1,\"a\":\"x\\u0000\"}\n{\"id\":2,\"a\":\"y\"}").await.parked, 1);

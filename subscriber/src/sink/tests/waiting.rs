@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use super::{World, world::Clock};
-use crate::sink::{Applied, MissingParent, Released, Sink, SqlSink, WaitsEnded};
+use crate::sink::{Applied, BadRowsOf, MissingParent, Released, Sink, SqlSink, WaitsEnded};
 
 const SHOP: &str = r#"
     [entity.category]
@@ -201,7 +201,7 @@ async fn a_row_that_waited_long_enough_is_kept_aside_where_that_is_wanted() {
     let ended = world.sink.end_waits().await.unwrap();
     assert_eq!((ended.applied, ended.bad), (0, 1));
     assert_eq!(parked(&world), ["price|8,a|item|8"], "a newer row of a key waits from when it came");
-    let bad = world.sink.bad_rows(None, 10).await.unwrap();
+    let bad = world.sink.bad_rows(&BadRowsOf::default(), 10).await.unwrap();
     assert_eq!((bad.len(), bad[0].row, bad[0].reason.as_str()), (1, 1, "parent-missing"));
     assert_eq!(bad[0].problem, "waited for item \"7\" for as long as max_wait allows, and it did not come");
     assert!(String::from_utf8_lossy(&bad[0].bytes).contains("\"item\":7"));

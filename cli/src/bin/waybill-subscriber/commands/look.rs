@@ -17,6 +17,7 @@ use crate::settings::Settings;
 struct Status {
     files: Counts,
     filtered_rows: u64,
+    bad_rows: u64,
     due: u64,
     later: u64,
     next_due_in_ms: Option<u128>,
@@ -31,6 +32,7 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
         json(&Status {
             files,
             filtered_rows: files.filtered_rows,
+            bad_rows: files.bad_rows,
             due,
             later,
             next_due_in_ms: next_due_in.map(|wait| wait.as_millis()),
@@ -57,6 +59,9 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
     if files.filtered_rows > 0 {
         line(format_args!("{} not wanted by a filter", many(files.filtered_rows, "row")))?;
     }
+    if files.bad_rows > 0 {
+        line(format_args!("{} could not be used: waybill-subscriber bad-rows", many(files.bad_rows, "row")))?;
+    }
     if files.quarantined > 0 {
         line(format_args!("see what is quarantined: waybill-subscriber list --state quarantined"))?;
     }
@@ -70,7 +75,7 @@ pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilt
         return Ok(Outcome::Done);
     }
     table(
-        &["ID", "STATE", "TYPE", "RECEIVED", "ROWS", "TRIES", "PROBLEM"],
+        &["ID", "STATE", "TYPE", "RECEIVED", "ROWS", "BAD", "TRIES", "PROBLEM"],
         rows.iter().map(|row| {
             let problem = match (&row.reason, &row.problem, row.duplicate_of) {
                 (Some(reason), Some(problem), _) => format!("{reason}: {problem}"),
@@ -84,6 +89,7 @@ pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilt
                 cut(row.blob_type.as_deref().unwrap_or("-"), 40),
                 instant(row.received_at),
                 count(row.rows),
+                count(row.bad_rows),
                 row.attempts.to_string(),
                 cut(&problem, 100),
             ]
@@ -130,6 +136,7 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     fact("expires", row.expires_at.map(instant));
     let filtered = row.filtered_rows.map_or(String::new(), |rows| format!(", {} not wanted by a filter", count(rows)));
     fact("rows", Some(format!("{} ({} bad{filtered})", count(row.rows), count(row.bad_rows))));
+    fact("bad rows", (row.bad_rows > 0).then(|| format!("see `waybill-subscriber bad-rows --file {id}`")));
     fact("tries", Some(row.attempts.to_string()));
     fact("duplicate of", row.duplicate_of.map(|of| of.to_string()));
     fact("body", Some(row.body));

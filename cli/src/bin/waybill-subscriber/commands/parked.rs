@@ -125,7 +125,7 @@ pub(crate) async fn release(common: &Common, settings: &Settings, parent: &str, 
 const NO_PARKING: &str =
     "in this sink no row waits; name the database with --sink sqlite:PATH or postgres://USER@HOST:PORT/DATABASE";
 
-async fn open(settings: &Settings, entities: &Entities) -> anyhow::Result<AnySink> {
+pub(super) async fn open(settings: &Settings, entities: &Entities) -> anyhow::Result<AnySink> {
     let target = settings.sink()?;
     if let Some(path) = target.strip_prefix("sqlite:")
         && !Path::new(path).exists()

@@ -263,7 +263,10 @@ fn say(report: &Report) -> anyhow::Result<()> {
     let rows = report.tables.iter().map(|table| vec![table.table.clone(), count(table.rows), told(table)]);
     table(&["TABLE", "ROWS", "CHANGED"], rows)?;
     if report.rows_bad > 0 {
-        line(format_args!("\n{} cannot be used, and kept in _waybill_bad_row", many(report.rows_bad, "row")))?;
+        line(format_args!(
+            "\n{} cannot be used; see `waybill-subscriber bad-rows` with the same sink",
+            many(report.rows_bad, "row")
+        ))?;
     }
     if report.gaps + report.files_left_out > 0 {
         line(format_args!(

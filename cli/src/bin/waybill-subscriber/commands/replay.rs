@@ -45,7 +45,7 @@ pub(crate) async fn replay(
     let sink = settings.open_sink(&settings.read_entities()?).await?;
     let subscriber = settings.subscriber_on(copy, common.local.as_deref()).await?;
     check_grant(&subscriber, true).await?;
-    let say = Say::beside(&sink);
+    let say = Say::beside(settings)?;
     let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
         Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)
     })

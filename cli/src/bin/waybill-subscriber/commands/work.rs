@@ -22,6 +22,7 @@ use waybill_subscriber::{
     sink::AnySink,
 };
 
+use super::bad_rows::Place;
 use crate::settings::Settings;
 
 /// With `--until-idle`, how long the bus and TenantService may be out of reach before we give up.
@@ -33,7 +34,7 @@ pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
     check_grant(&subscriber, until_idle.is_some()).await?;
-    let say = Say::beside(&sink);
+    let say = Say::beside(settings)?;
     supervise(common, &subscriber, &Wanted::default(), until_idle, true, say, async |stop| {
         Ok(while_read(&sink, &stop, subscriber.run(sink.clone(), stop.clone())).await?)
     })
@@ -49,7 +50,7 @@ pub(crate) async fn receive(
     check_grant(&subscriber, until_idle.is_some()).await?;
     // Files that are due do not hold the end: nobody works them here.
     let nothing = Wanted { types: Some(Vec::new()), since: None };
-    supervise(common, &subscriber, &nothing, until_idle, true, Say::Out, async |stop| {
+    supervise(common, &subscriber, &nothing, until_idle, true, Say::beside_nothing(), async |stop| {
         subscriber.receive(stop).await;
         Ok(())
     })
@@ -60,7 +61,7 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
     check_grant(&subscriber, true).await?;
-    let say = Say::beside(&sink);
+    let say = Say::beside(settings)?;
     let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
         Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)
     })
@@ -79,27 +80,30 @@ async fn open_sink(settings: &Settings) -> anyhow::Result<AnySink> {
     settings.open_sink(&settings.read_entities()?).await
 }
 
-/// Where a summary goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Say {
-    Out,
+/// Where a summary goes, and what it says of bad rows.
+#[derive(Debug)]
+pub(super) struct Say {
     /// Rows go to standard output.
-    Err,
+    to_stderr: bool,
+    bad_rows: Place,
 }
 
 impl Say {
-    pub(super) fn beside(sink: &AnySink) -> Self {
-        if matches!(sink, AnySink::Stdout(_)) { Self::Err } else { Self::Out }
+    pub(super) fn beside(settings: &Settings) -> anyhow::Result<Self> {
+        let target = settings.sink()?;
+        Ok(Self { to_stderr: target == "stdout", bad_rows: Place::of(target) })
     }
 
-    fn line(self, text: fmt::Arguments<'_>) -> anyhow::Result<()> {
-        match self {
-            Self::Out => line(text),
-            Self::Err => {
-                eprintln!("{text}");
-                Ok(())
-            }
+    fn beside_nothing() -> Self {
+        Self { to_stderr: false, bad_rows: Place::Log }
+    }
+
+    fn line(&self, text: fmt::Arguments<'_>) -> anyhow::Result<()> {
+        if !self.to_stderr {
+            return line(text);
         }
+        eprintln!("{text}");
+        Ok(())
     }
 }
 
@@ -257,6 +261,7 @@ struct Summary {
     files_expired: u64,
     rows: u64,
     rows_bad: u64,
+    rows_left_out: u64,
     rows_inserted: u64,
     rows_updated: u64,
     rows_deleted: u64,
@@ -288,6 +293,7 @@ async fn summary(
         files_expired: read(&worked.files_expired),
         rows: read(&worked.rows),
         rows_bad: read(&worked.bad_rows),
+        rows_left_out: read(&worked.left_out),
         rows_inserted: read(&worked.inserted),
         rows_updated: read(&worked.updated),
         rows_deleted: read(&worked.deleted),
@@ -308,9 +314,10 @@ async fn summary(
         Outcome::Done
     };
     if common.format == Format::Json {
-        match say {
-            Say::Out => json(&summary)?,
-            Say::Err => eprintln!("{}", serde_json::to_string(&summary)?),
+        if say.to_stderr {
+            eprintln!("{}", serde_json::to_string(&summary)?);
+        } else {
+            json(&summary)?;
         }
         return Ok(outcome);
     }
@@ -328,6 +335,8 @@ async fn summary(
         (summary.rows_ignored, "older or the same, ignored"),
         (summary.rows_superseded, "superseded in their own file"),
         (summary.rows_filtered, "not wanted by a filter"),
+        (summary.rows_left_out, "malformed, left out"),
+        (summary.rows_bad, "bad, kept with their error"),
         (summary.rows_parked, "parked until what they refer to comes"),
         (summary.rows_released, "released"),
     ];
@@ -336,13 +345,15 @@ async fn summary(
     if !parts.is_empty() {
         say.line(format_args!("rows: {}", parts.join(", ")))?;
     }
-    if outcome == Outcome::Quarantined {
+    if summary.files_quarantined + summary.messages_quarantined > 0 {
         say.line(format_args!(
-            "quarantined: {}, {}, {}; see `waybill-subscriber list --state quarantined`",
+            "quarantined: {}, {}; see `waybill-subscriber list --state quarantined`",
             many(summary.files_quarantined, "file"),
             many(summary.messages_quarantined, "message"),
-            many(summary.rows_bad, "row")
         ))?;
+    }
+    if summary.rows_bad > 0 {
+        say.line(format_args!("{} cannot be used; {}", many(summary.rows_bad, "row"), say.bad_rows))?;
     }
     if summary.files_expired > 0 {
         say.line(format_args!(

@@ -139,6 +139,7 @@ pub(super) struct BadRow {
     pub(super) reason: Reason,
     pub(super) problem: String,
     pub(super) bytes: Vec<u8>,
+    pub(super) key: Option<String>,
 }
 
 /// A row of a table by its key and version: what the database refused.
@@ -521,6 +522,7 @@ impl Tables for Overlay {
             // PostgreSQL's text has no U+0000.
             problem: problem.replace('\0', "\u{fffd}"),
             bytes: bytes.get(..BAD_BYTES_MAX).unwrap_or(bytes).to_owned(),
+            key: origin.key.map(|key| key.replace('\0', "\u{fffd}")),
         });
         Ok(())
     }

@@ -30,6 +30,7 @@ pub(super) const SCHEMA: Schema = Schema {
             sql: include_str!("0002_filtered.sql"),
         },
         Migration { name: "waits that end", sql: include_str!("0003_waits.sql") },
+        Migration { name: "bad rows have their key", sql: include_str!("0004_bad_row_keys.sql") },
     ],
     shared_with_user: true,
 };

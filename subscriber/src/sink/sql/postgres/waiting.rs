@@ -8,7 +8,7 @@ use waybill_store::PostgresTransaction;
 
 use super::{
     super::{
-        Failure,
+        BadRowEntry, BadRowsOf, Failure,
         apply::give_up,
         refused,
         tables::Parked,
@@ -55,6 +55,14 @@ impl SqlSink for PostgresSink {
             return Err(self.gave_up(refused(problem)));
         };
         Ok(self.let_go(plan, &Which::For(key)).await?.unwrap_or_default())
+    }
+
+    async fn bad_rows(&self, of: &BadRowsOf, limit: u32) -> Result<Vec<BadRowEntry>, SinkError> {
+        self.list_bad_rows(of, limit).await
+    }
+
+    async fn count_bad_rows(&self, of: &BadRowsOf) -> Result<u64, SinkError> {
+        self.number_of_bad_rows(of).await
     }
 }
 

@@ -409,12 +409,14 @@ async fn write_bad_rows(tx: &PostgresTransaction<'_>, changes: &Changes, now: &s
     let reasons: Vec<&str> = changes.bad.iter().map(|bad| bad.reason.as_str()).collect();
     let problems: Vec<&str> = changes.bad.iter().map(|bad| bad.problem.as_str()).collect();
     let bytes: Vec<&[u8]> = changes.bad.iter().map(|bad| bad.bytes.as_slice()).collect();
-    let sql = "INSERT INTO _waybill_bad_row (file, row, byte_offset, reason, problem, bytes, found_at)
-               SELECT DISTINCT ON (f, r) f, r, o, c, p, b, $7::text::timestamptz
-               FROM unnest($1::text[], $2::int8[], $3::int8[], $4::text[], $5::text[], $6::bytea[])
-                   AS u(f, r, o, c, p, b)
+    let keys: Vec<Option<&str>> = changes.bad.iter().map(|bad| bad.key.as_deref()).collect();
+    let sql = "INSERT INTO _waybill_bad_row (file, row, byte_offset, reason, problem, bytes, found_at, key)
+               SELECT DISTINCT ON (f, r) f, r, o, c, p, b, $7::text::timestamptz, k
+               FROM unnest($1::text[], $2::int8[], $3::int8[], $4::text[], $5::text[], $6::bytea[], $8::text[])
+                   AS u(f, r, o, c, p, b, k)
                ON CONFLICT (file, row) DO UPDATE SET reason = excluded.reason, problem = excluded.problem,
-                   bytes = excluded.bytes, found_at = excluded.found_at";
-    tx.execute(&tx.prepare_cached(sql).await?, &[&files, &rows, &offsets, &reasons, &problems, &bytes, &now]).await?;
+                   bytes = excluded.bytes, found_at = excluded.found_at, key = excluded.key";
+    let sql = tx.prepare_cached(sql).await?;
+    tx.execute(&sql, &[&files, &rows, &offsets, &reasons, &problems, &bytes, &now, &keys]).await?;
     Ok(())
 }

@@ -363,10 +363,10 @@ impl<'tx> Tables for SqliteTables<'tx> {
         problem: &str,
         bytes: &[u8],
     ) -> Result<(), Failure> {
-        let sql = "INSERT INTO _waybill_bad_row (file, row, byte_offset, reason, problem, bytes, found_at)
-                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+        let sql = "INSERT INTO _waybill_bad_row (file, row, byte_offset, reason, problem, bytes, found_at, key)
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
                    ON CONFLICT (file, row) DO UPDATE SET reason = excluded.reason, problem = excluded.problem,
-                       bytes = excluded.bytes, found_at = excluded.found_at";
+                       bytes = excluded.bytes, found_at = excluded.found_at, key = excluded.key";
         let bytes = bytes.get(..BAD_BYTES_MAX).unwrap_or(bytes);
         let (number, offset) = (stored(origin.row), origin.offset.map(stored));
         self.tx.prepare_cached(sql)?.execute((
@@ -377,6 +377,7 @@ impl<'tx> Tables for SqliteTables<'tx> {
             problem,
             bytes,
             self.now,
+            origin.key,
         ))?;
         Ok(())
     }

@@ -8,7 +8,7 @@ use waybill_store::rusqlite::Transaction;
 
 use super::{
     super::{
-        Failure,
+        BadRowEntry, BadRowsOf, Failure,
         apply::{Arrived, give_up},
         tables::Tables as _,
         waiting::{MissingParent, OVERDUE_ROWS_MAX, Patience, Released, SqlSink, again_in},
@@ -43,6 +43,14 @@ impl SqlSink for SqliteSink {
     async fn release(&self, entity: &str, key: &str) -> Result<Released, SinkError> {
         let (inner, entity, key) = (Arc::clone(&self.inner), entity.to_owned(), key.to_owned());
         self.write(move |tx| release_without(tx, &inner, &entity, &key)).await
+    }
+
+    async fn bad_rows(&self, of: &BadRowsOf, limit: u32) -> Result<Vec<BadRowEntry>, SinkError> {
+        self.list_bad_rows(of, limit).await
+    }
+
+    async fn count_bad_rows(&self, of: &BadRowsOf) -> Result<u64, SinkError> {
+        self.number_of_bad_rows(of).await
     }
 }
 
