@@ -107,9 +107,7 @@ impl Authority {
     async fn answer_token(&self, form: &str, line: &Line) -> Result<Json, Refusal> {
         let form = StorageQuery::parse(&form.replace('+', "%20"));
         let to_do = self.faults.on_token(form.get("client_id").unwrap_or_default(), line.id());
-        if !to_do.delay.is_zero() {
-            tokio::time::sleep(to_do.delay).await;
-        }
+        self.faults.delay(&to_do).await;
         if let Some(fate) = to_do.fate {
             line.meet(fate).await;
         }

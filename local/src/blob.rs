@@ -16,11 +16,16 @@ mod spool;
 mod store;
 mod write;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
@@ -46,9 +51,11 @@ const RESIDENT_MAX: u64 = 32 << 20;
 /// How the text of an error writes the time.
 const ERROR_TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
-/// How much of the body of a refused request is read before it is answered: a client that is still sending would else
-/// see a broken connection and not the refusal.
-const DRAIN_MAX: u64 = 256 << 20;
+/// How much of the body of a refused request is read before it is answered, and how long that may take: the connection
+/// then serves the next request. Beyond, or when the client asked first whether to send it, the answer comes at once and
+/// the connection ends.
+const DRAIN_MAX: u64 = 1 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// What was said of late about refusals.
 static SAID: Lines = Lines::new();
@@ -131,9 +138,7 @@ impl BlobService {
 
         let blob_name = target.blob.as_deref().unwrap_or_default();
         let to_do = self.faults.on_blob(operation, blob_name, line.id());
-        if !to_do.delay.is_zero() {
-            tokio::time::sleep(to_do.delay).await;
-        }
+        self.faults.delay(&to_do).await;
         if let Some(fate) = to_do.fate {
             self.stats.blob_request(operation.name(), None);
             line.meet(fate).await;
@@ -260,7 +265,11 @@ impl Handler for BlobService {
         let answer = match self.answer(&parts, &mut body, line, &mut operation).await {
             Ok(answer) => Ok(answer),
             Err(error) => {
-                drain(&mut body, DRAIN_MAX).await;
+                let asks = parts.headers.contains_key(header::EXPECT);
+                let is_read = !asks && timeout(DRAIN_TIME, drain(&mut body, DRAIN_MAX)).await.unwrap_or(false);
+                if !is_read && !body.is_end_stream() {
+                    line.linger();
+                }
                 Err(error)
             }
         };
@@ -273,6 +282,9 @@ impl Handler for BlobService {
         };
         self.stats.blob_request(operation.map_or("Unknown", BlobOperation::name), Some(response.status()));
         let headers = response.headers_mut();
+        if line.lingers() {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         set(headers, HeaderName::from_static("x-ms-request-id"), &request_id);
         headers.insert(header::SERVER, HeaderValue::from_static("waybill-local"));
         let asked = parts.headers.get("x-ms-version");
@@ -308,15 +320,17 @@ fn log_refusal(
     }
 }
 
-/// Reads and forgets a body, up to a limit.
-async fn drain(body: &mut Upload, most: u64) {
+/// Reads and forgets a body, up to a limit; whether all of it was read.
+async fn drain(body: &mut Upload, most: u64) -> bool {
     let mut left = most;
     while left > 0 {
         match body.frame().await {
             Some(Ok(frame)) => left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64)),
-            Some(Err(_)) | None => break,
+            Some(Err(_)) => return false,
+            None => return true,
         }
     }
+    false
 }
 
 /// A header whose value was made here or checked to be visible ASCII when it came in.

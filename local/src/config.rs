@@ -314,12 +314,20 @@ impl Default for Config {
     }
 }
 
+/// What to do about a file that cannot be read.
+fn to_read(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::InvalidData => "it is not text in UTF-8: save it as UTF-8",
+        _ => "check the path and its permissions",
+    }
+}
+
 /// Why a configuration was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The file could not be read.
-    #[error("the configuration {path} cannot be read; check the path and its permissions")]
+    #[error("the configuration {path} cannot be read; {}", to_read(source))]
     Unreadable {
         /// The file.
         path: String,
@@ -457,7 +465,13 @@ impl Config {
         }
         let written: Text = toml::from_str(text).map_err(|error| ConfigError::Text {
             line: line_of(text, error.span().map_or(0, |span| span.start)),
-            problem: with_nearest(error.message()),
+            problem: match error.message() {
+                "duplicate key" => {
+                    let key = error.span().and_then(|span| text.get(span)).unwrap_or("a key");
+                    format!("{key} is written twice; write all of it in one place, as {key} = […] or as [[{key}]]")
+                }
+                other => with_nearest(other),
+            },
         })?;
         let default = Self::default();
         let config = Self {

@@ -99,6 +99,8 @@ pub struct Faults {
     waits_for_bus: AtomicBool,
     hands: Hands,
     fired: watch::Sender<u64>,
+    /// How often everything was cleared.
+    clears: watch::Sender<u64>,
     timed: Notify,
 }
 
@@ -151,6 +153,7 @@ impl Faults {
             waits_for_bus: AtomicBool::new(false),
             hands,
             fired: watch::Sender::new(0),
+            clears: watch::Sender::new(0),
             timed: Notify::new(),
         }
     }
@@ -199,8 +202,7 @@ impl Faults {
         Ok(())
     }
 
-    /// Forgets every step that has not fired yet, and ends what lasts: outages, delays on the bus, blackholes, messages held
-    /// back.
+    /// Forgets every step that has not fired yet, and ends what lasts: outages, delays, blackholes, messages held back.
     pub fn clear(&self) {
         let mut state = self.state();
         state.blob_down_until = None;
@@ -211,6 +213,7 @@ impl Faults {
             installed.cleared = true;
         }
         self.waits_for_bus.store(false, Ordering::Release);
+        self.clears.send_modify(|clears| *clears += 1);
         drop(state);
         self.hands.clear();
     }
@@ -320,6 +323,19 @@ impl Faults {
         self.on_event("", fits, source)
     }
 
+    /// Delays a request as scripts want it, until they are cleared at the latest.
+    pub(crate) async fn delay(&self, to_do: &ToDo) {
+        if to_do.delay.is_zero() {
+            return;
+        }
+        let mut clears = self.clears.subscribe();
+        tokio::select! {
+            () = sleep_until(later(to_do.delay)) => {}
+            // The sender lives in `self`, so waiting cannot fail.
+            _ = clears.wait_for(|clears| *clears != to_do.clears) => {}
+        }
+    }
+
     /// A GetBlob that is about to send the blob's bytes `from..to`.
     pub(crate) fn on_body(self: &Arc<Self>, name: &str, from: u64, to: u64, connection: u64) -> ToBody {
         let mut to_body = ToBody::default();
@@ -374,10 +390,13 @@ impl Faults {
     fn on_event(&self, entity: &str, fits: impl Fn(&Step) -> bool, source: impl Fn() -> Source) -> ToDo {
         let mut to_do = ToDo::default();
         let mut to_fire = Vec::new();
-        for (number, installed) in &mut self.state().steps {
-            let Installed { step, progress, .. } = installed;
-            if fits(step) && progress.counts(&step.trigger) {
-                to_fire.push((*number, Arc::clone(step), to_do.take_up(&step.what)));
+        {
+            let mut state = self.state();
+            to_do.clears = *self.clears.borrow();
+            for (number, Installed { step, progress, .. }) in &mut state.steps {
+                if fits(step) && progress.counts(&step.trigger) {
+                    to_fire.push((*number, Arc::clone(step), to_do.take_up(&step.what)));
+                }
             }
         }
         for (number, step, done_by_event) in to_fire {

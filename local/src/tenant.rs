@@ -124,9 +124,7 @@ impl TenantService {
         let mut why = tenant.as_ref().err().cloned().unwrap_or_default();
         let name = tenant.as_ref().ok().map(|tenant| tenant.name.as_str());
         let to_do = self.faults.on_grant(name, line.id());
-        if !to_do.delay.is_zero() {
-            tokio::time::sleep(to_do.delay).await;
-        }
+        self.faults.delay(&to_do).await;
         if let Some(fate) = to_do.fate {
             self.stats.grant(name, false);
             line.meet(fate).await;

@@ -7,7 +7,7 @@
 use super::address::path_of;
 use super::codec::Value;
 use super::request::{Answer, Request};
-use super::tokens::Tokens;
+use super::tokens::{NotPut, Tokens};
 use crate::keys::Keys;
 
 /// Condition of a refused token.
@@ -34,6 +34,8 @@ pub(crate) fn answer(request: &Request<'_>, tokens: &mut Tokens, keys: &Keys, no
     };
     match tokens.put(keys, token, path_of(name), now) {
         Ok(()) => Answer { status: 202, description: "Accepted".to_owned(), condition: None, body: None },
-        Err(refusal) => Answer::refusal(401, AUTH_FAILED, refusal.to_string()),
+        Err(NotPut::Refused(refusal)) => Answer::refusal(401, AUTH_FAILED, refusal.to_string()),
+        Err(long @ NotPut::LongAudience) => Answer::refusal(400, "amqp:invalid-field", long.to_string()),
+        Err(full @ NotPut::Full) => Answer::refusal(403, "amqp:resource-limit-exceeded", full.to_string()),
     }
 }

@@ -109,7 +109,7 @@ fn advice(first: &[u8]) -> &'static str {
     } else if first.starts_with(b"AMQP") {
         "this is not AMQP 1.0 but another version, as RabbitMQ speaks it: use a client of Service Bus"
     } else {
-        "this port speaks AMQP 1.0: the other services have ports of their own, which the ready file names"
+        "this port speaks AMQP 1.0, bare or over WebSocket"
     }
 }
 

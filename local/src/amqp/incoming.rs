@@ -200,7 +200,12 @@ fn collect<'a>(link: &mut Incoming, transfer: &Transfer<'a>) -> Result<Collected
         return Ok(Collected::TooLarge { id: partial.delivery_id, settled: partial.settled, cause });
     }
     if transfer.more {
-        partial.payload.extend_from_slice(transfer.payload);
+        let payload = &mut partial.payload;
+        if payload.capacity() - payload.len() < transfer.payload.len() {
+            // By a quarter and not to twice as much: what is reserved counts as held.
+            payload.reserve_exact(transfer.payload.len().max(payload.len() / 4));
+        }
+        payload.extend_from_slice(transfer.payload);
         link.partial = Some(partial);
         return Ok(Collected::Part);
     }

@@ -312,7 +312,7 @@ impl Link {
 impl Incoming {
     /// Bytes of a delivery that is not complete.
     pub(crate) fn partial_bytes(&self) -> usize {
-        self.partial.as_ref().map_or(0, |partial| partial.payload.len())
+        self.partial.as_ref().map_or(0, |partial| partial.payload.capacity())
     }
 }
 

@@ -112,10 +112,10 @@ pub(crate) async fn serve(
     let (mut keeper, mut tasks) = (JoinSet::new(), JoinSet::new());
     {
         let (broker, stop) = (Arc::clone(&broker), stop.clone());
-        keeper.spawn(async move { broker.keep_time(&stop).await });
+        keeper.spawn(async move {
+            tokio::join!(broker.keep_time(&stop), tell_left_out(broker.live().lines(), &stop));
+        });
     }
-    let mut counting = interval(PERIOD);
-    counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let accepted = async {
             let Some((secure, acceptor)) = &tls else {
@@ -129,11 +129,6 @@ pub(crate) async fn serve(
         tokio::select! {
             () = stop.cancelled() => break,
             Some(ended) = tasks.join_next() => report(ended),
-            _ = counting.tick() => {
-                for (kind, left_out) in broker.live().lines().take_left_out() {
-                    tracing::warn!(left_out, kind, "lines were left out, because there were too many of their kind");
-                }
-            }
             (accepted, door) = accepted => match accepted {
                 Ok((tcp, peer)) => {
                     // A full house takes the place of the stranger who has waited longest. One newcomer is one line.
@@ -172,6 +167,17 @@ pub(crate) async fn serve(
     for mut ending in [tasks, keeper] {
         while let Some(ended) = ending.join_next().await {
             report(ended);
+        }
+    }
+}
+
+/// Says from time to time how many lines were left out, until `stop`.
+async fn tell_left_out(lines: &Lines, stop: &CancellationToken) {
+    let mut counting = interval(PERIOD);
+    counting.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(counting.tick()).await.is_some() {
+        for (kind, left_out) in lines.take_left_out() {
+            tracing::warn!(left_out, kind, "lines were left out, because there were too many of their kind");
         }
     }
 }
@@ -224,7 +230,7 @@ async fn connection(tcp: TcpStream, door: &Door, guest: Guest, room: Room) {
         Ok(Err(refused)) => return Refused::log(&refused, peer),
         Err(_) => return Refused::Silent(HANDSHAKE.as_secs()).log(peer),
     };
-    if first != Some(b'G') {
+    if !first.is_some_and(websocket::is_http) {
         return serve_engine(stream, began, guest, room).await;
     }
     let broker = Arc::clone(&room.broker);
@@ -235,14 +241,8 @@ async fn connection(tcp: TcpStream, door: &Door, guest: Guest, room: Room) {
         () = room.leave.cancelled() => return,
     };
     match accepted {
-        Ok(Ok(Some(socket))) => serve_engine(socket, began, guest, room).await,
-        Ok(Ok(None)) => {}
-        Ok(Err(error)) if error.is_parse() || error.is_parse_too_large() => {
-            let why =
-                format!("it began like HTTP, but is none ({error}); this port speaks AMQP 1.0, bare or over WebSocket");
-            say!(lines, warn, "bus: connection refused", from = %peer, why);
-        }
-        Ok(Err(error)) => tracing::debug!(%peer, %error, "a client of WebSocket went away"),
+        Ok(Some(socket)) => serve_engine(socket, began, guest, room).await,
+        Ok(None) => {}
         Err(_) => {
             let why = format!("it began a request for WebSocket and did not finish within {} s", HANDSHAKE.as_secs());
             say!(lines, warn, "bus: connection refused", from = %peer, why);

@@ -17,6 +17,20 @@ const AUDIENCES_MAX: usize = 1_000;
 /// Bytes of an audience: more than an entity's path and what may stand behind it.
 const AUDIENCE_MAX: usize = 1_024;
 
+/// Why a token was not kept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotPut {
+    #[error(transparent)]
+    Refused(#[from] SasRefusal),
+    #[error("an audience has at most {AUDIENCE_MAX} bytes")]
+    LongAudience,
+    #[error(
+        "a connection holds tokens for at most {AUDIENCES_MAX} audiences: put one for the namespace, or open another \
+         connection"
+    )]
+    Full,
+}
+
 /// What a link needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Right {
@@ -50,14 +64,14 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     /// Checks a token and keeps it for its audience.
-    pub(crate) fn put(&mut self, keys: &Keys, token: &str, audience: String, now: i64) -> Result<(), SasRefusal> {
+    pub(crate) fn put(&mut self, keys: &Keys, token: &str, audience: String, now: i64) -> Result<(), NotPut> {
         if audience.len() > AUDIENCE_MAX {
-            return Err(SasRefusal::Malformed(format!("an audience has at most {AUDIENCE_MAX} bytes")));
+            return Err(NotPut::LongAudience);
+        }
+        if self.by_audience.len() >= AUDIENCES_MAX && !self.by_audience.contains_key(&audience) {
+            return Err(NotPut::Full);
         }
         let claim = keys.check_bus(token, &audience, now)?;
-        if self.by_audience.len() >= AUDIENCES_MAX && !self.by_audience.contains_key(&audience) {
-            return Err(SasRefusal::Malformed(format!("a connection holds at most {AUDIENCES_MAX} audiences")));
-        }
         self.by_audience.insert(audience, claim);
         self.had_one = true;
         Ok(())

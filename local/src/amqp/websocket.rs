@@ -1,14 +1,15 @@
 //! AMQP over WebSocket: what clients use where only port 443 is open. They speak it on the same ports as bare AMQP, and
-//! its first byte, the `G` of `GET`, tells the two apart.
+//! the first byte, that of a method of HTTP, tells the two apart.
 //!
 //! The messages are a byte stream: a frame may span several of them, and one of them several frames.
 //!
 //! # Sources
-//! "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide" (path and subprotocol `AMQPWSB10`); RFC 6455, section 4.2
-//! (the server's side of the handshake).
+//! "AMQP 1.0 in Azure Service Bus and Event Hubs protocol guide" (path and subprotocol `AMQPWSB10`); RFC 6455, sections 4.2
+//! (the server's side of the handshake), 5.5.2 (a ping is answered with a pong) and 7.4.1 (why a side closes).
 
 use std::{
     convert::Infallible,
+    future::poll_fn,
     io,
     net::SocketAddr,
     pin::Pin,
@@ -19,6 +20,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::{Buf as _, Bytes};
 use futures::{Sink as _, Stream as _};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -31,7 +33,7 @@ use tokio_tungstenite::{
     tungstenite::{
         Error, Message,
         handshake::derive_accept_key,
-        protocol::{Role, WebSocketConfig},
+        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
@@ -40,6 +42,9 @@ use crate::door::Stream;
 use crate::listen::{Body, empty, full, is_loopback_host};
 use crate::log::{Lines, printable, say};
 
+/// What a request for something else is told.
+const NOT_HERE: &str = "this port speaks AMQP 1.0, bare or over WebSocket at /$servicebus/websocket: the other services have \
+                        ports of their own, which the ready file names";
 /// Where Azure listens.
 const PATH: &str = "/$servicebus/websocket";
 /// The subprotocol of Microsoft's clients.
@@ -54,9 +59,14 @@ const READ_BUFFER: usize = 16 * 1024;
 /// Largest message that we send.
 const PIECE_MAX: usize = 64 * 1024;
 
-/// Answers the client's `GET` and goes over to WebSocket; `None` when the answer was a refusal, after which the
+/// Whether a connection that begins with this byte speaks HTTP: so begins the name of a method.
+pub(super) fn is_http(first: u8) -> bool {
+    b"GPHDOCT".contains(&first)
+}
+
+/// Answers the client's request and goes over to WebSocket; `None` when the answer was a refusal, after which the
 /// connection has ended.
-pub(super) async fn accept<S>(stream: S, peer: SocketAddr, lines: &Lines) -> Result<Option<WebSocket<S>>, hyper::Error>
+pub(super) async fn accept<S>(stream: S, peer: SocketAddr, lines: &Lines) -> Option<WebSocket<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -70,18 +80,29 @@ where
             }
             Err((status, text)) => {
                 let path = printable(request.uri().path());
-                say!(lines, warn, "bus: WebSocket refused", from = %peer, %path, why = text);
+                say!(lines, warn, "bus: HTTP refused", from = %peer, %path, why = text);
                 refusal(status, text)
             }
         };
         std::future::ready(Ok::<_, Infallible>(answer))
     });
-    let connection = http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(TokioIo::new(stream), service);
-    let parts = connection.without_shutdown().await?;
+    let mut connection =
+        http1::Builder::new().max_buf_size(READ_BUFFER).serve_connection(TokioIo::new(stream), service);
+    let ended = poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+    let parts = connection.into_parts();
     let mut stream = parts.io.into_inner();
+    match ended {
+        Err(error) if error.is_parse() || error.is_parse_too_large() => {
+            let why =
+                format!("it began like HTTP, but is none ({error}); this port speaks AMQP 1.0, bare or over WebSocket");
+            say!(lines, warn, "bus: connection refused", from = %peer, why);
+        }
+        Err(error) => tracing::debug!(%peer, %error, "a client of WebSocket went away"),
+        Ok(()) => {}
+    }
     if !upgraded.load(Ordering::Relaxed) {
         wire::linger(&mut stream).await;
-        return Ok(None);
+        return None;
     }
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER)
@@ -89,14 +110,14 @@ where
         .max_message_size(Some(MESSAGE_MAX))
         .max_frame_size(Some(MESSAGE_MAX));
     let inner = WebSocketStream::from_partially_read(stream, parts.read_buf.to_vec(), Role::Server, Some(config)).await;
-    Ok(Some(WebSocket { inner, unread: Bytes::new() }))
+    Some(WebSocket { inner, unread: Bytes::new(), owes_pong: false, ends: None })
 }
 
 /// What a request is answered: the switch to WebSocket, or why not.
 fn answer(method: &Method, path: &str, headers: &HeaderMap) -> Result<Response<Body>, (StatusCode, &'static str)> {
     let path = percent_decode_str(path).decode_utf8_lossy();
     if path.trim_end_matches('/') != PATH {
-        return Err((StatusCode::NOT_FOUND, "AMQP over WebSocket is at /$servicebus/websocket"));
+        return Err((StatusCode::NOT_FOUND, NOT_HERE));
     }
     if method != Method::GET || !lists(headers, header::UPGRADE, "websocket") {
         return Err((StatusCode::UPGRADE_REQUIRED, "this is AMQP over WebSocket: send GET with 'Upgrade: websocket'"));
@@ -107,6 +128,9 @@ fn answer(method: &Method, path: &str, headers: &HeaderMap) -> Result<Response<B
     let key = headers
         .get(header::SEC_WEBSOCKET_KEY)
         .ok_or((StatusCode::BAD_REQUEST, "the header Sec-WebSocket-Key is missing"))?;
+    if !STANDARD.decode(key).is_ok_and(|key| key.len() == 16) {
+        return Err((StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be 16 bytes in base64"));
+    }
     // A web page of anywhere may open a WebSocket to this machine; browsers say where it came from.
     if let Some(origin) = headers.get(header::ORIGIN)
         && !origin.to_str().is_ok_and(|origin| is_loopback_host(origin.split_once("://").map_or("", |(_, host)| host)))
@@ -156,6 +180,12 @@ pub(super) struct WebSocket<S> {
     inner: WebSocketStream<S>,
     /// What is left of the last message.
     unread: Bytes,
+    /// A ping came, and its pong is not out. Nothing is read meanwhile, else the pongs of a client that reads none of them
+    /// would fill the memory.
+    owes_pong: bool,
+    /// The client broke the protocol: how the close frame says it, and whether that frame is on its way. What still comes
+    /// is bytes that mean nothing.
+    ends: Option<(CloseCode, bool)>,
 }
 
 impl<S: Socket> Socket for WebSocket<S> {
@@ -164,18 +194,42 @@ impl<S: Socket> Socket for WebSocket<S> {
     }
 }
 
+impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
+    /// Nothing is read as messages any more; [`AsyncWrite::poll_shutdown`] tells the client why.
+    fn give_up(&mut self, code: CloseCode, error: io::Error) -> Poll<io::Result<()>> {
+        self.ends = Some((code, false));
+        Poll::Ready(Err(error))
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ends.is_some() {
+            return Pin::new(self.inner.get_mut()).poll_read(cx, buffer);
+        }
         while self.unread.is_empty() {
+            if self.owes_pong {
+                ready!(Pin::new(&mut self.inner).poll_flush(cx)).map_err(broken)?;
+                self.owes_pong = false;
+            }
             match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
                 Some(Ok(Message::Binary(bytes))) => self.unread = bytes,
                 Some(Ok(Message::Text(_))) => {
                     let text = "a text message came over WebSocket, and AMQP goes in binary ones";
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
+                    return self.give_up(CloseCode::Unsupported, io::Error::new(io::ErrorKind::InvalidData, text));
                 }
-                // Pings are answered below us; after a close comes the end.
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                // Its pong is made below us.
+                Some(Ok(Message::Ping(_))) => self.owes_pong = true,
+                // After a close comes the end.
+                Some(Ok(Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
+                Some(Err(error)) => {
+                    let code = match error {
+                        Error::Capacity(_) => CloseCode::Size,
+                        Error::Protocol(_) | Error::Utf8(_) => CloseCode::Protocol,
+                        other => return Poll::Ready(Err(broken(other))),
+                    };
+                    return self.give_up(code, broken(error));
+                }
                 None => return Poll::Ready(Ok(())),
             }
         }
@@ -199,7 +253,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WebSocket<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_close(cx).map_err(broken)
+        let Some((code, is_sent)) = self.ends else {
+            return Pin::new(&mut self.inner).poll_close(cx).map_err(broken);
+        };
+        if !is_sent {
+            ready!(Pin::new(&mut self.inner).poll_ready(cx)).map_err(broken)?;
+            let frame = CloseFrame { code, reason: "".into() };
+            Pin::new(&mut self.inner).start_send(Message::Close(Some(frame))).map_err(broken)?;
+            self.ends = Some((code, true));
+        }
+        ready!(Pin::new(&mut self.inner).poll_flush(cx)).map_err(broken)?;
+        Pin::new(self.inner.get_mut()).poll_shutdown(cx)
     }
 }
 

@@ -162,6 +162,9 @@ where
                 }
                 Err(error) => {
                     engine.broke(&error);
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        linger(stream).await;
+                    }
                     return Ending::Close;
                 }
             },

@@ -1,7 +1,8 @@
 //! A client's assertion: a JWT that it signed with the key of a certificate that is registered for it.
 //!
 //! # Sources
-//! "Microsoft identity platform application authentication certificate credentials" (header, claims); RFC 7523, section 3.
+//! "Microsoft identity platform application authentication certificate credentials" (header, claims; `exp` may be as far
+//! away as the client likes); RFC 7523, section 3.
 
 use std::{
     collections::HashMap,
@@ -100,6 +101,10 @@ impl Check<'_> {
                 header.alg
             );
             return Err(Refusal::client(5_002_738, text));
+        }
+        // What an assertion calls critical must be understood, and we know no extension (RFC 7515, section 4.1.11).
+        if header.crit.is_some() {
+            return Err(malformed("its header has 'crit', and no extension is supported".to_owned()));
         }
         let certificate = self.certificate(&header)?;
         if !certificate.holds(self.now.unix_timestamp()) {

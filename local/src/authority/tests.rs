@@ -188,6 +188,18 @@ fn the_certificate_may_be_named_in_each_of_the_ways_that_clients_use() {
 }
 
 #[test]
+fn an_assertion_with_an_extension_that_must_be_understood_is_refused() {
+    let bench = bench();
+    let header = Header {
+        x5t_s256: Some(bench.sha256.clone()),
+        crit: Some(vec!["b64".to_owned()]),
+        ..Header::new(Algorithm::PS256)
+    };
+    let assertion = encode(&header, &bench.claims(&json!({})), &bench.key).unwrap();
+    refused(bench.show(&assertion), 400, "invalid_request", 50_027, "'crit'");
+}
+
+#[test]
 fn an_assertion_whose_parts_are_padded_is_checked_as_it_was_signed() {
     let bench = bench();
     let header = format!("{{\"alg\":\"RS256\",\"x5t\":\"{}\"}}", bench.sha1);

@@ -11,6 +11,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::{
@@ -36,7 +37,10 @@ pub(super) struct Entities {
 
 /// Whether a text is JSON, so not our own TOML.
 pub(super) fn is_json(text: &str) -> bool {
-    plain_json(text).trim_start().starts_with('{')
+    let plain = plain_json(text);
+    let plain = plain.trim_start();
+    // TOML may begin with `[` as well, but then it is no JSON.
+    plain.starts_with('{') || plain.starts_with('[') && serde_json::from_str::<IgnoredAny>(plain).is_ok()
 }
 
 /// Reads the text of the file.
@@ -44,10 +48,16 @@ pub(super) fn parse(text: &str) -> Result<Entities, ConfigError> {
     let json: Value = serde_json::from_str(&plain_json(text))
         .map_err(|error| ConfigError::Text { line: error.line(), problem: without_place(&error) })?;
     let mut reader = Reader::default();
-    let mut root = reader.object("config.json", &json)?;
+    let other = |what: &str| ConfigError::Entity {
+        entity: "the file".to_owned(),
+        problem: format!("{what}: this is JSON, but no config.json of the emulator; our own format is TOML"),
+    };
+    if !json.is_object() {
+        return Err(other(&format!("is {}, no object", kind(&json))));
+    }
+    let mut root = reader.object("the file", &json)?;
     let Some(user) = root.take("UserConfig") else {
-        let problem = "is missing: this is JSON, but no config.json of the emulator; our own format is TOML".to_owned();
-        return Err(root.error("UserConfig", problem));
+        return Err(other("UserConfig is missing"));
     };
     // Editors look there for the schema.
     root.take("$schema");
@@ -167,7 +177,8 @@ impl Reader {
             let filter = properties.need("SqlFilter")?;
             let mut filter = self.object(rule.place.clone(), filter)?;
             let expression = filter.text("SqlExpression")?.unwrap_or_default();
-            let parsed = Filter::sql(&expression).map_err(|error| filter.error("SqlExpression", error.to_string()))?;
+            let parsed = Filter::sql(&expression)
+                .map_err(|error| filter.error("SqlExpression", format!("cannot be used: {error}")))?;
             self.finish(filter);
             parsed
         } else if kind.eq_ignore_ascii_case("Correlation") {

@@ -127,7 +127,7 @@ fn a_file_that_is_neither_is_told_what_it_should_be() {
     for (text, says) in [
         (
             "{}",
-            "configuration, config.json: UserConfig is missing: this is JSON, but no config.json of the emulator; our own format is TOML",
+            "configuration, the file: UserConfig is missing: this is JSON, but no config.json of the emulator; our own format is TOML",
         ),
         (
             "{\"UserConfig\": {}}",
@@ -146,11 +146,26 @@ fn a_file_that_is_neither_is_told_what_it_should_be() {
 }
 
 #[test]
+fn a_list_a_key_that_is_written_twice_and_a_file_that_is_no_text_are_named() {
+    let says = "configuration, the file: is a list, no object: this is JSON, but no config.json of the emulator";
+    assert!(refused(" // nothing\n[]").starts_with(says));
+    let message = refused("queues = [\"a\"]\n\n[[queues]]\nname = \"b\"\n");
+    assert_eq!(
+        message,
+        "configuration, line 3: queues is written twice; write all of it in one place, as queues = […] or as [[queues]]"
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), b"topic = \"\xff\"\n").unwrap();
+    let message = Config::load(&[file.path()]).unwrap_err().to_string();
+    assert!(message.ends_with("cannot be read; it is not text in UTF-8: save it as UTF-8"), "{message}");
+}
+
+#[test]
 fn an_expression_that_is_none_is_refused_with_azures_words() {
     let message = refused(&with_subscription(
         r#"{"Name": "s", "Rules": [{"Name": "r", "Properties": {"FilterType": "Sql", "SqlFilter": {"SqlExpression": "a >"}}}]}"#,
     ));
-    let says = "configuration, rule 'r' of subscription 'orders/s': SqlExpression There was an error parsing the SQL expression.";
+    let says = "configuration, rule 'r' of subscription 'orders/s': SqlExpression cannot be used: There was an error parsing the SQL expression.";
     assert!(message.starts_with(says), "{message}");
 }
 

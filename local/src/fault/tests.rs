@@ -21,7 +21,10 @@ struct Setup {
 const LEN: usize = 100_000;
 
 async fn setup() -> Setup {
-    let local = Local::builder().tenants(["acme", "zenith"]).start().await.unwrap();
+    setup_of(Local::builder().tenants(["acme", "zenith"]).start().await.unwrap()).await
+}
+
+async fn setup_of(local: Local) -> Setup {
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let body: Vec<u8> = (0..LEN).map(|index| (index % 251) as u8).collect();
     let setup = Setup { local, http, body: body.clone() };
@@ -358,6 +361,48 @@ async fn a_delayed_request_waits_and_others_do_not() {
     let ((status, late), soon) = tokio::join!(delayed, other);
     assert_eq!(status, 206);
     assert!(late >= Duration::from_millis(300) && soon < late, "{late:?} {soon:?}");
+}
+
+/// Longer than any test, and longer than anything here takes.
+const FOR_EVER: Duration = Duration::from_secs(3_600);
+const PROMPT: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn clearing_ends_the_delays_of_requests_that_wait() {
+    let setup = setup().await;
+    let sas = setup.token("acme");
+    setup.install(blob(1, What::Delay(FOR_EVER)));
+    setup.install(Step::new(When::Grant { tenant: None }, What::Delay(FOR_EVER)));
+    let clear = async {
+        setup.local.faults().wait_for(2).await;
+        setup.local.faults().clear();
+    };
+    let all = async { tokio::join!(setup.get(&sas, "bytes=0-0"), setup.grant(0), clear) };
+    let (part, grant, ()) = timeout(PROMPT, all).await.expect("nobody waits any more");
+    assert_eq!((part.unwrap().status(), grant.status()), (StatusCode::PARTIAL_CONTENT, StatusCode::OK));
+
+    // A delay that begins after a clearing is none of its.
+    setup.install(blob(1, What::Delay(Duration::from_millis(300))));
+    let started = tokio::time::Instant::now();
+    assert_eq!(setup.get(&sas, "bytes=0-0").await.unwrap().status(), 206);
+    assert!(started.elapsed() >= Duration::from_millis(300));
+}
+
+#[tokio::test]
+async fn clearing_ends_the_delay_of_a_request_for_an_access_token() {
+    let local = Local::builder().tls().start().await.unwrap();
+    local.faults().install([Step::new(When::Token { client: None }, What::Delay(FOR_EVER))]).unwrap();
+    let ready = local.ready_file();
+    let url = format!("{}/{}/oauth2/v2.0/token", ready.authority_url.as_ref().unwrap(), crate::config::DIRECTORY_ID);
+    let authority = reqwest::Certificate::from_pem(&std::fs::read(ready.ca_file.as_ref().unwrap()).unwrap()).unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([authority]).build().unwrap();
+    let asked = http.post(url).body("client_id=x").send();
+    let clear = async {
+        local.faults().wait_for(1).await;
+        local.faults().clear();
+    };
+    let (answer, ()) = timeout(PROMPT, async { tokio::join!(asked, clear) }).await.expect("nobody waits any more");
+    assert_eq!(answer.unwrap().status(), 400, "it says no more than who it is");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ use super::{
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ToDo {
     pub(crate) delay: Duration,
+    /// How often scripts had been cleared when it was decided.
+    pub(super) clears: u64,
     /// The end of what the event is on, instead of doing it.
     pub(crate) fate: Option<Fate>,
     pub(crate) refuse_sas: bool,

@@ -42,6 +42,8 @@ struct LineState {
     dismissed: CancellationToken,
     /// What comes is swallowed, and nothing is sent any more.
     blackhole: AtomicBool,
+    /// The last request was answered before its body was there.
+    lingers: AtomicBool,
 }
 
 /// Whose move is next.
@@ -77,6 +79,12 @@ impl Line {
         self.0.cut.store(true, Ordering::Release);
     }
 
+    /// Ends the connection after this answer, and reads away before what its client still sends: a client that is cut off
+    /// while it sends may never see the answer.
+    pub(crate) fn linger(&self) {
+        self.0.lingers.store(true, Ordering::Release);
+    }
+
     /// Ends the connection at once; what is in its buffers is lost.
     pub(crate) fn reset(&self) {
         self.0.reset.cancel();
@@ -102,6 +110,10 @@ impl Line {
 
     pub(super) fn is_cut(&self) -> bool {
         self.0.cut.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn lingers(&self) -> bool {
+        self.0.lingers.load(Ordering::Acquire)
     }
 
     pub(super) fn swallows(&self) -> bool {
@@ -225,6 +237,7 @@ impl Lines {
             reset: CancellationToken::new(),
             dismissed: CancellationToken::new(),
             blackhole: AtomicBool::new(swallowed),
+            lingers: AtomicBool::new(false),
         }));
         self.open().insert(id, Arc::downgrade(&line.0));
         line
@@ -254,6 +267,12 @@ impl Lines {
     /// Cancel safe: what it would have told is told to the next call.
     pub(super) async fn one_waits(&self) {
         self.waits.notified().await;
+    }
+
+    /// How many are open.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.open().len()
     }
 
     fn all(&self) -> Vec<Line> {

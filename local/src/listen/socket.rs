@@ -18,6 +18,9 @@ use crate::door::Stream;
 
 /// How long a client may read nothing while bytes wait for it: long enough for one whose own sink stands still.
 const READ_PATIENCE: Duration = Duration::from_secs(600);
+/// How long what a client still sends is read away after the answer, and how much of it.
+const LINGER: Duration = Duration::from_secs(30);
+const LINGER_BYTES: u64 = 256 << 20;
 
 /// A connection's bytes. hyper flushes them only when its own buffers are empty, which is the moment to cut.
 pub(super) struct Socket {
@@ -25,11 +28,13 @@ pub(super) struct Socket {
     line: Line,
     /// Ends when the client has read nothing for too long; runs while a write is held up.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Our side is over, and what still comes is read away: until when, and how much.
+    ending: Option<(Pin<Box<Sleep>>, u64)>,
 }
 
 impl Socket {
     pub(super) fn new(stream: Stream, line: Line) -> Self {
-        Self { stream, line, stalled: None }
+        Self { stream, line, stalled: None, ending: None }
     }
 
     /// Gives a write's outcome on, unless it was held up for too long.
@@ -103,6 +108,23 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.ending.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if !self.line.lingers() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let Self { stream, ending, .. } = &mut *self;
+        let (until, left) = ending.get_or_insert_with(|| (Box::pin(sleep(LINGER)), LINGER_BYTES));
+        let mut piece = [0; 16 * 1024];
+        while *left > 0 && until.as_mut().poll(cx).is_pending() {
+            let mut piece = ReadBuf::new(&mut piece);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut piece))?;
+            match piece.filled().len() as u64 {
+                0 => break,
+                read => *left = left.saturating_sub(read),
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

@@ -208,3 +208,97 @@ async fn a_client_that_reads_nothing_is_given_up_after_ten_minutes() {
         assert_eq!(said.len() > size, whole, "{} bytes after {pause} s", said.len());
     }
 }
+
+/// A put of a blob without a right to it.
+fn refused_put(size: usize, headers: &str) -> String {
+    format!(
+        "PUT /devstoreaccount1/batchtoprocess/a HTTP/1.1\r\nhost: localhost\r\nx-ms-blob-type: BlockBlob\r\n\
+         content-length: {size}\r\n{headers}\r\n"
+    )
+}
+
+#[tokio::test]
+async fn a_refused_upload_is_answered_before_its_body_is_there() {
+    let local = Local::builder().start().await.unwrap();
+    // It waits to be asked for its body, and is not.
+    let mut asks = connect(local.ports().blob).await;
+    say(&mut asks, &refused_put(100, "expect: 100-continue\r\n")).await;
+    let (said, _) = timeout(PROMPT, until_the_end(&mut asks)).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 401") && said.contains("connection: close"), "{said}");
+
+    // It never sends its body.
+    let mut silent = connect(local.ports().blob).await;
+    say(&mut silent, &refused_put(100, "")).await;
+    let (said, after) = timeout(PROMPT, until_the_end(&mut silent)).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 401") && said.contains("connection: close"), "{said}");
+    assert!(after < Duration::from_secs(10), "{after:?}");
+
+    // It declares more than a blob can have.
+    let mut large = connect(local.ports().blob).await;
+    let sas = local.keys().account_sas("rwc", time::OffsetDateTime::now_utc().unix_timestamp() + 3_600);
+    say(&mut large, &refused_put(1 << 40, "").replace("/a HTTP", &format!("/a?{sas} HTTP"))).await;
+    let (said, _) = timeout(PROMPT, until_the_end(&mut large)).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 413"), "{said}");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_a_large_body_all_the_same_sees_the_refusal_at_the_end_of_it() {
+    let local = Local::builder().start().await.unwrap();
+    for size in [2 << 20, 64 << 20] {
+        let mut client = connect(local.ports().blob).await;
+        say(&mut client, &refused_put(size, "")).await;
+        for piece in vec![b'x'; size].chunks(1 << 20) {
+            client.write_all(piece).await.unwrap();
+        }
+        let (said, _) = timeout(PROMPT, until_the_end(&mut client)).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 401"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn after_a_small_refused_upload_the_connection_serves_the_next_request() {
+    let local = Local::builder().start().await.unwrap();
+    let mut client = connect(local.ports().blob).await;
+    for _ in 0..3 {
+        say(&mut client, &refused_put(1_000, "")).await;
+        client.write_all(&[b'x'; 1_000]).await.unwrap();
+        let said = timeout(PROMPT, hear(&mut client)).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 401") && !said.contains("connection: close"), "{said}");
+    }
+}
+
+/// Refuses every request, and does not look at its body.
+struct Refuses;
+
+impl Handler for Refuses {
+    async fn handle(&self, _: Request<Upload>, line: &Line) -> Response<Body> {
+        line.linger();
+        let mut response = Response::new(full("no"));
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_on_sending_after_its_refusal_is_cut_off_in_the_end() {
+    let (lines, stop) = (Arc::<Lines>::default(), CancellationToken::new());
+    let listener = bind(0).await.unwrap();
+    let mut client = connect(listener.local_addr().unwrap().port()).await;
+    let mut serving = JoinSet::new();
+    serving.spawn(serve(listener, Door::Plain, Arc::new(Refuses), Arc::clone(&lines), stop.clone()));
+    say(&mut client, &refused_put(1 << 30, "")).await;
+    let began = Instant::now();
+    let (said, _) = until_the_end(&mut client).await;
+    assert!(said.starts_with("HTTP/1.1 403"), "{said}");
+    while lines.count() > 0 {
+        // Whether it still gets through is not the matter.
+        drop(client.write_all(b"x").await);
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!((30..33).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+    stop.cancel();
+    while let Some(ended) = serving.join_next().await {
+        ended.unwrap();
+    }
+}

@@ -1,12 +1,17 @@
 //! Clients that want more to be held for them than they send: over real sockets, with the memory of the process looked at.
 
-use tokio::{io::AsyncWriteExt as _, task::JoinSet};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::{SinkExt as _, StreamExt as _};
+use tokio::{io::AsyncWriteExt as _, task::JoinSet, time::timeout};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Bench, Client, Give, Got, message};
 use super::hostile::{Bystander, attached, frame, is_alone, peak_mib};
-use super::sockets::{Far, end, pipe};
-use super::tls::{Served, served};
+use super::sockets::{Far, LONG, end, pipe};
+use super::tls::{Served, served, web_socket};
 use crate::amqp::codec::Value;
 use crate::amqp::encode::Write as _;
 use crate::amqp::frame::{AMQP_HEADER, Kind, SASL_HEADER};
@@ -414,4 +419,73 @@ fn answers_that_are_never_settled_are_forgotten() {
         }
     }
     assert!(client.engine.unsettled() <= 10_000, "{} remembered", client.engine.unsettled());
+}
+
+/// A client's ping over WebSocket, masked with zeros.
+fn ping(payload: &[u8]) -> Vec<u8> {
+    let size = u8::try_from(payload.len()).unwrap();
+    [&[0x89, 0x80 | size, 0, 0, 0, 0][..], payload].concat()
+}
+
+#[tokio::test]
+async fn pings_whose_pongs_nobody_reads_cost_nothing() {
+    if !is_alone("greedy::pings_whose_pongs_nobody_reads_cost_nothing") {
+        return;
+    }
+    let served = served().await;
+    let mut bystander = Bystander::new(&served).await;
+    bystander.is_served().await;
+    let before = peak_mib();
+    let opened = Bench::new().trusted().sent;
+    for (first, payload) in
+        [(&b""[..], &[b'p'; 120][..]), (b"", b""), (&SASL_HEADER, &[b'p'; 120]), (&opened, &[b'p'; 120])]
+    {
+        let mut socket = web_socket(served.tcp().await).await;
+        for piece in first.chunks(50_000) {
+            socket.send(Message::Binary(Bytes::copy_from_slice(piece))).await.unwrap();
+        }
+        let burst = ping(payload).repeat(1_000);
+        let raw = socket.get_mut();
+        let mut sent = 0_usize;
+        // Whoever is not read any further has filled the sockets; 64 MiB do not fit into them.
+        while sent < 64 << 20
+            && let Ok(written) = timeout(Duration::from_millis(500), raw.write_all(&burst)).await
+        {
+            written.unwrap();
+            sent += burst.len();
+        }
+        assert!(sent < 64 << 20, "{} bytes first, pings of {}: all were read", first.len(), payload.len());
+        bystander.is_served().await;
+    }
+    let grown = peak_mib() - before;
+    assert!(grown < 16, "{grown} MiB");
+    drop(bystander);
+    served.end().await;
+}
+
+#[tokio::test]
+async fn pings_whose_pongs_are_read_are_answered_one_by_one_and_frames_come_through_between() {
+    let served = served().await;
+    let mut socket = web_socket(served.tcp().await).await;
+    let opened = Bench::new().trusted().sent;
+    let (mut pongs, mut frames) = (0, 0);
+    for (number, piece) in opened.chunks(1 + opened.len() / 100).enumerate() {
+        let payload = Bytes::from(format!("{number}"));
+        socket.send(Message::Ping(payload.clone())).await.unwrap();
+        socket.send(Message::Binary(Bytes::copy_from_slice(piece))).await.unwrap();
+        loop {
+            match timeout(LONG, socket.next()).await.unwrap().unwrap().unwrap() {
+                Message::Pong(answer) if answer == payload => break,
+                Message::Binary(_) => frames += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        pongs += 1;
+    }
+    while frames < 3 {
+        assert!(timeout(LONG, socket.next()).await.unwrap().unwrap().unwrap().is_binary());
+        frames += 1;
+    }
+    assert!(pongs > 50, "{pongs}");
+    served.end().await;
 }

@@ -244,15 +244,17 @@ async fn a_forced_close_arrives_before_the_end_of_the_stream() {
 #[tokio::test]
 async fn another_protocol_reads_our_answer_and_an_orderly_end() {
     let served = served(EndpointOptions::default()).await;
-    let mut stream = TcpStream::connect(served.address).await.unwrap();
-    let mut request = b"HELO example.com\r\n".to_vec();
-    request.resize(100_000, b'x');
-    stream.write_all(&request).await.unwrap();
-    let mut answer = Vec::new();
-    stream.shutdown().await.unwrap();
-    // What it sent is read away: a socket that closes over unread input would reset the connection.
-    timeout(LONG, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
-    assert_eq!(answer, SASL_HEADER);
+    for (first, begins) in [("SSH-2.0-OpenSSH_9.6\r\n", &SASL_HEADER[..]), ("HELO example.com\r\n", b"HTTP/1.1 400 ")] {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        let mut request = first.as_bytes().to_vec();
+        request.resize(100_000, b'x');
+        stream.write_all(&request).await.unwrap();
+        let mut answer = Vec::new();
+        stream.shutdown().await.unwrap();
+        // What it sent is read away: a socket that closes over unread input would reset the connection.
+        timeout(LONG, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with(begins), "{first}: {}", String::from_utf8_lossy(&answer));
+    }
     end(served.stop, served.tasks).await;
 }
 

@@ -268,10 +268,60 @@ async fn a_request_that_is_not_for_amqp_is_answered_in_http() {
     for origin in ["https://evil.example", "null", "https://localhost.evil.example"] {
         assert_eq!(ask(path, &[amqp, ("origin", origin)]).await, 403, "{origin}");
     }
-    let mut tcp = served.tcp().await;
-    tcp.write_all(b"GET /$servicebus/websocket HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    timeout(LONG, tcp.read_to_string(&mut answer)).await.unwrap().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("Upgrade: websocket"), "{answer}");
+    for method in ["GET", "POST", "HEAD", "DELETE", "OPTIONS"] {
+        let mut tcp = served.tcp().await;
+        let request = format!("{method} /$servicebus/websocket HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(LONG, tcp.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("\r\nupgrade: websocket"), "{method}: {answer}");
+    }
+    for (key, status) in [("dGhlIHNhbXBsZSBub25jZQ==", 101), ("c2hvcnQ=", 400), ("no base64, really", 400), ("", 400)] {
+        let mut tcp = served.tcp().await;
+        let request = upgrade().replace("dGhlIHNhbXBsZSBub25jZQ==", key);
+        tcp.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = [0; 12];
+        timeout(LONG, tcp.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), format!("HTTP/1.1 {status}"), "{key:?}");
+    }
+    served.end().await;
+}
+
+/// A request for WebSocket as a client writes it.
+fn upgrade() -> String {
+    "GET /$servicebus/websocket HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+     Sec-WebSocket-Protocol: AMQPWSB10\r\n\r\n"
+        .to_owned()
+}
+
+#[tokio::test]
+async fn who_breaks_the_protocol_of_web_socket_is_told_how_before_the_end() {
+    let served = served().await;
+    let masked = |first: u8, payload: &[u8]| {
+        let size = u8::try_from(payload.len()).unwrap();
+        [&[first, 0x80 | size, 0, 0, 0, 0][..], payload].concat()
+    };
+    let too_large = [&[0x82, 0xff, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0][..], &[0; 1_000]].concat();
+    let cases = [
+        ("text", masked(0x81, b"AMQP"), 1003_u16),
+        ("not masked", b"\x82\x04AMQP".to_vec(), 1002),
+        ("a reserved bit", masked(0xc2, b"AMQP"), 1002),
+        ("an unknown kind", masked(0x83, b"AMQP"), 1002),
+        ("a continuation of nothing", masked(0x80, b"AMQP"), 1002),
+        ("too large", too_large, 1009),
+    ];
+    for (what, bytes, code) in cases {
+        let mut tcp = served.tcp().await;
+        tcp.write_all(upgrade().as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(timeout(LONG, tcp.read_u8()).await.unwrap().unwrap());
+        }
+        tcp.write_all(&bytes).await.unwrap();
+        let mut rest = Vec::new();
+        timeout(LONG, tcp.read_to_end(&mut rest)).await.unwrap().unwrap();
+        assert_eq!(rest, [&[0x88, 2][..], &code.to_be_bytes()].concat(), "{what}");
+    }
     served.end().await;
 }

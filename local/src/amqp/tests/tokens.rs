@@ -288,3 +288,20 @@ fn a_rotation_with_a_grace_cuts_links_when_it_ends_unless_they_renewed() {
     diligent.pass(Duration::from_secs(1));
     assert!(diligent.take().iter().all(|got| got.code != Some(p::DETACH)));
 }
+
+#[test]
+fn a_connection_keeps_tokens_for_a_thousand_audiences_and_says_so_of_the_next() {
+    let bench = bench();
+    let mut client = bench.client();
+    for number in 0..1_000 {
+        let token = bench.keys.bus_token("acme", HOST, bench.now_seconds() + 60 + number).unwrap();
+        assert_eq!(client.put_token(&format!("{ACME}/{number}"), &token), 202, "{number}");
+    }
+    client.credit(0, 100, 1_000, 1_000);
+    let used = bench.keys.tokens_used(crate::keys::TokenKind::Bus).len();
+    let fresh = bench.keys.bus_token("acme", HOST, bench.now_seconds() + 3_600).unwrap();
+    assert_eq!(client.put_token(&format!("{ACME}/1000"), &fresh), 403);
+    assert_eq!(bench.keys.tokens_used(crate::keys::TokenKind::Bus).len(), used, "it was not accepted");
+    assert_eq!(client.put_token(&format!("{ACME}/7"), &fresh), 202, "one that is known may be renewed");
+    assert_eq!(client.put_token(&"a".repeat(2_000), &fresh), 400);
+}
