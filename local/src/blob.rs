@@ -262,17 +262,15 @@ impl Handler for BlobService {
         let (parts, mut body) = request.into_parts();
         let request_id = Uuid::new_v4().to_string();
         let mut operation = None;
-        let answer = match self.answer(&parts, &mut body, line, &mut operation).await {
-            Ok(answer) => Ok(answer),
-            Err(error) => {
-                let asks = parts.headers.contains_key(header::EXPECT);
-                let is_read = !asks && timeout(DRAIN_TIME, drain(&mut body, DRAIN_MAX)).await.unwrap_or(false);
-                if !is_read && !body.is_end_stream() {
-                    line.linger();
-                }
-                Err(error)
+        let answer = self.answer(&parts, &mut body, line, &mut operation).await;
+        // What is refused, or has a body that nobody asked for, leaves it unread.
+        if !body.is_end_stream() {
+            let asks = parts.headers.contains_key(header::EXPECT);
+            let is_read = !asks && timeout(DRAIN_TIME, drain(&mut body, DRAIN_MAX)).await.unwrap_or(false);
+            if !is_read {
+                line.linger();
             }
-        };
+        }
         let mut response = match answer {
             Ok(response) => response,
             Err(error) => {

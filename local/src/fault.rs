@@ -381,9 +381,10 @@ impl Faults {
         let fits = |step: &Step| matches!(&step.when, When::Bus(frames) if frames.fit(about));
         let source = || Source { on: about.to_string(), connection: Some(about.connection) };
         let to_do = self.on_event(about.entity, fits, source);
-        if !self.state().waits_for_bus() {
-            self.waits_for_bus.store(false, Ordering::Release);
-        }
+        // Under the lock, or a step that is installed in between would never fire.
+        let state = self.state();
+        self.waits_for_bus.store(state.waits_for_bus(), Ordering::Release);
+        drop(state);
         to_do
     }
 

@@ -1,7 +1,8 @@
 //! Rows of a `.jsonl.gz` or `.csv.gz` into a sink: `cargo bench -p waybill-subscriber --bench apply -- SINK FILE…`.
 //!
 //! The time of each file is printed. The rows are those of a set of item changes: `id` is the key, `version` the version.
-//! Decoding runs beside the sink, as in the subscriber.
+//! Decoding runs beside the sink, as in the subscriber. With `REFERENCE=FIELD`, that field of an item names its parent, and
+//! files whose name begins with `parent` bring parents (`id`, `version`); an item without its parent waits for it.
 
 use std::{io::Read as _, path::Path, sync::Arc, time::Instant};
 
@@ -35,6 +36,17 @@ attributes = "json"
 updatedAt = "timestamp"
 version = "integer"
 "#;
+
+/// What `REFERENCE` adds.
+fn parents() -> String {
+    let Ok(field) = std::env::var("REFERENCE") else { return String::new() };
+    let id = if field == "id" { "integer" } else { "text" };
+    format!(
+        "[[entity.item.references]]\nfields = [\"{field}\"]\nentity = \"parent\"\non_missing = \"park\"\n\
+         [entity.parent]\nkey = [\"id\"]\nversion = {{ field = \"version\", type = \"integer\" }}\n\
+         [entity.parent.columns]\nid = \"{id}\"\nversion = \"integer\"\n"
+    )
+}
 
 /// As the subscriber's default.
 const COMMIT_ROWS_MAX: u64 = 100_000;
@@ -92,7 +104,7 @@ async fn main() {
         println!("usage: SINK FILE.jsonl.gz…, for example sqlite:/tmp/shop.sqlite apply.jsonl.gz");
         return;
     };
-    let entities = Entities::parse(ENTITIES, "bench").expect("the entities are right");
+    let entities = Entities::parse(&(ENTITIES.to_owned() + &parents()), "bench").expect("the entities are right");
     let plans = EntityPlans::compile(&entities).expect("the entities are right");
     let sink = open(name, &entities, &std::env::temp_dir()).await.expect("the sink can be opened");
     for (nth, path) in files.iter().enumerate() {
@@ -104,11 +116,13 @@ async fn main() {
         };
         let (mut from, mut ahead, mut commits) = (0, 0, 0);
         let key = FileKey::of_export("bench", path);
+        let is_parent = Path::new(path).file_name().is_some_and(|name| name.to_string_lossy().starts_with("parent"));
+        let entity = if is_parent { "parent" } else { "item" };
         let mut next_batch = async || {
             let Group { rows, to, end } = groups.recv().await?;
             let batch = EntityBatch {
-                blob_type: Arc::from("item"),
-                entity: plans.for_type("item").cloned(),
+                blob_type: Arc::from(entity),
+                entity: plans.for_type(entity).cloned(),
                 filter: None,
                 format: waybill_contracts::Format::JsonLines,
                 position: Position::Broker { sequence_number: i64::try_from(nth).expect("few files") },

@@ -246,7 +246,7 @@ impl Containers {
     }
 
     /// Whether a write would be taken now. The commit asks again; this is for refusing before the body arrives.
-    fn check_write(&self, container: &str, name: &str, commit: &Commit) -> Result<(), StorageError> {
+    pub(super) fn check_write(&self, container: &str, name: &str, commit: &Commit) -> Result<(), StorageError> {
         let existing = self.container(container)?.slots.get(name).and_then(|slot| slot.committed.as_ref());
         commit.conditions.check_write(existing.map(|blob| &blob.version))?;
         if existing.is_some() && !commit.may_overwrite {

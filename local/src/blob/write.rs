@@ -1,5 +1,6 @@
-//! Requests that change something. A body is taken in first, then conditions are checked and the change is made in one
-//! step, so that of two racing writers with `If-None-Match: *` exactly one wins.
+//! Requests that change something. Conditions are checked before a body is taken in, so that it need not come for nothing,
+//! and once more in the one step that makes the change, so that of two racing writers with `If-None-Match: *` exactly one
+//! wins.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -140,7 +141,7 @@ impl BlobService {
             may_overwrite: call.access.may("w"),
         };
         let expected = Expected::parse(call.headers)?;
-        self.containers().container(call.container())?;
+        self.containers().check_write(call.container(), call.blob(), &commit)?;
         let (chunk, hashes) = self.take_in(body, content_length(call.headers, BLOB_MAX)?, &expected, true).await?;
         if let Some(announced) = &commit.properties.content_md5
             && hashes.0.as_ref() != Some(announced)
@@ -184,6 +185,7 @@ impl BlobService {
             may_overwrite: call.access.may("w"),
         };
         let expected = Expected::parse(call.headers)?;
+        self.containers().check_write(call.container(), call.blob(), &commit)?;
         let length = content_length(call.headers, BLOCK_LIST_MAX)?;
         let body = whole(body, length).await?;
         let mut hashes = Hashes { md5: expected.md5.as_ref().map(|_| Md5::new()), crc64: Some(CRC64.digest()) };

@@ -233,10 +233,20 @@ async fn a_refused_upload_is_answered_before_its_body_is_there() {
     assert!(said.starts_with("HTTP/1.1 401") && said.contains("connection: close"), "{said}");
     assert!(after < Duration::from_secs(10), "{after:?}");
 
+    // It would overwrite what must not be.
+    let sas = local.keys().account_sas("rwc", time::OffsetDateTime::now_utc().unix_timestamp() + 3_600);
+    let allowed = |size: usize, headers: &str| refused_put(size, headers).replace("/a HTTP", &format!("/a?{sas} HTTP"));
+    let mut first = connect(local.ports().blob).await;
+    say(&mut first, &(allowed(1, "if-none-match: *\r\n") + "x")).await;
+    assert!(timeout(PROMPT, hear(&mut first)).await.unwrap().starts_with("HTTP/1.1 201"));
+    let mut second = connect(local.ports().blob).await;
+    say(&mut second, &allowed(100, "if-none-match: *\r\nexpect: 100-continue\r\n")).await;
+    let (said, _) = timeout(PROMPT, until_the_end(&mut second)).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 409") && said.contains("BlobAlreadyExists"), "{said}");
+
     // It declares more than a blob can have.
     let mut large = connect(local.ports().blob).await;
-    let sas = local.keys().account_sas("rwc", time::OffsetDateTime::now_utc().unix_timestamp() + 3_600);
-    say(&mut large, &refused_put(1 << 40, "").replace("/a HTTP", &format!("/a?{sas} HTTP"))).await;
+    say(&mut large, &allowed(1 << 40, "")).await;
     let (said, _) = timeout(PROMPT, until_the_end(&mut large)).await.unwrap();
     assert!(said.starts_with("HTTP/1.1 413"), "{said}");
 }
@@ -252,6 +262,21 @@ async fn a_client_that_sends_a_large_body_all_the_same_sees_the_refusal_at_the_e
         }
         let (said, _) = timeout(PROMPT, until_the_end(&mut client)).await.unwrap();
         assert!(said.starts_with("HTTP/1.1 401"), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_nobody_asked_for_is_read_away_behind_the_answer() {
+    let local = Local::builder().start().await.unwrap();
+    let sas = local.keys().account_sas("rl", time::OffsetDateTime::now_utc().unix_timestamp() + 3_600);
+    let path = format!("/devstoreaccount1/batchtoprocess?restype=container&comp=list&{sas}");
+    for (size, closes) in [(1_000, false), (8 << 20, true)] {
+        let mut client = connect(local.ports().blob).await;
+        say(&mut client, &format!("GET {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {size}\r\n\r\n")).await;
+        client.write_all(&vec![b'x'; size]).await.unwrap();
+        let said = timeout(PROMPT, hear(&mut client)).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+        assert_eq!(said.contains("connection: close"), closes, "{said}");
     }
 }
 
