@@ -35,7 +35,8 @@ pub struct Schema {
     /// The steps from an empty file on.
     pub migrations: &'static [Migration],
     /// Whether a file with tables of others, and no application id, may be taken as well: a sink lies in the user's own
-    /// database. Then the version is kept in a table `_waybill_schema` instead of the pragmas.
+    /// database. Then the version is kept in a table `_waybill_schema` instead of the pragmas. In PostgreSQL tables that are
+    /// not shared have a schema for themselves.
     pub shared_with_user: bool,
 }
 

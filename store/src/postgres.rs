@@ -5,7 +5,7 @@ use std::{error::Error as _, fmt, sync::Arc, time::Duration};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio_postgres::{
-    Config, NoTls,
+    Config, GenericClient, NoTls,
     config::{Host, SslMode},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -13,8 +13,13 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::{PostgresConnection, PostgresTransaction, Schema};
 
 /// How every session of ours reads and writes dates, and that notices are not sent.
+///
+/// Each statement sees what was committed before it, whatever the database's own default is: who waited for a lock looks again.
 const SESSION: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c client_min_messages=warning \
-                       -c extra_float_digits=1 -c standard_conforming_strings=on";
+                       -c extra_float_digits=1 -c standard_conforming_strings=on \
+                       -c default_transaction_isolation=read\\ committed";
+/// Of a name, in bytes; longer ones are cut by the server. Source: PostgreSQL, section 4.1.1, NAMEDATALEN.
+const NAME_MAX: usize = 63;
 
 /// Two-part key of the advisory lock under which tables are made: `wayb` and 0.
 const MIGRATION_LOCK: i64 = 0x7761_7962 << 32;
@@ -24,6 +29,7 @@ const MIGRATION_LOCK: i64 = 0x7761_7962 << 32;
 pub struct Postgres {
     pool: Pool,
     shown: Arc<str>,
+    schema: Option<Arc<str>>,
 }
 
 /// Limits.
@@ -37,6 +43,8 @@ pub struct PostgresOptions {
     pub application_name: String,
     /// The schema that names without one are looked for and made in; default: as the address or the server says.
     pub schema: Option<String>,
+    /// More settings of each session, such as `-c work_mem=8MB`; default: none.
+    pub settings: &'static str,
 }
 
 impl Default for PostgresOptions {
@@ -46,6 +54,7 @@ impl Default for PostgresOptions {
             connect_timeout: Duration::from_secs(10),
             application_name: "waybill".to_owned(),
             schema: None,
+            settings: "",
         }
     }
 }
@@ -67,6 +76,13 @@ pub enum PostgresError {
     Newer { shown: String, name: &'static str, found: i32, known: i32 },
     #[error("{shown}: step {name:?} of the schema failed, and nothing of it took effect: {problem}")]
     Migration { shown: String, name: &'static str, problem: String },
+    #[error("{shown}: schema {schema:?} holds tables of others and no {name} of ours; name another schema")]
+    Foreign { shown: String, schema: String, name: &'static str },
+    #[error(
+        "{shown}: schema {schema:?} cannot be made: {problem}; name another one, or have it made once for this user: \
+         CREATE SCHEMA … AUTHORIZATION …"
+    )]
+    NoSchema { shown: String, schema: String, problem: String },
 }
 
 impl Postgres {
@@ -91,7 +107,7 @@ impl Postgres {
         }
         let asked = config.get_options().map(|options| format!(" {options}")).unwrap_or_default();
         let schema = options.schema.as_deref().map(in_schema).unwrap_or_default();
-        config.options(format!("{SESSION}{asked}{schema}"));
+        config.options(format!("{SESSION} {}{asked}{schema}", options.settings));
         let shown = shown(&config).into();
 
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
@@ -117,31 +133,44 @@ impl Postgres {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| problem(error.to_string()))?;
-        Ok(Self { pool, shown })
+        Ok(Self { pool, shown, schema: options.schema.as_deref().map(Arc::from) })
+    }
+
+    /// How many steps of a schema were taken here; `None` when there is nothing of it.
+    ///
+    /// # Errors
+    /// [`PostgresError`].
+    pub async fn version(&self, schema: &Schema) -> Result<Option<i32>, PostgresError> {
+        version(&**self.connection().await?, schema).await.map_err(|error| self.error(error))
     }
 
     /// Makes or completes the tables of a schema, each step in a transaction with its number. Several programs may do so at
-    /// once. The version is kept in a table `_waybill_schema`.
+    /// once. The version is kept in a table `_waybill_schema`. With no step missing nobody waits, and nothing is written.
+    ///
+    /// Unless they are [shared with the user](Schema::shared_with_user), the tables have [`PostgresOptions::schema`] for
+    /// themselves: it is made where it is not there, and refused where it holds something else.
     ///
     /// # Errors
     /// [`PostgresError`].
     pub async fn migrate(&self, schema: &Schema) -> Result<(), PostgresError> {
         let known = i32::try_from(schema.migrations.len()).unwrap_or(i32::MAX);
+        if self.version(schema).await? == Some(known) {
+            return Ok(());
+        }
         let mut connection = self.connection().await?;
         loop {
             let tx = connection.transaction().await.map_err(|error| self.error(error))?;
             let failed = |error| self.error(error);
             self.lock_tables(&tx).await.map_err(failed)?;
+            if !schema.shared_with_user {
+                self.own_schema(&tx, schema).await?;
+            }
             tx.batch_execute(
                 "CREATE TABLE IF NOT EXISTS _waybill_schema (name text PRIMARY KEY, version integer NOT NULL)",
             )
             .await
             .map_err(failed)?;
-            let row = tx
-                .query_opt("SELECT version FROM _waybill_schema WHERE name = $1", &[&schema.name])
-                .await
-                .map_err(failed)?;
-            let taken: i32 = row.map_or(0, |row| row.get(0));
+            let taken = version(&*tx, schema).await.map_err(failed)?.unwrap_or(0);
             if taken > known {
                 let shown = self.shown.to_string();
                 return Err(PostgresError::Newer { shown, name: schema.name, found: taken, known });
@@ -163,6 +192,28 @@ impl Postgres {
             .await
             .map_err(failed)?;
             tx.commit().await.map_err(failed)?;
+        }
+    }
+
+    /// Makes the schema that tables have for themselves; one that is there has to be empty or theirs.
+    async fn own_schema(&self, tx: &PostgresTransaction<'_>, schema: &Schema) -> Result<(), PostgresError> {
+        let own = self.schema.as_deref().expect("tables that are not shared are in a schema of their own");
+        let shown = || self.shown.to_string();
+        let refused = |problem| PostgresError::NoSchema { shown: shown(), schema: own.to_owned(), problem };
+        if own.is_empty() || own.len() > NAME_MAX {
+            return Err(refused(format!("a name has 1 to {NAME_MAX} bytes")));
+        }
+        let is_used = "SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = oid_of.oid)
+                       FROM (SELECT oid FROM pg_namespace WHERE nspname = $1) oid_of";
+        match tx.query_opt(is_used, &[&own]).await.map_err(|error| self.error(error))? {
+            None => {
+                let make = format!("CREATE SCHEMA {}", quoted(own));
+                tx.batch_execute(&make).await.map_err(|error| refused(in_words(&error)))
+            }
+            Some(row) if row.get(0) && version(&**tx, schema).await.map_err(|error| self.error(error))?.is_none() => {
+                Err(PostgresError::Foreign { shown: shown(), schema: own.to_owned(), name: schema.name })
+            }
+            Some(_) => Ok(()),
         }
     }
 
@@ -218,11 +269,23 @@ impl fmt::Debug for Postgres {
     }
 }
 
+async fn version(client: &(impl GenericClient + Sync), schema: &Schema) -> Result<Option<i32>, tokio_postgres::Error> {
+    let known = client.query_one("SELECT to_regclass('_waybill_schema') IS NOT NULL", &[]).await?;
+    if !known.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let row = client.query_opt("SELECT version FROM _waybill_schema WHERE name = $1", &[&schema.name]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
 /// The last setting of a name counts.
 fn in_schema(schema: &str) -> String {
-    let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
     // Source: PostgreSQL, "libpq", section 34.1.2, `options`: spaces and backslashes are escaped with a backslash.
-    format!(" -c search_path={}", quoted.replace('\\', "\\\\").replace(' ', "\\ "))
+    format!(" -c search_path={}", quoted(schema).replace('\\', "\\\\").replace(' ', "\\ "))
 }
 
 /// What the server says, or why there was no answer, without the driver's own frame around it.

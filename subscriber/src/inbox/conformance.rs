@@ -5,11 +5,12 @@
 use std::{future::Future, time::Duration};
 
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use waybill_contracts::{Metadata, Reason};
 
 use super::{
-    Admitted, Announced, Arrival, Asked, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, ListFilter, Place,
-    State, Wanted, Waybill, WorkerId,
+    Admitted, Announced, Arrival, Asked, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, Lease, ListFilter,
+    Place, State, Wanted, Waybill, WorkerId,
 };
 
 /// A message that announces `file`, with the broker's number `sequence_number`.
@@ -42,13 +43,19 @@ where
 {
     a_redelivery_adds_no_row(&make().await).await;
     a_second_message_for_a_file_is_a_duplicate(&make().await).await;
+    a_burst_is_answered_in_its_order(&make().await).await;
+    bursts_side_by_side_save_each_message_and_each_file_once(&make().await).await;
+    any_text_is_kept_and_no_two_files_are_taken_for_one(&make().await).await;
     files_are_known_by_their_keys(&make().await).await;
     a_message_that_is_no_waybill_is_kept_with_its_reason(&make().await).await;
     a_leased_file_is_leased_to_nobody_else(&make().await).await;
     a_lapsed_lease_changes_nothing(&make().await, lease).await;
+    a_lease_is_named_by_its_worker_and_its_time(&make().await).await;
+    a_lease_is_trusted_from_before_it_was_asked_for(&make().await, lease).await;
     a_renewed_lease_does_not_lapse(&make().await, lease).await;
     a_noted_blob_is_told_to_the_next_worker(&make().await).await;
     a_file_put_off_is_not_leased_before_it_is_due(&make().await).await;
+    what_is_due_longest_is_leased_first(&make().await).await;
     only_wanted_types_are_leased(&make().await).await;
     other_types_are_skipped_and_can_be_listed(&make().await).await;
     types_are_summed_up(&make().await).await;
@@ -56,6 +63,8 @@ where
     a_person_has_files_tried_again_or_skipped(&make().await).await;
     a_place_is_known_once_it_was_remembered(&make().await).await;
     lists_come_newest_first_and_in_pages(&make().await).await;
+    the_history_says_when_and_why(&make().await).await;
+    counts_are_right_after_everything(&make().await).await;
     workers_side_by_side_never_share_a_file(&make().await).await;
 }
 
@@ -84,6 +93,231 @@ async fn a_noted_blob_is_told_to_the_next_worker(inbox: &impl Inbox) {
     assert_eq!(inbox.reopen(&[second.lease.id]).await.unwrap(), 1);
     let third = inbox.lease(&worker("three"), 1, &Wanted::default()).await.unwrap().remove(0);
     assert_eq!(third.blob, None, "nothing of it took effect in the sink that is there now");
+}
+
+async fn a_burst_is_answered_in_its_order(inbox: &impl Inbox) {
+    let broken = |number| {
+        let mut broken = arrival(number, "", "T");
+        broken.announced = Announced::Broken(BrokenMessage {
+            reason: Reason::NotJson,
+            problem: "byte 0: expected an object".to_owned(),
+            body: Vec::new(),
+            blob_type: None,
+            correlation_id: None,
+        });
+        broken
+    };
+    assert_eq!(inbox.admit(Vec::new()).await.unwrap(), []);
+    let [Admitted::Saved(known)] = inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap()[..] else { panic!() };
+    let burst = vec![
+        arrival(2, "b", "T"),
+        broken(3),
+        arrival(1, "a", "T"),
+        arrival(4, "a", "T"),
+        arrival(2, "b", "T"),
+        arrival(5, "b", "T"),
+        broken(3),
+    ];
+    let answers = inbox.admit(burst.clone()).await.unwrap();
+    let [
+        Admitted::Saved(b),
+        Admitted::Quarantined(quarantined, Reason::NotJson),
+        Admitted::AlreadySeen(again),
+        Admitted::Duplicate { id: second_a, of: of_a },
+        Admitted::AlreadySeen(b_again),
+        Admitted::Duplicate { id: second_b, of: of_b },
+        Admitted::AlreadySeen(quarantined_again),
+    ] = answers[..]
+    else {
+        panic!("{answers:?}")
+    };
+    assert_eq!((again, of_a, b_again, of_b, quarantined_again), (known, known, b, b, quarantined));
+    assert!(known < b && b < quarantined && quarantined < second_a && second_a < second_b, "as they came: {answers:?}");
+    let seen = [b, quarantined, known, second_a, b, second_b, quarantined].map(Admitted::AlreadySeen);
+    assert_eq!(inbox.admit(burst).await.unwrap(), seen);
+}
+
+async fn bursts_side_by_side_save_each_message_and_each_file_once(inbox: &(impl Inbox + Clone)) {
+    const FILES: i64 = 12;
+    for round in 0..10 {
+        // The same messages in opposite orders; and other messages for the same files.
+        let first: Vec<Arrival> =
+            (1..=FILES).map(|number| arrival(round * 1_000 + number, &format!("{round}-{number}"), "T")).collect();
+        let redelivered: Vec<Arrival> = first.iter().rev().cloned().collect();
+        let second: Vec<Arrival> = (1..=FILES)
+            .map(|number| arrival(round * 1_000 + 500 + number, &format!("{round}-{}", FILES + 1 - number), "T"))
+            .collect();
+        let (a, b, c) = tokio::join!(inbox.admit(first), inbox.admit(redelivered), inbox.admit(second));
+        let (a, mut b, mut c) = (a.unwrap(), b.unwrap(), c.unwrap());
+        b.reverse();
+        c.reverse();
+        for ((a, b), c) in a.iter().zip(&b).zip(&c) {
+            let (message, file) = match (*a, *b) {
+                (Admitted::AlreadySeen(seen), new) | (new, Admitted::AlreadySeen(seen)) => match new {
+                    Admitted::Saved(id) => (id == seen, id),
+                    Admitted::Duplicate { id, of } => (id == seen, of),
+                    _ => (false, 0),
+                },
+                _ => (false, 0),
+            };
+            assert!(message, "one message, one row: {a:?}, {b:?}");
+            match *c {
+                Admitted::Saved(id) => assert_eq!(id, file, "the file is the other message's: {a:?}, {b:?}"),
+                Admitted::Duplicate { of, .. } => assert_eq!(of, file),
+                other => panic!("{other:?} for another message"),
+            }
+        }
+    }
+    let counts = inbox.counts().await.unwrap();
+    assert_eq!((counts.saved, counts.duplicate), (120, 120));
+}
+
+async fn any_text_is_kept_and_no_two_files_are_taken_for_one(inbox: &impl Inbox) {
+    let named = |number, name: &str| {
+        let mut arrival = arrival(number, "a", "T");
+        let Announced::File(waybill) = &mut arrival.announced else { unreachable!() };
+        waybill.key = FileKey::of_uri(name);
+        // A correlation id may be any text that JSON can write.
+        waybill.body = format!(
+            r#"{{"blobType":"T","correlationId":"c\u0000{number}","uri":"https://a.example/c/a","contentType":"text/csv"}}"#
+        );
+        waybill.metadata = Metadata::parse(waybill.body.as_bytes()).unwrap();
+        arrival
+    };
+    // Of the length of the longest addresses, and without repetitions.
+    let long: String =
+        (0..3_000_u32).map(|at| char::from(b'a' + (at.wrapping_mul(2_654_435_761) >> 24) as u8 % 26)).collect();
+    let names = ["zero\0", "zero\u{fffd}", "zero\u{fffd}0", "zero\u{fffd}\u{fffd}", &long];
+    let burst = (1..).zip(names).map(|(number, name)| named(number, name)).collect();
+    let answers = inbox.admit(burst).await.unwrap();
+    assert!(answers.iter().all(|answer| matches!(answer, Admitted::Saved(_))), "{answers:?}");
+    let keys: Vec<FileKey> = names.iter().map(|name| FileKey::of_uri(name)).collect();
+    assert!(inbox.known(&keys).await.unwrap().iter().all(Option::is_some));
+    let leased = inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap();
+    assert_eq!(leased.iter().map(|file| file.waybill.key.clone()).collect::<Vec<_>>(), keys, "as they went in");
+    let problem = "a problem with a zero: \0".to_owned();
+    assert!(inbox.finish(&leased[0].lease, End::Expire { problem }).await.unwrap());
+    assert!(inbox.get(leased[0].lease.id).await.unwrap().unwrap().problem.unwrap().starts_with("a problem with"));
+}
+
+async fn a_lease_is_named_by_its_worker_and_its_time(inbox: &impl Inbox) {
+    inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    let held = inbox.lease(&worker("one"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
+    let blob = BlobSeen { etag: "\"1\"".to_owned(), length: 7 };
+    for other in [
+        Lease { worker: worker("two"), ..held.clone() },
+        Lease { leased_at: held.leased_at - Duration::from_micros(1), ..held.clone() },
+        Lease { id: held.id + 1, ..held.clone() },
+    ] {
+        assert!(inbox.renew(&other, 1).await.unwrap().is_none(), "{other:?}");
+        assert!(!inbox.note_blob(&other, &blob).await.unwrap(), "{other:?}");
+        assert!(!inbox.finish(&other, End::Done(FileDone::default())).await.unwrap(), "{other:?}");
+    }
+    let row = inbox.get(held.id).await.unwrap().unwrap();
+    assert_eq!((row.state, row.rows, row.worker.as_deref()), (State::Working, 0, Some("one")));
+    assert!(inbox.finish(&held, End::Done(FileDone::default())).await.unwrap());
+}
+
+async fn a_lease_is_trusted_from_before_it_was_asked_for(inbox: &impl Inbox, lease: Duration) {
+    inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    let asked = Instant::now();
+    let held = inbox.lease(&worker("one"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
+    let answered = Instant::now();
+    assert!(
+        held.trusted_until > asked && held.trusted_until < answered + lease,
+        "a worker lets go before its lease ends"
+    );
+    assert_eq!(held.until - held.leased_at, lease);
+    let renewed = inbox.renew(&held, 0).await.unwrap().unwrap();
+    assert!(renewed.trusted_until > held.trusted_until && renewed.until > held.until);
+    assert_eq!(renewed.leased_at, held.leased_at, "it is the same lease");
+}
+
+async fn what_is_due_longest_is_leased_first(inbox: &impl Inbox) {
+    inbox.admit((1..=4).map(|number| arrival(number, &number.to_string(), "T")).collect()).await.unwrap();
+    let take = async |most| {
+        let leased = inbox.lease(&worker("w"), most, &Wanted::default()).await.unwrap();
+        let numbers: Vec<_> = leased.iter().map(|file| file.sequence_number).collect();
+        (numbers, leased)
+    };
+    let (numbers, first) = take(2).await;
+    assert_eq!(numbers, [1, 2], "in the order of their coming");
+    let soon = End::Later { after: Duration::from_millis(30), problem: "busy".to_owned(), counts: false };
+    assert!(inbox.finish(&first[0].lease, soon).await.unwrap());
+    assert!(inbox.finish(&first[1].lease, End::Release).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 4);
+    assert_eq!(take(4).await.0, [3, 4, 2, 1], "then in the order in which they became due");
+}
+
+async fn the_history_says_when_and_why(inbox: &impl Inbox) {
+    inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    let take = async |name: &str| inbox.lease(&worker(name), 1, &Wanted::default()).await.unwrap().remove(0).lease;
+    let first = take("one").await;
+    let later = End::Later { after: Duration::ZERO, problem: "storage is busy".to_owned(), counts: true };
+    assert!(inbox.finish(&first, later).await.unwrap());
+    let quarantine = End::Quarantine { reason: Reason::CorruptGzip, problem: "byte 7".to_owned() };
+    assert!(inbox.finish(&take("two").await, quarantine).await.unwrap());
+    assert_eq!(inbox.retry(first.id).await.unwrap(), Asked::Done);
+    assert!(inbox.finish(&take("three").await, End::Done(FileDone::default())).await.unwrap());
+    assert_eq!(inbox.reopen(&[first.id]).await.unwrap(), 1);
+
+    let history = inbox.history(first.id).await.unwrap();
+    let said: Vec<_> = history
+        .iter()
+        .map(|entry| (entry.state, entry.reason, entry.problem.as_deref(), entry.worker.as_deref()))
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (State::Saved, None, None, None),
+            (State::Working, None, None, Some("one")),
+            (State::Saved, None, Some("storage is busy"), Some("one")),
+            (State::Working, None, None, Some("two")),
+            (State::Quarantined, Some(Reason::CorruptGzip), Some("byte 7"), Some("two")),
+            (State::Saved, None, Some("a person wants it tried again"), None),
+            (State::Working, None, None, Some("three")),
+            (State::Done, None, None, Some("three")),
+            (State::Saved, None, Some("the sink does not know this file"), None),
+        ]
+    );
+    assert!(history.is_sorted_by_key(|entry| entry.at), "{history:?}");
+    assert_eq!(history[1].at, first.leased_at);
+    let row = inbox.get(first.id).await.unwrap().unwrap();
+    assert_eq!((row.received_at, row.changed_at), (history[0].at, history[8].at));
+    assert_eq!((row.state, row.attempts, row.worker), (State::Saved, 3, None));
+    assert!(inbox.history(first.id + 1).await.unwrap().is_empty());
+}
+
+async fn counts_are_right_after_everything(inbox: &impl Inbox) {
+    inbox.admit((1..=8).map(|number| arrival(number, &number.to_string(), "T")).collect()).await.unwrap();
+    inbox.admit(vec![arrival(9, "1", "T"), arrival(10, "10", "Other"), arrival(1, "1", "T")]).await.unwrap();
+    assert_eq!(inbox.skip_other_types(&["T".to_owned()]).await.unwrap(), 1);
+    let leased = inbox.lease(&worker("w"), 6, &Wanted::default()).await.unwrap();
+    let done = FileDone { rows: 9, filtered_rows: Some(4), ..FileDone::default() };
+    let problem = || "because".to_owned();
+    let ends = [
+        End::Done(done),
+        End::Done(FileDone { filtered_rows: None, ..done }),
+        End::Quarantine { reason: Reason::CorruptGzip, problem: problem() },
+        End::Expire { problem: problem() },
+        End::Later { after: Duration::from_secs(3600), problem: problem(), counts: true },
+    ];
+    for (file, end) in leased.iter().zip(ends) {
+        assert!(inbox.finish(&file.lease, end).await.unwrap());
+    }
+    let counts = inbox.counts().await.unwrap();
+    assert_eq!((counts.saved, counts.working, counts.done, counts.quarantined), (3, 1, 2, 1), "{counts:?}");
+    assert_eq!((counts.skipped, counts.duplicate, counts.expired, counts.filtered_rows), (1, 1, 1, 4), "{counts:?}");
+    let pending = inbox.pending(&Wanted::default()).await.unwrap();
+    assert_eq!((pending.working, pending.due, pending.later), (1, 2, 1));
+    assert!(pending.next_due_in.is_some());
+    for (state, many) in [(State::Saved, 3), (State::Working, 1), (State::Done, 2), (State::Duplicate, 1)] {
+        let listed = inbox.list(&ListFilter { state: Some(state), ..ListFilter::default() }).await.unwrap();
+        assert_eq!(listed.len(), many, "{state}");
+    }
+    let types = inbox.types().await.unwrap();
+    assert_eq!((types[1].blob_type.as_str(), types[1].files, types[1].done, types[1].rows), ("T", 8, 2, 18));
 }
 
 fn worker(name: &str) -> WorkerId {
@@ -169,9 +403,15 @@ async fn a_lapsed_lease_changes_nothing(inbox: &impl Inbox, lease: Duration) {
     let first = inbox.lease(&worker("same"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
     tokio::time::sleep(lease + Duration::from_millis(20)).await;
     assert!(inbox.renew(&first, 1).await.unwrap().is_none(), "a lapsed lease cannot be renewed");
+    let blob = BlobSeen { etag: "\"1\"".to_owned(), length: 7 };
+    assert!(!inbox.note_blob(&first, &blob).await.unwrap(), "nor note a blob");
+    assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 1, "it waits for the next worker");
     assert!(!inbox.finish(&first, End::Done(FileDone::default())).await.unwrap(), "nor finished, while nobody has it");
-    let second = inbox.lease(&worker("same"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
+    let taken = inbox.lease(&worker("same"), 1, &Wanted::default()).await.unwrap().remove(0);
+    assert_eq!((taken.attempts, taken.blob), (0, None), "what lapsed left nothing behind");
+    let second = taken.lease;
     assert_ne!(first.leased_at, second.leased_at);
+    assert!(inbox.renew(&first, 1).await.unwrap().is_none());
     assert!(!inbox.finish(&first, End::Done(FileDone::default())).await.unwrap(), "even for the same worker");
     assert_eq!(inbox.get(first.id).await.unwrap().unwrap().state, State::Working);
     assert!(inbox.finish(&second, End::Done(FileDone::default())).await.unwrap());
@@ -230,7 +470,18 @@ async fn other_types_are_skipped_and_can_be_listed(inbox: &impl Inbox) {
     assert_eq!(inbox.skip_other_types(&["It*m".to_owned()]).await.unwrap(), 1);
     let skipped = inbox.list(&ListFilter { state: Some(State::Skipped), ..ListFilter::default() }).await.unwrap();
     assert_eq!(skipped[0].blob_type.as_deref(), Some("Price"));
+    assert_eq!(skipped[0].problem.as_deref(), Some("outside the configured types"));
+    assert_eq!(inbox.history(skipped[0].id).await.unwrap().last().unwrap().state, State::Skipped);
     assert_eq!(inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap().len(), 1);
+    assert_eq!(inbox.skip_other_types(&[]).await.unwrap(), 0, "what is worked is left alone");
+
+    // Nothing but the star stands for others.
+    let names = ["a_b", "axb", "a%b", "a\\\\b", "A_B"];
+    inbox.admit((3..).zip(names).map(|(number, name)| arrival(number, name, name)).collect()).await.unwrap();
+    assert_eq!(inbox.skip_other_types(&["a_b".to_owned(), "a%*".to_owned(), "a\\*".to_owned()]).await.unwrap(), 2);
+    let saved = inbox.list(&ListFilter { state: Some(State::Saved), ..ListFilter::default() }).await.unwrap();
+    let left: Vec<_> = saved.iter().filter_map(|row| row.blob_type.as_deref()).collect();
+    assert_eq!(left, ["a\\b", "a%b", "a_b"]);
 }
 
 async fn types_are_summed_up(inbox: &impl Inbox) {
@@ -265,6 +516,8 @@ async fn done_files_can_be_reopened(inbox: &impl Inbox) {
     assert_eq!(inbox.reopen(&[done[0].0]).await.unwrap(), 1);
     let leased = inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap();
     assert_eq!(leased[0].waybill.key, done[0].1);
+    assert_eq!(inbox.reopen(&[done[0].0, done[1].0 + 1000]).await.unwrap(), 0, "neither one at work nor one unknown");
+    assert_eq!(inbox.done_files(0, 10).await.unwrap(), done[1..]);
 }
 
 async fn a_person_has_files_tried_again_or_skipped(inbox: &impl Inbox) {

@@ -21,7 +21,9 @@
 pub mod conformance;
 mod model;
 mod pages;
+mod postgres;
 mod sqlite;
+mod stored;
 
 use std::future::Future;
 
@@ -31,6 +33,7 @@ pub use model::{
     Waybill, WorkerId,
 };
 pub use pages::Pages;
+pub use postgres::{PostgresInbox, PostgresInboxOptions};
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
 
 /// Why the inbox could not answer. Nothing of the call took effect.
@@ -51,7 +54,7 @@ pub enum InboxError {
 /// - `admit` answers in the order of its arguments. A redelivery adds no row; a second message for a known file becomes a
 ///   row in state `duplicate`.
 /// - A lease is named by `(worker, leased_at)` on the store's own clock, and ends at `until`. What a lapsed or foreign
-///   lease asks for changes nothing and is answered with `false`.
+///   lease asks for changes nothing and is answered with `false`. Its holder counts on it until [`Lease::trusted_until`].
 /// - Every change of state adds a row of history with its time and reason.
 pub trait Inbox: Send + Sync + 'static {
     /// Saves a burst of messages.

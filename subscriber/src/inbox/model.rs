@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use waybill_contracts::{Metadata, Reason};
 
 /// The identity of a file: its publisher and exportId, else its normalised uri.
@@ -213,6 +214,9 @@ pub struct Lease {
     pub leased_at: OffsetDateTime,
     /// On the store's clock.
     pub until: OffsetDateTime,
+    /// On our own clock: how long its holder counts on it. Counted from before the lease was asked for, so it ends before
+    /// [`Lease::until`] whatever the two clocks show and however slow the answer was.
+    pub trusted_until: Instant,
 }
 
 /// A leased file.

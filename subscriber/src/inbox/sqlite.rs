@@ -6,7 +6,8 @@
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
-use waybill_contracts::{Metadata, MetadataError, Reason};
+use tokio::time::Instant;
+use waybill_contracts::{MetadataError, Reason};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{self, OptionalExtension, Row, Transaction, named_params, params, types::Value},
@@ -14,7 +15,11 @@ use waybill_store::{
 
 use super::{
     Admitted, Announced, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow,
-    Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, Wanted, Waybill, WorkerId,
+    Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, Wanted, WorkerId,
+    stored::{
+        Ending, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, not_wanted, shown, signed, trusted_until,
+        unreadable,
+    },
 };
 
 /// `WBIN` in ASCII.
@@ -130,6 +135,7 @@ impl Inbox for SqliteInbox {
     }
 
     async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
+        let trusted_until = trusted_until(Instant::now(), self.options.lease);
         let now = self.now();
         let until = now + nanos_of(self.options.lease);
         let (worker, wanted) = (worker.clone(), wanted.clone());
@@ -144,7 +150,7 @@ impl Inbox for SqliteInbox {
             ))?;
             let mut rows = select.query(rusqlite::params_from_iter(values))?;
             while let Some(row) = rows.next()? {
-                leased.push(StoredFile::read(row)?);
+                leased.push(read_file(row)?);
             }
             drop(rows);
             let mut take = tx.prepare_cached(
@@ -152,8 +158,9 @@ impl Inbox for SqliteInbox {
             )?;
             let mut taken = Vec::with_capacity(leased.len());
             for file in leased {
-                let lease =
-                    Lease { id: file.id, worker: worker.clone(), leased_at: instant(now), until: instant(until) };
+                let id = file.id;
+                let (leased_at, until_at) = (instant(now), instant(until));
+                let lease = Lease { id, worker: worker.clone(), leased_at, until: until_at, trusted_until };
                 match file.leased(lease) {
                     Ok(leased) => {
                         take.execute(params![leased.lease.id, worker.0, now, until])?;
@@ -161,7 +168,7 @@ impl Inbox for SqliteInbox {
                         taken.push(leased);
                     }
                     // Damaged, or saved by a version that understood more: not in the way of the others.
-                    Err((id, error)) => put_aside(tx, id, &error, now)?,
+                    Err(error) => put_aside(tx, id, &error, now)?,
                 }
             }
             Ok(taken)
@@ -170,6 +177,7 @@ impl Inbox for SqliteInbox {
     }
 
     async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {
+        let trusted_until = trusted_until(Instant::now(), self.options.lease);
         let now = self.now();
         let until = now + nanos_of(self.options.lease);
         let held = lease.clone();
@@ -181,7 +189,7 @@ impl Inbox for SqliteInbox {
             .execute(params![held.id, held.worker.0, nanos(held.leased_at), until, signed(rows), now])
         })
         .await?;
-        Ok((renewed == 1).then(|| Lease { until: instant(until), ..lease.clone() }))
+        Ok((renewed == 1).then(|| Lease { until: instant(until), trusted_until, ..lease.clone() }))
     }
 
     async fn note_blob(&self, lease: &Lease, blob: &BlobSeen) -> Result<bool, InboxError> {
@@ -220,13 +228,13 @@ impl Inbox for SqliteInbox {
             let values = || rusqlite::params_from_iter(values.iter());
             tx.prepare(&format!(
                 "INSERT INTO history (inbox_id, at, state, problem)
-                 SELECT id, {now}, 'skipped', 'outside the configured types' FROM inbox WHERE {filter}"
+                 SELECT id, {now}, 'skipped', '{OTHER_TYPE}' FROM inbox WHERE {filter}"
             ))?
             .execute(values())?;
             let skipped = tx
                 .prepare(&format!(
                     "UPDATE inbox SET state = 'skipped', due_at = NULL, changed_at = {now},
-                     problem = 'outside the configured types' WHERE {filter}"
+                     problem = '{OTHER_TYPE}' WHERE {filter}"
                 ))?
                 .execute(values())?;
             Ok(skipped as u64)
@@ -257,7 +265,7 @@ impl Inbox for SqliteInbox {
                     )?
                     .execute(params![id, now])?;
                 if changed == 1 {
-                    note(tx, id, now, State::Saved, None, Some("the sink does not know this file"), None)?;
+                    note(tx, id, now, State::Saved, None, Some(UNKNOWN_TO_SINK), None)?;
                     reopened += 1;
                 }
             }
@@ -273,7 +281,7 @@ impl Inbox for SqliteInbox {
         let now = self.now();
         run(&self.db, move |tx| {
             let changed = tx.prepare_cached(RETRY)?.execute(params![id, now])?;
-            asked(tx, id, now, changed, State::Saved, "a person wants it tried again")
+            asked(tx, id, now, changed, State::Saved, WANTED_AGAIN)
         })
         .await
     }
@@ -281,7 +289,7 @@ impl Inbox for SqliteInbox {
     async fn skip(&self, id: i64, why: &str) -> Result<Asked, InboxError> {
         const SKIP: &str = "UPDATE inbox SET state = 'skipped', problem = ?3, due_at = NULL, changed_at = ?2
              WHERE id = ?1 AND state IN ('saved', 'quarantined', 'expired')";
-        let (now, why) = (self.now(), format!("a person does not want it: {why}"));
+        let (now, why) = (self.now(), not_wanted(why));
         run(&self.db, move |tx| {
             let changed = tx.prepare_cached(SKIP)?.execute(params![id, now, why])?;
             asked(tx, id, now, changed, State::Skipped, &why)
@@ -515,19 +523,8 @@ fn admit_one(tx: &Transaction<'_>, arrival: &Arrival, now: i64) -> rusqlite::Res
 }
 
 fn finish(tx: &Transaction<'_>, lease: &Lease, end: &End, now: i64) -> rusqlite::Result<bool> {
-    let (state, reason, problem, due_at, tries) = match end {
-        End::Done(_) => (State::Done, None, None, None, 1),
-        End::Later { after, problem, counts } => {
-            (State::Saved, None, Some(problem.as_str()), Some(now + nanos_of(*after)), u32::from(*counts))
-        }
-        End::Quarantine { reason, problem } => (State::Quarantined, Some(*reason), Some(problem.as_str()), None, 1),
-        End::Expire { problem } => (State::Expired, None, Some(problem.as_str()), None, 1),
-        End::Release => (State::Saved, None, None, Some(now), 0),
-    };
-    let figures = match end {
-        End::Done(figures) => Some(figures),
-        _ => None,
-    };
+    let Ending { state, reason, problem, due_in, tries, figures } = Ending::of(end);
+    let due_at = due_in.map(|after| now + nanos_of(after));
     let changed = tx
         .prepare_cached(
             "UPDATE inbox SET state = :state, reason = :reason, problem = :problem, due_at = :due_at,
@@ -562,7 +559,7 @@ fn finish(tx: &Transaction<'_>, lease: &Lease, end: &End, now: i64) -> rusqlite:
 }
 
 fn put_aside(tx: &Transaction<'_>, id: i64, error: &MetadataError, now: i64) -> rusqlite::Result<()> {
-    let problem = format!("the saved message cannot be read: {error}");
+    let problem = unreadable(error);
     tx.execute(
         "UPDATE inbox SET state = 'quarantined', reason = ?2, problem = ?3, due_at = NULL, worker = NULL,
                 leased_at = NULL, changed_at = ?4 WHERE id = ?1",
@@ -649,62 +646,29 @@ fn types_clause(types: &[String]) -> (String, Vec<String>) {
     (clause, values)
 }
 
-/// A file as stored, before its body is parsed again.
-struct StoredFile {
-    id: i64,
-    key: FileKey,
-    body: String,
-    sequence: Option<PublisherSequence>,
-    expires_at: Option<OffsetDateTime>,
-    sequence_number: i64,
-    received_at: OffsetDateTime,
-    attempts: u32,
-    blob: Option<BlobSeen>,
-}
-
-impl StoredFile {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        let sequence = match row.get::<_, Option<i64>>(5)? {
-            Some(sequence) => Some(PublisherSequence {
-                publisher: row.get::<_, Option<String>>(3)?.unwrap_or_default(),
-                epoch: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
-                sequence: sequence.unsigned_abs(),
-            }),
+fn read_file(row: &Row<'_>) -> rusqlite::Result<StoredFile> {
+    let sequence = match row.get::<_, Option<i64>>(5)? {
+        Some(sequence) => Some(PublisherSequence {
+            publisher: row.get::<_, Option<String>>(3)?.unwrap_or_default(),
+            epoch: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
+            sequence: sequence.unsigned_abs(),
+        }),
+        None => None,
+    };
+    Ok(StoredFile {
+        id: row.get(0)?,
+        key: FileKey::from_stored(row.get(1)?),
+        body: row.get(2)?,
+        sequence,
+        expires_at: row.get::<_, Option<i64>>(6)?.map(instant),
+        sequence_number: row.get(7)?,
+        received_at: instant(row.get(8)?),
+        attempts: row.get(9)?,
+        blob: match row.get(10)? {
+            Some(etag) => Some(BlobSeen { etag, length: count(row, 11)? }),
             None => None,
-        };
-        Ok(Self {
-            id: row.get(0)?,
-            key: FileKey::from_stored(row.get(1)?),
-            body: row.get(2)?,
-            sequence,
-            expires_at: row.get::<_, Option<i64>>(6)?.map(instant),
-            sequence_number: row.get(7)?,
-            received_at: instant(row.get(8)?),
-            attempts: row.get(9)?,
-            blob: match row.get(10)? {
-                Some(etag) => Some(BlobSeen { etag, length: count(row, 11)? }),
-                None => None,
-            },
-        })
-    }
-
-    fn leased(self, lease: Lease) -> Result<Leased, (i64, MetadataError)> {
-        let metadata = Metadata::parse(self.body.as_bytes()).map_err(|error| (self.id, error))?;
-        Ok(Leased {
-            lease,
-            waybill: Waybill {
-                key: self.key,
-                body: self.body,
-                metadata,
-                sequence: self.sequence,
-                expires_at: self.expires_at,
-            },
-            sequence_number: self.sequence_number,
-            received_at: self.received_at,
-            attempts: self.attempts,
-            blob: self.blob,
-        })
-    }
+        },
+    })
 }
 
 const ROW_COLUMNS: &str = "id, state, reason, problem, file_key, blob_type, correlation_id, sequence, entity_path,
@@ -714,7 +678,7 @@ const ROW_COLUMNS: &str = "id, state, reason, problem, file_key, blob_type, corr
 fn read_row(row: &Row<'_>) -> rusqlite::Result<InboxRow> {
     let body: String = row.get(21)?;
     let state: State = parse_column(row, 1)?;
-    let metadata = Metadata::parse(body.as_bytes()).ok();
+    let (uri, content_type) = shown(&body);
     Ok(InboxRow {
         id: row.get(0)?,
         state,
@@ -723,9 +687,8 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<InboxRow> {
         file: row.get::<_, Option<String>>(4)?.map(FileKey::from_stored),
         blob_type: row.get(5)?,
         correlation_id: row.get(6)?,
-        // The query of an address may hold somebody's token.
-        uri: metadata.as_ref().map(|metadata| metadata.uri_without_query().to_owned()),
-        content_type: metadata.map(|metadata| metadata.content_type),
+        uri,
+        content_type,
         sequence: row.get::<_, Option<i64>>(7)?.map(i64::unsigned_abs),
         entity_path: row.get(8)?,
         sequence_number: row.get(9)?,
@@ -763,10 +726,6 @@ where
 
 fn count(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
     row.get::<_, i64>(index).map(i64::unsigned_abs)
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// Instants are stored as nanoseconds since 1970, which sort and fit until 2262.
@@ -864,6 +823,22 @@ mod tests {
         let error = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap_err();
         assert!(matches!(error, InboxError::Open(_)), "{error:?}");
         assert_eq!(std::fs::read(&path).unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn a_reader_blocks_no_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("inbox.sqlite");
+        let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+        inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+        let reader = rusqlite::Connection::open(&path).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        let read = || reader.query_row("SELECT count(*) FROM inbox", [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!(read(), 1);
+        inbox.admit(vec![arrival(2, "b", "T")]).await.unwrap();
+        let leased = inbox.lease(&WorkerId("w".to_owned()), 9, &Wanted::default()).await.unwrap();
+        assert!(inbox.finish(&leased[0].lease, End::Release).await.unwrap());
+        assert_eq!((leased.len(), read()), (2, 1), "and goes on seeing what it saw");
     }
 
     #[tokio::test]

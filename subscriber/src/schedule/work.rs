@@ -141,6 +141,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             renew.tick().await;
             loop {
                 tokio::select! {
+                    // First, so that whoever slept past it, as a frozen process does, goes no further.
+                    biased;
+                    () = tokio::time::sleep_until(lease.trusted_until) => break Err(WorkError::Lapsed),
                     result = &mut work => break result.unwrap_or_else(|panic| Err(WorkError::Defect(text_of(&*panic)))),
                     // What the sink was given may still take effect, whole or not at all; its progress tells the next.
                     () = give_back.cancelled() => break Err(WorkError::GivenBack),

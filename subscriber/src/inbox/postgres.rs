@@ -1,0 +1,682 @@
+//! The inbox in a PostgreSQL database: several subscribers, on any number of machines, share its work.
+//!
+//! Every instant is the database's, so the workers' clocks do not matter. Rows are leased with `FOR UPDATE … SKIP LOCKED`:
+//! nobody waits for another, and nobody gets what another has. A lease of a dead worker ends by its time: unlike on one
+//! machine, nobody can know sooner.
+//!
+//! Most calls are one statement, which writes the row together with its line of history. A call that gets no answer in time,
+//! or an error, gives up its connection; the next one makes another.
+
+mod admit;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::{fmt, time::Duration};
+
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, error::Elapsed, timeout};
+use waybill_store::{
+    Migration, Postgres, PostgresConnection, PostgresError, PostgresOptions, Schema,
+    tokio_postgres::{Error, Row, types::ToSql},
+};
+
+use self::value::{At, key_of, seconds};
+use super::{
+    Admitted, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
+    ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, Wanted, WorkerId,
+    stored::{
+        Ending, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, not_wanted, shown, signed, trusted_until,
+        unreadable,
+    },
+};
+
+const SCHEMA: Schema = Schema {
+    application_id: 0,
+    name: "inbox",
+    migrations: &[Migration { name: "inbox, its history and known places", sql: include_str!("postgres_0001.sql") }],
+    shared_with_user: false,
+};
+
+/// The schema of the tables, unless another is named.
+const SCHEMA_NAME: &str = "waybill_inbox";
+/// One each for receiving, for its dead letters, for leasing, and for the ends of files.
+const CONNECTIONS_MAX: usize = 4;
+/// For one answer; then the connection counts as dead.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// For an answer that needs every row, or many.
+const LONG_PATIENCE: Duration = Duration::from_secs(300);
+/// Files skipped in one transaction.
+const SKIPPED_AT_ONCE: i64 = 10_000;
+/// A plan that was made while the table was small must not be kept.
+///
+/// Whoever is frozen, or whose machine died, in the middle of a transaction lets go of what it locked.
+const SETTINGS: &str = "-c plan_cache_mode=force_custom_plan -c idle_in_transaction_session_timeout=10s";
+
+/// How a [`PostgresInbox`] behaves.
+#[derive(Debug, Clone)]
+pub struct PostgresInboxOptions {
+    /// How long a lease lasts unless renewed; default 60 s. The same for all who share the inbox.
+    pub lease: Duration,
+    /// The schema that the tables have for themselves, made if it is not there; default `waybill_inbox`.
+    pub schema: String,
+}
+
+impl Default for PostgresInboxOptions {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(60), schema: SCHEMA_NAME.to_owned() }
+    }
+}
+
+/// An inbox in a schema of a PostgreSQL database, which may be the sink's. Clones share its connections, four at most.
+#[derive(Clone)]
+pub struct PostgresInbox {
+    store: Postgres,
+    lease: Duration,
+    schema: String,
+    /// The advisory lock under which messages are added.
+    lock: i64,
+}
+
+impl PostgresInbox {
+    /// Connects, and makes or completes the tables. The address is `postgres://user:password@host:port/database`; see
+    /// [`Postgres::new`].
+    ///
+    /// # Errors
+    /// [`InboxError::Open`] for an address that cannot be used, and for a schema that is newer than this program or
+    /// somebody else's; [`InboxError::Unavailable`] when there is no answer.
+    pub async fn open(address: &str, options: PostgresInboxOptions) -> Result<Self, InboxError> {
+        let inbox = Self::at(address, options)?;
+        inbox.store.migrate(&SCHEMA).await.map_err(not_open)?;
+        Ok(inbox)
+    }
+
+    /// Connects to an inbox that is there; to look, or for what a person wants.
+    ///
+    /// # Errors
+    /// As [`PostgresInbox::open`], and [`InboxError::Open`] when there is no inbox.
+    pub async fn open_existing(address: &str, options: PostgresInboxOptions) -> Result<Self, InboxError> {
+        let inbox = Self::at(address, options)?;
+        if inbox.store.version(&SCHEMA).await.map_err(not_open)?.is_none() {
+            let (shown, schema) = (inbox.store.shown().to_owned(), inbox.schema);
+            return Err(InboxError::Open(Box::new(NoInbox { shown, schema })));
+        }
+        inbox.store.migrate(&SCHEMA).await.map_err(not_open)?;
+        Ok(inbox)
+    }
+
+    fn at(address: &str, options: PostgresInboxOptions) -> Result<Self, InboxError> {
+        let PostgresInboxOptions { lease, schema } = options;
+        let store = Postgres::new(
+            address,
+            &PostgresOptions {
+                connections_max: CONNECTIONS_MAX,
+                application_name: "waybill inbox".to_owned(),
+                schema: Some(schema.clone()),
+                settings: SETTINGS,
+                ..PostgresOptions::default()
+            },
+        )
+        .map_err(not_open)?;
+        let lock = lock_number(&schema);
+        Ok(Self { store, lease, schema, lock })
+    }
+
+    /// `postgres://HOST:PORT/DATABASE, schema NAME`, without user or password.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        format!("{}, schema {}", self.store.shown(), self.schema)
+    }
+
+    /// Closes the connections. Clones fail from then on.
+    pub fn close(&self) {
+        self.store.close();
+    }
+
+    async fn connection(&self) -> Result<PostgresConnection, InboxError> {
+        self.store.connection().await.map_err(unavailable)
+    }
+
+    async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, InboxError> {
+        self.query_within(PATIENCE, sql, values).await
+    }
+
+    async fn query_within(
+        &self,
+        patience: Duration,
+        sql: &str,
+        values: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, InboxError> {
+        let connection = self.connection().await?;
+        let asked = timeout(patience, async {
+            let statement = connection.prepare_cached(sql).await?;
+            connection.query(&statement, values).await
+        });
+        let answer = asked.await;
+        self.answer(connection, answer)
+    }
+
+    /// How many rows a statement changed, or added to the history.
+    async fn execute(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<u64, InboxError> {
+        let connection = self.connection().await?;
+        let asked = timeout(PATIENCE, async {
+            let statement = connection.prepare_cached(sql).await?;
+            connection.execute(&statement, values).await
+        });
+        let answer = asked.await;
+        self.answer(connection, answer)
+    }
+
+    /// A connection that failed is not used again: the server may be one that only reads by now, or have new tables.
+    fn answer<T>(
+        &self,
+        connection: PostgresConnection,
+        answer: Result<Result<T, Error>, Elapsed>,
+    ) -> Result<T, InboxError> {
+        let error = match answer {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => self.store.error(error),
+            Err(_) => PostgresError::Unreachable {
+                shown: self.store.shown().to_owned(),
+                problem: "no answer in time".to_owned(),
+            },
+        };
+        drop(PostgresConnection::take(connection));
+        Err(unavailable(error))
+    }
+
+    /// Changes a row as a person wants it, with a line of history, if it is in one of the states.
+    async fn decide(
+        &self,
+        id: i64,
+        to: State,
+        from: &[State],
+        problem: Option<&str>,
+        why: &str,
+    ) -> Result<Asked, InboxError> {
+        const DECIDE: &str = "WITH changed AS (
+                UPDATE inbox SET state = $2, reason = CASE $2 WHEN 'saved' THEN NULL ELSE reason END, problem = $3,
+                    due_at = CASE $2 WHEN 'saved' THEN clock_timestamp() END, changed_at = clock_timestamp()
+                WHERE id = $1 RETURNING id, changed_at)
+            INSERT INTO history (inbox_id, at, state, problem) SELECT id, changed_at, $2, $4 FROM changed";
+        let mut connection = self.connection().await?;
+        let asked = timeout(PATIENCE, async {
+            let tx = connection.transaction().await?;
+            let sql = "SELECT state, file_key IS NOT NULL FROM inbox WHERE id = $1 FOR NO KEY UPDATE";
+            let Some(row) = tx.query_opt(&tx.prepare_cached(sql).await?, &[&id]).await? else {
+                return Ok(Asked::Unknown);
+            };
+            if to == State::Saved && !row.get::<_, bool>(1) {
+                return Ok(Asked::NoFile);
+            }
+            let state: &str = row.get(0);
+            let state = state.parse().unwrap_or(State::Done);
+            if !from.contains(&state) {
+                return Ok(Asked::Not(state));
+            }
+            let decide = tx.prepare_cached(DECIDE).await?;
+            tx.execute(&decide, &[&id, &to.as_str(), &problem.map(value::text), &value::text(why)]).await?;
+            tx.commit().await?;
+            Ok::<_, Error>(Asked::Done)
+        });
+        let answer = asked.await;
+        self.answer(connection, answer)
+    }
+}
+
+impl fmt::Debug for PostgresInbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresInbox").field("database", &self.shown()).finish_non_exhaustive()
+    }
+}
+
+/// There is a database, and no inbox in it.
+#[derive(Debug, thiserror::Error)]
+#[error("{shown}: no inbox in schema {schema:?}; receive first with `waybill-subscriber run`")]
+struct NoInbox {
+    shown: String,
+    schema: String,
+}
+
+/// Conditions on the row, and the values that they speak of.
+struct Conditions<'v> {
+    sql: String,
+    values: Vec<&'v (dyn ToSql + Sync)>,
+}
+
+impl<'v> Conditions<'v> {
+    fn new(values: Vec<&'v (dyn ToSql + Sync)>) -> Self {
+        Self { sql: "true".to_owned(), values }
+    }
+
+    /// `condition` stands before the number of its value.
+    fn and(&mut self, condition: &str, value: &'v (dyn ToSql + Sync)) {
+        self.values.push(value);
+        self.sql.push_str(&format!(" AND {condition}${}", self.values.len()));
+    }
+
+    fn and_brackets(&mut self, condition: &str, value: &'v (dyn ToSql + Sync)) {
+        self.and(condition, value);
+        self.sql.push(')');
+    }
+}
+
+/// What of [`Wanted`] the database is told.
+struct WantedValues {
+    types: Option<Vec<String>>,
+    since: Option<At>,
+}
+
+impl WantedValues {
+    fn of(wanted: &Wanted) -> Self {
+        Self { types: wanted.types.as_deref().map(patterns), since: wanted.since.map(At::of) }
+    }
+
+    fn conditions<'v>(&'v self, values: Vec<&'v (dyn ToSql + Sync)>) -> Conditions<'v> {
+        let mut conditions = Conditions::new(values);
+        if let Some(types) = &self.types {
+            conditions.and_brackets("blob_type LIKE ANY (", types);
+        }
+        if let Some(since) = &self.since {
+            conditions.and("received_at >= ", since);
+        }
+        conditions
+    }
+}
+
+impl Inbox for PostgresInbox {
+    async fn admit(&self, burst: Vec<Arrival>) -> Result<Vec<Admitted>, InboxError> {
+        let mut connection = self.connection().await?;
+        let asked = timeout(PATIENCE, async {
+            let tx = connection.transaction().await?;
+            let answers = admit::admit(&tx, self.lock, &burst).await?;
+            tx.commit().await?;
+            Ok::<_, Error>(answers)
+        });
+        let answer = asked.await;
+        self.answer(connection, answer)
+    }
+
+    async fn known(&self, files: &[FileKey]) -> Result<Vec<Option<i64>>, InboxError> {
+        let hashes: Vec<Vec<u8>> = files.iter().map(value::hash).collect();
+        let sql = "SELECT (SELECT id FROM inbox WHERE file_hash = hash AND state <> 'duplicate')
+                   FROM unnest($1::bytea[]) WITH ORDINALITY AS given (hash, place) ORDER BY place";
+        Ok(self.query(sql, &[&hashes]).await?.iter().map(|row| row.get(0)).collect())
+    }
+
+    async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
+        let trusted_until = trusted_until(Instant::now(), self.lease);
+        let (wanted, lease) = (WantedValues::of(wanted), seconds(self.lease));
+        let Conditions { sql: wanted, values } = wanted.conditions(vec![&worker.0, &lease]);
+        let sql = format!(
+            "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
+             due AS MATERIALIZED (
+                 SELECT id, due_at FROM inbox WHERE {wanted} AND due_at <= (SELECT now FROM clock)
+                 ORDER BY due_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED),
+             taken AS (
+                 UPDATE inbox SET state = 'working', worker = $1, leased_at = now, changed_at = now,
+                     due_at = now + make_interval(secs => $2)
+                 FROM clock, due WHERE inbox.id = due.id
+                 RETURNING inbox.id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at,
+                     attempts, blob_etag, blob_length, leased_at, inbox.due_at AS until, due.due_at AS was_due),
+             noted AS (
+                 INSERT INTO history (inbox_id, at, state, worker) SELECT id, leased_at, 'working', $1 FROM taken)
+             SELECT * FROM taken ORDER BY was_due, id"
+        );
+        let mut taken = Vec::new();
+        for row in self.query(&sql, &values).await? {
+            let [leased_at, until] = ["leased_at", "until"].map(|name| row.get::<_, At>(name).instant());
+            let lease = Lease { id: row.get("id"), worker: worker.clone(), leased_at, until, trusted_until };
+            match read_file(&row).leased(lease.clone()) {
+                Ok(leased) => taken.push(leased),
+                // Damaged, or saved by a version that understood more: not in the way of the others.
+                Err(error) => {
+                    let end = End::Quarantine { reason: error.reason, problem: unreadable(&error) };
+                    if let Err(error) = self.finish(&lease, end).await {
+                        tracing::warn!(id = lease.id, %error, "a row that cannot be read is not put aside yet");
+                    }
+                }
+            }
+        }
+        Ok(taken)
+    }
+
+    async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {
+        let trusted_until = trusted_until(Instant::now(), self.lease);
+        let sql = "UPDATE inbox SET due_at = clock_timestamp() + make_interval(secs => $4), rows = greatest(rows, $5)
+                   WHERE id = $1 AND worker = $2 AND leased_at = $3 AND state = 'working' AND due_at > clock_timestamp()
+                   RETURNING due_at";
+        let (leased_at, seconds) = (At::of(lease.leased_at), seconds(self.lease));
+        let rows = self.query(sql, &[&lease.id, &lease.worker.0, &leased_at, &seconds, &signed(rows)]).await?;
+        let until = rows.first().map(|row| row.get::<_, At>(0).instant());
+        Ok(until.map(|until| Lease { until, trusted_until, ..lease.clone() }))
+    }
+
+    async fn note_blob(&self, lease: &Lease, blob: &BlobSeen) -> Result<bool, InboxError> {
+        let sql = "UPDATE inbox SET blob_etag = $4, blob_length = $5
+                   WHERE id = $1 AND worker = $2 AND leased_at = $3 AND state = 'working' AND due_at > clock_timestamp()";
+        let values: &[&(dyn ToSql + Sync)] =
+            &[&lease.id, &lease.worker.0, &At::of(lease.leased_at), &value::text(&blob.etag), &signed(blob.length)];
+        Ok(self.execute(sql, values).await? == 1)
+    }
+
+    async fn finish(&self, lease: &Lease, end: End) -> Result<bool, InboxError> {
+        let sql = "WITH ended AS (
+                UPDATE inbox SET state = $4, reason = $5, problem = $6,
+                    due_at = clock_timestamp() + make_interval(secs => $7::double precision), attempts = attempts + $8,
+                    worker = NULL, leased_at = NULL, changed_at = clock_timestamp(),
+                    rows = coalesce($9, rows), bad_rows = coalesce($10, bad_rows), filtered_rows = $11,
+                    stored_bytes = coalesce(nullif($12, 0::bigint), stored_bytes), plain_bytes = coalesce(nullif($13, 0::bigint), plain_bytes)
+                WHERE id = $1 AND worker = $2 AND leased_at = $3 AND state = 'working' AND due_at > clock_timestamp()
+                RETURNING id, changed_at, state, reason, problem)
+            INSERT INTO history (inbox_id, at, state, reason, problem, worker)
+            SELECT id, changed_at, state, reason, problem, $2 FROM ended";
+        let Ending { state, reason, problem, due_in, tries, figures } = Ending::of(&end);
+        let figure = |of: fn(&super::FileDone) -> u64| figures.map(|figures| signed(of(figures)));
+        let values: &[&(dyn ToSql + Sync)] = &[
+            &lease.id,
+            &lease.worker.0,
+            &At::of(lease.leased_at),
+            &state.as_str(),
+            &reason.map(|reason| reason.as_str()),
+            &problem.map(value::text),
+            &due_in.map(seconds),
+            &i32::try_from(tries).unwrap_or(i32::MAX),
+            &figure(|done| done.rows),
+            &figure(|done| done.bad_rows),
+            &figures.and_then(|done| done.filtered_rows).map(signed),
+            &figure(|done| done.stored_bytes),
+            &figure(|done| done.plain_bytes),
+        ];
+        Ok(self.execute(sql, values).await? == 1)
+    }
+
+    async fn skip_other_types(&self, types: &[String]) -> Result<u64, InboxError> {
+        // The types that are there are found by jumps through the index, whatever number of files they have.
+        let sql = "WITH RECURSIVE there (blob_type) AS (
+                SELECT min(blob_type) FROM inbox WHERE state = 'saved'
+                UNION ALL
+                SELECT (SELECT min(blob_type) FROM inbox WHERE state = 'saved' AND blob_type > there.blob_type)
+                FROM there WHERE there.blob_type IS NOT NULL),
+            other AS MATERIALIZED (
+                SELECT id FROM inbox
+                WHERE state = 'saved' AND blob_type = ANY (ARRAY(SELECT blob_type FROM there WHERE NOT blob_type LIKE ANY ($1)))
+                LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED),
+            skipped AS (
+                UPDATE inbox SET state = 'skipped', due_at = NULL, problem = $3, changed_at = clock_timestamp()
+                FROM other WHERE inbox.id = other.id RETURNING inbox.id, changed_at)
+            INSERT INTO history (inbox_id, at, state, problem) SELECT id, changed_at, 'skipped', $3 FROM skipped";
+        let patterns = patterns(types);
+        let mut skipped = 0;
+        loop {
+            let now = self.execute(sql, &[&patterns, &SKIPPED_AT_ONCE, &OTHER_TYPE]).await?;
+            skipped += now;
+            if now < SKIPPED_AT_ONCE.unsigned_abs() {
+                return Ok(skipped);
+            }
+        }
+    }
+
+    async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {
+        let sql = "SELECT id, file_key FROM inbox WHERE state = 'done' AND id > $1 ORDER BY id LIMIT $2";
+        let rows = self.query(sql, &[&after, &i64::from(most)]).await?;
+        Ok(rows.iter().map(|row| (row.get(0), key_of(row.get(1)))).collect())
+    }
+
+    async fn reopen(&self, ids: &[i64]) -> Result<u64, InboxError> {
+        // Several who find the same at their start follow each other, in the order of the ids.
+        let sql = "WITH known AS MATERIALIZED (
+                SELECT id FROM inbox WHERE id = ANY ($1) AND state = 'done' ORDER BY id FOR NO KEY UPDATE),
+            reopened AS (
+                UPDATE inbox SET state = 'saved', due_at = clock_timestamp(), changed_at = clock_timestamp(), rows = 0,
+                    bad_rows = 0, filtered_rows = NULL, blob_etag = NULL, blob_length = NULL
+                FROM known WHERE inbox.id = known.id RETURNING inbox.id, changed_at)
+            INSERT INTO history (inbox_id, at, state, problem) SELECT id, changed_at, 'saved', $2 FROM reopened";
+        self.execute(sql, &[&ids, &UNKNOWN_TO_SINK]).await
+    }
+
+    async fn retry(&self, id: i64) -> Result<Asked, InboxError> {
+        let from = [State::Saved, State::Quarantined, State::Skipped, State::Expired];
+        self.decide(id, State::Saved, &from, None, WANTED_AGAIN).await
+    }
+
+    async fn skip(&self, id: i64, why: &str) -> Result<Asked, InboxError> {
+        let (from, why) = ([State::Saved, State::Quarantined, State::Expired], not_wanted(why));
+        self.decide(id, State::Skipped, &from, Some(&why), &why).await
+    }
+
+    async fn remember_place(&self, place: &Place) -> Result<(), InboxError> {
+        let sql = "INSERT INTO place (endpoint, container, first_seen_at) VALUES ($1, $2, clock_timestamp())
+                   ON CONFLICT DO NOTHING";
+        self.execute(sql, &[&place.endpoint, &place.container]).await.map(|_| ())
+    }
+
+    async fn places(&self) -> Result<Vec<Place>, InboxError> {
+        let rows = self.query("SELECT endpoint, container FROM place ORDER BY endpoint, container", &[]).await?;
+        Ok(rows.iter().map(|row| Place { endpoint: row.get(0), container: row.get(1) }).collect())
+    }
+
+    async fn pending(&self, wanted: &Wanted) -> Result<Pending, InboxError> {
+        let wanted = WantedValues::of(wanted);
+        let Conditions { sql: wanted, values } = wanted.conditions(Vec::new());
+        let sql = format!(
+            "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
+             SELECT (SELECT count(*) FROM inbox WHERE {wanted} AND due_at <= (SELECT now FROM clock)),
+                 count(*) FILTER (WHERE state = 'working'), count(*) FILTER (WHERE state = 'saved'),
+                 extract(epoch FROM min(due_at) - (SELECT now FROM clock))::double precision
+             FROM inbox WHERE {wanted} AND due_at > (SELECT now FROM clock)"
+        );
+        let rows = self.query(&sql, &values).await?;
+        Ok(rows.first().map_or_else(Pending::default, |row| Pending {
+            due: count(row, 0),
+            working: count(row, 1),
+            later: count(row, 2),
+            next_due_in: row.get::<_, Option<f64>>(3).map(|wait| Duration::from_secs_f64(wait.max(0.0))),
+        }))
+    }
+
+    async fn counts(&self) -> Result<Counts, InboxError> {
+        let rows = "SELECT (SELECT coalesce(sum(filtered_rows), 0)::bigint FROM inbox WHERE filtered_rows > 0),
+                        (SELECT coalesce(sum(bad_rows), 0)::bigint FROM inbox WHERE bad_rows > 0)";
+        let states = "SELECT state, count(*) FROM inbox GROUP BY state";
+        let mut counts = Counts::default();
+        for row in self.query(rows, &[]).await? {
+            (counts.filtered_rows, counts.bad_rows) = (count(&row, 0), count(&row, 1));
+        }
+        for row in self.query(states, &[]).await? {
+            let many = count(&row, 1);
+            match parsed::<State>(&row, 0)? {
+                State::Saved => counts.saved = many,
+                State::Working => counts.working = many,
+                State::Done => counts.done = many,
+                State::Quarantined => counts.quarantined = many,
+                State::Skipped => counts.skipped = many,
+                State::Duplicate => counts.duplicate = many,
+                State::Expired => counts.expired = many,
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn types(&self) -> Result<Vec<TypeTotals>, InboxError> {
+        // What was read counts; before, what the message says.
+        let sql = "SELECT blob_type, count(*), count(*) FILTER (WHERE state = 'skipped'),
+                count(*) FILTER (WHERE state = 'done'),
+                coalesce(sum(CASE state WHEN 'done' THEN rows ELSE announced_rows END), 0)::double precision,
+                coalesce(sum(coalesce(stored_bytes, announced_bytes)), 0)::double precision,
+                count(coalesce(stored_bytes, announced_bytes)), coalesce(sum(filtered_rows), 0)::double precision
+            FROM inbox WHERE blob_type IS NOT NULL AND file_key IS NOT NULL AND state <> 'duplicate'
+            GROUP BY blob_type ORDER BY blob_type COLLATE \"C\"";
+        let sum = |row: &Row, at: usize| row.get::<_, f64>(at) as u64;
+        let rows = self.query_within(LONG_PATIENCE, sql, &[]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| TypeTotals {
+                blob_type: row.get(0),
+                files: count(row, 1),
+                skipped: count(row, 2),
+                done: count(row, 3),
+                rows: sum(row, 4),
+                bytes: sum(row, 5),
+                files_with_bytes: count(row, 6),
+                filtered_rows: sum(row, 7),
+            })
+            .collect())
+    }
+
+    async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
+        let state = filter.state.map(State::as_str);
+        let mut conditions = Conditions::new(Vec::new());
+        if let Some(state) = &state {
+            conditions.and("state = ", state);
+        }
+        if let Some(blob_type) = &filter.blob_type {
+            conditions.and("blob_type = ", blob_type);
+        }
+        if let Some(correlation_id) = &filter.correlation_id {
+            conditions.and("correlation_id = ", correlation_id);
+        }
+        if let Some(before) = &filter.before {
+            conditions.and("id < ", before);
+        }
+        let most = if filter.most == 0 { 100 } else { filter.most };
+        let Conditions { sql, values } = conditions;
+        let sql = format!("SELECT {ROW_COLUMNS} FROM inbox WHERE {sql} ORDER BY id DESC LIMIT {most}");
+        self.query(&sql, &values).await?.iter().map(read_row).collect()
+    }
+
+    async fn get(&self, id: i64) -> Result<Option<InboxRow>, InboxError> {
+        let sql = format!("SELECT {ROW_COLUMNS} FROM inbox WHERE id = $1");
+        self.query(&sql, &[&id]).await?.first().map(read_row).transpose()
+    }
+
+    async fn history(&self, id: i64) -> Result<Vec<HistoryEntry>, InboxError> {
+        let sql = "SELECT at, state, reason, problem, worker FROM history WHERE inbox_id = $1 ORDER BY id";
+        let read = |row: &Row| {
+            Ok(HistoryEntry {
+                at: row.get::<_, At>(0).instant(),
+                state: parsed(row, 1)?,
+                reason: parsed_optional(row, 2)?,
+                problem: row.get(3),
+                worker: row.get(4),
+            })
+        };
+        self.query(sql, &[&id]).await?.iter().map(read).collect()
+    }
+}
+
+/// Patterns for LIKE, with a star for any characters, as [`is_of_types`](waybill_contracts::is_of_types) has it.
+fn patterns(types: &[String]) -> Vec<String> {
+    let pattern = |name: &String| {
+        let mut pattern = String::with_capacity(name.len());
+        for character in value::text(name).chars() {
+            match character {
+                '*' => pattern.push('%'),
+                '%' | '_' | '\\' => pattern.extend(['\\', character]),
+                other => pattern.push(other),
+            }
+        }
+        pattern
+    };
+    types.iter().map(pattern).collect()
+}
+
+fn read_file(row: &Row) -> StoredFile {
+    let sequence = row.get::<_, Option<i64>>("sequence").map(|sequence| PublisherSequence {
+        publisher: row.get::<_, Option<String>>("publisher").unwrap_or_default(),
+        epoch: row.get::<_, Option<String>>("epoch").unwrap_or_default(),
+        sequence: sequence.unsigned_abs(),
+    });
+    let blob = row.get::<_, Option<String>>("blob_etag").map(|etag| BlobSeen {
+        etag,
+        length: row.get::<_, Option<i64>>("blob_length").unwrap_or_default().unsigned_abs(),
+    });
+    StoredFile {
+        id: row.get("id"),
+        key: key_of(row.get("file_key")),
+        body: row.get("body"),
+        sequence,
+        expires_at: row.get::<_, Option<At>>("expires_at").map(At::instant),
+        sequence_number: row.get("broker_sequence"),
+        received_at: row.get::<_, At>("received_at").instant(),
+        attempts: row.get::<_, i32>("attempts").unsigned_abs(),
+        blob,
+    }
+}
+
+const ROW_COLUMNS: &str = "id, state, reason, problem, file_key, blob_type, correlation_id, sequence, entity_path,
+    broker_sequence, enqueued_at, message_id, received_at, changed_at, due_at, expires_at, attempts, worker, rows,
+    bad_rows, duplicate_of, body, filtered_rows";
+
+fn read_row(row: &Row) -> Result<InboxRow, InboxError> {
+    let state: State = parsed(row, 1)?;
+    let body: String = row.get(21);
+    let (uri, content_type) = shown(&body);
+    let instant = |at: usize| row.get::<_, At>(at).instant();
+    let optional_instant = |at: usize| row.get::<_, Option<At>>(at).map(At::instant);
+    Ok(InboxRow {
+        id: row.get(0),
+        state,
+        reason: parsed_optional(row, 2)?,
+        problem: row.get(3),
+        file: row.get::<_, Option<String>>(4).map(key_of),
+        blob_type: row.get(5),
+        correlation_id: row.get(6),
+        uri,
+        content_type,
+        sequence: row.get::<_, Option<i64>>(7).map(i64::unsigned_abs),
+        entity_path: row.get(8),
+        sequence_number: row.get(9),
+        enqueued_at: instant(10),
+        message_id: row.get(11),
+        received_at: instant(12),
+        changed_at: instant(13),
+        due_at: optional_instant(14).filter(|_| state == State::Saved),
+        expires_at: optional_instant(15),
+        attempts: row.get::<_, i32>(16).unsigned_abs(),
+        worker: row.get(17),
+        rows: count(row, 18),
+        bad_rows: count(row, 19),
+        filtered_rows: row.get::<_, Option<i64>>(22).map(i64::unsigned_abs),
+        duplicate_of: row.get(20),
+        body,
+    })
+}
+
+fn parsed<T: std::str::FromStr>(row: &Row, at: usize) -> Result<T, InboxError>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    let text: &str = row.get(at);
+    text.parse().map_err(|error: T::Err| InboxError::Unavailable(Box::new(error)))
+}
+
+fn parsed_optional<T: std::str::FromStr>(row: &Row, at: usize) -> Result<Option<T>, InboxError>
+where
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    if row.get::<_, Option<&str>>(at).is_none() { Ok(None) } else { parsed(row, at).map(Some) }
+}
+
+fn count(row: &Row, at: usize) -> u64 {
+    row.get::<_, i64>(at).unsigned_abs()
+}
+
+/// Told apart from the locks of other programs in this database, and of other inboxes.
+fn lock_number(schema: &str) -> i64 {
+    let hash = Sha256::digest(format!("waybill inbox {schema}").as_bytes());
+    let mut number = [0; 8];
+    number.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
+    i64::from_be_bytes(number)
+}
+
+fn not_open(error: PostgresError) -> InboxError {
+    match error {
+        PostgresError::Unreachable { .. } | PostgresError::Failed { .. } => unavailable(error),
+        error => InboxError::Open(Box::new(error)),
+    }
+}
+
+fn unavailable(error: PostgresError) -> InboxError {
+    InboxError::Unavailable(Box::new(error))
+}
