@@ -3,16 +3,18 @@
 //! A key of the section `[subscriber]` such as `tenant.url` is also `WAYBILL_SUBSCRIBER__TENANT__URL`. Unknown keys are
 //! refused, in the file with their line, in the environment with the variable's name.
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use toml::{Table, Value};
+use toml::{Table, Value, de::DeTable};
+use waybill_contracts::Predicate;
 
 /// The file that is read when `--config` names none.
 pub const DEFAULT_FILE: &str = "waybill.toml";
 
-const SECTIONS: [&str; 4] = ["subscriber", "publisher", "republish", "local"];
+/// What the file may hold. A section of a program that has none yet would only be forgotten there.
+const SECTIONS: [&str; 2] = ["subscriber", "publisher"];
 
 /// Reads `[section]` of the settings file, then overlays the environment.
 ///
@@ -26,21 +28,38 @@ pub fn load<T>(
 where
     T: Default + Serialize + DeserializeOwned,
 {
-    let read = match file {
-        Some(file) => {
-            Some((file, std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?))
-        }
-        None => match std::fs::read_to_string(DEFAULT_FILE) {
-            Ok(text) => Some((Path::new(DEFAULT_FILE), text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(error).with_context(|| format!("cannot read {DEFAULT_FILE}")),
-        },
-    };
-    let settings = match read {
+    let settings = match read(file)? {
         Some((file, text)) => from_file(section, file, &text)?,
         None => T::default(),
     };
     overlay(section, settings, environment)
+}
+
+/// The predicates of a table of `[section]` in the settings file, each with its place there.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn predicates(section: &str, table: &str, file: Option<&Path>) -> anyhow::Result<BTreeMap<String, Predicate>> {
+    let Some((file, text)) = read(file)? else { return Ok(BTreeMap::new()) };
+    let Ok(document) = DeTable::parse(&text) else { return Ok(BTreeMap::new()) };
+    let section = document.get_ref().get(section).and_then(|section| section.get_ref().as_table());
+    let table = section.and_then(|section| section.get(table)?.get_ref().as_table());
+    let placed = table.into_iter().flatten().filter_map(|(name, value)| {
+        let predicate = value.get_ref().as_str()?;
+        let placed = Predicate::in_document(predicate, &file.display().to_string(), &text, value.span());
+        Some((name.get_ref().to_string(), placed))
+    });
+    Ok(placed.collect())
+}
+
+/// The settings file and its text.
+fn read(file: Option<&Path>) -> anyhow::Result<Option<(&Path, String)>> {
+    let given = file.unwrap_or(Path::new(DEFAULT_FILE));
+    match std::fs::read_to_string(given) {
+        Ok(text) => Ok(Some((given, text))),
+        Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", given.display())),
+    }
 }
 
 fn from_file<T: Default + DeserializeOwned>(section: &str, file: &Path, text: &str) -> anyhow::Result<T> {
@@ -51,7 +70,7 @@ fn from_file<T: Default + DeserializeOwned>(section: &str, file: &Path, text: &s
         }
         None => format!("{}: {}", file.display(), error.message()),
     };
-    let whole: toml::de::DeTable<'_> = match toml::de::DeTable::parse(text) {
+    let whole = match DeTable::parse(text) {
         Ok(table) => table.into_inner(),
         Err(error) => bail!("{}", at(&error)),
     };

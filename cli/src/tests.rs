@@ -8,3 +8,4 @@ mod readme;
 mod rebuild;
 mod reconcile;
 mod rows;
+mod types;

@@ -320,6 +320,14 @@ fn check_types(placed: &[Placed]) -> Parsed<()> {
     let mut taken: HashMap<&str, &str> = HashMap::new();
     for Placed { entity, types_at, .. } in placed {
         for (name, at) in entity.types.iter().zip(types_at) {
+            if name.contains('*') {
+                let text = format!(
+                    "entity {}: type {}: a star stands for nothing here; name each blobType whose rows are this entity",
+                    quote(&entity.name),
+                    quote(name)
+                );
+                return problem(at.clone(), text);
+            }
             if let Some(other) = taken.insert(name, &entity.name) {
                 let text = format!(
                     "entity {}: type {} already belongs to entity {}; the rows of a type are one entity's",

@@ -21,6 +21,14 @@ impl Predicate {
         Self { text: text.into(), file: "where".to_owned(), line: 1, column: Some(1) }
     }
 
+    /// One that stands in a TOML file of this text; `at` is the whole value there, in bytes, with its quotes.
+    #[must_use]
+    pub fn in_document(text: &str, file: &str, document: &str, at: Range<usize>) -> Self {
+        let mut placed = Self::placed(text, document, at);
+        placed.set_file(file);
+        placed
+    }
+
     /// `at` is the whole value in `document`, with its quotes.
     pub(super) fn placed(text: &str, document: &str, at: Range<usize>) -> Self {
         let value = document.get(at.clone()).unwrap_or_default();

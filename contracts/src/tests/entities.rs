@@ -12,7 +12,7 @@ const ACCEPTED_FILES: [&str; 5] =
 const ADVENTURE_WORKS: &str = include_str!("../../../examples/data/adventureworks/entities.toml");
 
 /// File, line, and the words by which a person finds the mistake.
-const REFUSALS: [(&str, usize, &str); 47] = [
+const REFUSALS: [(&str, usize, &str); 48] = [
     ("not-toml.toml", 2, "not TOML: "),
     ("key-twice.toml", 3, "duplicate key"),
     ("table-twice.toml", 4, "duplicate key"),
@@ -57,6 +57,11 @@ const REFUSALS: [(&str, usize, &str); 47] = [
     ("table-reserved.toml", 3, "table \"_waybill_progress\" begins with _waybill, which is reserved"),
     ("same-table.toml", 6, "entity \"b\": table \"A\" is also that of entity \"a\""),
     ("same-type.toml", 7, "entity \"b\": type \"Changes\" already belongs to entity \"a\""),
+    (
+        "type-is-a-pattern.toml",
+        2,
+        "entity \"order\": type \"Gateway.*\": a star stands for nothing here; name each blobType",
+    ),
     ("several-types-without-version.toml", 5, "without a declared `version`"),
     ("reference-to-nothing.toml", 6, "entity \"a\": reference to \"b\": no such entity"),
     ("reference-without-fields.toml", 4, "entity \"a\": a reference: `fields` is missing"),

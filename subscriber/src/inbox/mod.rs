@@ -35,6 +35,7 @@ pub use model::{
 pub use pages::Pages;
 pub use postgres::{PostgresInbox, PostgresInboxOptions};
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
+pub use stored::OTHER_TYPE;
 
 /// Why the inbox could not answer. Nothing of the call took effect.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +81,8 @@ pub trait Inbox: Send + Sync + 'static {
     /// Ends a lease; `false` when it has lapsed.
     fn finish(&self, lease: &Lease, end: End) -> impl Future<Output = Result<bool, InboxError>> + Send;
 
-    /// Puts files in state `saved` whose type [is not of](waybill_contracts::is_of_types) `types` to `skipped`; how many.
+    /// Puts files in state `saved` whose type [is not of](waybill_contracts::is_of_types) `types` to `skipped`, with the
+    /// problem [`OTHER_TYPE`]; how many.
     fn skip_other_types(&self, types: &[String]) -> impl Future<Output = Result<u64, InboxError>> + Send;
 
     /// Files in state `done`, after `after` in the order of their ids, at most `most`: to be compared with the sink.

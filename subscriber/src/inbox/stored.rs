@@ -8,8 +8,8 @@ use waybill_contracts::{Metadata, MetadataError, Reason};
 
 use super::{BlobSeen, End, FileDone, FileKey, Lease, Leased, PublisherSequence, State, Waybill};
 
-/// What the history says of a file of a type that nobody configured.
-pub(super) const OTHER_TYPE: &str = "outside the configured types";
+/// The problem of a file that was skipped because its type is not configured.
+pub const OTHER_TYPE: &str = "outside the configured types";
 /// Of a file that the inbox calls done.
 pub(super) const UNKNOWN_TO_SINK: &str = "the sink does not know this file";
 /// Of what a person wants.

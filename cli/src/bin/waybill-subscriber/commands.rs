@@ -12,6 +12,7 @@ mod rebuild;
 mod reconcile;
 mod replay;
 mod rows;
+mod types;
 mod work;
 
 use waybill_cli::{args::Common, exit::Outcome};
@@ -68,8 +69,12 @@ pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result
         Command::Trace { correlation_id } => {
             look::trace(&common, &Settings::load(&common, None)?, &correlation_id).await
         }
-        Command::Retry { ids, quarantined, blob_type } => {
-            let of = if quarantined { decide::Of::Quarantined(blob_type) } else { decide::Of::Ids(ids) };
+        Command::Retry { ids, quarantined, skipped, blob_type } => {
+            let of = match (quarantined, skipped) {
+                (true, _) => decide::Of::Quarantined(blob_type),
+                (_, true) => decide::Of::Skipped(blob_type),
+                _ => decide::Of::Ids(ids),
+            };
             decide::retry(&common, &Settings::load(&common, None)?, of).await
         }
         Command::Skip { ids, why } => decide::skip(&common, &Settings::load(&common, None)?, &ids, &why).await,

@@ -150,13 +150,16 @@ enum Command {
     /// Have files tried again now: quarantined, skipped or expired ones, or ones that wait for a later try
     Retry {
         /// Their numbers, as `list` shows them
-        #[arg(required_unless_present = "quarantined", conflicts_with = "quarantined")]
+        #[arg(required_unless_present_any = ["quarantined", "skipped"], conflicts_with_all = ["quarantined", "skipped"])]
         ids: Vec<i64>,
         /// Every file that is quarantined
-        #[arg(long)]
+        #[arg(long, group = "all")]
         quarantined: bool,
-        /// With --quarantined: only files of this blobType
-        #[arg(long = "type", value_name = "TYPE", requires = "quarantined")]
+        /// Every file that an earlier choice of `types` put aside and that is wanted now
+        #[arg(long, group = "all")]
+        skipped: bool,
+        /// With --quarantined or --skipped: only files of this blobType
+        #[arg(long = "type", value_name = "TYPE", requires = "all")]
         blob_type: Option<String>,
     },
     /// Put files or messages aside that nobody wants: saved, quarantined or expired ones

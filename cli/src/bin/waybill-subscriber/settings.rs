@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use waybill_azure::{
     blob::ContainerOptions,
@@ -16,9 +16,11 @@ use waybill_azure::{
     http::HttpOptions,
 };
 use waybill_cli::{args::Common, settings};
-use waybill_contracts::{Entities, GrantLayout, is_of_types};
+use waybill_contracts::{Entities, GrantLayout, Predicate, is_of_types};
+use waybill_formats::{RowFilter, filter::FilterColumns};
 use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
+    apply::EntityPlans,
     inbox::{SqliteInbox, SqliteInboxOptions},
     sink::{self, AnySink},
 };
@@ -42,6 +44,9 @@ pub(crate) struct Settings {
     types: Option<Vec<String>>,
     /// Which rows are wanted of a blobType that no entity has.
     filters: BTreeMap<String, String>,
+    /// Where they stand in the settings file.
+    #[serde(skip)]
+    filters_at: BTreeMap<String, Predicate>,
     /// `quarantine`, `skip` or `fail`.
     on_bad_row: BadRow,
     /// Compare the plain bytes with `plainSha256`.
@@ -79,6 +84,7 @@ impl Default for Settings {
             entities: None,
             types: None,
             filters: BTreeMap::new(),
+            filters_at: BTreeMap::new(),
             on_bad_row: BadRow::Quarantine,
             verify_hash: false,
             dead_letters: true,
@@ -99,6 +105,9 @@ impl Settings {
     /// File, environment, then flags.
     pub(crate) fn load(common: &Common, target: Option<&Target>) -> anyhow::Result<Self> {
         let mut settings: Self = settings::load("subscriber", common.config.as_deref(), std::env::vars())?;
+        if !settings.filters.is_empty() {
+            settings.filters_at = settings::predicates("subscriber", "filters", common.config.as_deref())?;
+        }
         if let Some(data) = &common.data {
             settings.data.clone_from(data);
         }
@@ -186,6 +195,34 @@ impl Settings {
         Ok(Entities::parse(&text, &path.display().to_string())?)
     }
 
+    /// The entities, once all that the configuration says of types, entities and filters is checked as a run checks it; each
+    /// mistake with its file and line.
+    pub(crate) fn checked_entities(&self) -> anyhow::Result<Entities> {
+        let entities = self.read_entities()?;
+        EntityPlans::compile(&entities)?;
+        entities.check_types(self.types())?;
+        for (blob_type, text) in &self.filters {
+            let at_line = self.filters_at.get(blob_type).filter(|placed| placed.text() == text);
+            let mistake = |at: usize, problem: String| match at_line {
+                Some(placed) => anyhow!(placed.error(at, &format!("the filter of {blob_type:?}: {problem}"))),
+                None => anyhow!(
+                    "environment, WAYBILL_SUBSCRIBER__FILTERS__…: the filter of {blob_type:?}: at character {}: {problem}",
+                    at + 1
+                ),
+            };
+            if blob_type.contains('*') {
+                return Err(mistake(0, "a star stands for nothing here; name each blobType".to_owned()));
+            }
+            if let Some(entity) = entities.for_type(blob_type) {
+                let problem =
+                    format!("its rows belong to entity {:?}; write the predicate there, as `where`", entity.name);
+                return Err(mistake(0, problem));
+            }
+            RowFilter::compile(text, &FilterColumns::default()).map_err(|error| mistake(error.at, error.problem))?;
+        }
+        Ok(entities)
+    }
+
     /// Only these types, as configured.
     pub(crate) fn types(&self) -> Option<&[String]> {
         self.types.as_deref()
@@ -246,7 +283,7 @@ impl Settings {
 
     fn builder(&self, ca_file: Option<PathBuf>) -> anyhow::Result<SubscriberBuilder> {
         let mut builder = Subscriber::<SqliteInbox>::builder()
-            .entities(self.read_entities()?)
+            .entities(self.checked_entities()?)
             .files_in_flight_max(self.files_in_flight_max)
             .commit_rows_max(self.commit_rows_max)
             .commit_bytes_max(self.commit_bytes_max)

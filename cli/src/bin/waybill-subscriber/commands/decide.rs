@@ -6,8 +6,9 @@ use waybill_cli::{
     exit::Outcome,
     output::{json, line, many},
 };
-use waybill_subscriber::inbox::{Asked, Inbox, ListFilter, Pages, SqliteInbox, State};
+use waybill_subscriber::inbox::{Asked, Inbox, InboxRow, ListFilter, OTHER_TYPE, Pages, SqliteInbox, State};
 
+use super::types::skipped;
 use crate::settings::Settings;
 
 /// Rows that are looked up at once.
@@ -18,6 +19,8 @@ pub(crate) enum Of {
     Ids(Vec<i64>),
     /// All that are quarantined, or those of one type.
     Quarantined(Option<String>),
+    /// All that were put aside for their type and are wanted now, or those of one type.
+    Skipped(Option<String>),
 }
 
 /// What became of it, as JSON.
@@ -45,7 +48,18 @@ pub(crate) async fn retry(common: &Common, settings: &Settings, of: Of) -> anyho
                 decided.note(id, asked, "tried again");
             }
         }
-        Of::Quarantined(blob_type) => retry_all(&inbox, blob_type, &mut decided).await?,
+        Of::Quarantined(blob_type) => {
+            let filter = ListFilter { state: Some(State::Quarantined), blob_type, most: PAGE, ..ListFilter::default() };
+            // A message that names no file is for its sender to mend.
+            retry_all(&inbox, filter, |row| row.file.is_some(), &mut decided).await?;
+        }
+        Of::Skipped(blob_type) => {
+            let is_of = |row: &InboxRow| {
+                row.problem.as_deref() == Some(OTHER_TYPE)
+                    && row.blob_type.as_ref().is_some_and(|name| settings.wants(name))
+            };
+            retry_all(&inbox, skipped(blob_type), is_of, &mut decided).await?;
+        }
     }
     let done = decided.done.len() as u64;
     if common.format == Format::Json {
@@ -59,12 +73,15 @@ pub(crate) async fn retry(common: &Common, settings: &Settings, of: Of) -> anyho
     decided.end()
 }
 
-async fn retry_all(inbox: &SqliteInbox, blob_type: Option<String>, decided: &mut Decided) -> anyhow::Result<()> {
-    let filter = ListFilter { state: Some(State::Quarantined), blob_type, most: PAGE, ..ListFilter::default() };
+async fn retry_all(
+    inbox: &SqliteInbox,
+    filter: ListFilter,
+    is_meant: impl Fn(&InboxRow) -> bool,
+    decided: &mut Decided,
+) -> anyhow::Result<()> {
     let mut pages = Pages::new(filter);
     while let Some(rows) = pages.next(inbox).await? {
-        // A message that names no file is for its sender to mend.
-        for row in rows.iter().filter(|row| row.file.is_some()) {
+        for row in rows.iter().filter(|row| is_meant(row)) {
             // Another person may have decided meanwhile.
             if inbox.retry(row.id).await? == Asked::Done {
                 decided.done.push(row.id);

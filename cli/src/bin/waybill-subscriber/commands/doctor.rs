@@ -18,8 +18,12 @@ use waybill_cli::{
     output::{instant, json, line},
 };
 use waybill_contracts::Entities;
-use waybill_subscriber::grants::{Credential, Grants};
+use waybill_subscriber::{
+    grants::{Credential, Grants},
+    inbox::Inbox as _,
+};
 
+use super::types::{say_unseen, unseen};
 use crate::{Target, settings::Settings, tenant::Reached};
 
 /// For one question to somebody else.
@@ -64,7 +68,7 @@ pub(crate) async fn doctor(common: &Common, target: &Target) -> anyhow::Result<O
     doctor.proxy(reached.as_ref(), grants.as_ref())?;
     doctor.bus(settings, reached.as_ref(), grants.as_ref()).await?;
     doctor.storage(reached.as_ref(), grants.as_ref()).await?;
-    doctor.inbox(settings).await?;
+    doctor.inbox(config.as_ref()).await?;
     doctor.sink(config.as_ref()).await?;
     doctor.end()
 }
@@ -80,16 +84,16 @@ impl Doctor {
     fn config(&mut self, common: &Common, target: &Target) -> anyhow::Result<Option<(Settings, Entities)>> {
         const CHECK: &str = "configuration";
         let read = Settings::load(common, Some(target)).and_then(|settings| {
-            let entities = settings.read_entities()?;
+            let entities = settings.checked_entities()?;
             Ok((settings, entities))
         });
         match read {
             Ok((settings, entities)) => {
-                let entities_read = entities.0.len();
-                self.ok(
-                    CHECK,
-                    format_args!("readable; {entities_read} entities; data in {}", settings.data.display()),
-                )?;
+                let known = match entities.0.len() {
+                    1 => "1 entity".to_owned(),
+                    many => format!("{many} entities"),
+                };
+                self.ok(CHECK, format_args!("readable; {known}; data in {}", settings.data.display()))?;
                 Ok(Some((settings, entities)))
             }
             Err(error) => self.failed(CHECK, format_args!("{error:#}")).map(|()| None),
@@ -254,14 +258,19 @@ impl Doctor {
         }
     }
 
-    async fn inbox(&mut self, settings: Option<&Settings>) -> anyhow::Result<()> {
+    async fn inbox(&mut self, config: Option<&(Settings, Entities)>) -> anyhow::Result<()> {
         const CHECK: &str = "inbox";
-        let Some(settings) = settings else { return self.not_tried(CHECK) };
+        let Some((settings, entities)) = config else { return self.not_tried(CHECK) };
         if !settings.inbox_path().exists() {
             return self.ok(CHECK, format_args!("not there yet; `run` makes it in {}", settings.data.display()));
         }
-        match settings.existing_inbox().await {
-            Ok(_) => self.ok(CHECK, format_args!("{}", settings.inbox_path().display())),
+        let announced = async { Ok::<_, anyhow::Error>(settings.existing_inbox().await?.types().await?) };
+        match announced.await {
+            Ok(announced) => {
+                let unseen = say_unseen(&unseen(settings, entities, &announced), &announced);
+                let unseen = unseen.map(|text| format!("; {text}")).unwrap_or_default();
+                self.ok(CHECK, format_args!("{}{unseen}", settings.inbox_path().display()))
+            }
             Err(error) => self.failed(CHECK, format_args!("{error:#}")),
         }
     }

@@ -12,6 +12,7 @@ use waybill_subscriber::{
     inbox::{Inbox, TypeTotals},
 };
 
+use super::types::{put_aside, say_unseen, unseen};
 use crate::settings::Settings;
 
 /// A type and what becomes of it.
@@ -36,37 +37,61 @@ struct Sum {
     bytes: u64,
 }
 
+impl Sum {
+    fn add(&mut self, files: u64, rows: u64, bytes: u64) {
+        self.files += files;
+        self.rows += rows;
+        self.bytes += bytes;
+    }
+}
+
 /// The plan, as JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Plan {
     types: Vec<Type>,
-    /// Of types that are not wanted.
+    /// Of types that are not wanted, or put aside.
     saved: Sum,
     fetched: Sum,
+    /// Files of types that are wanted now and were not when they came.
+    put_aside: u64,
+    /// Parts of the configuration that name blobTypes of which no file has come.
+    unseen: Vec<String>,
     /// The text of an SQL filter that keeps the messages away, too.
     broker_rule: Option<String>,
 }
 
 pub(crate) async fn plan(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
-    let entities = settings.read_entities()?;
+    let entities = settings.checked_entities()?;
     let plans = EntityPlans::compile(&entities)?;
-    entities.check_types(settings.types())?;
-    let totals = settings.existing_inbox().await?.types().await?;
+    let inbox = settings.existing_inbox().await?;
+    let totals = inbox.types().await?;
+    let unseen = unseen(settings, &entities, &totals);
+    let told = say_unseen(&unseen, &totals);
+    let aside = put_aside(&inbox, settings, &totals).await?;
+    let (mut saved, mut fetched) = (Sum::default(), Sum::default());
+    for totals in &totals {
+        let aside = aside.get(&totals.blob_type).copied().unwrap_or_default();
+        if settings.wants(&totals.blob_type) {
+            let less = |all: u64, aside: u64| all.saturating_sub(aside);
+            fetched.add(
+                less(totals.files, aside.files),
+                less(totals.rows, aside.rows),
+                less(totals.bytes, aside.bytes),
+            );
+            saved.add(aside.files, aside.rows, aside.bytes);
+        } else {
+            saved.add(totals.files, totals.rows, totals.bytes);
+        }
+    }
+    let put_aside = aside.values().map(|of| of.by_type).sum();
     let types: Vec<_> = totals.into_iter().map(|totals| describe(totals, settings, &plans, &entities)).collect();
-    let sum = |wanted: bool| {
-        types.iter().filter(|of| of.wanted == wanted).fold(Sum::default(), |sum, Type { totals, .. }| Sum {
-            files: sum.files + totals.files,
-            rows: sum.rows + totals.rows,
-            bytes: sum.bytes + totals.bytes,
-        })
-    };
-    let (saved, fetched) = (sum(false), sum(true));
-    let plan = Plan { types, saved, fetched, broker_rule: settings.types().map(broker_rule) };
+    let broker_rule = settings.types().map(broker_rule);
+    let plan = Plan { types, saved, fetched, put_aside, unseen, broker_rule };
     if common.format == Format::Json {
         json(&plan)?;
     } else {
-        show(&plan)?;
+        show(&plan, told.as_deref())?;
     }
     Ok(Outcome::Done)
 }
@@ -83,7 +108,7 @@ fn describe(totals: TypeTotals, settings: &Settings, plans: &EntityPlans, entiti
     Type { wanted, entity, filter, totals }
 }
 
-fn show(plan: &Plan) -> anyhow::Result<()> {
+fn show(plan: &Plan, told: Option<&str>) -> anyhow::Result<()> {
     if plan.types.is_empty() {
         return line(format_args!("the inbox is empty: nothing was announced yet"));
     }
@@ -100,7 +125,12 @@ fn show(plan: &Plan) -> anyhow::Result<()> {
                 } else {
                     format!("{} of {}", count(totals.bytes), many(totals.files_with_bytes, "file"))
                 },
-                if of.wanted { "fetched" } else { "skipped" }.to_owned(),
+                match totals.skipped {
+                    _ if !of.wanted => "skipped".to_owned(),
+                    0 => "fetched".to_owned(),
+                    all if all == totals.files => "skipped earlier".to_owned(),
+                    some => format!("fetched, but for {} skipped earlier", count(some)),
+                },
                 of.entity.clone().unwrap_or_else(|| "-".to_owned()),
                 match &of.filter {
                     _ if !of.wanted => "-".to_owned(),
@@ -120,6 +150,16 @@ fn show(plan: &Plan) -> anyhow::Result<()> {
     }
     if plan.types.iter().any(|of| of.wanted && of.filter.is_some()) {
         line(format_args!("a filter of rows reads whole files: it saves rows in the sink, no download"))?;
+    }
+    if plan.put_aside > 0 {
+        line(format_args!(
+            "{} of types that are wanted now were skipped by an earlier choice of types: `waybill-subscriber retry --skipped` \
+             has them worked",
+            many(plan.put_aside, "file")
+        ))?;
+    }
+    if let Some(told) = told {
+        line(format_args!("\n{told}"))?;
     }
     match &plan.broker_rule {
         Some(rule) => line(format_args!(

@@ -55,7 +55,7 @@ pub(crate) async fn rebuild(
     let began = Instant::now();
     Rebuild::admit(settings.sink()?)?;
     let inbox = settings.existing_inbox().await?;
-    let entities = settings.read_entities()?;
+    let entities = settings.checked_entities()?;
     let scope = scope(&inbox, settings, &entities, types.as_deref()).await?;
     if types.is_some() {
         say_scope(&scope);

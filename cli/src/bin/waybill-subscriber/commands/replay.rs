@@ -42,7 +42,7 @@ pub(crate) async fn replay(
             many(left_out, "file")
         );
     }
-    let sink = settings.open_sink(&settings.read_entities()?).await?;
+    let sink = settings.open_sink(&settings.checked_entities()?).await?;
     let subscriber = settings.subscriber_on(copy, common.local.as_deref()).await?;
     check_grant(&subscriber, true).await?;
     let say = Say::beside(settings)?;

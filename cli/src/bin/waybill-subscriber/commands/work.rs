@@ -22,7 +22,7 @@ use waybill_subscriber::{
     sink::AnySink,
 };
 
-use super::bad_rows::Place;
+use super::{bad_rows::Place, types};
 use crate::settings::Settings;
 
 /// With `--until-idle`, how long the bus and TenantService may be out of reach before we give up.
@@ -34,11 +34,38 @@ pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
     check_grant(&subscriber, until_idle.is_some()).await?;
+    let told = say_types(settings, &subscriber).await?;
     let say = Say::beside(settings)?;
-    supervise(common, &subscriber, &Wanted::default(), until_idle, true, say, async |stop| {
+    let outcome = supervise(common, &subscriber, &Wanted::default(), until_idle, true, say, async |stop| {
         Ok(while_read(&sink, &stop, subscriber.run(sink.clone(), stop.clone())).await?)
     })
-    .await
+    .await?;
+    if !told {
+        say_types(settings, &subscriber).await?;
+    }
+    Ok(outcome)
+}
+
+/// Says what the configuration's types do not fit: at the start what is known by then, else at the end. Whether it said so.
+async fn say_types(settings: &Settings, subscriber: &Local) -> anyhow::Result<bool> {
+    let (inbox, entities) = (subscriber.inbox(), settings.read_entities()?);
+    let announced = inbox.types().await?;
+    let aside = types::put_aside(inbox, settings, &announced).await?;
+    let by_type: u64 = aside.values().map(|of| of.by_type).sum();
+    if by_type > 0 {
+        let names: Vec<&str> = aside.iter().filter(|(_, of)| of.by_type > 0).map(|(name, _)| name.as_str()).collect();
+        eprintln!(
+            "waybill-subscriber: {} of types that are wanted now ({}) were skipped by an earlier choice of types; \
+             `waybill-subscriber retry --skipped` has them worked",
+            many(by_type, "file"),
+            names.join(", ")
+        );
+    }
+    let unseen = types::say_unseen(&types::unseen(settings, &entities, &announced), &announced);
+    if let Some(unseen) = &unseen {
+        eprintln!("waybill-subscriber: {unseen}");
+    }
+    Ok(by_type > 0 || unseen.is_some())
 }
 
 pub(crate) async fn receive(
@@ -61,6 +88,7 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
     check_grant(&subscriber, true).await?;
+    say_types(settings, &subscriber).await?;
     let say = Say::beside(settings)?;
     let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
         Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)
@@ -77,7 +105,7 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
 }
 
 async fn open_sink(settings: &Settings) -> anyhow::Result<AnySink> {
-    settings.open_sink(&settings.read_entities()?).await
+    settings.open_sink(&settings.checked_entities()?).await
 }
 
 /// Where a summary goes, and what it says of bad rows.
