@@ -8,4 +8,5 @@ mod readme;
 mod rebuild;
 mod reconcile;
 mod rows;
+mod shared_inbox;
 mod types;

@@ -14,10 +14,12 @@ use crate::{PostgresConnection, PostgresTransaction, Schema};
 
 /// How every session of ours reads and writes dates, and that notices are not sent.
 ///
-/// Each statement sees what was committed before it, whatever the database's own default is: who waited for a lock looks again.
+/// Each statement sees what was committed before it, whatever the database's own default is: who waited for a lock looks
+/// again. The server gives up a client whose machine died after 90 s, and with it what it had locked.
 const SESSION: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c client_min_messages=warning \
                        -c extra_float_digits=1 -c standard_conforming_strings=on \
-                       -c default_transaction_isolation=read\\ committed";
+                       -c default_transaction_isolation=read\\ committed \
+                       -c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3";
 /// Of a name, in bytes; longer ones are cut by the server. Source: PostgreSQL, section 4.1.1, NAMEDATALEN.
 const NAME_MAX: usize = 63;
 

@@ -321,7 +321,7 @@ impl SubscriberBuilder {
                 entities: Arc::new(self.entities.clone()),
                 plans: Arc::new(plans),
                 filters,
-                worker: WorkerId(format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple())),
+                worker: WorkerId::new(),
                 options: self,
                 received: Arc::default(),
                 dead_letters: Arc::default(),

@@ -30,6 +30,8 @@ mod promises;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod tokens;

@@ -18,6 +18,7 @@
 //! # Sources
 //! Microsoft, "Message transfers, locks, and settlement" (peek-lock); "Message sequencing and timestamps".
 
+mod any;
 pub mod conformance;
 mod model;
 mod pages;
@@ -27,6 +28,7 @@ mod stored;
 
 use std::future::Future;
 
+pub use any::AnyInbox;
 pub use model::{
     Admitted, Announced, Arrival, Asked, BlobSeen, BrokenMessage, Counts, End, FileDone, FileKey, HistoryEntry,
     InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, UnknownState, Wanted,

@@ -48,6 +48,16 @@ impl fmt::Display for FileKey {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WorkerId(pub String);
 
+impl WorkerId {
+    /// A new one, which tells people where its process is: `HOST-PID-…`.
+    pub(crate) fn new() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let host = host.or_else(|| std::env::var("COMPUTERNAME").ok()).or_else(|| std::env::var("HOSTNAME").ok());
+        let host = host.as_deref().map(str::trim).filter(|host| !host.is_empty()).unwrap_or("host");
+        Self(format!("{host}-{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()))
+    }
+}
+
 /// Where an inbox row is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]

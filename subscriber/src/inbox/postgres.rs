@@ -91,18 +91,17 @@ impl PostgresInbox {
         Ok(inbox)
     }
 
-    /// Connects to an inbox that is there; to look, or for what a person wants.
+    /// Connects to an inbox, if there is one; to look, or for what a person wants.
     ///
     /// # Errors
-    /// As [`PostgresInbox::open`], and [`InboxError::Open`] when there is no inbox.
-    pub async fn open_existing(address: &str, options: PostgresInboxOptions) -> Result<Self, InboxError> {
+    /// As [`PostgresInbox::open`].
+    pub async fn open_existing(address: &str, options: PostgresInboxOptions) -> Result<Option<Self>, InboxError> {
         let inbox = Self::at(address, options)?;
         if inbox.store.version(&SCHEMA).await.map_err(not_open)?.is_none() {
-            let (shown, schema) = (inbox.store.shown().to_owned(), inbox.schema);
-            return Err(InboxError::Open(Box::new(NoInbox { shown, schema })));
+            return Ok(None);
         }
         inbox.store.migrate(&SCHEMA).await.map_err(not_open)?;
-        Ok(inbox)
+        Ok(Some(inbox))
     }
 
     fn at(address: &str, options: PostgresInboxOptions) -> Result<Self, InboxError> {
@@ -120,6 +119,15 @@ impl PostgresInbox {
         .map_err(not_open)?;
         let lock = lock_number(&schema);
         Ok(Self { store, lease, schema, lock })
+    }
+
+    /// What [`PostgresInbox::shown`] says of an address and a schema; touches no network.
+    ///
+    /// # Errors
+    /// [`InboxError::Open`] for an address that cannot be used.
+    pub fn place(address: &str, schema: &str) -> Result<String, InboxError> {
+        let options = PostgresInboxOptions { schema: schema.to_owned(), ..PostgresInboxOptions::default() };
+        Ok(Self::at(address, options)?.shown())
     }
 
     /// `postgres://HOST:PORT/DATABASE, schema NAME`, without user or password.
@@ -228,14 +236,6 @@ impl fmt::Debug for PostgresInbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresInbox").field("database", &self.shown()).finish_non_exhaustive()
     }
-}
-
-/// There is a database, and no inbox in it.
-#[derive(Debug, thiserror::Error)]
-#[error("{shown}: no inbox in schema {schema:?}; receive first with `waybill-subscriber run`")]
-struct NoInbox {
-    shown: String,
-    schema: String,
 }
 
 /// Conditions on the row, and the values that they speak of.

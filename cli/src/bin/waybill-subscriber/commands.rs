@@ -20,64 +20,62 @@ use waybill_subscriber::inbox::{ListFilter, Wanted};
 
 use crate::{Command, Target, settings::Settings};
 
-pub(crate) async fn dispatch(common: Common, command: Command) -> anyhow::Result<Outcome> {
+/// `inbox` is the flag.
+pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Command) -> anyhow::Result<Outcome> {
+    let load = |target| Settings::load(&common, inbox.as_deref(), target);
     match command {
         Command::Init { from } if from.is_empty() => init::init(),
         Command::Init { from } => init::from_samples(&from),
-        Command::Run { target, until_idle } => {
-            work::run(&common, &Settings::load(&common, Some(&target))?, until_idle).await
-        }
-        Command::Receive { until_idle } => work::receive(&common, &Settings::load(&common, None)?, until_idle).await,
+        Command::Run { target, until_idle } => work::run(&common, &load(Some(&target))?, until_idle).await,
+        Command::Receive { until_idle } => work::receive(&common, &load(None)?, until_idle).await,
         Command::Process { target, types, since } => {
             let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
-            work::process(&common, &Settings::load(&common, Some(&target))?, wanted).await
+            work::process(&common, &load(Some(&target))?, wanted).await
         }
         Command::Rows(of) => {
             let target = Target { sink: None, entities: of.entities.clone() };
-            rows::rows(&common, &Settings::load(&common, Some(&target))?, &of).await
+            rows::rows(&common, &load(Some(&target))?, &of).await
         }
         Command::Plan { entities } => {
             let target = Target { sink: None, entities };
-            plan::plan(&common, &Settings::load(&common, Some(&target))?).await
+            plan::plan(&common, &load(Some(&target))?).await
         }
         Command::Replay { target, types, since, complete } => {
             let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
-            replay::replay(&common, &Settings::load(&common, Some(&target))?, wanted, complete).await
+            replay::replay(&common, &load(Some(&target))?, wanted, complete).await
         }
         Command::Rebuild { target, types, incomplete } => {
             let types = (!types.is_empty()).then_some(types);
-            rebuild::rebuild(&common, &Settings::load(&common, Some(&target))?, types, incomplete).await
+            rebuild::rebuild(&common, &load(Some(&target))?, types, incomplete).await
         }
         Command::Reconcile { types, dry_run } => {
             let types = (!types.is_empty()).then_some(types);
-            reconcile::reconcile(&common, &Settings::load(&common, None)?, types, dry_run).await
+            reconcile::reconcile(&common, &load(None)?, types, dry_run).await
         }
-        Command::Doctor { target } => doctor::doctor(&common, &target).await,
-        Command::Status => look::status(&common, &Settings::load(&common, None)?).await,
+        Command::Doctor { target } => doctor::doctor(&common, load(Some(&target))).await,
+        Command::Status => look::status(&common, &load(None)?).await,
         Command::List { state, blob_type, correlation, before, limit } => {
             let filter = ListFilter { state, blob_type, correlation_id: correlation, before, most: limit };
-            look::list(&common, &Settings::load(&common, None)?, &filter).await
+            look::list(&common, &load(None)?, &filter).await
         }
-        Command::BadRows(of) => bad_rows::list(&common, &Settings::load(&common, Some(&of.target))?, &of).await,
+        Command::BadRows(of) => bad_rows::list(&common, &load(Some(&of.target))?, &of).await,
         Command::Parked { target, blob_type, limit, release } => {
-            let settings = Settings::load(&common, Some(&target))?;
+            let settings = load(Some(&target))?;
             match release.as_deref() {
                 Some([parent, key]) => parked::release(&common, &settings, parent, key).await,
                 _ => parked::list(&common, &settings, blob_type.as_deref(), limit).await,
             }
         }
-        Command::Trace { correlation_id } => {
-            look::trace(&common, &Settings::load(&common, None)?, &correlation_id).await
-        }
+        Command::Trace { correlation_id } => look::trace(&common, &load(None)?, &correlation_id).await,
         Command::Retry { ids, quarantined, skipped, blob_type } => {
             let of = match (quarantined, skipped) {
                 (true, _) => decide::Of::Quarantined(blob_type),
                 (_, true) => decide::Of::Skipped(blob_type),
                 _ => decide::Of::Ids(ids),
             };
-            decide::retry(&common, &Settings::load(&common, None)?, of).await
+            decide::retry(&common, &load(None)?, of).await
         }
-        Command::Skip { ids, why } => decide::skip(&common, &Settings::load(&common, None)?, &ids, &why).await,
-        Command::Show { id } => look::show(&common, &Settings::load(&common, None)?, id).await,
+        Command::Skip { ids, why } => decide::skip(&common, &load(None)?, &ids, &why).await,
+        Command::Show { id } => look::show(&common, &load(None)?, id).await,
     }
 }

@@ -21,6 +21,10 @@ use waybill_subscriber::inbox::State;
 struct Cli {
     #[command(flatten)]
     common: Common,
+    /// The database that holds the inbox, where several subscribers share it: postgres://USER@HOST:PORT/DATABASE
+    /// [default: a file in the folder of our own state]
+    #[arg(long, global = true, value_name = "INBOX")]
+    inbox: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -264,5 +268,5 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    exit::end("waybill-subscriber", runtime.block_on(commands::dispatch(cli.common, cli.command)))
+    exit::end("waybill-subscriber", runtime.block_on(commands::dispatch(cli.common, cli.inbox, cli.command)))
 }

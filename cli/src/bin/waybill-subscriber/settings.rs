@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
+use url::Url;
 use waybill_azure::{
     blob::ContainerOptions,
     bus::{BusOptions, Transport},
@@ -21,7 +22,7 @@ use waybill_formats::{RowFilter, filter::FilterColumns};
 use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
     apply::EntityPlans,
-    inbox::{SqliteInbox, SqliteInboxOptions},
+    inbox::{AnyInbox, PostgresInbox, PostgresInboxOptions, SqliteInbox, SqliteInboxOptions},
     sink::{self, AnySink},
 };
 
@@ -36,6 +37,10 @@ use crate::{
 pub(crate) struct Settings {
     /// Folder of our own state.
     pub(crate) data: PathBuf,
+    /// The database that holds the inbox, where several subscribers share it; else it is a file in `data`.
+    inbox: Option<String>,
+    /// The schema in that database.
+    inbox_schema: String,
     /// Where rows go.
     pub(crate) sink: Option<String>,
     /// The file that says what rows mean.
@@ -80,6 +85,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             data: ".waybill".into(),
+            inbox: None,
+            inbox_schema: PostgresInboxOptions::default().schema,
             sink: None,
             entities: None,
             types: None,
@@ -103,13 +110,17 @@ impl Default for Settings {
 
 impl Settings {
     /// File, environment, then flags.
-    pub(crate) fn load(common: &Common, target: Option<&Target>) -> anyhow::Result<Self> {
+    pub(crate) fn load(common: &Common, inbox: Option<&str>, target: Option<&Target>) -> anyhow::Result<Self> {
         let mut settings: Self = settings::load("subscriber", common.config.as_deref(), std::env::vars())?;
         if !settings.filters.is_empty() {
             settings.filters_at = settings::predicates("subscriber", "filters", common.config.as_deref())?;
         }
         if let Some(data) = &common.data {
             settings.data.clone_from(data);
+        }
+        if let Some(inbox) = inbox {
+            refuse_password("--inbox", "WAYBILL_SUBSCRIBER__INBOX", inbox)?;
+            settings.inbox = Some(inbox.to_owned());
         }
         if let Some(target) = target {
             settings.sink = target.sink.clone().or(settings.sink);
@@ -118,13 +129,41 @@ impl Settings {
         Ok(settings)
     }
 
-    pub(crate) fn inbox_path(&self) -> PathBuf {
+    fn inbox_path(&self) -> PathBuf {
         self.data.join("inbox.sqlite")
     }
 
-    pub(crate) async fn inbox(&self) -> anyhow::Result<SqliteInbox> {
-        self.make_data()?;
-        self.open_inbox().await
+    /// Where the inbox is or would be, without user or password.
+    pub(crate) fn inbox_place(&self) -> anyhow::Result<String> {
+        Ok(match self.inbox_address()? {
+            None => self.inbox_path().display().to_string(),
+            Some(address) => PostgresInbox::place(address, &self.inbox_schema)?,
+        })
+    }
+
+    /// The database of the inbox, where it has one.
+    fn inbox_address(&self) -> anyhow::Result<Option<&str>> {
+        match self.inbox.as_deref() {
+            None => Ok(None),
+            Some(address) if ["postgres://", "postgresql://"].iter().any(|kind| address.starts_with(kind)) => {
+                Ok(Some(address))
+            }
+            // It may hold a password.
+            Some(_) => bail!(
+                "`inbox` is postgres://USER@HOST:PORT/DATABASE, where several subscribers share it; leave it out for a file in the \
+                 data folder"
+            ),
+        }
+    }
+
+    pub(crate) async fn inbox(&self) -> anyhow::Result<AnyInbox> {
+        match self.inbox_address()? {
+            Some(address) => Ok(AnyInbox::Postgres(PostgresInbox::open(address, self.postgres_options()).await?)),
+            None => {
+                self.make_data()?;
+                self.open_file().await
+            }
+        }
     }
 
     fn make_data(&self) -> anyhow::Result<()> {
@@ -133,34 +172,50 @@ impl Settings {
     }
 
     /// The inbox, if there is one: for commands that only look.
-    pub(crate) async fn existing_inbox(&self) -> anyhow::Result<SqliteInbox> {
-        let path = self.inbox_path();
-        if !self.has_inbox() {
-            bail!(
-                "no inbox at {}; give the folder with --data, or receive first with `waybill-subscriber run`",
-                path.display()
-            );
+    pub(crate) async fn existing_inbox(&self) -> anyhow::Result<AnyInbox> {
+        if let Some(inbox) = self.inbox_if_there().await? {
+            return Ok(inbox);
         }
-        Ok(SqliteInbox::open_to_look(&path).await?)
+        let place = self.inbox_place()?;
+        match self.inbox {
+            None => bail!(
+                "no inbox at {place}; give the folder with --data, or the database with --inbox, or receive first with \
+                 `waybill-subscriber run`"
+            ),
+            Some(_) => bail!("no inbox in {place}; receive first with `waybill-subscriber run`"),
+        }
     }
 
-    /// Whether there is one to look at.
-    pub(crate) fn has_inbox(&self) -> bool {
-        self.inbox_path().exists()
+    /// The same, where none is no error.
+    pub(crate) async fn inbox_if_there(&self) -> anyhow::Result<Option<AnyInbox>> {
+        let path = self.inbox_path();
+        Ok(match self.inbox_address()? {
+            Some(address) => {
+                PostgresInbox::open_existing(address, self.postgres_options()).await?.map(AnyInbox::Postgres)
+            }
+            None if path.exists() => Some(AnyInbox::Sqlite(SqliteInbox::open_to_look(&path).await?)),
+            None => None,
+        })
     }
 
     /// The inbox, if there is one: for a person's decisions.
-    pub(crate) async fn inbox_to_change(&self) -> anyhow::Result<SqliteInbox> {
-        self.existing_inbox().await?;
-        self.open_inbox().await
+    pub(crate) async fn inbox_to_change(&self) -> anyhow::Result<AnyInbox> {
+        match self.existing_inbox().await? {
+            AnyInbox::Sqlite(_) => self.open_file().await,
+            shared => Ok(shared),
+        }
     }
 
-    async fn open_inbox(&self) -> anyhow::Result<SqliteInbox> {
-        Ok(SqliteInbox::open(&self.inbox_path(), self.inbox_options()).await?)
+    async fn open_file(&self) -> anyhow::Result<AnyInbox> {
+        Ok(AnyInbox::Sqlite(SqliteInbox::open(&self.inbox_path(), self.inbox_options()).await?))
     }
 
     fn inbox_options(&self) -> SqliteInboxOptions {
         SqliteInboxOptions { lease: Duration::from_millis(self.lease_ms), ..SqliteInboxOptions::default() }
+    }
+
+    fn postgres_options(&self) -> PostgresInboxOptions {
+        PostgresInboxOptions { lease: Duration::from_millis(self.lease_ms), schema: self.inbox_schema.clone() }
     }
 
     /// How the bus is reached.
@@ -246,14 +301,14 @@ impl Settings {
     }
 
     /// An inbox at [`Settings::copy_path`], the one that is there or a new one.
-    pub(crate) async fn copy_inbox(&self, path: &Path) -> anyhow::Result<SqliteInbox> {
+    pub(crate) async fn copy_inbox(&self, path: &Path) -> anyhow::Result<AnyInbox> {
         let folder = path.parent().context("the copy is in a folder")?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        Ok(SqliteInbox::open(path, self.inbox_options()).await?)
+        Ok(AnyInbox::Sqlite(SqliteInbox::open(path, self.inbox_options()).await?))
     }
 
     /// The subscriber, with its tenant from `--local` or the settings.
-    pub(crate) async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<SqliteInbox>> {
+    pub(crate) async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
         // A missing tenant is said before a folder is made.
         self.tenant(local).await?;
         self.subscriber_on(self.inbox().await?, local).await
@@ -262,16 +317,16 @@ impl Settings {
     /// The same, with another inbox.
     pub(crate) async fn subscriber_on(
         &self,
-        inbox: SqliteInbox,
+        inbox: AnyInbox,
         local: Option<&Path>,
-    ) -> anyhow::Result<Subscriber<SqliteInbox>> {
+    ) -> anyhow::Result<Subscriber<AnyInbox>> {
         let Reached { url, credential, ca_file } = self.tenant(local).await?;
         let builder = self.builder(ca_file)?;
         Ok(builder.with_tenant(inbox, &url, credential)?)
     }
 
     /// One that only looks.
-    pub(crate) async fn looker(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<SqliteInbox>> {
+    pub(crate) async fn looker(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
         let inbox = self.existing_inbox().await?;
         let Reached { url, credential, ca_file } = self.tenant(local).await?;
         Ok(self.builder(ca_file)?.with_tenant(inbox, &url, credential)?)
@@ -308,4 +363,13 @@ impl Settings {
         }
         Ok(builder)
     }
+}
+
+/// A command line is read by everybody on the machine.
+fn refuse_password(flag: &str, variable: &str, address: &str) -> anyhow::Result<()> {
+    let Ok(url) = Url::parse(address) else { return Ok(()) };
+    if url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password") {
+        bail!("{flag} may hold no password, which others on this machine could read; give the address in {variable}");
+    }
+    Ok(())
 }

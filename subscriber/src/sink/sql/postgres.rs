@@ -55,6 +55,10 @@ const RELEASED_BYTES_MAX: i64 = 8 << 20;
 const ARRIVED_KEYS_MAX: usize = 1_000;
 /// A transaction that met another's change of a table, or a deadlock with somebody else's, is begun again so often.
 const TRIES: u32 = 5;
+/// Whoever is frozen in the middle of a batch lets go of what it locked after a minute, unless the address says when.
+const BEGIN: &str = "SET CONSTRAINTS ALL IMMEDIATE;
+    SELECT set_config('idle_in_transaction_session_timeout', '60s', true)
+    WHERE current_setting('idle_in_transaction_session_timeout') = '0'";
 /// Told apart from other databases and schemas in the numbers of locks.
 const PLACE: &str = "SELECT current_database()::text || '/' || coalesce(current_schema()::text, '')";
 const IN_THE_WAY: &str = "other transactions were in the way several times";
@@ -380,7 +384,7 @@ impl Run<'_> {
         mut tx: PostgresTransaction<'_>,
         planned: &mut Arc<Planned>,
     ) -> Result<Option<Applied>, Failure> {
-        tx.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
+        tx.batch_execute(BEGIN).await?;
         let plan = match &planned.rows {
             PlannedRows::Entity(plan, _) => Some(Arc::clone(plan)),
             PlannedRows::Stream(_) => None,

@@ -44,7 +44,7 @@ pub(crate) async fn list(common: &Common, settings: &Settings, wanted: &BadRows)
     if place != Place::Tables {
         bail!("{target} keeps no list of bad rows: {place}");
     }
-    let inbox = if settings.has_inbox() { Some(settings.existing_inbox().await?) } else { None };
+    let inbox = settings.inbox_if_there().await?;
     let mut of = BadRowsOf { file: None, types: types(settings, wanted)?, after: wanted.after.unwrap_or(0) };
     let mut found_bad = 0;
     if let Some(id) = wanted.file {

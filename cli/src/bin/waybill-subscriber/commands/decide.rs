@@ -6,7 +6,7 @@ use waybill_cli::{
     exit::Outcome,
     output::{json, line, many},
 };
-use waybill_subscriber::inbox::{Asked, Inbox, InboxRow, ListFilter, OTHER_TYPE, Pages, SqliteInbox, State};
+use waybill_subscriber::inbox::{Asked, Inbox, InboxRow, ListFilter, OTHER_TYPE, Pages, State};
 
 use super::types::skipped;
 use crate::settings::Settings;
@@ -74,7 +74,7 @@ pub(crate) async fn retry(common: &Common, settings: &Settings, of: Of) -> anyho
 }
 
 async fn retry_all(
-    inbox: &SqliteInbox,
+    inbox: &impl Inbox,
     filter: ListFilter,
     is_meant: impl Fn(&InboxRow) -> bool,
     decided: &mut Decided,

@@ -24,7 +24,7 @@ use waybill_subscriber::{
 };
 
 use super::types::{say_unseen, unseen};
-use crate::{Target, settings::Settings, tenant::Reached};
+use crate::{settings::Settings, tenant::Reached};
 
 /// For one question to somebody else.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -57,10 +57,10 @@ struct Doctor {
     checks: Vec<Check>,
 }
 
-pub(crate) async fn doctor(common: &Common, target: &Target) -> anyhow::Result<Outcome> {
+pub(crate) async fn doctor(common: &Common, settings: anyhow::Result<Settings>) -> anyhow::Result<Outcome> {
     let mut doctor = Doctor { people: common.format != Format::Json, checks: Vec::new() };
     let local = common.local.as_deref();
-    let config = doctor.config(common, target)?;
+    let config = doctor.config(settings)?;
     let settings = config.as_ref().map(|(settings, _)| settings);
     let reached = doctor.access_token(settings, local).await?;
     doctor.clock(reached.as_ref()).await?;
@@ -81,9 +81,9 @@ struct Granted {
 }
 
 impl Doctor {
-    fn config(&mut self, common: &Common, target: &Target) -> anyhow::Result<Option<(Settings, Entities)>> {
+    fn config(&mut self, settings: anyhow::Result<Settings>) -> anyhow::Result<Option<(Settings, Entities)>> {
         const CHECK: &str = "configuration";
-        let read = Settings::load(common, Some(target)).and_then(|settings| {
+        let read = settings.and_then(|settings| {
             let entities = settings.checked_entities()?;
             Ok((settings, entities))
         });
@@ -261,16 +261,20 @@ impl Doctor {
     async fn inbox(&mut self, config: Option<&(Settings, Entities)>) -> anyhow::Result<()> {
         const CHECK: &str = "inbox";
         let Some((settings, entities)) = config else { return self.not_tried(CHECK) };
-        if !settings.inbox_path().exists() {
-            return self.ok(CHECK, format_args!("not there yet; `run` makes it in {}", settings.data.display()));
-        }
-        let announced = async { Ok::<_, anyhow::Error>(settings.existing_inbox().await?.types().await?) };
-        match announced.await {
-            Ok(announced) => {
+        let found = async {
+            let announced = match settings.inbox_if_there().await? {
+                Some(inbox) => Some(inbox.types().await?),
+                None => None,
+            };
+            Ok::<_, anyhow::Error>((announced, settings.inbox_place()?))
+        };
+        match found.await {
+            Ok((Some(announced), place)) => {
                 let unseen = say_unseen(&unseen(settings, entities, &announced), &announced);
                 let unseen = unseen.map(|text| format!("; {text}")).unwrap_or_default();
-                self.ok(CHECK, format_args!("{}{unseen}", settings.inbox_path().display()))
+                self.ok(CHECK, format_args!("{place}{unseen}"))
             }
+            Ok((None, place)) => self.ok(CHECK, format_args!("not there yet; `run` makes it: {place}")),
             Err(error) => self.failed(CHECK, format_args!("{error:#}")),
         }
     }

@@ -78,6 +78,10 @@ pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilt
         &["ID", "STATE", "TYPE", "RECEIVED", "ROWS", "BAD", "TRIES", "PROBLEM"],
         rows.iter().map(|row| {
             let problem = match (&row.reason, &row.problem, row.duplicate_of) {
+                // Why an earlier try ended is in its history.
+                _ if row.state == State::Working => {
+                    row.worker.as_ref().map_or_else(String::new, |worker| format!("held by {worker}"))
+                }
                 (Some(reason), Some(problem), _) => format!("{reason}: {problem}"),
                 (None, Some(problem), _) => problem.clone(),
                 (_, _, Some(of)) => format!("another message for {of}"),
@@ -112,7 +116,7 @@ struct Shown {
 pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyhow::Result<Outcome> {
     let inbox = settings.existing_inbox().await?;
     let Some(row) = inbox.get(id).await? else {
-        bail!("no row {id} in {}; `waybill-subscriber list` shows the numbers", settings.inbox_path().display());
+        bail!("no row {id} in {}; `waybill-subscriber list` shows the numbers", settings.inbox_place()?);
     };
     let history = inbox.history(id).await?;
     if common.format == Format::Json {
@@ -132,6 +136,7 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     fact("from", Some(format!("{} #{} at {}", row.entity_path, row.sequence_number, instant(row.enqueued_at))));
     fact("message id", row.message_id);
     fact("received", Some(instant(row.received_at)));
+    fact("held by", row.worker);
     fact("due", row.due_at.map(instant));
     fact("expires", row.expires_at.map(instant));
     let filtered = row.filtered_rows.map_or(String::new(), |rows| format!(", {} not wanted by a filter", count(rows)));
@@ -164,7 +169,7 @@ pub(crate) async fn trace(common: &Common, settings: &Settings, correlation_id: 
     if shown.is_empty() {
         bail!(
             "nothing in {} has the correlation id {correlation_id:?}; ids are compared as they are written",
-            settings.inbox_path().display()
+            settings.inbox_place()?
         );
     }
     shown.reverse();

@@ -17,7 +17,7 @@ use waybill_cli::{
 use waybill_contracts::Entities;
 use waybill_subscriber::{
     FileKey,
-    inbox::{Inbox, SqliteInbox, State, Wanted},
+    inbox::{AnyInbox, Inbox, State, Wanted},
     replay::{Waiting, copy_done, coverage},
     sink::{Rebuild, Scope, SwappedTable, Way},
 };
@@ -118,7 +118,7 @@ pub(crate) async fn rebuild(
 
 /// What was named, or all that the configuration and the inbox know.
 async fn scope(
-    inbox: &SqliteInbox,
+    inbox: &impl Inbox,
     settings: &Settings,
     entities: &Entities,
     types: Option<&[String]>,
@@ -139,7 +139,7 @@ fn say_scope(scope: &Scope) {
 }
 
 /// What is not proven to be there: refused, or counted when that was asked for.
-async fn refuse_gaps(inbox: &SqliteInbox, wanted: &Wanted, incomplete: bool) -> anyhow::Result<u64> {
+async fn refuse_gaps(inbox: &impl Inbox, wanted: &Wanted, incomplete: bool) -> anyhow::Result<u64> {
     let coverage = coverage(inbox, wanted, Waiting::Comes).await?;
     if coverage.files == 0 {
         bail!("no file to derive tables from; `waybill-subscriber list` shows what was received");
@@ -160,7 +160,7 @@ async fn refuse_gaps(inbox: &SqliteInbox, wanted: &Wanted, incomplete: bool) -> 
 
 /// Files into the shadow.
 struct Derive<'d> {
-    inbox: &'d SqliteInbox,
+    inbox: &'d AnyInbox,
     subscriber: &'d Local,
     wanted: &'d Wanted,
     incomplete: bool,

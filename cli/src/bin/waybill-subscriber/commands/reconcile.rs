@@ -18,7 +18,7 @@ pub(crate) async fn reconcile(
 ) -> anyhow::Result<Outcome> {
     let local = common.local.as_deref();
     // A dry run beside a running subscriber takes part in nothing.
-    let subscriber = if dry_run && settings.inbox_path().exists() {
+    let subscriber = if dry_run && settings.inbox_if_there().await?.is_some() {
         settings.looker(local).await?
     } else {
         settings.subscriber(local).await?

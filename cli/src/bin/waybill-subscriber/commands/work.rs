@@ -18,7 +18,7 @@ use waybill_cli::{
 };
 use waybill_subscriber::{
     Subscriber,
-    inbox::{Inbox, Pending, SqliteInbox, Wanted},
+    inbox::{AnyInbox, Inbox, Pending, Wanted},
     sink::AnySink,
 };
 
@@ -28,7 +28,7 @@ use crate::settings::Settings;
 /// With `--until-idle`, how long the bus and TenantService may be out of reach before we give up.
 const CONTACT_PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) type Local = Subscriber<SqliteInbox>;
+pub(super) type Local = Subscriber<AnyInbox>;
 
 pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option<Duration>) -> anyhow::Result<Outcome> {
     let sink = open_sink(settings).await?;

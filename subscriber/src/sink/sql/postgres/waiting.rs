@@ -14,7 +14,7 @@ use super::{
         tables::Parked,
         waiting::{MissingParent, OVERDUE_ROWS_MAX, Patience, Released, SqlSink, again_in},
     },
-    IN_THE_WAY, PostgresSink, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, Run, TRIES, fetch, is_worth_another_try,
+    BEGIN, IN_THE_WAY, PostgresSink, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, Run, TRIES, fetch, is_worth_another_try,
 };
 use crate::{
     apply::EntityPlan,
@@ -118,7 +118,7 @@ impl Run<'_> {
         plan: &EntityPlan,
         which: &Which<'_>,
     ) -> Result<Option<Released>, Failure> {
-        tx.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
+        tx.batch_execute(BEGIN).await?;
         self.lock(&tx, plan).await?;
         let released = match which {
             Which::For(key) => self.release_without(&mut tx, plan.name(), key).await?,
