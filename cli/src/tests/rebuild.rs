@@ -52,6 +52,26 @@ async fn until(folder: &TempDir, sql: &str, expected: &[&str]) {
 }
 
 #[tokio::test]
+async fn an_entity_that_comes_later_is_told_what_it_lacks_and_gets_it_by_a_rebuild() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("entities.toml"), "").unwrap();
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
+    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+    let told = run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0).err;
+    let wanted = "table \"ItemChanges\" holds what came of ItemChanges before it had an entity; the table of entity \"item\" gets \
+                  only what comes from now on, until `waybill-subscriber rebuild --type item` derives it from all files";
+    assert_eq!(told.matches(wanted).count(), 1, "{told}");
+    assert_eq!(query(&folder, "SELECT CAST(count(*) AS TEXT) FROM item"), ["0"]);
+    let rebuilt = run(with_sink(&folder, "rebuild", &["--type", "item"])).await.with(0).out;
+    assert!(rebuilt.contains("left as it was: its type has an entity now; yours to drop"), "{rebuilt}");
+    assert_eq!(query(&folder, ROWS), ["1|19.90", "2|5.00"]);
+    let quiet = run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0).err;
+    assert!(!quiet.contains("holds what came"), "{quiet}");
+    local.stop().await;
+}
+
+#[tokio::test]
 async fn a_damaged_table_is_right_again_beside_a_running_subscriber_which_goes_on() {
     let (folder, local) = beside_local().await;
     std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();

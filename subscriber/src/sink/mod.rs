@@ -19,8 +19,8 @@ pub use self::{
     any::{AnySink, open},
     dir::{DirFormat, DirSink, DirTotals},
     sql::{
-        BadRowEntry, BadRowsOf, MissingParent, ParkedRow, PostgresSink, Rebuild, RebuildError, Released, Scope,
-        SqlSink, SqliteSink, SwappedTable, Totals, Way,
+        BadRowEntry, BadRowsOf, MissingParent, Outgrown, ParkedRow, PostgresSink, Rebuild, RebuildError, Released,
+        Scope, SqlSink, SqliteSink, SwappedTable, Totals, Way,
     },
     stdout::StdoutSink,
 };

@@ -39,6 +39,7 @@ pub use bad_rows::{BadRowEntry, BadRowsOf};
 pub use postgres::PostgresSink;
 pub use rebuild::{Rebuild, RebuildError, Scope, SwappedTable, Way};
 pub use sqlite::SqliteSink;
+pub use tables::Outgrown;
 pub use waiting::{MissingParent, Released, SqlSink};
 
 use super::Applied;

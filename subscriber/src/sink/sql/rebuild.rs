@@ -135,6 +135,8 @@ pub enum Way {
     Made,
     /// It did not fit its entity any more, and a new one is in its place.
     MadeAnew,
+    /// Its type has an entity with another table now. It stays as it is, and is nobody's but the user's.
+    LeftBehind,
 }
 
 /// A table after the swap.
@@ -159,6 +161,10 @@ impl SwappedTable {
     /// Before its rows are compared.
     pub(super) fn of(name: &SqlName, way: Way) -> Self {
         Self { table: name.as_str().to_owned(), way, rows: 0, inserted: 0, updated: 0, deleted: 0 }
+    }
+
+    pub(super) fn left_behind(table: String, rows: u64) -> Self {
+        Self { table, way: Way::LeftBehind, rows, inserted: 0, updated: 0, deleted: 0 }
     }
 }
 

@@ -24,7 +24,7 @@ use super::{
     catalogue::quoted,
     hex,
     planned::{Planned, PlannedRows, Shapes},
-    tables::{Parked, Tables},
+    tables::{Outgrown, Parked, Tables},
 };
 use crate::{
     FileKey,
@@ -236,6 +236,14 @@ impl fmt::Debug for SqliteSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteSink").field("name", &self.inner.name).finish_non_exhaustive()
     }
+}
+
+/// The tables of types that have an entity now, in the file itself.
+fn outgrown(connection: &Connection, plans: &EntityPlans) -> rusqlite::Result<Vec<Outgrown>> {
+    let sql = "SELECT name, blob_type FROM main._waybill_table WHERE blob_type IS NOT NULL ORDER BY name";
+    let mut statement = connection.prepare(sql)?;
+    let known = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<Vec<_>, _>>()?;
+    Ok(Outgrown::of(plans, known))
 }
 
 /// Everything, in the writer's transaction.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use waybill_contracts::Reason;
 
 use super::Failure;
-use crate::apply::{EntityPlan, RowReader, Shape};
+use crate::apply::{EntityPlan, EntityPlans, RowReader, Shape};
 
 /// A table that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -67,6 +67,28 @@ pub(super) fn read_without(stored: Option<&str>) -> Vec<(String, String)> {
 /// `without` as it is stored.
 pub(super) fn write_without(without: &[(String, String)]) -> Option<String> {
     (!without.is_empty()).then(|| serde_json::json!(without).to_string())
+}
+
+/// The table of a type that had no entity when its rows came, and has one with another table now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outgrown {
+    /// Its name.
+    pub table: String,
+    /// The type whose rows it holds.
+    pub blob_type: String,
+    /// The entity that has the type now.
+    pub entity: String,
+}
+
+impl Outgrown {
+    /// Those among the tables of types, each with its type.
+    pub(super) fn of(plans: &EntityPlans, tables: Vec<(String, String)>) -> Vec<Self> {
+        let outgrown = |(table, blob_type): (String, String)| {
+            let entity = plans.for_type(&blob_type)?.name().to_owned();
+            Some(Self { table, blob_type, entity })
+        };
+        tables.into_iter().filter_map(outgrown).collect()
+    }
 }
 
 /// Of a bad row's bytes.

@@ -5,7 +5,10 @@ use std::{future::Future, ops::AddAssign, time::Duration};
 use time::OffsetDateTime;
 use waybill_contracts::AfterWait;
 
-use super::bad_rows::{BadRowEntry, BadRowsOf};
+use super::{
+    bad_rows::{BadRowEntry, BadRowsOf},
+    tables::Outgrown,
+};
 use crate::{
     apply::EntityPlans,
     sink::{Sink, SinkError},
@@ -50,6 +53,13 @@ pub trait SqlSink: Sink {
     /// # Errors
     /// [`SinkError::Unavailable`].
     fn count_bad_rows(&self, of: &BadRowsOf) -> impl Future<Output = Result<u64, SinkError>> + Send;
+
+    /// Tables of types that had no entity when their rows came and have one now: its own table lacks these rows until it is
+    /// [derived again](super::Rebuild).
+    ///
+    /// # Errors
+    /// [`SinkError::Unavailable`].
+    fn outgrown(&self) -> impl Future<Output = Result<Vec<Outgrown>, SinkError>> + Send;
 }
 
 /// A parent that rows wait for.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink, SwappedTable, WaitsEnded, Way},
+    sink::{Outgrown, Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink, SwappedTable, WaitsEnded, Way},
 };
 
 const PAIR: &str = r#"
@@ -329,6 +329,45 @@ async fn a_type_without_an_entity_is_derived_again_and_one_that_gets_an_entity_t
     assert_eq!(rebuild(&world, toml, &["Log"], files).await.unwrap()[0].way, Way::MadeAnew);
     world.reopen(Some(toml)).await;
     assert_eq!(world.query("SELECT n, more FROM \"Log\" ORDER BY n"), ["1|-", "2|3"]);
+}
+
+#[tokio::test]
+async fn an_entity_with_a_table_of_its_own_gets_the_rows_that_came_before_it() {
+    let files: Files<'_> = &[("Log", "{\"n\":1}\n{\"n\":2}"), ("Log", r#"{"n":2,"more":3}"#), ("Log", r#"{"n":5}"#)];
+    let mut world = filled("", &files[..2]).await;
+    let toml = "[entity.entry]\ntypes = [\"Log\"]\nkey = [\"n\"]";
+    assert_eq!(world.sink.outgrown().await.unwrap(), []);
+    world.reopen(Some(toml)).await;
+    fill(&world, &files[2..]).await;
+    assert_eq!(world.query("SELECT n FROM entry"), ["5"], "what came before is elsewhere");
+    let of = |name: &str| name.to_owned();
+    let outgrown = Outgrown { table: of("Log"), blob_type: of("Log"), entity: of("entry") };
+    assert_eq!(world.sink.outgrown().await.unwrap(), [outgrown]);
+
+    // The second time there is nothing to leave.
+    let left = SwappedTable { table: of("Log"), way: Way::LeftBehind, rows: 3, inserted: 0, updated: 0, deleted: 0 };
+    let swapped = rebuild(&world, toml, &["entry"], files).await.unwrap();
+    assert_eq!(swapped, [compared("entry", 3, [2, 0, 0]), left]);
+    let rows = "SELECT n, more FROM entry ORDER BY n";
+    assert_eq!(world.query(rows), ["1|-", "2|3", "5|-"]);
+    assert_eq!(world.sink.outgrown().await.unwrap(), []);
+    assert_eq!(world.query("SELECT count(*) FROM \"Log\""), ["3"], "nobody's rows were dropped");
+    assert_eq!(world.sink.totals().await.unwrap().tables, [("entry".to_owned(), 3)]);
+    world.query("DROP TABLE \"Log\"");
+    world.reopen(Some(toml)).await;
+    assert_eq!(rebuild(&world, toml, &["Log"], files).await.unwrap(), [compared("entry", 3, [0, 0, 0])]);
+    assert_eq!(world.query(rows), ["1|-", "2|3", "5|-"]);
+}
+
+#[tokio::test]
+async fn a_table_of_a_type_without_an_entity_that_somebody_dropped_hinders_no_rebuild() {
+    let files: Files<'_> = &[("Log", "{\"n\":1}\n{\"n\":2}")];
+    let world = filled("", files).await;
+    world.query("DROP TABLE \"Log\"");
+    let toml = "[entity.entry]\ntypes = [\"Log\"]\nkey = [\"n\"]";
+    let swapped = rebuild(&world, toml, &["entry"], files).await.unwrap();
+    assert_eq!((swapped.len(), swapped[0].way, swapped[0].rows), (1, Way::Made, 2));
+    assert_eq!(world.query("SELECT name FROM _waybill_table"), ["entry"]);
 }
 
 #[tokio::test]

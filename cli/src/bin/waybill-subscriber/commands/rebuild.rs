@@ -246,6 +246,7 @@ fn told(table: &SwappedTable) -> String {
     match table.way {
         Way::Made => "made".to_owned(),
         Way::MadeAnew => "made anew".to_owned(),
+        Way::LeftBehind => "left as it was: its type has an entity now; yours to drop".to_owned(),
         Way::Compared if inserted + updated + deleted == 0 => "was right".to_owned(),
         Way::Compared => {
             format!("{} inserted, {} updated, {} deleted", count(*inserted), count(*updated), count(*deleted))

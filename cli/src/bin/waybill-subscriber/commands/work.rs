@@ -19,7 +19,7 @@ use waybill_cli::{
 use waybill_subscriber::{
     Subscriber,
     inbox::{AnyInbox, Inbox, Pending, Wanted},
-    sink::AnySink,
+    sink::{AnySink, Outgrown, SqlSink as _},
 };
 
 use super::{bad_rows::Place, types};
@@ -105,7 +105,20 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
 }
 
 async fn open_sink(settings: &Settings) -> anyhow::Result<AnySink> {
-    settings.open_sink(&settings.checked_entities()?).await
+    let sink = settings.open_sink(&settings.checked_entities()?).await?;
+    let outgrown = match &sink {
+        AnySink::Sqlite(sink) => sink.outgrown().await?,
+        AnySink::Postgres(sink) => sink.outgrown().await?,
+        _ => Vec::new(),
+    };
+    for Outgrown { table, blob_type, entity } in outgrown {
+        eprintln!(
+            "waybill-subscriber: table {table:?} holds what came of {blob_type} before it had an entity; the table of entity \
+             {entity:?} gets only what comes from now on, until `waybill-subscriber rebuild --type {entity}` derives it from all \
+             files"
+        );
+    }
+    Ok(sink)
 }
 
 /// Where a summary goes, and what it says of bad rows.

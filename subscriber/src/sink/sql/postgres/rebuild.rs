@@ -15,6 +15,7 @@ use super::{
         catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, would_lose},
         rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
+        tables::Outgrown,
     },
     PLACE, PostgresSink, connect, lock_number, schema, stream_lock_number, without_prefix,
 };
@@ -229,7 +230,7 @@ impl PostgresRebuild {
         for ((name, key), swapped) in tables.iter().zip(&swapped) {
             compared.push(match swapped.way {
                 Way::Compared => Some(schemas.columns(live, name, key).await?),
-                Way::Made | Way::MadeAnew => None,
+                Way::Made | Way::MadeAnew | Way::LeftBehind => None,
             });
         }
         // Children go before their parents, and come after them.
@@ -249,8 +250,31 @@ impl PostgresRebuild {
                 swapped.inserted = swapped.rows;
             }
         }
+        swapped.extend(self.leave_behind(&tables).await?);
         self.take_over(&tables).await?;
         Ok(swapped)
+    }
+
+    /// The tables of types that have an entity with another table now: they are forgotten, not dropped.
+    async fn leave_behind(&self, tables: &[(SqlName, Vec<String>)]) -> Result<Vec<SwappedTable>, Failure> {
+        let (live, schemas) = (&self.live, &self.schemas);
+        let [of_tables, columns] = ["_waybill_table", "_waybill_column"].map(|table| schemas.of_live(table));
+        let sql = format!("SELECT name, blob_type FROM {of_tables} WHERE blob_type IS NOT NULL ORDER BY name");
+        let known = live.query(&sql, &[]).await?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let mut left = Vec::new();
+        for Outgrown { table, .. } in Outgrown::of(&self.plans, known) {
+            if tables.iter().any(|(name, _)| name.as_str() == table) {
+                continue;
+            }
+            let old = schemas.of_live(&table);
+            if live.query_one("SELECT to_regclass($1) IS NOT NULL", &[&old]).await?.get(0) {
+                let rows: i64 = live.query_one(&format!("SELECT count(*) FROM {old}"), &[]).await?.get(0);
+                left.push(SwappedTable::left_behind(table.clone(), rows.cast_unsigned()));
+            }
+            live.execute(&format!("DELETE FROM {columns} WHERE table_name = $1"), &[&table]).await?;
+            live.execute(&format!("DELETE FROM {of_tables} WHERE name = $1"), &[&table]).await?;
+        }
+        Ok(left)
     }
 
     /// A table that rows can go into; a new one has them already.

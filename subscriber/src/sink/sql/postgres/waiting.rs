@@ -11,7 +11,7 @@ use super::{
         BadRowEntry, BadRowsOf, Failure,
         apply::give_up,
         refused,
-        tables::Parked,
+        tables::{Outgrown, Parked},
         waiting::{MissingParent, OVERDUE_ROWS_MAX, Patience, Released, SqlSink, again_in},
     },
     BEGIN, IN_THE_WAY, PostgresSink, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, Run, TRIES, fetch, is_worth_another_try,
@@ -63,6 +63,13 @@ impl SqlSink for PostgresSink {
 
     async fn count_bad_rows(&self, of: &BadRowsOf) -> Result<u64, SinkError> {
         self.number_of_bad_rows(of).await
+    }
+
+    async fn outgrown(&self) -> Result<Vec<Outgrown>, SinkError> {
+        let sql = "SELECT name, blob_type FROM _waybill_table WHERE blob_type IS NOT NULL ORDER BY name";
+        let rows = self.connection().await?.query(sql, &[]).await;
+        let rows = rows.map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
+        Ok(Outgrown::of(&self.inner.plans, rows.iter().map(|row| (row.get(0), row.get(1))).collect()))
     }
 }
 

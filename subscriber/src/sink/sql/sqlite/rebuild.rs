@@ -21,6 +21,7 @@ use super::{
         catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, would_lose},
         rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
+        tables::Outgrown,
     },
     SqliteSink, schema,
 };
@@ -391,6 +392,7 @@ impl Place {
             swapped.inserted = columns.insert(live, name)?;
             swapped.rows = count(live, name)?;
         }
+        swapped.extend(self.leave_behind(live, &tables)?);
         self.take_over(live, &tables)?;
         if !self.anew.is_empty() {
             for (name, _) in &tables {
@@ -398,6 +400,25 @@ impl Place {
             }
         }
         Ok(swapped)
+    }
+
+    /// The tables of types that have an entity with another table now: they are forgotten, not dropped.
+    fn leave_behind(&self, live: &Connection, tables: &[(SqlName, Vec<String>)]) -> Result<Vec<SwappedTable>, Failure> {
+        let mut left = Vec::new();
+        for Outgrown { table, .. } in super::outgrown(live, &self.plans)? {
+            if tables.iter().any(|(name, _)| name.as_str().eq_ignore_ascii_case(&table)) {
+                continue;
+            }
+            let is_there = "SELECT 1 FROM main.sqlite_schema WHERE name = ?1 COLLATE NOCASE";
+            if live.prepare(is_there)?.exists([&table])? {
+                let sql = format!("SELECT count(*) FROM main.{}", quoted(&table));
+                let rows: i64 = live.query_row(&sql, [], |row| row.get(0))?;
+                left.push(SwappedTable::left_behind(table.clone(), rows.cast_unsigned()));
+            }
+            live.execute("DELETE FROM main._waybill_column WHERE table_name = ?1", [&table])?;
+            live.execute("DELETE FROM main._waybill_table WHERE name = ?1", [&table])?;
+        }
+        Ok(left)
     }
 
     /// A table that rows can go into.

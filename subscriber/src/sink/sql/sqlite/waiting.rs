@@ -10,10 +10,10 @@ use super::{
     super::{
         BadRowEntry, BadRowsOf, Failure,
         apply::{Arrived, give_up},
-        tables::Tables as _,
+        tables::{Outgrown, Tables as _},
         waiting::{MissingParent, OVERDUE_ROWS_MAX, Patience, Released, SqlSink, again_in},
     },
-    Inner, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, SqliteSink, release, release_some,
+    Inner, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, SqliteSink, outgrown, release, release_some,
     tables::SqliteTables,
 };
 use crate::sink::{SinkError, WaitsEnded};
@@ -51,6 +51,11 @@ impl SqlSink for SqliteSink {
 
     async fn count_bad_rows(&self, of: &BadRowsOf) -> Result<u64, SinkError> {
         self.number_of_bad_rows(of).await
+    }
+
+    async fn outgrown(&self) -> Result<Vec<Outgrown>, SinkError> {
+        let inner = Arc::clone(&self.inner);
+        self.read(move |connection| outgrown(connection, &inner.plans)).await
     }
 }
 
