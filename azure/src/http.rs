@@ -9,11 +9,13 @@ use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use http::StatusCode;
 use reqwest::{
     Certificate,
     header::{ACCEPT, AUTHORIZATION, DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
@@ -22,13 +24,19 @@ use reqwest::{
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 use url::{Position, Url};
 
-use crate::{Secret, endpoint::is_loopback, proxy::ProxySettings};
+use crate::{
+    Secret,
+    bus::try_tunnel,
+    endpoint::is_loopback,
+    proxy::{Proxy, ProxySettings},
+};
 
 /// The client. Clones share its connections.
 #[derive(Clone)]
 pub struct HttpClient {
     inner: reqwest::Client,
     read_timeout: Duration,
+    proxies: Arc<ProxySettings>,
 }
 
 impl fmt::Debug for HttpClient {
@@ -141,7 +149,7 @@ impl HttpClient {
             ))
         })?;
         // The timeout is ours and not the client's, because the client's also runs while a request's body is sent.
-        Ok(Self { inner, read_timeout: options.read_timeout })
+        Ok(Self { inner, read_timeout: options.read_timeout, proxies: Arc::new(proxy.clone()) })
     }
 
     /// One GET with a bearer token; `deadline` for all of it; at most `limit` bytes of body.
@@ -171,7 +179,7 @@ impl HttpClient {
                 .header(ACCEPT, HeaderValue::from_static("application/json"))
                 .send()
                 .await
-                .map_err(|error| no_answer(describe(&error)))?;
+                .map_err(|error| no_answer(self.unreached(url, &error)))?;
             let status = response.status().as_u16();
             let retry_after = retry_after(header(response.headers(), RETRY_AFTER), header(response.headers(), DATE));
             let body = match read_up_to(response, limit).await {
@@ -183,7 +191,7 @@ impl HttpClient {
         };
         match tokio::time::timeout(deadline, exchange).await {
             Ok(result) => result,
-            Err(_) => Err(no_answer(format!("no answer within {deadline:?}"))),
+            Err(_) => Err(no_answer(self.silent(url, deadline))),
         }
     }
 
@@ -200,8 +208,8 @@ impl HttpClient {
                 let date = header(response.headers(), DATE);
                 Ok(date.and_then(|date| OffsetDateTime::parse(date.trim(), &Rfc2822).ok()))
             }
-            Ok(Err(error)) => Err(no_answer(describe(&error))),
-            Err(_) => Err(no_answer(format!("no answer within {deadline:?}"))),
+            Ok(Err(error)) => Err(no_answer(self.unreached(url, &error))),
+            Err(_) => Err(no_answer(self.silent(url, deadline))),
         }
     }
 
@@ -211,11 +219,37 @@ impl HttpClient {
         request: reqwest::Request,
         until_headers: Duration,
     ) -> Result<reqwest::Response, NoAnswer> {
+        let url = request.url().clone();
         match tokio::time::timeout(until_headers, self.inner.execute(request)).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(NoAnswer(describe(&error))),
-            Err(_) => Err(NoAnswer(format!("no answer within {until_headers:?}"))),
+            Ok(Err(error)) => Err(NoAnswer(self.unreached(&url, &error))),
+            Err(_) => Err(NoAnswer(self.silent(&url, until_headers))),
         }
+    }
+
+    /// Why there was no answer; where a proxy stands before `url`, what became of it there, and what helps.
+    fn unreached(&self, url: &Url, error: &reqwest::Error) -> String {
+        let problem = describe(error);
+        let Some(proxy) = self.proxy_before(url).filter(|_| error.is_connect()) else { return problem };
+        let there = format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or(443));
+        let said = chain(error).find_map(|said| said.strip_prefix(TUNNEL).map(str::to_owned));
+        match said.as_deref() {
+            Some(PROXY_WANTS_PASSWORD) => proxy.refused(&there, StatusCode::PROXY_AUTHENTICATION_REQUIRED),
+            Some(TUNNEL_REFUSED) => proxy.silent(&there),
+            Some(NO_PROXY_THERE) => proxy.failed(problem),
+            Some(other) => proxy.failed(other),
+            None => format!("by the proxy {proxy}: {problem}; if the proxy opens TLS, name its authority in `ca_file`"),
+        }
+    }
+
+    fn silent(&self, url: &Url, limit: Duration) -> String {
+        let by = self.proxy_before(url).map(|proxy| format!(" by the proxy {proxy}")).unwrap_or_default();
+        format!("no answer within {limit:?}{by}")
+    }
+
+    fn proxy_before(&self, url: &Url) -> Option<Proxy> {
+        let host = url.host_str().filter(|_| url.scheme() == "https")?;
+        self.proxies.before(host).ok().flatten()
     }
 
     /// An answer's body as it arrives; a silence longer than the read timeout ends it with an error.
@@ -236,15 +270,30 @@ impl HttpClient {
     }
 }
 
-/// The proxy that stands before `url` by the variables of this process, as `host:port`; `None` when it is reached directly.
+/// Asks the proxy that stands before `url` by the variables of this process for a tunnel there, and leaves it at that. Says
+/// which proxy that is, as `host:port`; `None` when the host is reached directly.
 ///
 /// # Errors
-/// [`HttpError::Setup`] names the variable whose value is no proxy.
-pub fn proxy_before(url: &Url) -> Result<Option<String>, HttpError> {
+/// [`HttpError::Setup`] names the variable whose value is no proxy, or the proxy, what it answered, and what helps.
+pub async fn try_proxy(url: &Url, ca_file: Option<&Path>, deadline: Duration) -> Result<Option<String>, HttpError> {
+    try_proxy_of(&ProxySettings::from_environment(), url, ca_file, deadline).await.map_err(HttpError::Setup)
+}
+
+async fn try_proxy_of(
+    proxies: &ProxySettings,
+    url: &Url,
+    ca_file: Option<&Path>,
+    deadline: Duration,
+) -> Result<Option<String>, String> {
     let plain = matches!(url.scheme(), "http" | "amqp");
     let Some(host) = url.host_str().filter(|_| !plain) else { return Ok(None) };
-    let proxy = ProxySettings::from_environment().before(host).map_err(HttpError::Setup)?;
-    Ok(proxy.map(|proxy| proxy.to_string()))
+    let Some(proxy) = proxies.before(host)? else { return Ok(None) };
+    // Without a port of its own the bus is reached as a website is.
+    let port = url.port_or_known_default().unwrap_or(443);
+    match tokio::time::timeout(deadline, try_tunnel(&proxy, host, port, ca_file)).await {
+        Ok(tried) => tried.map(|()| Some(proxy.to_string())),
+        Err(_) => Err(proxy.failed(format_args!("no answer within {deadline:?}"))),
+    }
 }
 
 /// Whether a token may be sent to this address: over TLS, or to this machine.
@@ -308,6 +357,18 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
 /// A URL as errors may show it: without user, query and fragment.
 pub(crate) fn without_query(url: &Url) -> String {
     format!("{}://{}", url.scheme(), &url[Position::BeforeHost..Position::AfterPath])
+}
+
+/// What the client's tunnel says of a proxy. Source: hyper-util, `client::legacy::connect::proxy::Tunnel`, whose error has no
+/// other form; a test of each pins the words.
+const TUNNEL: &str = "tunnel error: ";
+const PROXY_WANTS_PASSWORD: &str = "proxy authorization required";
+const TUNNEL_REFUSED: &str = "unsuccessful";
+const NO_PROXY_THERE: &str = "failed to create underlying connection";
+
+/// What an error and its causes say.
+fn chain(error: &reqwest::Error) -> impl Iterator<Item = String> {
+    std::iter::successors(error.source(), |error: &&dyn Error| (*error).source()).map(ToString::to_string)
 }
 
 /// What an error of the client says at its root, without the URL (which may hold a token).

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::NoProxy;
 
@@ -82,6 +82,7 @@ impl ProxySettings {
         };
         let host = uri.host().ok_or_else(|| named.unusable())?;
         Ok(Some(Proxy {
+            variable: named.variable,
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: uri.port_u16().unwrap_or(if tls { 443 } else { 80 }),
             tls,
@@ -96,12 +97,42 @@ impl ProxySettings {
 /// A proxy.
 #[derive(Debug)]
 pub(crate) struct Proxy {
+    /// What names it.
+    variable: &'static str,
     pub(crate) host: String,
     pub(crate) port: u16,
     /// Whether the proxy itself is spoken to over TLS.
     pub(crate) tls: bool,
     /// `Proxy-Authorization`.
     pub(crate) authorization: Option<HeaderValue>,
+}
+
+impl Proxy {
+    /// It answered, but opened no tunnel `there`; and what helps.
+    pub(crate) fn refused(&self, there: &str, status: StatusCode) -> String {
+        let helps = match status {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => "give user and password in the proxy's URL",
+            _ => "ask those who run it to allow this address",
+        };
+        format!("the proxy {self} ({}) answered {status} to CONNECT {there}; {helps}", self.variable)
+    }
+
+    /// It opened no tunnel `there`, and what it answered is not known: a refusal, or nothing that a proxy says.
+    pub(crate) fn silent(&self, there: &str) -> String {
+        format!(
+            "the proxy {self} ({}) opened no tunnel to {there}; ask those who run it to allow this address, or correct the \
+             variable if no HTTP proxy is there",
+            self.variable
+        )
+    }
+
+    /// It cannot be spoken with; and what helps.
+    pub(crate) fn failed(&self, problem: impl fmt::Display) -> String {
+        format!(
+            "the proxy {self} ({}): {problem}; correct the variable, or name hosts that are reached without it in NO_PROXY",
+            self.variable
+        )
+    }
 }
 
 /// Without its user and password.

@@ -39,6 +39,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::route::try_tunnel;
 use self::{connection::Connection, route::Route, token::Tokens};
 pub use self::{error::BusError, receiver::Receiver, route::Transport, sender::Sender};
 use crate::{TokenSource, proxy::ProxySettings};

@@ -162,18 +162,36 @@ async fn bytes(
     }
     let stream: Box<dyn Duplex> = match proxy {
         None => Box::new(tcp(&address.host, port, false).await?),
-        Some(proxy) => {
-            let tcp = tcp(&proxy.host, proxy.port, false).await;
-            let tcp = tcp.map_err(|obstacle| match obstacle {
-                Obstacle::There(problem) => Obstacle::There(format!("the proxy {proxy}: {problem}")),
-                setup @ Obstacle::Setup(_) => setup,
-            })?;
-            let to_proxy: Box<dyn Duplex> =
-                if proxy.tls { Box::new(tls::connect(&proxy.host, tcp, ca_file).await?) } else { Box::new(tcp) };
-            Box::new(tunnel::open(proxy, to_proxy, &address.url_host(), port).await.map_err(Obstacle::There)?)
-        }
+        Some(proxy) => through(proxy, &address.url_host(), port, ca_file).await?,
     };
     Ok(Box::new(tls::connect(&address.host, stream, ca_file).await?))
+}
+
+/// A tunnel through a proxy.
+async fn through(proxy: &Proxy, host: &str, port: u16, ca_file: Option<&Path>) -> Result<Box<dyn Duplex>, Obstacle> {
+    let at_proxy = |obstacle| match obstacle {
+        Obstacle::There(problem) => Obstacle::There(proxy.failed(problem)),
+        setup @ Obstacle::Setup(_) => setup,
+    };
+    let tcp = tcp(&proxy.host, proxy.port, false).await.map_err(at_proxy)?;
+    let to_proxy: Box<dyn Duplex> = if proxy.tls {
+        let tls = tls::connect(&proxy.host, tcp, ca_file).await;
+        Box::new(tls.map_err(|error| at_proxy(error.into()))?)
+    } else {
+        Box::new(tcp)
+    };
+    Ok(Box::new(tunnel::open(proxy, to_proxy, host, port).await.map_err(Obstacle::There)?))
+}
+
+/// Whether a proxy opens a tunnel, which is not used.
+///
+/// # Errors
+/// Names the proxy, what it answered, and what helps.
+pub(crate) async fn try_tunnel(proxy: &Proxy, host: &str, port: u16, ca_file: Option<&Path>) -> Result<(), String> {
+    match through(proxy, host, port, ca_file).await {
+        Ok(_) => Ok(()),
+        Err(Obstacle::Setup(problem) | Obstacle::There(problem)) => Err(problem),
+    }
 }
 
 async fn tcp(host: &str, port: u16, loopback_only: bool) -> Result<TcpStream, Obstacle> {

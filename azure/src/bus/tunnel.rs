@@ -3,7 +3,7 @@
 use std::pin::pin;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{Method, Request, header};
 use http_body_util::Empty;
 use hyper::{client::conn::http1, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
@@ -21,7 +21,7 @@ pub(super) async fn open(
     host: &str,
     port: u16,
 ) -> Result<TokioIo<Upgraded>, String> {
-    let failed = |error: hyper::Error| format!("the proxy {proxy}: {error}");
+    let failed = |error: hyper::Error| proxy.failed(error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
     let there = format!("{host}:{port}");
     let mut request = Request::builder().method(Method::CONNECT).uri(&there).header(header::HOST, &there);
@@ -33,11 +33,7 @@ pub(super) async fn open(
         let answer = sender.send_request(request).await.map_err(failed)?;
         let status = answer.status();
         if !status.is_success() {
-            let helps = match status {
-                StatusCode::PROXY_AUTHENTICATION_REQUIRED => "give user and password in the proxy's URL",
-                _ => "ask those who run it to allow this address",
-            };
-            return Err(format!("the proxy {proxy} answered {status} to CONNECT {there}; {helps}"));
+            return Err(proxy.refused(&there, status));
         }
         Ok(TokioIo::new(hyper::upgrade::on(answer).await.map_err(failed)?))
     };

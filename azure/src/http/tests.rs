@@ -216,6 +216,91 @@ async fn https_goes_through_the_proxy_by_connect_and_the_proxy_sees_no_token() {
 }
 
 #[tokio::test]
+async fn what_a_proxy_hinders_names_it_with_what_helps_and_no_password() {
+    let there = Url::parse("https://storage.invalid/a?sig=TOPSECRET").unwrap();
+    let wants_password = Peer::start(|_, _| Reply::new(407)).await;
+    let refuses = Peer::start(|_, _| Reply::new(403)).await;
+    let hangs_up = Peer::start(|_, _| Reply::new(200).ending(End::Reset)).await;
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
+    let (pem, tls) = certified();
+    let no_proxy = Peer::start_tls(tls, |_, _| Reply::new(200)).await;
+    let directory = tempfile::tempdir().unwrap();
+    for (port, by_request, by_trial) in [
+        (
+            wants_password.port(),
+            "answered 407 Proxy Authentication Required to CONNECT storage.invalid:443; give user and password in the proxy's URL",
+            "answered 407 Proxy Authentication Required to CONNECT storage.invalid:443; give user and password in the proxy's URL",
+        ),
+        (
+            refuses.port(),
+            "(HTTPS_PROXY) opened no tunnel to storage.invalid:443; ask those who run it to allow this address",
+            "answered 403 Forbidden to CONNECT storage.invalid:443; ask those who run it to allow this address",
+        ),
+        (nobody, "(HTTPS_PROXY): cannot connect: Connection refused", "(HTTPS_PROXY): Connection refused"),
+        (hangs_up.port(), "; correct the variable, or name hosts", "; correct the variable, or name hosts"),
+        (no_proxy.port(), "or correct the variable if no HTTP proxy is there", "; correct the variable, or name hosts"),
+    ] {
+        let address = format!("http://user:TOPSECRET@127.0.0.1:{port}");
+        let proxies = proxy_of(&[("HTTPS_PROXY", &address)]);
+        let options = with_authority(&directory, &pem);
+        let client = HttpClient::build(&options, &proxies).unwrap();
+        let request = reqwest::Request::new(reqwest::Method::GET, there.clone());
+        let tried = try_proxy_of(&proxies, &there, options.ca_file.as_deref(), DEADLINE).await.unwrap_err();
+        for (error, wanted) in [
+            (get(&client, &there).await.unwrap_err().to_string(), by_request),
+            (client.clock_of(&there, DEADLINE).await.unwrap_err().to_string(), by_request),
+            (client.send(request, DEADLINE).await.unwrap_err().to_string(), by_request),
+            (tried, by_trial),
+        ] {
+            assert!(error.contains(&format!("the proxy 127.0.0.1:{port}")) && error.contains(wanted), "{error}");
+            assert!(!error.contains("TOPSECRET"), "{error}");
+        }
+    }
+    // A host that the proxy names and that no resolver knows.
+    let typo = HttpClient::build(&HttpOptions::default(), &proxy_of(&[("all_proxy", "foo.invalid")])).unwrap();
+    let error = get(&typo, &there).await.unwrap_err().to_string();
+    assert!(error.contains("the proxy foo.invalid:80 (all_proxy): cannot connect: "), "{error}");
+}
+
+#[tokio::test]
+async fn behind_a_tunnel_a_peer_of_an_unknown_authority_is_told_with_the_proxy() {
+    let (_, tls) = certified();
+    let peer = Peer::start_tls(tls, |_, _| Reply::new(200)).await;
+    let (port, listener) = (peer.port(), tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let proxy_port = listener.local_addr().unwrap().port();
+    let tunnel = async move {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        loop {
+            let (mut from, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(from.read_u8().await.unwrap());
+            }
+            from.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+            let mut to = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            drop(tokio::io::copy_bidirectional(&mut from, &mut to).await);
+        }
+    };
+    let proxies = proxy_of(&[("HTTPS_PROXY", &format!("127.0.0.1:{proxy_port}"))]);
+    let client = HttpClient::build(&HttpOptions::default(), &proxies).unwrap();
+    let there = Url::parse("https://storage.invalid/").unwrap();
+    let asking = async {
+        let tried = try_proxy_of(&proxies, &there, None, DEADLINE).await;
+        (get(&client, &there).await.unwrap_err().to_string(), tried)
+    };
+    let (error, tried) = tokio::select! {
+        told = asking => told,
+        () = tunnel => unreachable!("it accepts for ever"),
+    };
+    assert!(
+        error.contains(&format!("by the proxy 127.0.0.1:{proxy_port}: cannot connect: invalid peer certificate")),
+        "{error}"
+    );
+    assert!(error.ends_with("if the proxy opens TLS, name its authority in `ca_file`"), "{error}");
+    assert_eq!(tried, Ok(Some(format!("127.0.0.1:{proxy_port}"))));
+}
+
+#[tokio::test]
 async fn loopback_and_the_hosts_of_no_proxy_go_directly() {
     let (seen_by, address) = refusing_proxy().await;
     let (pem, tls) = certified();

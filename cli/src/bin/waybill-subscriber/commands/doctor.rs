@@ -10,7 +10,7 @@ use waybill_azure::{
     Grant, Service, TokenSource,
     blob::{BlobError, Container, ContainerOptions},
     bus::{Bus, ReceiverOptions, Transport},
-    http::{HttpClient, HttpOptions, proxy_before},
+    http::{HttpClient, HttpOptions, try_proxy},
 };
 use waybill_cli::{
     args::{Common, Format},
@@ -65,7 +65,7 @@ pub(crate) async fn doctor(common: &Common, settings: anyhow::Result<Settings>) 
     let reached = doctor.access_token(settings, local).await?;
     doctor.clock(reached.as_ref()).await?;
     let grants = doctor.tenant_service(settings, reached.as_ref()).await?;
-    doctor.proxy(reached.as_ref(), grants.as_ref())?;
+    doctor.proxy(reached.as_ref(), grants.as_ref()).await?;
     doctor.bus(settings, reached.as_ref(), grants.as_ref()).await?;
     doctor.storage(reached.as_ref(), grants.as_ref()).await?;
     doctor.inbox(config.as_ref()).await?;
@@ -188,7 +188,7 @@ impl Doctor {
         }
     }
 
-    fn proxy(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
+    async fn proxy(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
         const CHECK: &str = "proxy";
         let Some(reached) = reached else { return self.not_tried(CHECK) };
         let places: Vec<(&str, &Url)> = [("TenantService", Some(&reached.url))]
@@ -199,10 +199,10 @@ impl Doctor {
             .collect();
         let mut behind = Vec::new();
         for (what, url) in places {
-            match proxy_before(url) {
+            match try_proxy(url, reached.ca_file.as_deref(), PATIENCE).await {
                 Ok(Some(proxy)) => behind.push(format!("{what} by {proxy}")),
                 Ok(None) => {}
-                Err(error) => return self.failed(CHECK, format_args!("{error}")),
+                Err(error) => return self.failed(CHECK, format_args!("{what}: {error}")),
             }
         }
         if behind.is_empty() {
