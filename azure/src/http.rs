@@ -70,6 +70,9 @@ pub enum HttpError {
     /// The client could not be built.
     #[error("http client: {0}")]
     Setup(String),
+    /// The proxy that the environment names does not let this through.
+    #[error("{0}")]
+    Proxy(String),
     /// The address is plain http and not on this machine; nothing was sent.
     #[error("{method} {url}: a token goes over https only (over http to this machine alone); correct the address")]
     Plain {
@@ -274,9 +277,9 @@ impl HttpClient {
 /// which proxy that is, as `host:port`; `None` when the host is reached directly.
 ///
 /// # Errors
-/// [`HttpError::Setup`] names the variable whose value is no proxy, or the proxy, what it answered, and what helps.
+/// [`HttpError::Proxy`] names the variable whose value is no proxy, or the proxy, what it answered, and what helps.
 pub async fn try_proxy(url: &Url, ca_file: Option<&Path>, deadline: Duration) -> Result<Option<String>, HttpError> {
-    try_proxy_of(&ProxySettings::from_environment(), url, ca_file, deadline).await.map_err(HttpError::Setup)
+    try_proxy_of(&ProxySettings::from_environment(), url, ca_file, deadline).await.map_err(HttpError::Proxy)
 }
 
 async fn try_proxy_of(

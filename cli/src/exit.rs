@@ -24,7 +24,7 @@ impl From<Outcome> for ExitCode {
 }
 
 /// Prints an error with its causes on one line, and ends with 1. Whoever closed our standard output (`| head`) has seen
-/// enough, and is told nothing.
+/// enough: that is no error.
 #[must_use]
 pub fn end(program: &str, result: anyhow::Result<Outcome>) -> ExitCode {
     match result {
@@ -32,9 +32,10 @@ pub fn end(program: &str, result: anyhow::Result<Outcome>) -> ExitCode {
         Err(error) => {
             let closed =
                 error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) == Some(ErrorKind::BrokenPipe);
-            if !closed {
-                eprintln!("{program}: {error:#}");
+            if closed {
+                return ExitCode::SUCCESS;
             }
+            eprintln!("{program}: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -31,7 +31,12 @@ pub async fn ready_file(path: &Path) -> anyhow::Result<ReadyFile> {
                     );
                 }
                 if !told && began.elapsed() > Duration::from_secs(1) {
-                    eprintln!("waiting for {} (written by `waybill-local run --ready-file`)", path.display());
+                    eprintln!(
+                        "waiting up to {} s for {}, which `waybill-local run --ready-file {}` writes",
+                        PATIENCE.as_secs(),
+                        path.display(),
+                        path.display()
+                    );
                     told = true;
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;

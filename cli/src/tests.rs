@@ -3,6 +3,7 @@
 mod bad_rows;
 mod binaries;
 mod local;
+mod manners;
 mod order;
 mod readme;
 mod rebuild;

@@ -241,7 +241,16 @@ impl Checker {
 
 /// What stands at `at` is no row.
 pub(crate) fn no_object(text: &[u8], at: usize) -> Problem {
-    Problem::unusable(at, format!("a row must be a JSON object, not {}", kind(text.get(at))))
+    let rest = text.get(at..).unwrap_or_default();
+    // By its first letter alone, "not json" would be null.
+    let is_word = |word: &str| rest.starts_with(word.as_bytes());
+    let is_json = match rest.first() {
+        Some(b't' | b'f' | b'n') => ["true", "false", "null"].into_iter().any(is_word),
+        Some(b'{' | b'[' | b'"' | b'-' | b'0'..=b'9') | None => true,
+        Some(_) => false,
+    };
+    let found = if is_json { kind(rest.first()) } else { "text that is no JSON" };
+    Problem::unusable(at, format!("a row must be a JSON object, not {found}"))
 }
 
 #[inline]

@@ -107,7 +107,11 @@ impl JsonDocument {
                 (Reason::MalformedFile, "the file is empty; an array without elements is []".to_owned())
             }
             (State::Start, byte) => {
-                let found = json::kind(byte);
+                // What follows it may not be here yet, and "not json" is not null.
+                let found = match byte {
+                    Some(b't' | b'f' | b'n') => "a word",
+                    byte => json::kind(byte),
+                };
                 (Reason::MalformedFile, format!("a JSON file must be an array of objects or one object, not {found}"))
             }
             (_, None) => (Reason::TruncatedFile, "the file ends within its array".to_owned()),

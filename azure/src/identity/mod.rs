@@ -244,6 +244,19 @@ fn credential(
             ManagedIdentityCredential::new(Some(options)).map(|made| made as _)
         }
         Identity::Workload { directory_id, client_id, token_file } => {
+            // Said here, because the library names its own options and not those of the settings.
+            for (given, variable, key) in [
+                (directory_id.is_some(), "AZURE_TENANT_ID", "directory_id"),
+                (client_id.is_some(), "AZURE_CLIENT_ID", "client_id"),
+                (token_file.is_some(), "AZURE_FEDERATED_TOKEN_FILE", "token_file"),
+            ] {
+                if !given && std::env::var_os(variable).is_none_or(|value| value.is_empty()) {
+                    return Err(IdentityError::Setup(format!(
+                        "the workload identity has neither `{key}` in the settings nor {variable} in the environment; is the \
+                         pod labelled azure.workload.identity/use, and does it run under the service account?"
+                    )));
+                }
+            }
             let options = WorkloadIdentityCredentialOptions {
                 credential_options: ClientAssertionCredentialOptions { client_options: with_authority() },
                 client_id,

@@ -74,6 +74,8 @@ fn syntax_error(text: &str, errors: &cel::ParseErrors) -> FilterError {
     let message = first.msg.strip_prefix("Syntax error: ").unwrap_or(&first.msg);
     let problem = if message.contains("Recursion limit") {
         format!("nested deeper than the limit of {DEPTH_MAX} levels")
+    } else if let Some((sql, cel)) = sql_at(text, at) {
+        format!("not CEL: instead of `{sql}` write {cel}")
     } else {
         // A list of all that could follow helps nobody.
         let short = message.split(" expecting ").next().unwrap_or(message);
@@ -84,6 +86,37 @@ fn syntax_error(text: &str, errors: &cel::ParseErrors) -> FilterError {
         }
     };
     FilterError { at: at.min(text.chars().count()), problem }
+}
+
+/// What SQL and other languages say otherwise than CEL.
+const SQL: [(&str, &str); 9] = [
+    ("=", "=="),
+    ("<>", "!="),
+    ("AND", "&&"),
+    ("OR", "||"),
+    ("NOT", "! (as in !(row.a == 1))"),
+    ("IS", "== or != (as in row.a == null)"),
+    ("LIKE", "startsWith, endsWith, contains or matches (as in row.a.startsWith(\"x\"))"),
+    ("&", "&&"),
+    ("|", "||"),
+];
+
+/// Which of it stands at this place, or before it where the parser noticed only behind it.
+fn sql_at(text: &str, at: usize) -> Option<(&str, &'static str)> {
+    let byte = text.char_indices().nth(at).map_or(text.len(), |(byte, _)| byte);
+    let (before, from) = text.split_at_checked(byte)?;
+    let is_mark = |char: char| "=<>&|!".contains(char);
+    let is_letter = |char: char| char.is_alphanumeric() || char == '_';
+    let of = |token: &str| SQL.iter().find(|(sql, _)| sql.eq_ignore_ascii_case(token)).map(|(_, cel)| *cel);
+    let kinds: [&dyn Fn(char) -> bool; 2] = [&is_mark, &is_letter];
+    let whole = kinds.iter().find_map(|is_of| {
+        let begin = before.trim_end_matches(is_of).len();
+        let length = from.find(|char| !is_of(char)).unwrap_or(from.len());
+        let token = text.get(begin..byte + length)?;
+        Some((token, of(token)?))
+    });
+    let word = before.trim_end().rsplit(|char| !is_letter(char)).next()?;
+    whole.or_else(|| word.eq_ignore_ascii_case("NOT").then_some(word).and_then(|word| Some((word, of(word)?))))
 }
 
 struct Checker<'c> {
@@ -165,6 +198,12 @@ impl Checker<'_> {
             expr,
             match name {
                 "row" => "`row` is the whole row; name a field of it, as in row.Price".to_owned(),
+                _ if ["null", "true", "false"].iter().any(|known| known.eq_ignore_ascii_case(name)) => {
+                    format!("unknown name {name:?}; write {}", name.to_ascii_lowercase())
+                }
+                _ if ["none", "nil", "undefined"].iter().any(|other| other.eq_ignore_ascii_case(name)) => {
+                    format!("unknown name {name:?}; write null")
+                }
                 _ => format!("unknown name {name:?}; a field of the row is written row.{name}"),
             },
         ))
@@ -443,6 +482,9 @@ impl Checker<'_> {
 
     fn function(&mut self, expr: &IdedExpr, name: &str, args: &[&IdedExpr]) -> Checked<Typed> {
         let Some((_, function)) = FUNCTIONS.iter().find(|(known, _)| *known == name) else {
+            if name.eq_ignore_ascii_case("not") {
+                return Err(self.error(expr, format!("unknown function {name:?}; write !(…)")));
+            }
             let known: Vec<_> =
                 FUNCTIONS.iter().map(|(name, _)| *name).chain(["matches", "has"]).chain(LOOPS).collect();
             return Err(self.error(expr, format!("unknown function {name:?}; there are {}", known.join(", "))));

@@ -350,3 +350,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_other_languages_say_is_answered_with_what_cel_says() {
+    for (text, at, wanted) in [
+        ("row.a = 1", 6, "not CEL: instead of `=` write =="),
+        ("row.a=1", 5, "not CEL: instead of `=` write =="),
+        ("row.a == 'ä' && row.b = 2", 22, "not CEL: instead of `=` write =="),
+        ("row.a <> 1", 7, "not CEL: instead of `<>` write !="),
+        ("row.a == 1 AND row.b == 2", 11, "not CEL: instead of `AND` write &&"),
+        ("row.a == 1 and row.b == 2", 11, "not CEL: instead of `and` write &&"),
+        ("row.a == 1 OR row.b == 2", 11, "not CEL: instead of `OR` write ||"),
+        ("row.a == 1 & row.b == 2", 11, "not CEL: instead of `&` write &&"),
+        ("NOT row.a == 1", 4, "not CEL: instead of `NOT` write ! (as in !(row.a == 1))"),
+        ("not (row.a == 1)", 4, "unknown function \"not\"; write !(…)"),
+        ("row.a IS NULL", 6, "not CEL: instead of `IS` write == or != (as in row.a == null)"),
+        ("row.a == NULL", 9, "unknown name \"NULL\"; write null"),
+        ("row.a == None", 9, "unknown name \"None\"; write null"),
+        ("row.a == True", 9, "unknown name \"True\"; write true"),
+    ] {
+        let error = compile(text).unwrap_err();
+        assert_eq!((error.at, error.problem.as_str()), (at, wanted), "{text}");
+    }
+    let like = compile("row.a LIKE 'x%'").unwrap_err().problem;
+    assert!(like.starts_with("not CEL: instead of `LIKE` write startsWith, endsWith"), "{like}");
+    // What only looks like it is told as before.
+    for text in ["row.a >", "row.a == == 1", "row.and ==", "(row.a == 1"] {
+        let error = compile(text).unwrap_err();
+        assert!(error.problem.starts_with("not CEL: ") && !error.problem.contains("instead of"), "{text}: {error}");
+    }
+    compile("row.NOT == 1 && row.or == 2 && row.like == 3").unwrap();
+}

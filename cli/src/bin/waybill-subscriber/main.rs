@@ -58,7 +58,7 @@ enum Command {
         /// Only files of this blobType, such as ItemChanges or Gateway.* (may be repeated)
         #[arg(long = "type", value_name = "TYPE")]
         types: Vec<String>,
-        /// Only files received at or after this time (RFC 3339, such as 2026-11-23T00:00:00Z)
+        /// Only files received at or after this time, such as 2026-11-23T06:30:00Z or 2026-11-23 (midnight UTC)
         #[arg(long, value_name = "TIME", value_parser = instant)]
         since: Option<OffsetDateTime>,
     },
@@ -77,7 +77,7 @@ enum Command {
         /// Only files of this blobType (may be repeated)
         #[arg(long = "type", value_name = "TYPE")]
         types: Vec<String>,
-        /// Only files received at or after this time (RFC 3339, such as 2026-11-23T00:00:00Z)
+        /// Only files received at or after this time, such as 2026-11-23T06:30:00Z or 2026-11-23 (midnight UTC)
         #[arg(long, value_name = "TIME", value_parser = instant, conflicts_with = "complete")]
         since: Option<OffsetDateTime>,
         /// Only if the files are provably all: each publisher's numbers from 1 without a gap
@@ -254,8 +254,12 @@ struct Target {
     entities: Option<PathBuf>,
 }
 
+/// An instant; a date alone is its begin in UTC.
 fn instant(text: &str) -> Result<OffsetDateTime, String> {
-    OffsetDateTime::parse(text, &Rfc3339).map_err(|error| format!("{text:?} is no time: {error}"))
+    let of_date = || OffsetDateTime::parse(&format!("{text}T00:00:00Z"), &Rfc3339);
+    OffsetDateTime::parse(text, &Rfc3339).or_else(|_| of_date()).map_err(|_| {
+        format!("{text:?} is no time; write 2026-11-23T06:30:00Z, or 2026-11-23 for the begin of that day in UTC")
+    })
 }
 
 fn main() -> ExitCode {

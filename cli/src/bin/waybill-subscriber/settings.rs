@@ -115,6 +115,12 @@ impl Settings {
         if !settings.filters.is_empty() {
             settings.filters_at = settings::predicates("subscriber", "filters", common.config.as_deref())?;
         }
+        if common.local.is_some() && settings.tenant.names_another() {
+            eprintln!(
+                "waybill-subscriber: --local wins: address and token are those of its ready file, and not those of \
+                 [subscriber.tenant] (or of WAYBILL_SUBSCRIBER__TENANT__…)"
+            );
+        }
         if let Some(data) = &common.data {
             settings.data.clone_from(data);
         }

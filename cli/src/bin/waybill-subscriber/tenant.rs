@@ -80,6 +80,11 @@ pub(crate) struct Reached {
 }
 
 impl Tenant {
+    /// Whether it has what a ready file would take the place of.
+    pub(crate) fn names_another(&self) -> bool {
+        self.url.is_some() || self.bearer_token.is_some() || self.bearer_token_file.is_some()
+    }
+
     /// From the ready file of a running `local`, or from the settings.
     pub(crate) async fn reach(&self, local: Option<&Path>, ca_file: Option<&PathBuf>) -> anyhow::Result<Reached> {
         let ready = match local {

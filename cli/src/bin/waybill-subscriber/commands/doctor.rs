@@ -126,7 +126,7 @@ impl Doctor {
         };
         match tokens.token().await {
             Ok(_) => self.ok(CHECK, format_args!("issued by Entra ID{until}"))?,
-            Err(error) => self.failed(CHECK, format_args!("{error}{until}"))?,
+            Err(error) => self.failed_there(CHECK, format_args!("{error}{until}"))?,
         }
         Ok(Some(reached))
     }
@@ -152,7 +152,7 @@ impl Doctor {
                     self.failed(CHECK, text)
                 }
             }
-            Err(error) => self.failed(CHECK, format_args!("{error:#}")),
+            Err(error) => self.failed_there(CHECK, format_args!("{error:#}")),
         }
     }
 
@@ -184,7 +184,7 @@ impl Doctor {
                 self.ok(CHECK, format_args!("tokens until {ends}"))?;
                 Ok(Some(Granted { tokens, bus, storage }))
             }
-            Err(error) => self.failed(CHECK, format_args!("{error}")).map(|()| None),
+            Err(error) => self.failed_there(CHECK, format_args!("{error}")).map(|()| None),
         }
     }
 
@@ -234,7 +234,7 @@ impl Doctor {
                 self.ok(CHECK, format_args!("attached to {} {way}", receiver.entity()))?;
                 receiver.close().await;
             }
-            Err(error) => self.failed(CHECK, format_args!("{error}"))?,
+            Err(error) => self.failed_there(CHECK, format_args!("{error}"))?,
         }
         bus.close().await;
         Ok(())
@@ -254,7 +254,7 @@ impl Doctor {
             Ok(_) | Err(BlobError::NotFound { .. }) => {
                 self.ok(CHECK, format_args!("the container {} can be read", granted.storage.entity))
             }
-            Err(error) => self.failed(CHECK, format_args!("{error}")),
+            Err(error) => self.failed_there(CHECK, format_args!("{error}")),
         }
     }
 
@@ -314,6 +314,24 @@ impl Doctor {
 
     fn failed(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<()> {
         self.say(check, State::Failed, detail)
+    }
+
+    /// Whoever was asked may not have been reached at all.
+    fn failed_there(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<()> {
+        let detail = detail.to_string();
+        let unreached = ["cannot connect", "no answer within", "took longer than"].iter().any(|of| detail.contains(of));
+        // A proxy's errors say themselves what helps.
+        let advice = match check {
+            _ if !unreached || detail.contains("the proxy ") => "",
+            "access token" => {
+                "; check `authority`, and that a firewall or proxy lets this machine out (docs/networks.md)"
+            }
+            "Service Bus" | "storage" => "; check that a firewall or proxy lets this machine out (docs/networks.md)",
+            _ => {
+                "; check `url` under [subscriber.tenant], and that a firewall or proxy lets this machine out (docs/networks.md)"
+            }
+        };
+        self.failed(check, format_args!("{detail}{advice}"))
     }
 
     fn not_tried(&mut self, check: &'static str) -> anyhow::Result<()> {

@@ -21,13 +21,9 @@ const ENTITIES_FILE: &str = "entities.toml";
 
 pub(crate) fn init() -> anyhow::Result<Outcome> {
     // What is there stays; the other file is written all the same.
-    let entities = starter::file(Path::new(ENTITIES_FILE), ENTITIES);
-    let settings = starter::settings(SETTINGS);
-    match (entities, settings) {
-        (Ok(()), Ok(())) => {}
-        (Err(error), Ok(())) | (Ok(()), Err(error)) => return Err(error),
-        (Err(entities), Err(settings)) => anyhow::bail!("{entities:#}; {settings:#}"),
-    }
+    let entities = starter::new_file(Path::new(ENTITIES_FILE), ENTITIES);
+    starter::settings(SETTINGS)?;
+    entities?;
     line(format_args!("next: fill in both, then `waybill-subscriber run`"))?;
     Ok(Outcome::Done)
 }

@@ -59,6 +59,8 @@ fn media(path: &Path, of: &RowsOf) -> anyhow::Result<Media> {
     if let Some(content_type) = &of.content_type {
         return Ok(Media::parse(content_type)?);
     }
+    // A name that is wrong has a wrong suffix, too.
+    std::fs::metadata(path).with_context(|| format!("{}: it cannot be read", path.display()))?;
     let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
     let suffix = name.rsplit_once('.').map(|(_, suffix)| suffix);

@@ -94,6 +94,9 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
         Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)
     })
     .await?;
+    if matches!(&sink, AnySink::Stdout(out) if out.closed().is_cancelled()) {
+        return Ok(outcome);
+    }
     let worked = subscriber.work_stats();
     // A nightly job must not stay green while nothing gets through.
     if worked.tries_put_off.load(Ordering::Relaxed) > 0 && worked.files_done.load(Ordering::Relaxed) == 0 {
