@@ -435,7 +435,7 @@ async fn a_reader_that_has_seen_enough_is_told_nothing() {
         let mut closed = command(&folder, "waybill-publisher", arguments);
         closed.stdout(writer).stderr(Stdio::piped());
         let output = tokio::task::spawn_blocking(move || closed.spawn().unwrap().wait_with_output().unwrap());
-        let ended = Ended::from(output.await.unwrap()).with(1);
+        let ended = Ended::from(output.await.unwrap()).with(0);
         assert_eq!(ended.err, "", "{arguments:?}");
     }
     local.stop().await;
