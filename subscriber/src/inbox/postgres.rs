@@ -44,14 +44,14 @@ const SCHEMA_NAME: &str = "waybill_inbox";
 const CONNECTIONS_MAX: usize = 4;
 /// For one answer; then the connection counts as dead.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// For an answer that needs every row, or many.
-const LONG_PATIENCE: Duration = Duration::from_secs(300);
 /// Files skipped in one transaction.
 const SKIPPED_AT_ONCE: i64 = 10_000;
-/// A plan that was made while the table was small must not be kept.
+/// A plan that was made while the table was small must not be kept, nor one that reads the whole table because nobody has
+/// counted yet what is in it.
 ///
 /// Whoever is frozen, or whose machine died, in the middle of a transaction lets go of what it locked.
-const SETTINGS: &str = "-c plan_cache_mode=force_custom_plan -c idle_in_transaction_session_timeout=10s";
+const SETTINGS: &str = "-c plan_cache_mode=force_custom_plan -c enable_seqscan=off \
+                        -c idle_in_transaction_session_timeout=10s";
 
 /// How a [`PostgresInbox`] behaves.
 #[derive(Debug, Clone)]
@@ -146,17 +146,8 @@ impl PostgresInbox {
     }
 
     async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, InboxError> {
-        self.query_within(PATIENCE, sql, values).await
-    }
-
-    async fn query_within(
-        &self,
-        patience: Duration,
-        sql: &str,
-        values: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<Row>, InboxError> {
         let connection = self.connection().await?;
-        let asked = timeout(patience, async {
+        let asked = timeout(PATIENCE, async {
             let statement = connection.prepare_cached(sql).await?;
             connection.query(&statement, values).await
         });
@@ -457,11 +448,16 @@ impl Inbox for PostgresInbox {
     }
 
     async fn pending(&self, wanted: &Wanted) -> Result<Pending, InboxError> {
+        // What is due is all that there is less what comes later, except where only the rows tell when they came.
+        let total = match wanted.since {
+            None => "(SELECT sum(messages) FROM tally WHERE state IN ('saved', 'working') AND",
+            Some(_) => "(SELECT count(*) FROM inbox WHERE due_at IS NOT NULL AND",
+        };
         let wanted = WantedValues::of(wanted);
         let Conditions { sql: wanted, values } = wanted.conditions(Vec::new());
         let sql = format!(
             "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now)
-             SELECT (SELECT count(*) FROM inbox WHERE {wanted} AND due_at <= (SELECT now FROM clock)),
+             SELECT coalesce({total} {wanted}), 0)::bigint - count(*),
                  count(*) FILTER (WHERE state = 'working'), count(*) FILTER (WHERE state = 'saved'),
                  extract(epoch FROM min(due_at) - (SELECT now FROM clock))::double precision
              FROM inbox WHERE {wanted} AND due_at > (SELECT now FROM clock)"
@@ -476,15 +472,14 @@ impl Inbox for PostgresInbox {
     }
 
     async fn counts(&self) -> Result<Counts, InboxError> {
-        let rows = "SELECT (SELECT coalesce(sum(filtered_rows), 0)::bigint FROM inbox WHERE filtered_rows > 0),
-                        (SELECT coalesce(sum(bad_rows), 0)::bigint FROM inbox WHERE bad_rows > 0)";
-        let states = "SELECT state, count(*) FROM inbox GROUP BY state";
+        let sql =
+            "SELECT state, sum(messages)::bigint, sum(filtered_rows)::double precision, sum(bad_rows)::double precision
+                   FROM tally GROUP BY state";
         let mut counts = Counts::default();
-        for row in self.query(rows, &[]).await? {
-            (counts.filtered_rows, counts.bad_rows) = (count(&row, 0), count(&row, 1));
-        }
-        for row in self.query(states, &[]).await? {
+        for row in self.query(sql, &[]).await? {
             let many = count(&row, 1);
+            counts.filtered_rows += sum(&row, 2);
+            counts.bad_rows += sum(&row, 3);
             match parsed::<State>(&row, 0)? {
                 State::Saved => counts.saved = many,
                 State::Working => counts.working = many,
@@ -499,16 +494,13 @@ impl Inbox for PostgresInbox {
     }
 
     async fn types(&self) -> Result<Vec<TypeTotals>, InboxError> {
-        // What was read counts; before, what the message says.
-        let sql = "SELECT blob_type, count(*), count(*) FILTER (WHERE state = 'skipped'),
-                count(*) FILTER (WHERE state = 'done'),
-                coalesce(sum(CASE state WHEN 'done' THEN rows ELSE announced_rows END), 0)::double precision,
-                coalesce(sum(coalesce(stored_bytes, announced_bytes)), 0)::double precision,
-                count(coalesce(stored_bytes, announced_bytes)), coalesce(sum(filtered_rows), 0)::double precision
-            FROM inbox WHERE blob_type IS NOT NULL AND file_key IS NOT NULL AND state <> 'duplicate'
-            GROUP BY blob_type ORDER BY blob_type COLLATE \"C\"";
-        let sum = |row: &Row, at: usize| row.get::<_, f64>(at) as u64;
-        let rows = self.query_within(LONG_PATIENCE, sql, &[]).await?;
+        let sql =
+            "SELECT blob_type, sum(files)::bigint, coalesce(sum(files) FILTER (WHERE state = 'skipped'), 0)::bigint,
+                coalesce(sum(files) FILTER (WHERE state = 'done'), 0)::bigint, sum(rows)::double precision,
+                sum(bytes)::double precision, sum(files_with_bytes)::bigint,
+                coalesce(sum(filtered_rows) FILTER (WHERE state <> 'duplicate'), 0)::double precision
+            FROM tally GROUP BY blob_type HAVING sum(files) > 0 ORDER BY blob_type COLLATE \"C\"";
+        let rows = self.query(sql, &[]).await?;
         Ok(rows
             .iter()
             .map(|row| TypeTotals {
@@ -660,6 +652,11 @@ where
 
 fn count(row: &Row, at: usize) -> u64 {
     row.get::<_, i64>(at).unsigned_abs()
+}
+
+/// Of figures that may be too large for a number of ours.
+fn sum(row: &Row, at: usize) -> u64 {
+    row.get::<_, f64>(at) as u64
 }
 
 /// Told apart from the locks of other programs in this database, and of other inboxes.

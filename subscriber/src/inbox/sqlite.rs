@@ -400,26 +400,25 @@ impl Inbox for SqliteInbox {
     }
 
     async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
-        let filter = filter.clone();
+        // Only conditions that are there: an index serves none that may be absent.
+        let mut conditions = vec!["id < ?"];
+        let mut values = vec![Value::Integer(filter.before.unwrap_or(i64::MAX))];
+        let texts = [
+            ("state = ?", filter.state.map(|state| state.as_str().to_owned())),
+            ("blob_type = ?", filter.blob_type.clone()),
+            ("correlation_id = ?", filter.correlation_id.clone()),
+        ];
+        for (condition, text) in texts {
+            conditions.extend(text.is_some().then_some(condition));
+            values.extend(text.map(Value::Text));
+        }
+        let most = if filter.most == 0 { 100 } else { filter.most };
+        values.push(Value::Integer(i64::from(most)));
+        let conditions = conditions.join(" AND ");
         read(&self.db, move |db| {
-            let most = if filter.most == 0 { 100 } else { filter.most };
-            db.prepare_cached(&format!(
-                "SELECT {ROW_COLUMNS} FROM inbox
-                 WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR blob_type = ?2)
-                   AND (?3 IS NULL OR correlation_id = ?3) AND id < ?4
-                 ORDER BY id DESC LIMIT ?5"
-            ))?
-            .query_map(
-                params![
-                    filter.state.map(State::as_str),
-                    filter.blob_type,
-                    filter.correlation_id,
-                    filter.before.unwrap_or(i64::MAX),
-                    most
-                ],
-                read_row,
-            )?
-            .collect()
+            db.prepare_cached(&format!("SELECT {ROW_COLUMNS} FROM inbox WHERE {conditions} ORDER BY id DESC LIMIT ?"))?
+                .query_map(rusqlite::params_from_iter(values), read_row)?
+                .collect()
         })
         .await
     }
@@ -632,13 +631,14 @@ fn wanted_clause(wanted: &Wanted) -> (String, Vec<Value>) {
     (clause, values)
 }
 
-/// A condition on `blob_type` in brackets, and its values: as [`is_of_types`](waybill_contracts::is_of_types) has it.
+/// A condition on `blob_type` in brackets, and its values: as [`is_of_types`](waybill_contracts::is_of_types) has it. The
+/// plus keeps the index of types out of it, which finds all files of a type where the few that are due are asked for.
 fn types_clause(types: &[String]) -> (String, Vec<String>) {
     let (patterns, names): (Vec<_>, Vec<_>) = types.iter().partition(|name| name.contains('*'));
-    let mut clause = format!("(blob_type IN ({})", vec!["?"; names.len()].join(","));
+    let mut clause = format!("(+blob_type IN ({})", vec!["?"; names.len()].join(","));
     let mut values: Vec<String> = names.into_iter().cloned().collect();
     for pattern in patterns {
-        clause.push_str(" OR blob_type GLOB ?");
+        clause.push_str(" OR +blob_type GLOB ?");
         // Of GLOB's special characters only the star is ours.
         values.push(pattern.replace('[', "[[]").replace('?', "[?]"));
     }

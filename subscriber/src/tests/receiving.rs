@@ -11,10 +11,13 @@ use std::{
 use tokio_util::sync::CancellationToken;
 use waybill_contracts::Reason;
 
-use super::world::{ENTITY, Running, World, builder, rows_in, until, within};
+use super::{
+    sink::MemorySink,
+    world::{ENTITY, Running, World, builder, rows_in, until, within},
+};
 use crate::inbox::{
     Admitted, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
-    ListFilter, Pending, Place, SqliteInbox, State, TypeTotals, Wanted, WorkerId,
+    ListFilter, Pending, Place, SqliteInbox, SqliteInboxOptions, State, TypeTotals, Wanted, WorkerId,
 };
 
 /// An inbox whose disk is full when it is told so.
@@ -46,9 +49,16 @@ impl Inbox for Failing {
         self.inner.known(files).await
     }
     async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(InboxError::Unavailable("the disk is full".into()));
+        }
         self.inner.lease(worker, most, wanted).await
     }
     async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {
+        if self.full.load(Ordering::SeqCst) {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Err(InboxError::Unavailable("the disk is full".into()));
+        }
         self.inner.renew(lease, rows).await
     }
     async fn note_blob(&self, lease: &Lease, blob: &BlobSeen) -> Result<bool, InboxError> {
@@ -263,5 +273,36 @@ async fn a_bus_out_of_reach_is_told_with_its_reason_and_does_not_count_as_idle()
     assert!(tokio::time::timeout(Duration::from_millis(300), idle).await.is_err(), "nobody knows whether it is idle");
     let problem = subscriber.receive_stats().problem().unwrap();
     assert!(problem.contains("TenantService"), "{problem}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_cannot_renew_its_lease_lets_go_before_another_gets_the_file() {
+    let lease = Duration::from_secs(1);
+    let world = World::new().await;
+    let options = SqliteInboxOptions { lease, ..SqliteInboxOptions::default() };
+    let inner = SqliteInbox::open(&world.folder.path().join("inbox"), options).await.unwrap();
+    let inbox = Failing::new(inner.clone());
+    let sink = MemorySink::default();
+    let gate = sink.gate();
+    let subscriber = world.subscriber(inbox.clone(), builder().lease(lease));
+    let running = Running::run(&subscriber, sink.clone());
+    world.publish("a", "{\"id\":1}\n", "").await;
+    rows_in(&inner, State::Working, 1).await;
+    inbox.full.store(true, Ordering::SeqCst);
+    let other = WorkerId("other".to_owned());
+    let mut taken = Vec::new();
+    while taken.is_empty() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        taken = inner.lease(&other, 1, &Wanted::default()).await.unwrap();
+    }
+    assert!(inbox.failed.load(Ordering::SeqCst) >= 2, "it asked for more time");
+    inbox.full.store(false, Ordering::SeqCst);
+    // The first worker would be the first in the queue.
+    gate.add_permits(1);
+    world.publish("b", "{\"id\":2}\n", "").await;
+    rows_in(&inner, State::Done, 1).await;
+    assert_eq!(sink.rows(), [r#"{"id":2}"#], "nothing of the file that it lost took effect");
+    assert!(inner.finish(&taken[0].lease, End::Release).await.unwrap(), "which is the other's");
     running.stop().await;
 }

@@ -8,7 +8,7 @@ use waybill_store::tokio_postgres::{self, Client, NoTls};
 
 use super::*;
 use crate::inbox::{
-    Pages,
+    FileDone, Pages,
     conformance::{arrival, exercise},
 };
 
@@ -269,6 +269,57 @@ async fn a_commit_is_on_disk_even_where_the_database_does_not_wait_for_it() {
     assert_eq!(inbox.counts().await.unwrap().saved, 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn sums_are_what_counting_would_give_whoever_changes_what_at_once() {
+    const DIFFERENT: &str = "SELECT count(*) FROM (
+            SELECT state, coalesce(blob_type, '') AS blob_type, count(*) AS messages,
+                count(*) FILTER (WHERE file_key IS NOT NULL AND state <> 'duplicate') AS files,
+                coalesce(sum(CASE state WHEN 'done' THEN rows END), 0) AS rows, coalesce(sum(stored_bytes), 0) AS bytes,
+                count(stored_bytes) AS files_with_bytes, coalesce(sum(filtered_rows), 0) AS filtered, sum(bad_rows) AS bad
+            FROM inbox GROUP BY 1, 2) AS counted
+        FULL JOIN (
+            SELECT state, blob_type, sum(messages) AS messages, sum(files) AS files, sum(rows) AS rows, sum(bytes) AS bytes,
+                sum(files_with_bytes) AS files_with_bytes, sum(filtered_rows) AS filtered, sum(bad_rows) AS bad
+            FROM tally GROUP BY 1, 2 HAVING sum(messages) <> 0) AS tallied
+        USING (state, blob_type, messages, files, rows, bytes, files_with_bytes, filtered, bad)
+        WHERE counted IS NULL OR tallied IS NULL";
+    let schema = fresh_schema();
+    let replicas = futures::future::join_all((0..3).map(|_| open(&schema))).await;
+    let beside = Beside::new(&schema).await;
+    // All in one shard: so they meet.
+    let shared = "DO $$ BEGIN EXECUTE replace(pg_get_functiondef('tally'::regproc), 'pg_backend_pid()', '1'); END $$";
+    beside.run(shared).await;
+    let work = async |replica: &PostgresInbox, name: i64| {
+        for round in 0..20 {
+            let message = |at: i64| arrival(name * 1_000 + round * 10 + at, &format!("{}", round * 10 + at), "T");
+            replica.admit((0..5).map(message).collect()).await.unwrap();
+            for (at, file) in replica.lease(&worker("w"), 3, &Wanted::default()).await.unwrap().iter().enumerate() {
+                let done = FileDone { rows: 7, bad_rows: 1, filtered_rows: Some(2), stored_bytes: 9, plain_bytes: 10 };
+                assert!(replica.renew(&file.lease, 3).await.unwrap().is_some());
+                let end = match at {
+                    0 => End::Done(done),
+                    1 => End::Release,
+                    _ => End::Expire { problem: "gone".to_owned() },
+                };
+                assert!(replica.finish(&file.lease, end).await.unwrap());
+            }
+            replica.skip(round, "no").await.unwrap();
+            replica.retry(round).await.unwrap();
+        }
+        replica.skip_other_types(&["S".to_owned()]).await.unwrap();
+    };
+    tokio::join!(work(&replicas[0], 1), work(&replicas[1], 2), work(&replicas[2], 3));
+    let counts = replicas[0].counts().await.unwrap();
+    assert_eq!((counts.duplicate, counts.filtered_rows, counts.bad_rows), (200, counts.done * 2, counts.done));
+    assert!(counts.done >= 20, "{counts:?}");
+    assert_eq!(beside.number(DIFFERENT).await, 0);
+    beside.run("DELETE FROM inbox WHERE state = 'duplicate'").await;
+    assert_eq!(beside.number(DIFFERENT).await, 0);
+    assert_eq!(replicas[0].counts().await.unwrap().duplicate, 0);
+    beside.run("UPDATE tally SET messages = messages + 1 WHERE state = 'done'").await;
+    assert_ne!(beside.number(DIFFERENT).await, 0, "the comparison sees a difference");
+}
+
 #[tokio::test]
 async fn a_schema_of_somebody_else_is_refused_and_left_alone() {
     let schema = fresh_schema();
@@ -289,6 +340,24 @@ async fn a_newer_inbox_is_refused() {
     let error = PostgresInbox::open(&server(), options(&schema, Duration::from_secs(60))).await.unwrap_err();
     let InboxError::Open(cause) = error else { panic!("{error:?}") };
     assert!(cause.to_string().contains("schema version 99"), "{cause}");
+}
+
+#[tokio::test]
+async fn an_inbox_of_the_first_schema_opens_and_goes_on() {
+    let schema = format!("golden_{}", Uuid::new_v4().simple());
+    let golden = include_str!("../../../golden/inbox-postgres-1.sql").replace("waybill_inbox", &schema);
+    Beside::new(&schema).await.run(&golden).await;
+    let inbox = open(&schema).await;
+    let counts = inbox.counts().await.unwrap();
+    assert_eq!((counts.saved, counts.done, counts.skipped), (0, 2, 1));
+    let row = inbox.get(1).await.unwrap().unwrap();
+    assert_eq!((row.state, row.rows, row.filtered_rows), (State::Done, 5, Some(0)));
+    let types = inbox.types().await.unwrap();
+    let shown: Vec<_> = types.iter().map(|of| (of.blob_type.as_str(), of.files, of.rows, of.bytes)).collect();
+    assert_eq!(shown, [("ItemChanges", 1, 5, 62), ("Log", 1, 2, 36), ("Other", 1, 1, 24)]);
+    assert_eq!(inbox.history(3).await.unwrap().last().unwrap().state, State::Skipped);
+    inbox.admit(vec![arrival(9, "a", "T")]).await.unwrap();
+    assert_eq!(inbox.lease(&worker("w"), 9, &Wanted::default()).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilt
             let problem = match (&row.reason, &row.problem, row.duplicate_of) {
                 // Why an earlier try ended is in its history.
                 _ if row.state == State::Working => {
-                    row.worker.as_ref().map_or_else(String::new, |worker| format!("held by {worker}"))
+                    row.worker.as_deref().map_or_else(String::new, |worker| format!("held by {}", who(worker)))
                 }
                 (Some(reason), Some(problem), _) => format!("{reason}: {problem}"),
                 (None, Some(problem), _) => problem.clone(),
@@ -136,7 +136,7 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     fact("from", Some(format!("{} #{} at {}", row.entity_path, row.sequence_number, instant(row.enqueued_at))));
     fact("message id", row.message_id);
     fact("received", Some(instant(row.received_at)));
-    fact("held by", row.worker);
+    fact("held by", row.worker.as_deref().map(|worker| who(worker).to_owned()));
     fact("due", row.due_at.map(instant));
     fact("expires", row.expires_at.map(instant));
     let filtered = row.filtered_rows.map_or(String::new(), |rows| format!(", {} not wanted by a filter", count(rows)));
@@ -150,8 +150,11 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     }
     line(format_args!(""))?;
     table(
-        &["WHEN", "STATE", "WHY"],
-        history.iter().map(|entry| vec![instant(entry.at), entry.state.to_string(), why(entry)]),
+        &["WHEN", "STATE", "WHO", "WHY"],
+        history.iter().map(|entry| {
+            let who = entry.worker.as_deref().map(who).unwrap_or_default();
+            vec![instant(entry.at), entry.state.to_string(), who.to_owned(), why(entry)]
+        }),
     )?;
     Ok(Outcome::Done)
 }
@@ -191,6 +194,11 @@ pub(crate) async fn trace(common: &Common, settings: &Settings, correlation_id: 
         line(format_args!("the newest {MOST} with this id; `list --correlation` pages through all"))?;
     }
     Ok(Outcome::Done)
+}
+
+/// Machine and process of a worker, without what tells its starts apart.
+fn who(worker: &str) -> &str {
+    worker.rsplit_once('-').map_or(worker, |(who, _)| who)
 }
 
 /// The reason and the problem of a step.
