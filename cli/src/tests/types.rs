@@ -146,11 +146,11 @@ async fn files_that_an_earlier_choice_of_types_put_aside_are_told_and_taken() {
     subscriber(&folder, &["skip", &unwanted, "--why", "a test"]).await.with(0);
 
     write("[subscriber]\ntypes = [\"ItemChanges\", \"PriceChanges\"]\n");
-    let told = "1 file of types that are wanted now (PriceChanges) were skipped by an earlier choice of types";
+    let told = "skipped by an earlier choice of types, and wanted now: 1 file (PriceChanges)";
     let second = subscriber(&folder, &RUN).await.with(0);
     assert_eq!(second.err.matches(told).count(), 1, "{}", second.err);
     let plan = subscriber(&folder, &["plan"]).await.with(0).out;
-    assert!(plan.contains("skipped earlier") && plan.contains("1 file of types that are wanted now"), "{plan}");
+    assert!(plan.contains("skipped earlier") && plan.contains("and wanted now: 1 file;"), "{plan}");
     let plan = subscriber(&folder, &["plan", "--format", "json"]).await.with(0).json();
     let sums = (&plan["fetched"]["files"], &plan["saved"]["files"], &plan["saved"]["rows"], &plan["putAside"]);
     assert_eq!(sums, (&1.into(), &3.into(), &6.into(), &1.into()), "{plan}");

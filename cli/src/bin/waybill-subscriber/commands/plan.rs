@@ -153,8 +153,7 @@ fn show(plan: &Plan, told: Option<&str>) -> anyhow::Result<()> {
     }
     if plan.put_aside > 0 {
         line(format_args!(
-            "{} of types that are wanted now were skipped by an earlier choice of types: `waybill-subscriber retry --skipped` \
-             has them worked",
+            "skipped by an earlier choice of types, and wanted now: {}; `waybill-subscriber retry --skipped` has them worked",
             many(plan.put_aside, "file")
         ))?;
     }

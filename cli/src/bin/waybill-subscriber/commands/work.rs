@@ -55,8 +55,8 @@ async fn say_types(settings: &Settings, subscriber: &Local) -> anyhow::Result<bo
     if by_type > 0 {
         let names: Vec<&str> = aside.iter().filter(|(_, of)| of.by_type > 0).map(|(name, _)| name.as_str()).collect();
         eprintln!(
-            "waybill-subscriber: {} of types that are wanted now ({}) were skipped by an earlier choice of types; \
-             `waybill-subscriber retry --skipped` has them worked",
+            "waybill-subscriber: skipped by an earlier choice of types, and wanted now: {} ({}); `waybill-subscriber retry \
+             --skipped` has them worked",
             many(by_type, "file"),
             names.join(", ")
         );
