@@ -64,7 +64,7 @@ pub(crate) struct Admin {
 type Refusal = (StatusCode, String);
 
 impl Admin {
-    async fn answer(&self, request: Request<Upload>) -> Result<(StatusCode, Json), Refusal> {
+    async fn answer(&self, request: Request<&mut Upload>) -> Result<(StatusCode, Json), Refusal> {
         let (parts, body) = request.into_parts();
         check_caller(&parts)?;
         let path = percent_decode_str(parts.uri.path()).decode_utf8_lossy().into_owned();
@@ -115,7 +115,7 @@ impl Admin {
         Ok(json!({ "rotated": tenant.unwrap_or("all tenants") }))
     }
 
-    async fn install(&self, body: Upload) -> Result<Json, Refusal> {
+    async fn install(&self, body: &mut Upload) -> Result<Json, Refusal> {
         let refuse = |text: String| (StatusCode::BAD_REQUEST, text);
         let body = read(body).await?;
         let text = std::str::from_utf8(&body).map_err(|_| refuse("the script is not UTF-8".to_owned()))?;
@@ -127,14 +127,14 @@ impl Admin {
     }
 }
 
-async fn read(body: Upload) -> Result<Bytes, Refusal> {
+async fn read(body: &mut Upload) -> Result<Bytes, Refusal> {
     let read = Limited::new(body, BODY_MAX).collect().await;
     read.map(http_body_util::Collected::to_bytes)
         .map_err(|error| (StatusCode::BAD_REQUEST, format!("the body could not be read: {error}; it may have 1 MiB")))
 }
 
 impl Handler for Admin {
-    async fn handle(&self, request: Request<Upload>, _line: &Line) -> Response<Body> {
+    async fn handle(&self, request: Request<&mut Upload>, _line: &Line) -> Response<Body> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         match self.answer(request).await {
             Ok((status, value)) => json(status, &value),

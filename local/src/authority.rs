@@ -71,7 +71,7 @@ impl Authority {
         Self { tokens, keys, faults, url, used: Used::default(), assertions_once, now }
     }
 
-    async fn answer(&self, request: Request<Upload>, line: &Line) -> Result<Json, Refusal> {
+    async fn answer(&self, request: Request<&mut Upload>, line: &Line) -> Result<Json, Refusal> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().trim_matches('/').to_owned();
         let (directory, rest) = path.split_once('/').unwrap_or((&path, ""));
@@ -273,7 +273,7 @@ fn audience<'a>(scope: &'a str, directory: &str) -> Result<&'a str, Refusal> {
 }
 
 impl Handler for Authority {
-    async fn handle(&self, request: Request<Upload>, line: &Line) -> Response<Body> {
+    async fn handle(&self, request: Request<&mut Upload>, line: &Line) -> Response<Body> {
         let correlation = request.headers().get("client-request-id").and_then(|id| id.to_str().ok());
         let correlation = correlation.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned);
         let mut response = match self.answer(request, line).await {

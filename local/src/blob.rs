@@ -16,16 +16,10 @@ mod spool;
 mod store;
 mod write;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::BodyExt as _;
-use hyper::body::Body as _;
 use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::format_description};
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::{
@@ -51,11 +45,6 @@ const RESIDENT_MAX: u64 = 32 << 20;
 /// How the text of an error writes the time.
 const ERROR_TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
-/// How much of the body of a refused request is read before it is answered, and how long that may take: the connection
-/// then serves the next request. Beyond, or when the client asked first whether to send it, the answer comes at once and
-/// the connection ends.
-const DRAIN_MAX: u64 = 1 << 20;
-const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 /// What was said of late about refusals.
 static SAID: Lines = Lines::new();
@@ -149,7 +138,7 @@ impl BlobService {
             self.keys.refuse(signature);
         }
         if let Some(at) = to_do.cut_upload {
-            drain(body, at).await;
+            body.read_away(at).await;
             self.stats.blob_request(operation.name(), None);
             line.meet(Fate::Reset).await;
         }
@@ -258,19 +247,11 @@ impl BlobService {
 }
 
 impl Handler for BlobService {
-    async fn handle(&self, request: Request<Upload>, line: &Line) -> Response<Body> {
-        let (parts, mut body) = request.into_parts();
+    async fn handle(&self, request: Request<&mut Upload>, line: &Line) -> Response<Body> {
+        let (parts, body) = request.into_parts();
         let request_id = Uuid::new_v4().to_string();
         let mut operation = None;
-        let answer = self.answer(&parts, &mut body, line, &mut operation).await;
-        // What is refused, or has a body that nobody asked for, leaves it unread.
-        if !body.is_end_stream() {
-            let asks = parts.headers.contains_key(header::EXPECT);
-            let is_read = !asks && timeout(DRAIN_TIME, drain(&mut body, DRAIN_MAX)).await.unwrap_or(false);
-            if !is_read {
-                line.linger();
-            }
-        }
+        let answer = self.answer(&parts, body, line, &mut operation).await;
         let mut response = match answer {
             Ok(response) => response,
             Err(error) => {
@@ -280,9 +261,6 @@ impl Handler for BlobService {
         };
         self.stats.blob_request(operation.map_or("Unknown", BlobOperation::name), Some(response.status()));
         let headers = response.headers_mut();
-        if line.lingers() {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
         set(headers, HeaderName::from_static("x-ms-request-id"), &request_id);
         headers.insert(header::SERVER, HeaderValue::from_static("waybill-local"));
         let asked = parts.headers.get("x-ms-version");
@@ -316,19 +294,6 @@ fn log_refusal(
         }
         _ => say!(SAID, warn, "blob: request refused", %from, %method, %path, operation, status, code, %why),
     }
-}
-
-/// Reads and forgets a body, up to a limit; whether all of it was read.
-async fn drain(body: &mut Upload, most: u64) -> bool {
-    let mut left = most;
-    while left > 0 {
-        match body.frame().await {
-            Some(Ok(frame)) => left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64)),
-            Some(Err(_)) => return false,
-            None => return true,
-        }
-    }
-    false
 }
 
 /// A header whose value was made here or checked to be visible ASCII when it came in.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::{server::conn::http1, service::service_fn};
+use hyper::{body::Body as _, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -35,6 +35,11 @@ use socket::Socket;
 const DRAIN: Duration = Duration::from_secs(1);
 /// Connections served at once; more wait in the listener's backlog.
 const CONNECTIONS_MAX: usize = 1_000;
+/// How much of a body that nobody wants is read before the answer, and how long that may take: the connection then serves
+/// the next request. Beyond, or when the client asked first whether to send it, the answer comes at once and the connection
+/// ends.
+const DRAIN_MAX: u64 = 1 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed, because the reason (no file descriptors left) does not go away at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -51,7 +56,7 @@ pub(crate) fn json(status: StatusCode, value: &impl serde::Serialize) -> Respons
 /// Answers requests. One value serves all connections.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers one request; whatever goes wrong is an answer too.
-    fn handle(&self, request: Request<Upload>, line: &Line) -> impl Future<Output = Response<Body>> + Send;
+    fn handle(&self, request: Request<&mut Upload>, line: &Line) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// Serves until `stop`; then lets running requests end for a second, and cuts the rest.
@@ -171,8 +176,18 @@ async fn serve_requests<H: Handler>(socket: Socket, line: &Line, handler: Arc<H>
         let (handler, line) = (Arc::clone(&handler), line.clone());
         line.request_began();
         async move {
-            let request = request.map(|body| Upload::new(body, line.clone()));
-            let response = handler.handle(request, &line).await;
+            let (head, body) = request.into_parts();
+            let asks = head.headers.contains_key(header::EXPECT);
+            let mut body = Upload::new(body, line.clone());
+            let mut response = handler.handle(Request::from_parts(head, &mut body), &line).await;
+            // What is refused, or has a body that nobody asked for, leaves it unread.
+            if !body.is_end_stream() {
+                let is_read = !asks && timeout(DRAIN_TIME, body.read_away(DRAIN_MAX)).await.unwrap_or(false);
+                if !is_read {
+                    line.linger();
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+            }
             Ok::<_, std::convert::Infallible>(response.map(|body| Answer::new(body, line.clone())))
         }
     });
@@ -203,7 +218,7 @@ pub(crate) fn is_loopback_host(host: &str) -> bool {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
     };
-    matches!(name, "127.0.0.1" | "localhost" | "[::1]")
+    matches!(name, "127.0.0.1" | "[::1]") || name.eq_ignore_ascii_case("localhost")
 }
 
 /// Binds a port of the loopback address; 0 takes a free one.

@@ -52,7 +52,7 @@ pub(crate) struct TenantService {
 }
 
 impl TenantService {
-    fn tenant_of(&self, request: &Request<Upload>) -> Result<&Tenant, String> {
+    fn tenant_of(&self, request: &Request<&mut Upload>) -> Result<&Tenant, String> {
         let header = request.headers().get(header::AUTHORIZATION).ok_or("the request has no Authorization header")?;
         let header = header.to_str().map_err(|_| "the Authorization header is not text")?;
         let (scheme, token) = header.split_once(' ').ok_or("the Authorization header is not 'Bearer TOKEN'")?;
@@ -109,7 +109,7 @@ impl TenantService {
         })
     }
 
-    async fn answer(&self, request: &Request<Upload>, line: &Line) -> Response<Body> {
+    async fn answer(&self, request: &Request<&mut Upload>, line: &Line) -> Response<Body> {
         if request.uri().path() != TEMPORARY_ENDPOINTS_PATH {
             let message = format!("there is nothing here; grants are at {TEMPORARY_ENDPOINTS_PATH}");
             return refusal(StatusCode::NOT_FOUND, "NotFound", &message);
@@ -172,7 +172,7 @@ impl TenantService {
 }
 
 impl Handler for TenantService {
-    async fn handle(&self, request: Request<Upload>, line: &Line) -> Response<Body> {
+    async fn handle(&self, request: Request<&mut Upload>, line: &Line) -> Response<Body> {
         self.answer(&request, line).await
     }
 }

@@ -164,6 +164,9 @@ impl Admin {
     }
 
     pub(super) fn peek(&self, entity: &str, query: &StorageQuery) -> Answer {
+        if let Some(other) = query.iter().map(|(name, _)| name).find(|name| !matches!(*name, "from" | "max")) {
+            return Err(bad_request(format!("`{other}` is unknown; there are `from` (a sequence number) and `max`")));
+        }
         let number = |name: &str, default: usize| match query.get(name) {
             None => Ok(default),
             Some(text) => text.parse().map_err(|_| bad_request(format!("`{name}` is '{text}', which is no number"))),

@@ -225,6 +225,9 @@ async fn names_that_azure_does_not_take_are_refused_and_nothing_is_made() {
     says(&refused, &["the subscription 'A' twice"]);
     assert_eq!(local.broker().entities(), ["exports", "exports/subscriptions/acme"]);
 
+    let (status, refused) = ask(&local, Method::GET, "entities/exports/subscriptions/acme?mx=5", &Json::Null).await;
+    assert_eq!(status, 400);
+    assert!(refused["error"]["message"].as_str().unwrap().contains("`mx` is unknown"), "{refused}");
     let (status, refused) = ask(&local, Method::GET, "entities/exports/subscriptions/acme?max=5000", &Json::Null).await;
     assert_eq!(status, 400);
     says(&refused, &["`max` is 5000", "at most 1000"]);

@@ -4,7 +4,10 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::sync::Notify;
@@ -37,8 +40,13 @@ impl Guests {
         let mut list = self.list();
         *list.by_address.entry(peer.ip()).or_default() += 1;
         drop(list);
-        let mut guest =
-            Guest { guests: Arc::clone(self), address: peer.ip(), place: None, leave: CancellationToken::new() };
+        let mut guest = Guest {
+            guests: Arc::clone(self),
+            address: peer.ip(),
+            place: None,
+            trusted: Arc::default(),
+            leave: CancellationToken::new(),
+        };
         guest.is_stranger();
         guest
     }
@@ -72,6 +80,8 @@ pub(super) struct Guest {
     address: IpAddr,
     /// Among the strangers.
     place: Option<u64>,
+    /// Whether it has a token, for who holds bytes of it beside the engine.
+    trusted: Arc<AtomicBool>,
     leave: CancellationToken,
 }
 
@@ -81,8 +91,14 @@ impl Guest {
         self.leave.clone()
     }
 
+    /// Tells at any time whether it has a token.
+    pub(super) fn trusted(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.trusted)
+    }
+
     /// Whether it has a token now.
     pub(super) fn has_token(&mut self, has_token: bool) {
+        self.trusted.store(has_token, Ordering::Relaxed);
         match (has_token, self.place) {
             (true, Some(place)) => {
                 self.guests.list().strangers.remove(&place);

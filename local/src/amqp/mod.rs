@@ -236,7 +236,7 @@ async fn connection(tcp: TcpStream, door: &Door, guest: Guest, room: Room) {
     let broker = Arc::clone(&room.broker);
     let lines = broker.live().lines();
     let accepted = tokio::select! {
-        accepted = timeout_at(began + HANDSHAKE, websocket::accept(stream, peer, lines)) => accepted,
+        accepted = timeout_at(began + HANDSHAKE, websocket::accept(stream, peer, guest.trusted(), lines)) => accepted,
         () = room.stop.cancelled() => return,
         () = room.leave.cancelled() => return,
     };

@@ -37,6 +37,7 @@ use tokio_tungstenite::{
     },
 };
 
+use super::connection::FRAME_MAX;
 use super::wire::{self, Socket};
 use crate::door::Stream;
 use crate::listen::{Body, empty, full, is_loopback_host};
@@ -54,6 +55,8 @@ const SUBPROTOCOL_AMQP: &str = "amqp";
 
 /// Largest message of a client, held until it is whole, of whoever has connected. Microsoft's clients send a frame in each.
 const MESSAGE_MAX: usize = 512 * 1024;
+/// Largest message of a client that has no token: one of the largest frames.
+const STRANGERS_MESSAGE_MAX: usize = FRAME_MAX as usize + 2 * READ_BUFFER;
 /// Bytes that are read at once, allocated with each connection.
 const READ_BUFFER: usize = 16 * 1024;
 /// Largest message that we send.
@@ -66,7 +69,12 @@ pub(super) fn is_http(first: u8) -> bool {
 
 /// Answers the client's request and goes over to WebSocket; `None` when the answer was a refusal, after which the
 /// connection has ended.
-pub(super) async fn accept<S>(stream: S, peer: SocketAddr, lines: &Lines) -> Option<WebSocket<S>>
+pub(super) async fn accept<S>(
+    stream: S,
+    peer: SocketAddr,
+    trusted: Arc<AtomicBool>,
+    lines: &Lines,
+) -> Option<WebSocket<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -109,6 +117,7 @@ where
         .write_buffer_size(PIECE_MAX)
         .max_message_size(Some(MESSAGE_MAX))
         .max_frame_size(Some(MESSAGE_MAX));
+    let stream = Counted { stream, unfinished: 0, trusted };
     let inner = WebSocketStream::from_partially_read(stream, parts.read_buf.to_vec(), Role::Server, Some(config)).await;
     Some(WebSocket { inner, unread: Bytes::new(), owes_pong: false, ends: None })
 }
@@ -119,7 +128,8 @@ fn answer(method: &Method, path: &str, headers: &HeaderMap) -> Result<Response<B
     if path.trim_end_matches('/') != PATH {
         return Err((StatusCode::NOT_FOUND, NOT_HERE));
     }
-    if method != Method::GET || !lists(headers, header::UPGRADE, "websocket") {
+    let upgrades = lists(headers, header::CONNECTION, "upgrade") && lists(headers, header::UPGRADE, "websocket");
+    if method != Method::GET || !upgrades {
         return Err((StatusCode::UPGRADE_REQUIRED, "this is AMQP over WebSocket: send GET with 'Upgrade: websocket'"));
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
@@ -177,7 +187,7 @@ fn refusal(status: StatusCode, text: &'static str) -> Response<Body> {
 /// The bytes within the messages of a WebSocket, as one stream.
 #[derive(Debug)]
 pub(super) struct WebSocket<S> {
-    inner: WebSocketStream<S>,
+    inner: WebSocketStream<Counted<S>>,
     /// What is left of the last message.
     unread: Bytes,
     /// A ping came, and its pong is not out. Nothing is read meanwhile, else the pongs of a client that reads none of them
@@ -188,9 +198,54 @@ pub(super) struct WebSocket<S> {
     ends: Option<(CloseCode, bool)>,
 }
 
+/// The stream below the messages. What comes of one that is not whole is kept up there, where nobody counts it; so it is
+/// counted here.
+#[derive(Debug)]
+struct Counted<S> {
+    stream: S,
+    /// Bytes since the last whole message.
+    unfinished: usize,
+    /// Whether the client has a token.
+    trusted: Arc<AtomicBool>,
+}
+
+impl<S> Counted<S> {
+    /// A control frame came in between: its payload, its mask and two bytes more are of no message.
+    fn control(&mut self, payload: usize) {
+        self.unfinished = self.unfinished.saturating_sub(payload + 6);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.unfinished > STRANGERS_MESSAGE_MAX && !self.trusted.load(Ordering::Relaxed) {
+            let text = "a WebSocket message of a client without a token is larger than the largest frame";
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, text)));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        self.unfinished += buffer.filled().len() - before;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 impl<S: Socket> Socket for WebSocket<S> {
     fn below(&self) -> Option<&Stream> {
-        self.inner.get_ref().below()
+        self.inner.get_ref().stream.below()
     }
 }
 
@@ -205,7 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.ends.is_some() {
-            return Pin::new(self.inner.get_mut()).poll_read(cx, buffer);
+            return Pin::new(&mut self.inner.get_mut().stream).poll_read(cx, buffer);
         }
         while self.unread.is_empty() {
             if self.owes_pong {
@@ -213,20 +268,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for WebSocket<S> {
                 self.owes_pong = false;
             }
             match ready!(Pin::new(&mut self.inner).poll_next(cx)) {
-                Some(Ok(Message::Binary(bytes))) => self.unread = bytes,
+                Some(Ok(Message::Binary(bytes))) => {
+                    self.inner.get_mut().unfinished = 0;
+                    self.unread = bytes;
+                }
                 Some(Ok(Message::Text(_))) => {
                     let text = "a text message came over WebSocket, and AMQP goes in binary ones";
                     return self.give_up(CloseCode::Unsupported, io::Error::new(io::ErrorKind::InvalidData, text));
                 }
                 // Its pong is made below us.
-                Some(Ok(Message::Ping(_))) => self.owes_pong = true,
+                Some(Ok(Message::Ping(payload))) => {
+                    self.inner.get_mut().control(payload.len());
+                    self.owes_pong = true;
+                }
+                Some(Ok(Message::Pong(payload))) => self.inner.get_mut().control(payload.len()),
                 // After a close comes the end.
-                Some(Ok(Message::Pong(_) | Message::Close(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Close(_) | Message::Frame(_))) => {}
                 Some(Err(error)) => {
-                    let code = match error {
+                    let code = match &error {
                         Error::Capacity(_) => CloseCode::Size,
+                        Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => CloseCode::Size,
                         Error::Protocol(_) | Error::Utf8(_) => CloseCode::Protocol,
-                        other => return Poll::Ready(Err(broken(other))),
+                        _ => return Poll::Ready(Err(broken(error))),
                     };
                     return self.give_up(code, broken(error));
                 }

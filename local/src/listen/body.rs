@@ -46,6 +46,19 @@ impl Upload {
         Self { body, line, left: PATIENCE, waiting: None }
     }
 
+    /// Reads and forgets up to so many bytes; whether that was all of it.
+    pub(crate) async fn read_away(&mut self, most: u64) -> bool {
+        let mut left = most;
+        while left > 0 {
+            match self.frame().await {
+                Some(Ok(frame)) => left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64)),
+                Some(Err(_)) => return false,
+                None => return true,
+            }
+        }
+        false
+    }
+
     /// Accounts for the time until this frame came.
     fn came(&mut self, bytes: usize) {
         if let Some((since, _)) = self.waiting.take() {

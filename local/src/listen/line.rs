@@ -81,7 +81,7 @@ impl Line {
 
     /// Ends the connection after this answer, and reads away before what its client still sends: a client that is cut off
     /// while it sends may never see the answer.
-    pub(crate) fn linger(&self) {
+    pub(super) fn linger(&self) {
         self.0.lingers.store(true, Ordering::Release);
     }
 
@@ -112,7 +112,7 @@ impl Line {
         self.0.cut.load(Ordering::Acquire)
     }
 
-    pub(crate) fn lingers(&self) -> bool {
+    pub(super) fn lingers(&self) -> bool {
         self.0.lingers.load(Ordering::Acquire)
     }
 

@@ -281,6 +281,20 @@ async fn a_body_that_nobody_asked_for_is_read_away_behind_the_answer() {
 }
 
 #[tokio::test]
+async fn every_endpoint_answers_before_a_body_that_it_does_not_want_and_lets_its_client_see_it() {
+    let local = Local::builder().start().await.unwrap();
+    let ports = local.ports();
+    for (port, path) in [(ports.tenant, "/nowhere"), (ports.admin, "/nowhere"), (ports.blob, "/nobody/nothing")] {
+        let mut client = connect(port).await;
+        let size = 8 << 20;
+        say(&mut client, &format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {size}\r\n\r\n")).await;
+        client.write_all(&vec![b'x'; size]).await.unwrap();
+        let (said, _) = timeout(PROMPT, until_the_end(&mut client)).await.unwrap();
+        assert!(said.starts_with("HTTP/1.1 40") && said.contains("connection: close"), "{port}: {said}");
+    }
+}
+
+#[tokio::test]
 async fn after_a_small_refused_upload_the_connection_serves_the_next_request() {
     let local = Local::builder().start().await.unwrap();
     let mut client = connect(local.ports().blob).await;
@@ -296,11 +310,9 @@ async fn after_a_small_refused_upload_the_connection_serves_the_next_request() {
 struct Refuses;
 
 impl Handler for Refuses {
-    async fn handle(&self, _: Request<Upload>, line: &Line) -> Response<Body> {
-        line.linger();
+    async fn handle(&self, _: Request<&mut Upload>, _: &Line) -> Response<Body> {
         let mut response = Response::new(full("no"));
         *response.status_mut() = StatusCode::FORBIDDEN;
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         response
     }
 }
@@ -312,7 +324,7 @@ async fn a_client_that_goes_on_sending_after_its_refusal_is_cut_off_in_the_end()
     let mut client = connect(listener.local_addr().unwrap().port()).await;
     let mut serving = JoinSet::new();
     serving.spawn(serve(listener, Door::Plain, Arc::new(Refuses), Arc::clone(&lines), stop.clone()));
-    say(&mut client, &refused_put(1 << 30, "")).await;
+    say(&mut client, &refused_put(1 << 30, "expect: 100-continue\r\n")).await;
     let began = Instant::now();
     let (said, _) = until_the_end(&mut client).await;
     assert!(said.starts_with("HTTP/1.1 403"), "{said}");

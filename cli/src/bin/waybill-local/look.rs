@@ -193,6 +193,7 @@ fn tokens(tokens: Vec<Token>) -> anyhow::Result<()> {
 #[group(id = "what")]
 pub(crate) struct Peek {
     /// Path of a queue, subscription or dead-letter queue: exports/subscriptions/acme/$DeadLetterQueue
+    #[arg(value_parser = clap::builder::NonEmptyStringValueParser::new())]
     entity: String,
     /// From this sequence number on
     #[arg(long, value_name = "N", default_value_t = 0)]

@@ -489,3 +489,45 @@ async fn pings_whose_pongs_are_read_are_answered_one_by_one_and_frames_come_thro
     assert!(pongs > 50, "{pongs}");
     served.end().await;
 }
+
+#[tokio::test]
+async fn a_message_of_web_socket_that_is_never_whole_is_held_for_a_client_with_a_token_only() {
+    let served = served().await;
+    let opened = Bench::new().client().sent;
+    let trusted = Bench::new().trusted().sent;
+    // One that is not the last, and pings between the fragments.
+    let fragment = |first: u8| {
+        let mut bytes = vec![first, 0xff];
+        bytes.extend(20_000_u64.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend([0; 20_000]);
+        [bytes, ping(b"still here")].concat()
+    };
+    for (first, most) in [(&b""[..], 96 << 10), (&opened, 96 << 10), (&trusted, 512 << 10)] {
+        let mut socket = web_socket(served.tcp().await).await;
+        for piece in first.chunks(50_000) {
+            socket.send(Message::Binary(Bytes::copy_from_slice(piece))).await.unwrap();
+        }
+        let sending = async {
+            let (mut reader, mut writer) = tokio::io::split(socket.get_mut());
+            let send = async {
+                let mut sent = 0;
+                while sent < 2 << 20 && writer.write_all(&fragment(if sent == 0 { 0x02 } else { 0x00 })).await.is_ok() {
+                    sent += 20_000;
+                }
+            };
+            let read = async {
+                let mut read = Vec::new();
+                drop(tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut read).await);
+                read
+            };
+            tokio::join!(read, send).0
+        };
+        let read = timeout(LONG, sending).await.expect("it is ended");
+        // A close with 1009, after the pongs of what was held.
+        let pongs = read.windows(12).filter(|window| *window == b"\x8a\x0astill here").count();
+        assert!((most / 20_000 - 1..=most / 20_000 + 2).contains(&pongs), "{pongs} fragments of {most}");
+        assert!(read.ends_with(b"\x88\x02\x03\xf1"), "{:?}", &read[read.len().saturating_sub(8)..]);
+    }
+    served.end().await;
+}

@@ -36,21 +36,23 @@ impl Shapes {
     }
 }
 
-/// A batch, with what its rows come to.
+/// A batch, with what its rows come to, and whatever more a database makes of it before its transaction.
 #[derive(Debug)]
-pub(super) struct Planned {
+pub(super) struct Planned<More = ()> {
     pub(super) batch: EntityBatch,
     /// The entity's name, or the blobType behind a word that tells it from one.
     pub(super) shape_name: String,
     pub(super) rows: PlannedRows,
     seen: Arc<Shape>,
+    pub(super) more: More,
 }
 
 /// What is left with a batch that was read ahead.
-struct ReadAhead {
+struct ReadAhead<More> {
     from: u64,
     rows: PlannedRows,
     seen: Arc<Shape>,
+    more: More,
 }
 
 #[derive(Debug)]
@@ -59,14 +61,14 @@ pub(super) enum PlannedRows {
     Stream(StreamRows),
 }
 
-impl Planned {
+impl<More: Default + Send + Sync + 'static> Planned<More> {
     pub(super) fn new(
         plans: &EntityPlans,
         shapes: &Shapes,
         from: u64,
         mut batch: EntityBatch,
     ) -> Result<Self, Failure> {
-        let ahead = batch.ahead.take::<ReadAhead>().filter(|ahead| ahead.from == from);
+        let ahead = batch.ahead.take::<ReadAhead<More>>().filter(|ahead| ahead.from == from);
         let plan = match &batch.entity {
             Some(entity) => match plans.get(entity.name()) {
                 Some(plan) => Some(Arc::clone(plan)),
@@ -81,19 +83,20 @@ impl Planned {
             Some(plan) => plan.name().to_owned(),
             None => format!("type {}", batch.blob_type),
         };
-        let (rows, seen) = match ahead {
-            Some(ReadAhead { rows, seen, .. }) => (rows, seen),
+        let (rows, seen, more) = match ahead {
+            Some(ReadAhead { rows, seen, more, .. }) => (rows, seen, more),
             None => {
                 let seen = shapes.get(&shape_name).unwrap_or_default();
-                (PlannedRows::new(plan, &seen, from, &batch), seen)
+                (PlannedRows::new(plan, &seen, from, &batch), seen, More::default())
             }
         };
-        Ok(Self { batch, shape_name, rows, seen })
+        Ok(Self { batch, shape_name, rows, seen, more })
     }
 
     /// The batch again, with what was found.
     pub(super) fn into_ahead(self, from: u64) -> EntityBatch {
-        EntityBatch { ahead: Ahead::new(ReadAhead { from, rows: self.rows, seen: self.seen }), ..self.batch }
+        let Self { batch, rows, seen, more, .. } = self;
+        EntityBatch { ahead: Ahead::new(ReadAhead { from, rows, seen, more }), ..batch }
     }
 
     /// Reads the rows again when somebody dropped a column since: its field is new again.

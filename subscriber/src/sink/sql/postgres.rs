@@ -11,6 +11,7 @@
 //! the locks, as a rebuild does while it swaps, holds the progress of the entity's files with them. Those who add rows to the
 //! table of a type without an entity share a lock of its own.
 
+mod ahead;
 mod bad_rows;
 mod encode;
 mod fetch;
@@ -23,7 +24,7 @@ mod write;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use sha2::{Digest as _, Sha256};
@@ -32,8 +33,8 @@ use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
 use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, tokio_postgres};
 
-use self::overlay::Overlay;
 pub(super) use self::rebuild::PostgresRebuild;
+use self::{ahead::Foregone, overlay::Overlay};
 use super::{
     Failure, PROGRESS, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
@@ -79,6 +80,8 @@ struct Inner {
     children: HashMap<String, Vec<String>>,
     now: Box<dyn Fn() -> OffsetDateTime + Send + Sync>,
     shapes: Shapes,
+    /// What the last batch of each went with: by its name among the shapes, whether the guard judged it.
+    guarded: Mutex<HashMap<String, bool>>,
     /// See [`PLACE`].
     place: String,
 }
@@ -146,7 +149,15 @@ impl PostgresSink {
                 children.entry(reference.parent.clone()).or_default().push(plan.name().to_owned());
             }
         }
-        let inner = Inner { plans, is_shadow, children, now: Box::new(now), shapes: Shapes::default(), place };
+        let inner = Inner {
+            plans,
+            is_shadow,
+            children,
+            now: Box::new(now),
+            shapes: Shapes::default(),
+            guarded: Mutex::default(),
+            place,
+        };
         Ok(Self { store, inner: Arc::new(inner) })
     }
 
@@ -234,9 +245,21 @@ impl PostgresSink {
         SinkError::Unavailable { problem: without_prefix(&problem, &sink), sink }
     }
 
-    async fn plan(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Planned, SinkError> {
+    /// Reads a batch, unless that was done ahead; `then` is for what else can be done beside the database.
+    async fn plan(
+        &self,
+        file: &FileKey,
+        from: u64,
+        batch: EntityBatch,
+        then: impl FnOnce(&Inner, &mut PlannedBatch) + Send + 'static,
+    ) -> Result<PlannedBatch, SinkError> {
         let inner = Arc::clone(&self.inner);
-        match blocking(move || Planned::new(&inner.plans, &inner.shapes, from, batch)).await {
+        let planned = blocking(move || {
+            let mut planned = Planned::new(&inner.plans, &inner.shapes, from, batch)?;
+            then(&inner, &mut planned);
+            Ok(planned)
+        });
+        match planned.await {
             Some(planned) => planned.map_err(|failure| self.failed(failure, file, from)),
             None => Err(self.unavailable("the program is ending".to_owned())),
         }
@@ -259,6 +282,13 @@ impl PostgresSink {
             Failure::Postgres(error) => self.unavailable(self.store.error(error).to_string()),
             Failure::Sqlite(_) => unreachable!("this is PostgreSQL"),
         }
+    }
+}
+
+impl Inner {
+    fn guarded(&self) -> MutexGuard<'_, HashMap<String, bool>> {
+        // One insertion at a time, so a panic elsewhere leaves nothing half done.
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -312,11 +342,21 @@ impl Sink for PostgresSink {
     }
 
     async fn look_ahead(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<EntityBatch, SinkError> {
-        Ok(self.plan(file, from, batch).await?.into_ahead(from))
+        let key = file.clone();
+        let foregone = move |inner: &Inner, planned: &mut PlannedBatch| {
+            if inner.guarded().get(&planned.shape_name) == Some(&true)
+                && let Some(shape) = inner.shapes.get(&planned.shape_name)
+            {
+                planned.more = Foregone::run(&inner.plans, shape, key.as_str(), from, planned);
+            }
+        };
+        Ok(self.plan(file, from, batch, foregone).await?.into_ahead(from))
     }
 
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
-        let mut planned = Arc::new(self.plan(file, from, batch).await?);
+        let mut planned = self.plan(file, from, batch, |_, _| {}).await?;
+        let mut foregone = planned.more.take();
+        let mut planned = Arc::new(planned);
         let mut connection = self.connection().await?;
         let mut locks_children = false;
         for _ in 1..TRIES {
@@ -325,7 +365,7 @@ impl Sink for PostgresSink {
                 .transaction()
                 .await
                 .map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
-            match run.apply(tx, &mut planned).await {
+            match run.apply(tx, &mut planned, foregone.take()).await {
                 Ok(Some(applied)) => return Ok(applied),
                 Ok(None) => locks_children = true,
                 Err(Failure::Postgres(error)) if is_worth_another_try(&error) => {
@@ -351,6 +391,9 @@ fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
         ["40001", "40P01", "42703", "42701", "42P01", "42804", "42P07", "22P04", "0A000"].contains(&code.code())
     })
 }
+
+/// A batch, with the pass that ran ahead of its transaction.
+type PlannedBatch = Planned<Option<Foregone>>;
 
 /// One batch in one transaction; or rows that are let go, which are no file's.
 struct Run<'r> {
@@ -382,7 +425,8 @@ impl Run<'_> {
     async fn apply(
         &mut self,
         mut tx: PostgresTransaction<'_>,
-        planned: &mut Arc<Planned>,
+        planned: &mut Arc<PlannedBatch>,
+        foregone: Option<Foregone>,
     ) -> Result<Option<Applied>, Failure> {
         tx.batch_execute(BEGIN).await?;
         let plan = match &planned.rows {
@@ -434,7 +478,9 @@ impl Run<'_> {
                 }
             }
         };
-        let (mut applied, arrived) = self.settle(&mut tx, job).await?;
+        let ready = foregone.and_then(|foregone| foregone.adopt(self.overlay_mut()));
+        let (mut applied, arrived) = self.settle(&mut tx, ready, job).await?;
+        let is_guarded = self.overlay().guarded.is_some();
         if let Some(overlay::Guarded { put, inserted, updated }) = self.overlay_mut().guarded.take() {
             // The pass took all for new.
             applied.inserted -= put - inserted;
@@ -448,6 +494,7 @@ impl Run<'_> {
         let shape = overlay.table(table).shape.clone().expect("loaded above");
         tx.commit().await?;
         self.inner.shapes.set(planned.shape_name.clone(), shape);
+        self.inner.guarded().insert(planned.shape_name.clone(), is_guarded);
         Ok(Some(applied))
     }
 
@@ -461,11 +508,9 @@ impl Run<'_> {
         batch: &Batch,
     ) -> Result<bool, Failure> {
         let open = self.overlay_mut().table_mut(table);
-        let refers_to_itself = plan.references().iter().any(|of| of.parent == plan.name());
         open.is_guarded = open.is_exact
             && open.flags == overlay::Flags::default()
-            && !refers_to_itself
-            && !batch.has_removals()
+            && ahead::may_be_guarded(plan, batch)
             && schema::is_plain(tx, &open.name).await?;
         Ok(open.is_guarded)
     }
@@ -553,8 +598,7 @@ impl Run<'_> {
         let mut wanted: Vec<Arc<EntityPlan>> = Vec::new();
         let plans = Arc::clone(&self.inner.plans);
         for plan in entities.into_iter().filter_map(|entity| plans.get(entity)) {
-            let parents = plan.references().iter().filter_map(|reference| plans.get(&reference.parent));
-            for plan in std::iter::once(plan).chain(parents) {
+            for plan in ahead::with_parents(&plans, plan) {
                 let is_open = self.overlay().place(plan.name()).is_some();
                 if !is_open && wanted.iter().all(|wanted| wanted.name() != plan.name()) {
                     wanted.push(Arc::clone(plan));
@@ -566,8 +610,7 @@ impl Run<'_> {
         }
         let flags = fetch::flags(tx, &wanted).await?;
         for (plan, flags) in wanted.into_iter().zip(flags) {
-            let name = SqlName::new(plan.table());
-            self.overlay_mut().add(Some(plan), name, flags);
+            self.overlay_mut().open_entity(plan, flags);
         }
         Ok(())
     }
@@ -584,28 +627,24 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs passes until nothing that they went on with was wrong and nothing that they said was refused.
+    /// Runs passes until nothing that they went on with was wrong and nothing that they said was refused. `ready` is what the
+    /// first one came to, if it ran already.
     async fn settle<T: Send + 'static>(
         &mut self,
         tx: &mut PostgresTransaction<'_>,
+        mut ready: Option<T>,
         job: impl Fn(&mut Overlay) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Failure> {
         let mut job = job;
         loop {
-            let mut overlay = self.overlay.take().expect("it is there between passes");
-            let ran = blocking(move || {
-                overlay.begin();
-                let result = job(&mut overlay);
-                (overlay, result, job)
-            })
-            .await;
-            let Some((overlay, result, again)) = ran else {
-                self.overlay = Some(Overlay::new(Arc::clone(&self.inner.plans)));
-                return Err(super::refused("the program is ending".to_owned()));
+            let result = match ready.take() {
+                Some(result) => result,
+                None => {
+                    let result;
+                    (result, job) = self.pass(job).await?;
+                    result
+                }
             };
-            self.overlay = Some(overlay);
-            job = again;
-            let result = result?;
             for (id, needs) in self.overlay().needs() {
                 fetch::fetch(tx, self.overlay_mut(), id, &needs).await?;
             }
@@ -619,6 +658,26 @@ impl Run<'_> {
             }
             self.overlay_mut().give_up_guard();
         }
+    }
+
+    /// Runs a pass beside the runtime, and gives its job back.
+    async fn pass<T: Send + 'static, J>(&mut self, job: J) -> Result<(T, J), Failure>
+    where
+        J: Fn(&mut Overlay) -> Result<T, Failure> + Send + 'static,
+    {
+        let mut overlay = self.overlay.take().expect("it is there between passes");
+        let ran = blocking(move || {
+            overlay.begin();
+            let result = job(&mut overlay);
+            (overlay, result, job)
+        })
+        .await;
+        let Some((overlay, result, job)) = ran else {
+            self.overlay = Some(Overlay::new(Arc::clone(&self.inner.plans)));
+            return Err(super::refused("the program is ending".to_owned()));
+        };
+        self.overlay = Some(overlay);
+        Ok((result?, job))
     }
 
     /// Applies the rows that waited for these (by entity and key), then those that waited for them, and so on.
@@ -679,7 +738,7 @@ impl Run<'_> {
             }
             Ok((released, arrived))
         };
-        let (released, more) = self.settle(tx, job).await?;
+        let (released, more) = self.settle(tx, None, job).await?;
         arrived.extend(self.by_entity(more));
         // Keys of one entity lie together.
         arrived.sort_unstable();

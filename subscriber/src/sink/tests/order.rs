@@ -1,7 +1,7 @@
 //! Any order of arrival: the newest row of each key wins, whatever came when.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -174,19 +174,39 @@ fn file_key(place: usize, copy: u64) -> FileKey {
 /// Applies everything, following `moves` and then file by file.
 async fn apply_all(world: &mut World, files: &[File], moves: &[Move]) {
     let mut copies = 0;
+    // Stretches that were read ahead, by their files: their turn may come much later.
+    let mut ahead: HashMap<usize, (u64, EntityBatch)> = HashMap::new();
     let rest = (0..files.len()).map(|file| Move::Apply { file, rows: u64::MAX });
     for step in moves.iter().copied().chain(rest) {
         match step {
-            Move::Restart => world.reopen(None).await,
+            Move::Restart => {
+                ahead.clear();
+                world.reopen(None).await;
+            }
             Move::Apply { file, rows } if file < files.len() => {
                 let (key, of) = (file_key(file, 0), &files[file]);
-                let progress = world.sink.progress(&key).await.unwrap();
-                if !progress.done {
-                    let to = progress.rows.saturating_add(rows).min(of.rows.len() as u64);
-                    let batch = of.batch(world, file, progress.rows, to);
-                    let applied = world.sink.apply(&key, progress.rows, batch).await.unwrap();
-                    assert_eq!(applied.rows(), to - progress.rows, "{applied:?}");
+                let after = |from: u64| from.saturating_add(rows).min(of.rows.len() as u64);
+                loop {
+                    let from = world.sink.progress(&key).await.unwrap();
+                    if from.done {
+                        break;
+                    }
+                    let ready = ahead.remove(&file).filter(|(at, _)| *at == from.rows);
+                    let batch = match ready {
+                        Some((_, batch)) => batch,
+                        None => of.batch(world, file, from.rows, after(from.rows)),
+                    };
+                    let to = batch.to;
+                    let applied = world.sink.apply(&key, from.rows, batch).await.unwrap();
+                    assert_eq!(applied.rows(), to - from.rows, "{applied:?}");
                     assert_eq!(applied.bad, 0);
+                    if rows < u64::MAX {
+                        if to < of.rows.len() as u64 {
+                            let next = of.batch(world, file, to, after(to));
+                            ahead.insert(file, (to, world.sink.look_ahead(&key, to, next).await.unwrap()));
+                        }
+                        break;
+                    }
                 }
             }
             Move::Again { file } if file < files.len() => {
@@ -223,7 +243,10 @@ async fn work_together(world: &World, files: &[File], workers: usize, most: u32)
                     break;
                 }
                 let to = (progress.rows + 1 + nth as u64).min(of.rows.len() as u64);
-                match world.sink.apply(&key, progress.rows, of.batch(world, file, progress.rows, to)).await {
+                // The others go on meanwhile.
+                let batch = of.batch(world, file, progress.rows, to);
+                let batch = world.sink.look_ahead(&key, progress.rows, batch).await.unwrap();
+                match world.sink.apply(&key, progress.rows, batch).await {
                     Ok(applied) => {
                         assert_eq!((applied.rows(), applied.bad), (to - progress.rows, 0), "{applied:?}");
                         if taken.fetch_add(1, Ordering::Relaxed) + 1 >= most {

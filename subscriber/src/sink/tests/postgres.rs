@@ -80,6 +80,67 @@ async fn rows_that_only_their_version_guards_are_counted_as_what_became_of_them(
     assert_eq!(world.file("a", &row(4, 2)).await, Applied { ignored: 1, ..Applied::default() });
 }
 
+/// What a pass goes on with that runs before its transaction may no longer be so when it comes to it.
+#[tokio::test]
+async fn what_changes_after_a_batch_was_read_ahead_counts_all_the_same() {
+    let toml = "[entity.a]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [entity.b]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [[entity.b.references]]\nfields = [\"a\"]\nentity = \"a\"";
+    let row = |id: u32, v: u32| format!("{{\"id\":{id},\"v\":{v}}}\n");
+    let child = |id: u32, v: u32, a: u32| format!("{{\"id\":{id},\"v\":{v},\"a\":{a}}}\n");
+    let world = World::new(toml).await;
+    let apply = async |(file, batch): (FileKey, _)| world.sink.apply(&file, 0, batch).await.unwrap();
+    // From now on batches of both are known to need nothing but the guard.
+    world.file("a", &(row(1, 5) + &row(2, 5) + &row(3, 5))).await;
+    world.file("b", &child(1, 5, 1)).await;
+
+    // Nothing: it is as it was read.
+    let ahead = world.ahead("b", &(child(1, 6, 2) + &child(2, 1, 3) + &child(3, 1, 9))).await;
+    assert_eq!(apply(ahead).await, Applied { inserted: 1, updated: 1, parked: 1, ..Applied::default() });
+    world.file("a", &row(9, 1)).await;
+
+    // A newer version comes.
+    let ahead = world.ahead("a", &(row(1, 6) + &row(4, 1))).await;
+    world.file("a", &row(1, 7)).await;
+    assert_eq!(apply(ahead).await, Applied { inserted: 1, ignored: 1, ..Applied::default() });
+
+    // Somebody adds a trigger, a column, takes a column away, or forbids a value.
+    let ahead = world.ahead("a", &row(5, 1)).await;
+    run(
+        &world.address,
+        "CREATE FUNCTION twice() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.v = NEW.v * 2; RETURN NEW; END $$;
+        CREATE TRIGGER twice BEFORE INSERT ON a FOR EACH ROW EXECUTE FUNCTION twice()",
+    )
+    .await;
+    assert_eq!(apply(ahead).await.inserted, 1);
+    assert_eq!(world.query("SELECT v FROM a WHERE id = '5'"), ["2"], "the trigger ran");
+    run(&world.address, "DROP TRIGGER twice ON a").await;
+    world.file("a", &row(6, 1)).await;
+    let ahead = world.ahead("a", &row(7, 1)).await;
+    world.file("a", "{\"id\":8,\"v\":1,\"name\":\"new\"}").await;
+    assert_eq!(apply(ahead).await.inserted, 1);
+    let ahead = world.ahead("a", "{\"id\":10,\"v\":1,\"name\":\"gone\"}").await;
+    run(&world.address, "ALTER TABLE a DROP COLUMN name").await;
+    assert_eq!(apply(ahead).await.inserted, 1);
+    assert_eq!(world.query("SELECT name FROM a WHERE id = '10'"), ["gone"], "it is a new field again");
+    let ahead = world.ahead("a", &(row(11, 1) + &row(12, 13))).await;
+    run(&world.address, "ALTER TABLE a ADD CHECK (v <> 13)").await;
+    assert_eq!(apply(ahead).await, Applied { inserted: 1, bad: 1, ..Applied::default() });
+
+    // A parent goes: its child waits, and what was deleted stays so.
+    let (child_of_2, old_2) = (world.ahead("b", &child(4, 1, 2)).await, world.ahead("a", &row(2, 6)).await);
+    assert_eq!(world.file("a", "{\"id\":2,\"v\":7,\"_deleted\":true}").await.deleted, 1);
+    assert_eq!(apply(child_of_2).await, Applied { parked: 1, ..Applied::default() });
+    assert_eq!(apply(old_2).await, Applied { ignored: 1, ..Applied::default() });
+    assert_eq!(world.query("SELECT id FROM a WHERE id = '2'"), [""; 0]);
+
+    // Progress is where another left it.
+    let (file, batch) = world.ahead("b", &child(20, 1, 1)).await;
+    let again = world.batch("b", Position::Broker { sequence_number: 1 }, json_lines(&child(20, 1, 1)));
+    world.sink.apply(&file, 0, again).await.unwrap();
+    assert!(matches!(world.sink.apply(&file, 0, batch).await, Err(SinkError::Fenced { .. })));
+}
+
 #[tokio::test]
 async fn a_row_that_the_database_refuses_is_found_among_rows_that_only_their_version_guards() {
     let toml = "[entity.item]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\

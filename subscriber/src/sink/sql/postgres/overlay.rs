@@ -187,6 +187,28 @@ impl Overlay {
         }
     }
 
+    /// Adds an entity's table.
+    pub(super) fn open_entity(&mut self, plan: Arc<EntityPlan>, flags: Flags) -> TableId {
+        let name = SqlName::new(plan.table());
+        self.add(Some(plan), name, flags)
+    }
+
+    /// Goes on as if this one's pass, which ran without the database, had been its own: if the tables are the same, and it
+    /// went on with what is so. Parents that it guessed are still to be asked for.
+    pub(super) fn go_on_as(&mut self, other: Self) -> bool {
+        let is_same = |(own, other): (&Open, &Open)| {
+            own.name == other.name
+                && own.is_guarded == other.is_guarded
+                && own.is_exact >= other.is_exact
+                && own.shape == other.shape
+        };
+        let fits = self.open.len() == other.open.len() && self.open.iter().zip(&other.open).all(is_same);
+        if fits {
+            (self.changes, self.guessed) = (other.changes, other.guessed);
+        }
+        fits
+    }
+
     /// Adds a table, before the passes that use it.
     pub(super) fn add(&mut self, plan: Option<Arc<EntityPlan>>, name: SqlName, flags: Flags) -> TableId {
         let id = TableId(self.open.len());

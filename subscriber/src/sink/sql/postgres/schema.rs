@@ -100,7 +100,7 @@ pub(super) async fn found_columns(tx: &PostgresTransaction<'_>, table: &SqlName)
                    a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
                FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
                WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
-    let rows = tx.query(sql, &[&table.to_string()]).await?;
+    let rows = tx.query(&tx.prepare_cached(sql).await?, &[&table.to_string()]).await?;
     let found = rows.iter().map(|row| Found {
         name: row.get(0),
         kind: row.get(1),
@@ -302,7 +302,7 @@ pub(super) async fn shape(
     };
     let mut noted = HashMap::new();
     let sql = "SELECT name, field, type FROM _waybill_column WHERE table_name = $1";
-    for row in tx.query(sql, &[&name.as_str()]).await? {
+    for row in tx.query(&tx.prepare_cached(sql).await?, &[&name.as_str()]).await? {
         noted.insert(row.get::<_, String>(0), (row.get::<_, String>(1), row.get::<_, String>(2)));
     }
     let mut is_exact = true;

@@ -199,7 +199,7 @@ impl Run<'_> {
             }
             AfterWait::Quarantine => {
                 let bad = waiting.len() as u64;
-                self.settle(tx, move |overlay| give_up(overlay, &waiting)).await?;
+                self.settle(tx, None, move |overlay| give_up(overlay, &waiting)).await?;
                 Released { bad, ..Released::default() }
             }
         }))

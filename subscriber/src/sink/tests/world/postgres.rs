@@ -125,13 +125,27 @@ impl World {
         }
     }
 
-    /// Applies rows as a file of their own, in the order of the calls.
+    /// Applies rows as a file of their own, in the order of the calls; every second one is read ahead.
     pub(in super::super) async fn file(&self, blob_type: &str, rows: &str) -> Applied {
+        let (file, mut batch) = self.next_file(blob_type, rows);
+        if self.files.get() % 2 == 0 {
+            batch = self.sink.look_ahead(&file, 0, batch).await.unwrap();
+        }
+        self.sink.apply(&file, 0, batch).await.unwrap()
+    }
+
+    /// A file that was read ahead, and is to be applied.
+    pub(in super::super) async fn ahead(&self, blob_type: &str, rows: &str) -> (FileKey, EntityBatch) {
+        let (file, batch) = self.next_file(blob_type, rows);
+        let batch = self.sink.look_ahead(&file, 0, batch).await.unwrap();
+        (file, batch)
+    }
+
+    fn next_file(&self, blob_type: &str, rows: &str) -> (FileKey, EntityBatch) {
         self.files.set(self.files.get() + 1);
         let number = self.files.get();
         let file = FileKey::of_export("shop", &number.to_string());
-        let batch = self.batch(blob_type, Position::Broker { sequence_number: number }, json_lines(rows));
-        self.sink.apply(&file, 0, batch).await.unwrap()
+        (file, self.batch(blob_type, Position::Broker { sequence_number: number }, json_lines(rows)))
     }
 
     pub(in super::super) fn batch(&self, blob_type: &str, position: Position, rows: Vec<RowBatch>) -> EntityBatch {
