@@ -34,7 +34,7 @@ pub fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> anyh
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_header(head);
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| in_one_line(cell)));
     }
     let mut out = std::io::stdout().lock();
     for line in table.lines() {
@@ -79,6 +79,15 @@ pub fn many(number: u64, thing: &str) -> String {
     format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
+/// Other people's text within a line: what would move a terminal's cursor is shown instead.
+#[must_use]
+pub fn in_one_line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |shown, char| match char {
+        _ if char.is_control() => shown + &char.escape_default().to_string(),
+        _ => shown + char.encode_utf8(&mut [0; 4]),
+    })
+}
+
 /// Cuts a text for a table's cell.
 #[must_use]
 pub fn cut(text: &str, most: usize) -> String {
@@ -88,6 +97,11 @@ pub fn cut(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_would_move_the_cursor_is_shown() {
+        assert_eq!(in_one_line("a\nb\u{1b}[2J\u{7}é"), "a\\nb\\u{1b}[2J\\u{7}é");
+    }
 
     #[test]
     fn counts_are_grouped_by_thousands() {

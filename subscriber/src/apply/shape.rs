@@ -54,7 +54,7 @@ impl Shape {
         for (field, kind) in fields.inferred() {
             let known =
                 self.key.iter().any(|key| key == field) || self.columns.iter().any(|column| column.field == field);
-            if known || is_reserved(field) {
+            if known || is_reserved(field) || is_of_the_database(field) {
                 continue;
             }
             let name = sql_name(field);
@@ -73,6 +73,13 @@ impl Shape {
 pub(crate) fn is_reserved(field: &str) -> bool {
     let name = folded(field);
     name.is_empty() || name == "_rescued" || name.starts_with("_waybill")
+}
+
+/// Names of what databases keep of every row themselves, which no column that is added later can have: SQLite's rowid
+/// ("ROWIDs and the INTEGER PRIMARY KEY") and PostgreSQL's system columns.
+fn is_of_the_database(field: &str) -> bool {
+    const NAMES: [&str; 9] = ["rowid", "oid", "_rowid_", "tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
+    NAMES.contains(&folded(field).as_str())
 }
 
 /// As SQLite compares names.

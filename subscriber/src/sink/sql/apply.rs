@@ -8,7 +8,7 @@ use waybill_formats::{DecodeOptions, Limits, Row, RowBatch, RowDecoder, Source, 
 
 use super::{
     Failure, Released,
-    tables::{Current, Origin, Parked, TableId, Tables, Written},
+    tables::{Current, Origin, Parked, Parking, TableId, Tables, Written},
 };
 use crate::{
     apply::{Batch, EntityPlan, Faulty, Head, RowAt, RowReader, StreamRows},
@@ -126,28 +126,32 @@ impl<'a> Run<'a, '_> {
                 } else if missing.parent == self.rows.table {
                     self.held.entry(missing.key).or_default().push(head);
                 } else {
-                    self.park(tables, head, &missing)?;
+                    return self.park(tables, head, &missing);
                 }
                 return Ok(Settled::Waits);
             }
-            Outcome::Refused(problem) => {
-                let origin = Origin { key: Some(key), ..origin(self.stretch, &row) };
-                tables.keep_bad_row(&origin, Reason::RefusedByDatabase, &problem, row.raw())?;
-                self.applied.bad += 1;
-                return Ok(Settled::Refused);
-            }
+            Outcome::Refused(problem) => return self.refuse(tables, head, &problem),
         }
         Ok(Settled::Decided)
     }
 
-    fn park(&mut self, tables: &mut impl Tables, head: &Head, missing: &Missing) -> Result<(), Failure> {
+    fn refuse(&mut self, tables: &mut impl Tables, head: &Head, problem: &str) -> Result<Settled, Failure> {
+        let row = head.at.of(self.stretch.rows);
+        let origin = Origin { key: Some(self.batch.key(head)), ..origin(self.stretch, &row) };
+        tables.keep_bad_row(&origin, Reason::RefusedByDatabase, problem, row.raw())?;
+        self.applied.bad += 1;
+        Ok(Settled::Refused)
+    }
+
+    fn park(&mut self, tables: &mut impl Tables, head: &Head, missing: &Missing) -> Result<Settled, Failure> {
         let row = head.at.of(self.stretch.rows);
         let (key, version, origin) = (self.batch.key(head), self.batch.version(head), origin(self.stretch, &row));
         match tables.park(self.rows.table, key, version, (missing.parent, &missing.key), &origin, &row.to_json())? {
-            true => self.applied.parked += 1,
-            false => self.applied.ignored += 1,
+            Parking::Parked => self.applied.parked += 1,
+            Parking::NotNewer => self.applied.ignored += 1,
+            Parking::Refused(problem) => return self.refuse(tables, head, &problem),
         }
-        Ok(())
+        Ok(Settled::Waits)
     }
 
     /// What did not come in this batch may come in another.
@@ -257,7 +261,9 @@ impl<'p, 'r> Rows<'p, 'r> {
             {
                 return Ok(Outcome::Refused(problem));
             }
-            tables.bury(self.table, key, version)?;
+            if let Written::Refused(problem) = tables.bury(self.table, key, version)? {
+                return Ok(Outcome::Refused(problem));
+            }
             tables.forget_parked(self.table, key, version)?;
             for (_, present) in self.parents.iter_mut().filter(|(parent, _)| *parent == self.table) {
                 present.remove(key);

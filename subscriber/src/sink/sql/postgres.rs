@@ -62,7 +62,6 @@ const BEGIN: &str = "SET CONSTRAINTS ALL IMMEDIATE;
     WHERE current_setting('idle_in_transaction_session_timeout') = '0'";
 /// Told apart from other databases and schemas in the numbers of locks.
 const PLACE: &str = "SELECT current_database()::text || '/' || coalesce(current_schema()::text, '')";
-const IN_THE_WAY: &str = "other transactions were in the way several times";
 
 /// Tables in a PostgreSQL database, which may be the user's own, in the first schema of its search path. Clones share its
 /// connections.
@@ -272,6 +271,18 @@ impl PostgresSink {
         }
     }
 
+    /// After several tries: with what the last one met, which may be somebody's trigger or a table that is gone.
+    fn in_the_way(&self, why: Option<tokio_postgres::Error>) -> SinkError {
+        match why {
+            Some(error) if is_contention(&error) => {
+                let error = self.store.error(error);
+                self.unavailable(format!("other transactions were in the way several times: {error}"))
+            }
+            Some(error) => self.unavailable(self.store.error(error).to_string()),
+            None => self.unavailable("rows that wait were in the way several times".to_owned()),
+        }
+    }
+
     fn gave_up(&self, failure: Failure) -> SinkError {
         match failure {
             Failure::Fenced { .. } => unreachable!("only a file's progress is fenced"),
@@ -359,6 +370,7 @@ impl Sink for PostgresSink {
         let mut planned = Arc::new(planned);
         let mut connection = self.connection().await?;
         let mut locks_children = false;
+        let mut why = None;
         for _ in 1..TRIES {
             let mut run = Run { file: file.as_str(), from, locks_children, ..Run::new(&self.inner) };
             let tx = connection
@@ -371,11 +383,12 @@ impl Sink for PostgresSink {
                 Err(Failure::Postgres(error)) if is_worth_another_try(&error) => {
                     tracing::debug!(%error, file = file.as_str(), "the transaction is begun again");
                     self.inner.shapes.clear();
+                    why = Some(error);
                 }
                 Err(failure) => return Err(self.failed(failure, file, from)),
             }
         }
-        Err(self.unavailable(IN_THE_WAY.to_owned()))
+        Err(self.in_the_way(why))
     }
 
     async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
@@ -385,11 +398,15 @@ impl Sink for PostgresSink {
 
 /// Somebody changed a table since its columns were read, or two transactions waited for each other.
 fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|code| {
-        // serialization_failure, deadlock_detected; undefined_column, duplicate_column, undefined_table, datatype_mismatch,
-        // duplicate_table, bad_copy_file_format; cached plan must not change result type.
-        ["40001", "40P01", "42703", "42701", "42P01", "42804", "42P07", "22P04", "0A000"].contains(&code.code())
-    })
+    // undefined_column, duplicate_column, undefined_table, datatype_mismatch, duplicate_table, bad_copy_file_format; cached
+    // plan must not change result type.
+    const CHANGED: [&str; 7] = ["42703", "42701", "42P01", "42804", "42P07", "22P04", "0A000"];
+    is_contention(error) || error.code().is_some_and(|code| CHANGED.contains(&code.code()))
+}
+
+/// serialization_failure, deadlock_detected.
+fn is_contention(error: &tokio_postgres::Error) -> bool {
+    error.code().is_some_and(|code| ["40001", "40P01"].contains(&code.code()))
 }
 
 /// A batch, with the pass that ran ahead of its transaction.

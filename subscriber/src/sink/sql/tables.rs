@@ -39,6 +39,16 @@ pub(crate) struct Origin<'a> {
     pub(crate) key: Option<&'a str>,
 }
 
+/// What became of a row that was to wait.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Parking {
+    Parked,
+    /// A row that is not older is parked already.
+    NotNewer,
+    /// The database cannot hold it, and says why.
+    Refused(String),
+}
+
 /// A row that waits.
 #[derive(Debug, Clone)]
 pub(crate) struct Parked {
@@ -120,8 +130,8 @@ pub(crate) trait Tables {
     /// Deletes the row with this key. `version` is the deletion's own.
     fn delete(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Written, Failure>;
     /// Remembers a deletion.
-    fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure>;
-    /// Parks a row, instead of an older one with its key. `false`: a row that is not older is parked already.
+    fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Written, Failure>;
+    /// Parks a row, instead of an older one with its key.
     fn park(
         &mut self,
         id: TableId,
@@ -130,7 +140,7 @@ pub(crate) trait Tables {
         missing: (TableId, &str),
         origin: &Origin<'_>,
         json: &str,
-    ) -> Result<bool, Failure>;
+    ) -> Result<Parking, Failure>;
     /// Removes the parked row with this key, if it is not newer.
     fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure>;
     /// Removes a parked row.

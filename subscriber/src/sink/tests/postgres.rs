@@ -142,6 +142,66 @@ async fn what_changes_after_a_batch_was_read_ahead_counts_all_the_same() {
 }
 
 #[tokio::test]
+async fn a_row_that_refers_to_a_key_that_no_index_takes_is_kept_aside_alone() {
+    let toml = "[entity.a]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [entity.b]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
+                [[entity.b.references]]\nfields = [\"a\"]\nentity = \"a\"";
+    let world = World::new(toml).await;
+    // What does not compress: an index entry may have 2,704 bytes.
+    let long: String = (0..6_000_u32).filter_map(|n| char::from_u32(0x4e00 + n.wrapping_mul(7_919) % 20_000)).collect();
+    let child = |id: u32, v: u32, a: &str| format!("{{\"id\":{id},\"v\":{v},\"a\":\"{a}\"}}\n");
+    let rows = child(1, 1, "x") + &child(2, 2, &long) + &child(2, 1, "y") + &child(3, 1, &long) + &child(4, 1, "z");
+    // The older row of 2 counts as if the newer one had not come.
+    assert_eq!(world.file("b", &rows).await, Applied { parked: 3, bad: 2, ..Applied::default() });
+    let bad = world.query(
+        "SELECT key, reason, problem LIKE 'it cannot wait for what it refers to: %' FROM _waybill_bad_row ORDER BY key",
+    );
+    assert_eq!(bad, ["2|refused-by-database|t", "3|refused-by-database|t"]);
+    let parents = "{\"id\":\"x\",\"v\":1}\n{\"id\":\"y\",\"v\":1}\n{\"id\":\"z\",\"v\":1}\n";
+    assert_eq!(world.file("a", parents).await.released, 3);
+
+    // Neither can its deletion be remembered, and no row can come of which it would have to be.
+    let rows = format!("{{\"id\":\"{long}\",\"v\":2,\"_deleted\":true}}\n{{\"id\":\"x\",\"v\":2,\"_deleted\":true}}\n");
+    assert_eq!(world.file("a", &rows).await, Applied { deleted: 1, bad: 1, ..Applied::default() });
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_trigger_is_said_and_not_taken_for_other_transactions() {
+    let world = World::new(ITEM).await;
+    let trigger = "CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS
+                       $$ BEGIN INSERT INTO nowhere VALUES (NEW.id); RETURN NEW; END $$;
+                   CREATE TRIGGER audit AFTER INSERT ON item FOR EACH ROW EXECUTE FUNCTION audit()";
+    run(&world.address, trigger).await;
+    let batch = world.batch("item", Position::Broker { sequence_number: 1 }, json_lines("{\"id\":1,\"v\":1}"));
+    let error = world.sink.apply(&FileKey::of_export("", "1"), 0, batch).await.unwrap_err().to_string();
+    assert!(error.contains("nowhere") && !error.contains("in the way"), "{error}");
+}
+
+#[tokio::test]
+async fn a_row_that_a_trigger_refuses_with_a_code_of_its_own_is_kept_aside_alone() {
+    let world = World::new(ITEM).await;
+    for (number, code) in (1..).zip(["MY001", "45000", "44000"]) {
+        let trigger = format!(
+            "CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN IF NEW.price = 13 THEN RAISE 'not this one' USING ERRCODE = '{code}'; END IF; RETURN NEW; END $$;
+             CREATE OR REPLACE TRIGGER refuse BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION refuse()"
+        );
+        run(&world.address, &trigger).await;
+        let row = |id: u32, price: u32| format!("{{\"id\":{id},\"v\":1,\"price\":{price}}}\n");
+        let rows = row(number * 10, 1) + &row(number * 10 + 1, 13) + &row(number * 10 + 2, 2);
+        assert_eq!(world.file("item", &rows).await, Applied { inserted: 2, bad: 1, ..Applied::default() }, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_column_that_postgresql_has_of_its_own_is_refused_with_what_to_do() {
+    let world = World::new(ITEM).await;
+    let toml = "[entity.other]\nkey = [\"id\"]\n[entity.other.columns]\nxmin = \"text\"";
+    let problem = world.refusal(toml).await;
+    assert!(problem.contains("entity \"other\"") && problem.contains("_rescued"), "{problem}");
+}
+
+#[tokio::test]
 async fn a_row_that_the_database_refuses_is_found_among_rows_that_only_their_version_guards() {
     let toml = "[entity.item]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
                 columns = { id = \"integer\", v = \"integer\", price = \"decimal\" }";

@@ -58,3 +58,19 @@ async fn a_table_of_the_user_is_left_alone() {
     assert!(problem.starts_with("type \"Events\" has no entity"), "{problem}");
     assert!(world.query("SELECT id FROM \"Events\"").is_empty());
 }
+
+#[tokio::test]
+async fn fields_named_as_what_databases_keep_of_every_row_are_rescued() {
+    let world = World::new("[entity.item]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }").await;
+    let names = ["rowid", "OID", "_rowid_", "tableoid", "xmin", "cmin", "Xmax", "cmax", "ctid"];
+    for (number, name) in (1..).zip(names) {
+        let row = format!("{{\"id\":{number},\"v\":1,\"{name}\":\"own\",\"other\":1}}");
+        assert_eq!(world.file("item", &row).await.inserted, 1, "{name}");
+        assert_eq!(world.file("Log", &row).await.inserted, 1, "{name}");
+    }
+    for table in ["item", "\"Log\""] {
+        let kept = world.query(&format!("SELECT _rescued FROM {table} ORDER BY id"));
+        let expected: Vec<_> = names.iter().map(|name| format!("{{\"{name}\":\"own\"}}")).collect();
+        assert_eq!(kept, expected, "{table}");
+    }
+}

@@ -15,7 +15,7 @@ use waybill_contracts::{Reason, SqlName};
 use super::{
     super::{
         Failure, refused,
-        tables::{BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, stored, write_without},
+        tables::{BAD_BYTES_MAX, Current, Origin, Parked, Parking, TableId, Tables, Written, stored, write_without},
     },
     encode,
 };
@@ -464,9 +464,12 @@ impl Tables for Overlay {
         Ok(Written::Done)
     }
 
-    fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
+    fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Written, Failure> {
+        if let Some(problem) = self.refusal(id, key, version) {
+            return Ok(Written::Refused(problem));
+        }
         self.change(id, key).tombstone = Some(Some(version.to_owned()));
-        Ok(())
+        Ok(Written::Done)
     }
 
     fn park(
@@ -477,9 +480,12 @@ impl Tables for Overlay {
         (parent, missing_key): (TableId, &str),
         origin: &Origin<'_>,
         json: &str,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Parking, Failure> {
+        if let Some(problem) = self.refusal(id, key, version) {
+            return Ok(Parking::Refused(problem));
+        }
         if self.parked_version(id, key).is_some_and(|parked| *parked >= *version) {
-            return Ok(false);
+            return Ok(Parking::NotNewer);
         }
         let parked = ParkedRow {
             version: version.to_owned(),
@@ -490,7 +496,7 @@ impl Tables for Overlay {
         };
         self.changes.awaited.insert(parked.missing.clone());
         self.changes.parked.insert((id, key.to_owned()), Some(parked));
-        Ok(true)
+        Ok(Parking::Parked)
     }
 
     fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {

@@ -120,6 +120,9 @@ pub(super) async fn install(tx: &PostgresTransaction<'_>, plans: &EntityPlans) -
     Ok(())
 }
 
+/// PostgreSQL, "System Columns".
+const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
+
 async fn install_entity(tx: &PostgresTransaction<'_>, plan: &EntityPlan) -> Result<(), Failure> {
     let name = SqlName::new(plan.table());
     register(tx, plan, &name).await?;
@@ -129,6 +132,13 @@ async fn install_entity(tx: &PostgresTransaction<'_>, plan: &EntityPlan) -> Resu
     }
     let mut columns = plan.key().map(|(field, part)| (field, part.column_type(), true)).collect::<Vec<_>>();
     columns.extend(plan.columns().iter().map(|column| (column.field.as_str(), column.kind, false)));
+    if let Some((field, ..)) = columns.iter().find(|(field, ..)| SYSTEM_COLUMNS.contains(field)) {
+        return Err(refused(format!(
+            "entity {:?}: PostgreSQL has a column {field:?} of its own in every table; leave it out of the entity's columns \
+             (its values are kept in _rescued then), or have the publisher name the field otherwise",
+            plan.name()
+        )));
+    }
     let mut sql = format!("CREATE TABLE {name} (");
     for (field, kind, is_key) in columns {
         // Keys are told apart byte by byte, whatever the database's collation.

@@ -14,7 +14,7 @@ use super::{
         tables::{Outgrown, Parked},
         waiting::{MissingParent, OVERDUE_ROWS_MAX, Patience, Released, SqlSink, again_in},
     },
-    BEGIN, IN_THE_WAY, PostgresSink, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, Run, TRIES, fetch, is_worth_another_try,
+    BEGIN, PostgresSink, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, Run, TRIES, fetch, is_worth_another_try,
 };
 use crate::{
     apply::EntityPlan,
@@ -99,6 +99,7 @@ impl PostgresSink {
     /// `None` when nothing waits so. Locks `plan` and whatever may wait for it.
     async fn let_go(&self, plan: &EntityPlan, which: &Which<'_>) -> Result<Option<Released>, SinkError> {
         let mut connection = self.connection().await?;
+        let mut why = None;
         for _ in 1..TRIES {
             let mut run = Run { locks_children: true, ..Run::new(&self.inner) };
             let tx = connection
@@ -110,11 +111,12 @@ impl PostgresSink {
                 Err(Failure::Postgres(error)) if is_worth_another_try(&error) => {
                     tracing::debug!(%error, "the transaction is begun again");
                     self.inner.shapes.clear();
+                    why = Some(error);
                 }
                 Err(failure) => return Err(self.gave_up(failure)),
             }
         }
-        Err(self.unavailable(IN_THE_WAY.to_owned()))
+        Err(self.in_the_way(why))
     }
 }
 

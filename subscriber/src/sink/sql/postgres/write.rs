@@ -16,7 +16,7 @@ use super::{
     },
     encode::{HEADER, TRAILER},
     fetch::{Keys, same_key},
-    overlay::{Changes, Guarded, Held, Open, Overlay, RowChange, RowId},
+    overlay::{Changes, Guarded, Held, Open, Overlay, ParkedRow, RowChange, RowId},
     schema::tuple_columns,
 };
 
@@ -61,23 +61,38 @@ pub(super) async fn write(tx: &mut PostgresTransaction<'_>, overlay: &mut Overla
         overlay.refused_appended.extend(refused_appended);
         return Ok(false);
     }
-    write_tombstones(&tx, overlay, now).await?;
-    write_parked(&tx, overlay, now).await?;
+    let mut refused = write_tombstones(&mut tx, overlay, now).await?;
+    refused.extend(write_parked(&mut tx, overlay, now).await?);
+    if !refused.is_empty() {
+        tx.rollback().await?;
+        overlay.refused.extend(refused);
+        return Ok(false);
+    }
     write_bad_rows(&tx, &overlay.changes, now).await?;
     tx.commit().await?;
     Ok(true)
 }
 
+/// The classes of errors that PostgreSQL knows; a trigger may raise others.
+const CLASSES: [&str; 43] = [
+    "00", "01", "02", "03", "08", "09", "0A", "0B", "0F", "0L", "0P", "0Z", "20", "21", "22", "23", "24", "25", "26",
+    "27", "28", "2B", "2D", "2F", "34", "38", "39", "3B", "3D", "3F", "40", "42", "44", "53", "54", "55", "57", "58",
+    "72", "F0", "HV", "P0", "XX",
+];
+
 /// Whether the error is about what a row is, so that the others can go on without it.
 ///
-/// Source: PostgreSQL, "Error Codes": 21 two rows with what the database takes for one key, 22 data exception, 23 integrity constraint violation, 54 program limit exceeded (a value
-/// too long for an index), P0 raised by a trigger.
+/// Source: PostgreSQL, "Error Codes": 21 two rows with what the database takes for one key, 22 data exception, 23 integrity
+/// constraint violation, 44 the check of a view, 54 program limit exceeded (a value too long for an index), P0 raised by a
+/// trigger; and what a trigger raises with a code of its own.
 fn row_fault(error: &tokio_postgres::Error) -> Option<String> {
     let error = error.as_db_error()?;
     let class = error.code().code().get(..2)?;
-    matches!(class, "21" | "22" | "23" | "54" | "P0").then(|| match error.detail() {
-        Some(detail) => format!("{} ({detail})", error.message()),
-        None => error.message().to_owned(),
+    (matches!(class, "21" | "22" | "23" | "44" | "54" | "P0") || !CLASSES.contains(&class)).then(|| {
+        match error.detail() {
+            Some(detail) => format!("{} ({detail})", error.message()),
+            None => error.message().to_owned(),
+        }
     })
 }
 
@@ -300,17 +315,18 @@ async fn copy(tx: &PostgresTransaction<'_>, sql: &str, bytes: &[u8], tuples: &[R
     Ok(())
 }
 
-async fn write_tombstones(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str) -> Result<(), Failure> {
-    let (mut entities, mut keys, mut versions) = (Vec::new(), Vec::new(), Vec::new());
+/// Gives the deletions that cannot be remembered: their keys may be longer than an index takes.
+async fn write_tombstones(
+    tx: &mut PostgresTransaction<'_>,
+    overlay: &Overlay,
+    now: &str,
+) -> Result<Vec<(RowId, String)>, Failure> {
+    let mut come = Vec::new();
     let (mut gone_entities, mut gone_keys) = (Vec::new(), Vec::new());
-    for (table, changes) in overlay.open.iter().zip(&overlay.changes.tables) {
+    for (at, (table, changes)) in overlay.open.iter().zip(&overlay.changes.tables).enumerate() {
         for (key, change) in changes {
             match &change.tombstone {
-                Some(Some(version)) => {
-                    entities.push(table.entity());
-                    keys.push(key.as_str());
-                    versions.push(version.as_slice());
-                }
+                Some(Some(version)) => come.push((TableId(at), key.as_str(), version.as_slice())),
                 Some(None) if table.known(key).is_some_and(|known| known.tombstone.is_some()) => {
                     gone_entities.push(table.entity());
                     gone_keys.push(key.as_str());
@@ -319,21 +335,55 @@ async fn write_tombstones(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: 
             }
         }
     }
-    if !keys.is_empty() {
-        let sql = "INSERT INTO _waybill_tombstone (entity, key, version, deleted_at)
-                   SELECT e, k, v, $4::text::timestamptz FROM unnest($1::text[], $2::text[], $3::bytea[]) AS u(e, k, v)
-                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at";
-        tx.execute(&tx.prepare_cached(sql).await?, &[&entities, &keys, &versions, &now]).await?;
+    let mut refused = Vec::new();
+    let mut stretches: Vec<Range<usize>> = Vec::new();
+    stretches.extend((!come.is_empty()).then_some(0..come.len()));
+    while let Some(stretch) = stretches.pop() {
+        let inner = tx.savepoint("rows").await?;
+        match bury(&inner, overlay, come.get(stretch.clone()).unwrap_or_default(), now).await {
+            Ok(()) => inner.commit().await?,
+            Err(error) => {
+                inner.rollback().await?;
+                let Some(problem) = row_fault(&error) else { return Err(error.into()) };
+                if let [(id, key, version)] = come.get(stretch.clone()).unwrap_or_default() {
+                    let problem = format!("its deletion cannot be remembered: {problem}");
+                    refused.push(((*id, (*key).to_owned(), (*version).to_owned()), problem));
+                } else {
+                    halve(stretch, &mut stretches);
+                }
+            }
+        }
     }
     if !gone_keys.is_empty() {
         let sql = "DELETE FROM _waybill_tombstone t USING unnest($1::text[], $2::text[]) AS u(e, k)
                    WHERE t.entity = u.e AND t.key = u.k";
         tx.execute(&tx.prepare_cached(sql).await?, &[&gone_entities, &gone_keys]).await?;
     }
+    Ok(refused)
+}
+
+async fn bury(
+    tx: &PostgresTransaction<'_>,
+    overlay: &Overlay,
+    come: &[(TableId, &str, &[u8])],
+    now: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let entities: Vec<&str> = come.iter().map(|(id, ..)| overlay.table(*id).entity()).collect();
+    let keys: Vec<&str> = come.iter().map(|(_, key, _)| *key).collect();
+    let versions: Vec<&[u8]> = come.iter().map(|(.., version)| *version).collect();
+    let sql = "INSERT INTO _waybill_tombstone (entity, key, version, deleted_at)
+               SELECT e, k, v, $4::text::timestamptz FROM unnest($1::text[], $2::text[], $3::bytea[]) AS u(e, k, v)
+               ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at";
+    tx.execute(&tx.prepare_cached(sql).await?, &[&entities, &keys, &versions, &now]).await?;
     Ok(())
 }
 
-async fn write_parked(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str) -> Result<(), Failure> {
+/// Gives the rows that cannot be parked: the key that they wait for may be longer than an index takes.
+async fn write_parked(
+    tx: &mut PostgresTransaction<'_>,
+    overlay: &Overlay,
+    now: &str,
+) -> Result<Vec<(RowId, String)>, Failure> {
     let changes = &overlay.changes;
     if !changes.unparked.is_empty() {
         let sql = "DELETE FROM _waybill_parked WHERE id = ANY ($1)";
@@ -349,48 +399,74 @@ async fn write_parked(tx: &PostgresTransaction<'_>, overlay: &Overlay, now: &str
         tx.execute(&tx.prepare_cached(sql).await?, &[&ids, &entities, &keys, &without]).await?;
     }
     let (mut gone_entities, mut gone_keys) = (Vec::new(), Vec::new());
-    let (mut entities, mut keys, mut versions, mut missing_entities, mut missing_keys) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let (mut rows, mut files, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+    let mut come = Vec::new();
     // In the order in which they came, which is the one in which they are listed.
     let mut in_order: Vec<_> = changes.parked.iter().collect();
     in_order.sort_unstable_by_key(|(_, parked)| parked.as_ref().map(|parked| (&parked.file, parked.row)));
     for ((id, key), parked) in in_order {
-        let entity = overlay.table(*id).entity();
-        let Some(parked) = parked else {
-            gone_entities.push(entity);
-            gone_keys.push(key.as_str());
-            continue;
-        };
-        entities.push(entity);
-        keys.push(key.as_str());
-        versions.push(parked.version.as_slice());
-        missing_entities.push(overlay.table(parked.missing.0).entity());
-        missing_keys.push(without_nul(&parked.missing.1));
-        rows.push(parked.json.as_str());
-        files.push(parked.file.as_str());
-        numbers.push(parked.row);
+        match parked {
+            Some(parked) => come.push((*id, key.as_str(), parked)),
+            None => {
+                gone_entities.push(overlay.table(*id).entity());
+                gone_keys.push(key.as_str());
+            }
+        }
     }
     if !gone_keys.is_empty() {
         let sql = "DELETE FROM _waybill_parked p USING unnest($1::text[], $2::text[]) AS u(e, k)
                    WHERE p.entity = u.e AND p.key = u.k";
         tx.execute(&tx.prepare_cached(sql).await?, &[&gone_entities, &gone_keys]).await?;
     }
-    if !keys.is_empty() {
-        let sql = "INSERT INTO _waybill_parked
-                       (entity, key, version, missing_entity, missing_key, row, file, file_row, parked_at)
-                   SELECT e, k, v, me, mk, r, f, n, $9::text::timestamptz
-                   FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
-                               $8::int8[]) WITH ORDINALITY AS u(e, k, v, me, mk, r, f, n, o) ORDER BY o
-                   ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
-                       missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
-                       file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at, without = NULL";
-        tx.execute(
-            &tx.prepare_cached(sql).await?,
-            &[&entities, &keys, &versions, &missing_entities, &missing_keys, &rows, &files, &numbers, &now],
-        )
-        .await?;
+    let mut refused = Vec::new();
+    let mut stretches: Vec<Range<usize>> = Vec::new();
+    stretches.extend((!come.is_empty()).then_some(0..come.len()));
+    while let Some(stretch) = stretches.pop() {
+        let inner = tx.savepoint("rows").await?;
+        match park(&inner, overlay, come.get(stretch.clone()).unwrap_or_default(), now).await {
+            Ok(()) => inner.commit().await?,
+            Err(error) => {
+                inner.rollback().await?;
+                let Some(problem) = row_fault(&error) else { return Err(error.into()) };
+                if let [(id, key, parked)] = come.get(stretch.clone()).unwrap_or_default() {
+                    let problem = format!("it cannot wait for what it refers to: {problem}");
+                    refused.push(((*id, (*key).to_owned(), parked.version.clone()), problem));
+                } else {
+                    halve(stretch, &mut stretches);
+                }
+            }
+        }
     }
+    Ok(refused)
+}
+
+async fn park(
+    tx: &PostgresTransaction<'_>,
+    overlay: &Overlay,
+    come: &[(TableId, &str, &ParkedRow)],
+    now: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let entities: Vec<&str> = come.iter().map(|(id, ..)| overlay.table(*id).entity()).collect();
+    let keys: Vec<&str> = come.iter().map(|(_, key, _)| *key).collect();
+    let versions: Vec<&[u8]> = come.iter().map(|(.., parked)| parked.version.as_slice()).collect();
+    let missing_entities: Vec<&str> =
+        come.iter().map(|(.., parked)| overlay.table(parked.missing.0).entity()).collect();
+    let missing_keys: Vec<String> = come.iter().map(|(.., parked)| without_nul(&parked.missing.1)).collect();
+    let rows: Vec<&str> = come.iter().map(|(.., parked)| parked.json.as_str()).collect();
+    let files: Vec<&str> = come.iter().map(|(.., parked)| parked.file.as_str()).collect();
+    let numbers: Vec<i64> = come.iter().map(|(.., parked)| parked.row).collect();
+    let sql = "INSERT INTO _waybill_parked
+                   (entity, key, version, missing_entity, missing_key, row, file, file_row, parked_at)
+               SELECT e, k, v, me, mk, r, f, n, $9::text::timestamptz
+               FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::text[], $7::text[],
+                           $8::int8[]) WITH ORDINALITY AS u(e, k, v, me, mk, r, f, n, o) ORDER BY o
+               ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version,
+                   missing_entity = excluded.missing_entity, missing_key = excluded.missing_key, row = excluded.row,
+                   file = excluded.file, file_row = excluded.file_row, parked_at = excluded.parked_at, without = NULL";
+    tx.execute(
+        &tx.prepare_cached(sql).await?,
+        &[&entities, &keys, &versions, &missing_entities, &missing_keys, &rows, &files, &numbers, &now],
+    )
+    .await?;
     Ok(())
 }
 

@@ -14,7 +14,8 @@ use super::{
         catalogue::same_definition,
         foreign_publisher,
         tables::{
-            BAD_BYTES_MAX, Current, Origin, Parked, TableId, Tables, Written, read_without, stored, write_without,
+            BAD_BYTES_MAX, Current, Origin, Parked, Parking, TableId, Tables, Written, read_without, stored,
+            write_without,
         },
         waiting::Patience,
     },
@@ -285,14 +286,14 @@ impl<'tx> Tables for SqliteTables<'tx> {
         written(self.tx, statement.raw_execute())
     }
 
-    fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
+    fn bury(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Written, Failure> {
         let table = &mut self.open[id.0];
         table.has_tombstones = true;
         let sql = "INSERT INTO _waybill_tombstone (entity, key, version, deleted_at) VALUES (?1, ?2, ?3, ?4)
                    ON CONFLICT (entity, key) DO UPDATE SET version = excluded.version, deleted_at = excluded.deleted_at";
         let statement = prepared(self.tx, &mut self.statements.bury, || sql)?;
         statement.execute((table.entity(), key, version, self.now))?;
-        Ok(())
+        Ok(Written::Done)
     }
 
     fn park(
@@ -303,7 +304,7 @@ impl<'tx> Tables for SqliteTables<'tx> {
         (parent, missing_key): (TableId, &str),
         origin: &Origin<'_>,
         json: &str,
-    ) -> Result<bool, Failure> {
+    ) -> Result<Parking, Failure> {
         self.open[id.0].has_parked = true;
         let (entity, missing) = (self.open[id.0].entity(), self.open[parent.0].entity());
         let sql = "INSERT INTO _waybill_parked
@@ -317,7 +318,7 @@ impl<'tx> Tables for SqliteTables<'tx> {
         let number = stored(origin.row);
         let changed =
             statement.execute((entity, key, version, missing, missing_key, json, origin.file, number, self.now))?;
-        Ok(changed > 0)
+        Ok(if changed > 0 { Parking::Parked } else { Parking::NotNewer })
     }
 
     fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure> {
