@@ -15,6 +15,7 @@ mod download;
 mod error;
 mod list;
 mod retry;
+mod traffic;
 mod transport;
 mod upload;
 
@@ -33,6 +34,7 @@ pub use self::{
     download::Download,
     error::BlobError,
     list::{ListedBlob, Listing},
+    traffic::Traffic,
     upload::Upload,
 };
 use self::{
@@ -48,6 +50,7 @@ pub struct Container {
     http: HttpClient,
     tokens: Arc<dyn TokenSource>,
     options: ContainerOptions,
+    traffic: Arc<Traffic>,
 }
 
 /// Limits of a [`Container`].
@@ -109,7 +112,14 @@ impl Container {
     /// Touches no network.
     #[must_use]
     pub fn new(http: HttpClient, tokens: Arc<dyn TokenSource>, options: ContainerOptions) -> Self {
-        Self { http, tokens, options }
+        Self { http, tokens, options, traffic: Arc::default() }
+    }
+
+    /// Counts there what goes to and comes from storage.
+    #[must_use]
+    pub fn counting(mut self, traffic: Arc<Traffic>) -> Self {
+        self.traffic = traffic;
+        self
     }
 
     /// Begins an upload. Block ids have a fixed width: a random number of this attempt and an index, so that two attempts
@@ -221,7 +231,8 @@ impl Container {
     }
 
     fn client_options(&self, grant: Grant) -> ClientOptions {
-        let transport = GrantTransport::new(self.http.clone(), grant, self.options.request_timeout);
+        let (http, traffic) = (self.http.clone(), Arc::clone(&self.traffic));
+        let transport = GrantTransport::new(http, grant, self.options.request_timeout, traffic);
         ClientOptions {
             retry: RetryOptions::none(),
             transport: Some(Transport::with_policy(Arc::new(transport))),

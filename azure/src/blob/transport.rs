@@ -21,6 +21,7 @@ use url::Url;
 
 use crate::{
     Grant,
+    blob::Traffic,
     http::{HttpClient, NoAnswer, may_carry_token, outgoing, read_up_to, without_query},
 };
 
@@ -71,6 +72,7 @@ pub(super) struct GrantTransport {
     http: HttpClient,
     grant: Grant,
     request_timeout: Duration,
+    traffic: Arc<Traffic>,
 }
 
 impl fmt::Debug for GrantTransport {
@@ -80,8 +82,8 @@ impl fmt::Debug for GrantTransport {
 }
 
 impl GrantTransport {
-    pub(super) fn new(http: HttpClient, grant: Grant, request_timeout: Duration) -> Self {
-        Self { http, grant, request_timeout }
+    pub(super) fn new(http: HttpClient, grant: Grant, request_timeout: Duration, traffic: Arc<Traffic>) -> Self {
+        Self { http, grant, request_timeout, traffic }
     }
 
     /// The URL with the grant's token as its only SAS; refused unless it lies in the grant's container.
@@ -125,7 +127,7 @@ impl GrantTransport {
     async fn exchange(&self, request: &Request) -> Result<AsyncRawResponse, Fault> {
         let outgoing = outgoing(request, self.signed(request.url())?).map_err(Fault::Withheld)?;
         let upload = Duration::from_secs(request.body().len().unwrap_or(0) / UPLOAD_BYTES_PER_SECOND_MIN);
-        let response = self.http.send(outgoing, self.request_timeout + upload).await?;
+        let response = self.traffic.request(self.http.send(outgoing, self.request_timeout + upload).await)?;
         let status = response.status().as_u16();
         let mut headers = answer_headers(response.headers());
         if !response.status().is_success() || request.method() != Method::Get {
@@ -151,10 +153,16 @@ impl GrantTransport {
                 Ok(Err(_)) => return Err(Fault::Lost("the listing broke off".to_owned())),
                 Err(_) => return Err(Fault::Lost(format!("no listing within {:?}", self.request_timeout))),
             };
+            self.traffic.came(body.len());
             return Ok(AsyncRawResponse::from_bytes(status.into(), headers, body));
         }
         check_range(request, status, &headers)?;
-        let body = self.http.body(response).map(|chunk| chunk.map_err(|error| Fault::from(error).into()));
+        let traffic = Arc::clone(&self.traffic);
+        let body = self.http.body(response).map(move |chunk| {
+            let chunk = chunk.map_err(Fault::from)?;
+            traffic.came(chunk.len());
+            Ok::<_, azure_core::Error>(chunk)
+        });
         Ok(AsyncRawResponse::new(status.into(), headers, Box::pin(body)))
     }
 }

@@ -33,7 +33,7 @@ use super::{
     error::Cause,
     link::{self, Ended, Link, Status},
     route::{self, Route},
-    stream::StreamGuard,
+    stream::{Contact, StreamGuard},
     token::Tokens,
 };
 use crate::{Generation, Grant, proxy::ProxySettings};
@@ -79,13 +79,14 @@ impl Connection {
         options: &BusOptions,
         proxies: &ProxySettings,
         last: Option<Route>,
+        contact: &Contact,
         stop: CancellationToken,
         tasks: &mut JoinSet<()>,
     ) -> Result<(Self, Route), BusError> {
         let limit = options.call_timeout;
         let grant = tokens.current(limit).await?;
         let address = Address::of(&grant.endpoint)?;
-        let opening = open_engine(&address, options, proxies, last);
+        let opening = open_engine(&address, options, proxies, last, contact);
         let (handle, guard, route) = timeout(limit, opening)
             .await
             .map_err(|Elapsed { .. }| BusError::Timeout { what: "opening the connection", limit })??;
@@ -140,6 +141,7 @@ async fn open_engine(
     options: &BusOptions,
     proxies: &ProxySettings,
     last: Option<Route>,
+    contact: &Contact,
 ) -> Result<(ConnectionHandle<()>, StreamGuard, Route), BusError> {
     let (stream, guard, route) = route::connect(address, options, proxies, last).await?;
     let idle_ms = u32::try_from(options.idle_timeout.as_millis()).unwrap_or(u32::MAX);
@@ -151,7 +153,7 @@ async fn open_engine(
         .sasl_profile(SaslProfile::Anonymous)
         .idle_time_out(idle_ms)
         .properties(about_us())
-        .open_with_stream(stream)
+        .open_with_stream(stream.noting(contact.clone()))
         .await;
     match opened {
         Ok(handle) => Ok((handle, guard, route)),

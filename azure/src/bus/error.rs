@@ -100,6 +100,28 @@ impl BusError {
         }
     }
 
+    /// What kind of failure it is, in `kebab-case`: for figures, which count by it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Setup { .. } => "setup",
+            Self::Connect { .. } => "connect",
+            Self::Grant(_) => "no-token",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::NotFound { .. } => "not-found",
+            Self::Disabled { .. } => "disabled",
+            Self::QuotaExceeded { .. } => "quota-exceeded",
+            Self::Busy { .. } => "busy",
+            Self::Detached { .. } => "detached",
+            Self::Disconnected { .. } => "disconnected",
+            Self::Timeout { .. } => "timeout",
+            Self::TooLarge { .. } => "too-large",
+            Self::Rejected { .. } => "rejected",
+            Self::Failed { .. } => "failed",
+            Self::Partly { source } => source.kind(),
+        }
+    }
+
     /// Whether only a person can mend it (missing entity, refused token), so that it is tried on a slow clock.
     #[must_use]
     pub fn needs_person(&self) -> bool {

@@ -35,12 +35,12 @@ use time::OffsetDateTime;
 use tokio::{
     sync::Mutex,
     task::JoinSet,
-    time::{error::Elapsed, timeout},
+    time::{Instant, error::Elapsed, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::route::try_tunnel;
-use self::{connection::Connection, route::Route, token::Tokens};
+use self::{connection::Connection, route::Route, stream::Contact, token::Tokens};
 pub use self::{error::BusError, receiver::Receiver, route::Transport, sender::Sender};
 use crate::{TokenSource, proxy::ProxySettings};
 
@@ -164,6 +164,7 @@ pub struct ReceiverOptions {
 struct Inner {
     tokens: Arc<Tokens>,
     options: BusOptions,
+    contact: Contact,
     /// Held while a connection is opened, so that all who ask at once share it.
     state: Mutex<State>,
     stop: CancellationToken,
@@ -183,7 +184,15 @@ impl Bus {
     #[must_use]
     pub fn new(tokens: Arc<dyn TokenSource>, options: BusOptions) -> Self {
         let (tokens, state) = (Arc::new(Tokens::new(tokens)), Mutex::default());
-        Self { inner: Arc::new(Inner { tokens, options, state, stop: CancellationToken::new() }) }
+        Self {
+            inner: Arc::new(Inner {
+                tokens,
+                options,
+                contact: Contact::default(),
+                state,
+                stop: CancellationToken::new(),
+            }),
+        }
     }
 
     /// Connects if needed, puts the token, attaches a sender.
@@ -218,6 +227,13 @@ impl Bus {
         })
     }
 
+    /// When anything was heard of the bus; `None` before the first time. A bus that lives says something at least once within
+    /// [`BusOptions::idle_timeout`], messages or not.
+    #[must_use]
+    pub fn last_contact(&self) -> Option<Instant> {
+        self.inner.contact.last()
+    }
+
     /// Closes links and the connection, best effort, within the call timeout. Doing it twice is fine. Its senders and
     /// receivers then end with [`BusError::Disconnected`].
     pub async fn close(&self) {
@@ -245,8 +261,16 @@ impl Bus {
                 return Ok(open.clone());
             }
             let proxies = ProxySettings::from_environment();
-            let (open, gone) =
-                Connection::open(&inner.tokens, &inner.options, &proxies, *route, inner.stop.clone(), tasks).await?;
+            let (open, gone) = Connection::open(
+                &inner.tokens,
+                &inner.options,
+                &proxies,
+                *route,
+                &inner.contact,
+                inner.stop.clone(),
+                tasks,
+            )
+            .await?;
             *route = Some(gone);
             Ok(connection.insert(open).clone())
         };

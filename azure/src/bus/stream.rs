@@ -7,13 +7,14 @@
 use std::{
     fmt, io,
     pin::Pin,
+    sync::{Arc, Mutex},
     task::{Context, Poll},
     time::Duration,
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time::Sleep,
+    time::{Instant, Sleep},
 };
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
@@ -22,6 +23,22 @@ pub(super) trait Duplex: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Duplex for T {}
 
+/// When the peer was heard last, over all connections of a bus: also an idle peer says something, as AMQP's idle time-out
+/// asks of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Contact(Arc<Mutex<Option<Instant>>>);
+
+impl Contact {
+    /// `None` before the first time.
+    pub(super) fn last(&self) -> Option<Instant> {
+        *self.0.lock().expect("no panic while it is held")
+    }
+
+    fn heard(&self) {
+        *self.0.lock().expect("no panic while it is held") = Some(Instant::now());
+    }
+}
+
 /// A stream that can be cut from outside, whose writes cannot stall for ever, and that tells when it is dropped.
 pub(super) struct GuardedStream {
     inner: Box<dyn Duplex>,
@@ -29,6 +46,7 @@ pub(super) struct GuardedStream {
     stall_max: Duration,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    contact: Contact,
     _gone: DropGuard,
 }
 
@@ -55,12 +73,19 @@ pub(super) fn guard(inner: Box<dyn Duplex>, stall_max: Duration) -> (GuardedStre
         cut: Box::pin(cut.clone().cancelled_owned()),
         stall_max,
         stalled: None,
+        contact: Contact::default(),
         _gone: gone.clone().drop_guard(),
     };
     (stream, StreamGuard { _cut: cut.drop_guard(), gone })
 }
 
 impl GuardedStream {
+    /// Notes there when the peer is heard.
+    pub(super) fn noting(mut self, contact: Contact) -> Self {
+        self.contact = contact;
+        self
+    }
+
     fn poll_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         match self.cut.as_mut().poll(cx) {
             Poll::Ready(()) => {
@@ -88,7 +113,12 @@ impl GuardedStream {
 impl AsyncRead for GuardedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_cut(cx)?;
-        Pin::new(&mut self.inner).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.inner).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.contact.heard();
+        }
+        read
     }
 }
 
@@ -137,6 +167,23 @@ mod tests {
         let mut four = [0; 4];
         far.read_exact(&mut four).await.unwrap();
         stream.write_all(b"5678").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_peer_says_is_contact_and_what_is_said_to_it_is_not() {
+        let (stream, _guard, mut far) = pair(4);
+        let contact = Contact::default();
+        let mut stream = stream.noting(contact.clone());
+        stream.write_all(b"12").await.unwrap();
+        assert_eq!(contact.last(), None);
+        far.write_all(b"1").await.unwrap();
+        stream.read_u8().await.unwrap();
+        let heard = contact.last().unwrap();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(contact.last(), Some(heard));
+        far.write_all(b"2").await.unwrap();
+        stream.read_u8().await.unwrap();
+        assert_eq!(contact.last().unwrap() - heard, Duration::from_secs(5));
     }
 
     #[tokio::test]

@@ -214,6 +214,7 @@ mod transport {
             http(),
             grant(Url::parse(endpoint).unwrap(), telling(Generation(1)), Generation(1)),
             std::time::Duration::from_secs(1),
+            std::sync::Arc::default(),
         );
         assert!(!format!("{transport:?}").contains(SECRET));
         transport.signed(&Url::parse(url).unwrap()).map_err(|fault| fault.to_string())
