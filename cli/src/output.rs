@@ -1,6 +1,6 @@
 //! Results for people (tables and sentences) and for programs (JSON), on standard output.
 
-use std::{fmt, io::Write};
+use std::{fmt, io::Write, time::Duration};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -88,6 +88,19 @@ pub fn in_one_line(text: &str) -> String {
     })
 }
 
+/// `2 h 5 min`: a span for people, by its two greatest units.
+#[must_use]
+pub fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let (great, great_unit, small, small_unit) = match seconds {
+        0..60 => return format!("{seconds} s"),
+        60..3_600 => (seconds / 60, "min", seconds % 60, "s"),
+        3_600..86_400 => (seconds / 3_600, "h", seconds / 60 % 60, "min"),
+        _ => (seconds / 86_400, "d", seconds / 3_600 % 24, "h"),
+    };
+    if small == 0 { format!("{great} {great_unit}") } else { format!("{great} {great_unit} {small} {small_unit}") }
+}
+
 /// Cuts a text for a table's cell.
 #[must_use]
 pub fn cut(text: &str, most: usize) -> String {
@@ -111,6 +124,12 @@ mod tests {
     #[test]
     fn one_thing_is_no_plural() {
         assert_eq!([0, 1, 2000].map(|number| many(number, "file")), ["0 files", "1 file", "2,000 files"]);
+    }
+
+    #[test]
+    fn a_span_is_told_by_its_two_greatest_units() {
+        let told = [0, 59, 60, 61, 3_600, 7_505, 86_400, 3 * 86_400 + 4 * 3_600].map(|s| span(Duration::from_secs(s)));
+        assert_eq!(told, ["0 s", "59 s", "1 min", "1 min 1 s", "1 h", "2 h 5 min", "1 d", "3 d 4 h"]);
     }
 
     #[test]

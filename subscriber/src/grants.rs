@@ -29,7 +29,7 @@ use waybill_azure::{
 };
 use waybill_contracts::{GrantLayout, TEMPORARY_ENDPOINTS_PATH, TemporaryEndpoints};
 
-use crate::inbox::Place;
+use crate::{figures::Tally, inbox::Place};
 
 /// For the whole call to TenantService.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
@@ -99,6 +99,16 @@ pub struct Grants {
     renewing: tokio::sync::Mutex<()>,
     state: Mutex<State>,
     generation: watch::Sender<Generation>,
+    requests: Tally<&'static str>,
+}
+
+/// When the tokens of a grant die; `None` for a service that it does not name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TokenEnds {
+    /// That for Service Bus.
+    pub bus: Option<OffsetDateTime>,
+    /// That for storage.
+    pub blob: Option<OffsetDateTime>,
 }
 
 #[derive(Default)]
@@ -187,6 +197,7 @@ impl Grants {
             renewing: tokio::sync::Mutex::new(()),
             state: Mutex::new(State::default()),
             generation: watch::Sender::new(Generation::default()),
+            requests: Tally::default(),
         }))
     }
 
@@ -226,6 +237,26 @@ impl Grants {
         self.state().renewals.clone()
     }
 
+    /// How often TenantService was asked, by what came of it: `granted`, `refused` or `unavailable`.
+    #[must_use]
+    pub fn requests(&self) -> BTreeMap<&'static str, u64> {
+        self.requests.all()
+    }
+
+    /// When the tokens that are there die; `None` while there are none.
+    #[must_use]
+    pub fn ends(&self) -> Option<TokenEnds> {
+        let issue = self.issue()?;
+        let end = |grant: Option<Grant>| grant.map(|grant| grant.expires_at);
+        Some(TokenEnds { bus: end(issue.bus), blob: end(issue.blob) })
+    }
+
+    /// Why the last renewal failed, without secrets; `None` when it did not.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.state().failure.as_ref().map(|failure| failure.error.to_string())
+    }
+
     /// Where files lie according to the current grant, if there is one.
     #[must_use]
     pub fn place(&self) -> Option<Place> {
@@ -251,6 +282,11 @@ impl Grants {
         }
         self.may_ask(service, because)?;
         let renewed = self.ask_and_read(service).await;
+        self.requests.add(match &renewed {
+            Ok(_) => "granted",
+            Err(GrantError::Unavailable { .. }) => "unavailable",
+            Err(_) => "refused",
+        });
         let mut state = self.state();
         let issue = match renewed {
             Ok(issue) => issue,

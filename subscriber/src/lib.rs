@@ -4,7 +4,8 @@
 //! `rows` decodes it; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
 //! in one transaction with the file's progress. Beside them `grants` holds the tokens, `look` reads a file's rows without
 //! bringing them into effect, `draft` guesses what rows mean from samples of them, `replay` works files again, into another
-//! sink or beside tables that are derived again, and `reconcile` finds those whose messages are lost.
+//! sink or beside tables that are derived again, and `reconcile` finds those whose messages are lost. `figures` and `health`
+//! say how it goes.
 
 pub mod receive;
 pub mod inbox;
@@ -18,10 +19,13 @@ pub mod grants;
 pub mod draft;
 pub mod replay;
 pub mod reconcile;
+pub mod figures;
+pub mod health;
 mod subscriber;
 #[cfg(test)]
 mod tests;
 mod verdict;
+mod watched;
 
 pub use inbox::FileKey;
 pub use subscriber::{BuildError, RunError, Subscriber, SubscriberBuilder};

@@ -13,13 +13,16 @@ use std::{
     time::Duration,
 };
 
+use time::OffsetDateTime;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use waybill_azure::bus::{Bus, BusError, Delivery, DeliveryTag, Receiver, ReceiverOptions, Settlement};
 use waybill_contracts::{Metadata, Reason};
 
 use crate::{
+    figures::{Histogram, Tally},
     grants::jittered,
+    health::Alarm,
     inbox::{Admitted, Announced, Arrival, BrokenMessage, FileKey, Inbox, InboxError, PublisherSequence, Waybill},
     receive::redact::{masked, without_query},
 };
@@ -67,6 +70,18 @@ pub struct ReceiveStats {
     pub attached: AtomicU64,
     /// Messages of the dead-letter queue that cannot be decoded and stay there; each counts once per link.
     pub left_in_place: AtomicU64,
+    /// Messages that were completed.
+    pub completed: AtomicU64,
+    /// Messages that were given back, because they could not be saved.
+    pub released: AtomicU64,
+    /// Messages that were sent to the dead-letter queue.
+    pub dead_lettered: AtomicU64,
+    /// Links and connections that were lost, or could not be opened, by the kind of error.
+    pub(crate) lost_by: Tally<&'static str>,
+    /// From the broker's time of a new file's message to ours.
+    pub(crate) lag: Histogram,
+    /// Of what follows a delivery; there is none to wait for it.
+    pub(crate) alarm: Alarm,
     problem: Mutex<Option<String>>,
 }
 
@@ -82,25 +97,31 @@ impl ReceiveStats {
     }
 }
 
+/// Where messages go.
+pub(crate) struct Desk<'d, I> {
+    pub(crate) inbox: &'d I,
+    pub(crate) stats: &'d ReceiveStats,
+    /// Notified after every commit that brought a new file.
+    pub(crate) admitted: &'d Notify,
+    pub(crate) now: fn() -> OffsetDateTime,
+}
+
 /// Receives until `stop`. Only a stop ends it: lost links come back, and what a person must mend is tried on a slow clock.
-///
-/// `admitted` is notified after every commit that brought a new file.
-pub(crate) async fn receive(
-    bus: &Bus,
-    options: ReceiverOptions,
-    inbox: &impl Inbox,
-    stats: &ReceiveStats,
-    admitted: &Notify,
-    stop: &CancellationToken,
-) {
+pub(crate) async fn receive(bus: &Bus, options: ReceiverOptions, desk: Desk<'_, impl Inbox>, stop: &CancellationToken) {
+    let stats = desk.stats;
     let mut pause = PAUSE;
     loop {
         let began = Instant::now();
-        let (end, worked) = session(bus, &options, inbox, stats, admitted, stop).await;
+        let (end, worked) = session(bus, &options, &desk, stop).await;
+        stats.alarm.rest();
         if stop.is_cancelled() {
             return;
         }
         stats.lost.fetch_add(1, Ordering::Relaxed);
+        stats.lost_by.add(match &end {
+            SessionEnd::Bus(error) => error.kind(),
+            SessionEnd::Inbox(_) => "inbox",
+        });
         // A link that lasted was a good one, whether it brought something or not.
         let lasted = began.elapsed() >= PAUSE_MAX;
         if worked || lasted {
@@ -145,11 +166,10 @@ enum SessionEnd {
 async fn session(
     bus: &Bus,
     options: &ReceiverOptions,
-    inbox: &impl Inbox,
-    stats: &ReceiveStats,
-    admitted: &Notify,
+    desk: &Desk<'_, impl Inbox>,
     stop: &CancellationToken,
 ) -> (SessionEnd, bool) {
+    let stats = desk.stats;
     let opened = tokio::select! {
         () = stop.cancelled() => return (stopped(), false),
         opened = bus.receiver(options.clone()) => opened,
@@ -162,7 +182,7 @@ async fn session(
     stats.attached.store(1, Ordering::Relaxed);
     stats.set_problem(None);
     let mut worked = false;
-    let end = match bursts(&mut receiver, options, inbox, stats, admitted, stop, &mut worked).await {
+    let end = match bursts(&mut receiver, options, desk, stop, &mut worked).await {
         Ok(()) => stopped(),
         Err(end) => end,
     };
@@ -178,23 +198,24 @@ fn stopped() -> SessionEnd {
 async fn bursts(
     receiver: &mut Receiver,
     options: &ReceiverOptions,
-    inbox: &impl Inbox,
-    stats: &ReceiveStats,
-    admitted: &Notify,
+    desk: &Desk<'_, impl Inbox>,
     stop: &CancellationToken,
     worked: &mut bool,
 ) -> Result<(), SessionEnd> {
+    let Desk { inbox, stats, admitted, now } = *desk;
     let entity = receiver.entity().to_owned();
     let mut left = LeftInPlace::new();
     let mut allowed = CREDIT_AT_FIRST;
     receiver.add_credit(allowed).await.map_err(SessionEnd::Bus)?;
     loop {
+        stats.alarm.rest();
         // `next` is cancel-safe; what follows runs to its end before the stop is looked at again.
         let first = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
             delivery = receiver.next() => delivery.map_err(SessionEnd::Bus)?,
         };
+        stats.alarm.set(Duration::ZERO);
         let mut bytes = size_of_body(&first);
         let mut burst = vec![first];
         while burst.len() < BURST_MAX
@@ -207,6 +228,7 @@ async fn bursts(
         let taken = u32::try_from(burst.len()).unwrap_or(u32::MAX);
         let mut tags: Vec<(DeliveryTag, bool)> = Vec::with_capacity(burst.len());
         let mut arrivals = Vec::with_capacity(burst.len());
+        let mut enqueued = Vec::with_capacity(burst.len());
         let mut outdated = Vec::new();
         for delivery in burst {
             if options.dead_letter_queue && delivery.body.is_none() {
@@ -214,6 +236,7 @@ async fn bursts(
                 continue;
             }
             tags.push((delivery.tag.clone(), delivery.body.is_some()));
+            enqueued.push(delivery.enqueued_at);
             arrivals.push(arrival_of(&entity, delivery));
         }
         stats.received.fetch_add(tags.len() as u64, Ordering::Relaxed);
@@ -222,17 +245,24 @@ async fn bursts(
             Ok(answers) => answers,
             Err(error) => {
                 let tags: Vec<_> = tags.into_iter().map(|(tag, _)| tag).collect();
-                if let Err(error) = receiver.settle(&tags, &Settlement::Release).await {
-                    tracing::debug!(error = %error, "could not release; the locks will expire");
+                match receiver.settle(&tags, &Settlement::Release).await {
+                    Ok(()) => drop(stats.released.fetch_add(tags.len() as u64, Ordering::Relaxed)),
+                    Err(error) => tracing::debug!(error = %error, "could not release; the locks will expire"),
                 }
                 return Err(SessionEnd::Inbox(error));
             }
         };
         count(stats, &answers);
+        for (answer, enqueued_at) in answers.iter().zip(enqueued) {
+            // A broker that gives no time of a message gives this one.
+            if matches!(answer, Admitted::Saved(_)) && enqueued_at > OffsetDateTime::UNIX_EPOCH {
+                stats.lag.add_between(enqueued_at, now());
+            }
+        }
         if answers.iter().any(|answer| matches!(answer, Admitted::Saved(_))) {
             admitted.notify_waiters();
         }
-        settle(receiver, &tags).await.map_err(SessionEnd::Bus)?;
+        settle(receiver, &tags, stats).await.map_err(SessionEnd::Bus)?;
         // Their locks are over, so this only lets the link forget them.
         receiver.settle(&outdated, &Settlement::Release).await.map_err(SessionEnd::Bus)?;
         *worked = true;
@@ -287,16 +317,20 @@ impl<T> LeftInPlace<T> {
 
 /// Completes what is saved. A message that cannot even be decoded has a row of its own and goes to the dead-letter queue,
 /// where other tools can look at it.
-async fn settle(receiver: &mut Receiver, tags: &[(DeliveryTag, bool)]) -> Result<(), BusError> {
+async fn settle(receiver: &mut Receiver, tags: &[(DeliveryTag, bool)], stats: &ReceiveStats) -> Result<(), BusError> {
     let of = |wanted: bool| -> Vec<DeliveryTag> {
         tags.iter().filter(|(_, decodable)| *decodable == wanted).map(|(tag, _)| tag.clone()).collect()
     };
-    receiver.settle(&of(true), &Settlement::Complete).await?;
+    let (saved, undecodable) = (of(true), of(false));
+    receiver.settle(&saved, &Settlement::Complete).await?;
+    stats.completed.fetch_add(saved.len() as u64, Ordering::Relaxed);
     let settlement = Settlement::DeadLetter {
         reason: Reason::Undecodable.as_str().to_owned(),
         description: "the body is neither data nor text; see the subscriber's inbox".to_owned(),
     };
-    receiver.settle(&of(false), &settlement).await
+    receiver.settle(&undecodable, &settlement).await?;
+    stats.dead_lettered.fetch_add(undecodable.len() as u64, Ordering::Relaxed);
+    Ok(())
 }
 
 fn count(stats: &ReceiveStats, answers: &[Admitted]) {

@@ -19,13 +19,15 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use waybill_contracts::Reason;
 
-pub(crate) use circuit::Circuits;
+pub(crate) use circuit::{Circuits, Dependency};
 pub(crate) use patience::end_waits;
 pub use work::CompareError;
 pub(crate) use work::{Workshop, reopen_what_the_sink_lacks};
 
 use crate::{
+    figures::{Histogram, Tally},
     grants::jittered,
     inbox::{Inbox, Pending, Wanted, WorkerId},
     receive::chain,
@@ -78,6 +80,11 @@ pub struct WorkStats {
     pub stored_bytes: AtomicU64,
     /// Their plain bytes.
     pub plain_bytes: AtomicU64,
+    pub(crate) quarantined_by: Tally<Reason>,
+    /// By whose clock runs.
+    pub(crate) put_off_by: Tally<&'static str>,
+    /// From received to done.
+    pub(crate) lag: Histogram,
 }
 
 /// Works files until `stop`, then lets those under way finish for `drain_timeout` and gives the rest back.
@@ -95,6 +102,7 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
     let mut pause = Duration::ZERO;
     let mut others = Others { found: true, looked_at: None };
     while !stop.is_cancelled() {
+        workshop.alarm.set(Duration::ZERO);
         // Armed before looking, so that nothing saved in between is overlooked.
         let arrived = admitted.notified();
         tokio::pin!(arrived);
@@ -129,6 +137,7 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
                 }
             }
         }
+        workshop.alarm.set(wait);
         // What arrives changes nothing while there is no place for it, or a clock has to run out.
         let deaf = most == 0 || held_back > Duration::ZERO || pause > Duration::ZERO;
         tokio::select! {
@@ -142,6 +151,7 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
             note_panic(ended);
         }
     }
+    workshop.alarm.rest();
     others.skip_now(&workshop).await;
     let drained = tokio::time::timeout(drain_timeout, async { while files.join_next().await.is_some() {} }).await;
     if drained.is_err() {

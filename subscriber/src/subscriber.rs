@@ -1,10 +1,12 @@
 //! The subscriber as one thing: builder, run, staged stop.
 
+mod vital;
+
 use std::{
     collections::{BTreeMap, HashMap},
     num::NonZeroU32,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
     GrantError, Service, TokenSource,
-    blob::{Container, ContainerOptions},
+    blob::{Container, ContainerOptions, Traffic},
     bus::{Bus, BusOptions, ReceiverOptions},
     http::{HttpClient, HttpError, HttpOptions},
 };
@@ -32,13 +34,15 @@ use crate::{
     apply::{EntityPlans, PlanError},
     fetch::{self, Claim},
     grants::{Credential, Grants, place_of},
+    health::{Alarm, Doing},
     inbox::{Inbox, InboxError, Pending, SqliteInbox, Wanted, WorkerId},
     look::{FileRows, LookError},
-    receive::{ReceiveStats, chain, receive},
+    receive::{Desk, ReceiveStats, chain, receive},
     reconcile::{ReconcileError, Reconciled, Walk},
     rows::GroupLimits,
     schedule::{Circuits, CompareError, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks},
     sink::Sink,
+    watched::{Calls, Watched},
 };
 
 /// Everything a subscriber does, ready to run. Clones are the same subscriber. Two subscribers in one process share
@@ -50,7 +54,7 @@ pub struct Subscriber<I = SqliteInbox> {
 
 #[derive(Debug)]
 struct Shared<I> {
-    inbox: I,
+    inbox: Watched<I>,
     tokens: Arc<dyn TokenSource>,
     grants: Option<Arc<Grants>>,
     http: HttpClient,
@@ -63,6 +67,19 @@ struct Shared<I> {
     dead_letters: Arc<ReceiveStats>,
     worked: Arc<WorkStats>,
     admitted: Arc<Notify>,
+    sink_calls: Arc<Calls>,
+    traffic: Arc<Traffic>,
+    circuits: Arc<Circuits>,
+    /// While it receives.
+    receiving: Doing,
+    /// While it works files.
+    working: Doing,
+    /// Of the loop that leases.
+    schedule_alarm: Arc<Alarm>,
+    /// Of the loop that tells the inbox of itself.
+    pulse_alarm: Alarm,
+    /// The last one that messages came from.
+    bus: Mutex<Option<Bus>>,
     /// Runs that compare inbox and sink: what they find is not due yet.
     preparing: AtomicU64,
 }
@@ -120,6 +137,7 @@ pub struct SubscriberBuilder {
     dead_letters: bool,
     drain_timeout: Duration,
     lease: Duration,
+    stuck_after: Duration,
     layout: GrantLayout,
     http: HttpOptions,
     bus: BusOptions,
@@ -142,6 +160,7 @@ impl Default for SubscriberBuilder {
             dead_letters: true,
             drain_timeout: Duration::from_secs(20),
             lease: Duration::from_secs(60),
+            stuck_after: Duration::from_secs(300),
             layout: GrantLayout::default(),
             http: HttpOptions::default(),
             bus: BusOptions::default(),
@@ -267,6 +286,14 @@ impl SubscriberBuilder {
         self
     }
 
+    /// How late one of its loops may be before [`Subscriber::health`] calls it stuck (default 5 min): more than any database
+    /// takes to answer.
+    #[must_use]
+    pub fn stuck_after(mut self, late: Duration) -> Self {
+        self.stuck_after = late;
+        self
+    }
+
     /// The clock (default: the system's).
     #[must_use]
     pub fn now(mut self, now: fn() -> OffsetDateTime) -> Self {
@@ -314,7 +341,7 @@ impl SubscriberBuilder {
         let filters = compile_filters(&self.filters, &plans)?;
         Ok(Subscriber {
             shared: Arc::new(Shared {
-                inbox,
+                inbox: Watched::new(inbox, Arc::default()),
                 tokens,
                 grants,
                 http,
@@ -327,6 +354,14 @@ impl SubscriberBuilder {
                 dead_letters: Arc::default(),
                 worked: Arc::default(),
                 admitted: Arc::default(),
+                sink_calls: Arc::default(),
+                traffic: Arc::default(),
+                circuits: Arc::default(),
+                receiving: Doing::default(),
+                working: Doing::default(),
+                schedule_alarm: Arc::default(),
+                pulse_alarm: Alarm::default(),
+                bus: Mutex::default(),
                 preparing: AtomicU64::new(0),
             }),
         })
@@ -351,12 +386,13 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// # Cancel safety
     /// Dropping the future ends everything at once; nothing is lost, as after a crash.
     pub async fn run(&self, sink: impl Sink, stop: CancellationToken) -> Result<(), RunError> {
-        let sink = Arc::new(sink);
+        let _doing = (self.shared.receiving.begin(), self.shared.working.begin());
+        let sink = self.watched(sink);
         self.prepare(&*sink).await?;
         let mut tasks = JoinSet::new();
         self.spawn_receive(&mut tasks, &stop);
         self.spawn_process(&mut tasks, sink, self.wanted(Wanted::default()), &stop);
-        all(tasks).await;
+        self.beating(all(tasks)).await;
         Ok(())
     }
 
@@ -365,9 +401,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// # Cancel safety
     /// As [`Subscriber::run`].
     pub async fn receive(&self, stop: CancellationToken) {
+        let _doing = self.shared.receiving.begin();
         let mut tasks = JoinSet::new();
         self.spawn_receive(&mut tasks, &stop);
-        all(tasks).await;
+        self.beating(all(tasks)).await;
     }
 
     /// Only works what the inbox holds, until `stop`.
@@ -378,12 +415,13 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// # Cancel safety
     /// As [`Subscriber::run`].
     pub async fn process(&self, sink: impl Sink, wanted: Wanted, stop: CancellationToken) -> Result<(), RunError> {
-        let sink = Arc::new(sink);
+        let _doing = self.shared.working.begin();
+        let sink = self.watched(sink);
         self.prepare(&*sink).await?;
         let mut tasks = JoinSet::new();
         self.spawn_grants(&mut tasks, &stop);
         self.spawn_process(&mut tasks, sink, self.wanted(wanted), &stop);
-        all(tasks).await;
+        self.beating(all(tasks)).await;
         Ok(())
     }
 
@@ -424,8 +462,12 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     fn container(&self) -> Container {
-        let Shared { http, tokens, options, .. } = &*self.shared;
-        Container::new(http.clone(), Arc::clone(tokens), options.blob.clone())
+        let Shared { http, tokens, options, traffic, .. } = &*self.shared;
+        Container::new(http.clone(), Arc::clone(tokens), options.blob.clone()).counting(Arc::clone(traffic))
+    }
+
+    fn watched<S: Sink>(&self, sink: S) -> Arc<Watched<S>> {
+        Arc::new(Watched::new(sink, Arc::clone(&self.shared.sink_calls)))
     }
 
     /// Asks for a grant once, so that a wrong credential shows at the start.
@@ -508,7 +550,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// The inbox.
     #[must_use]
     pub fn inbox(&self) -> &I {
-        &self.shared.inbox
+        &self.shared.inbox.inner
     }
 
     fn wanted(&self, mut wanted: Wanted) -> Wanted {
@@ -548,6 +590,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     fn spawn_receive(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         self.spawn_grants(tasks, stop);
         let bus = Bus::new(Arc::clone(&self.shared.tokens), self.shared.options.bus.clone());
+        *self.shared.bus.lock().expect("no panic while it is held") = Some(bus.clone());
         let links = if self.shared.options.dead_letters { &[false, true][..] } else { &[false][..] };
         let mut receivers = JoinSet::new();
         for dead_letter_queue in links.iter().copied() {
@@ -555,7 +598,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
             receivers.spawn(async move {
                 let stats = if dead_letter_queue { &shared.dead_letters } else { &shared.received };
                 let options = ReceiverOptions { dead_letter_queue };
-                receive(&bus, options, &shared.inbox, stats, &shared.admitted, &stop).await;
+                let (admitted, now) = (&*shared.admitted, shared.options.now);
+                receive(&bus, options, Desk { inbox: &shared.inbox, stats, admitted, now }, &stop).await;
             });
         }
         tasks.spawn(async move {
@@ -564,7 +608,13 @@ impl<I: Inbox + Clone> Subscriber<I> {
         });
     }
 
-    fn spawn_process(&self, tasks: &mut JoinSet<()>, sink: Arc<impl Sink>, wanted: Wanted, stop: &CancellationToken) {
+    fn spawn_process(
+        &self,
+        tasks: &mut JoinSet<()>,
+        sink: Arc<Watched<impl Sink>>,
+        wanted: Wanted,
+        stop: &CancellationToken,
+    ) {
         let shared = Arc::clone(&self.shared);
         let options = &shared.options;
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -575,7 +625,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
             container: self.container(),
             entities: Arc::clone(&shared.entities),
             plans: Arc::clone(&shared.plans),
-            circuits: Circuits::default(),
+            circuits: Arc::clone(&shared.circuits),
+            alarm: Arc::clone(&shared.schedule_alarm),
             types: options.types.clone(),
             filters: shared.filters.clone(),
             stats: Arc::clone(&shared.worked),
@@ -587,6 +638,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
             lease: options.lease,
             now: options.now,
         });
+        {
+            let (workshop, stop) = (Arc::clone(&workshop), stop.clone());
+            tasks.spawn(async move { workshop.sink.look_after(&stop).await });
+        }
         let (files, drain) = (options.files_in_flight_max.get(), options.drain_timeout);
         {
             let (workshop, stop) = (Arc::clone(&workshop), stop.clone());

@@ -1,7 +1,7 @@
 //! Exit codes and messages of the built binaries, against a `Local` in this process.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead as _, BufReader, Read, Write},
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -82,6 +82,27 @@ impl Running {
         Self(Some(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()))
     }
 
+    /// Waits for a line on standard error that begins so, and gives the rest of it.
+    pub(super) async fn says(&mut self, begin: &'static str) -> String {
+        let stderr = self.0.as_mut().unwrap().stderr.take().unwrap();
+        let (stderr, rest) = tokio::task::spawn_blocking(move || {
+            // One byte at a time: what follows the line is still there for whoever reads on.
+            let mut lines = BufReader::with_capacity(1, stderr);
+            loop {
+                let mut line = String::new();
+                assert_ne!(lines.read_line(&mut line).unwrap(), 0, "it ended without saying {begin:?}");
+                if let Some(rest) = line.trim_end().strip_prefix(begin) {
+                    let rest = rest.to_owned();
+                    return (lines.into_inner(), rest);
+                }
+            }
+        })
+        .await
+        .unwrap();
+        self.0.as_mut().unwrap().stderr = Some(stderr);
+        rest
+    }
+
     pub(super) async fn terminate(mut self) -> Ended {
         let child = self.0.take().unwrap();
         let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
@@ -141,7 +162,7 @@ fn keys(ready: &ReadyFile) -> std::sync::Arc<dyn TokenSource> {
 }
 
 /// Sends a message as it is.
-async fn send(ready: &ReadyFile, body: impl Into<String>, message_id: &str) {
+pub(super) async fn send(ready: &ReadyFile, body: impl Into<String>, message_id: &str) {
     let bus = Bus::new(keys(ready), BusOptions::default());
     let message =
         Message { body: body.into().into_bytes().into(), message_id: message_id.to_owned(), ..Message::default() };

@@ -1,8 +1,8 @@
 //! The inboxes that a configuration can name.
 
 use super::{
-    Admitted, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
-    ListFilter, Pending, Place, PostgresInbox, SqliteInbox, TypeTotals, Wanted, WorkerId,
+    Admitted, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow,
+    Lease, Leased, ListFilter, Pending, Place, PostgresInbox, SqliteInbox, TypeTotals, Wanted, WorkerId, WorkerSeen,
 };
 
 /// An inbox in a file of its own, or in a database that several subscribers share.
@@ -86,6 +86,10 @@ impl Inbox for AnyInbox {
         either!(self, inbox => inbox.counts())
     }
 
+    async fn backlog(&self) -> Result<Backlog, InboxError> {
+        either!(self, inbox => inbox.backlog())
+    }
+
     async fn types(&self) -> Result<Vec<TypeTotals>, InboxError> {
         either!(self, inbox => inbox.types())
     }
@@ -100,5 +104,13 @@ impl Inbox for AnyInbox {
 
     async fn history(&self, id: i64) -> Result<Vec<HistoryEntry>, InboxError> {
         either!(self, inbox => inbox.history(id))
+    }
+
+    async fn beat(&self, worker: &WorkerId, beat: &Beat) -> Result<(), InboxError> {
+        either!(self, inbox => inbox.beat(worker, beat))
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerSeen>, InboxError> {
+        either!(self, inbox => inbox.workers())
     }
 }

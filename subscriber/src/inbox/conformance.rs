@@ -9,8 +9,8 @@ use tokio::time::Instant;
 use waybill_contracts::{Metadata, Reason};
 
 use super::{
-    Admitted, Announced, Arrival, Asked, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, Lease, ListFilter,
-    Place, State, Wanted, Waybill, WorkerId,
+    Admitted, Announced, Arrival, Asked, Beat, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, Lease,
+    ListFilter, Place, State, Wanted, Waybill, WorkerId,
 };
 
 /// A message that announces `file`, with the broker's number `sequence_number`.
@@ -65,7 +65,110 @@ where
     lists_come_newest_first_and_in_pages(&make().await).await;
     the_history_says_when_and_why(&make().await).await;
     counts_are_right_after_everything(&make().await).await;
+    what_waits_is_told_by_type_and_state(&make().await).await;
+    a_file_whose_blob_may_soon_be_deleted_is_at_risk_until_it_is_done(&make().await).await;
+    a_worker_is_known_by_what_it_told_last(&make().await).await;
+    of_very_many_workers_the_latest_are_known(&make().await).await;
     workers_side_by_side_never_share_a_file(&make().await).await;
+}
+
+async fn what_waits_is_told_by_type_and_state(inbox: &impl Inbox) {
+    let told = async || {
+        let backlog = inbox.backlog().await.unwrap();
+        let by_type: Vec<_> = backlog.by_type.into_iter().map(|of| (of.blob_type, of.state, of.messages)).collect();
+        (by_type, backlog.oldest_waiting.is_some())
+    };
+    assert_eq!(told().await, (Vec::new(), false));
+    let mut broken = arrival(9, "", "T");
+    broken.announced = Announced::Broken(BrokenMessage {
+        reason: Reason::NotJson,
+        problem: "byte 0: expected an object".to_owned(),
+        body: Vec::new(),
+        blob_type: None,
+        correlation_id: None,
+    });
+    let burst = vec![arrival(1, "a", "T"), arrival(2, "b", "T"), arrival(3, "c", "U"), arrival(4, "c", "U"), broken];
+    inbox.admit(burst).await.unwrap();
+    let leased = inbox.lease(&worker("one"), 2, &Wanted::default()).await.unwrap();
+    let of = |blob_type: &str, state, messages| (blob_type.to_owned(), state, messages);
+    let nameless = of("", State::Quarantined, 1);
+    let (first, waits) = told().await;
+    assert_eq!(first, [nameless.clone(), of("T", State::Working, 2), of("U", State::Saved, 1)], "no duplicate waits");
+    assert!(waits);
+    inbox.finish(&leased[0].lease, End::Done(FileDone::default())).await.unwrap();
+    inbox.finish(&leased[1].lease, End::Expire { problem: "gone".to_owned() }).await.unwrap();
+    assert_eq!(told().await.0, [nameless.clone(), of("T", State::Expired, 1), of("U", State::Saved, 1)]);
+    inbox.skip_other_types(&["T".to_owned()]).await.unwrap();
+    assert_eq!(told().await, (vec![nameless, of("T", State::Expired, 1)], false), "nothing waits any more");
+}
+
+async fn a_file_whose_blob_may_soon_be_deleted_is_at_risk_until_it_is_done(inbox: &impl Inbox) {
+    let with_end = |number, file: &str, hours: u64| {
+        let mut arrival = arrival(number, file, "T");
+        let Announced::File(waybill) = &mut arrival.announced else { unreachable!() };
+        waybill.expires_at = Some(OffsetDateTime::now_utc() + Duration::from_secs(hours * 3600));
+        arrival
+    };
+    let burst = vec![with_end(1, "soon", 5), with_end(2, "later", 50), arrival(3, "never", "T"), with_end(4, "now", 1)];
+    inbox.admit(burst).await.unwrap();
+    let backlog = inbox.backlog().await.unwrap();
+    let named: Vec<_> = backlog.first_at_risk.iter().map(|file| (file.id, file.state)).collect();
+    let rows = inbox.list(&ListFilter::default()).await.unwrap();
+    let id = |number: i64| rows.iter().find(|row| row.sequence_number == number).unwrap().id;
+    assert_eq!((backlog.at_risk, named), (2, vec![(id(4), State::Saved), (id(1), State::Saved)]), "the first first");
+    for file in inbox.lease(&worker("one"), 9, &Wanted::default()).await.unwrap() {
+        inbox.finish(&file.lease, End::Done(FileDone::default())).await.unwrap();
+    }
+    let backlog = inbox.backlog().await.unwrap();
+    assert_eq!((backlog.at_risk, backlog.first_at_risk), (0, Vec::new()));
+}
+
+async fn a_worker_is_known_by_what_it_told_last(inbox: &impl Inbox) {
+    assert_eq!(inbox.workers().await.unwrap(), []);
+    inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    let (one, two) = (worker("one"), worker("two"));
+    inbox.beat(&one, &Beat { receives: true, ..Beat::default() }).await.unwrap();
+    let first = inbox.workers().await.unwrap().remove(0);
+    assert!(first.receives && !first.works && !first.attached && !first.stopped);
+    let nothing = (first.last_contact_at, first.bus_token_ends_at, first.blob_token_ends_at, first.lag);
+    assert_eq!((nothing, first.problem, first.files), ((None, None, None, None), None, 0));
+
+    inbox.beat(&two, &Beat { works: true, stopped: true, ..Beat::default() }).await.unwrap();
+    inbox.lease(&one, 1, &Wanted::default()).await.unwrap();
+    let told = Beat {
+        receives: true,
+        works: true,
+        attached: true,
+        last_contact_ago: Some(Duration::from_secs(3)),
+        bus_token_remaining: Some(Duration::from_secs(60)),
+        blob_token_remaining: Some(Duration::ZERO),
+        lag: Some(Duration::from_millis(1500)),
+        problem: Some("the sink is down".to_owned()),
+        stopped: false,
+    };
+    inbox.beat(&one, &told).await.unwrap();
+    let workers = inbox.workers().await.unwrap();
+    let names: Vec<_> = workers.iter().map(|of| (of.worker.0.as_str(), of.stopped, of.files)).collect();
+    assert_eq!(names, [("one", false, 1), ("two", true, 0)], "latest first, each once");
+    let one = &workers[0];
+    assert_eq!(
+        (one.started_at, one.lag, one.problem.as_deref()),
+        (first.started_at, told.lag, told.problem.as_deref())
+    );
+    assert!(one.receives && one.works && one.attached && one.seen_at >= first.seen_at);
+    let after = |at: Option<OffsetDateTime>| (at.unwrap() - one.seen_at).whole_seconds();
+    assert_eq!([one.last_contact_at, one.bus_token_ends_at, one.blob_token_ends_at].map(after), [-3, 60, 0]);
+    assert!(one.seen_ago < Duration::from_secs(60));
+}
+
+async fn of_very_many_workers_the_latest_are_known(inbox: &impl Inbox) {
+    for number in 0..110 {
+        inbox.beat(&worker(&format!("worker-{number}")), &Beat::default()).await.unwrap();
+    }
+    let workers = inbox.workers().await.unwrap();
+    assert!((100..=101).contains(&workers.len()), "{}", workers.len());
+    assert_eq!(workers[0].worker.0, "worker-109");
+    assert!(workers.iter().all(|of| of.worker.0 != "worker-0"));
 }
 
 async fn files_are_known_by_their_keys(inbox: &impl Inbox) {

@@ -20,6 +20,7 @@
 
 mod any;
 pub mod conformance;
+mod health;
 mod model;
 mod pages;
 mod postgres;
@@ -29,6 +30,7 @@ mod stored;
 use std::future::Future;
 
 pub use any::AnyInbox;
+pub use health::{AT_RISK, AtRisk, Backlog, Beat, TypeBacklog, WorkerSeen};
 pub use model::{
     Admitted, Announced, Arrival, Asked, BlobSeen, BrokenMessage, Counts, End, FileDone, FileKey, HistoryEntry,
     InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, UnknownState, Wanted,
@@ -114,6 +116,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// How many rows are in each state.
     fn counts(&self) -> impl Future<Output = Result<Counts, InboxError>> + Send;
 
+    /// What waits, and what may be lost; soon answered, whatever the inbox holds.
+    fn backlog(&self) -> impl Future<Output = Result<Backlog, InboxError>> + Send;
+
     /// What was announced, by blobType, in the order of the names.
     fn types(&self) -> impl Future<Output = Result<Vec<TypeTotals>, InboxError>> + Send;
 
@@ -125,4 +130,10 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// What happened to a row, oldest first.
     fn history(&self, id: i64) -> impl Future<Output = Result<Vec<HistoryEntry>, InboxError>> + Send;
+
+    /// Notes what a worker tells of itself, in place of what it told before, and forgets those not heard for a week.
+    fn beat(&self, worker: &WorkerId, beat: &Beat) -> impl Future<Output = Result<(), InboxError>> + Send;
+
+    /// Who told, latest first.
+    fn workers(&self) -> impl Future<Output = Result<Vec<WorkerSeen>, InboxError>> + Send;
 }

@@ -23,18 +23,23 @@ use waybill_store::{
 
 use self::value::{At, key_of, seconds};
 use super::{
-    Admitted, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
-    ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, Wanted, WorkerId,
+    AT_RISK, Admitted, Arrival, Asked, AtRisk, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox,
+    InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeBacklog, TypeTotals,
+    Wanted, WorkerId, WorkerSeen,
+    health::AT_RISK_NAMED,
     stored::{
-        Ending, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, not_wanted, shown, signed, trusted_until,
-        unreadable,
+        Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted, shown,
+        signed, trouble, trusted_until, unreadable,
     },
 };
 
 const SCHEMA: Schema = Schema {
     application_id: 0,
     name: "inbox",
-    migrations: &[Migration { name: "inbox, its history and known places", sql: include_str!("postgres_0001.sql") }],
+    migrations: &[
+        Migration { name: "inbox, its history and known places", sql: include_str!("postgres_0001.sql") },
+        Migration { name: "workers tell of themselves", sql: include_str!("postgres_0002.sql") },
+    ],
     shared_with_user: false,
 };
 
@@ -493,6 +498,39 @@ impl Inbox for PostgresInbox {
         Ok(counts)
     }
 
+    async fn backlog(&self) -> Result<Backlog, InboxError> {
+        let sql = "SELECT blob_type, state, sum(messages)::bigint FROM tally
+                   WHERE state IN ('saved', 'working', 'quarantined', 'expired')
+                   GROUP BY blob_type, state HAVING sum(messages) > 0 ORDER BY blob_type COLLATE \"C\", state";
+        let read = |row: &Row| {
+            let state = parsed(row, 1)?;
+            Ok(TypeBacklog { blob_type: row.get(0), state, messages: count(row, 2) })
+        };
+        let by_type = self.query(sql, &[]).await?.iter().map(read).collect::<Result<_, InboxError>>()?;
+        // Numbers are given in the order of arrival.
+        let sql = "SELECT extract(epoch FROM clock_timestamp() - min(received_at))::double precision
+                   FROM unnest(ARRAY['saved', 'working']) AS waiting (state) CROSS JOIN LATERAL (
+                       SELECT received_at FROM inbox WHERE inbox.state = waiting.state ORDER BY id LIMIT 1) AS first";
+        let oldest = self.query(sql, &[]).await?.first().and_then(|row| row.get::<_, Option<f64>>(0));
+        let at_risk = "FROM inbox WHERE expires_at IS NOT NULL AND state IN ('saved', 'working', 'quarantined')
+                       AND expires_at < clock_timestamp() + make_interval(secs => $1)";
+        let within = seconds(AT_RISK);
+        let many = self.query(&format!("SELECT count(*) {at_risk}"), &[&within]).await?;
+        let sql =
+            format!("SELECT id, blob_type, state, expires_at {at_risk} ORDER BY expires_at LIMIT {AT_RISK_NAMED}");
+        let read = |row: &Row| {
+            let (id, blob_type, state) = (row.get(0), row.get(1), parsed(row, 2)?);
+            Ok(AtRisk { id, blob_type, state, expires_at: row.get::<_, At>(3).instant() })
+        };
+        let named = self.query(&sql, &[&within]).await?.iter().map(read).collect::<Result<_, InboxError>>()?;
+        Ok(Backlog {
+            by_type,
+            oldest_waiting: oldest.map(span),
+            at_risk: many.first().map_or(0, |row| count(row, 0)),
+            first_at_risk: named,
+        })
+    }
+
     async fn types(&self) -> Result<Vec<TypeTotals>, InboxError> {
         let sql =
             "SELECT blob_type, sum(files)::bigint, coalesce(sum(files) FILTER (WHERE state = 'skipped'), 0)::bigint,
@@ -555,6 +593,70 @@ impl Inbox for PostgresInbox {
         };
         self.query(sql, &[&id]).await?.iter().map(read).collect()
     }
+
+    async fn beat(&self, worker: &WorkerId, beat: &Beat) -> Result<(), InboxError> {
+        let sql = "WITH old AS MATERIALIZED (
+                SELECT worker FROM worker WHERE worker <> $1 AND (seen_at < now() - make_interval(secs => $2)
+                    OR worker NOT IN (SELECT worker FROM worker ORDER BY seen_at DESC LIMIT $3))
+                FOR UPDATE SKIP LOCKED),
+            forgotten AS (DELETE FROM worker USING old WHERE worker.worker = old.worker)
+            INSERT INTO worker AS known VALUES ($1, now(), now(), $4, $5, $6,
+                now() - make_interval(secs => $7::double precision),
+                now() + make_interval(secs => $8::double precision),
+                now() + make_interval(secs => $9::double precision), $10, $11, $12)
+            ON CONFLICT (worker) DO UPDATE SET seen_at = excluded.seen_at, receives = excluded.receives,
+                works = excluded.works, attached = excluded.attached, last_contact_at = excluded.last_contact_at,
+                bus_token_ends_at = excluded.bus_token_ends_at, blob_token_ends_at = excluded.blob_token_ends_at,
+                lag = excluded.lag, problem = excluded.problem, stopped = excluded.stopped";
+        let values: &[&(dyn ToSql + Sync)] = &[
+            &worker.0,
+            &seconds(FORGOTTEN_AFTER),
+            &i64::from(WORKERS_MAX),
+            &beat.receives,
+            &beat.works,
+            &beat.attached,
+            &beat.last_contact_ago.map(seconds),
+            &beat.bus_token_remaining.map(seconds),
+            &beat.blob_token_remaining.map(seconds),
+            &beat.lag.map(seconds),
+            &beat.problem.as_deref().map(|problem| value::text(&trouble(problem)).into_owned()),
+            &beat.stopped,
+        ];
+        self.execute(sql, values).await.map(|_| ())
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerSeen>, InboxError> {
+        let sql = "SELECT worker, started_at, seen_at, receives, works, attached, last_contact_at, bus_token_ends_at,
+                blob_token_ends_at, lag, problem, stopped,
+                (SELECT count(*) FROM inbox WHERE state = 'working' AND inbox.worker = worker.worker),
+                extract(epoch FROM clock_timestamp() - seen_at)::double precision
+            FROM worker ORDER BY seen_at DESC, worker";
+        let read = |row: &Row| {
+            let optional = |at: usize| row.get::<_, Option<At>>(at).map(At::instant);
+            WorkerSeen {
+                worker: WorkerId(row.get(0)),
+                started_at: row.get::<_, At>(1).instant(),
+                seen_at: row.get::<_, At>(2).instant(),
+                seen_ago: span(row.get(13)),
+                receives: row.get(3),
+                works: row.get(4),
+                attached: row.get(5),
+                last_contact_at: optional(6),
+                bus_token_ends_at: optional(7),
+                blob_token_ends_at: optional(8),
+                lag: row.get::<_, Option<f64>>(9).map(span),
+                problem: row.get(10),
+                stopped: row.get(11),
+                files: count(row, 12),
+            }
+        };
+        Ok(self.query(sql, &[]).await?.iter().map(read).collect())
+    }
+}
+
+/// As the database computed it; none where its clock was set back.
+fn span(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or_default()
 }
 
 /// Patterns for LIKE, with a star for any characters, as [`is_of_types`](waybill_contracts::is_of_types) has it.

@@ -14,11 +14,13 @@ use waybill_store::{
 };
 
 use super::{
-    Admitted, Announced, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow,
-    Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeTotals, Wanted, WorkerId,
+    AT_RISK, Admitted, Announced, Arrival, Asked, AtRisk, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry,
+    Inbox, InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeBacklog,
+    TypeTotals, Wanted, WorkerId, WorkerSeen,
+    health::AT_RISK_NAMED,
     stored::{
-        Ending, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, not_wanted, shown, signed, trusted_until,
-        unreadable,
+        Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted, shown,
+        signed, trouble, trusted_until, unreadable,
     },
 };
 
@@ -32,6 +34,10 @@ const SCHEMA: Schema = Schema {
         Migration { name: "inbox, its history and known places", sql: include_str!("sqlite_0001.sql") },
         Migration { name: "filtered rows are counted", sql: include_str!("sqlite_0002.sql") },
         Migration { name: "rows that could not be used are counted", sql: include_str!("sqlite_0003.sql") },
+        Migration {
+            name: "what waits is summed up, and workers tell of themselves",
+            sql: include_str!("sqlite_0004.sql"),
+        },
     ],
     shared_with_user: false,
 };
@@ -342,7 +348,7 @@ impl Inbox for SqliteInbox {
     async fn counts(&self) -> Result<Counts, InboxError> {
         read(&self.db, |db| {
             let mut counts = Counts::default();
-            let mut select = db.prepare_cached("SELECT state, count(*) FROM inbox GROUP BY state")?;
+            let mut select = db.prepare_cached("SELECT state, sum(messages) FROM tally GROUP BY state")?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
                 let many = count(row, 1)?;
@@ -361,6 +367,41 @@ impl Inbox for SqliteInbox {
             let sql = "SELECT coalesce(sum(bad_rows), 0) FROM inbox WHERE bad_rows > 0";
             counts.bad_rows = db.prepare_cached(sql)?.query_row([], |row| count(row, 0))?;
             Ok(counts)
+        })
+        .await
+    }
+
+    async fn backlog(&self) -> Result<Backlog, InboxError> {
+        let now = self.now();
+        read(&self.db, move |db| {
+            let sql = "SELECT blob_type, state, messages FROM tally
+                       WHERE messages > 0 AND state IN ('saved', 'working', 'quarantined', 'expired') ORDER BY 1, 2";
+            let read = |row: &Row<'_>| {
+                let state = parse_column(row, 1)?;
+                Ok(TypeBacklog { blob_type: row.get(0)?, state, messages: count(row, 2)? })
+            };
+            let by_type = db.prepare_cached(sql)?.query_map([], read)?.collect::<rusqlite::Result<_>>()?;
+            // Numbers are given in the order of arrival.
+            let sql = "SELECT received_at FROM inbox WHERE state = ?1 ORDER BY id LIMIT 1";
+            let mut first = db.prepare_cached(sql)?;
+            let mut oldest: Option<i64> = None;
+            for state in [State::Saved, State::Working] {
+                let received_at = first.query_row([state.as_str()], |row| row.get(0)).optional()?;
+                oldest = [oldest, received_at].into_iter().flatten().min();
+            }
+            let at_risk = "FROM inbox WHERE expires_at IS NOT NULL AND state IN ('saved', 'working', 'quarantined')
+                           AND expires_at < ?1";
+            let until = now.saturating_add(nanos_of(AT_RISK));
+            let many =
+                db.prepare_cached(&format!("SELECT count(*) {at_risk}"))?.query_row([until], |row| count(row, 0))?;
+            let sql =
+                format!("SELECT id, blob_type, state, expires_at {at_risk} ORDER BY expires_at LIMIT {AT_RISK_NAMED}");
+            let read = |row: &Row<'_>| {
+                let (id, blob_type, state) = (row.get(0)?, row.get(1)?, parse_column(row, 2)?);
+                Ok(AtRisk { id, blob_type, state, expires_at: instant(row.get(3)?) })
+            };
+            let named = db.prepare_cached(&sql)?.query_map([until], read)?.collect::<rusqlite::Result<_>>()?;
+            Ok(Backlog { by_type, oldest_waiting: oldest.map(|at| span(at, now)), at_risk: many, first_at_risk: named })
         })
         .await
     }
@@ -442,6 +483,72 @@ impl Inbox for SqliteInbox {
                         reason: parse_optional(row, 2)?,
                         problem: row.get(3)?,
                         worker: row.get(4)?,
+                    })
+                })?
+                .collect()
+        })
+        .await
+    }
+
+    async fn beat(&self, worker: &WorkerId, beat: &Beat) -> Result<(), InboxError> {
+        let (now, worker, beat) = (self.now(), worker.0.clone(), beat.clone());
+        run(&self.db, move |tx| {
+            tx.prepare_cached(
+                "INSERT OR REPLACE INTO worker VALUES (
+                     ?1, coalesce((SELECT started_at FROM worker WHERE worker = ?1), ?2), ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10,
+                     ?11)",
+            )?
+            .execute(params![
+                worker,
+                now,
+                beat.receives,
+                beat.works,
+                beat.attached,
+                beat.last_contact_ago.map(|ago| now.saturating_sub(nanos_of(ago))),
+                beat.bus_token_remaining.map(|remaining| now.saturating_add(nanos_of(remaining))),
+                beat.blob_token_remaining.map(|remaining| now.saturating_add(nanos_of(remaining))),
+                beat.lag.map(nanos_of),
+                beat.problem.as_deref().map(trouble),
+                beat.stopped,
+            ])?;
+            tx.prepare_cached(
+                "DELETE FROM worker WHERE seen_at < ?1
+                 OR worker NOT IN (SELECT worker FROM worker ORDER BY seen_at DESC LIMIT ?2)",
+            )?
+            .execute(params![now.saturating_sub(nanos_of(FORGOTTEN_AFTER)), WORKERS_MAX])
+            .map(|_| ())
+        })
+        .await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerSeen>, InboxError> {
+        let now = self.now();
+        read(&self.db, move |db| {
+            let sql =
+                "SELECT worker, started_at, seen_at, receives, works, attached, last_contact_at, bus_token_ends_at,
+                     blob_token_ends_at, lag, problem, stopped,
+                     (SELECT count(*) FROM inbox WHERE state = 'working' AND inbox.worker = worker.worker)
+                 FROM worker ORDER BY seen_at DESC, worker";
+            let optional =
+                |row: &Row<'_>, at: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<i64>>(at)?.map(instant));
+            db.prepare_cached(sql)?
+                .query_map([], |row| {
+                    let seen_at = row.get(2)?;
+                    Ok(WorkerSeen {
+                        worker: WorkerId(row.get(0)?),
+                        started_at: instant(row.get(1)?),
+                        seen_at: instant(seen_at),
+                        seen_ago: span(seen_at, now),
+                        receives: row.get(3)?,
+                        works: row.get(4)?,
+                        attached: row.get(5)?,
+                        last_contact_at: optional(row, 6)?,
+                        bus_token_ends_at: optional(row, 7)?,
+                        blob_token_ends_at: optional(row, 8)?,
+                        lag: row.get::<_, Option<i64>>(9)?.map(|lag| span(0, lag)),
+                        problem: row.get(10)?,
+                        stopped: row.get(11)?,
+                        files: count(row, 12)?,
                     })
                 })?
                 .collect()
@@ -735,6 +842,11 @@ fn nanos(instant: OffsetDateTime) -> i64 {
 
 fn nanos_of(duration: Duration) -> i64 {
     i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX / 4)
+}
+
+/// Between two of them; none where the clock was set back.
+fn span(from: i64, to: i64) -> Duration {
+    Duration::from_nanos(to.saturating_sub(from).max(0).unsigned_abs())
 }
 
 fn instant(nanos: i64) -> OffsetDateTime {

@@ -103,6 +103,16 @@ pub(super) fn shown(body: &str) -> (Option<String>, Option<String>) {
     }
 }
 
+/// A worker that was not heard for so long is forgotten.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// And of more than these, all but the latest.
+pub(super) const WORKERS_MAX: u32 = 100;
+
+/// What a worker says of its trouble, cut where it goes on for too long.
+pub(super) fn trouble(problem: &str) -> String {
+    problem.chars().take(2_000).collect()
+}
+
 /// Counts are stored signed.
 pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)

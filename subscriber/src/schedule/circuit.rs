@@ -1,6 +1,12 @@
 //! A dependency's retry clock: while it is down, nobody tries; then one does, for all.
 
-use std::{sync::Mutex, time::Duration};
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -20,6 +26,18 @@ pub(crate) enum Dependency {
     Sink,
     /// Our own table of files.
     Inbox,
+}
+
+impl Dependency {
+    pub(crate) const ALL: [Self; 3] = [Self::Storage, Self::Sink, Self::Inbox];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Storage => "storage",
+            Self::Sink => "sink",
+            Self::Inbox => "inbox",
+        }
+    }
 }
 
 /// A clock each: files are leased while all of them are without a fault, as a file needs all.
@@ -58,6 +76,7 @@ impl Circuits {
 #[derive(Debug, Default)]
 pub(crate) struct Circuit {
     state: Mutex<State>,
+    opened: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -83,6 +102,7 @@ impl Circuit {
         }
         let pause = PAUSE.saturating_mul(1 << state.failures.min(16)).min(PAUSE_MAX);
         state.failures = state.failures.saturating_add(1);
+        self.opened.fetch_add(1, Ordering::Relaxed);
         state.closed_until = Some(now + asked.max(jittered(pause)));
         worked
     }
@@ -96,6 +116,11 @@ impl Circuit {
     pub(crate) fn closed_in(&self) -> Duration {
         let state = self.state.lock().expect("no panic while the circuit is held");
         state.closed_until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// How often a pause began.
+    pub(crate) fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// Whether the last thing known of the dependency is a failure.
@@ -124,6 +149,7 @@ mod tests {
             circuit.failed(None);
             longest = longest.max(circuit.closed_in());
         }
+        assert_eq!(circuit.opened(), 21);
         assert!(longest > PAUSE_MAX / 2 && longest <= PAUSE_MAX, "{longest:?}");
         circuit.worked();
         assert!(!circuit.on_trial());

@@ -32,6 +32,7 @@ use crate::{
     apply::{EntityPlan, EntityPlans, Position},
     fetch::{self, Claim, FetchError},
     grants::jittered,
+    health::Alarm,
     inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased},
     receive::chain,
     rows::{self, CHUNKS_QUEUED, GROUPS_QUEUED, Group, GroupLimits, RowsError},
@@ -53,10 +54,12 @@ pub(crate) struct Workshop<I, S> {
     pub(crate) plans: Arc<EntityPlans>,
     /// Of types that no entity has.
     pub(crate) filters: HashMap<String, Arc<RowFilter>>,
-    pub(crate) circuits: Circuits,
+    pub(crate) circuits: Arc<Circuits>,
     /// The configured types; files of others are skipped.
     pub(crate) types: Option<Vec<String>>,
     pub(crate) stats: Arc<WorkStats>,
+    /// Of the loop that leases.
+    pub(crate) alarm: Arc<Alarm>,
     pub(crate) cpu: Arc<Semaphore>,
     pub(crate) limits: Limits,
     pub(crate) groups: GroupLimits,
@@ -173,6 +176,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let error = match result {
             Ok(done) => {
                 WorkStats::add(&self.stats.files_done, 1);
+                self.stats.lag.add_between(file.received_at, (self.now)());
                 return Some(End::Done(done));
             }
             Err(error) => error,
@@ -224,6 +228,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 let own_pause = || jittered(FILE_PAUSE.saturating_mul(1 << file.attempts.min(16)).min(FILE_PAUSE_MAX));
                 let (after, counts) = match blame {
                     Blame::Dependency => {
+                        self.stats.put_off_by.add(error.dependency().as_str());
                         let circuit = self.circuits.of(error.dependency());
                         // What works for other files and fails with this one, time and again, is this file's fault in
                         // the end. In an outage nothing works, so that there the tries do not count.
@@ -232,13 +237,17 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                         let closed = circuit.closed_in();
                         (if counts { closed.max(own_pause()) } else { closed }, counts)
                     }
-                    Blame::File => (after.unwrap_or_else(own_pause), true),
+                    Blame::File => {
+                        self.stats.put_off_by.add("file");
+                        (after.unwrap_or_else(own_pause), true)
+                    }
                 };
                 tracing::warn!(parent: span, problem, wait_ms = after.as_millis(), "put off");
                 End::Later { after, problem, counts }
             }
             Verdict::Quarantine(reason) => {
                 WorkStats::add(&self.stats.files_quarantined, 1);
+                self.stats.quarantined_by.add(reason);
                 tracing::error!(parent: span, %reason, problem, "quarantined");
                 End::Quarantine { reason, problem }
             }

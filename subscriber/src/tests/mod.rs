@@ -2,6 +2,7 @@
 
 mod draft;
 mod grants;
+mod health;
 mod looking;
 mod receiving;
 mod reconciling;

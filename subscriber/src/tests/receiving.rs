@@ -16,22 +16,25 @@ use super::{
     world::{ENTITY, Running, World, builder, rows_in, until, within},
 };
 use crate::inbox::{
-    Admitted, Arrival, Asked, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow, Lease, Leased,
-    ListFilter, Pending, Place, SqliteInbox, SqliteInboxOptions, State, TypeTotals, Wanted, WorkerId,
+    Admitted, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow,
+    Lease, Leased, ListFilter, Pending, Place, SqliteInbox, SqliteInboxOptions, State, TypeTotals, Wanted, WorkerId,
+    WorkerSeen,
 };
 
 /// An inbox whose disk is full when it is told so.
 #[derive(Clone)]
-struct Failing {
+pub(super) struct Failing {
     inner: SqliteInbox,
-    full: Arc<AtomicBool>,
+    pub(super) full: Arc<AtomicBool>,
+    /// No lease is ever answered while it is set.
+    pub(super) stuck: Arc<AtomicBool>,
     failed: Arc<AtomicU64>,
     bursts: Arc<AtomicU64>,
 }
 
 impl Failing {
-    fn new(inner: SqliteInbox) -> Self {
-        Self { inner, full: Arc::default(), failed: Arc::default(), bursts: Arc::default() }
+    pub(super) fn new(inner: SqliteInbox) -> Self {
+        Self { inner, full: Arc::default(), stuck: Arc::default(), failed: Arc::default(), bursts: Arc::default() }
     }
 }
 
@@ -49,6 +52,9 @@ impl Inbox for Failing {
         self.inner.known(files).await
     }
     async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
+        if self.stuck.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
         if self.full.load(Ordering::SeqCst) {
             return Err(InboxError::Unavailable("the disk is full".into()));
         }
@@ -105,6 +111,18 @@ impl Inbox for Failing {
     }
     async fn history(&self, id: i64) -> Result<Vec<HistoryEntry>, InboxError> {
         self.inner.history(id).await
+    }
+    async fn backlog(&self) -> Result<Backlog, InboxError> {
+        self.inner.backlog().await
+    }
+    async fn beat(&self, worker: &WorkerId, beat: &Beat) -> Result<(), InboxError> {
+        if self.full.load(Ordering::SeqCst) {
+            return Err(InboxError::Unavailable("the disk is full".into()));
+        }
+        self.inner.beat(worker, beat).await
+    }
+    async fn workers(&self) -> Result<Vec<WorkerSeen>, InboxError> {
+        self.inner.workers().await
     }
 }
 

@@ -12,12 +12,14 @@ mod rebuild;
 mod reconcile;
 mod replay;
 mod rows;
+mod status;
 mod types;
 mod work;
 
 use waybill_cli::{args::Common, exit::Outcome};
 use waybill_subscriber::inbox::{ListFilter, Wanted};
 
+pub(crate) use self::work::Local;
 use crate::{Command, Target, settings::Settings};
 
 /// `inbox` is the flag.
@@ -26,11 +28,13 @@ pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Com
     match command {
         Command::Init { from } if from.is_empty() => init::init(),
         Command::Init { from } => init::from_samples(&from),
-        Command::Run { target, until_idle } => work::run(&common, &load(Some(&target))?, until_idle).await,
-        Command::Receive { until_idle } => work::receive(&common, &load(None)?, until_idle).await,
-        Command::Process { target, types, since } => {
+        Command::Run { target, until_idle, watch } => {
+            work::run(&common, &load(Some(&target))?.watched(watch), until_idle).await
+        }
+        Command::Receive { until_idle, watch } => work::receive(&common, &load(None)?.watched(watch), until_idle).await,
+        Command::Process { target, types, since, watch } => {
             let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
-            work::process(&common, &load(Some(&target))?, wanted).await
+            work::process(&common, &load(Some(&target))?.watched(watch), wanted).await
         }
         Command::Rows(of) => {
             let target = Target { sink: None, entities: of.entities.clone() };
@@ -53,7 +57,7 @@ pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Com
             reconcile::reconcile(&common, &load(None)?, types, dry_run).await
         }
         Command::Doctor { target } => doctor::doctor(&common, load(Some(&target))).await,
-        Command::Status => look::status(&common, &load(None)?).await,
+        Command::Status => status::status(&common, &load(None)?).await,
         Command::List { state, blob_type, correlation, before, limit } => {
             let filter = ListFilter { state, blob_type, correlation_id: correlation, before, most: limit };
             look::list(&common, &load(None)?, &filter).await

@@ -1,6 +1,8 @@
 //! The reference subscriber: your database follows the publisher's.
 
 mod commands;
+mod health;
+mod metrics;
 mod settings;
 mod tenant;
 
@@ -44,12 +46,16 @@ enum Command {
         /// End when for SECS no message came and no file was worked or due
         #[arg(long, value_name = "SECS", value_parser = seconds)]
         until_idle: Option<std::time::Duration>,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Only receive: save messages, work no files
     Receive {
         /// End when for SECS no message came
         #[arg(long, value_name = "SECS", value_parser = seconds)]
         until_idle: Option<std::time::Duration>,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Work the files that were saved and are due, then end
     Process {
@@ -61,6 +67,8 @@ enum Command {
         /// Only files received at or after this time, such as 2026-11-23T06:30:00Z or 2026-11-23 (midnight UTC)
         #[arg(long, value_name = "TIME", value_parser = instant)]
         since: Option<OffsetDateTime>,
+        #[command(flatten)]
+        watch: Watch,
     },
     /// Rows of a file as JSON Lines, whatever its format; nothing is brought into effect
     Rows(RowsOf),
@@ -110,7 +118,7 @@ enum Command {
         #[command(flatten)]
         target: Target,
     },
-    /// How many files are in which state
+    /// How many files are in which state, what waits, who works, and what may be lost
     Status,
     /// Files and messages, newest first
     List {
@@ -252,6 +260,14 @@ struct Target {
     /// What rows mean: keys, versions, references
     #[arg(long, value_name = "FILE")]
     entities: Option<PathBuf>,
+}
+
+/// How it can be watched.
+#[derive(Debug, Clone, clap::Args)]
+struct Watch {
+    /// Answer /health/live, /health/ready and /metrics (Prometheus) there: 9464 for this machine alone, or ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS")]
+    health: Option<String>,
 }
 
 /// An instant; a date alone is its begin in UTC.

@@ -27,7 +27,7 @@ use waybill_subscriber::{
 };
 
 use crate::{
-    Target,
+    Target, Watch,
     tenant::{Reached, Tenant},
 };
 
@@ -69,6 +69,8 @@ pub(crate) struct Settings {
     ca_file: Option<PathBuf>,
     /// `auto`, `amqp` or `websocket`.
     transport: Transport,
+    /// Where health and metrics are told; nowhere by default.
+    pub(crate) health: Option<String>,
     tenant: Tenant,
 }
 
@@ -103,6 +105,7 @@ impl Default for Settings {
             lease_ms: 60_000,
             ca_file: None,
             transport: Transport::Auto,
+            health: None,
             tenant: Tenant::default(),
         }
     }
@@ -133,6 +136,12 @@ impl Settings {
             settings.entities = target.entities.clone().or(settings.entities);
         }
         Ok(settings)
+    }
+
+    /// With the flags of commands that can be watched.
+    pub(crate) fn watched(mut self, watch: Watch) -> Self {
+        self.health = watch.health.or(self.health);
+        self
     }
 
     fn inbox_path(&self) -> PathBuf {

@@ -5,68 +5,11 @@ use serde::Serialize;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, cut, instant, json, line, many, table},
+    output::{count, cut, instant, json, line, table},
 };
-use waybill_subscriber::inbox::{Counts, HistoryEntry, Inbox, InboxRow, ListFilter, Pending, State, Wanted};
+use waybill_subscriber::inbox::{HistoryEntry, Inbox, InboxRow, ListFilter, State};
 
 use crate::settings::Settings;
-
-/// A status, as JSON.
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Status {
-    files: Counts,
-    filtered_rows: u64,
-    bad_rows: u64,
-    due: u64,
-    later: u64,
-    next_due_in_ms: Option<u128>,
-}
-
-pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
-    let inbox = settings.existing_inbox().await?;
-    let files = inbox.counts().await?;
-    let wanted = Wanted { types: settings.types().map(<[String]>::to_vec), since: None };
-    let Pending { due, later, next_due_in, .. } = inbox.pending(&wanted).await?;
-    if common.format == Format::Json {
-        json(&Status {
-            files,
-            filtered_rows: files.filtered_rows,
-            bad_rows: files.bad_rows,
-            due,
-            later,
-            next_due_in_ms: next_due_in.map(|wait| wait.as_millis()),
-        })?;
-        return Ok(Outcome::Done);
-    }
-    table(
-        &["STATE", "FILES"],
-        [
-            (State::Saved, files.saved),
-            (State::Working, files.working),
-            (State::Done, files.done),
-            (State::Quarantined, files.quarantined),
-            (State::Skipped, files.skipped),
-            (State::Duplicate, files.duplicate),
-            (State::Expired, files.expired),
-        ]
-        .map(|(state, files)| vec![state.to_string(), count(files)]),
-    )?;
-    line(format_args!("\n{} due now, {} waiting for a later try", count(due), count(later)))?;
-    if let Some(wait) = next_due_in {
-        line(format_args!("next try in {:.1} s", wait.as_secs_f64()))?;
-    }
-    if files.filtered_rows > 0 {
-        line(format_args!("{} not wanted by a filter", many(files.filtered_rows, "row")))?;
-    }
-    if files.bad_rows > 0 {
-        line(format_args!("{} could not be used: waybill-subscriber bad-rows", many(files.bad_rows, "row")))?;
-    }
-    if files.quarantined > 0 {
-        line(format_args!("see what is quarantined: waybill-subscriber list --state quarantined"))?;
-    }
-    Ok(Outcome::Done)
-}
 
 pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilter) -> anyhow::Result<Outcome> {
     let rows = settings.existing_inbox().await?.list(filter).await?;
@@ -197,7 +140,7 @@ pub(crate) async fn trace(common: &Common, settings: &Settings, correlation_id: 
 }
 
 /// Machine and process of a worker, without what tells its starts apart.
-fn who(worker: &str) -> &str {
+pub(super) fn who(worker: &str) -> &str {
     worker.rsplit_once('-').map_or(worker, |(who, _)| who)
 }
 

@@ -23,16 +23,17 @@ use waybill_subscriber::{
 };
 
 use super::{bad_rows::Place, types};
-use crate::settings::Settings;
+use crate::{health, settings::Settings};
 
 /// With `--until-idle`, how long the bus and TenantService may be out of reach before we give up.
 const CONTACT_PATIENCE: Duration = Duration::from_secs(30);
 
-pub(super) type Local = Subscriber<AnyInbox>;
+pub(crate) type Local = Subscriber<AnyInbox>;
 
 pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option<Duration>) -> anyhow::Result<Outcome> {
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
+    let _serving = health::serve(settings, &subscriber).await?;
     check_grant(&subscriber, until_idle.is_some()).await?;
     let told = say_types(settings, &subscriber).await?;
     let say = Say::beside(settings)?;
@@ -74,6 +75,7 @@ pub(crate) async fn receive(
     until_idle: Option<Duration>,
 ) -> anyhow::Result<Outcome> {
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
+    let _serving = health::serve(settings, &subscriber).await?;
     check_grant(&subscriber, until_idle.is_some()).await?;
     // Files that are due do not hold the end: nobody works them here.
     let nothing = Wanted { types: Some(Vec::new()), since: None };
@@ -87,6 +89,7 @@ pub(crate) async fn receive(
 pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted) -> anyhow::Result<Outcome> {
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
+    let _serving = health::serve(settings, &subscriber).await?;
     check_grant(&subscriber, true).await?;
     say_types(settings, &subscriber).await?;
     let say = Say::beside(settings)?;

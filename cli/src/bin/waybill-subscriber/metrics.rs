@@ -1,0 +1,300 @@
+//! A subscriber's figures as a page for Prometheus. What each means stands in `docs/operations.md`.
+
+use std::{collections::BTreeMap, fmt};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, NoLabelSet, prometheus_text},
+    metrics::MetricType,
+    registry::{Registry, Unit},
+};
+use time::OffsetDateTime;
+use waybill_subscriber::{
+    figures::{Distribution, Figures, QueueFigures},
+    health::Health,
+    inbox::{Backlog, State, TypeBacklog},
+};
+
+use crate::commands::Local;
+
+/// Of the page.
+pub(crate) const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
+
+/// Series of the backlog: publishers choose the names of types, so there is an end to what they cost.
+const TYPES_MAX: usize = 100;
+/// What is summed up of the others; no blobType is empty.
+const OTHERS: &str = "(others)";
+
+/// The page; without a backlog, where the inbox did not say it.
+pub(crate) fn page(subscriber: &Local, backlog: Option<Backlog>) -> String {
+    let snapshot = Snapshot {
+        figures: subscriber.figures(),
+        health: subscriber.health(),
+        backlog,
+        now: OffsetDateTime::now_utc(),
+    };
+    // A registry for each page, so that two subscribers in one process could not share one.
+    let mut registry = Registry::with_prefix("waybill");
+    registry.register_collector(Box::new(snapshot));
+    let mut page = String::new();
+    prometheus_text::encode(&mut page, &registry).expect("a text takes what is written");
+    page
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    figures: Figures,
+    health: Health,
+    backlog: Option<Backlog>,
+    now: OffsetDateTime,
+}
+
+type Labels = Vec<(&'static str, String)>;
+/// One of its figures.
+type OfQueue = fn(&QueueFigures) -> u64;
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page(encoder);
+        self.process(&mut page)?;
+        if let Some(backlog) = &self.backlog {
+            waiting(backlog, &mut page)?;
+        }
+        self.bus(&mut page)?;
+        self.tokens_and_storage(&mut page)?;
+        self.files_and_rows(&mut page)?;
+        self.dependencies(&mut page)
+    }
+}
+
+impl Snapshot {
+    fn process(&self, page: &mut Page<'_>) -> fmt::Result {
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        page.gauges("build_info", "Always 1", None, [(version, 1.0)])?;
+        page.gauge("ready", "1 while /health/ready answers 200", None, truth(self.health.is_ready()))
+    }
+
+    fn bus(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Figures { messages, dead_letters, .. } = &self.figures;
+        let queues = [("messages", messages), ("dead-letters", dead_letters)];
+        let each = |of: OfQueue| queues.map(|(name, queue)| (label("queue", name), of(queue)));
+        let kinds = |name: &'static str, kinds: &[(&str, OfQueue)]| -> Vec<(Labels, u64)> {
+            let of = |(kind, of): &(&str, OfQueue)| {
+                queues.map(|(queue, figures)| (labels("queue", queue, name, kind), of(figures)))
+            };
+            kinds.iter().flat_map(of).collect()
+        };
+        page.counters(
+            "messages_received",
+            "Messages that the bus delivered, redeliveries among them",
+            None,
+            each(|queue| queue.received),
+        )?;
+        let admitted = kinds(
+            "as",
+            &[
+                ("file", |queue| queue.saved),
+                ("duplicate", |queue| queue.duplicates),
+                ("redelivery", |queue| queue.redelivered),
+                ("quarantined", |queue| queue.quarantined),
+            ],
+        );
+        page.counters("messages_saved", "Messages that are in the inbox, by what they were there", None, admitted)?;
+        let settled = kinds(
+            "how",
+            &[
+                ("completed", |queue| queue.completed),
+                ("released", |queue| queue.released),
+                ("dead-lettered", |queue| queue.dead_lettered),
+            ],
+        );
+        page.counters("messages_settled", "Messages that went back to the bus, by how", None, settled)?;
+        page.counters(
+            "dead_letters_left",
+            "Dead letters that cannot be decoded and stay in their queue, each once per link",
+            None,
+            [(Labels::new(), dead_letters.left_in_place)],
+        )?;
+        let attached = queues.map(|(name, queue)| (label("queue", name), truth(queue.attached)));
+        page.gauges("link_attached", "1 while a link to the bus is attached", None, attached)?;
+        page.counters("links_opened", "Links to the bus that were attached", None, each(|queue| queue.links))?;
+        let lost = queues.iter().flat_map(|(name, queue)| {
+            queue.lost.iter().map(|(reason, lost)| (labels("queue", name, "reason", reason), *lost))
+        });
+        page.counters(
+            "reconnects",
+            "Links that were lost or could not be attached, by why; each is tried again",
+            None,
+            lost,
+        )?;
+        let contact = self.figures.last_contact.map(|ago| (Labels::new(), seconds_of(self.now - ago)));
+        page.gauges("bus_last_contact_timestamp", "When anything was heard of the bus", Some(Unit::Seconds), contact)?;
+        page.histogram(
+            "enqueued_to_received",
+            "From the bus's time of a new file's message to ours",
+            &messages.enqueued_to_received,
+        )
+    }
+
+    fn tokens_and_storage(&self, page: &mut Page<'_>) -> fmt::Result {
+        if let Some(tokens) = &self.figures.tokens {
+            let remaining = [("bus", tokens.bus_remaining), ("storage", tokens.blob_remaining)];
+            let remaining = remaining.into_iter().filter_map(|(service, remaining)| {
+                remaining.map(|remaining| (label("service", service), remaining.as_secs_f64()))
+            });
+            page.gauges("token_remaining", "How long the token lives on", Some(Unit::Seconds), remaining)?;
+            let renewals = tokens.renewals.iter().map(|(reason, many)| (label("reason", reason.as_str()), *many));
+            page.counters("token_renewals", "Renewals of the tokens, by why", None, renewals)?;
+            let requests = with_zeros(&["granted", "refused", "unavailable"], &tokens.requests, "result");
+            page.counters("tenant_requests", "Requests to TenantService, by what came of them", None, requests)?;
+        }
+        let storage = &self.figures.storage;
+        let requests = [("ok", storage.requests.saturating_sub(storage.failed)), ("failed", storage.failed)];
+        page.counters(
+            "storage_requests",
+            "Requests to storage, each try by itself",
+            None,
+            requests.map(|(result, many)| (label("result", result), many)),
+        )?;
+        page.counters(
+            "storage_received",
+            "What came from storage",
+            Some(Unit::Bytes),
+            [(Labels::new(), storage.received_bytes)],
+        )
+    }
+
+    fn files_and_rows(&self, page: &mut Page<'_>) -> fmt::Result {
+        let Figures { files, rows, .. } = &self.figures;
+        let one = |many| [(Labels::new(), many)];
+        page.counters("files_done", "Files worked to their end", None, one(files.done))?;
+        page.counters(
+            "files_retried",
+            "Tries that ended early and are repeated, by whose fault it is",
+            None,
+            with_zeros(&["storage", "sink", "inbox", "file"], &files.put_off, "because"),
+        )?;
+        let quarantined = files.quarantined.iter().map(|(reason, many)| (label("reason", reason.as_str()), *many));
+        page.counters("files_quarantined", "Files put aside for a person, by why", None, quarantined)?;
+        page.counters("files_expired", "Files that are gone and past their time", None, one(files.expired))?;
+        page.histogram(
+            "received_to_done",
+            "From a file's message being saved to its last row",
+            &files.received_to_done,
+        )?;
+        let became = [
+            ("inserted", rows.inserted),
+            ("updated", rows.updated),
+            ("deleted", rows.deleted),
+            ("ignored", rows.ignored),
+            ("superseded", rows.superseded),
+            ("filtered", rows.filtered),
+            ("parked", rows.parked),
+            ("bad", rows.bad),
+            ("left-out", rows.left_out),
+        ];
+        let became = became.map(|(outcome, many)| (label("outcome", outcome), many));
+        page.counters("rows", "Rows of files, by what became of them", None, became)?;
+        page.counters("rows_released", "Parked rows that took effect after all", None, one(rows.released))
+    }
+
+    fn dependencies(&self, page: &mut Page<'_>) -> fmt::Result {
+        let figures = &self.figures;
+        let circuits = || figures.circuits.iter().map(|circuit| (label("dependency", circuit.dependency), circuit));
+        let open = circuits().map(|(labels, circuit)| (labels, truth(circuit.open)));
+        page.gauges("circuit_open", "1 while the last thing known of a dependency is a failure", None, open)?;
+        let opened = circuits().map(|(labels, circuit)| (labels, circuit.opened));
+        page.counters("circuit_opened", "Pauses because a dependency failed", None, opened)?;
+        page.histogram("commit_duration", "Commits of the sink that took effect", &figures.commits)?;
+        let failed = [("inbox", figures.inbox_calls_failed), ("sink", figures.sink_calls_failed)];
+        page.counters(
+            "database_calls_failed",
+            "Calls that a database did not answer, or could not do",
+            None,
+            failed.map(|(database, many)| (label("database", database), many)),
+        )
+    }
+}
+
+fn waiting(backlog: &Backlog, page: &mut Page<'_>) -> fmt::Result {
+    let mut most: Vec<&TypeBacklog> = backlog.by_type.iter().collect();
+    most.sort_by_key(|of| std::cmp::Reverse(of.messages));
+    let named = most.len().min(TYPES_MAX);
+    let mut others = BTreeMap::<State, u64>::new();
+    for of in most.split_off(named) {
+        *others.entry(of.state).or_default() += of.messages;
+    }
+    let of = |blob_type: &str, state: State, messages: u64| {
+        (labels("type", blob_type, "state", state.as_str()), messages as f64)
+    };
+    let series = most.into_iter().map(|series| of(&series.blob_type, series.state, series.messages));
+    let others = others.into_iter().map(|(state, messages)| of(OTHERS, state, messages));
+    page.gauges("backlog_messages", "Messages that are not done, by type and state", None, series.chain(others))?;
+    let oldest = backlog.oldest_waiting.unwrap_or_default().as_secs_f64();
+    page.gauge("oldest_waiting", "Since when the oldest message waits, 0 when none does", Some(Unit::Seconds), oldest)?;
+    page.gauge("files_at_risk", "Files not done whose blobs may be deleted within a day", None, backlog.at_risk as f64)
+}
+
+/// Writes metrics.
+struct Page<'p>(DescriptorEncoder<'p>);
+
+impl Page<'_> {
+    fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: f64) -> fmt::Result {
+        self.gauges(name, help, unit, [(Labels::new(), value)])
+    }
+
+    fn gauges(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        series: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (labels, value) in series {
+            metric.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn counters(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<Unit>,
+        series: impl IntoIterator<Item = (Labels, u64)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (labels, value) in series {
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
+        }
+        Ok(())
+    }
+
+    /// In seconds.
+    fn histogram(&mut self, name: &str, help: &str, of: &Distribution) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        metric.encode_histogram::<NoLabelSet>(of.sum, of.count, &of.buckets, None)
+    }
+}
+
+fn label(name: &'static str, value: &str) -> Labels {
+    vec![(name, value.to_owned())]
+}
+
+fn labels(first: &'static str, its: &str, second: &'static str, value: &str) -> Labels {
+    vec![(first, its.to_owned()), (second, value.to_owned())]
+}
+
+/// A series that begins only with its first event hides that event from a rate.
+fn with_zeros(known: &[&'static str], counted: &BTreeMap<&'static str, u64>, name: &'static str) -> Vec<(Labels, u64)> {
+    known.iter().map(|value| (label(name, value), counted.get(value).copied().unwrap_or_default())).collect()
+}
+
+fn truth(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+fn seconds_of(at: OffsetDateTime) -> f64 {
+    at.unix_timestamp_nanos() as f64 / 1e9
+}
