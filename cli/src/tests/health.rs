@@ -153,6 +153,17 @@ async fn the_documented_metrics_are_those_that_are_printed() {
     }
 }
 
+#[test]
+fn the_guide_speaks_only_of_metrics_that_are_in_its_table() {
+    let (guide, known) = (include_str!("../../../docs/operations.md"), documented());
+    let words = guide.split(|character: char| !(character.is_ascii_alphanumeric() || character == '_'));
+    let spoken: BTreeSet<&str> = words.filter(|word| word.starts_with("waybill_")).collect();
+    assert!(spoken.len() >= known.len() && known.len() > 20, "{spoken:?}");
+    for name in spoken {
+        assert!(known.contains_key(name), "{name} is no metric");
+    }
+}
+
 #[tokio::test]
 async fn readiness_follows_the_link_and_says_why_and_liveness_does_not() {
     let (_folder, local, watched) = busy().await;

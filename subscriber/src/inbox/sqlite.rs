@@ -326,11 +326,18 @@ impl Inbox for SqliteInbox {
         let (now, wanted) = (self.now(), wanted.clone());
         read(&self.db, move |db| {
             let (clause, values) = wanted_clause(&wanted);
+            // What is due is all that there is less what comes later, except where only the rows tell when they came.
+            let total = match wanted.since {
+                None => format!("SELECT sum(messages) FROM tally WHERE {clause} state IN ('saved', 'working')"),
+                Some(_) => format!("SELECT count(*) FROM inbox WHERE {clause} due_at IS NOT NULL"),
+            };
             let sql = format!(
-                "SELECT count(*) FILTER (WHERE state = 'working' AND due_at > {now}), count(*) FILTER (WHERE due_at <= {now}),
-                        count(*) FILTER (WHERE state = 'saved' AND due_at > {now}), min(due_at) FILTER (WHERE due_at > {now})
-                 FROM inbox WHERE {clause} due_at IS NOT NULL"
+                "SELECT count(*) FILTER (WHERE state = 'working'), coalesce(({total}), 0) - count(*),
+                        count(*) FILTER (WHERE state = 'saved'), min(due_at)
+                 FROM inbox WHERE {clause} due_at > {now}"
             );
+            // The total's are first.
+            let values = [values.clone(), values].concat();
             db.prepare_cached(&sql)?.query_row(rusqlite::params_from_iter(values), |row| {
                 Ok(Pending {
                     working: count(row, 0)?,
