@@ -2,10 +2,10 @@
 //!
 //! `receive` saves waybills in the `inbox` and settles them; `schedule` leases what is due; `fetch` streams the blob,
 //! `rows` decodes it; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
-//! in one transaction with the file's progress. Beside them `grants` holds the tokens, `look` reads a file's rows without
-//! bringing them into effect, `draft` guesses what rows mean from samples of them, `replay` works files again, into another
-//! sink or beside tables that are derived again, and `reconcile` finds those whose messages are lost. `figures` and `health`
-//! say how it goes.
+//! in one transaction with the file's progress. `files` gives saved files to code of one's own instead. Beside them `grants`
+//! holds the tokens, `look` reads a file's rows without bringing them into effect, `draft` guesses what rows mean from samples
+//! of them, `replay` works files again, into another sink or beside tables that are derived again, and `reconcile` finds those
+//! whose messages are lost. `figures` and `health` say how it goes.
 
 pub mod receive;
 pub mod inbox;
@@ -15,6 +15,7 @@ pub mod rows;
 pub mod look;
 pub mod apply;
 pub mod sink;
+pub mod files;
 pub mod grants;
 pub mod draft;
 pub mod replay;

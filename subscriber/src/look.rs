@@ -2,12 +2,13 @@
 //!
 //! Rows are decoded as they are asked for, so that memory holds one batch and what was read of the file beyond it.
 
-use std::{io::Read, path::Path};
+use std::{fs::File, io::Read as _, path::Path};
 
 use bytes::Bytes;
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use waybill_azure::blob::Download;
 use waybill_contracts::{Entity, Media, Metadata, MetadataError};
-use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Step};
+use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Step};
 
 use crate::{
     fetch::FetchError,
@@ -60,8 +61,11 @@ pub enum LookError {
 pub struct FileRows {
     name: String,
     origin: Origin,
-    /// Gone when the file has come to its end, good or bad.
+    /// Gone when the file has come to its end, good or bad, and while a thread asks it.
     decoder: Option<RowDecoder>,
+    /// Kept here and not in a call, so that a call may be dropped.
+    asked: Option<JoinHandle<(RowDecoder, Result<Step, DecodeError>)>>,
+    is_hungry: bool,
     stats: Option<FileStats>,
 }
 
@@ -69,9 +73,15 @@ pub struct FileRows {
 #[derive(Debug)]
 enum Origin {
     Blob(Box<Download>),
-    /// `None` while a thread reads from it.
-    File(Option<std::fs::File>),
+    /// The file is gone while a thread reads from it.
+    File {
+        file: Option<File>,
+        reading: Option<JoinHandle<Read>>,
+    },
 }
+
+/// The file, and the next bytes of it.
+type Read = std::io::Result<(File, Vec<u8>)>;
 
 impl FileRows {
     /// Of a file on this machine, packed or not: its first bytes say so. `entity` gives the columns of a CSV without header.
@@ -88,8 +98,8 @@ impl FileRows {
         let blob_type = entity.map_or("", |entity| entity.name.as_str());
         let options = rows::decode_options(media, blob_type, entity, limits)?;
         let path = path.to_owned();
-        match blocking(move || std::fs::File::open(path)).await {
-            Ok(file) => Ok(Self::new(name, Origin::File(Some(file)), options)),
+        match returned(spawn_blocking(move || File::open(path)).await) {
+            Ok(file) => Ok(Self::new(name, Origin::File { file: Some(file), reading: None }, options)),
             Err(source) => Err(LookError::Io { path: name, source }),
         }
     }
@@ -104,11 +114,17 @@ impl FileRows {
     ) -> Result<Self, LookError> {
         let media = metadata.media().map_err(RowsError::from)?;
         let options = rows::decode_options(media, &metadata.blob_type, entity, limits)?;
-        Ok(Self::new(name, Origin::Blob(Box::new(download)), options))
+        Ok(Self::of_download(name, download, options))
     }
 
     fn new(name: String, origin: Origin, options: DecodeOptions) -> Self {
-        Self { name, origin, decoder: Some(RowDecoder::new(options)), stats: None }
+        let decoder = Some(RowDecoder::new(options));
+        Self { name, origin, decoder, asked: None, is_hungry: false, stats: None }
+    }
+
+    /// Of a download from the blob's begin.
+    pub(crate) fn of_download(name: String, download: Download, options: DecodeOptions) -> Self {
+        Self::new(name, Origin::Blob(Box::new(download)), options)
     }
 
     /// The file's name, for messages.
@@ -123,33 +139,42 @@ impl FileRows {
     /// [`LookError::Fetch`] and [`LookError::Io`] where the bytes end early, [`LookError::Rows`] where they cannot be read on.
     ///
     /// # Cancel safety
-    /// None: a call that was dropped was the last one.
+    /// Cancel-safe: no row is lost with a call that was dropped.
     pub async fn next(&mut self) -> Result<Option<RowBatch>, LookError> {
-        while let Some(mut decoder) = self.decoder.take() {
-            // Work for a processor.
-            let (decoded, step) = blocking(move || {
-                let step = decoder.next();
-                (decoder, step)
-            })
-            .await;
-            decoder = decoded;
-            match step {
-                Ok(Step::Batch(batch)) => {
-                    self.decoder = Some(decoder);
-                    return Ok(Some(batch));
+        loop {
+            if let Some(asked) = &mut self.asked {
+                let (decoder, step) = returned(asked.await);
+                self.asked = None;
+                match step {
+                    Ok(Step::Batch(batch)) => {
+                        self.decoder = Some(decoder);
+                        return Ok(Some(batch));
+                    }
+                    Ok(Step::NeedInput) => (self.decoder, self.is_hungry) = (Some(decoder), true),
+                    Ok(Step::Done(stats)) => self.stats = Some(stats),
+                    Err(source) => return Err(RowsError::Decode { blob: self.name.clone(), source }.into()),
                 }
-                Ok(Step::NeedInput) => {
-                    match self.read().await? {
+            }
+            if self.is_hungry {
+                let read = self.read().await;
+                self.is_hungry = false;
+                let decoder = self.decoder.take();
+                let bytes = read?;
+                self.decoder = decoder.map(|mut decoder| {
+                    match bytes {
                         Some(bytes) => decoder.feed(bytes),
                         None => decoder.end(),
                     }
-                    self.decoder = Some(decoder);
-                }
-                Ok(Step::Done(stats)) => self.stats = Some(stats),
-                Err(source) => return Err(RowsError::Decode { blob: self.name.clone(), source }.into()),
+                    decoder
+                });
             }
+            let Some(mut decoder) = self.decoder.take() else { return Ok(None) };
+            // Work for a processor.
+            self.asked = Some(spawn_blocking(move || {
+                let step = decoder.next();
+                (decoder, step)
+            }));
         }
-        Ok(None)
     }
 
     /// What the whole file had, once it was read to its end.
@@ -161,13 +186,17 @@ impl FileRows {
     async fn read(&mut self) -> Result<Option<Bytes>, LookError> {
         match &mut self.origin {
             Origin::Blob(download) => Ok(download.next().await.map_err(FetchError::from)?),
-            Origin::File(file) => {
-                let Some(mut taken) = file.take() else { return Ok(None) };
-                let read = blocking(move || {
-                    let mut bytes = Vec::with_capacity(READ_BYTES);
-                    (&mut taken).take(READ_BYTES as u64).read_to_end(&mut bytes).map(|_| (taken, bytes))
-                });
-                let (back, bytes) = read.await.map_err(|source| LookError::Io { path: self.name.clone(), source })?;
+            Origin::File { file, reading } => {
+                if let Some(mut taken) = file.take() {
+                    *reading = Some(spawn_blocking(move || {
+                        let mut bytes = Vec::with_capacity(READ_BYTES);
+                        (&mut taken).take(READ_BYTES as u64).read_to_end(&mut bytes).map(|_| (taken, bytes))
+                    }));
+                }
+                let Some(under_way) = reading else { return Ok(None) };
+                let read = returned(under_way.await);
+                *reading = None;
+                let (back, bytes) = read.map_err(|source| LookError::Io { path: self.name.clone(), source })?;
                 *file = Some(back);
                 Ok((!bytes.is_empty()).then(|| bytes.into()))
             }
@@ -175,6 +204,7 @@ impl FileRows {
     }
 }
 
-async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(job).await.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
+/// What a thread brought back.
+fn returned<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, mpsc};
-use waybill_contracts::{Entity, Format, HeaderRow, Media, MediaError, Reason};
+use waybill_contracts::{Entity, Extras, Format, HeaderRow, Media, MediaError, Reason};
 use waybill_formats::{Charset, DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Source, Step};
 
 use crate::Verdict;
@@ -127,6 +127,33 @@ pub(crate) fn decode_options(
         }
     };
     Ok(DecodeOptions { charset, limits: limits.clone(), ..DecodeOptions::new(source) })
+}
+
+/// Compares the file with what its message announced, before its last rows are applied.
+///
+/// # Errors
+/// [`RowsError::Differs`].
+pub(crate) fn check_figures(blob: &str, extras: &Extras, stats: &FileStats) -> Result<(), RowsError> {
+    let differs = |what, announced: String, found: String| {
+        Err(RowsError::Differs { blob: blob.to_owned(), what, announced, found })
+    };
+    if let Some(announced) = extras.plain_bytes
+        && announced != stats.plain_bytes
+    {
+        return differs("its plain length", announced.to_string(), stats.plain_bytes.to_string());
+    }
+    if let Some(announced) = extras.rows
+        && announced != stats.rows
+    {
+        return differs("its number of rows", announced.to_string(), stats.rows.to_string());
+    }
+    if let (Some(announced), Some(found)) = (&extras.plain_sha256, &stats.plain_sha256) {
+        let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
+        if !announced.eq_ignore_ascii_case(&found) {
+            return differs("the SHA-256 of its plain bytes", announced.clone(), found);
+        }
+    }
+    Ok(())
 }
 
 /// Decodes what comes through `chunks` and hands on groups of the rows after `from`. Returns at the file's end, when the

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use waybill_contracts::Reason;
 
-pub(crate) use circuit::{Circuits, Dependency};
+pub(crate) use circuit::{Circuits, Dependency, own_pause};
 pub(crate) use patience::end_waits;
 pub use work::CompareError;
 pub(crate) use work::{Workshop, reopen_what_the_sink_lacks};
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// Looks for work at least this often: another process may have saved some, or its lease may have lapsed.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Files of types that are not configured are looked for this often at most, when something arrived.
 const SKIP_EVERY: Duration = Duration::from_secs(2);
 /// And this often when nothing did: another process may have received.
@@ -100,7 +100,7 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
     let mut files = JoinSet::new();
     let give_back = CancellationToken::new();
     let mut pause = Duration::ZERO;
-    let mut others = Others { found: true, looked_at: None };
+    let mut others = Others::default();
     while !stop.is_cancelled() {
         workshop.alarm.set(Duration::ZERO);
         // Armed before looking, so that nothing saved in between is overlooked.
@@ -108,7 +108,7 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
         tokio::pin!(arrived);
         arrived.as_mut().enable();
 
-        others.skip(&workshop).await;
+        others.skip(&workshop.inbox, workshop.types.as_deref()).await;
         let free = files_in_flight_max.saturating_sub(u32::try_from(files.len()).unwrap_or(u32::MAX));
         // While something is on trial, one file finds out for all.
         let most = if workshop.circuits.on_trial() { u32::from(files.is_empty()) } else { free };
@@ -144,7 +144,7 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
             () = stop.cancelled() => {}
             // A file ended: its place is free.
             Some(ended) = files.join_next() => note_panic(ended),
-            () = &mut arrived, if !deaf => others.found = true,
+            () = &mut arrived, if !deaf => others.may_have_come(),
             () = tokio::time::sleep(wait) => {}
         }
         while let Some(ended) = files.try_join_next() {
@@ -152,7 +152,7 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
         }
     }
     workshop.alarm.rest();
-    others.skip_now(&workshop).await;
+    others.skip_now(&workshop.inbox, workshop.types.as_deref()).await;
     let drained = tokio::time::timeout(drain_timeout, async { while files.join_next().await.is_some() {} }).await;
     if drained.is_err() {
         give_back.cancel();
@@ -168,24 +168,35 @@ fn note_panic(ended: Result<(), JoinError>) {
 }
 
 /// Files of types that nobody configured: they are not worked, so they are put aside where they can be listed.
-struct Others {
+#[derive(Debug)]
+pub(crate) struct Others {
     /// There may be some.
     found: bool,
     looked_at: Option<Instant>,
 }
 
+impl Default for Others {
+    fn default() -> Self {
+        Self { found: true, looked_at: None }
+    }
+}
+
 impl Others {
-    async fn skip<I: Inbox + Clone, S: Sink>(&mut self, workshop: &Workshop<I, S>) {
+    pub(crate) fn may_have_come(&mut self) {
+        self.found = true;
+    }
+
+    pub(crate) async fn skip(&mut self, inbox: &impl Inbox, types: Option<&[String]>) {
         let every = if self.found { SKIP_EVERY } else { SKIP_ANYWAY };
         if self.looked_at.is_none_or(|at| at.elapsed() >= every) {
-            self.skip_now(workshop).await;
+            self.skip_now(inbox, types).await;
         }
     }
 
-    async fn skip_now<I: Inbox + Clone, S: Sink>(&mut self, workshop: &Workshop<I, S>) {
-        let Some(types) = &workshop.types else { return };
+    async fn skip_now(&mut self, inbox: &impl Inbox, types: Option<&[String]>) {
+        let Some(types) = types else { return };
         self.looked_at = Some(Instant::now());
-        match workshop.inbox.skip_other_types(types).await {
+        match inbox.skip_other_types(types).await {
             Ok(skipped) => {
                 self.found = false;
                 if skipped > 0 {

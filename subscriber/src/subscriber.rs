@@ -33,6 +33,7 @@ use crate::{
     OnBadRow,
     apply::{EntityPlans, PlanError},
     fetch::{self, Claim},
+    files::{Files, Source},
     grants::{Credential, Grants, place_of},
     health::{Alarm, Doing},
     inbox::{Inbox, InboxError, Pending, SqliteInbox, Wanted, WorkerId},
@@ -425,6 +426,36 @@ impl<I: Inbox + Clone> Subscriber<I> {
         Ok(())
     }
 
+    /// The saved files that are due, for code of your own, which says what became of each: see [`files`](crate::files).
+    /// Within `wanted`, by default within the types of the builder, whose other options hold as for [`Subscriber::run`], but for
+    /// the filters: rows come as they are, and [`Rows::sieve`](crate::files::Rows::sieve) asks them. Touches nothing yet;
+    /// [`Subscriber::receive`] may run beside it, here or in another process, or at another time.
+    ///
+    /// An inbox is for a sink or for such a stream: a sink knows nothing of files that a stream did, so that at its next start
+    /// it would have them worked again.
+    #[must_use]
+    pub fn files(&self, wanted: Wanted) -> Files<I> {
+        let Shared { inbox, tokens, entities, plans, filters, options, worker, worked, admitted, circuits, .. } =
+            &*self.shared;
+        let source = Source {
+            inbox: inbox.clone(),
+            worker: worker.clone(),
+            tokens: Arc::clone(tokens),
+            container: self.container(),
+            entities: Arc::clone(entities),
+            plans: Arc::clone(plans),
+            filters: filters.clone(),
+            types: options.types.clone(),
+            circuits: Arc::clone(circuits),
+            stats: Arc::clone(worked),
+            limits: options.limits.clone(),
+            on_bad_row: options.on_bad_row,
+            verify_hash: options.verify_hash,
+            now: options.now,
+        };
+        Files::new(self.clone(), source, self.wanted(wanted), Arc::clone(admitted))
+    }
+
     /// The rows of a file that the inbox knows, whatever became of it, by the row's number in the inbox. Nothing is brought
     /// into effect, and nothing is noted.
     ///
@@ -578,7 +609,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         Ok(())
     }
 
-    fn spawn_grants(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+    pub(crate) fn spawn_grants(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         if let Some(grants) = self.shared.grants.clone() {
             let stop = stop.clone();
             tasks.spawn(async move { grants.run(&stop).await });

@@ -16,6 +16,14 @@ const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// A dependency that asks for more is tried after this.
 const ASKED_MAX: Duration = Duration::from_secs(600);
+/// The first pause of a file that failed by its own fault; doubled with each try.
+pub(crate) const FILE_PAUSE: Duration = Duration::from_secs(1);
+const FILE_PAUSE_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How long a file that failed by its own fault waits, after so many tries before.
+pub(crate) fn own_pause(attempts: u32) -> Duration {
+    jittered(FILE_PAUSE.saturating_mul(1 << attempts.min(16)).min(FILE_PAUSE_MAX))
+}
 
 /// What a file needs beside itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,6 +113,14 @@ impl Circuit {
         self.opened.fetch_add(1, Ordering::Relaxed);
         state.closed_until = Some(now + asked.max(jittered(pause)));
         worked
+    }
+
+    /// How long a file waits that met the failure, and whether that counts as a try of it. What works for other files and
+    /// fails with this one, time and again, is this file's fault in the end; in an outage nothing works.
+    pub(crate) fn put_off(&self, worked_before: bool, attempts: u32) -> (Duration, bool) {
+        // The circuit says when somebody tries; the file is ready for it.
+        let closed = self.closed_in();
+        (if worked_before { closed.max(own_pause(attempts)) } else { closed }, worked_before)
     }
 
     /// The dependency works.

@@ -21,11 +21,11 @@ use waybill_azure::{
     blob::{BlobError, Container, Download},
 };
 use waybill_contracts::{BlobPath, Entities, Extras, Format, Reason};
-use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch, RowFilter};
+use waybill_formats::{DecodeOptions, Limits, RowBatch, RowFilter};
 
 use super::{
     WorkStats,
-    circuit::{Circuits, Dependency},
+    circuit::{Circuits, Dependency, FILE_PAUSE, own_pause},
 };
 use crate::{
     Blame, FileKey, OnBadRow, Verdict,
@@ -38,10 +38,6 @@ use crate::{
     rows::{self, CHUNKS_QUEUED, GROUPS_QUEUED, Group, GroupLimits, RowsError},
     sink::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError},
 };
-
-/// The first pause of a file that failed by its own fault; doubled with each try.
-const FILE_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);
-const FILE_PAUSE_MAX: std::time::Duration = std::time::Duration::from_secs(15 * 60);
 
 /// Everything that working a file needs.
 #[derive(Debug)]
@@ -225,21 +221,15 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         Some(match verdict {
             Verdict::Retry { after, blame } => {
                 WorkStats::add(&self.stats.tries_put_off, 1);
-                let own_pause = || jittered(FILE_PAUSE.saturating_mul(1 << file.attempts.min(16)).min(FILE_PAUSE_MAX));
                 let (after, counts) = match blame {
                     Blame::Dependency => {
                         self.stats.put_off_by.add(error.dependency().as_str());
                         let circuit = self.circuits.of(error.dependency());
-                        // What works for other files and fails with this one, time and again, is this file's fault in
-                        // the end. In an outage nothing works, so that there the tries do not count.
-                        let counts = circuit.failed(after);
-                        // The circuit says when somebody tries; the file is ready for it.
-                        let closed = circuit.closed_in();
-                        (if counts { closed.max(own_pause()) } else { closed }, counts)
+                        circuit.put_off(circuit.failed(after), file.attempts)
                     }
                     Blame::File => {
                         self.stats.put_off_by.add("file");
-                        (after.unwrap_or_else(own_pause), true)
+                        (after.unwrap_or_else(|| own_pause(file.attempts)), true)
                     }
                 };
                 tracing::warn!(parent: span, problem, wait_ms = after.as_millis(), "put off");
@@ -331,7 +321,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             while let Some(Ready { rows, batch: ready }) = next {
                 let ready = ready?;
                 if let Some(stats) = &ready.end {
-                    check_figures(blob.as_str(), &extras, stats)?;
+                    rows::check_figures(blob.as_str(), &extras, stats)?;
                     end = Some(stats.clone());
                 }
                 let (to, done) = (ready.to, ready.end.is_some());
@@ -442,7 +432,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     return Err(WorkError::BadRow { row: bad.row, offset: bad.offset, problem: bad.problem.clone() });
                 }
                 if let Some(stats) = &group.end {
-                    check_figures(blob.as_str(), extras, stats)?;
+                    rows::check_figures(blob.as_str(), extras, stats)?;
                 }
             }
             Ok(())
@@ -528,30 +518,6 @@ fn position_of(file: &Leased) -> Position {
         },
         None => Position::Broker { sequence_number: file.sequence_number },
     }
-}
-
-/// Compares the file with what its message announced, before its last rows are applied.
-fn check_figures(blob: &str, extras: &Extras, stats: &FileStats) -> Result<(), RowsError> {
-    let differs = |what, announced: String, found: String| {
-        Err(RowsError::Differs { blob: blob.to_owned(), what, announced, found })
-    };
-    if let Some(announced) = extras.plain_bytes
-        && announced != stats.plain_bytes
-    {
-        return differs("its plain length", announced.to_string(), stats.plain_bytes.to_string());
-    }
-    if let Some(announced) = extras.rows
-        && announced != stats.rows
-    {
-        return differs("its number of rows", announced.to_string(), stats.rows.to_string());
-    }
-    if let (Some(announced), Some(found)) = (&extras.plain_sha256, &stats.plain_sha256) {
-        let found: String = found.iter().map(|byte| format!("{byte:02x}")).collect();
-        if !announced.eq_ignore_ascii_case(&found) {
-            return differs("the SHA-256 of its plain bytes", announced.clone(), found);
-        }
-    }
-    Ok(())
 }
 
 /// A file that the inbox calls done and the sink does not know is worked again: the sink is the authority.

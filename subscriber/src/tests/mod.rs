@@ -1,6 +1,7 @@
 //! The subscriber against the services of `waybill-local`, one part at a time.
 
 mod draft;
+mod files;
 mod grants;
 mod health;
 mod looking;
