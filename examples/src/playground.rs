@@ -3,6 +3,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use waybill_azure::{TokenSource, connection_string::key_tokens};
 use waybill_contracts::ReadyFile;
 use waybill_formats::Field;
@@ -17,6 +18,21 @@ pub fn publisher_tokens(ready: &ReadyFile) -> anyhow::Result<Arc<dyn TokenSource
     Ok(key_tokens(
         ready.service_bus_connection_string.parse()?,
         ready.topic.clone(),
+        ready.blob_connection_string.parse()?,
+        ready.container.clone(),
+        Duration::from_secs(3600),
+    ))
+}
+
+/// The tokens of a subscriber that holds the keys of `local`, an hour each: of the first tenant's subscription.
+///
+/// # Errors
+/// As [`publisher_tokens`]; and when there is no tenant.
+pub fn subscriber_tokens(ready: &ReadyFile) -> anyhow::Result<Arc<dyn TokenSource>> {
+    let tenant = ready.tenants.first().context("no tenant is set up")?;
+    Ok(key_tokens(
+        ready.service_bus_connection_string.parse()?,
+        format!("{}/subscriptions/{}", ready.topic, tenant.subscription),
         ready.blob_connection_string.parse()?,
         ready.container.clone(),
         Duration::from_secs(3600),

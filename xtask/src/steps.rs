@@ -22,6 +22,10 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
 }
 
+/// Each runs with no arguments, and fails when it does not come to the end that it tells of.
+const EXAMPLES: [&str; 8] =
+    ["quickstart", "embed", "own_code", "at_night", "some_types", "replicas", "own_sink", "own_tokens"];
+
 /// What the tests need beside Rust, into the ignored folder `.cache/`.
 pub(crate) fn set_up() -> Result<SetUp> {
     let cache = root().join(".cache");
@@ -47,7 +51,9 @@ pub(crate) fn everything() -> Result<()> {
     let mut documentation = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     step("documentation", documentation)?;
-    step("quickstart", cargo(["run", "--quiet", "--example", "quickstart"]))?;
+    for example in EXAMPLES {
+        step(&format!("example {example}"), cargo(["run", "--quiet", "--example", example]))?;
+    }
     dependencies()?;
     println!("\nall steps passed in {:.0?}", started.elapsed());
     Ok(())
