@@ -5,9 +5,10 @@
 
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
 use waybill_subscriber::inbox::{
-    AnyInbox, End, FileDone, Inbox, ListFilter, PostgresInbox, PostgresInboxOptions, SqliteInbox, State, Wanted,
-    WorkerId, conformance::arrival,
+    Announced, AnyInbox, End, FileDone, Inbox, ListFilter, PostgresInbox, PostgresInboxOptions, SqliteInbox, State,
+    Wanted, WorkerId, conformance::arrival,
 };
 
 const LONG: Duration = Duration::from_secs(3);
@@ -84,7 +85,17 @@ async fn measure(name: &str, rows: i64) {
 }
 
 async fn admit(inbox: &AnyInbox, from: i64, many: i64) -> i64 {
-    let message = |number: i64| arrival(number, &number.to_string(), &format!("Type{}", number % 7));
+    // Most are of one type, and of some the time is short.
+    let message = |number: i64| {
+        let blob_type = if number % 10 == 0 { number / 10 % 7 } else { 3 };
+        let mut arrival = arrival(number, &number.to_string(), &format!("Type{blob_type}"));
+        if number % 20 == 0
+            && let Announced::File(waybill) = &mut arrival.announced
+        {
+            waybill.expires_at = Some(OffsetDateTime::now_utc() + Duration::from_secs(3600));
+        }
+        arrival
+    };
     let answers = inbox.admit((from..from + many).map(message).collect()).await.expect("room");
     assert_eq!(answers.len() as i64, many);
     from + many

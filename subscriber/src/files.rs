@@ -66,7 +66,8 @@ pub(crate) struct Source<I> {
 
 /// The files that are due, one after the other. [`Subscriber::files`] begins it.
 ///
-/// Several files may be held at once, and several streams may take from one inbox: a file is in one hand only.
+/// Several files may be held at once, and several streams may take from one inbox: a file is in one hand only. What the
+/// stream takes at the moment when it is dropped comes again when its lease ends.
 #[derive(Debug)]
 pub struct Files<I = SqliteInbox> {
     subscriber: Subscriber<I>,

@@ -26,6 +26,7 @@ mod pages;
 mod postgres;
 mod sqlite;
 mod stored;
+mod turns;
 
 use std::future::Future;
 
@@ -68,7 +69,9 @@ pub trait Inbox: Send + Sync + 'static {
     /// The rows of these files, in the order of the keys; `None` for a file that was never announced.
     fn known(&self, files: &[FileKey]) -> impl Future<Output = Result<Vec<Option<i64>>, InboxError>> + Send;
 
-    /// Takes up to `most` files that are due (or whose lease has lapsed), oldest due first.
+    /// Takes up to `most` files that are due (or whose lease has lapsed). Half of them, or every second one, are those whose
+    /// `expiresAt` is less than [`AT_RISK`] away, the most urgent first, if there are any; else the types take turns, so that
+    /// none waits for the many files of another, and of each type comes first what is due longest.
     fn lease(
         &self,
         worker: &WorkerId,

@@ -8,11 +8,12 @@
 //! or an error, gives up its connection; the next one makes another.
 
 mod admit;
+mod due;
 #[cfg(test)]
 mod tests;
 mod value;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, error::Elapsed, timeout};
@@ -31,6 +32,7 @@ use super::{
         Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted, shown,
         signed, trouble, trusted_until, unreadable,
     },
+    turns::{Share, Turns},
 };
 
 const SCHEMA: Schema = Schema {
@@ -39,6 +41,7 @@ const SCHEMA: Schema = Schema {
     migrations: &[
         Migration { name: "inbox, its history and known places", sql: include_str!("postgres_0001.sql") },
         Migration { name: "workers tell of themselves", sql: include_str!("postgres_0002.sql") },
+        Migration { name: "types take turns, and urgent files come first", sql: include_str!("postgres_0003.sql") },
     ],
     shared_with_user: false,
 };
@@ -79,6 +82,7 @@ pub struct PostgresInbox {
     store: Postgres,
     lease: Duration,
     schema: String,
+    turns: Arc<Turns>,
     /// The advisory lock under which messages are added.
     lock: i64,
 }
@@ -123,7 +127,7 @@ impl PostgresInbox {
         )
         .map_err(not_open)?;
         let lock = lock_number(&schema);
-        Ok(Self { store, lease, schema, lock })
+        Ok(Self { store, lease, schema, turns: Arc::default(), lock })
     }
 
     /// What [`PostgresInbox::shown`] says of an address and a schema; touches no network.
@@ -303,28 +307,28 @@ impl Inbox for PostgresInbox {
     async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
         let trusted_until = trusted_until(Instant::now(), self.lease);
         let (wanted, lease) = (WantedValues::of(wanted), seconds(self.lease));
-        let Conditions { sql: wanted, values } = wanted.conditions(vec![&worker.0, &lease]);
-        let sql = format!(
-            "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
-             due AS MATERIALIZED (
-                 SELECT id, due_at FROM inbox WHERE {wanted} AND due_at <= (SELECT now FROM clock)
-                 ORDER BY due_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED),
-             taken AS (
-                 UPDATE inbox SET state = 'working', worker = $1, leased_at = now, changed_at = now,
-                     due_at = now + make_interval(secs => $2)
-                 FROM clock, due WHERE inbox.id = due.id
-                 RETURNING inbox.id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at,
-                     attempts, blob_etag, blob_length, leased_at, inbox.due_at AS until, due.due_at AS was_due),
-             noted AS (
-                 INSERT INTO history (inbox_id, at, state, worker) SELECT id, leased_at, 'working', $1 FROM taken)
-             SELECT * FROM taken ORDER BY was_due, id"
-        );
+        let Share { urgent, after } = self.turns.share(most);
+        let after = value::text(&after).into_owned();
+        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&worker.0, &lease, &after];
+        let mut condition = |text: &str, value| {
+            values.push(value);
+            format!("AND {text} (${})", values.len())
+        };
+        let types = wanted.types.as_ref().map(|types| condition("blob_type LIKE ANY", types));
+        let since = wanted.since.as_ref().map(|since| condition("received_at >=", since));
+        let sql = due::lease(most, urgent, &types.unwrap_or_default(), &since.unwrap_or_default());
         let mut taken = Vec::new();
+        let mut last = None;
         for row in self.query(&sql, &values).await? {
             let [leased_at, until] = ["leased_at", "until"].map(|name| row.get::<_, At>(name).instant());
             let lease = Lease { id: row.get("id"), worker: worker.clone(), leased_at, until, trusted_until };
             match read_file(&row).leased(lease.clone()) {
-                Ok(leased) => taken.push(leased),
+                Ok(leased) => {
+                    if row.get::<_, i32>("kind") > 0 {
+                        last = Some(leased.waybill.metadata.blob_type.clone());
+                    }
+                    taken.push(leased);
+                }
                 // Damaged, or saved by a version that understood more: not in the way of the others.
                 Err(error) => {
                     let end = End::Quarantine { reason: error.reason, problem: unreadable(&error) };
@@ -333,6 +337,9 @@ impl Inbox for PostgresInbox {
                     }
                 }
             }
+        }
+        if let Some(last) = last {
+            self.turns.served(&last);
         }
         Ok(taken)
     }

@@ -3,6 +3,8 @@
 //! Each process that works the inbox holds a shared lock on `FILE.workers`. Whoever opens it while nobody holds that lock
 //! knows that every lease is a dead worker's, and ends them at once; leases of a live process end by their time only.
 
+mod due;
+
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
@@ -13,6 +15,7 @@ use waybill_store::{
     rusqlite::{self, OptionalExtension, Row, Transaction, named_params, params, types::Value},
 };
 
+use self::due::{Chosen, Due};
 use super::{
     AT_RISK, Admitted, Announced, Arrival, Asked, AtRisk, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry,
     Inbox, InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeBacklog,
@@ -22,6 +25,7 @@ use super::{
         Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted, shown,
         signed, trouble, trusted_until, unreadable,
     },
+    turns::Turns,
 };
 
 /// `WBIN` in ASCII.
@@ -38,6 +42,7 @@ const SCHEMA: Schema = Schema {
             name: "what waits is summed up, and workers tell of themselves",
             sql: include_str!("sqlite_0004.sql"),
         },
+        Migration { name: "types take turns, and urgent files come first", sql: include_str!("sqlite_0005.sql") },
     ],
     shared_with_user: false,
 };
@@ -62,6 +67,7 @@ impl Default for SqliteInboxOptions {
 pub struct SqliteInbox {
     db: Sqlite,
     options: SqliteInboxOptions,
+    turns: Arc<Turns>,
     /// Held for as long as this process may hold leases.
     _workers: Option<Arc<File>>,
 }
@@ -103,7 +109,7 @@ impl SqliteInbox {
         .await
         .map_err(|error| InboxError::Open(Box::new(error)))?
         .map_err(|error| InboxError::Open(Box::new(error)))?;
-        Ok(Self { db, options, _workers: Some(Arc::new(workers)) })
+        Ok(Self { db, options, turns: Arc::default(), _workers: Some(Arc::new(workers)) })
     }
 
     /// Opens or creates the file only to look: it ends no lease, and a process that works the inbox next counts as alone
@@ -117,7 +123,7 @@ impl SqliteInbox {
             .await
             .map_err(|error| InboxError::Open(Box::new(error)))?
             .map_err(|error| InboxError::Open(Box::new(error)))?;
-        Ok(Self { db, options: SqliteInboxOptions::default(), _workers: None })
+        Ok(Self { db, options: SqliteInboxOptions::default(), turns: Arc::default(), _workers: None })
     }
 
     fn now(&self) -> i64 {
@@ -144,26 +150,14 @@ impl Inbox for SqliteInbox {
         let trusted_until = trusted_until(Instant::now(), self.options.lease);
         let now = self.now();
         let until = now + nanos_of(self.options.lease);
-        let (worker, wanted) = (worker.clone(), wanted.clone());
-        run(&self.db, move |tx| {
-            let mut leased = Vec::new();
-            let (clause, mut values) = wanted_clause(&wanted);
-            values.extend([Value::Integer(now), Value::Integer(i64::from(most))]);
-            let mut select = tx.prepare_cached(&format!(
-                "SELECT id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at, attempts,
-                        blob_etag, blob_length
-                 FROM inbox WHERE due_at IS NOT NULL AND {clause} due_at <= ? ORDER BY due_at, id LIMIT ?"
-            ))?;
-            let mut rows = select.query(rusqlite::params_from_iter(values))?;
-            while let Some(row) = rows.next()? {
-                leased.push(read_file(row)?);
-            }
-            drop(rows);
+        let (worker, wanted, share) = (worker.clone(), wanted.clone(), self.turns.share(most));
+        let (taken, urgent) = run(&self.db, move |tx| {
+            let Chosen { files, urgent } = Due { tx, wanted: &wanted, now }.choose(most, &share)?;
             let mut take = tx.prepare_cached(
                 "UPDATE inbox SET state = 'working', worker = ?2, leased_at = ?3, due_at = ?4, changed_at = ?3 WHERE id = ?1",
             )?;
-            let mut taken = Vec::with_capacity(leased.len());
-            for file in leased {
+            let mut taken = Vec::with_capacity(files.len());
+            for file in files {
                 let id = file.id;
                 let (leased_at, until_at) = (instant(now), instant(until));
                 let lease = Lease { id, worker: worker.clone(), leased_at, until: until_at, trusted_until };
@@ -177,9 +171,13 @@ impl Inbox for SqliteInbox {
                     Err(error) => put_aside(tx, id, &error, now)?,
                 }
             }
-            Ok(taken)
+            Ok((taken, urgent))
         })
-        .await
+        .await?;
+        if let Some(last) = taken.get(urgent..).and_then(<[_]>::last) {
+            self.turns.served(&last.waybill.metadata.blob_type);
+        }
+        Ok(taken)
     }
 
     async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {

@@ -1,0 +1,116 @@
+//! Which files are due, and whose turn it is.
+
+use waybill_contracts::is_of_types;
+use waybill_store::rusqlite::{self, OptionalExtension, Transaction, named_params, params_from_iter, types::Value};
+
+use super::{StoredFile, nanos, nanos_of, read_file, wanted_clause};
+use crate::inbox::{
+    AT_RISK, Wanted,
+    turns::{Share, TYPES_LOOKED_AT, URGENT_LOOKED_AT, dealt},
+};
+
+/// What is asked of the rows that are due.
+pub(super) struct Due<'t> {
+    pub(super) tx: &'t Transaction<'t>,
+    pub(super) wanted: &'t Wanted,
+    pub(super) now: i64,
+}
+
+/// The files whose turn it is.
+pub(super) struct Chosen {
+    /// Those that are urgent first.
+    pub(super) files: Vec<StoredFile>,
+    /// How many are here because they are urgent.
+    pub(super) urgent: usize,
+}
+
+impl Due<'_> {
+    pub(super) fn choose(&self, most: u32, share: &Share) -> rusqlite::Result<Chosen> {
+        let most = most as usize;
+        let mut ids = self.urgent(share.urgent)?;
+        let urgent = ids.len();
+        let mut hands = self.hands(&share.after, most)?;
+        hands.iter_mut().for_each(|hand| hand.retain(|id| !ids.contains(id)));
+        ids.extend(dealt(hands, most - urgent));
+        if ids.len() < most {
+            let oldest = self.oldest(most)?;
+            let rest: Vec<i64> = oldest.into_iter().filter(|id| !ids.contains(id)).take(most - ids.len()).collect();
+            ids.extend(rest);
+        }
+        let mut read = self.tx.prepare_cached(
+            "SELECT id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at, attempts,
+                    blob_etag, blob_length
+             FROM inbox WHERE id = ?1",
+        )?;
+        let files = ids.into_iter().map(|id| read.query_row([id], read_file)).collect::<Result<_, _>>()?;
+        Ok(Chosen { files, urgent })
+    }
+
+    fn urgent(&self, most: u32) -> rusqlite::Result<Vec<i64>> {
+        if most == 0 {
+            return Ok(Vec::new());
+        }
+        let (wanted, conditions) = wanted_clause(self.wanted);
+        let sql = format!(
+            "SELECT id FROM (
+                 SELECT id, expires_at, due_at, blob_type, received_at FROM inbox INDEXED BY inbox_urgent
+                 WHERE due_at IS NOT NULL AND expires_at > ? AND expires_at <= ?
+                 ORDER BY expires_at LIMIT {URGENT_LOOKED_AT})
+             WHERE {wanted} due_at <= ? ORDER BY expires_at LIMIT ?"
+        );
+        let mut values = [self.now, self.now + nanos_of(AT_RISK)].map(Value::Integer).to_vec();
+        values.extend(conditions);
+        values.extend([self.now, i64::from(most)].map(Value::Integer));
+        self.tx.prepare_cached(&sql)?.query_map(params_from_iter(values), |row| row.get(0))?.collect()
+    }
+
+    /// What is due of each type, the next one first, until there are enough types.
+    fn hands(&self, after: &str, most: usize) -> rusqlite::Result<Vec<Vec<i64>>> {
+        // Each is found by a jump through the index, whatever number of files the one before it has.
+        let mut next = self.tx.prepare_cached(
+            "SELECT blob_type FROM inbox INDEXED BY inbox_turn WHERE due_at IS NOT NULL AND blob_type > ?1
+             ORDER BY blob_type LIMIT 1",
+        )?;
+        let mut due = self.tx.prepare_cached(
+            "SELECT id FROM inbox INDEXED BY inbox_turn
+             WHERE blob_type = :blob_type AND due_at <= :now AND received_at >= :since ORDER BY due_at, id LIMIT :most",
+        )?;
+        let (mut hands, mut at, mut is_round) = (Vec::new(), after.to_owned(), false);
+        for _ in 0..TYPES_LOOKED_AT {
+            let found: Option<String> = next.query_row([&at], |row| row.get(0)).optional()?;
+            let Some(blob_type) = found.filter(|found| !is_round || found.as_str() <= after) else {
+                if is_round {
+                    break;
+                }
+                (at, is_round) = (String::new(), true);
+                continue;
+            };
+            if self.wanted.types.as_ref().is_none_or(|types| is_of_types(&blob_type, types)) {
+                let values = named_params! {
+                    ":blob_type": blob_type,
+                    ":now": self.now,
+                    ":since": self.wanted.since.map_or(i64::MIN, nanos),
+                    ":most": i64::try_from(most).unwrap_or(i64::MAX),
+                };
+                let hand: Vec<i64> = due.query_map(values, |row| row.get(0))?.collect::<Result<_, _>>()?;
+                if !hand.is_empty() {
+                    hands.push(hand);
+                }
+                if hands.len() >= most {
+                    break;
+                }
+            }
+            at = blob_type;
+        }
+        Ok(hands)
+    }
+
+    fn oldest(&self, most: usize) -> rusqlite::Result<Vec<i64>> {
+        let (wanted, mut values) = wanted_clause(self.wanted);
+        values.extend([Value::Integer(self.now), Value::Integer(i64::try_from(most).unwrap_or(i64::MAX))]);
+        let sql = format!(
+            "SELECT id FROM inbox WHERE due_at IS NOT NULL AND {wanted} due_at <= ? ORDER BY due_at, id LIMIT ?"
+        );
+        self.tx.prepare_cached(&sql)?.query_map(params_from_iter(values), |row| row.get(0))?.collect()
+    }
+}
