@@ -195,6 +195,11 @@ impl Message {
                 code => {
                     bare_from.get_or_insert(section.start);
                     if code == PROPERTIES {
+                        // Read now, so that a time to expire can be written into them.
+                        let mut fields = Reader::new(section.value).list()?;
+                        while let Some(reader) = fields.next() {
+                            reader.skip()?;
+                        }
                         properties = Some(section);
                     } else if code == APPLICATION_PROPERTIES {
                         // Read now, so that dead-lettering can rely on it.

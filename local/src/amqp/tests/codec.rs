@@ -135,6 +135,15 @@ proptest! {
 }
 
 #[test]
+fn properties_whose_last_field_is_cut_off_are_no_message() {
+    let good = [0x00, 0x53, 0x73, 0xc0, 0x05, 0x02, 0xa1, 0x01, b'a', 0x40];
+    assert_eq!(Message::read(&good).unwrap().contents().message_id.as_deref(), Some("a"));
+    // A described value whose value is missing.
+    let cut = [0x00, 0x53, 0x73, 0xc0, 0x06, 0x02, 0xa1, 0x01, b'a', 0x00, 0x40];
+    assert!(Message::read(&cut).is_err());
+}
+
+#[test]
 fn integers_of_every_width_are_one_number() {
     let cases: [&[u8]; 12] = [
         &[0x50, 7],
