@@ -196,17 +196,11 @@ impl Message {
                     bare_from.get_or_insert(section.start);
                     if code == PROPERTIES {
                         // Read now, so that a time to expire can be written into them.
-                        let mut fields = Reader::new(section.value).list()?;
-                        while let Some(reader) = fields.next() {
-                            reader.skip()?;
-                        }
+                        Reader::new(section.value).list()?.skip(u32::MAX)?;
                         properties = Some(section);
                     } else if code == APPLICATION_PROPERTIES {
                         // Read now, so that dead-lettering can rely on it.
-                        let mut pairs = Reader::new(section.value).map()?;
-                        while let Some(reader) = pairs.next() {
-                            reader.skip()?;
-                        }
+                        Reader::new(section.value).map()?.skip(u32::MAX)?;
                     }
                 }
             }

@@ -111,9 +111,8 @@ async fn delete_rows(
         })
         .collect();
     let Some(plan) = table.plan.as_ref().filter(|_| !gone.is_empty()) else { return Ok(()) };
-    let mut stretches: Vec<Range<usize>> = Vec::new();
-    stretches.push(0..gone.len());
-    while let Some(stretch) = stretches.pop() {
+    let mut halves = Halves::of(gone.len());
+    while let Some(stretch) = halves.next() {
         let keys = Keys::new(plan, gone[stretch.clone()].iter().map(|(key, _)| *key));
         let sql = format!(
             "DELETE FROM {} t USING {} AS u({}) WHERE {}",
@@ -127,20 +126,52 @@ async fn delete_rows(
             Ok(_) => inner.commit().await?,
             Err(error) => {
                 inner.rollback().await?;
-                let Some(problem) = row_fault(&error) else { return Err(error.into()) };
-                if let [(key, version)] = &gone[stretch.clone()] {
-                    refused.push(((id, (*key).to_owned(), (*version).clone()), problem));
-                } else {
-                    halve(stretch, &mut stretches);
-                }
+                halves.failed(stretch, error)?;
             }
         }
     }
+    refused.extend(halves.refused.into_iter().map(|(at, problem)| {
+        let (key, version) = gone[at];
+        ((id, key.to_owned(), version.clone()), problem)
+    }));
     Ok(())
 }
 
 fn is_there(table: &Open, key: &str) -> bool {
     table.known(key).is_some_and(|known| matches!(known.row, Held::Row(_)))
+}
+
+/// Finds the rows that the database refuses among many, by halving what fails.
+struct Halves {
+    /// Still to be tried, the last one first.
+    stretches: Vec<Range<usize>>,
+    /// Single rows, and what is wrong with them.
+    refused: Vec<(usize, String)>,
+}
+
+impl Halves {
+    fn of(rows: usize) -> Self {
+        Self { stretches: (rows > 0).then_some(0..rows).into_iter().collect(), refused: Vec::new() }
+    }
+
+    /// What is to be tried next.
+    fn next(&mut self) -> Option<Range<usize>> {
+        self.stretches.pop()
+    }
+
+    /// Of a stretch that failed, and was taken back.
+    ///
+    /// # Errors
+    /// The error, when it is not about what a row is.
+    fn failed(&mut self, stretch: Range<usize>, error: tokio_postgres::Error) -> Result<(), Failure> {
+        let Some(problem) = row_fault(&error) else { return Err(error.into()) };
+        if stretch.len() > 1 {
+            halve(stretch, &mut self.stretches);
+        } else {
+            self.refused.push((stretch.start, problem));
+        }
+        Ok(())
+    }
 }
 
 /// The first half is looked at first.
@@ -335,22 +366,14 @@ async fn write_tombstones(
             }
         }
     }
-    let mut refused = Vec::new();
-    let mut stretches: Vec<Range<usize>> = Vec::new();
-    stretches.extend((!come.is_empty()).then_some(0..come.len()));
-    while let Some(stretch) = stretches.pop() {
+    let mut halves = Halves::of(come.len());
+    while let Some(stretch) = halves.next() {
         let inner = tx.savepoint("rows").await?;
         match bury(&inner, overlay, come.get(stretch.clone()).unwrap_or_default(), now).await {
             Ok(()) => inner.commit().await?,
             Err(error) => {
                 inner.rollback().await?;
-                let Some(problem) = row_fault(&error) else { return Err(error.into()) };
-                if let [(id, key, version)] = come.get(stretch.clone()).unwrap_or_default() {
-                    let problem = format!("its deletion cannot be remembered: {problem}");
-                    refused.push(((*id, (*key).to_owned(), (*version).to_owned()), problem));
-                } else {
-                    halve(stretch, &mut stretches);
-                }
+                halves.failed(stretch, error)?;
             }
         }
     }
@@ -359,7 +382,11 @@ async fn write_tombstones(
                    WHERE t.entity = u.e AND t.key = u.k";
         tx.execute(&tx.prepare_cached(sql).await?, &[&gone_entities, &gone_keys]).await?;
     }
-    Ok(refused)
+    let refused = halves.refused.into_iter().map(|(at, problem)| {
+        let (id, key, version) = come[at];
+        ((id, key.to_owned(), version.to_owned()), format!("its deletion cannot be remembered: {problem}"))
+    });
+    Ok(refused.collect())
 }
 
 async fn bury(
@@ -417,26 +444,22 @@ async fn write_parked(
                    WHERE p.entity = u.e AND p.key = u.k";
         tx.execute(&tx.prepare_cached(sql).await?, &[&gone_entities, &gone_keys]).await?;
     }
-    let mut refused = Vec::new();
-    let mut stretches: Vec<Range<usize>> = Vec::new();
-    stretches.extend((!come.is_empty()).then_some(0..come.len()));
-    while let Some(stretch) = stretches.pop() {
+    let mut halves = Halves::of(come.len());
+    while let Some(stretch) = halves.next() {
         let inner = tx.savepoint("rows").await?;
         match park(&inner, overlay, come.get(stretch.clone()).unwrap_or_default(), now).await {
             Ok(()) => inner.commit().await?,
             Err(error) => {
                 inner.rollback().await?;
-                let Some(problem) = row_fault(&error) else { return Err(error.into()) };
-                if let [(id, key, parked)] = come.get(stretch.clone()).unwrap_or_default() {
-                    let problem = format!("it cannot wait for what it refers to: {problem}");
-                    refused.push(((*id, (*key).to_owned(), parked.version.clone()), problem));
-                } else {
-                    halve(stretch, &mut stretches);
-                }
+                halves.failed(stretch, error)?;
             }
         }
     }
-    Ok(refused)
+    let refused = halves.refused.into_iter().map(|(at, problem)| {
+        let (id, key, parked) = come[at];
+        ((id, key.to_owned(), parked.version.clone()), format!("it cannot wait for what it refers to: {problem}"))
+    });
+    Ok(refused.collect())
 }
 
 async fn park(
