@@ -82,8 +82,18 @@ pub fn many(number: u64, thing: &str) -> String {
 /// Other people's text within a line: what would move a terminal's cursor is shown instead.
 #[must_use]
 pub fn in_one_line(text: &str) -> String {
+    with_controls_shown(text, &[])
+}
+
+/// Other people's text as it is laid out, with its lines and tabs: what else would move a terminal's cursor is shown instead.
+#[must_use]
+pub fn in_lines(text: &str) -> String {
+    with_controls_shown(text, &['\n', '\t'])
+}
+
+fn with_controls_shown(text: &str, kept: &[char]) -> String {
     text.chars().fold(String::with_capacity(text.len()), |shown, char| match char {
-        _ if char.is_control() => shown + &char.escape_default().to_string(),
+        _ if char.is_control() && !kept.contains(&char) => shown + &char.escape_default().to_string(),
         _ => shown + char.encode_utf8(&mut [0; 4]),
     })
 }

@@ -96,7 +96,7 @@ impl Admin {
 
     fn rotate(&self, query: &StorageQuery) -> Result<Json, Refusal> {
         // A misspelt name would rotate everybody.
-        if let Some(other) = query.iter().map(|(name, _)| name).find(|name| !matches!(*name, "tenant" | "grace_ms")) {
+        if let Some(other) = unknown(query, &["tenant", "grace_ms"]) {
             let text = format!("`{other}` is unknown; there are `tenant` (without it all are rotated) and `grace_ms`");
             return Err((StatusCode::BAD_REQUEST, text));
         }
@@ -125,6 +125,11 @@ impl Admin {
         self.faults.install(steps).map_err(|error| refuse(error.to_string()))?;
         Ok(json!({ "installed": installed }))
     }
+}
+
+/// The first key of a query that means nothing here.
+fn unknown<'q>(query: &'q StorageQuery, known: &[&str]) -> Option<&'q str> {
+    query.iter().map(|(name, _)| name).find(|name| !known.contains(name))
 }
 
 async fn read(body: &mut Upload) -> Result<Bytes, Refusal> {

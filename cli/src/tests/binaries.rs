@@ -18,7 +18,11 @@ use waybill_azure::{
     http::{HttpClient, HttpOptions},
 };
 use waybill_contracts::ReadyFile;
-use waybill_local::{Local, fault::Step};
+use waybill_local::{
+    Builder, Local,
+    config::{Config, Ports, TenantConfig},
+    fault::Step,
+};
 
 /// Far more than any of this takes; a test that meets it has failed.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
@@ -122,8 +126,20 @@ impl Drop for Running {
 
 /// A folder with the ready file of a running `Local`, and a file to publish.
 pub(super) async fn beside_local() -> (TempDir, Local) {
+    beside(Local::builder()).await
+}
+
+/// The same, whose tenant may list its container.
+pub(super) async fn beside_local_that_lists() -> (TempDir, Local) {
+    let mut tenant = TenantConfig::named("acme");
+    tenant.blob_permissions = Some("rl".to_owned());
+    let config = Config { tenants: vec![tenant], ..Config::default() };
+    beside(Local::builder().config(config).ports(Ports::RANDOM)).await
+}
+
+async fn beside(local: Builder) -> (TempDir, Local) {
     let folder = tempfile::tempdir().unwrap();
-    let local = Local::builder().start().await.unwrap();
+    let local = local.start().await.unwrap();
     local.write_ready_file(&folder.path().join("local.json")).unwrap();
     std::fs::write(folder.path().join("item.csv"), "ItemID,Price\n1,19.90\n2,5.00\n").unwrap();
     (folder, local)

@@ -1,23 +1,12 @@
 //! What is in the container and not in the inbox, as an operator sees it.
 
-use waybill_local::{
-    Local,
-    config::{Config, Ports, TenantConfig},
-};
-
-use super::binaries::{beside_local, command, publish, run};
+use super::binaries::{beside_local, beside_local_that_lists, command, publish, run};
 
 const FOLLOW: [&str; 7] = ["run", "--local", "local.json", "--sink", "sqlite:shop.sqlite", "--until-idle", "0.5"];
 
 #[tokio::test]
 async fn an_inbox_that_is_lost_is_made_anew_and_rows_take_effect_once() {
-    let mut tenant = TenantConfig::named("acme");
-    tenant.blob_permissions = Some("rl".to_owned());
-    let config = Config { tenants: vec![tenant], ..Config::default() };
-    let local = Local::builder().config(config).ports(Ports::RANDOM).start().await.unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    local.write_ready_file(&folder.path().join("local.json")).unwrap();
-    std::fs::write(folder.path().join("item.csv"), "ItemID,Price\n1,19.90\n2,5.00\n").unwrap();
+    let (folder, local) = beside_local_that_lists().await;
     run(publish(&folder, &["item.csv", "item.csv"])).await.with(0);
     let follow = [&FOLLOW[..], &["--format", "json"]].concat();
     let json = async |arguments: &[&str]| run(command(&folder, "waybill-subscriber", arguments)).await.with(0).json();

@@ -2,12 +2,9 @@
 
 use serde_json::Value;
 use tempfile::TempDir;
-use waybill_local::{
-    Local,
-    config::{Config, Ports, TenantConfig},
-};
+use waybill_local::Local;
 
-use super::binaries::{Ended, ITEM, command, publish, run};
+use super::binaries::{Ended, ITEM, beside_local_that_lists, command, publish, run};
 
 /// A schema of its own, in the database that the tests have.
 struct Shared {
@@ -34,14 +31,8 @@ impl Shared {
 
 /// With two good files, one that is damaged, and a message that is no waybill.
 async fn shared() -> (Shared, Local) {
-    let mut tenant = TenantConfig::named("acme");
-    tenant.blob_permissions = Some("rl".to_owned());
-    let config = Config { tenants: vec![tenant], ..Config::default() };
-    let local = Local::builder().config(config).ports(Ports::RANDOM).start().await.unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    local.write_ready_file(&folder.path().join("local.json")).unwrap();
+    let (folder, local) = beside_local_that_lists().await;
     std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
-    std::fs::write(folder.path().join("item.csv"), "ItemID,Price\n1,19.90\n2,5.00\n").unwrap();
     std::fs::write(folder.path().join("more.csv"), "ItemID,Price\n3,7.00\n,9.00\n").unwrap();
     let server = std::env::var("WAYBILL_TEST_POSTGRES")
         .expect("WAYBILL_TEST_POSTGRES is not set: run `cargo xtask test`, which starts a PostgreSQL");

@@ -5,7 +5,7 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json, json};
 
-use super::{Admin, Refusal, message::message_json};
+use super::{Admin, Refusal, message::message_json, unknown};
 use crate::{
     blob::is_container_name,
     broker::{BrokerError, Counts, Properties, Rule},
@@ -164,7 +164,7 @@ impl Admin {
     }
 
     pub(super) fn peek(&self, entity: &str, query: &StorageQuery) -> Answer {
-        if let Some(other) = query.iter().map(|(name, _)| name).find(|name| !matches!(*name, "from" | "max")) {
+        if let Some(other) = unknown(query, &["from", "max"]) {
             return Err(bad_request(format!("`{other}` is unknown; there are `from` (a sequence number) and `max`")));
         }
         let number = |name: &str, default: usize| match query.get(name) {

@@ -34,6 +34,18 @@ pub fn arrival(sequence_number: i64, file: &str, blob_type: &str) -> Arrival {
     }
 }
 
+/// A message that is no waybill.
+fn broken(sequence_number: i64) -> Arrival {
+    let announced = Announced::Broken(BrokenMessage {
+        reason: Reason::NotJson,
+        problem: "byte 0: expected an object".to_owned(),
+        body: Vec::new(),
+        blob_type: None,
+        correlation_id: None,
+    });
+    Arrival { announced, ..arrival(sequence_number, "", "T") }
+}
+
 /// Runs the suite. `make` gives a fresh, empty inbox whose leases last `lease` each time.
 pub async fn exercise<I, M, F>(make: M, lease: Duration)
 where
@@ -84,14 +96,7 @@ async fn what_waits_is_told_by_type_and_state(inbox: &impl Inbox) {
         (by_type, backlog.oldest_waiting.is_some())
     };
     assert_eq!(told().await, (Vec::new(), false));
-    let mut broken = arrival(9, "", "T");
-    broken.announced = Announced::Broken(BrokenMessage {
-        reason: Reason::NotJson,
-        problem: "byte 0: expected an object".to_owned(),
-        body: Vec::new(),
-        blob_type: None,
-        correlation_id: None,
-    });
+    let broken = broken(9);
     let burst = vec![arrival(1, "a", "T"), arrival(2, "b", "T"), arrival(3, "c", "U"), arrival(4, "c", "U"), broken];
     inbox.admit(burst).await.unwrap();
     let of_t = Wanted { types: Some(vec!["T".to_owned()]), since: None };
@@ -205,17 +210,6 @@ async fn a_noted_blob_is_told_to_the_next_worker(inbox: &impl Inbox) {
 }
 
 async fn a_burst_is_answered_in_its_order(inbox: &impl Inbox) {
-    let broken = |number| {
-        let mut broken = arrival(number, "", "T");
-        broken.announced = Announced::Broken(BrokenMessage {
-            reason: Reason::NotJson,
-            problem: "byte 0: expected an object".to_owned(),
-            body: Vec::new(),
-            blob_type: None,
-            correlation_id: None,
-        });
-        broken
-    };
     assert_eq!(inbox.admit(Vec::new()).await.unwrap(), []);
     let [Admitted::Saved(known)] = inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap()[..] else { panic!() };
     let burst = vec![

@@ -356,6 +356,21 @@ pub struct Counts {
     pub bad_rows: u64,
 }
 
+impl Counts {
+    /// How many are in this state.
+    pub(super) fn set(&mut self, state: State, many: u64) {
+        *match state {
+            State::Saved => &mut self.saved,
+            State::Working => &mut self.working,
+            State::Done => &mut self.done,
+            State::Quarantined => &mut self.quarantined,
+            State::Skipped => &mut self.skipped,
+            State::Duplicate => &mut self.duplicate,
+            State::Expired => &mut self.expired,
+        } = many;
+    }
+}
+
 /// What was announced of a blobType: files, other messages for them not counted.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -489,18 +489,9 @@ impl Inbox for PostgresInbox {
                    FROM tally GROUP BY state";
         let mut counts = Counts::default();
         for row in self.query(sql, &[]).await? {
-            let many = count(&row, 1);
+            counts.set(parsed(&row, 0)?, count(&row, 1));
             counts.filtered_rows += sum(&row, 2);
             counts.bad_rows += sum(&row, 3);
-            match parsed::<State>(&row, 0)? {
-                State::Saved => counts.saved = many,
-                State::Working => counts.working = many,
-                State::Done => counts.done = many,
-                State::Quarantined => counts.quarantined = many,
-                State::Skipped => counts.skipped = many,
-                State::Duplicate => counts.duplicate = many,
-                State::Expired => counts.expired = many,
-            }
         }
         Ok(counts)
     }

@@ -4,6 +4,7 @@
 //! knows that every lease is a dead worker's, and ends them at once; leases of a live process end by their time only.
 
 mod due;
+mod row;
 
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
@@ -15,14 +16,17 @@ use waybill_store::{
     rusqlite::{self, OptionalExtension, Row, Transaction, named_params, params, types::Value},
 };
 
-use self::due::{Chosen, Due};
+use self::{
+    due::{Chosen, Due},
+    row::{ROW_COLUMNS, count, instant, nanos, nanos_of, parse_column, parse_optional, read_file, read_row, span},
+};
 use super::{
     AT_RISK, Admitted, Announced, Arrival, Asked, AtRisk, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry,
-    Inbox, InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeBacklog,
-    TypeTotals, Wanted, WorkerId, WorkerSeen,
+    Inbox, InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, State, TypeBacklog, TypeTotals, Wanted,
+    WorkerId, WorkerSeen,
     health::AT_RISK_NAMED,
     stored::{
-        Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted, shown,
+        Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted,
         signed, trouble, trusted_until, unreadable,
     },
     turns::Turns,
@@ -356,16 +360,7 @@ impl Inbox for SqliteInbox {
             let mut select = db.prepare_cached("SELECT state, sum(messages) FROM tally GROUP BY state")?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
-                let many = count(row, 1)?;
-                match parse_column::<State>(row, 0)? {
-                    State::Saved => counts.saved = many,
-                    State::Working => counts.working = many,
-                    State::Done => counts.done = many,
-                    State::Quarantined => counts.quarantined = many,
-                    State::Skipped => counts.skipped = many,
-                    State::Duplicate => counts.duplicate = many,
-                    State::Expired => counts.expired = many,
-                }
+                counts.set(parse_column(row, 0)?, count(row, 1)?);
             }
             let sql = "SELECT coalesce(sum(filtered_rows), 0) FROM inbox WHERE filtered_rows > 0";
             counts.filtered_rows = db.prepare_cached(sql)?.query_row([], |row| count(row, 0))?;
@@ -758,106 +753,6 @@ fn types_clause(types: &[String]) -> (String, Vec<String>) {
     (clause, values)
 }
 
-fn read_file(row: &Row<'_>) -> rusqlite::Result<StoredFile> {
-    let sequence = match row.get::<_, Option<i64>>(5)? {
-        Some(sequence) => Some(PublisherSequence {
-            publisher: row.get::<_, Option<String>>(3)?.unwrap_or_default(),
-            epoch: row.get::<_, Option<String>>(4)?.unwrap_or_default(),
-            sequence: sequence.unsigned_abs(),
-        }),
-        None => None,
-    };
-    Ok(StoredFile {
-        id: row.get(0)?,
-        key: FileKey::from_stored(row.get(1)?),
-        body: row.get(2)?,
-        sequence,
-        expires_at: row.get::<_, Option<i64>>(6)?.map(instant),
-        sequence_number: row.get(7)?,
-        received_at: instant(row.get(8)?),
-        attempts: row.get(9)?,
-        blob: match row.get(10)? {
-            Some(etag) => Some(BlobSeen { etag, length: count(row, 11)? }),
-            None => None,
-        },
-    })
-}
-
-const ROW_COLUMNS: &str = "id, state, reason, problem, file_key, blob_type, correlation_id, sequence, entity_path,
-    broker_sequence, enqueued_at, message_id, received_at, changed_at, due_at, expires_at, attempts, worker, rows,
-    bad_rows, duplicate_of, body, filtered_rows";
-
-fn read_row(row: &Row<'_>) -> rusqlite::Result<InboxRow> {
-    let body: String = row.get(21)?;
-    let state: State = parse_column(row, 1)?;
-    let (uri, content_type) = shown(&body);
-    Ok(InboxRow {
-        id: row.get(0)?,
-        state,
-        reason: parse_optional(row, 2)?,
-        problem: row.get(3)?,
-        file: row.get::<_, Option<String>>(4)?.map(FileKey::from_stored),
-        blob_type: row.get(5)?,
-        correlation_id: row.get(6)?,
-        uri,
-        content_type,
-        sequence: row.get::<_, Option<i64>>(7)?.map(i64::unsigned_abs),
-        entity_path: row.get(8)?,
-        sequence_number: row.get(9)?,
-        enqueued_at: instant(row.get(10)?),
-        message_id: row.get(11)?,
-        received_at: instant(row.get(12)?),
-        changed_at: instant(row.get(13)?),
-        due_at: row.get::<_, Option<i64>>(14)?.filter(|_| state == State::Saved).map(instant),
-        expires_at: row.get::<_, Option<i64>>(15)?.map(instant),
-        attempts: row.get(16)?,
-        worker: row.get(17)?,
-        rows: count(row, 18)?,
-        bad_rows: count(row, 19)?,
-        filtered_rows: row.get::<_, Option<i64>>(22)?.map(i64::unsigned_abs),
-        duplicate_of: row.get(20)?,
-        body,
-    })
-}
-
-fn parse_column<T: std::str::FromStr>(row: &Row<'_>, index: usize) -> rusqlite::Result<T>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    row.get_ref(index)?.as_str()?.parse().map_err(|error: T::Err| {
-        rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(error))
-    })
-}
-
-fn parse_optional<T: std::str::FromStr>(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<T>>
-where
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    if row.get_ref(index)? == rusqlite::types::ValueRef::Null { Ok(None) } else { parse_column(row, index).map(Some) }
-}
-
-fn count(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
-    row.get::<_, i64>(index).map(i64::unsigned_abs)
-}
-
-/// Instants are stored as nanoseconds since 1970, which sort and fit until 2262.
-fn nanos(instant: OffsetDateTime) -> i64 {
-    i64::try_from(instant.unix_timestamp_nanos()).unwrap_or(i64::MAX)
-}
-
-fn nanos_of(duration: Duration) -> i64 {
-    i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX / 4)
-}
-
-/// Between two of them; none where the clock was set back.
-fn span(from: i64, to: i64) -> Duration {
-    Duration::from_nanos(to.saturating_sub(from).max(0).unsigned_abs())
-}
-
-fn instant(nanos: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(nanos)).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
 async fn run<T: Send + 'static>(
     db: &Sqlite,
     job: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T> + Send + 'static,
@@ -876,132 +771,4 @@ async fn read<T: Send + 'static>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::inbox::conformance::{arrival, exercise};
-
-    async fn fresh(folder: &Path, lease: Duration) -> SqliteInbox {
-        let folder = tempfile::tempdir_in(folder).unwrap().keep();
-        let options = SqliteInboxOptions { lease, ..SqliteInboxOptions::default() };
-        SqliteInbox::open(&folder.join("inbox.sqlite"), options).await.unwrap()
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn it_does_what_every_inbox_must() {
-        let folder = tempfile::tempdir().unwrap();
-        let lease = Duration::from_millis(400);
-        exercise(|| fresh(folder.path(), lease), lease).await;
-    }
-
-    #[tokio::test]
-    async fn leases_of_a_dead_process_end_when_the_next_one_opens() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("inbox.sqlite");
-        let worker = WorkerId("dead".to_owned());
-        let first = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
-        first.admit(vec![arrival(1, "a", "T")]).await.unwrap();
-        let held = first.lease(&worker, 1, &Wanted::default()).await.unwrap().remove(0).lease;
-
-        let beside = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
-        assert!(
-            beside.lease(&WorkerId("other".to_owned()), 1, &Wanted::default()).await.unwrap().is_empty(),
-            "a live process keeps its leases"
-        );
-        drop((first, beside));
-
-        let next = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
-        let again = next.lease(&WorkerId("next".to_owned()), 1, &Wanted::default()).await.unwrap();
-        assert_eq!(again.len(), 1, "a dead one does not");
-        assert!(!next.finish(&held, End::Release).await.unwrap());
-    }
-
-    #[tokio::test]
-    async fn whoever_only_looks_keeps_no_lease_of_a_dead_process_alive_and_ends_none() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("inbox.sqlite");
-        let first = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
-        first.admit(vec![arrival(1, "a", "T")]).await.unwrap();
-        first.lease(&WorkerId("dead".to_owned()), 1, &Wanted::default()).await.unwrap();
-        drop(first);
-
-        let looks = SqliteInbox::open_to_look(&path).await.unwrap();
-        assert_eq!(looks.counts().await.unwrap().working, 1, "looking changes nothing");
-        let next = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
-        assert_eq!(next.lease(&WorkerId("next".to_owned()), 1, &Wanted::default()).await.unwrap().len(), 1);
-        assert_eq!(looks.counts().await.unwrap().working, 1);
-    }
-
-    #[tokio::test]
-    async fn a_file_of_somebody_else_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("photos.sqlite");
-        rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE photo (id)").unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let error = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap_err();
-        assert!(matches!(error, InboxError::Open(_)), "{error:?}");
-        assert_eq!(std::fs::read(&path).unwrap(), before);
-    }
-
-    #[tokio::test]
-    async fn a_reader_blocks_no_writer() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("inbox.sqlite");
-        let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
-        inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
-        let reader = rusqlite::Connection::open(&path).unwrap();
-        reader.execute_batch("BEGIN").unwrap();
-        let read = || reader.query_row("SELECT count(*) FROM inbox", [], |row| row.get::<_, i64>(0)).unwrap();
-        assert_eq!(read(), 1);
-        inbox.admit(vec![arrival(2, "b", "T")]).await.unwrap();
-        let leased = inbox.lease(&WorkerId("w".to_owned()), 9, &Wanted::default()).await.unwrap();
-        assert!(inbox.finish(&leased[0].lease, End::Release).await.unwrap());
-        assert_eq!((leased.len(), read()), (2, 1), "and goes on seeing what it saw");
-    }
-
-    #[tokio::test]
-    async fn a_row_that_cannot_be_read_is_quarantined_and_stops_no_other() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("inbox.sqlite");
-        let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
-        inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "b", "T")]).await.unwrap();
-        rusqlite::Connection::open(&path)
-            .unwrap()
-            .execute("UPDATE inbox SET body = '{\"blobType\"' WHERE broker_sequence = 1", [])
-            .unwrap();
-        let leased = inbox.lease(&WorkerId("w".to_owned()), 10, &Wanted::default()).await.unwrap();
-        assert_eq!(leased.iter().map(|file| file.sequence_number).collect::<Vec<_>>(), [2]);
-        let row = inbox.get(1).await.unwrap().unwrap();
-        assert_eq!((row.state, row.reason), (State::Quarantined, Some(Reason::NotJson)));
-        assert!(row.problem.unwrap().contains("cannot be read"));
-    }
-
-    #[tokio::test]
-    async fn a_token_in_an_address_is_not_shown_by_the_list() {
-        let folder = tempfile::tempdir().unwrap();
-        let inbox = fresh(folder.path(), Duration::from_secs(60)).await;
-        let mut with_token = arrival(1, "a", "T");
-        let Announced::File(waybill) = &mut with_token.announced else { unreachable!() };
-        waybill.body = waybill.body.replace("c/a", "c/a?sig=secret");
-        inbox.admit(vec![with_token]).await.unwrap();
-        let row = &inbox.list(&ListFilter::default()).await.unwrap()[0];
-        assert_eq!(row.uri.as_deref(), Some("https://a.example/c/a"));
-    }
-
-    #[tokio::test]
-    async fn an_inbox_of_the_first_schema_opens_and_goes_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("inbox.sqlite");
-        let golden = include_str!("../../golden/inbox-1.sql");
-        waybill_store::rusqlite::Connection::open(&path).unwrap().execute_batch(golden).unwrap();
-        let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
-        let counts = inbox.counts().await.unwrap();
-        assert_eq!((counts.done, counts.skipped, counts.filtered_rows), (2, 1, 0));
-        let row = inbox.get(1).await.unwrap().unwrap();
-        assert_eq!((row.rows, row.bad_rows, row.filtered_rows), (5, 0, None), "what was left out is not known");
-        let types = inbox.types().await.unwrap();
-        let shown: Vec<_> = types.iter().map(|of| (of.blob_type.as_str(), of.files, of.rows, of.bytes)).collect();
-        assert_eq!(shown, [("ItemChanges", 1, 5, 106), ("Log", 1, 2, 54), ("Other", 1, 1, 28)]);
-        inbox.admit(vec![arrival(9, "a", "T")]).await.unwrap();
-        assert_eq!(inbox.lease(&WorkerId("w".to_owned()), 9, &Wanted::default()).await.unwrap().len(), 1);
-    }
-}
+mod tests;

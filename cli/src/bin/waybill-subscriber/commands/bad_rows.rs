@@ -5,7 +5,7 @@ use serde::Serialize;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, json, line, many},
+    output::{count, in_lines, json, line, many},
 };
 use waybill_contracts::Entities;
 use waybill_subscriber::{
@@ -134,14 +134,9 @@ fn say(row: &Shown) -> anyhow::Result<()> {
     line(format_args!("    {}{}", printable(&row.bytes).replace('\n', "\n    "), if row.is_cut { "…" } else { "" }))
 }
 
-/// Other people's text on our terminal: what would move its cursor is shown instead.
+/// Other people's text on our terminal, without the end of its last line.
 fn printable(text: &str) -> String {
-    let show = |text: String, char: char| match char {
-        '\n' | '\t' => text + char.encode_utf8(&mut [0; 4]),
-        _ if char.is_control() => text + &char.escape_default().to_string(),
-        _ => text + char.encode_utf8(&mut [0; 4]),
-    };
-    text.trim_end_matches(['\r', '\n']).chars().fold(String::with_capacity(text.len()), show)
+    in_lines(text.trim_end_matches(['\r', '\n']))
 }
 
 /// Where a sink leaves the rows that cannot be used.

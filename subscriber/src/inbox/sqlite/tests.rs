@@ -1,0 +1,129 @@
+//! What is SQLite's own: a file on this machine, its workers, and the schemas before.
+
+use super::*;
+use crate::inbox::conformance::{arrival, exercise};
+
+async fn fresh(folder: &Path, lease: Duration) -> SqliteInbox {
+    let folder = tempfile::tempdir_in(folder).unwrap().keep();
+    let options = SqliteInboxOptions { lease, ..SqliteInboxOptions::default() };
+    SqliteInbox::open(&folder.join("inbox.sqlite"), options).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_does_what_every_inbox_must() {
+    let folder = tempfile::tempdir().unwrap();
+    let lease = Duration::from_millis(400);
+    exercise(|| fresh(folder.path(), lease), lease).await;
+}
+
+#[tokio::test]
+async fn leases_of_a_dead_process_end_when_the_next_one_opens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    let worker = WorkerId("dead".to_owned());
+    let first = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    first.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    let held = first.lease(&worker, 1, &Wanted::default()).await.unwrap().remove(0).lease;
+
+    let beside = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    assert!(
+        beside.lease(&WorkerId("other".to_owned()), 1, &Wanted::default()).await.unwrap().is_empty(),
+        "a live process keeps its leases"
+    );
+    drop((first, beside));
+
+    let next = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    let again = next.lease(&WorkerId("next".to_owned()), 1, &Wanted::default()).await.unwrap();
+    assert_eq!(again.len(), 1, "a dead one does not");
+    assert!(!next.finish(&held, End::Release).await.unwrap());
+}
+
+#[tokio::test]
+async fn whoever_only_looks_keeps_no_lease_of_a_dead_process_alive_and_ends_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    let first = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    first.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    first.lease(&WorkerId("dead".to_owned()), 1, &Wanted::default()).await.unwrap();
+    drop(first);
+
+    let looks = SqliteInbox::open_to_look(&path).await.unwrap();
+    assert_eq!(looks.counts().await.unwrap().working, 1, "looking changes nothing");
+    let next = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    assert_eq!(next.lease(&WorkerId("next".to_owned()), 1, &Wanted::default()).await.unwrap().len(), 1);
+    assert_eq!(looks.counts().await.unwrap().working, 1);
+}
+
+#[tokio::test]
+async fn a_file_of_somebody_else_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("photos.sqlite");
+    rusqlite::Connection::open(&path).unwrap().execute_batch("CREATE TABLE photo (id)").unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let error = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap_err();
+    assert!(matches!(error, InboxError::Open(_)), "{error:?}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+}
+
+#[tokio::test]
+async fn a_reader_blocks_no_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    let reader = rusqlite::Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let read = || reader.query_row("SELECT count(*) FROM inbox", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(read(), 1);
+    inbox.admit(vec![arrival(2, "b", "T")]).await.unwrap();
+    let leased = inbox.lease(&WorkerId("w".to_owned()), 9, &Wanted::default()).await.unwrap();
+    assert!(inbox.finish(&leased[0].lease, End::Release).await.unwrap());
+    assert_eq!((leased.len(), read()), (2, 1), "and goes on seeing what it saw");
+}
+
+#[tokio::test]
+async fn a_row_that_cannot_be_read_is_quarantined_and_stops_no_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "b", "T")]).await.unwrap();
+    rusqlite::Connection::open(&path)
+        .unwrap()
+        .execute("UPDATE inbox SET body = '{\"blobType\"' WHERE broker_sequence = 1", [])
+        .unwrap();
+    let leased = inbox.lease(&WorkerId("w".to_owned()), 10, &Wanted::default()).await.unwrap();
+    assert_eq!(leased.iter().map(|file| file.sequence_number).collect::<Vec<_>>(), [2]);
+    let row = inbox.get(1).await.unwrap().unwrap();
+    assert_eq!((row.state, row.reason), (State::Quarantined, Some(Reason::NotJson)));
+    assert!(row.problem.unwrap().contains("cannot be read"));
+}
+
+#[tokio::test]
+async fn a_token_in_an_address_is_not_shown_by_the_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let inbox = fresh(folder.path(), Duration::from_secs(60)).await;
+    let mut with_token = arrival(1, "a", "T");
+    let Announced::File(waybill) = &mut with_token.announced else { unreachable!() };
+    waybill.body = waybill.body.replace("c/a", "c/a?sig=secret");
+    inbox.admit(vec![with_token]).await.unwrap();
+    let row = &inbox.list(&ListFilter::default()).await.unwrap()[0];
+    assert_eq!(row.uri.as_deref(), Some("https://a.example/c/a"));
+}
+
+#[tokio::test]
+async fn an_inbox_of_the_first_schema_opens_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    let golden = include_str!("../../../golden/inbox-1.sql");
+    waybill_store::rusqlite::Connection::open(&path).unwrap().execute_batch(golden).unwrap();
+    let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    let counts = inbox.counts().await.unwrap();
+    assert_eq!((counts.done, counts.skipped, counts.filtered_rows), (2, 1, 0));
+    let row = inbox.get(1).await.unwrap().unwrap();
+    assert_eq!((row.rows, row.bad_rows, row.filtered_rows), (5, 0, None), "what was left out is not known");
+    let types = inbox.types().await.unwrap();
+    let shown: Vec<_> = types.iter().map(|of| (of.blob_type.as_str(), of.files, of.rows, of.bytes)).collect();
+    assert_eq!(shown, [("ItemChanges", 1, 5, 106), ("Log", 1, 2, 54), ("Other", 1, 1, 28)]);
+    inbox.admit(vec![arrival(9, "a", "T")]).await.unwrap();
+    assert_eq!(inbox.lease(&WorkerId("w".to_owned()), 9, &Wanted::default()).await.unwrap().len(), 1);
+}
