@@ -26,7 +26,7 @@ async fn subscriber(azure: &ReadyFile, folder: &Path) -> anyhow::Result<Subscrib
 async fn by_day(subscriber: &Subscriber) -> anyhow::Result<()> {
     let (stop, quiet) = (CancellationToken::new(), Duration::from_secs(1));
     // Of no type: what is saved and due does not keep the day from ending.
-    let nothing = Wanted { types: Some(Vec::new()), since: None };
+    let nothing = Wanted { types: Some(Vec::new()), ..Wanted::default() };
     let idle = async {
         let idle = subscriber.until_idle(&nothing, quiet, true, &stop).await;
         stop.cancel();

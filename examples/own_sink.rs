@@ -1,16 +1,11 @@
 //! A sink of your own: every price that changes is told on standard output.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{collections::HashMap, sync::Mutex};
 
-use tokio_util::sync::CancellationToken;
-use url::Url;
-use waybill_azure::Secret;
-use waybill_examples::playground::Playground;
+use waybill_examples::playground::{Playground, run_until_idle};
 use waybill_formats::FieldPath;
 use waybill_subscriber::{
-    FileKey, Subscriber,
-    grants::Credential,
-    inbox::{SqliteInbox, Wanted},
+    FileKey,
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded},
 };
 
@@ -56,22 +51,9 @@ impl Sink for PriceTeller {
 async fn main() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let azure = Playground::start(folder.path()).await?;
-    let (tenant, token) = (Url::parse(&azure.ready_file().tenant_url)?, &azure.ready_file().bearer_token);
-    let inbox = SqliteInbox::open(&folder.path().join("inbox.sqlite"), Default::default()).await?;
-    let subscriber = Subscriber::builder().types(["PriceChanges".to_owned()]).with_tenant(
-        inbox,
-        &tenant,
-        Credential::Bearer(Secret::new(token)),
-    )?;
-    let stop = CancellationToken::new();
-    let quiet = async {
-        let idle = subscriber.until_idle(&Wanted::default(), Duration::from_secs(1), true, &stop).await;
-        stop.cancel();
-        idle
-    };
-    let (ran, idle) = tokio::join!(subscriber.run(PriceTeller::default(), stop.clone()), quiet);
-    ran?;
-    idle?;
+    // `embed` shows what is in these two.
+    let subscriber = azure.subscriber(folder.path(), &["PriceChanges"]).await?;
+    run_until_idle(&subscriber, PriceTeller::default()).await?;
     azure.stop().await;
     Ok(())
 }

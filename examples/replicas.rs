@@ -60,7 +60,7 @@ async fn main() -> anyhow::Result<()> {
     // First only received, by one of them: so there is a backlog when both begin to work.
     publish(&azure, folder.path()).await?;
     let (stop, quiet) = (CancellationToken::new(), Duration::from_secs(1));
-    let nothing = Wanted { types: Some(Vec::new()), since: None };
+    let nothing = Wanted { types: Some(Vec::new()), ..Wanted::default() };
     let received = async {
         let idle = one.until_idle(&nothing, quiet, true, &stop).await;
         stop.cancel();

@@ -18,4 +18,4 @@ mod peer;
 
 pub use sas::{BlobPermissions, SasError, blob_service_sas, bus_sas, sas_expiry};
 pub use secret::Secret;
-pub use token::{BoxFuture, Generation, Grant, GrantError, Service, TokenSource};
+pub use token::{BoxFuture, Generation, Grant, GrantError, OnePlace, Service, TokenSource};

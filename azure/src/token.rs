@@ -40,6 +40,17 @@ pub struct Grant {
     pub generation: Generation,
 }
 
+impl Grant {
+    /// What tells the place from others, in our own words: `host[:port][/path]/entity`. An issuer may spell an address otherwise
+    /// tomorrow (`sb://ns`, `sb://NS/`, `amqps://ns`) and mean the same.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let host = self.endpoint.host_str().unwrap_or_default().to_ascii_lowercase();
+        let port = self.endpoint.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{host}{port}{}/{}", self.endpoint.path().trim_end_matches('/'), self.entity)
+    }
+}
+
 impl fmt::Debug for Grant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Whoever puts a token into the URL shall not find it in a log.
@@ -85,6 +96,14 @@ pub enum GrantError {
         /// For which service.
         service: Service,
     },
+    /// The issuer names other places now. What lies there waits until it is named again.
+    #[error("the current grant does not open {place}")]
+    Elsewhere {
+        /// Of which service.
+        service: Service,
+        /// What was to be used, and where it is.
+        place: String,
+    },
 }
 
 /// Issues tokens. A clone of the `Arc` shares one cache.
@@ -96,13 +115,24 @@ pub trait TokenSource: Send + Sync + fmt::Debug {
     /// The current grant for `service`. `refused` names the generation that the service turned down, if one was.
     fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>>;
 
+    /// All grants for `service`, where the issuer may name several places; that of [`grant`](Self::grant) is the first of
+    /// them. Never empty. A wrapper must pass it on.
+    fn grants(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Vec<Grant>, GrantError>> {
+        Box::pin(async move { Ok(vec![self.grant(service, refused).await?]) })
+    }
+
     /// Tells when there is a newer generation, so that an open connection can put it.
     fn changes(&self) -> watch::Receiver<Generation>;
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
     fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
         (**self).grant(service, refused)
+    }
+
+    fn grants(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Vec<Grant>, GrantError>> {
+        (**self).grants(service, refused)
     }
 
     fn changes(&self) -> watch::Receiver<Generation> {
@@ -110,9 +140,92 @@ impl<T: TokenSource + ?Sized> TokenSource for Arc<T> {
     }
 }
 
+/// One place among those that a source names: what a [`Bus`](crate::bus::Bus) or a [`Container`](crate::blob::Container) of
+/// that place takes its tokens from. When the source names it no more, that is [`GrantError::Elsewhere`], and no token goes
+/// anywhere else.
+#[derive(Debug, Clone)]
+pub struct OnePlace {
+    source: Arc<dyn TokenSource>,
+    place: String,
+}
+
+impl OnePlace {
+    /// The place of `grant`, which `source` gave.
+    #[must_use]
+    pub fn of(source: Arc<dyn TokenSource>, grant: &Grant) -> Self {
+        Self { source, place: grant.place() }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl TokenSource for OnePlace {
+    fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
+        Box::pin(async move {
+            let grants = self.source.grants(service, refused).await?;
+            let here = grants.into_iter().find(|grant| grant.place() == self.place);
+            here.ok_or_else(|| GrantError::Elsewhere { service, place: self.place.clone() })
+        })
+    }
+
+    fn grants(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Vec<Grant>, GrantError>> {
+        Box::pin(async move { Ok(vec![self.grant(service, refused).await?]) })
+    }
+
+    fn changes(&self) -> watch::Receiver<Generation> {
+        self.source.changes()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Gives one grant, for whatever service.
+    #[derive(Debug)]
+    struct Fixed(Grant);
+
+    #[deny(clippy::missing_trait_methods)]
+    impl TokenSource for Fixed {
+        fn grant(&self, _: Service, _: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
+            Box::pin(async { Ok(self.0.clone()) })
+        }
+
+        fn grants(&self, _: Service, _: Option<Generation>) -> BoxFuture<'_, Result<Vec<Grant>, GrantError>> {
+            Box::pin(async { Ok(vec![self.0.clone()]) })
+        }
+
+        fn changes(&self) -> watch::Receiver<Generation> {
+            watch::Sender::new(Generation(1)).subscribe()
+        }
+    }
+
+    fn at(endpoint: &str, entity: &str) -> Grant {
+        Grant {
+            endpoint: endpoint.parse().unwrap(),
+            entity: entity.to_owned(),
+            sas: Secret::new("sig"),
+            expires_at: OffsetDateTime::UNIX_EPOCH,
+            generation: Generation(1),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_place_is_the_same_however_it_is_spelled_and_no_other_is() {
+        let first = at("sb://ns.example", "exports");
+        let granted = async |now: Grant| {
+            let place = OnePlace::of(Arc::new(Fixed(now.clone())), &first);
+            place.grant(Service::Bus, None).await.map(|grant| grant.endpoint == now.endpoint)
+        };
+        for same in ["sb://ns.example", "sb://ns.example/", "sb://NS.Example", "amqps://ns.example"] {
+            assert!(granted(at(same, "exports")).await.unwrap(), "{same}, as it is spelled now");
+        }
+        let others =
+            [("sb://ns.example:5000", "exports"), ("sb://ns.example/a", "exports"), ("sb://ns.example", "other")];
+        for (endpoint, entity) in others.into_iter().chain([("sb://example", "exports")]) {
+            let error = granted(at(endpoint, entity)).await.unwrap_err();
+            assert!(matches!(&error, GrantError::Elsewhere { place, .. } if place == "ns.example/exports"), "{error}");
+        }
+    }
 
     #[test]
     fn a_grant_never_shows_its_token() {

@@ -2,7 +2,9 @@
 
 pub mod args;
 pub mod exit;
+pub mod health;
 pub mod local;
+pub mod metrics;
 pub mod output;
 pub mod progress;
 pub mod settings;

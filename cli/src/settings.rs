@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt, path::Path};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use toml::{Table, Value, de::DeTable};
+use url::form_urlencoded;
 use waybill_contracts::Predicate;
 
 /// The file that is read when `--config` names none.
@@ -189,6 +190,21 @@ pub fn secret(what: &str, direct: Option<&str>, file: Option<&Path>) -> anyhow::
         }
         (None, None) => Ok(None),
     }
+}
+
+/// Refuses a password in a flag's address: a command line is read by everybody on the machine.
+///
+/// # Errors
+/// Names the environment variable to use instead.
+pub fn refuse_password(flag: &str, variable: &str, address: &str) -> anyhow::Result<()> {
+    // As PostgreSQL's clients read it: an address with several hosts and their ports is none by the standard of URLs.
+    let Some((_, rest)) = address.split_once("://") else { return Ok(()) };
+    let user = rest.split_once('@').map_or("", |(user, _)| user);
+    let query = rest.split_once('?').map_or("", |(_, query)| query);
+    if user.contains(':') || form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "password") {
+        bail!("{flag} may hold no password, which others on this machine could read; give the address in {variable}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -77,10 +77,7 @@ impl Extras {
                 None => None,
             },
             publisher: parts.text("publisher", 256)?,
-            epoch: parts.text("epoch", 128)?.map(|text| match uuid::Uuid::try_parse(&text) {
-                Ok(uuid) => uuid.to_string(),
-                Err(_) => text,
-            }),
+            epoch: parts.text("epoch", 128)?.map(epoch_of),
             sequence: parts.number("sequence", 1)?,
             rows: parts.number("rows", 0)?,
             bytes: parts.number("bytes", 0)?,
@@ -157,6 +154,11 @@ impl Snapshot {
         ])
         .to_raw()
     }
+}
+
+/// Epochs are compared as text: a UUID in one spelling.
+pub(crate) fn epoch_of(text: String) -> String {
+    uuid::Uuid::try_parse(&text).map_or(text, |uuid| uuid.to_string())
 }
 
 /// In UTC, so that times written by different publishers look alike.

@@ -4,6 +4,7 @@ mod addresses;
 mod entities;
 mod golden;
 mod grants;
+mod manifests;
 mod messages;
 mod properties;
 mod ready;

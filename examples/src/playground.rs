@@ -4,11 +4,19 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use waybill_azure::{TokenSource, connection_string::key_tokens};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use waybill_azure::{Secret, TokenSource, connection_string::key_tokens};
 use waybill_contracts::ReadyFile;
 use waybill_formats::Field;
 use waybill_local::Local;
 use waybill_publisher::Publisher;
+use waybill_subscriber::{
+    Subscriber,
+    grants::Credential,
+    inbox::{SqliteInbox, Wanted},
+    sink::Sink,
+};
 
 /// The tokens of a publisher that holds the keys of `local`, an hour each.
 ///
@@ -94,8 +102,40 @@ impl Playground {
         self.local.ready_file()
     }
 
+    /// A subscriber of these blobTypes, with its inbox in `folder`.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub async fn subscriber(&self, folder: &Path, types: &[&str]) -> anyhow::Result<Subscriber<SqliteInbox>> {
+        let inbox = SqliteInbox::open(&folder.join("inbox.sqlite"), Default::default()).await?;
+        let credential = Credential::Bearer(Secret::new(&self.ready_file().bearer_token));
+        let types = types.iter().map(|name| (*name).to_owned());
+        Ok(Subscriber::builder().types(types).with_tenant(
+            inbox,
+            &Url::parse(&self.ready_file().tenant_url)?,
+            credential,
+        )?)
+    }
+
     /// Ends it.
     pub async fn stop(self) {
         self.local.stop().await;
     }
+}
+
+/// Runs a subscriber until nothing has come for a second.
+///
+/// # Errors
+/// When it fails.
+pub async fn run_until_idle(subscriber: &Subscriber<SqliteInbox>, sink: impl Sink) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let quiet = async {
+        let idle = subscriber.until_idle(&Wanted::default(), Duration::from_secs(1), true, &stop).await;
+        stop.cancel();
+        idle
+    };
+    let (ran, idle) = tokio::join!(subscriber.run(sink, stop.clone()), quiet);
+    ran?;
+    idle?;
+    Ok(())
 }

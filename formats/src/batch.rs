@@ -113,6 +113,17 @@ impl Growing {
         !self.full
     }
 
+    /// Begins after so many rows and bytes.
+    pub(crate) fn go_on(&mut self, rows: u64, bytes: u64) {
+        (self.first_row, self.next_row) = (rows + 1, rows + 1);
+        (self.base, self.written) = (bytes, bytes);
+    }
+
+    /// Whether nothing is left of the text but complete rows.
+    pub(crate) fn is_between_rows(&self) -> bool {
+        self.is_empty() && !self.is_skipping() && self.begin == self.text.len()
+    }
+
     /// The number of the row that is being read.
     pub(crate) fn row(&self) -> u64 {
         self.next_row
@@ -141,7 +152,9 @@ impl Growing {
     /// Says that there is no character at a place (0-based, in the row).
     pub(crate) fn no_character(&self, at: usize) -> String {
         match &self.transcoded {
-            None => format!("not UTF-8 at byte {at} of the row"),
+            None => {
+                format!("not UTF-8 at byte {at} of the row; another charset is named in contentType (charset=latin1)")
+            }
             Some(there) => format!("no character of {} at byte {at} of the row (as UTF-8)", there.charset),
         }
     }
@@ -294,6 +307,7 @@ impl Growing {
 
     /// Hands the batch out and goes on with the bytes after `begin`.
     pub(crate) fn take(&mut self, layout: Layout) -> RowBatch {
+        let end_offset = self.offset_of(self.begin);
         let rest = Vec::from(&self.text[self.begin..]);
         let mut text = mem::replace(&mut self.text, rest);
         text.truncate(self.begin);
@@ -301,13 +315,12 @@ impl Growing {
         self.before = (text.len() - self.first_begin, rows.len());
         shrink(&mut text);
         shrink(&mut rows);
-        let text = String::from_utf8(text).expect("every row was checked, and what is between rows is ASCII");
         let place = match &mut self.transcoded {
             None => Place::From(self.base),
             Some(there) => Place::Each(mem::take(&mut there.rows)),
         };
-        let batch =
-            RowBatch::new(text, layout, rows, mem::take(&mut self.bad), place, self.first_row, self.next_row - 1);
+        let (bad, numbers) = (mem::take(&mut self.bad), (self.first_row, self.next_row - 1));
+        let batch = RowBatch::new(text, layout, rows, bad, place, numbers, end_offset);
         self.base = self.written - self.text.len() as u64;
         self.begin = 0;
         self.first_begin = 0;

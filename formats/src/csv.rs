@@ -225,6 +225,16 @@ impl Csv {
         })
     }
 
+    /// Begins after the header row, if the columns are not declared.
+    pub(crate) fn goes_on(&mut self, columns: Option<Arc<Columns>>) {
+        self.columns = self.columns.take().or(columns);
+    }
+
+    /// Once they are known.
+    pub(crate) fn columns(&self) -> Option<Arc<Columns>> {
+        self.columns.clone()
+    }
+
     /// Frames one row. `false`: it needs more bytes, or the batch has to be handed out first.
     ///
     /// # Errors

@@ -6,6 +6,8 @@
 //! file's end: so a small file is one batch however it comes, and where batches are cut depends on the bytes and the
 //! options alone. A caller that will wait long for more bytes calls [`RowDecoder::flush`] to get what is complete.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use waybill_contracts::{Format, Reason};
@@ -14,11 +16,13 @@ use crate::{
     Charset, RowBatch,
     batch::Growing,
     charset::{self, Look, Transcoder},
-    csv::Csv,
+    csv::{Columns, Csv},
     gzip::reader::{Filled, Unpacker},
     json_document::JsonDocument,
     jsonl::JsonLines,
     row::Layout,
+    seek::Checkpoint,
+    unpack::{Input, Unpacked, Unpacking},
     xml::{XmlDocument, XmlLines},
 };
 
@@ -133,7 +137,7 @@ impl DecodeOptions {
 /// Bytes fed in, batches out. `Send + 'static`; holds at most what was fed, inflate's window and one batch.
 #[derive(Debug)]
 pub struct RowDecoder {
-    unpacker: Unpacker,
+    input: Input,
     batch: Growing,
     framer: Framer,
     begin: Begin,
@@ -271,7 +275,7 @@ impl RowDecoder {
             },
         };
         Self {
-            unpacker: Unpacker::new(),
+            input: Input::new(Unpacker::new()),
             batch,
             framer,
             begin: Begin::Unseen,
@@ -287,19 +291,110 @@ impl RowDecoder {
         }
     }
 
+    /// Begins with the plain bytes of a segment, all of which are there. The file's first one begins like a file; columns are
+    /// those of its header row.
+    pub(crate) fn of_segment(
+        options: DecodeOptions,
+        plain: Vec<u8>,
+        is_first: bool,
+        columns: Option<Arc<Columns>>,
+    ) -> Self {
+        let known_from_outside = options.charset.is_some();
+        let mut this = Self::new(options);
+        this.input = Input::new(Unpacker::of_nothing());
+        this.plain_bytes = plain.len() as u64;
+        this.batch.wrote(plain.len());
+        this.batch.text = plain;
+        if !is_first {
+            this.begin_at_a_row(columns, known_from_outside);
+        }
+        this
+    }
+
+    /// Goes on with a file at a checkpoint: to be fed with the stored bytes from there on. Statistics are of the whole file,
+    /// whose checksum and length are compared as always; there is no hash. Should a later segment refer to bytes before the
+    /// checkpoint, it ends in an error, although the file may be read from its begin.
+    #[must_use]
+    pub fn go_on(options: DecodeOptions, checkpoint: &Checkpoint) -> Self {
+        let known_from_outside = options.charset.is_some();
+        let mut this = Self::new(DecodeOptions { hash_plain: false, ..options });
+        let &Checkpoint { stored, plain, rows, bad_rows, crc, ref columns } = checkpoint;
+        this.input = Input::new(Unpacker::within_a_member(stored, plain, crc));
+        this.batch.go_on(rows, plain);
+        (this.plain_bytes, this.bad_rows) = (plain, bad_rows);
+        match columns.clone().map(Columns::new).transpose() {
+            Ok(columns) => this.begin_at_a_row(columns.map(Arc::new), known_from_outside),
+            Err(problem) => this.phase = Phase::Broken(Broken::at_row(Reason::MalformedFile, problem)),
+        }
+        this
+    }
+
+    /// In UTF-8, after what may stand at a file's begin only.
+    fn begin_at_a_row(&mut self, columns: Option<Arc<Columns>>, known_from_outside: bool) {
+        self.begin = Begin::Seen;
+        match &mut self.framer {
+            Framer::XmlLines(lines) => lines.goes_on(Charset::UTF_8, known_from_outside),
+            Framer::Csv(csv) => csv.goes_on(columns),
+            _ => {}
+        }
+    }
+
+    /// Whether no part of a row is left, and the text is UTF-8 as it stands.
+    pub(crate) fn is_between_rows(&self) -> bool {
+        self.begin == Begin::Seen && self.transcoder.is_none() && self.batch.is_between_rows()
+    }
+
+    /// Whether the plain bytes are in another charset than UTF-8: then places in batches are not theirs. Known with the first
+    /// batch.
+    #[must_use]
+    pub fn is_of_another_charset(&self) -> bool {
+        self.transcoder.is_some()
+    }
+
+    /// Of a CSV.
+    pub(crate) fn columns(&self) -> Option<Arc<Columns>> {
+        match &self.framer {
+            Framer::Csv(csv) => csv.columns(),
+            _ => None,
+        }
+    }
+
     /// Hands over the next bytes, without copying them. Call [`RowDecoder::next`] until it needs input before feeding
     /// more: what is fed earlier is kept until then.
     ///
     /// # Panics
-    /// After [`RowDecoder::end`].
+    /// After [`RowDecoder::end`], and when the bytes are [unpacked elsewhere](RowDecoder::unpacked_elsewhere).
     pub fn feed(&mut self, input: Bytes) {
-        assert!(!self.unpacker.has_ended(), "bytes were fed after the end");
-        self.unpacker.feed(input);
+        let unpacker = self.input.stored();
+        assert!(!unpacker.has_ended(), "bytes were fed after the end");
+        unpacker.feed(input);
+    }
+
+    /// Gives away the half that undoes gzip, with what was fed and not used, so that it can be worked on another thread: from
+    /// now on stored bytes are fed to it, and what it makes of them is [handed](RowDecoder::hand) back. What comes out is the
+    /// same.
+    ///
+    /// # Panics
+    /// When it was given away before.
+    pub fn unpacked_elsewhere(&mut self) -> Unpacking {
+        self.input.give()
+    }
+
+    /// Takes the next piece of what is unpacked elsewhere. As with [`RowDecoder::feed`], call [`RowDecoder::next`] until it
+    /// needs input before the next one.
+    ///
+    /// # Panics
+    /// When nothing is unpacked elsewhere.
+    pub fn hand(&mut self, piece: Unpacked) {
+        self.input.hand(piece);
     }
 
     /// Says that no more bytes come.
+    ///
+    /// # Panics
+    /// When the bytes are unpacked elsewhere.
     pub fn end(&mut self) {
-        self.unpacker.end();
+        self.input.stored().end();
     }
 
     /// Asks for what is complete once the bytes that were fed are used up, although the batch is not full: for a caller
@@ -431,7 +526,7 @@ impl RowDecoder {
 
     /// Unpacks more plain bytes to the end of the batch.
     fn fill(&mut self) -> Result<Filled, Broken> {
-        if self.batch.make_room(self.unpacker.expected()) {
+        if self.batch.make_room(self.input.expected()) {
             self.restart();
         }
         let text_before = self.batch.text.len();
@@ -444,8 +539,9 @@ impl RowDecoder {
                 (&mut recoding.plain, 0)
             }
         };
-        let filled = self.unpacker.fill(plain);
-        let allowed = self.limits.plain_bytes_max - self.plain_bytes;
+        let filled = self.input.fill(plain);
+        // A file that goes on at a checkpoint may be past a limit that was lowered since.
+        let allowed = self.limits.plain_bytes_max.saturating_sub(self.plain_bytes);
         let wrote = plain.len() - before;
         let over = wrote as u64 > allowed;
         let wrote = if over { usize::try_from(allowed).expect("less than was written") } else { wrote };
@@ -463,8 +559,8 @@ impl RowDecoder {
             let limit = self.limits.plain_bytes_max;
             return too_large(format!("the file is larger than the limit of {limit} plain bytes (plain_bytes_max)"));
         }
-        let (plain, stored) = (self.plain_bytes, self.unpacker.read());
-        if self.unpacker.is_gzip() && plain > (1 << 20) && plain > stored.saturating_mul(self.limits.ratio_max) {
+        let (plain, stored) = (self.plain_bytes, self.input.read());
+        if self.input.is_gzip() && plain > (1 << 20) && plain > stored.saturating_mul(self.limits.ratio_max) {
             let limit = self.limits.ratio_max;
             return too_large(format!(
                 "{stored} stored bytes became {plain} plain ones, over the limit of {limit} for each (ratio_max)"
@@ -524,10 +620,10 @@ impl RowDecoder {
         FileStats {
             rows: self.batch.row() - 1,
             bad_rows: self.bad_rows,
-            stored_bytes: self.unpacker.read(),
+            stored_bytes: self.input.read(),
             plain_bytes: self.plain_bytes,
             plain_sha256: self.plain_sha256.clone().map(|hash| hash.finalize().into()),
-            gzip: self.unpacker.is_gzip(),
+            gzip: self.input.is_gzip(),
         }
     }
 }

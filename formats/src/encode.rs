@@ -214,7 +214,9 @@ fn place<'n>(
     for (index, name) in names.enumerate() {
         let Some(name) = name else { continue };
         let Some(column) = columns.position(&name, hint) else {
-            return Err(format!("field {name:?} is no column of this file"));
+            return Err(format!(
+                "field {name:?} is no column of this file; CSV has the columns that it begins with, JSON Lines takes any"
+            ));
         };
         hint = column + 1;
         match (places[column], repeated) {

@@ -68,9 +68,12 @@ pub(crate) fn either(bytes: &[u8], at: usize, one: u8, other: u8) -> usize {
     find(bytes, at, |word| equal(word, one) | equal(word, other), |byte| byte == one || byte == other)
 }
 
-/// Where bytes are not UTF-8. Most rows are ASCII, which is the quicker question.
+/// Where bytes are not UTF-8.
 pub(crate) fn not_utf8(bytes: &[u8]) -> Option<usize> {
-    if bytes.is_ascii() { None } else { str::from_utf8(bytes).err().map(|error| error.valid_up_to()) }
+    if simdutf8::basic::from_utf8(bytes).is_ok() {
+        return None;
+    }
+    str::from_utf8(bytes).err().map(|error| error.valid_up_to())
 }
 
 #[inline]

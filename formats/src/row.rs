@@ -3,6 +3,7 @@
 use std::{borrow::Cow, collections::HashSet, fmt, mem::size_of, ops::Range, sync::Arc};
 
 use bytes::Bytes;
+use faststr::FastStr;
 
 use crate::{
     Field, FieldPath,
@@ -42,13 +43,16 @@ pub struct BadRow {
 }
 
 struct Inner {
-    text: String,
+    text: FastStr,
+    /// Bytes that it takes.
+    text_size: usize,
     layout: Layout,
     rows: Vec<RowSpan>,
     bad: Vec<BadRow>,
     place: Place,
     first_row: u64,
     last_row: u64,
+    end_offset: u64,
 }
 
 /// Where the good rows begin in the file's plain bytes.
@@ -77,17 +81,39 @@ pub(crate) struct RowSpan {
 
 impl RowBatch {
     pub(crate) fn new(
-        text: String,
+        text: Vec<u8>,
         layout: Layout,
         rows: Vec<RowSpan>,
         bad: Vec<BadRow>,
         place: Place,
-        first_row: u64,
-        last_row: u64,
+        (first_row, last_row): (u64, u64),
+        end_offset: u64,
     ) -> Self {
         let (good, refused) = (0..rows.len(), 0..bad.len());
-        let inner = Inner { text, layout, rows, bad, place, first_row, last_row };
+        let text_size = text.capacity();
+        let text = FastStr::from_vec_u8(text).expect("every row was checked, and what is between rows is ASCII");
+        let inner = Inner { text, text_size, layout, rows, bad, place, first_row, last_row, end_offset };
         Self { rows: good, bad: refused, first_row, inner: Arc::new(inner) }
+    }
+
+    /// Moves the stretch behind `rows` rows and `bytes` plain bytes.
+    ///
+    /// # Panics
+    /// When it is shared.
+    pub(crate) fn shift(&mut self, rows: u64, bytes: u64) {
+        let inner = Arc::get_mut(&mut self.inner).expect("nobody has it yet");
+        self.first_row += rows;
+        inner.first_row += rows;
+        inner.last_row += rows;
+        inner.end_offset += bytes;
+        match &mut inner.place {
+            Place::From(base) => *base += bytes,
+            Place::Each(places) => places.iter_mut().for_each(|place| *place += bytes),
+        }
+        for bad in &mut inner.bad {
+            bad.row += rows;
+            bad.offset += bytes;
+        }
     }
 
     /// How many good rows there are.
@@ -128,6 +154,11 @@ impl RowBatch {
     pub fn first_row(&self) -> u64 {
         self.first_row
     }
+    /// Where this stretch ends, in plain bytes from the file's begin: behind its last row and that row's line end.
+    #[must_use]
+    pub fn end_offset(&self) -> u64 {
+        self.inner.end_offset
+    }
     /// Bytes held: for memory limits. Parts of one batch hold all of it.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -142,7 +173,7 @@ impl RowBatch {
             Place::Each(places) => places.capacity() * size_of::<u64>(),
         };
         let bad = inner.bad.iter().map(|bad| size_of::<BadRow>() + bad.problem.len() + bad.bytes.len()).sum::<usize>();
-        inner.text.capacity() + inner.rows.capacity() * size_of::<RowSpan>() + fields + places + bad
+        inner.text_size + inner.rows.capacity() * size_of::<RowSpan>() + fields + places + bad
     }
     /// The part of this batch after row number `row` (1-based, in the file), to go on where an earlier try stopped;
     /// `None` when nothing is after it. Shares the rows.

@@ -1,21 +1,24 @@
 //! Rows in, bytes of a file out, compressed or not, in chunks as they become ready.
 //!
-//! Rows are collected in one buffer, which is hashed and packed whenever it is full. Nothing is allocated per row.
+//! Rows are collected in one buffer, which becomes a segment whenever it is full, and is packed: here by [`RowWriter`], or
+//! wherever the owner of a [`SegmentWriter`] likes. Nothing is allocated per row.
 
-use std::mem;
+use std::{collections::VecDeque, mem};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use waybill_contracts::Format;
 
-use crate::{Field, FieldPath, Row, encode::Encoder, gzip::writer::GzipWriter};
+pub use crate::gzip::segment::{FileAssembler, Finished, PackedSegment, Segment, Written};
+use crate::{Field, FieldPath, Row, encode::Encoder};
 
 /// How the file is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     /// Not at all.
     None,
-    /// One gzip member, `mtime` 0, zlib level 1–9 (default of the callers: 4).
+    /// One gzip member, `mtime` 0, of segments that readers may inflate beside each other; zlib level 1–9 (default of the
+    /// callers: 4).
     Gzip(u32),
 }
 
@@ -65,13 +68,29 @@ impl WriterOptions {
     }
 }
 
-/// Writes one file. Holds what is ready and was not taken ([`RowWriter::take`]), beside it 64 KiB, a row and, if
-/// compressing, deflate's window.
+/// Rows to the segments of a file, which are packed elsewhere: see [`Segment`]. Holds the segment that grows (1 MiB and
+/// a row), and those that were not taken.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    encoder: Encoder,
+    compression: Compression,
+    rows: u64,
+    /// Rows of the segments before the one that grows.
+    rows_before: u64,
+    cut: VecDeque<Segment>,
+    /// Bytes of those that were cut.
+    plain_bytes: u64,
+    plain_sha256: Sha256,
+    /// Somebody tells where rows end in raw bytes.
+    told: bool,
+}
+
+/// Writes one file, and packs it as it is written. Holds what is ready and was not taken ([`RowWriter::take`]), beside it a
+/// segment of 1 MiB and a row, plain and packed.
 #[derive(Debug)]
 pub struct RowWriter {
-    encoder: Encoder,
-    packer: Packer,
-    rows: u64,
+    segments: SegmentWriter,
+    assembler: FileAssembler,
 }
 
 /// What was written.
@@ -85,8 +104,8 @@ pub struct WriterStats {
     pub stored_bytes: u64,
     /// SHA-256 of the plain bytes.
     pub plain_sha256: [u8; 32],
-    /// SHA-256 of the stored bytes.
-    pub sha256: [u8; 32],
+    /// SHA-256 of the stored bytes. `None` when a part was taken before the file's first bytes, which are known last, were.
+    pub sha256: Option<[u8; 32]>,
 }
 
 /// A row that cannot be written. Nothing of it was, and others can still be.
@@ -106,14 +125,26 @@ impl EncodeError {
     }
 }
 
-/// Plain bytes that are packed at once.
-const PACKED_AT_ONCE: usize = 64 << 10;
+/// Plain bytes of a segment, up to the end of the row that passes them.
+const SEGMENT_BYTES: usize = 1 << 20;
+/// Plain bytes that are held until a row's end is told: more than the longest row and what is read with it. Longer stretches are
+/// white space or comments.
+const HELD_BYTES_MAX: usize = 32 << 20;
 
-impl RowWriter {
+impl SegmentWriter {
     /// Begins a file.
     #[must_use]
     pub fn new(options: WriterOptions, compression: Compression) -> Self {
-        Self { encoder: Encoder::new(options), packer: Packer::new(compression), rows: 0 }
+        Self {
+            encoder: Encoder::new(options),
+            compression,
+            rows: 0,
+            rows_before: 0,
+            cut: VecDeque::new(),
+            plain_bytes: 0,
+            plain_sha256: Sha256::new(),
+            told: false,
+        }
     }
 
     /// Writes a row of names and values. [`Field::Missing`] is left out (in CSV: null).
@@ -130,30 +161,18 @@ impl RowWriter {
     /// With repeated names in JSON the first one goes to CSV and XML.
     ///
     /// # Errors
-    /// As [`RowWriter::row`].
+    /// As [`SegmentWriter::row`].
     pub fn copy(&mut self, row: &Row<'_>) -> Result<(), EncodeError> {
         let written = self.encoder.copy(row);
         self.wrote_row(written)
-    }
-
-    /// Writes chosen fields of a row that was read, named by their paths; what it lacks is left out.
-    ///
-    /// # Errors
-    /// As [`RowWriter::row`].
-    pub fn select(&mut self, row: &Row<'_>, paths: &[FieldPath]) -> Result<(), EncodeError> {
-        let mut values = Vec::with_capacity(paths.len());
-        row.get_many(paths, &mut values);
-        let names: Vec<String> = paths.iter().map(FieldPath::to_string).collect();
-        let fields: Vec<(&str, Field<'_>)> = names.iter().map(String::as_str).zip(values).collect();
-        self.row(&fields)
     }
 
     fn wrote_row(&mut self, written: Result<(), String>) -> Result<(), EncodeError> {
         let row = self.rows + 1;
         written.map_err(|problem| EncodeError { row, problem })?;
         self.rows = row;
-        if self.encoder.text.len() >= PACKED_AT_ONCE {
-            self.packer.pack_all(&mut self.encoder.text);
+        if self.encoder.text.len() >= SEGMENT_BYTES {
+            self.cut(self.encoder.text.len(), Some(self.rows));
         }
         Ok(())
     }
@@ -164,102 +183,140 @@ impl RowWriter {
     /// When the file has another layout.
     pub fn raw(&mut self, bytes: &[u8]) {
         assert!(self.encoder.is_raw(), "raw bytes go to a raw file only");
-        self.packer.pack(bytes);
-    }
-
-    /// Takes what is ready to be stored, if it is at least `least` bytes.
-    pub fn take(&mut self, least: usize) -> Option<Bytes> {
-        if self.packer.gzip.is_none() {
-            self.packer.pack_all(&mut self.encoder.text);
+        self.encoder.text.extend_from_slice(bytes);
+        let most = if self.told { HELD_BYTES_MAX } else { SEGMENT_BYTES };
+        while self.encoder.text.len() >= most {
+            self.cut(most, None);
         }
-        let ready = self.packer.stored.len();
-        (ready > 0 && ready >= least).then(|| self.packer.take())
     }
 
-    /// Ends the file: what remains, and what was written.
+    /// Says that where rows end in raw bytes will be told ([`SegmentWriter::row_end`]): then segments end there, and nowhere
+    /// else. To be said before there are bytes.
     #[must_use]
-    pub fn finish(mut self) -> (Bytes, WriterStats) {
-        self.encoder.end();
-        self.packer.pack_all(&mut self.encoder.text);
-        self.packer.finish(self.rows)
-    }
-}
-
-/// Plain bytes to stored ones, counted and hashed on both sides.
-#[derive(Debug)]
-struct Packer {
-    /// Without it what is stored is what is plain, and is hashed once.
-    gzip: Option<Gzip>,
-    /// Ready to be stored.
-    stored: Vec<u8>,
-    plain_bytes: u64,
-    plain_sha256: Sha256,
-    stored_bytes: u64,
-}
-
-#[derive(Debug)]
-struct Gzip {
-    writer: GzipWriter,
-    sha256: Sha256,
-}
-
-impl Packer {
-    fn new(compression: Compression) -> Self {
-        let mut stored = Vec::new();
-        let gzip = match compression {
-            Compression::None => None,
-            Compression::Gzip(level) => {
-                Some(Gzip { writer: GzipWriter::new(level, &mut stored), sha256: Sha256::new() })
-            }
-        };
-        Self { gzip, stored, plain_bytes: 0, plain_sha256: Sha256::new(), stored_bytes: 0 }
+    pub fn telling_row_ends(self) -> Self {
+        Self { told: true, ..self }
     }
 
-    fn pack(&mut self, plain: &[u8]) {
-        self.count(plain);
-        match &mut self.gzip {
-            None => self.stored.extend_from_slice(plain),
-            Some(gzip) => gzip.writer.write(plain, &mut self.stored),
+    /// Says that `rows` rows end at or before the plain byte `at` of the file, and the last of them there. What is written
+    /// between two row ends is held until the second is told; of more than 32 MiB without one a segment ends where it may, and the
+    /// file's index tells no rows.
+    pub fn row_end(&mut self, at: u64, rows: u64) {
+        self.rows = rows;
+        let ended = usize::try_from(at.saturating_sub(self.plain_bytes)).unwrap_or(usize::MAX);
+        if (SEGMENT_BYTES..=self.encoder.text.len()).contains(&ended) {
+            self.cut(ended, Some(rows));
         }
     }
 
-    /// Packs and empties a buffer; without compression the buffer itself becomes what is stored.
-    fn pack_all(&mut self, plain: &mut Vec<u8>) {
-        if self.gzip.is_none() && self.stored.is_empty() {
-            self.count(plain);
-            mem::swap(&mut self.stored, plain);
-        } else {
-            self.pack(plain);
-            plain.clear();
-        }
+    /// Says that there are `rows` rows so far, in raw bytes of another charset than UTF-8. Readers cannot begin in the middle of
+    /// these: segments end where they may, and the file's index tells no rows. To be said of the first rows already.
+    pub fn rows_of_another_charset(&mut self, rows: u64) {
+        (self.rows, self.told) = (rows, false);
     }
 
-    fn count(&mut self, plain: &[u8]) {
+    /// Ends the segment that grows after `bytes` of it; up to there are `rows` rows.
+    fn cut(&mut self, bytes: usize, rows: Option<u64>) {
+        let text = &mut self.encoder.text;
+        // The next one will be about as long, unless the file ends here.
+        let room = if bytes < SEGMENT_BYTES { 0 } else { bytes + bytes / 16 };
+        let mut rest = Vec::with_capacity(room.max(text.len() - bytes));
+        rest.extend_from_slice(&text[bytes..]);
+        text.truncate(bytes);
+        let plain = mem::replace(text, rest);
         self.plain_bytes += plain.len() as u64;
-        self.plain_sha256.update(plain);
+        self.plain_sha256.update(&plain);
+        let rows = rows.map(|rows| rows - mem::replace(&mut self.rows_before, rows));
+        self.cut.push_back(Segment { plain, rows, compression: self.compression });
     }
 
-    fn take(&mut self) -> Bytes {
-        self.stored_bytes += self.stored.len() as u64;
-        if let Some(gzip) = &mut self.gzip {
-            gzip.sha256.update(&self.stored);
-        }
-        Bytes::from(mem::take(&mut self.stored))
+    /// The next segment that is complete.
+    pub fn segment(&mut self) -> Option<Segment> {
+        self.cut.pop_front()
     }
 
-    fn finish(mut self, rows: u64) -> (Bytes, WriterStats) {
-        if let Some(gzip) = &mut self.gzip {
-            gzip.writer.finish(&mut self.stored);
+    /// Ends the file: the segments that were not taken, and what was written.
+    pub fn finish(mut self) -> (impl Iterator<Item = Segment> + Send, Written) {
+        self.encoder.end();
+        let is_known = !self.encoder.is_raw() || self.told;
+        if !self.encoder.text.is_empty() {
+            self.cut(self.encoder.text.len(), is_known.then_some(self.rows));
         }
-        let rest = self.take();
-        let plain_sha256 = self.plain_sha256.finalize().into();
-        let stats = WriterStats {
-            rows,
-            plain_bytes: self.plain_bytes,
-            stored_bytes: self.stored_bytes,
-            plain_sha256,
-            sha256: self.gzip.map_or(plain_sha256, |gzip| gzip.sha256.finalize().into()),
-        };
-        (rest, stats)
+        let Self { rows, plain_bytes, plain_sha256, cut, .. } = self;
+        (cut.into_iter(), Written { rows, plain_bytes, plain_sha256: plain_sha256.finalize().into() })
+    }
+}
+
+impl RowWriter {
+    /// Begins a file.
+    #[must_use]
+    pub fn new(options: WriterOptions, compression: Compression) -> Self {
+        Self { segments: SegmentWriter::new(options, compression), assembler: FileAssembler::new(compression) }
+    }
+
+    /// Writes a row of names and values.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::row`].
+    pub fn row(&mut self, fields: &[(&str, Field<'_>)]) -> Result<(), EncodeError> {
+        self.segments.row(fields)?;
+        self.pack();
+        Ok(())
+    }
+
+    /// Writes a row that was read, in this file's layout.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::copy`].
+    pub fn copy(&mut self, row: &Row<'_>) -> Result<(), EncodeError> {
+        self.segments.copy(row)?;
+        self.pack();
+        Ok(())
+    }
+
+    /// Writes chosen fields of a row that was read, named by their paths; what it lacks is left out.
+    ///
+    /// # Errors
+    /// As [`SegmentWriter::row`].
+    pub fn select(&mut self, row: &Row<'_>, paths: &[FieldPath]) -> Result<(), EncodeError> {
+        let mut values = Vec::with_capacity(paths.len());
+        row.get_many(paths, &mut values);
+        let names: Vec<String> = paths.iter().map(FieldPath::to_string).collect();
+        let fields: Vec<(&str, Field<'_>)> = names.iter().map(String::as_str).zip(values).collect();
+        self.row(&fields)
+    }
+
+    /// Writes bytes as they are ([`WriterOptions::Raw`]).
+    ///
+    /// # Panics
+    /// When the file has another layout.
+    pub fn raw(&mut self, bytes: &[u8]) {
+        self.segments.raw(bytes);
+        self.pack();
+    }
+
+    fn pack(&mut self) {
+        while let Some(segment) = self.segments.segment() {
+            self.assembler.add(segment.pack());
+        }
+    }
+
+    /// Takes what is ready to be stored, if it is at least `least` bytes. What is compressed lacks its begin, which comes
+    /// last: [`Finished::head`].
+    pub fn take(&mut self, least: usize) -> Option<Bytes> {
+        let waiting = self.segments.encoder.text.len();
+        if self.segments.compression == Compression::None && waiting > 0 && waiting >= least {
+            self.segments.cut(waiting, Some(self.segments.rows));
+            self.pack();
+        }
+        self.assembler.take(least)
+    }
+
+    /// Ends the file.
+    #[must_use]
+    pub fn finish(self) -> Finished {
+        let Self { segments, mut assembler } = self;
+        let (last, written) = segments.finish();
+        last.for_each(|segment| assembler.add(segment.pack()));
+        assembler.finish(written)
     }
 }

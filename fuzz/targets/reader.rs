@@ -74,7 +74,12 @@ fn decode(options: DecodeOptions, file: &[u8], piece: usize) -> Read {
             }
             Err(error) => {
                 let DecodeError { row, offset, .. } = error;
-                read.end = Err((row, offset, error.problem().to_owned()));
+                // Where deflate notices depends on how much it looks at.
+                let problem = match error.problem() {
+                    problem if problem.starts_with("the gzip stream is damaged") => "the gzip stream is damaged",
+                    problem => problem,
+                };
+                read.end = Err((row, offset, problem.to_owned()));
                 return read;
             }
         }

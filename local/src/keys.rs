@@ -111,8 +111,9 @@ pub struct TokenUse {
 }
 
 struct TenantKeys {
-    /// Lower case, without a leading slash: `exports/subscriptions/acme`.
-    entity: String,
+    /// What its tokens may be for, its own subscription first. Lower case, without a leading slash:
+    /// `exports/subscriptions/acme`.
+    entities: Vec<String>,
     bus: KeyRing,
     storage: KeyRing,
     /// The latest end of a token that was made, in seconds since 1970.
@@ -259,7 +260,7 @@ impl Keys {
     /// Gives a tenant random keys: Listen on `entity` (`exports/subscriptions/acme`), and one for the storage account.
     pub fn add_tenant(&self, name: &str, entity: &str) {
         let keys = TenantKeys {
-            entity: normal_path(entity),
+            entities: vec![normal_path(entity)],
             bus: KeyRing::random(),
             storage: KeyRing::random(),
             issued_through: i64::MIN,
@@ -386,7 +387,27 @@ impl Keys {
         let mut state = self.state();
         let keys = state.tenant_mut(tenant)?;
         keys.issued_through = keys.issued_through.max(expires_at);
-        let resource = format!("sb://{host}/{}", keys.entity);
+        let entity = keys.entities.first().map_or("", String::as_str);
+        let resource = format!("sb://{host}/{entity}");
+        Ok(bus_sas::sign(&resource, &bus_key_name_of(tenant), keys.bus.current(), expires_at))
+    }
+
+    /// As [`bus_token`](Self::bus_token), for another entity, which the tenant may receive from now on.
+    pub(crate) fn bus_token_for(
+        &self,
+        tenant: &str,
+        entity: &str,
+        host: &str,
+        expires_at: i64,
+    ) -> Result<String, KeyError> {
+        let entity = normal_path(entity);
+        let mut state = self.state();
+        let keys = state.tenant_mut(tenant)?;
+        keys.issued_through = keys.issued_through.max(expires_at);
+        let resource = format!("sb://{host}/{entity}");
+        if !keys.entities.contains(&entity) {
+            keys.entities.push(entity);
+        }
         Ok(bus_sas::sign(&resource, &bus_key_name_of(tenant), keys.bus.current(), expires_at))
     }
 
@@ -448,7 +469,10 @@ impl Keys {
         state.check_not_refused(&signature, signer.origin.as_ref(), sas.expires_at)?;
         // A key speaks for what lies at or below its own entity only, and the token for what lies below its `sr`.
         let is_ours = is_loopback(&sas.host) || state.hosts.contains(&sas.host);
-        if !is_ours || !covers(&signer.limit, &sas.scope) || !covers(&sas.scope, &normal_path(entity)) {
+        if !is_ours
+            || !signer.limits.iter().any(|limit| covers(limit, &sas.scope))
+            || !covers(&sas.scope, &normal_path(entity))
+        {
             return Err(SasRefusal::WrongAudience);
         }
         let tenant = signer.origin.as_ref().map(|origin| origin.tenant.as_str());
@@ -460,7 +484,7 @@ impl Keys {
     /// Finds whose key signed a SAS.
     fn signer(&self, state: &State, sas: &BusSas<'_>) -> Result<Signer, SasRefusal> {
         let signed_with = |key: &[u8]| ring::matches(key, sas.signed.as_bytes(), &sas.signature);
-        let fixed = |limit: &str, rights| Signer { origin: None, limit: limit.to_owned(), rights };
+        let fixed = |limit: &str, rights| Signer { origin: None, limits: vec![limit.to_owned()], rights };
         if sas.key_name == self.bus_key_name && signed_with(self.bus_key.as_bytes()) {
             return Ok(fixed("", Rights::ALL));
         }
@@ -473,7 +497,7 @@ impl Keys {
         match keys.bus.find(sas.signed.as_bytes(), &sas.signature) {
             Match::Current(generation) => Ok(Signer {
                 origin: Some(Origin { tenant: name.clone(), generation, expiries: None }),
-                limit: keys.entity.clone(),
+                limits: keys.entities.clone(),
                 rights: Rights::LISTEN,
             }),
             Match::Former => Err(SasRefusal::Revoked),
@@ -618,8 +642,8 @@ fn hash(signature: &str) -> [u8; 32] {
 struct Signer {
     /// `None` for a key that is never rotated.
     origin: Option<Origin>,
-    /// The path that the key speaks for.
-    limit: String,
+    /// The paths that the key speaks for.
+    limits: Vec<String>,
     rights: Rights,
 }
 

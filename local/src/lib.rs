@@ -43,4 +43,5 @@ pub use blob::BlobOperation;
 pub use local::{Builder, Local, ReadyFileError, StartError};
 pub use rotation::Schedule;
 pub use stats::{BlobCount, Counted, GrantCounts, Stats};
+pub use tenant::Offer;
 pub use tls::CertificateError;

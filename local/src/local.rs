@@ -31,7 +31,7 @@ use crate::{
     listen::{self, Lines},
     rotation::{Rotations, Schedule},
     stats::Stats,
-    tenant::{Tenant, TenantService},
+    tenant::{Offer, Place, Site, Tenant, TenantService},
     tls::{CertificateError, HOST},
 };
 use ready::Addresses;
@@ -286,12 +286,14 @@ impl Builder {
         }
         let tenant_service = Arc::new(TenantService {
             tenants,
-            keys: Arc::clone(&keys),
+            site: Arc::new(Site {
+                keys: Arc::clone(&keys),
+                bus_endpoint: addresses.bus(),
+                blob_endpoint: addresses.blob(keys.account()),
+            }),
             faults: Arc::clone(&faults),
             stats: Arc::clone(&stats),
             now: Arc::clone(&now),
-            bus_endpoint: addresses.bus(),
-            blob_endpoint: addresses.blob(keys.account()),
             container: config.container.clone(),
             token_life: Mutex::new(config.token_life),
         });
@@ -384,6 +386,7 @@ fn make_entities(config: &Config, broker: &Broker, keys: &Keys) -> Result<Vec<Te
             bearer_token: tenant.bearer_token.clone().unwrap_or_else(|| Uuid::new_v4().simple().to_string()),
             entity,
             permissions: tenant.blob_permissions.clone().unwrap_or_else(|| "r".to_owned()),
+            offers: Mutex::default(),
         });
     }
     Ok(tenants)
@@ -489,6 +492,28 @@ impl Local {
     /// How long tokens live that are issued from now on.
     pub fn set_token_life(&self, life: Duration) {
         self.tenants.set_token_life(life);
+    }
+
+    /// What TenantService answers a tenant from now on, in this order: places of these services, and of others that run in
+    /// the same process and know a tenant of the same name. Several of a kind are told as a list. Tokens that were issued
+    /// before stay good.
+    ///
+    /// # Errors
+    /// [`KeyError::UnknownTenant`].
+    pub fn set_grant(&self, tenant: &str, offers: impl IntoIterator<Item = Offer>) -> Result<(), KeyError> {
+        self.tenants.set_offers(tenant, offers.into_iter().collect())
+    }
+
+    /// A queue or subscription of this bus, for [`set_grant`](Self::set_grant).
+    #[must_use]
+    pub fn bus_offer(&self, entity: &str) -> Offer {
+        Offer { site: Arc::clone(&self.tenants.site), at: Place::Entity(entity.to_owned()), life: None }
+    }
+
+    /// A container of this account, for [`set_grant`](Self::set_grant).
+    #[must_use]
+    pub fn blob_offer(&self, container: &str) -> Offer {
+        Offer { site: Arc::clone(&self.tenants.site), at: Place::Container(container.to_owned()), life: None }
     }
 
     /// Fault scripts.

@@ -5,6 +5,7 @@
 //! as was configured, and less than a second longer; when tokens that end then were refused by a fault script, one more.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -32,21 +33,61 @@ pub(crate) struct Tenant {
     pub(crate) bearer_token: String,
     /// `exports/subscriptions/acme`.
     pub(crate) entity: String,
-    /// Letters of `sp` in its SAS for the container.
+    /// Letters of `sp` in its SAS for containers.
     pub(crate) permissions: String,
+    /// What its grants name, when that is not its subscription and the container.
+    pub(crate) offers: Mutex<Option<Vec<Offer>>>,
+}
+
+/// A namespace and a storage account, and who signs their tokens.
+pub(crate) struct Site {
+    pub(crate) keys: Arc<Keys>,
+    /// `amqp://127.0.0.1:5672`.
+    pub(crate) bus_endpoint: String,
+    /// `http://127.0.0.1:10000/devstoreaccount1`.
+    pub(crate) blob_endpoint: String,
+}
+
+/// One place of a grant, and how long the token for it lives. Made by [`Local::bus_offer`](crate::Local::bus_offer) and
+/// [`Local::blob_offer`](crate::Local::blob_offer).
+#[derive(Clone)]
+pub struct Offer {
+    pub(crate) site: Arc<Site>,
+    pub(crate) at: Place,
+    pub(crate) life: Option<Duration>,
+}
+
+/// What is offered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A path on the bus.
+    Entity(String),
+    /// A container.
+    Container(String),
+}
+
+impl Offer {
+    /// How long the token lives (default: as all tokens of grants); rounded up to whole seconds.
+    #[must_use]
+    pub fn life(mut self, life: Duration) -> Self {
+        self.life = Some(life);
+        self
+    }
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer").field("at", &self.at).field("life", &self.life).finish_non_exhaustive()
+    }
 }
 
 /// The service.
 pub(crate) struct TenantService {
     pub(crate) tenants: Vec<Tenant>,
-    pub(crate) keys: Arc<Keys>,
+    pub(crate) site: Arc<Site>,
     pub(crate) faults: Arc<Faults>,
     pub(crate) stats: Arc<Stats>,
     pub(crate) now: Now,
-    /// `amqp://127.0.0.1:5672`.
-    pub(crate) bus_endpoint: String,
-    /// `http://127.0.0.1:10000/devstoreaccount1`.
-    pub(crate) blob_endpoint: String,
     pub(crate) container: String,
     pub(crate) token_life: Mutex<Duration>,
 }
@@ -64,10 +105,10 @@ impl TenantService {
             return Ok(tenant);
         }
         let unknown = "no tenant has this bearer token; the ready file names each tenant's";
-        if !token.contains('.') || !self.keys.takes_access_tokens() {
+        if !token.contains('.') || !self.site.keys.takes_access_tokens() {
             return Err(unknown.to_owned());
         }
-        let access = self.keys.check_access(token, Resource::TenantService, (self.now)().unix_timestamp());
+        let access = self.site.keys.check_access(token, Resource::TenantService, (self.now)().unix_timestamp());
         let access = access.map_err(|refusal| refusal.to_string())?;
         let name = &access.application.tenant;
         self.tenants
@@ -80,33 +121,59 @@ impl TenantService {
         *self.token_life.lock().unwrap_or_else(PoisonError::into_inner) = life;
     }
 
+    /// What a tenant's grants name from now on, in this order.
+    pub(crate) fn set_offers(&self, tenant: &str, offers: Vec<Offer>) -> Result<(), KeyError> {
+        let unknown = || KeyError::UnknownTenant { name: tenant.to_owned() };
+        let tenant = self.tenants.iter().find(|known| known.name == tenant).ok_or_else(unknown)?;
+        *tenant.offers.lock().unwrap_or_else(PoisonError::into_inner) = Some(offers);
+        Ok(())
+    }
+
     fn grant(&self, tenant: &Tenant) -> Result<TemporaryEndpoints, KeyError> {
-        let life = *self.token_life.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut expires_at = end_of_life((self.now)(), life);
-        let good = self.keys.first_good_end(&tenant.name, expires_at.unix_timestamp());
-        expires_at += time::Duration::seconds(good - expires_at.unix_timestamp());
-        let stored = |stamp| self.keys.container_token(&tenant.name, &self.container, &tenant.permissions, stamp);
-        let mut sas_token = stored(expires_at.unix_timestamp())?;
-        // Two tokens with one end are the same token: one that a fault script refused is not issued again.
-        while StorageQuery::parse(&sas_token).get("sig").is_some_and(|signature| self.keys.is_refused(signature)) {
-            expires_at += time::Duration::SECOND;
-            sas_token = stored(expires_at.unix_timestamp())?;
+        let usual = *self.token_life.lock().unwrap_or_else(PoisonError::into_inner);
+        let offers = tenant.offers.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let offers = offers.unwrap_or_else(|| {
+            let offer = |at| Offer { site: Arc::clone(&self.site), at, life: None };
+            vec![offer(Place::Entity(tenant.entity.clone())), offer(Place::Container(self.container.clone()))]
+        });
+        let mut answer = TemporaryEndpoints { service_bus: Vec::new(), blob_storage: Vec::new() };
+        for Offer { site, at, life } in offers {
+            let keys = &site.keys;
+            let mut expires_at = end_of_life((self.now)(), life.unwrap_or(usual));
+            let good = keys.first_good_end(&tenant.name, expires_at.unix_timestamp());
+            expires_at += time::Duration::seconds(good - expires_at.unix_timestamp());
+            match at {
+                Place::Entity(entity_path) => answer.service_bus.push(BusEndpoint {
+                    endpoint: site.bus_endpoint.clone(),
+                    sas_token: keys.bus_token_for(
+                        &tenant.name,
+                        &entity_path,
+                        "127.0.0.1",
+                        expires_at.unix_timestamp(),
+                    )?,
+                    entity_path,
+                    expires_at: Some(expires_at),
+                }),
+                Place::Container(container) => {
+                    let stored = |at: OffsetDateTime| {
+                        keys.container_token(&tenant.name, &container, &tenant.permissions, at.unix_timestamp())
+                    };
+                    let mut sas_token = stored(expires_at)?;
+                    // Two tokens with one end are the same token: one that a fault script refused is not issued again.
+                    while StorageQuery::parse(&sas_token).get("sig").is_some_and(|sig| keys.is_refused(sig)) {
+                        expires_at += time::Duration::SECOND;
+                        sas_token = stored(expires_at)?;
+                    }
+                    answer.blob_storage.push(BlobEndpoint {
+                        endpoint: site.blob_endpoint.clone(),
+                        container,
+                        sas_token,
+                        expires_at: Some(expires_at),
+                    });
+                }
+            }
         }
-        let stamp = expires_at.unix_timestamp();
-        Ok(TemporaryEndpoints {
-            service_bus: vec![BusEndpoint {
-                endpoint: self.bus_endpoint.clone(),
-                entity_path: tenant.entity.clone(),
-                sas_token: self.keys.bus_token(&tenant.name, "127.0.0.1", stamp)?,
-                expires_at: Some(expires_at),
-            }],
-            blob_storage: vec![BlobEndpoint {
-                endpoint: self.blob_endpoint.clone(),
-                container: self.container.clone(),
-                sas_token,
-                expires_at: Some(expires_at),
-            }],
-        })
+        Ok(answer)
     }
 
     async fn answer(&self, request: &Request<&mut Upload>, line: &Line) -> Response<Body> {

@@ -7,11 +7,11 @@ use std::{
 };
 
 use time::OffsetDateTime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use waybill_azure::{TokenSource, blob::Container};
 use waybill_formats::Compression;
 
-use crate::outbox::Attempt;
+use crate::{figures::Counting, outbox::Attempt};
 
 /// Limits of a publisher; the builder documents each.
 #[derive(Debug, Clone)]
@@ -19,11 +19,13 @@ pub(crate) struct Limits {
     pub(crate) compression: Compression,
     pub(crate) block_bytes: NonZeroUsize,
     pub(crate) blocks_in_flight_max: NonZeroUsize,
+    pub(crate) segments_at_once_max: NonZeroUsize,
     pub(crate) batches_in_flight_max: NonZeroU32,
     pub(crate) storage_patience: Duration,
     pub(crate) drain_timeout: Duration,
     pub(crate) poll_interval: Duration,
     pub(crate) backoff_max: Duration,
+    pub(crate) manifest_every: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub(crate) struct Context<O> {
     pub(crate) tokens: Arc<dyn TokenSource>,
     pub(crate) limits: Limits,
     pub(crate) now: fn() -> OffsetDateTime,
+    /// Places for segments that are packed at once.
+    pub(crate) packing: Arc<Semaphore>,
     /// Something was uploaded: the relay has work.
     pub(crate) uploaded: Notify,
     /// A try of this process ended without a result: the recovery has work.
@@ -41,6 +45,7 @@ pub(crate) struct Context<O> {
     left_tries: Mutex<Vec<Attempt>>,
     /// Changes whenever an export left `uploaded`.
     pub(crate) progress: watch::Sender<u64>,
+    pub(crate) counting: Counting,
     #[cfg(test)]
     pub(crate) hook: Option<fn(Step)>,
 }
@@ -48,6 +53,8 @@ pub(crate) struct Context<O> {
 /// Where a process may die; tests make it die there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
+    /// A file of changes is fixed in the log.
+    FilePlanned,
     /// The plan is in the outbox.
     Planned,
     /// A block is staged.
@@ -64,6 +71,12 @@ pub(crate) enum Step {
     Accepted,
     /// The outbox knows it.
     Sent,
+    /// The file of changes is exported.
+    FileExported,
+    /// The log knows it.
+    FileMarked,
+    /// Blobs of exports that are over are deleted.
+    BlobsDeleted,
 }
 
 impl<O> Context<O> {
@@ -76,6 +89,7 @@ impl<O> Context<O> {
         limits: Limits,
         now: fn() -> OffsetDateTime,
     ) -> Self {
+        let packing = Arc::new(Semaphore::new(limits.segments_at_once_max.get()));
         Self {
             publisher,
             outbox,
@@ -83,10 +97,12 @@ impl<O> Context<O> {
             tokens,
             limits,
             now,
+            packing,
             uploaded: Notify::new(),
             left: Notify::new(),
             left_tries: Mutex::default(),
             progress: watch::Sender::default(),
+            counting: Counting::default(),
             #[cfg(test)]
             hook: None,
         }

@@ -25,12 +25,17 @@ use waybill_azure::{
 use waybill_formats::Compression;
 
 use crate::{
+    change_log::{ChangeLog, LogError},
     context::{Context, Limits},
     export::{ExportBuilder, ExportError, settle},
+    figures::Figures,
+    manifest::{self, Manifest, ManifestError},
     outbox::{
         Attempt, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, OutboxError, SqliteOutbox, SqliteOutboxOptions,
         State,
     },
+    plan::{FollowOptions, FollowState, Follower},
+    prune::{self, PruneError, Pruned},
     relay::{Relay, RelayState, chain},
 };
 
@@ -45,6 +50,7 @@ pub struct Publisher<O: Outbox = SqliteOutbox> {
     context: Arc<Context<O>>,
     bus_options: BusOptions,
     relay: watch::Sender<RelayState>,
+    follow: watch::Sender<FollowState>,
 }
 
 /// How a [`Publisher`] is built.
@@ -148,11 +154,13 @@ impl Publisher {
                 compression: Compression::Gzip(4),
                 block_bytes: NonZeroUsize::new(4 << 20).expect("it is not 0"),
                 blocks_in_flight_max: NonZeroUsize::new(4).expect("it is not 0"),
+                segments_at_once_max: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
                 batches_in_flight_max: NonZeroU32::new(4).expect("it is not 0"),
                 storage_patience: Duration::from_secs(300),
                 drain_timeout: Duration::from_secs(10),
                 poll_interval: Duration::from_secs(1),
                 backoff_max: Duration::from_secs(30),
+                manifest_every: Some(Duration::from_secs(3600)),
             },
             bus: BusOptions::default(),
             container: ContainerOptions::default(),
@@ -178,10 +186,18 @@ impl PublisherBuilder {
     }
 
     /// Bytes of a block (default 4 MiB), and how many of a file are staged at once (default 4). A file in work holds about
-    /// `block_bytes × (blocks_in_flight_max + 3)` in memory, whatever its size; from 40 GiB on (packed) its blocks grow.
+    /// `block_bytes × (blocks_in_flight_max + 1)` and some segments in memory, whatever its size; from 40 GiB on (packed) its blocks grow.
     #[must_use]
     pub fn blocks(mut self, block_bytes: NonZeroUsize, in_flight_max: NonZeroUsize) -> Self {
         (self.limits.block_bytes, self.limits.blocks_in_flight_max) = (block_bytes, in_flight_max);
+        self
+    }
+
+    /// How many segments of 1 MiB are packed at once, of all files together; default: one for each core. A file holds about
+    /// two more than these.
+    #[must_use]
+    pub fn segments_at_once_max(mut self, segments: NonZeroUsize) -> Self {
+        self.limits.segments_at_once_max = segments;
         self
     }
 
@@ -217,6 +233,13 @@ impl PublisherBuilder {
     #[must_use]
     pub fn backoff_max(mut self, limit: Duration) -> Self {
         self.limits.backoff_max = limit;
+        self
+    }
+
+    /// How often [`Publisher::run`] makes manifests of what was sent; default every hour. `None`: only on demand.
+    #[must_use]
+    pub fn manifest_every(mut self, interval: Option<Duration>) -> Self {
+        self.limits.manifest_every = interval;
         self
     }
 
@@ -270,15 +293,14 @@ impl PublisherBuilder {
             context: Arc::new(context),
             bus_options: self.bus,
             relay: watch::Sender::new(RelayState::Stopped),
+            follow: watch::Sender::new(FollowState::Stopped),
         })
     }
 
     /// As [`PublisherBuilder::build`], with a function that is called at each step.
     #[cfg(test)]
     pub(crate) async fn build_with_hook(self, hook: fn(crate::context::Step)) -> Result<Publisher, BuildError> {
-        let mut publisher = self.build().await?;
-        Arc::get_mut(&mut publisher.context).expect("nobody else has it yet").hook = Some(hook);
-        Ok(publisher)
+        self.build().await.map(|publisher| publisher.hooked(hook))
     }
 
     pub(crate) fn context<O>(&self, outbox: O) -> Result<Context<O>, BuildError> {
@@ -294,6 +316,13 @@ impl PublisherBuilder {
 }
 
 impl<O: Outbox> Publisher<O> {
+    /// The same, with a function that is called at each step.
+    #[cfg(test)]
+    pub(crate) fn hooked(mut self, hook: fn(crate::context::Step)) -> Self {
+        Arc::get_mut(&mut self.context).expect("nobody else has it yet").hook = Some(hook);
+        self
+    }
+
     /// Begins an export of `blob_type`.
     ///
     /// # Errors
@@ -302,8 +331,8 @@ impl<O: Outbox> Publisher<O> {
         ExportBuilder::new(Arc::clone(&self.context), blob_type)
     }
 
-    /// Settles what earlier processes left, and sends messages, until it is stopped. It does not give up: what the bus or
-    /// storage refuse waits in the outbox. Of several on one outbox, one sends; the next takes over when it ends.
+    /// Settles what earlier processes left, sends messages, and makes manifests, until it is stopped. It does not give up: what
+    /// the bus or storage refuse waits in the outbox. Of several on one outbox, one sends; the next takes over when it ends.
     ///
     /// # Cancel safety
     /// Dropping it is like a crash: what the broker had not answered is sent again. Cancel `stop` to avoid that.
@@ -311,12 +340,67 @@ impl<O: Outbox> Publisher<O> {
         let mut tasks = JoinSet::new();
         let bus = Bus::new(Arc::clone(&self.context.tokens), self.bus_options.clone());
         tasks.spawn(Relay::new(Arc::clone(&self.context), bus, self.relay.clone()).run(stop.clone()));
-        tasks.spawn(recover(Arc::clone(&self.context), stop));
+        tasks.spawn(recover(Arc::clone(&self.context), stop.clone()));
+        if let Some(every) = self.context.limits.manifest_every {
+            tasks.spawn(manifest::keep(Arc::clone(&self.context), every, stop));
+        }
         while let Some(ended) = tasks.join_next().await {
-            if let Err(failed) = ended {
-                std::panic::resume_unwind(failed.into_panic());
+            // Else the runtime is ending.
+            if let Err(failed) = ended
+                && let Ok(panic) = failed.try_into_panic()
+            {
+                std::panic::resume_unwind(panic);
             }
         }
+    }
+
+    /// Makes files of what is committed to a change log, until it is stopped. It does not give up: while the log or storage
+    /// cannot be used, changes wait in the log. Of several on one log, one makes files; the next takes over when it ends.
+    /// Somebody must [`run`](Self::run) too, for the messages.
+    ///
+    /// # Errors
+    /// Only what a person has to mend: a log that cannot be read, or that belongs to another outbox or server.
+    ///
+    /// # Cancel safety
+    /// Dropping it is like a crash: whoever follows the log next finishes what was begun.
+    pub async fn follow(
+        &self,
+        log: &ChangeLog,
+        options: FollowOptions,
+        stop: CancellationToken,
+    ) -> Result<(), LogError> {
+        Follower::new(Arc::clone(&self.context), log.clone(), options, self.follow.clone()).run(stop).await
+    }
+
+    /// Makes manifests of all that is sent or void and that none names yet: one for each sequence with anything new, of 10,000
+    /// numbers at most. They are durable on return, and [`run`](Self::run) sends them. Asked again, they are not made twice.
+    ///
+    /// # Errors
+    /// [`ManifestError`]; what was made stays, and the next call makes the rest.
+    ///
+    /// # Cancel safety
+    /// Dropping it is like a crash: `run`, or the next call, finishes what was begun.
+    pub async fn make_manifests(&self) -> Result<Vec<Manifest>, ManifestError> {
+        manifest::make(&self.context).await
+    }
+
+    /// Deletes the blobs whose term is over, and forgets their exports; void ones likewise. What no manifest names that is sent
+    /// stays, so that a subscriber can always learn what became of a number. With `dry_run` it only counts, and asks nothing of
+    /// storage.
+    ///
+    /// # Errors
+    /// [`PruneError`]; what went stays gone, and the next call goes on.
+    ///
+    /// # Cancel safety
+    /// Dropping it is like a crash: a blob that is deleted already is no obstacle for the next call.
+    pub async fn prune(&self, dry_run: bool) -> Result<Pruned, PruneError> {
+        prune::prune(&self.context, dry_run).await
+    }
+
+    /// What the follower of a log is doing.
+    #[must_use]
+    pub fn following(&self) -> watch::Receiver<FollowState> {
+        self.follow.subscribe()
     }
 
     /// Waits until every uploaded export is sent. Somebody must [`run`](Self::run), here or in another process.
@@ -389,6 +473,24 @@ impl<O: Outbox> Publisher<O> {
                 return Err(FlushError::Timeout { waiting: count, after: limit, last_error });
             }
         }
+    }
+
+    /// What this process has done.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.context.counting.figures()
+    }
+
+    /// Loops that have stood still for five minutes: `change log`, `relay`. None of them should.
+    #[must_use]
+    pub fn stuck(&self) -> Vec<&'static str> {
+        self.context.counting.stuck()
+    }
+
+    /// Its outbox.
+    #[must_use]
+    pub fn outbox(&self) -> &O {
+        &self.context.outbox
     }
 
     /// What the relay of this publisher is doing.
@@ -495,7 +597,12 @@ async fn settle_left<O: Outbox>(context: &Context<O>, attempt: &Attempt) -> Resu
 
 impl<O: Outbox> Clone for Publisher<O> {
     fn clone(&self) -> Self {
-        Self { context: Arc::clone(&self.context), bus_options: self.bus_options.clone(), relay: self.relay.clone() }
+        Self {
+            context: Arc::clone(&self.context),
+            bus_options: self.bus_options.clone(),
+            relay: self.relay.clone(),
+            follow: self.follow.clone(),
+        }
     }
 }
 

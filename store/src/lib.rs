@@ -7,12 +7,14 @@
 
 mod header;
 mod migrate;
+mod number;
 mod postgres;
 mod sqlite;
 mod writer;
 
 pub use deadpool_postgres::{Object as PostgresConnection, Transaction as PostgresTransaction};
 pub use migrate::{Migration, Schema};
+pub use number::{lock_number, signed};
 pub use postgres::{Postgres, PostgresError, PostgresOptions};
 pub use rusqlite;
 pub use sqlite::{OpenError, Sqlite, SqliteOptions, Stats, StoreError};

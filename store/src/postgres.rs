@@ -15,11 +15,13 @@ use crate::{PostgresConnection, PostgresTransaction, Schema};
 /// How every session of ours reads and writes dates, and that notices are not sent.
 ///
 /// Each statement sees what was committed before it, whatever the database's own default is: who waited for a lock looks
-/// again. The server gives up a client whose machine died after 90 s, and with it what it had locked.
+/// again. The server gives up a client whose machine died after 90 s, and with it what it had locked. Statements are not
+/// compiled: ours are short, and one that reads a table of a single row in a session that is to use indexes (`enable_seqscan=off`)
+/// looks so expensive that the server would compile it for 150 ms each time.
 const SESSION: &str = "-c TimeZone=UTC -c DateStyle=ISO -c IntervalStyle=postgres -c client_min_messages=warning \
                        -c extra_float_digits=1 -c standard_conforming_strings=on \
                        -c default_transaction_isolation=read\\ committed \
-                       -c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3";
+                       -c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 -c jit=off";
 /// Of a name, in bytes; longer ones are cut by the server. Source: PostgreSQL, section 4.1.1, NAMEDATALEN.
 const NAME_MAX: usize = 63;
 
@@ -241,6 +243,12 @@ impl Postgres {
             };
             PostgresError::Unreachable { shown: self.shown.to_string(), problem }
         })
+    }
+
+    /// A connection, if none has to be waited for; it may have to be made.
+    pub async fn free_connection(&self) -> Option<PostgresConnection> {
+        let timeouts = Timeouts { wait: Some(Duration::ZERO), ..self.pool.timeouts() };
+        self.pool.timeout_get(&timeouts).await.ok()
     }
 
     /// An error of the driver, as this crate tells it.

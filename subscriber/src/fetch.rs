@@ -1,11 +1,14 @@
 //! A claimed file to a stream of bytes: where it lies is checked here, and nowhere is the SAS sent but to its own grant's
 //! endpoint.
 
+use std::sync::Arc;
+
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use waybill_azure::{
-    GrantError, Service, TokenSource,
-    blob::{BlobError, Container, Download},
+    Grant, GrantError, OnePlace, Service, TokenSource,
+    blob::{BlobError, Container, ContainerOptions, Download, Traffic},
+    http::HttpClient,
 };
 use waybill_contracts::{BlobPath, BlobUriError, Metadata, Reason};
 
@@ -87,6 +90,10 @@ impl FetchError {
             Self::ElsewhereNow { .. } | Self::Missing { .. } => file,
             Self::Gone { .. } => Verdict::Expire,
             Self::LengthDiffers { .. } => Verdict::Quarantine(Reason::HashMismatch),
+            // The grant moved since the file was found; there is no harm in others that lie where it points now.
+            Self::Grant(GrantError::Elsewhere { .. }) | Self::Blob(BlobError::Grant(GrantError::Elsewhere { .. })) => {
+                file
+            }
             Self::Grant(GrantError::Unavailable { retry_after, .. }) => dependency(*retry_after),
             Self::Grant(_) | Self::Inbox(_) => dependency(None),
             Self::Blob(error) => match error {
@@ -120,6 +127,7 @@ impl FetchError {
     pub(crate) fn is_answer(&self) -> bool {
         match self {
             Self::Missing { .. } | Self::LengthDiffers { .. } => true,
+            Self::Blob(BlobError::Grant(_)) => false,
             Self::Blob(_) => !matches!(self.verdict(), Verdict::Retry { blame: Blame::Dependency, .. }),
             _ => false,
         }
@@ -141,59 +149,99 @@ impl<'m> Claim<'m> {
     }
 }
 
-/// Finds where the file lies by the current grant.
-///
-/// # Errors
-/// [`FetchError::ForeignUri`] and [`FetchError::ElsewhereNow`] among others; no request was made to the file's host then.
-pub(crate) async fn locate(
-    tokens: &dyn TokenSource,
-    inbox: &impl Inbox,
-    file: Claim<'_>,
-    now: OffsetDateTime,
-) -> Result<BlobPath, FetchError> {
-    let uri = file.metadata.blob_uri()?;
-    let grant = tokens.grant(Service::Blob, None).await?;
-    if let Some(blob) = uri.under(&grant.endpoint, &grant.entity) {
-        return Ok(blob);
-    }
-    for place in inbox.places().await? {
-        let Ok(endpoint) = url::Url::parse(&place.endpoint) else { continue };
-        if place != place_of(&grant) && uri.under(&endpoint, &place.container).is_some() {
-            return Err(match file.expires_at {
-                Some(since) if since <= now => FetchError::Gone { since },
-                _ => FetchError::ElsewhereNow { uri: uri.normalised(), place },
-            });
-        }
-    }
-    Err(FetchError::ForeignUri { uri: uri.normalised() })
+/// The containers that the grants name, whichever these are at the moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Storage {
+    pub(crate) http: HttpClient,
+    pub(crate) tokens: Arc<dyn TokenSource>,
+    pub(crate) options: ContainerOptions,
+    pub(crate) traffic: Arc<Traffic>,
 }
 
-/// Opens the file at its begin: an ordinary gzip can be read from nowhere else. With `etag`, only if it is still the one
-/// that was read before.
-///
-/// # Errors
-/// [`FetchError`].
-pub(crate) async fn open(
-    container: &Container,
-    blob: &BlobPath,
-    file: Claim<'_>,
-    etag: Option<&str>,
-    now: OffsetDateTime,
-) -> Result<Download, FetchError> {
-    let download = match container.download(blob.as_str(), 0, etag).await {
-        Ok(download) => download,
-        Err(BlobError::NotFound { .. }) => {
-            let until = file.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
-            return Err(if now < until { FetchError::Missing { until } } else { FetchError::Gone { since: until } });
+impl Storage {
+    /// Those that are named now; never empty.
+    pub(crate) async fn grants(&self) -> Result<Vec<Grant>, GrantError> {
+        self.tokens.grants(Service::Blob, None).await
+    }
+
+    /// The container of a grant, for as long as there is one for it.
+    pub(crate) fn at(&self, grant: &Grant) -> Container {
+        let tokens = Arc::new(OnePlace::of(Arc::clone(&self.tokens), grant));
+        Container::new(self.http.clone(), tokens, self.options.clone()).counting(Arc::clone(&self.traffic))
+    }
+
+    /// Finds where the file lies by the current grants.
+    ///
+    /// # Errors
+    /// [`FetchError::ForeignUri`] and [`FetchError::ElsewhereNow`] among others; no request was made to the file's host then.
+    pub(crate) async fn locate(
+        &self,
+        inbox: &impl Inbox,
+        file: Claim<'_>,
+        now: OffsetDateTime,
+    ) -> Result<Located, FetchError> {
+        let uri = file.metadata.blob_uri()?;
+        let grants = self.grants().await?;
+        for grant in &grants {
+            if let Some(blob) = uri.under(&grant.endpoint, &grant.entity) {
+                return Ok(Located { container: self.at(grant), blob });
+            }
         }
-        Err(error) => return Err(error.into()),
-    };
-    let announced = file.metadata.extras().ok().and_then(|extras| extras.bytes);
-    match announced {
-        Some(announced) if announced != download.facts().length => {
-            Err(FetchError::LengthDiffers { announced, found: download.facts().length })
+        for place in inbox.places().await? {
+            if !grants.iter().any(|grant| place_of(grant) == place) && place.holds(&uri) {
+                return Err(match file.expires_at {
+                    Some(since) if since <= now => FetchError::Gone { since },
+                    _ => FetchError::ElsewhereNow { uri: uri.normalised(), place },
+                });
+            }
         }
-        _ => Ok(download),
+        Err(FetchError::ForeignUri { uri: uri.normalised() })
+    }
+}
+
+/// A file's blob, and the container that it is in.
+#[derive(Debug)]
+pub(crate) struct Located {
+    container: Container,
+    blob: BlobPath,
+}
+
+impl Located {
+    /// The blob's name, for people.
+    pub(crate) fn name(&self) -> &str {
+        self.blob.as_str()
+    }
+
+    /// Opens the file at stored byte `at`: an ordinary gzip can be read from its begin only. With `etag`, only if it is still
+    /// the one that was read before.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub(crate) async fn open(
+        &self,
+        file: Claim<'_>,
+        (at, etag): (u64, Option<&str>),
+        now: OffsetDateTime,
+    ) -> Result<Download, FetchError> {
+        let download = match self.container.download(self.name(), at, etag).await {
+            Ok(download) => download,
+            Err(BlobError::NotFound { .. }) => {
+                let until = file.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
+                return Err(if now < until {
+                    FetchError::Missing { until }
+                } else {
+                    FetchError::Gone { since: until }
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let announced = file.metadata.extras().ok().and_then(|extras| extras.bytes);
+        match announced {
+            Some(announced) if announced != download.facts().length => {
+                Err(FetchError::LengthDiffers { announced, found: download.facts().length })
+            }
+            _ => Ok(download),
+        }
     }
 }
 

@@ -120,7 +120,7 @@ pub struct FileFigures {
 }
 
 /// What became of rows. Each is counted once, but for those that were parked, which are counted once more when they are
-/// released.
+/// released and rescued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RowFigures {
@@ -140,6 +140,8 @@ pub struct RowFigures {
     pub parked: u64,
     /// Parked rows that took effect.
     pub released: u64,
+    /// Rows in effect with a value that did not fit its column, and is in their `_rescued`.
+    pub rescued: u64,
     /// Rows kept with their error.
     pub bad: u64,
     /// Malformed rows that were left out, as `on_bad_row = "skip"` asks.

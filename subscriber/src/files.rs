@@ -26,11 +26,10 @@ use time::OffsetDateTime;
 use tokio::{
     sync::Notify,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use waybill_azure::{TokenSource, blob::Container};
-use waybill_contracts::Entities;
+use waybill_contracts::{Entities, MANIFEST_TYPE, Reason};
 use waybill_formats::{Limits, RowFilter};
 
 pub use file::{File, FileError};
@@ -39,18 +38,24 @@ pub use reading::Rows;
 use crate::{
     OnBadRow, Subscriber,
     apply::EntityPlans,
-    inbox::{Inbox, InboxError, Leased, SqliteInbox, Wanted, WorkerId},
-    schedule::{Circuits, Dependency, LOOK_AGAIN, Others, WorkStats},
+    fetch::Storage,
+    inbox::{End, Inbox, InboxError, Leased, SqliteInbox, Wanted, WorkerId},
+    manifest::{BadRow, Names},
+    receive::chain,
+    schedule::{Circuits, Dependency, LOOK_AGAIN, Others, WorkStats, lease},
+    tasks::{all, outcome},
     watched::Watched,
 };
+
+/// The inbox is waited for so long to take a file back.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// What files are taken and read with. Files of one stream share its clocks.
 #[derive(Debug)]
 pub(crate) struct Source<I> {
     pub(crate) inbox: Watched<I>,
     pub(crate) worker: WorkerId,
-    pub(crate) tokens: Arc<dyn TokenSource>,
-    pub(crate) container: Container,
+    pub(crate) storage: Storage,
     pub(crate) entities: Arc<Entities>,
     pub(crate) plans: Arc<EntityPlans>,
     /// Of types that no entity has.
@@ -64,10 +69,13 @@ pub(crate) struct Source<I> {
     pub(crate) now: fn() -> OffsetDateTime,
 }
 
-/// The files that are due, one after the other. [`Subscriber::files`] begins it.
+/// The files that are due, one after the other. [`Subscriber::files`] begins it. From the first call until it is dropped the
+/// subscriber counts as working, in its health and in the inbox.
 ///
-/// Several files may be held at once, and several streams may take from one inbox: a file is in one hand only. What the
-/// stream takes at the moment when it is dropped comes again when its lease ends.
+/// Several files may be held at once, and several streams may take from one inbox: a file is in one hand only.
+///
+/// [`Files::close`] ends it. Dropped, it says no last word: the inbox sees it fall silent, and what it takes at that moment
+/// comes again when its lease ends.
 #[derive(Debug)]
 pub struct Files<I = SqliteInbox> {
     subscriber: Subscriber<I>,
@@ -77,14 +85,16 @@ pub struct Files<I = SqliteInbox> {
     others: Others,
     /// Kept here and not in a call, so that what was leased is not lost with a call that is dropped. One at most.
     taking: JoinSet<Result<Vec<Leased>, InboxError>>,
-    /// Tokens are renewed ahead of time while this lives.
+    /// Tokens are renewed ahead of time and the inbox is told of the work while this lives.
     beside: JoinSet<()>,
+    over: CancellationToken,
 }
 
 impl<I: Inbox + Clone> Files<I> {
     pub(crate) fn new(subscriber: Subscriber<I>, source: Source<I>, wanted: Wanted, admitted: Arc<Notify>) -> Self {
+        let (source, over) = (Arc::new(source), CancellationToken::new());
         let (taking, beside) = (JoinSet::new(), JoinSet::new());
-        Self { subscriber, source: Arc::new(source), wanted, admitted, others: Others::default(), taking, beside }
+        Self { subscriber, source, wanted, admitted, others: Others::default(), taking, beside, over }
     }
 
     /// The next file; waits until one is due. While storage or the inbox is down it waits on their clocks.
@@ -124,7 +134,8 @@ impl<I: Inbox + Clone> Files<I> {
     /// As [`Files::next`].
     pub async fn next_due(&mut self) -> Result<Option<File<I>>, InboxError> {
         if self.beside.is_empty() {
-            self.subscriber.spawn_grants(&mut self.beside, &CancellationToken::new());
+            self.subscriber.spawn_grants(&mut self.beside, &self.over);
+            self.subscriber.spawn_pulse(&mut self.beside, self.over.clone());
         }
         loop {
             let closed = self.source.circuits.closed_in();
@@ -136,10 +147,14 @@ impl<I: Inbox + Clone> Files<I> {
             let is_fresh = self.taking.is_empty();
             if is_fresh {
                 let (source, wanted) = (Arc::clone(&self.source), self.wanted.clone());
-                self.taking.spawn(async move { source.inbox.lease(&source.worker, 1, &wanted).await });
+                self.taking.spawn(async move {
+                    let on_trial = source.circuits.on_trial();
+                    lease(&source.inbox, &source.worker, 1, &wanted, on_trial).await
+                });
             }
             let Some(taken) = self.taking.join_next().await else { continue };
-            let leased = match taken.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic())) {
+            let Some(taken) = outcome(taken) else { return Ok(None) };
+            let leased = match taken {
                 Ok(leased) => leased,
                 Err(error) => {
                     self.source.circuits.of(Dependency::Inbox).failed(None);
@@ -149,11 +164,58 @@ impl<I: Inbox + Clone> Files<I> {
             self.source.circuits.of(Dependency::Inbox).worked();
             match leased.into_iter().next() {
                 Some(leased) if leased.lease.trusted_until > Instant::now() => {
-                    return Ok(Some(File::new(Arc::clone(&self.source), leased)));
+                    let file = File::new(Arc::clone(&self.source), leased);
+                    if file.metadata().blob_type != MANIFEST_TYPE {
+                        return Ok(Some(file));
+                    }
+                    note(file).await;
                 }
                 None if is_fresh => return Ok(None),
                 _ => {}
             }
         }
+    }
+
+    /// Ends the stream: what was leased for a call that was dropped is given back at once, and the inbox is told that this
+    /// worker stopped. Files that were given out stay with their holders. Waits for the inbox, a few seconds at most.
+    ///
+    /// # Cancel safety
+    /// Dropping the future is as dropping the stream.
+    pub async fn close(mut self) {
+        while let Some(taken) = self.taking.join_next().await {
+            let Ok(Ok(leased)) = taken else { continue };
+            for file in leased {
+                match timeout(GIVE_BACK, self.source.inbox.finish(&file.lease, End::Release)).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(_)) | Err(_) => tracing::debug!(id = file.lease.id, "not given back; its lease will end"),
+                }
+            }
+        }
+        self.over.cancel();
+        all(self.beside).await;
+    }
+}
+
+/// What a manifest says is for the inbox, and not for whoever takes files.
+async fn note<I: Inbox + Clone>(mut file: File<I>) {
+    let (inbox, id) = (file.source.inbox.clone(), file.id());
+    let mut names = Names::of(file.metadata());
+    let noted = async {
+        let mut rows = file.rows();
+        while let Some(batch) = rows.next().await? {
+            names.add(&batch, &inbox).await?;
+        }
+        Ok::<_, FileError>(names.finish(&inbox).await?)
+    };
+    let ended = match noted.await {
+        Ok(None) => file.done().await,
+        Ok(Some(BadRow { row, problem })) => {
+            let why = format!("row {row} of the manifest: {problem}; what the others say is noted");
+            file.quarantine(Reason::MalformedRow, &why).await
+        }
+        Err(error) => file.failed(&error).await,
+    };
+    if let Err(error) = ended {
+        tracing::debug!(id, error = %chain(&error), "a manifest comes again");
     }
 }

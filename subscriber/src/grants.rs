@@ -102,12 +102,12 @@ pub struct Grants {
     requests: Tally<&'static str>,
 }
 
-/// When the tokens of a grant die; `None` for a service that it does not name.
+/// When the first token of a service dies; `None` for a service that the grant does not name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TokenEnds {
-    /// That for Service Bus.
+    /// Of those for Service Bus.
     pub bus: Option<OffsetDateTime>,
-    /// That for storage.
+    /// Of those for storage.
     pub blob: Option<OffsetDateTime>,
 }
 
@@ -148,8 +148,8 @@ impl Ration {
 
 #[derive(Clone)]
 struct Issue {
-    bus: Option<Grant>,
-    blob: Option<Grant>,
+    bus: Vec<Grant>,
+    blob: Vec<Grant>,
     generation: Generation,
     asked_at: OffsetDateTime,
     /// When to ask for the next one.
@@ -247,8 +247,8 @@ impl Grants {
     #[must_use]
     pub fn ends(&self) -> Option<TokenEnds> {
         let issue = self.issue()?;
-        let end = |grant: Option<Grant>| grant.map(|grant| grant.expires_at);
-        Some(TokenEnds { bus: end(issue.bus), blob: end(issue.blob) })
+        let end = |grants: &[Grant]| grants.iter().map(|grant| grant.expires_at).min();
+        Some(TokenEnds { bus: end(&issue.bus), blob: end(&issue.blob) })
     }
 
     /// Why the last renewal failed, without secrets; `None` when it did not.
@@ -259,8 +259,8 @@ impl Grants {
 
     /// Where files lie according to the current grant, if there is one.
     #[must_use]
-    pub fn place(&self) -> Option<Place> {
-        self.issue().and_then(|issue| issue.blob).map(|grant| place_of(&grant))
+    pub fn places(&self) -> Vec<Place> {
+        self.issue().map(|issue| issue.blob.iter().map(place_of).collect()).unwrap_or_default()
     }
 
     fn issue(&self) -> Option<Issue> {
@@ -400,8 +400,16 @@ fn no_access(service: Service, error: IdentityError) -> GrantError {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl TokenSource for Grants {
     fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
+        Box::pin(async move {
+            let first = self.grants(service, refused).await?.into_iter().next();
+            first.ok_or_else(|| not_named(service))
+        })
+    }
+
+    fn grants(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Vec<Grant>, GrantError>> {
         Box::pin(async move {
             let now = (self.now)();
             let current = self.issue();
@@ -415,9 +423,16 @@ impl TokenSource for Grants {
                     },
                 ),
                 (Some(issue), _) if issue.is_over(service, now) => (Some(issue.generation), RenewedBecause::Due),
-                (Some(issue), _) => return issue.grant(service),
+                (Some(issue), _) => return issue.grants(service),
             };
-            self.renew(service, older, because).await?.grant(service)
+            match (self.renew(service, older, because).await, current) {
+                (Ok(issue), _) => issue.grants(service),
+                // One place's token is over, and those of others live still.
+                (Err(_), Some(issue)) if because == RenewedBecause::Due && issue.lives(service, now) => {
+                    issue.grants(service)
+                }
+                (Err(error), _) => Err(error),
+            }
         })
     }
 
@@ -427,23 +442,32 @@ impl TokenSource for Grants {
 }
 
 impl Issue {
-    fn part(&self, service: Service) -> Option<&Grant> {
+    fn part(&self, service: Service) -> &[Grant] {
         match service {
-            Service::Bus => self.bus.as_ref(),
-            Service::Blob => self.blob.as_ref(),
+            Service::Bus => &self.bus,
+            Service::Blob => &self.blob,
         }
     }
 
     /// A token that was over when it came is used until it is refused: asking again would bring another like it.
     fn is_over(&self, service: Service, now: OffsetDateTime) -> bool {
-        self.part(service).is_some_and(|grant| grant.expires_at <= now && grant.expires_at > self.asked_at)
+        self.part(service).iter().any(|grant| grant.expires_at <= now && grant.expires_at > self.asked_at)
     }
 
-    fn grant(&self, service: Service) -> Result<Grant, GrantError> {
-        self.part(service).cloned().ok_or_else(|| GrantError::Refused {
-            service,
-            problem: "TenantService's answer names no such endpoint; ask its owner for the missing part".to_owned(),
-        })
+    fn lives(&self, service: Service, now: OffsetDateTime) -> bool {
+        self.part(service).iter().any(|grant| grant.expires_at > now)
+    }
+
+    fn grants(&self, service: Service) -> Result<Vec<Grant>, GrantError> {
+        let grants = self.part(service).to_vec();
+        if grants.is_empty() { Err(not_named(service)) } else { Ok(grants) }
+    }
+}
+
+fn not_named(service: Service) -> GrantError {
+    GrantError::Refused {
+        service,
+        problem: "TenantService's answer names no such endpoint; ask its owner for the missing part".to_owned(),
     }
 }
 
@@ -473,28 +497,26 @@ fn read_issue(
         Ok(url)
     };
     let assumed = asked_at + ASSUMED_LIFE;
-    // With a list, the first entry counts.
-    let bus = match answer.service_bus.into_iter().next() {
-        None => None,
-        Some(part) => Some(Grant {
+    let (mut bus, mut blob) = (Vec::new(), Vec::new());
+    for part in answer.service_bus {
+        bus.push(Grant {
             endpoint: endpoint(&part.endpoint, "bus")?,
             entity: part.entity_path,
             sas: Secret::new(part.sas_token),
             expires_at: part.expires_at.unwrap_or(assumed),
             generation,
-        }),
-    };
-    let blob = match answer.blob_storage.into_iter().next() {
-        None => None,
-        Some(part) => Some(Grant {
+        });
+    }
+    for part in answer.blob_storage {
+        blob.push(Grant {
             endpoint: endpoint(&part.endpoint, "blob")?,
             entity: part.container,
             sas: Secret::new(part.sas_token.trim_start_matches('?')),
             expires_at: part.expires_at.unwrap_or(assumed),
             generation,
-        }),
-    };
-    let dies_at = [&bus, &blob].into_iter().flatten().map(|grant| grant.expires_at).min().unwrap_or(assumed);
+        });
+    }
+    let dies_at = bus.iter().chain(&blob).map(|grant| grant.expires_at).min().unwrap_or(assumed);
     let mut life = until(dies_at, asked_at);
     if life.is_zero() {
         tracing::warn!(%dies_at, now = %asked_at, "a new token is over by this machine's clock; check the clock");

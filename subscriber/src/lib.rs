@@ -2,7 +2,7 @@
 //!
 //! `receive` saves waybills in the `inbox` and settles them; `schedule` leases what is due; `fetch` streams the blob,
 //! `rows` decodes it; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
-//! in one transaction with the file's progress. `files` gives saved files to code of one's own instead. Beside them `grants`
+//! in one transaction with the file's progress; what a `manifest` says goes to the inbox. `files` gives saved files to code of one's own instead. Beside them `grants`
 //! holds the tokens, `look` reads a file's rows without bringing them into effect, `draft` guesses what rows mean from samples
 //! of them, `replay` works files again, into another sink or beside tables that are derived again, and `reconcile` finds those
 //! whose messages are lost. `figures` and `health` say how it goes.
@@ -12,6 +12,7 @@ pub mod inbox;
 pub mod schedule;
 pub mod fetch;
 pub mod rows;
+mod manifest;
 pub mod look;
 pub mod apply;
 pub mod sink;
@@ -23,6 +24,7 @@ pub mod reconcile;
 pub mod figures;
 pub mod health;
 mod subscriber;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod verdict;

@@ -1,23 +1,34 @@
 //! A file's rows, to be looked at: nothing is brought into effect, and nothing is noted anywhere.
 //!
-//! Rows are decoded as they are asked for, so that memory holds one batch and what was read of the file beyond it.
+//! Files are read and rows decoded a few batches ahead of who asks for them, on all processors, so that memory does not grow
+//! with the file.
 
-use std::{fs::File, io::Read as _, path::Path};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::Read as _,
+    num::NonZero,
+    path::{Path, PathBuf},
+    thread::available_parallelism,
+};
 
 use bytes::Bytes;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::{sync::mpsc, task::JoinSet};
 use waybill_azure::blob::Download;
 use waybill_contracts::{Entity, Media, Metadata, MetadataError};
-use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Step};
+use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch};
 
 use crate::{
     fetch::FetchError,
     inbox::InboxError,
-    rows::{self, RowsError},
+    rows::{self, Chunk, Decoded, Group, GroupLimits, Grouping, Pool, RowsError, Way},
+    tasks::{blocking, outcome},
 };
 
 /// What is read of a local file at once.
 const READ_BYTES: usize = 256 << 10;
+/// A batch is given as soon as it is there.
+const GROUP_LIMITS: GroupLimits = GroupLimits { rows_max: 1, bytes_max: 1 };
 
 /// Why a file's rows cannot be looked at, or not to its end.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +54,9 @@ pub enum LookError {
     /// The blob cannot be had.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// The runtime that reads is shutting down.
+    #[error("reading ends with the runtime that it runs on")]
+    Closing,
     /// A local file cannot be read.
     #[error("{path}: it cannot be read")]
     Io {
@@ -56,32 +70,28 @@ pub enum LookError {
     Rows(#[from] RowsError),
 }
 
-/// The rows of one file, batch by batch, in the file's order.
+/// The rows of one file, batch by batch, in the file's order. They are read and decoded ahead of who asks, a few batches far.
 #[derive(Debug)]
 pub struct FileRows {
     name: String,
-    origin: Origin,
-    /// Gone when the file has come to its end, good or bad, and while a thread asks it.
-    decoder: Option<RowDecoder>,
-    /// Kept here and not in a call, so that a call may be dropped.
-    asked: Option<JoinHandle<(RowDecoder, Result<Step, DecodeError>)>>,
-    is_hungry: bool,
+    /// Gone when the file has come to its end, good or bad.
+    work: Option<Work>,
+    /// Batches that came with the one that was given last.
+    waiting: VecDeque<RowBatch>,
     stats: Option<FileStats>,
+    /// How to decode it again, should it be other than its index says.
+    again: Option<(PathBuf, DecodeOptions)>,
 }
 
-/// Where the bytes come from.
+/// Tasks that end with it.
 #[derive(Debug)]
-enum Origin {
-    Blob(Box<Download>),
-    /// The file is gone while a thread reads from it.
-    File {
-        file: Option<File>,
-        reading: Option<JoinHandle<Read>>,
-    },
+struct Work {
+    groups: mpsc::Receiver<Group>,
+    reading: JoinSet<Result<(), LookError>>,
+    decoding: JoinSet<Result<Decoded, DecodeError>>,
+    /// What reading came to.
+    read: Option<Result<(), LookError>>,
 }
-
-/// The file, and the next bytes of it.
-type Read = std::io::Result<(File, Vec<u8>)>;
 
 impl FileRows {
     /// Of a file on this machine, packed or not: its first bytes say so. `entity` gives the columns of a CSV without header.
@@ -94,14 +104,12 @@ impl FileRows {
         entity: Option<&Entity>,
         limits: &Limits,
     ) -> Result<Self, LookError> {
-        let name = path.display().to_string();
         let blob_type = entity.map_or("", |entity| entity.name.as_str());
         let options = rows::decode_options(media, blob_type, entity, limits)?;
-        let path = path.to_owned();
-        match returned(spawn_blocking(move || File::open(path)).await) {
-            Ok(file) => Ok(Self::new(name, Origin::File { file: Some(file), reading: None }, options)),
-            Err(source) => Err(LookError::Io { path: name, source }),
-        }
+        let (file, length) = open(path).await?;
+        let work = Work::of_file(file, path, options.clone(), Way::BySegments(length), 0);
+        let again = Some((path.to_owned(), options));
+        Ok(Self { name: path.display().to_string(), work: Some(work), waiting: VecDeque::new(), stats: None, again })
     }
 
     /// Of a blob, by the message that stands for it.
@@ -117,14 +125,18 @@ impl FileRows {
         Ok(Self::of_download(name, download, options))
     }
 
-    fn new(name: String, origin: Origin, options: DecodeOptions) -> Self {
-        let decoder = Some(RowDecoder::new(options));
-        Self { name, origin, decoder, asked: None, is_hungry: false, stats: None }
-    }
-
     /// Of a download from the blob's begin.
-    pub(crate) fn of_download(name: String, download: Download, options: DecodeOptions) -> Self {
-        Self::new(name, Origin::Blob(Box::new(download)), options)
+    pub(crate) fn of_download(name: String, mut download: Download, options: DecodeOptions) -> Self {
+        let work = Work::begin(options, Way::InOneGo, 0, async move |chunks| {
+            while let Some(bytes) = download.next().await.map_err(FetchError::from)? {
+                if chunks.send(Chunk::Bytes(bytes)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            let _nobody_listens = chunks.send(Chunk::End).await;
+            Ok(())
+        });
+        Self { name, work: Some(work), waiting: VecDeque::new(), stats: None, again: None }
     }
 
     /// The file's name, for messages.
@@ -142,38 +154,27 @@ impl FileRows {
     /// Cancel-safe: no row is lost with a call that was dropped.
     pub async fn next(&mut self) -> Result<Option<RowBatch>, LookError> {
         loop {
-            if let Some(asked) = &mut self.asked {
-                let (decoder, step) = returned(asked.await);
-                self.asked = None;
-                match step {
-                    Ok(Step::Batch(batch)) => {
-                        self.decoder = Some(decoder);
-                        return Ok(Some(batch));
-                    }
-                    Ok(Step::NeedInput) => (self.decoder, self.is_hungry) = (Some(decoder), true),
-                    Ok(Step::Done(stats)) => self.stats = Some(stats),
-                    Err(source) => return Err(RowsError::Decode { blob: self.name.clone(), source }.into()),
+            if let Some(batch) = self.waiting.pop_front() {
+                return Ok(Some(batch));
+            }
+            let Some(work) = &mut self.work else { return Ok(None) };
+            if let Some(group) = work.groups.recv().await {
+                self.waiting.extend(group.batches);
+                self.stats = group.end.or(self.stats.take());
+                continue;
+            }
+            // A call that is dropped here finds the tasks, or what they came to, when it is repeated.
+            let ended = work.ended().await;
+            self.work = None;
+            match (ended?, &self.again) {
+                (Ok(Decoded::Over), _) => {}
+                (Ok(Decoded::Doubt { to }), Some((path, options))) => {
+                    let (file, _) = open(path).await?;
+                    self.work = Some(Work::of_file(file, path, options.clone(), Way::InOneGo, to));
                 }
+                (Ok(Decoded::Doubt { .. }), None) => unreachable!("it is read in one go"),
+                (Err(source), _) => return Err(RowsError::Decode { blob: self.name.clone(), source }.into()),
             }
-            if self.is_hungry {
-                let read = self.read().await;
-                self.is_hungry = false;
-                let decoder = self.decoder.take();
-                let bytes = read?;
-                self.decoder = decoder.map(|mut decoder| {
-                    match bytes {
-                        Some(bytes) => decoder.feed(bytes),
-                        None => decoder.end(),
-                    }
-                    decoder
-                });
-            }
-            let Some(mut decoder) = self.decoder.take() else { return Ok(None) };
-            // Work for a processor.
-            self.asked = Some(spawn_blocking(move || {
-                let step = decoder.next();
-                (decoder, step)
-            }));
         }
     }
 
@@ -182,29 +183,68 @@ impl FileRows {
     pub fn stats(&self) -> Option<&FileStats> {
         self.stats.as_ref()
     }
+}
 
-    async fn read(&mut self) -> Result<Option<Bytes>, LookError> {
-        match &mut self.origin {
-            Origin::Blob(download) => Ok(download.next().await.map_err(FetchError::from)?),
-            Origin::File { file, reading } => {
-                if let Some(mut taken) = file.take() {
-                    *reading = Some(spawn_blocking(move || {
-                        let mut bytes = Vec::with_capacity(READ_BYTES);
-                        (&mut taken).take(READ_BYTES as u64).read_to_end(&mut bytes).map(|_| (taken, bytes))
-                    }));
+impl Work {
+    fn of_file(file: File, path: &Path, options: DecodeOptions, way: Way, from: u64) -> Self {
+        let path = path.display().to_string();
+        Self::begin(options, way, from, async move |chunks| {
+            let mut file = file;
+            loop {
+                let (back, read) = blocking(move || read(file)).await.ok_or(LookError::Closing)?;
+                file = back;
+                let bytes = read.map_err(|source| LookError::Io { path: path.clone(), source })?;
+                let chunk = if bytes.is_empty() { Chunk::End } else { Chunk::Bytes(bytes) };
+                let is_last = matches!(chunk, Chunk::End);
+                if chunks.send(chunk).await.is_err() || is_last {
+                    return Ok(());
                 }
-                let Some(under_way) = reading else { return Ok(None) };
-                let read = returned(under_way.await);
-                *reading = None;
-                let (back, bytes) = read.map_err(|source| LookError::Io { path: self.name.clone(), source })?;
-                *file = Some(back);
-                Ok((!bytes.is_empty()).then(|| bytes.into()))
             }
+        })
+    }
+
+    fn begin<R>(options: DecodeOptions, way: Way, from: u64, read: impl FnOnce(mpsc::Sender<Chunk>) -> R) -> Self
+    where
+        R: Future<Output = Result<(), LookError>> + Send + 'static,
+    {
+        let (chunk_to, chunk_from) = mpsc::channel(rows::CHUNKS_QUEUED);
+        let (group_to, groups) = mpsc::channel(rows::GROUPS_QUEUED);
+        let (mut reading, mut decoding) = (JoinSet::new(), JoinSet::new());
+        reading.spawn(read(chunk_to));
+        let pool = Pool::new(available_parallelism().map_or(1, NonZero::get));
+        let grouping = Grouping::new(from, GROUP_LIMITS);
+        decoding.spawn(rows::decode(options, way, grouping, pool, chunk_from, group_to));
+        Self { groups, reading, decoding, read: None }
+    }
+
+    /// What it came to, when there are no more groups.
+    async fn ended(&mut self) -> Result<Result<Decoded, DecodeError>, LookError> {
+        // What the decoder says counts, unless bytes were missing.
+        if let Some(read) = self.reading.join_next().await {
+            self.read = Some(outcome(read).ok_or(LookError::Closing)?);
         }
+        if let Some(Err(error)) = self.read.take() {
+            return Err(error);
+        }
+        let decoded = self.decoding.join_next().await.expect("it is joined once");
+        outcome(decoded).ok_or(LookError::Closing)
     }
 }
 
-/// What a thread brought back.
-fn returned<T>(ended: Result<T, JoinError>) -> T {
-    ended.unwrap_or_else(|failed| std::panic::resume_unwind(failed.into_panic()))
+async fn open(path: &Path) -> Result<(File, u64), LookError> {
+    let there = path.to_owned();
+    let opened = move || {
+        let file = File::open(there)?;
+        let length = file.metadata()?.len();
+        Ok((file, length))
+    };
+    let failed = |source| LookError::Io { path: path.display().to_string(), source };
+    blocking(opened).await.ok_or(LookError::Closing)?.map_err(failed)
+}
+
+/// The next bytes; none at the end.
+fn read(mut file: File) -> (File, std::io::Result<Bytes>) {
+    let mut bytes = Vec::with_capacity(READ_BYTES);
+    let read = (&mut file).take(READ_BYTES as u64).read_to_end(&mut bytes);
+    (file, read.map(|_| bytes.into()))
 }

@@ -5,10 +5,10 @@
 //! there is room again: its messages are safer where they are.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -27,7 +27,10 @@ use crate::{
     receive::redact::{masked, without_query},
 };
 
+mod places;
 mod redact;
+
+pub(crate) use places::{Buses, Reception};
 
 /// Messages in one commit at most: enough to make its fsync cheap, few enough to settle well within a lock.
 const BURST_MAX: usize = 100;
@@ -66,7 +69,7 @@ pub struct ReceiveStats {
     pub links: AtomicU64,
     /// Links and connections that were lost, or could not be opened.
     pub lost: AtomicU64,
-    /// Links that are attached now: 0 or 1.
+    /// Links that are attached now: one for each place on the bus that the grant names.
     pub attached: AtomicU64,
     /// Messages of the dead-letter queue that cannot be decoded and stay there; each counts once per link.
     pub left_in_place: AtomicU64,
@@ -80,40 +83,155 @@ pub struct ReceiveStats {
     pub(crate) lost_by: Tally<&'static str>,
     /// From the broker's time of a new file's message to ours.
     pub(crate) lag: Histogram,
+    /// By the place on the bus.
+    watches: Mutex<BTreeMap<String, Arc<LinkWatch>>>,
+    /// Why no place is known.
+    no_place: Mutex<Option<String>>,
+}
+
+/// How one link does.
+#[derive(Debug, Default)]
+pub(crate) struct LinkWatch {
+    attached: AtomicBool,
     /// Of what follows a delivery; there is none to wait for it.
-    pub(crate) alarm: Alarm,
+    alarm: Alarm,
     problem: Mutex<Option<String>>,
 }
 
-impl ReceiveStats {
-    /// Why nothing is received at the moment, with all causes and without secrets; `None` while a link is attached.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
-        self.problem.lock().expect("no panic while it is held").clone()
-    }
-
+impl LinkWatch {
     fn set_problem(&self, problem: Option<String>) {
         *self.problem.lock().expect("no panic while it is held") = problem;
     }
 }
 
+impl ReceiveStats {
+    /// Why nothing is received at the moment, with all causes and without secrets; `None` while every link is attached. Of
+    /// several places the one that is meant is named.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        if let Some(problem) = self.no_place.lock().expect("no panic while it is held").clone() {
+            return Some(problem);
+        }
+        let links = self.watches.lock().expect("no panic while it is held");
+        let problems: Vec<String> = links
+            .iter()
+            .filter_map(|(place, link)| {
+                let problem = link.problem.lock().expect("no panic while it is held").clone()?;
+                Some(if links.len() > 1 { format!("{place}: {problem}") } else { problem })
+            })
+            .collect();
+        (!problems.is_empty()).then(|| problems.join("; "))
+    }
+
+    /// Whether there is a link, and each is attached.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        let links = self.watches.lock().expect("no panic while it is held");
+        !links.is_empty() && links.values().all(|link| link.attached.load(Ordering::Relaxed))
+    }
+
+    /// By how much the latest link is late with what follows a delivery.
+    pub(crate) fn late(&self) -> Duration {
+        let links = self.watches.lock().expect("no panic while it is held");
+        links.values().map(|link| link.alarm.late()).max().unwrap_or_default()
+    }
+
+    /// A place is received from until the answer is dropped.
+    fn watch(&self, place: &str) -> Watching<'_> {
+        let link = Arc::<LinkWatch>::default();
+        self.watches.lock().expect("no panic while it is held").insert(place.to_owned(), Arc::clone(&link));
+        Watching { stats: self, place: place.to_owned(), link }
+    }
+
+    fn set_no_place(&self, problem: Option<String>) {
+        *self.no_place.lock().expect("no panic while it is held") = problem;
+    }
+}
+
+/// Ends also with a task that is dropped.
+struct Watching<'s> {
+    stats: &'s ReceiveStats,
+    place: String,
+    link: Arc<LinkWatch>,
+}
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.stats.watches.lock().expect("no panic while it is held").remove(&self.place);
+    }
+}
+
+/// A link is attached; likewise.
+struct Attached<'l> {
+    stats: &'l ReceiveStats,
+    link: &'l LinkWatch,
+}
+
+impl<'l> Attached<'l> {
+    fn new(stats: &'l ReceiveStats, link: &'l LinkWatch) -> Self {
+        stats.attached.fetch_add(1, Ordering::Relaxed);
+        link.attached.store(true, Ordering::Relaxed);
+        Self { stats, link }
+    }
+}
+
+impl Drop for Attached<'_> {
+    fn drop(&mut self) {
+        self.link.attached.store(false, Ordering::Relaxed);
+        self.stats.attached.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Where messages go.
-pub(crate) struct Desk<'d, I> {
-    pub(crate) inbox: &'d I,
-    pub(crate) stats: &'d ReceiveStats,
+struct Desk<'d, I> {
+    inbox: &'d I,
+    stats: &'d ReceiveStats,
+    link: &'d LinkWatch,
+    /// Where they come from.
+    place: &'d str,
     /// Notified after every commit that brought a new file.
-    pub(crate) admitted: &'d Notify,
-    pub(crate) now: fn() -> OffsetDateTime,
+    admitted: &'d Notify,
+    now: fn() -> OffsetDateTime,
+}
+
+/// How long until the next try: longer each time.
+struct Pauses(Duration);
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(PAUSE)
+    }
+}
+
+impl Pauses {
+    fn after(&mut self, error: &BusError) -> Duration {
+        let pause = self.usual();
+        if error.needs_person() {
+            pause.max(jittered(PERSON_PAUSE))
+        } else {
+            error.retry_after().unwrap_or_default().max(pause)
+        }
+    }
+
+    fn usual(&mut self) -> Duration {
+        let pause = jittered(self.0);
+        self.0 = (self.0 * 2).min(PAUSE_MAX);
+        pause
+    }
+
+    fn end(&mut self) {
+        self.0 = PAUSE;
+    }
 }
 
 /// Receives until `stop`. Only a stop ends it: lost links come back, and what a person must mend is tried on a slow clock.
-pub(crate) async fn receive(bus: &Bus, options: ReceiverOptions, desk: Desk<'_, impl Inbox>, stop: &CancellationToken) {
-    let stats = desk.stats;
-    let mut pause = PAUSE;
+async fn receive(bus: &Bus, options: ReceiverOptions, desk: Desk<'_, impl Inbox>, stop: &CancellationToken) {
+    let Desk { stats, link, place, .. } = desk;
+    let mut pauses = Pauses::default();
     loop {
         let began = Instant::now();
         let (end, worked) = session(bus, &options, &desk, stop).await;
-        stats.alarm.rest();
+        link.alarm.rest();
         if stop.is_cancelled() {
             return;
         }
@@ -125,35 +243,33 @@ pub(crate) async fn receive(bus: &Bus, options: ReceiverOptions, desk: Desk<'_, 
         // A link that lasted was a good one, whether it brought something or not.
         let lasted = began.elapsed() >= PAUSE_MAX;
         if worked || lasted {
-            pause = PAUSE;
+            pauses.end();
         }
         let wait = match &end {
-            SessionEnd::Bus(error) if error.needs_person() => jittered(pause.max(PERSON_PAUSE)),
-            SessionEnd::Bus(error) => error.retry_after().unwrap_or_default().max(jittered(pause)),
-            SessionEnd::Inbox(_) => jittered(pause),
+            SessionEnd::Bus(error) => pauses.after(error),
+            SessionEnd::Inbox(_) => pauses.usual(),
         };
         let queue = if options.dead_letter_queue { "dead letters" } else { "messages" };
         match &end {
             // Service Bus ends links that were idle for ten minutes: nothing that anybody must read.
             SessionEnd::Bus(error) if lasted => {
-                tracing::debug!(queue, error = %chain(error), "the link ended; opening another");
+                tracing::debug!(place, queue, error = %chain(error), "the link ended; opening another");
             }
             SessionEnd::Bus(error) => {
                 let problem = chain(error);
-                tracing::warn!(queue, error = %problem, wait_ms = wait.as_millis(), "not receiving; trying again");
-                stats.set_problem(Some(problem));
+                tracing::warn!(place, queue, error = %problem, wait_ms = wait.as_millis(), "not receiving; trying again");
+                link.set_problem(Some(problem));
             }
             SessionEnd::Inbox(error) => {
                 let problem = chain(error);
-                tracing::error!(queue, error = %problem, wait_ms = wait.as_millis(), "cannot save; messages stay at the broker");
-                stats.set_problem(Some(problem));
+                tracing::error!(place, queue, error = %problem, wait_ms = wait.as_millis(), "cannot save; messages stay at the broker");
+                link.set_problem(Some(problem));
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
-        pause = (pause * 2).min(PAUSE_MAX);
     }
 }
 
@@ -169,7 +285,7 @@ async fn session(
     desk: &Desk<'_, impl Inbox>,
     stop: &CancellationToken,
 ) -> (SessionEnd, bool) {
-    let stats = desk.stats;
+    let Desk { stats, link, .. } = *desk;
     let opened = tokio::select! {
         () = stop.cancelled() => return (stopped(), false),
         opened = bus.receiver(options.clone()) => opened,
@@ -179,14 +295,17 @@ async fn session(
         Err(error) => return (SessionEnd::Bus(error), false),
     };
     stats.links.fetch_add(1, Ordering::Relaxed);
-    stats.attached.store(1, Ordering::Relaxed);
-    stats.set_problem(None);
+    let mut attached = Some(Attached::new(stats, link));
+    link.set_problem(None);
     let mut worked = false;
     let end = match bursts(&mut receiver, options, desk, stop, &mut worked).await {
         Ok(()) => stopped(),
         Err(end) => end,
     };
-    stats.attached.store(0, Ordering::Relaxed);
+    // A place that is being left is attached until it is left.
+    if !stop.is_cancelled() {
+        drop(attached.take());
+    }
     receiver.close().await;
     (end, worked)
 }
@@ -202,20 +321,20 @@ async fn bursts(
     stop: &CancellationToken,
     worked: &mut bool,
 ) -> Result<(), SessionEnd> {
-    let Desk { inbox, stats, admitted, now } = *desk;
-    let entity = receiver.entity().to_owned();
+    let Desk { inbox, stats, link, place, admitted, now } = *desk;
+    let entity = format!("{place}{}", if options.dead_letter_queue { "/$DeadLetterQueue" } else { "" });
     let mut left = LeftInPlace::new();
     let mut allowed = CREDIT_AT_FIRST;
     receiver.add_credit(allowed).await.map_err(SessionEnd::Bus)?;
     loop {
-        stats.alarm.rest();
+        link.alarm.rest();
         // `next` is cancel-safe; what follows runs to its end before the stop is looked at again.
         let first = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
             delivery = receiver.next() => delivery.map_err(SessionEnd::Bus)?,
         };
-        stats.alarm.set(Duration::ZERO);
+        link.alarm.set(Duration::ZERO);
         let mut bytes = size_of_body(&first);
         let mut burst = vec![first];
         while burst.len() < BURST_MAX

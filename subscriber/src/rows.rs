@@ -1,21 +1,35 @@
 //! Chunks of a blob to groups of rows, each as large as one commit of the sink should be.
 //!
-//! Decoding is work for a processor, so it runs on the blocking pool, a chunk at a time, and no more chunks at once than
-//! there are permits. The queues on both sides hold a fixed number of pieces: memory does not grow with the file.
+//! Decoding is work for a processor, so it runs on the blocking pool, a chunk or a segment at a time, and no more of them at
+//! once than there are places. The queues on both sides hold a fixed number of pieces: memory does not grow with the file.
+
+mod segments;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use waybill_contracts::{Entity, Extras, Format, HeaderRow, Media, MediaError, Reason};
-use waybill_formats::{Charset, DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Source, Step};
+use waybill_formats::{
+    Charset, DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, SegmentDecoder, Source, Step,
+    seek::Checkpoint,
+    unpack::{Unpacked, Unpacking},
+};
 
-use crate::Verdict;
+use self::segments::Segments;
+use crate::{Verdict, tasks::blocking};
 
 /// Pieces between download and decoder: enough to keep both busy.
 pub(crate) const CHUNKS_QUEUED: usize = 8;
 /// Groups between decoder and sink: one waits while one is read ahead and one is applied.
 pub(crate) const GROUPS_QUEUED: usize = 1;
+
+/// Stored bytes that are unpacked and decoded on one thread, before two are worth their while.
+const BYTES_TOGETHER: usize = 128 << 10;
+/// Plain bytes that are unpacked before they are handed on: fewer changes of thread.
+const STRETCH_BYTES: usize = 512 << 10;
+/// Stretches between unpacking and decoding.
+const PIECES_QUEUED: usize = 2;
 
 /// A piece of the download.
 #[derive(Debug)]
@@ -27,7 +41,7 @@ pub(crate) enum Chunk {
 }
 
 /// Rows for one commit.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Group {
     /// In the file's order.
     pub(crate) batches: Vec<RowBatch>,
@@ -37,6 +51,8 @@ pub(crate) struct Group {
     pub(crate) rows: u64,
     /// The file ends here.
     pub(crate) end: Option<FileStats>,
+    /// A place within these rows, or before them, where the file can be gone on with once they took effect.
+    pub(crate) checkpoint: Option<Checkpoint>,
     bytes: usize,
 }
 
@@ -61,6 +77,15 @@ pub enum RowsError {
     Unsupported {
         /// What.
         what: String,
+    },
+    /// A CSV without header, of which nothing says what its columns are called.
+    #[error(
+        "a CSV without header (header=absent) has the names of its columns from `columns` of its entity, and {of}; declare them \
+         in entities.toml (--entities)"
+    )]
+    NoColumns {
+        /// Why there are none.
+        of: String,
     },
     /// The bytes are damaged, or are not what they claim to be.
     #[error("{blob}: the file cannot be read on")]
@@ -90,7 +115,7 @@ impl RowsError {
     pub fn verdict(&self) -> Verdict {
         Verdict::Quarantine(match self {
             Self::Media(error) => error.reason,
-            Self::Unsupported { .. } => Reason::UnsupportedFormat,
+            Self::Unsupported { .. } | Self::NoColumns { .. } => Reason::UnsupportedFormat,
             Self::Decode { source, .. } => source.reason,
             Self::Differs { .. } => Reason::HashMismatch,
         })
@@ -100,7 +125,7 @@ impl RowsError {
 /// How to decode a file of this media; `entity` gives the columns of a CSV without header.
 ///
 /// # Errors
-/// [`RowsError::Unsupported`].
+/// [`RowsError::Unsupported`], [`RowsError::NoColumns`].
 pub(crate) fn decode_options(
     media: Media,
     blob_type: &str,
@@ -120,8 +145,13 @@ pub(crate) fn decode_options(
             let columns: Vec<String> =
                 entity.into_iter().flat_map(|entity| &entity.columns).map(|column| column.name.clone()).collect();
             if columns.is_empty() {
-                let what = format!("a CSV without header of type {blob_type:?}, whose entity declares no columns,");
-                return Err(RowsError::Unsupported { what });
+                return Err(RowsError::NoColumns {
+                    of: match (entity, blob_type) {
+                        (None, "") => "no type is named that has one (--type)".to_owned(),
+                        (None, blob_type) => format!("the type {blob_type:?} has none"),
+                        (Some(entity), _) => format!("{:?} declares none", entity.name),
+                    },
+                });
             }
             Source::Csv { columns: Some(columns), delimiter }
         }
@@ -156,68 +186,251 @@ pub(crate) fn check_figures(blob: &str, extras: &Extras, stats: &FileStats) -> R
     Ok(())
 }
 
-/// Decodes what comes through `chunks` and hands on groups of the rows after `from`. Returns at the file's end, when the
-/// download was cut, or when nobody takes the groups any more.
+/// Places on processors, for all files together.
+#[derive(Debug, Clone)]
+pub(crate) struct Pool {
+    places: Arc<Semaphore>,
+    size: usize,
+}
+
+impl Pool {
+    pub(crate) fn new(size: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(size)), size }
+    }
+
+    async fn place(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.places).acquire_owned().await.expect("the pool is never closed")
+    }
+}
+
+/// How a file is decoded.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// From its begin to its end.
+    InOneGo,
+    /// By segments, if the file of so many stored bytes has any.
+    BySegments(u64),
+    /// From a checkpoint on.
+    From(Checkpoint),
+}
+
+/// What decoding came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Decoded {
+    /// The file's end, the end of a download that was cut, or nobody takes the groups any more.
+    Over,
+    /// The index of the file's segments or the checkpoint cannot be right, or something in the file is wrong. The rows up to
+    /// this one were handed on: the file is to be read again in one go, from the next one on.
+    Doubt {
+        /// Number of the last row that was handed on.
+        to: u64,
+    },
+}
+
+/// Decodes what comes through `chunks` and hands on groups of the rows that are wanted.
 ///
 /// # Errors
 /// What the decoder found; the full groups before it have been handed on.
 pub(crate) async fn decode(
     options: DecodeOptions,
-    from: u64,
-    limits: GroupLimits,
-    cpu: Arc<Semaphore>,
+    way: Way,
+    grouping: Grouping,
+    pool: Pool,
     mut chunks: mpsc::Receiver<Chunk>,
     groups: mpsc::Sender<Group>,
-) -> Result<(), DecodeError> {
-    let mut state = Decoding { decoder: RowDecoder::new(options), group: Group::default(), from, limits };
-    loop {
-        let Some(chunk) = chunks.recv().await else { return Ok(()) };
-        let permit = Arc::clone(&cpu).acquire_owned().await.expect("the pool is never closed");
-        state.feed(chunk);
+) -> Result<Decoded, DecodeError> {
+    let decoder = match &way {
+        Way::From(checkpoint) => RowDecoder::go_on(options.clone(), checkpoint),
+        Way::InOneGo | Way::BySegments(_) => RowDecoder::new(options.clone()),
+    };
+    let mut to = grouping.from;
+    let mut state = Box::new(Decoding { decoder, grouping, fed_bytes: 0 });
+    if let Way::BySegments(length) = way {
+        let segments = SegmentDecoder::new(options, length);
+        match segments::decode(segments, state.grouping.clone(), &pool, &mut chunks, &groups).await {
+            Segments::Over => return Ok(Decoded::Over),
+            Segments::Doubt { to } => return Ok(Decoded::Doubt { to }),
+            Segments::Ordinary { fed, ended } => {
+                fed.into_iter().for_each(|bytes| state.feed(Chunk::Bytes(bytes)));
+                if ended {
+                    state.feed(Chunk::End);
+                }
+            }
+        }
+    }
+    // What was looked at for an index comes first.
+    let mut is_fed = true;
+    while state.fed_bytes <= BYTES_TOGETHER {
+        if !std::mem::take(&mut is_fed) {
+            let Some(chunk) = chunks.recv().await else { return Ok(Decoded::Over) };
+            state.feed(chunk);
+        }
         // What has arrived meanwhile goes along: fewer changes of thread, and no more than the queue holds.
         while let Ok(chunk) = chunks.try_recv() {
             state.feed(chunk);
         }
-        // The decoder may have many groups in what it was fed; each leaves before the next is made.
-        let mut permit = Some(permit);
-        loop {
-            let held = match permit.take() {
-                Some(permit) => permit,
-                None => Arc::clone(&cpu).acquire_owned().await.expect("the pool is never closed"),
-            };
-            let (back, stop) = tokio::task::spawn_blocking(move || {
-                let _held = held;
-                let stop = state.fill();
-                (state, stop)
-            })
-            .await
-            .expect("the decoder does not panic");
-            state = back;
-            match stop {
-                Fill::NeedInput => break,
-                Fill::Full => {
-                    if groups.send(state.take_group()).await.is_err() {
-                        return Ok(());
-                    }
+        match work(state, &mut to, &way, &pool, &groups).await? {
+            Worked::Hungry(back) => state = back,
+            Worked::Ended(decoded) => return Ok(decoded),
+        }
+    }
+    // A file this long is worth two threads.
+    let unpacking = state.decoder.unpacked_elsewhere();
+    let (piece_to, mut piece_from) = mpsc::channel(PIECES_QUEUED);
+    let unpacked = unpack(unpacking, &pool, &mut chunks, piece_to);
+    let decoded = async {
+        while let Some(pieces) = piece_from.recv().await {
+            pieces.into_iter().for_each(|piece| state.decoder.hand(piece));
+            match work(state, &mut to, &way, &pool, &groups).await? {
+                Worked::Hungry(back) => state = back,
+                Worked::Ended(decoded) => return Ok(decoded),
+            }
+        }
+        Ok(Decoded::Over)
+    };
+    tokio::pin!(decoded);
+    tokio::select! {
+        biased;
+        decoded = &mut decoded => decoded,
+        () = unpacked => decoded.await,
+    }
+}
+
+/// Unpacks what comes through `chunks`, a stretch of it at a time.
+async fn unpack(
+    mut unpacking: Unpacking,
+    pool: &Pool,
+    chunks: &mut mpsc::Receiver<Chunk>,
+    pieces: mpsc::Sender<Vec<Unpacked>>,
+) {
+    loop {
+        let place = pool.place().await;
+        let worked = blocking(move || {
+            let _place = place;
+            let (mut unpacked, mut bytes) = (Vec::new(), 0);
+            while bytes < STRETCH_BYTES
+                && let Some(piece) = unpacking.next()
+            {
+                bytes += piece.size();
+                let is_last = piece.is_last();
+                unpacked.push(piece);
+                if is_last {
+                    break;
                 }
-                Fill::Done => {
-                    // An error here means that the sink failed and will say so itself.
-                    let _nobody_listens = groups.send(state.take_group()).await;
-                    return Ok(());
-                }
-                // The unfinished group goes nowhere: what is wrong with the file may be wrong with these rows already, as
-                // when a turned bit made one number another and only the checksum tells.
-                Fill::Failed(error) => return Err(error),
+            }
+            (unpacking, unpacked)
+        })
+        .await;
+        let Some((back, unpacked)) = worked else { return };
+        unpacking = back;
+        let (is_hungry, is_last) = (unpacked.is_empty(), unpacked.last().is_some_and(Unpacked::is_last));
+        if !is_hungry && (pieces.send(unpacked).await.is_err() || is_last) {
+            return;
+        }
+        if is_hungry {
+            match chunks.recv().await {
+                Some(Chunk::Bytes(bytes)) => unpacking.feed(bytes),
+                Some(Chunk::End) => unpacking.end(),
+                None => return,
             }
         }
     }
 }
 
-struct Decoding {
-    decoder: RowDecoder,
+/// What became of what was fed.
+enum Worked {
+    /// It is used up.
+    Hungry(Box<Decoding>),
+    Ended(Decoded),
+}
+
+/// Decodes what was fed, and hands on the groups that are full: each leaves before the next is made.
+async fn work(
+    mut state: Box<Decoding>,
+    to: &mut u64,
+    way: &Way,
+    pool: &Pool,
+    groups: &mpsc::Sender<Group>,
+) -> Result<Worked, DecodeError> {
+    loop {
+        let place = pool.place().await;
+        let worked = blocking(move || {
+            let _place = place;
+            let stop = state.fill();
+            (state, stop)
+        })
+        .await;
+        let Some((back, stop)) = worked else { return Ok(Worked::Ended(Decoded::Over)) };
+        state = back;
+        match stop {
+            Fill::NeedInput => return Ok(Worked::Hungry(state)),
+            Fill::Full => {
+                let group = state.grouping.take();
+                *to = group.to.max(*to);
+                if groups.send(group).await.is_err() {
+                    return Ok(Worked::Ended(Decoded::Over));
+                }
+            }
+            Fill::Done => {
+                // An error here means that the sink failed and will say so itself.
+                let _nobody_listens = groups.send(state.grouping.take()).await;
+                return Ok(Worked::Ended(Decoded::Over));
+            }
+            // The unfinished group goes nowhere: what is wrong with the file may be wrong with these rows already, as
+            // when a turned bit made one number another and only the checksum tells.
+            // From a checkpoint on it may be right for all that, and reading it whole will tell.
+            Fill::Failed(_) if matches!(way, Way::From(_)) => return Ok(Worked::Ended(Decoded::Doubt { to: *to })),
+            Fill::Failed(error) => return Err(error),
+        }
+    }
+}
+
+/// Batches on their way into groups.
+#[derive(Debug, Clone)]
+pub(crate) struct Grouping {
     group: Group,
     from: u64,
     limits: GroupLimits,
+}
+
+impl Grouping {
+    /// Groups of the rows after `from`.
+    pub(crate) fn new(from: u64, limits: GroupLimits) -> Self {
+        Self { group: Group::default(), from, limits }
+    }
+
+    /// Whether the group is full now.
+    fn add(&mut self, batch: &RowBatch) -> bool {
+        let Some(batch) = batch.after(self.from) else { return false };
+        self.group.to = batch.last_row();
+        self.group.rows += (batch.len() + batch.bad().len()) as u64;
+        self.group.bytes += batch.size();
+        self.group.batches.push(batch);
+        self.group.rows >= self.limits.rows_max || self.group.bytes >= self.limits.bytes_max
+    }
+
+    /// All batches of the rows before the checkpoint were added.
+    fn passed(&mut self, checkpoint: Option<Checkpoint>) {
+        self.group.checkpoint = checkpoint.or(self.group.checkpoint.take());
+    }
+
+    /// The last group is complete.
+    fn end(&mut self, stats: FileStats) {
+        self.group.to = self.group.to.max(stats.rows);
+        self.group.end = Some(stats);
+    }
+
+    fn take(&mut self) -> Group {
+        let next = Group { to: self.group.to, ..Group::default() };
+        std::mem::replace(&mut self.group, next)
+    }
+}
+
+struct Decoding {
+    decoder: RowDecoder,
+    grouping: Grouping,
+    /// Stored bytes.
+    fed_bytes: usize,
 }
 
 enum Fill {
@@ -230,7 +443,10 @@ enum Fill {
 impl Decoding {
     fn feed(&mut self, chunk: Chunk) {
         match chunk {
-            Chunk::Bytes(bytes) => self.decoder.feed(bytes),
+            Chunk::Bytes(bytes) => {
+                self.fed_bytes += bytes.len();
+                self.decoder.feed(bytes);
+            }
             Chunk::End => self.decoder.end(),
         }
     }
@@ -241,27 +457,16 @@ impl Decoding {
             match self.decoder.next() {
                 Ok(Step::NeedInput) => return Fill::NeedInput,
                 Ok(Step::Done(stats)) => {
-                    self.group.to = self.group.to.max(stats.rows);
-                    self.group.end = Some(stats);
+                    self.grouping.end(stats);
                     return Fill::Done;
                 }
                 Ok(Step::Batch(batch)) => {
-                    let Some(batch) = batch.after(self.from) else { continue };
-                    self.group.to = batch.last_row();
-                    self.group.rows += (batch.len() + batch.bad().len()) as u64;
-                    self.group.bytes += batch.size();
-                    self.group.batches.push(batch);
-                    if self.group.rows >= self.limits.rows_max || self.group.bytes >= self.limits.bytes_max {
+                    if self.grouping.add(&batch) {
                         return Fill::Full;
                     }
                 }
                 Err(error) => return Fill::Failed(error),
             }
         }
-    }
-
-    fn take_group(&mut self) -> Group {
-        let next = Group { to: self.group.to, ..Group::default() };
-        std::mem::replace(&mut self.group, next)
     }
 }

@@ -29,7 +29,7 @@ pub(crate) use work::{Workshop, reopen_what_the_sink_lacks};
 use crate::{
     figures::{Histogram, Tally},
     grants::jittered,
-    inbox::{Inbox, Pending, Wanted, WorkerId},
+    inbox::{Inbox, InboxError, Leased, Pending, Wanted, WorkerId},
     receive::chain,
     sink::Sink,
 };
@@ -74,6 +74,8 @@ pub struct WorkStats {
     pub parked: AtomicU64,
     /// Parked rows that their parent brought into effect.
     pub released: AtomicU64,
+    /// Rows in effect with a value that did not fit its column.
+    pub rescued: AtomicU64,
     /// Commits of another worker that were met.
     pub fenced: AtomicU64,
     /// Bytes of blobs.
@@ -111,13 +113,14 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
         others.skip(&workshop.inbox, workshop.types.as_deref()).await;
         let free = files_in_flight_max.saturating_sub(u32::try_from(files.len()).unwrap_or(u32::MAX));
         // While something is on trial, one file finds out for all.
-        let most = if workshop.circuits.on_trial() { u32::from(files.is_empty()) } else { free };
+        let on_trial = workshop.circuits.on_trial();
+        let most = if on_trial { u32::from(files.is_empty()) } else { free };
         let held_back = workshop.circuits.closed_in();
         let mut wait = LOOK_AGAIN;
         if held_back > Duration::ZERO {
             wait = held_back;
         } else if most > 0 {
-            match workshop.inbox.lease(&worker, most, &wanted).await {
+            match lease(&workshop.inbox, &worker, most, &wanted, on_trial).await {
                 Ok(leased) => {
                     pause = Duration::ZERO;
                     // Fewer than asked for: nothing else is due now, so the next time counts.
@@ -158,6 +161,24 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
         give_back.cancel();
         while files.join_next().await.is_some() {}
     }
+}
+
+/// Takes what is due. While something is on trial, a file that has not failed yet is the better witness: those that failed may
+/// fail for ever, and come first by their age.
+pub(crate) async fn lease(
+    inbox: &impl Inbox,
+    worker: &WorkerId,
+    most: u32,
+    wanted: &Wanted,
+    on_trial: bool,
+) -> Result<Vec<Leased>, InboxError> {
+    if on_trial && !wanted.untried {
+        let leased = inbox.lease(worker, most, &Wanted { untried: true, ..wanted.clone() }).await?;
+        if !leased.is_empty() {
+            return Ok(leased);
+        }
+    }
+    inbox.lease(worker, most, wanted).await
 }
 
 /// `work` catches what a file does; a panic that gets here is in the bookkeeping around it, and the lease lapses.

@@ -3,46 +3,47 @@
 mod vital;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     num::NonZeroU32,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use time::OffsetDateTime;
-use tokio::{
-    sync::{Notify, Semaphore},
-    task::JoinSet,
-    time::Instant,
-};
+use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
     GrantError, Service, TokenSource,
-    blob::{Container, ContainerOptions, Traffic},
-    bus::{Bus, BusOptions, ReceiverOptions},
+    blob::{ContainerOptions, Traffic},
+    bus::BusOptions,
     http::{HttpClient, HttpError, HttpOptions},
 };
-use waybill_contracts::{Entities, GrantLayout, Metadata};
+use waybill_contracts::{BlobUri, Entities, GrantLayout, Metadata};
 use waybill_formats::{Limits, RowFilter, filter::FilterColumns};
 
 use crate::{
     OnBadRow,
     apply::{EntityPlans, PlanError},
-    fetch::{self, Claim},
+    fetch::{Claim, Storage},
     files::{Files, Source},
     grants::{Credential, Grants, place_of},
     health::{Alarm, Doing},
-    inbox::{Inbox, InboxError, Pending, SqliteInbox, Wanted, WorkerId},
+    inbox::{
+        Inbox, InboxError, InboxRow, ListFilter, Pages, Pending, Place, Retention, SqliteInbox, State, Wanted,
+        WorkerId, prune,
+    },
     look::{FileRows, LookError},
-    receive::{Desk, ReceiveStats, chain, receive},
+    manifest::with_manifests,
+    receive::{Buses, ReceiveStats, Reception, chain},
     reconcile::{ReconcileError, Reconciled, Walk},
-    rows::GroupLimits,
+    rows::{GroupLimits, Pool},
     schedule::{Circuits, CompareError, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks},
     sink::Sink,
+    tasks::all,
     watched::{Calls, Watched},
 };
 
@@ -79,8 +80,8 @@ struct Shared<I> {
     schedule_alarm: Arc<Alarm>,
     /// Of the loop that tells the inbox of itself.
     pulse_alarm: Alarm,
-    /// The last one that messages came from.
-    bus: Mutex<Option<Bus>>,
+    /// Those that messages came from last.
+    buses: Arc<Buses>,
     /// Runs that compare inbox and sink: what they find is not due yet.
     preparing: AtomicU64,
 }
@@ -131,7 +132,7 @@ pub struct SubscriberBuilder {
     filters: BTreeMap<String, String>,
     files_in_flight_max: NonZeroU32,
     commit_rows_max: u64,
-    commit_bytes_max: usize,
+    commit_bytes_max: Option<usize>,
     limits: Limits,
     on_bad_row: OnBadRow,
     verify_hash: bool,
@@ -139,6 +140,7 @@ pub struct SubscriberBuilder {
     drain_timeout: Duration,
     lease: Duration,
     stuck_after: Duration,
+    retention: Retention,
     layout: GrantLayout,
     http: HttpOptions,
     bus: BusOptions,
@@ -154,7 +156,7 @@ impl Default for SubscriberBuilder {
             filters: BTreeMap::new(),
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
             commit_rows_max: 100_000,
-            commit_bytes_max: 4 << 20,
+            commit_bytes_max: None,
             limits: Limits::default(),
             on_bad_row: OnBadRow::Quarantine,
             verify_hash: false,
@@ -162,6 +164,7 @@ impl Default for SubscriberBuilder {
             drain_timeout: Duration::from_secs(20),
             lease: Duration::from_secs(60),
             stuck_after: Duration::from_secs(300),
+            retention: Retention::default(),
             layout: GrantLayout::default(),
             http: HttpOptions::default(),
             bus: BusOptions::default(),
@@ -210,10 +213,11 @@ impl SubscriberBuilder {
         self
     }
 
-    /// Most plain bytes in one transaction of the sink (default 4 MiB).
+    /// Most plain bytes in one transaction of the sink (default: what [suits it](Sink::commit_bytes), 16 MiB in PostgreSQL,
+    /// else 4 MiB).
     #[must_use]
     pub fn commit_bytes_max(mut self, bytes: usize) -> Self {
-        self.commit_bytes_max = bytes.max(1);
+        self.commit_bytes_max = Some(bytes.max(1));
         self
     }
 
@@ -295,6 +299,13 @@ impl SubscriberBuilder {
         self
     }
 
+    /// What of the inbox is forgotten, and when; looked at every hour by whoever receives or works (default: nothing ever).
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.retention = retention;
+        self
+    }
+
     /// The clock (default: the system's).
     #[must_use]
     pub fn now(mut self, now: fn() -> OffsetDateTime) -> Self {
@@ -362,7 +373,7 @@ impl SubscriberBuilder {
                 working: Doing::default(),
                 schedule_alarm: Arc::default(),
                 pulse_alarm: Alarm::default(),
-                bus: Mutex::default(),
+                buses: Arc::default(),
                 preparing: AtomicU64::new(0),
             }),
         })
@@ -435,17 +446,15 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// it would have them worked again.
     #[must_use]
     pub fn files(&self, wanted: Wanted) -> Files<I> {
-        let Shared { inbox, tokens, entities, plans, filters, options, worker, worked, admitted, circuits, .. } =
-            &*self.shared;
+        let Shared { inbox, entities, plans, filters, options, worker, worked, admitted, circuits, .. } = &*self.shared;
         let source = Source {
             inbox: inbox.clone(),
             worker: worker.clone(),
-            tokens: Arc::clone(tokens),
-            container: self.container(),
+            storage: self.storage(),
             entities: Arc::clone(entities),
             plans: Arc::clone(plans),
             filters: filters.clone(),
-            types: options.types.clone(),
+            types: with_manifests(options.types.clone()),
             circuits: Arc::clone(circuits),
             stats: Arc::clone(worked),
             limits: options.limits.clone(),
@@ -467,13 +476,13 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let metadata = Metadata::parse(row.body.as_bytes()).map_err(|source| LookError::NoFile { id, source })?;
         let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at };
         let now = (shared.options.now)();
-        let blob = fetch::locate(&*shared.tokens, &shared.inbox, claim, now).await?;
-        let download = fetch::open(&self.container(), &blob, claim, None, now).await?;
+        let blob = self.storage().locate(&shared.inbox, claim, now).await?;
+        let download = blob.open(claim, (0, None), now).await?;
         let entity = shared.entities.for_type(&metadata.blob_type);
-        FileRows::of_blob(blob.as_str().to_owned(), download, &metadata, entity, &shared.options.limits)
+        FileRows::of_blob(blob.name().to_owned(), download, &metadata, entity, &shared.options.limits)
     }
 
-    /// Compares the container's listing with the inbox, within `types` (default: the configured ones), and admits the files that
+    /// Compares manifests, and the container's listing where the grant allows it, with the inbox, within `types` (default: the configured ones), and admits the files that
     /// no message announced; with `dry_run` it only says which. Files are worked by [`Subscriber::run`] and
     /// [`Subscriber::process`], here or in another process. See [`reconcile`](crate::reconcile).
     ///
@@ -483,18 +492,20 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// # Cancel safety
     /// Dropping the future ends it, and nothing is lost: begin again.
     pub async fn reconcile(&self, types: Option<Vec<String>>, dry_run: bool) -> Result<Reconciled, ReconcileError> {
-        let Shared { inbox, tokens, admitted, .. } = &*self.shared;
-        let types = types.or_else(|| self.shared.options.types.clone());
-        let walk = Walk { tokens: &**tokens, container: self.container(), inbox, types, dry_run };
+        let Shared { inbox, admitted, options, .. } = &*self.shared;
+        let types = with_manifests(types.or_else(|| options.types.clone()));
+        let (limits, now) = (options.limits.clone(), (options.now)());
+        let walk = Walk { storage: self.storage(), inbox, types, dry_run, limits, now };
         let reconciled = walk.run().await;
         // Also after an error: some may be there.
         admitted.notify_waiters();
         reconciled
     }
 
-    fn container(&self) -> Container {
+    fn storage(&self) -> Storage {
         let Shared { http, tokens, options, traffic, .. } = &*self.shared;
-        Container::new(http.clone(), Arc::clone(tokens), options.blob.clone()).counting(Arc::clone(traffic))
+        let (http, tokens, traffic) = (http.clone(), Arc::clone(tokens), Arc::clone(traffic));
+        Storage { http, tokens, options: options.blob.clone(), traffic }
     }
 
     fn watched<S: Sink>(&self, sink: S) -> Arc<Watched<S>> {
@@ -538,7 +549,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             let pending = self.shared.inbox.pending(&wanted).await?;
             // With a long backlog the question costs something: asked more seldom then.
             let look = LOOK.max(asked.elapsed() * 10);
-            let attached = !receiving || self.shared.received.attached.load(Ordering::Relaxed) > 0;
+            let attached = !receiving || self.shared.received.is_attached();
             let now = messages();
             let busy = pending.working > 0 || pending.due > 0 || now != before || !attached || preparing;
             if busy {
@@ -585,9 +596,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     fn wanted(&self, mut wanted: Wanted) -> Wanted {
-        if wanted.types.is_none() {
-            wanted.types = self.shared.options.types.clone();
-        }
+        wanted.types = with_manifests(wanted.types.or_else(|| self.shared.options.types.clone()));
         wanted
     }
 
@@ -614,29 +623,28 @@ impl<I: Inbox + Clone> Subscriber<I> {
             let stop = stop.clone();
             tasks.spawn(async move { grants.run(&stop).await });
         }
+        {
+            let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
+            tasks.spawn(async move { keep_in_bounds(&shared.inbox, &shared.options.retention, &stop).await });
+        }
         let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
         tasks.spawn(async move { remember_places(&*shared.tokens, &shared.inbox, &stop).await });
     }
 
     fn spawn_receive(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         self.spawn_grants(tasks, stop);
-        let bus = Bus::new(Arc::clone(&self.shared.tokens), self.shared.options.bus.clone());
-        *self.shared.bus.lock().expect("no panic while it is held") = Some(bus.clone());
-        let links = if self.shared.options.dead_letters { &[false, true][..] } else { &[false][..] };
-        let mut receivers = JoinSet::new();
-        for dead_letter_queue in links.iter().copied() {
-            let (shared, bus, stop) = (Arc::clone(&self.shared), bus.clone(), stop.clone());
-            receivers.spawn(async move {
-                let stats = if dead_letter_queue { &shared.dead_letters } else { &shared.received };
-                let options = ReceiverOptions { dead_letter_queue };
-                let (admitted, now) = (&*shared.admitted, shared.options.now);
-                receive(&bus, options, Desk { inbox: &shared.inbox, stats, admitted, now }, &stop).await;
-            });
-        }
-        tasks.spawn(async move {
-            all(receivers).await;
-            bus.close().await;
-        });
+        let Shared { tokens, inbox, received, dead_letters, admitted, buses, options, .. } = &*self.shared;
+        let reception = Reception {
+            tokens: Arc::clone(tokens),
+            options: options.bus.clone(),
+            inbox: inbox.clone(),
+            messages: Arc::clone(received),
+            dead_letters: options.dead_letters.then(|| Arc::clone(dead_letters)),
+            admitted: Arc::clone(admitted),
+            buses: Arc::clone(buses),
+            now: options.now,
+        };
+        tasks.spawn(reception.run(stop.clone()));
     }
 
     fn spawn_process(
@@ -649,21 +657,21 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let shared = Arc::clone(&self.shared);
         let options = &shared.options;
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let commit_bytes_max = options.commit_bytes_max.unwrap_or_else(|| sink.commit_bytes().max(1));
         let workshop = Arc::new(Workshop {
             inbox: shared.inbox.clone(),
             sink,
-            tokens: Arc::clone(&shared.tokens),
-            container: self.container(),
+            storage: self.storage(),
             entities: Arc::clone(&shared.entities),
             plans: Arc::clone(&shared.plans),
             circuits: Arc::clone(&shared.circuits),
             alarm: Arc::clone(&shared.schedule_alarm),
-            types: options.types.clone(),
+            types: with_manifests(options.types.clone()),
             filters: shared.filters.clone(),
             stats: Arc::clone(&shared.worked),
-            cpu: Arc::new(Semaphore::new(cores)),
+            pool: Pool::new(cores),
             limits: options.limits.clone(),
-            groups: GroupLimits { rows_max: options.commit_rows_max, bytes_max: options.commit_bytes_max },
+            groups: GroupLimits { rows_max: options.commit_rows_max, bytes_max: commit_bytes_max },
             on_bad_row: options.on_bad_row,
             verify_hash: options.verify_hash,
             lease: options.lease,
@@ -701,31 +709,39 @@ fn compile_filters(
     filters.iter().map(compile).collect()
 }
 
-/// Awaits every task. A panic is passed on: a subscriber that only seems to run would be worse.
-async fn all(mut tasks: JoinSet<()>) {
-    while let Some(ended) = tasks.join_next().await {
-        if let Err(error) = ended
-            && let Ok(panic) = error.try_into_panic()
-        {
-            std::panic::resume_unwind(panic);
+/// Forgets what may be forgotten, now and every hour.
+async fn keep_in_bounds(inbox: &impl Inbox, retention: &Retention, stop: &CancellationToken) {
+    const EVERY: Duration = Duration::from_secs(3600);
+    while !retention.is_for_ever() && !stop.is_cancelled() {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            pruned = prune(inbox, retention, |_| {}) => match pruned {
+                Ok(pruned) => tracing::debug!(?pruned, "pruned"),
+                Err(error) => tracing::warn!(error = %chain(&error), "the inbox was not pruned; trying again in an hour"),
+            },
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(EVERY) => {}
         }
     }
 }
 
-/// Notes in the inbox where each new grant says that files lie, so that a file of an earlier place waits for it.
+/// Notes in the inbox where each new grant says that files lie, so that a file of an earlier place waits for it, and has those
+/// tried again whose place is named anew.
 async fn remember_places(tokens: &dyn TokenSource, inbox: &impl Inbox, stop: &CancellationToken) {
     let mut changes = tokens.changes();
-    let mut known = None;
+    let mut known: Option<BTreeSet<Place>> = None;
     loop {
         changes.mark_unchanged();
         let mut again = None;
-        if let Ok(grant) = tokens.grant(Service::Blob, None).await {
-            let place = place_of(&grant);
-            if known.as_ref() != Some(&place) {
-                match inbox.remember_place(&place).await {
-                    Ok(()) => known = Some(place),
+        if let Ok(grants) = tokens.grants(Service::Blob, None).await {
+            let now: BTreeSet<Place> = grants.iter().map(place_of).collect();
+            if known.as_ref() != Some(&now) {
+                match opened(inbox, known.as_ref(), &now).await {
+                    Ok(()) => known = Some(now),
                     Err(error) => {
-                        tracing::warn!(error = %chain(&error), "the grant's place was not noted; trying again");
+                        tracing::warn!(error = %chain(&error), "the grant's places were not noted; trying again");
                         again = Some(Duration::from_secs(1));
                     }
                 }
@@ -739,4 +755,43 @@ async fn remember_places(tokens: &dyn TokenSource, inbox: &impl Inbox, stop: &Ca
             },
         }
     }
+}
+
+/// Files of a page that is looked through for those that wait for a place.
+const PAGE: u32 = 500;
+
+/// Files of a place that is named `now` and was not `before` have waited for it. At the start any may have.
+pub(crate) async fn opened(
+    inbox: &impl Inbox,
+    before: Option<&BTreeSet<Place>>,
+    now: &BTreeSet<Place>,
+) -> Result<(), InboxError> {
+    let ever: BTreeSet<Place> = inbox.places().await?.into_iter().collect();
+    for place in now.difference(&ever) {
+        inbox.remember_place(place).await?;
+    }
+    let anew: Vec<&Place> = now
+        .iter()
+        .filter(|place| before.is_none_or(|before| !before.contains(place)) && ever.contains(place))
+        .collect();
+    // With one place alone there was never another to wait for.
+    if anew.is_empty() || ever.len() < 2 {
+        return Ok(());
+    }
+    let waited = |row: &InboxRow| {
+        let uri = row.uri.as_deref().and_then(|uri| BlobUri::parse(uri).ok())?;
+        (row.attempts > 0 && anew.iter().any(|place| place.holds(&uri))).then_some(row.id)
+    };
+    let mut pages = Pages::new(ListFilter { state: Some(State::Saved), most: PAGE, ..ListFilter::default() });
+    let mut due = 0;
+    while let Some(rows) = pages.next(inbox).await? {
+        let ids: Vec<i64> = rows.iter().filter_map(waited).collect();
+        if !ids.is_empty() {
+            due += inbox.hasten(&ids).await?;
+        }
+    }
+    if due > 0 {
+        tracing::info!(files = due, "files waited for a place that the grant names again; they are due now");
+    }
+    Ok(())
 }

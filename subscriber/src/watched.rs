@@ -16,7 +16,8 @@ use crate::{
     figures::Histogram,
     inbox::{
         Admitted, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, HistoryEntry, Inbox, InboxError, InboxRow,
-        Lease, Leased, ListFilter, Pending, Place, TypeTotals, Wanted, WorkerId, WorkerSeen,
+        Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, Retention, SequenceNamed, SequenceSeen,
+        TypeTotals, Wanted, WorkerId, WorkerSeen,
     },
     receive::chain,
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded},
@@ -149,6 +150,10 @@ impl<I: Inbox> Inbox for Watched<I> {
         self.read(self.inner.done_files(after, most).await)
     }
 
+    async fn hasten(&self, ids: &[i64]) -> Result<u64, InboxError> {
+        self.written(self.inner.hasten(ids).await)
+    }
+
     async fn reopen(&self, ids: &[i64]) -> Result<u64, InboxError> {
         self.written(self.inner.reopen(ids).await)
     }
@@ -185,6 +190,31 @@ impl<I: Inbox> Inbox for Watched<I> {
         self.read(self.inner.types().await)
     }
 
+    async fn note_named(&self, of: &SequenceNamed) -> Result<(), InboxError> {
+        self.written(self.inner.note_named(of).await)
+    }
+
+    async fn named(&self) -> Result<Vec<SequenceNamed>, InboxError> {
+        self.read(self.inner.named().await)
+    }
+
+    async fn sequences(&self) -> Result<Vec<SequenceSeen>, InboxError> {
+        self.read(self.inner.sequences().await)
+    }
+
+    async fn prunable(&self, retention: &Retention) -> Result<Pruned, InboxError> {
+        self.read(self.inner.prunable(retention).await)
+    }
+
+    async fn prune(
+        &self,
+        retention: &Retention,
+        step: PruneStep,
+        most: u32,
+    ) -> Result<(Pruned, Option<PruneStep>), InboxError> {
+        self.written(self.inner.prune(retention, step, most).await)
+    }
+
     async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
         self.read(self.inner.list(filter).await)
     }
@@ -210,6 +240,10 @@ impl<I: Inbox> Inbox for Watched<I> {
 impl<S: Sink> Sink for Watched<S> {
     fn guarantee(&self) -> Guarantee {
         self.inner.guarantee()
+    }
+
+    fn commit_bytes(&self) -> usize {
+        self.inner.commit_bytes()
     }
 
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {

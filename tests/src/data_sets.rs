@@ -96,7 +96,7 @@ fn encode(tables: &[Table], file: &File, format: Format) -> Bytes {
             .collect();
         writer.row(&fields).expect("the format can say it");
     }
-    writer.finish().0
+    writer.finish().rest
 }
 
 fn decode(bytes: Bytes, format: Format) -> Vec<RowBatch> {

@@ -31,6 +31,8 @@ use waybill_subscriber::{
     sink::{Sink, SqliteSink},
 };
 
+use crate::watch;
+
 /// Where the waybills of the one tenant arrive.
 pub(crate) const SUBSCRIPTION: &str = "exports/subscriptions/acme";
 /// The one tenant.
@@ -52,6 +54,7 @@ impl World {
     }
 
     pub(crate) async fn of(local: Builder) -> Self {
+        watch::the_logs();
         let folder = tempfile::tempdir().expect("a folder for the test");
         Self { local: local.start().await.expect("local starts"), folder }
     }
@@ -147,6 +150,10 @@ impl World {
         self.uri(name)
     }
 
+    pub(crate) async fn delete(&self, name: &str) {
+        self.container().delete(name).await.expect("the blob is deleted");
+    }
+
     /// Sends bodies as messages, as a publisher of another house would.
     pub(crate) async fn send<B: Into<Bytes>>(&self, bodies: impl IntoIterator<Item = B>) {
         let bus = Bus::new(self.tokens(), BusOptions::default());
@@ -157,7 +164,9 @@ impl World {
     }
 
     pub(crate) async fn end(self) {
-        self.local.stop().await;
+        let Self { local, folder } = self;
+        local.stop().await;
+        watch::assert_no_token(folder.path());
     }
 }
 

@@ -10,6 +10,8 @@ mod harness;
 #[cfg(test)]
 mod bad_input;
 #[cfg(test)]
+mod changes;
+#[cfg(test)]
 mod conformance;
 #[cfg(test)]
 mod crash;
@@ -22,6 +24,10 @@ mod identity;
 #[cfg(test)]
 mod links;
 #[cfg(test)]
+mod live;
+#[cfg(test)]
+mod matrix;
+#[cfg(test)]
 mod memory;
 #[cfg(test)]
 mod peers;
@@ -30,8 +36,14 @@ mod promises;
 #[cfg(test)]
 mod proxy;
 #[cfg(test)]
+mod readers;
+#[cfg(test)]
 mod replicas;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod tokens;
+#[cfg(test)]
+mod torture;
+#[cfg(test)]
+mod watch;

@@ -17,12 +17,12 @@ use crate::harness::{PATIENCE, World, assert_nothing_was_dead_lettered, binary, 
 const FILES: u64 = 110;
 const LAST_FILES: u64 = 6;
 const ROWS: u64 = 100;
-const LEASE: Duration = Duration::from_secs(3);
+pub(crate) const LEASE: Duration = Duration::from_secs(3);
 /// What lapsed waits behind what was due before, and for the next look.
 const SLOW: Duration = Duration::from_secs(20);
 
 /// A schema for the inbox and one for the sink, in one database.
-struct Database {
+pub(crate) struct Database {
     client: Client,
     _served: JoinSet<()>,
     server: String,
@@ -30,7 +30,7 @@ struct Database {
 }
 
 impl Database {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let server = std::env::var("WAYBILL_TEST_POSTGRES")
             .expect("WAYBILL_TEST_POSTGRES is not set: run `cargo xtask test`, which starts a PostgreSQL");
         let server = format!("{server}?sslmode=disable");
@@ -48,11 +48,11 @@ impl Database {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
-    async fn number(&self, sql: &str) -> i64 {
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
         self.client.query_one(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}")).get(0)
     }
 
-    async fn numbers(&self, sql: &str) -> Vec<i64> {
+    pub(crate) async fn numbers(&self, sql: &str) -> Vec<i64> {
         let rows = self.client.query(sql, &[]).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         rows.iter().map(|row| row.get(0)).collect()
     }
@@ -70,7 +70,7 @@ impl Database {
     }
 
     /// Until so many files are done.
-    async fn done(&self, files: u64) {
+    pub(crate) async fn done(&self, files: u64) {
         let there = "SELECT count(*) FROM pg_tables WHERE tablename = 'history' AND schemaname = current_schema()";
         self.until("an inbox", there, 1).await;
         self.until("files done", "SELECT count(*) FROM inbox WHERE state = 'done'", files.cast_signed()).await;
@@ -83,19 +83,30 @@ impl Database {
         format!("{}&application_name={}_{replica}&options={options}", self.server, self.name)
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.run(&format!("DROP SCHEMA {0}_inbox CASCADE; DROP SCHEMA {0}_sink CASCADE", self.name)).await;
     }
 }
 
 /// A process of its own.
-struct Replica {
+pub(crate) struct Replica {
     child: Child,
     name: String,
 }
 
 impl Replica {
     fn start(world: &World, ready: &Path, database: &Database, name: &str) -> Self {
+        Self::start_with(world, ready, database, name, |_| {})
+    }
+
+    /// `more` adds to how it is started.
+    pub(crate) fn start_with(
+        world: &World,
+        ready: &Path,
+        database: &Database,
+        name: &str,
+        more: impl FnOnce(&mut Command),
+    ) -> Self {
         let mut run = Command::new(binary("waybill-subscriber"));
         run.arg("run").arg("--local").arg(ready).arg("--data").arg(world.path(name));
         run.arg("--inbox").arg(database.address(name, ""));
@@ -106,6 +117,7 @@ impl Replica {
         // Small transactions: more moments at which something can happen.
         run.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "5");
         run.current_dir(world.path("")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        more(&mut run);
         let child = run.kill_on_drop(true).spawn().expect("the subscriber starts");
         Self { child, name: name.to_owned() }
     }
@@ -119,14 +131,14 @@ impl Replica {
         self.child.id().expect("it runs")
     }
 
-    async fn signal(&self, signal: &str) {
+    pub(crate) async fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().await.expect("kill runs");
         assert!(sent.success(), "{signal} to {}", self.name);
     }
 
     /// Freezes it while it holds files, and not while it sends rows: there the database waits for it, and others with it.
     /// Which files, and when the last of their leases ends, in milliseconds since 1970.
-    async fn freeze_at_work(&self, database: &Database) -> (Vec<i64>, i64) {
+    pub(crate) async fn freeze_at_work(&self, database: &Database) -> (Vec<i64>, i64) {
         let mine = format!("application_name = '{}_{}' AND state = 'active'", database.name, self.name);
         let at_work =
             format!("SELECT count(*) FROM pg_stat_activity WHERE {mine} AND wait_event IS DISTINCT FROM 'ClientRead'");
@@ -152,8 +164,13 @@ impl Replica {
         }
     }
 
+    /// `kill -9`, and until it is gone.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.expect("it is killed");
+    }
+
     /// Stops it in an orderly way.
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.signal("-TERM").await;
         self.signal("-CONT").await;
         let ended = timeout(PATIENCE, self.child.wait_with_output()).await.expect("it ends in time").expect("it ran");

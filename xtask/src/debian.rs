@@ -9,14 +9,14 @@ use anyhow::{Result, bail};
 
 use crate::steps::step;
 
-/// What a build from C needs, how it is recognised, and the package that has it.
+/// Something that must be there, how it is recognised, and the package that has it.
 struct Need {
     what: &'static str,
     found_by: &'static [&'static str],
     package: &'static str,
 }
 
-const NEEDS: [Need; 3] = [
+const TO_BUILD: [Need; 3] = [
     Need { what: "pkg-config", found_by: &["pkg-config", "--version"], package: "pkg-config" },
     Need {
         what: "Python's headers",
@@ -30,15 +30,35 @@ const NEEDS: [Need; 3] = [
     Need { what: "OpenSSL's headers", found_by: &["pkg-config", "--exists", "openssl"], package: "libssl-dev" },
 ];
 
+/// Programs that read gzip in their own ways. `gunzip` and Node.js are there anyway.
+const READERS: [Need; 3] = [
+    Need { what: "busybox", found_by: &["busybox", "true"], package: "busybox" },
+    Need {
+        what: "PHP with zlib",
+        found_by: &["php", "-r", "exit((int) !extension_loaded('zlib'));"],
+        package: "php-cli",
+    },
+    Need { what: "a JDK", found_by: &["javac", "-version"], package: "default-jdk-headless" },
+];
+
 /// Makes sure that a Python package with C in it can be built.
 pub(crate) fn to_build_python_packages() -> Result<()> {
-    let missing: Vec<&Need> = NEEDS.iter().filter(|need| !need.is_met()).collect();
+    meet(&TO_BUILD, "the tests build an AMQP library from C")
+}
+
+/// Makes sure that the programs are there that read our files in tests.
+pub(crate) fn to_read_our_files() -> Result<()> {
+    meet(&READERS, "the tests read our files with them")
+}
+
+fn meet(needs: &[Need], why: &str) -> Result<()> {
+    let missing: Vec<&Need> = needs.iter().filter(|need| !need.is_met()).collect();
     if missing.is_empty() {
         return Ok(());
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
     let what: Vec<&str> = missing.iter().map(|need| need.what).collect();
-    install(&packages, &format!("missing: {}; the tests build an AMQP library from C", what.join(", ")))
+    install(&packages, &format!("missing: {}; {why}", what.join(", ")))
 }
 
 /// Installs packages, or says `why` they are needed and how to get them.

@@ -1,6 +1,9 @@
 //! `cargo xtask test`: sets up what the tests need, then runs everything that must pass before a change lands.
 
+mod bench;
 mod debian;
+mod leaks;
+mod live;
 mod node;
 mod postgres;
 mod python;
@@ -13,11 +16,15 @@ usage: cargo xtask COMMAND
 
   test         everything that must pass: format, lints, tests, documentation, examples, dependencies
   test NAME…   only the tests whose names contain NAME (after the same set-up)
-  soak [DATA]  for hours: the properties over thousands of cases; with DATA, the folder of larger data sets, those too
+  soak [DATA]  for long: the properties over thousands of cases, ten minutes of torture (WAYBILL_SOAK_SECONDS, WAYBILL_SOAK_SEED);
+               with DATA, the folder of larger data sets, those too
+  test-live    the pipeline against a real namespace, storage account and TenantService; without them it says what to set
+  bench [NAME…] [--quick] [--list]
+               Waybill measured beside what a user would use instead: the rows of docs/benchmarks.md, or those named
   setup        only the set-up: a Python environment and Node packages in .cache/
 
 The set-up needs Rust, Python 3 with venv and headers, Node.js 20 with npm, a C compiler, OpenSSL's headers,
-PostgreSQL's programs, and the package registries. What is missing is named; Debian packages are installed when root runs it.
+PostgreSQL's programs, busybox, PHP and a JDK (which read our files), and the package registries. What is missing is named; Debian packages are installed when root runs it.
 
 To run some tests with cargo itself after `cargo xtask setup`:
   export WAYBILL_TEST_PYTHON=$PWD/.cache/python/bin/python WAYBILL_TEST_NODE=$PWD/.cache/node";
@@ -28,6 +35,8 @@ fn main() -> ExitCode {
         ["test"] => steps::everything(),
         ["test", ref names @ ..] => steps::some_tests(names),
         ["soak", ref folder @ ..] if folder.len() <= 1 => steps::soak(folder.first().copied()),
+        ["test-live"] => live::test(),
+        ["bench", ref arguments @ ..] => bench::bench(arguments),
         ["setup"] => steps::set_up().map(|_| ()),
         ["help" | "--help" | "-h"] | [] => {
             println!("{HELP}");

@@ -17,24 +17,36 @@ pub(crate) struct Postgres {
     server: Child,
     /// `postgres://waybill@127.0.0.1:PORT/postgres`, with all rights.
     pub(crate) url: String,
-    folder: PathBuf,
+    /// All that it keeps.
+    pub(crate) folder: PathBuf,
 }
 
 impl Postgres {
     /// Makes a cluster and starts it. PostgreSQL refuses to run as root, which then takes the user that the packages of
     /// PostgreSQL bring.
     pub(crate) fn start() -> Result<Self> {
+        // What it holds is thrown away; tests kill our programs, not this one.
+        Self::start_with(&["fsync=off", "full_page_writes=off", "max_connections=300"])
+    }
+
+    /// One that keeps what it says it keeps, with the memory that its documentation advises.
+    pub(crate) fn start_durable() -> Result<Self> {
+        let memory = ["shared_buffers=512MB", "work_mem=64MB", "maintenance_work_mem=256MB"];
+        Self::start_with(&[&memory[..], &["max_wal_size=8GB", "checkpoint_timeout=30min"]].concat())
+    }
+
+    fn start_with(settings: &[&str]) -> Result<Self> {
         let programs = programs()?;
         let folder = std::env::temp_dir().join(format!("waybill-postgres-{}", std::process::id()));
         std::fs::create_dir(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        let started = Self::start_in(&programs, &folder);
+        let started = Self::start_in(&programs, &folder, settings);
         if started.is_err() {
             drop(std::fs::remove_dir_all(&folder));
         }
         started
     }
 
-    fn start_in(programs: &Path, folder: &Path) -> Result<Self> {
+    fn start_in(programs: &Path, folder: &Path, settings: &[&str]) -> Result<Self> {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700))?;
         let is_root = debian::is_root();
         if is_root {
@@ -63,8 +75,7 @@ impl Postgres {
             .arg("-D")
             .arg(&data)
             .args(["-p", &port.to_string(), "-h", "127.0.0.1", "-c", "unix_socket_directories="])
-            // What it holds is thrown away; tests kill our programs, not this one.
-            .args(["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "max_connections=300"])
+            .args(settings.iter().flat_map(|setting| ["-c", setting]))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -2,13 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
 
-use crate::{node, postgres::Postgres, python};
+use crate::{debian, leaks, node, postgres::Postgres, python};
 
 /// Where tests find what was set up: the names are known to `tests/`.
 pub(crate) struct SetUp {
@@ -23,8 +23,18 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// Each runs with no arguments, and fails when it does not come to the end that it tells of.
-const EXAMPLES: [&str; 8] =
-    ["quickstart", "embed", "own_code", "at_night", "some_types", "replicas", "own_sink", "own_tokens"];
+const EXAMPLES: [&str; 10] = [
+    "quickstart",
+    "embed",
+    "own_code",
+    "at_night",
+    "some_types",
+    "replicas",
+    "own_sink",
+    "own_tokens",
+    "own_service",
+    "folder",
+];
 
 /// What the tests need beside Rust, into the ignored folder `.cache/`.
 pub(crate) fn set_up() -> Result<SetUp> {
@@ -33,6 +43,7 @@ pub(crate) fn set_up() -> Result<SetUp> {
     if Command::new("cc").arg("--version").output().is_err() {
         bail!("no C compiler: SQLite and aws-lc are built from C; install gcc (Debian: apt-get install gcc libc6-dev)");
     }
+    debian::to_read_our_files()?;
     Ok(SetUp {
         python: python::environment(&root().join("tests/python/requirements.txt"), &cache)?,
         node: node::packages(&root().join("tests/node"), &cache)?,
@@ -47,13 +58,24 @@ pub(crate) fn everything() -> Result<()> {
     step("lints", cargo(["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"]))?;
     // The pipeline tests start these and kill them.
     step("binaries and examples", cargo(["build", "--workspace", "--bins", "--examples"]))?;
-    step("tests", with(&set_up, cargo(["test", "--workspace"])))?;
+    let left = leaks::Left::new()?;
+    let mut tests = with(&set_up, cargo(["test", "--workspace"]));
+    tests.env("TMPDIR", left.folder());
+    step("tests", tests)?;
+    left.assert_no_token(&set_up.postgres)?;
     let mut documentation = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     step("documentation", documentation)?;
     for example in EXAMPLES {
         step(&format!("example {example}"), cargo(["run", "--quiet", "--example", example]))?;
     }
+    // That every row can be measured; nobody looks at the figures.
+    let few = ["run", "--quiet", "--bin", "waybill-bench", "--", "--quick", "--rows", "3200", "--rounds", "1"];
+    let cache = root().join("target/bench-smoke");
+    let mut bench = with(&set_up, cargo(few));
+    bench.arg("--cache").arg(&cache).stdout(Stdio::null());
+    bench.env("WAYBILL_BENCH_POSTGRES", &set_up.postgres.url).env("WAYBILL_BENCH_NODE", &set_up.node);
+    step("bench, on a few rows", bench)?;
     dependencies()?;
     println!("\nall steps passed in {:.0?}", started.elapsed());
     Ok(())
@@ -73,6 +95,14 @@ pub(crate) fn soak(data: Option<&str>) -> Result<()> {
     let mut properties = with(&set_up, cargo(["test", "--package", "waybill-subscriber", "--lib", "--", "order::"]));
     properties.env("WAYBILL_SOAK", std::env::var("WAYBILL_SOAK").unwrap_or_else(|_| "50".to_owned()));
     step("properties of order", properties)?;
+    let mut kills = with(&set_up, cargo(["test", "--package", "waybill-publisher", "--lib", "--", "log_crash::"]));
+    kills.env("WAYBILL_SOAK_KILLS", std::env::var("WAYBILL_SOAK_KILLS").unwrap_or_else(|_| "200".to_owned()));
+    step("a publisher killed 200 times", kills)?;
+    step("binaries", cargo(["build", "--workspace", "--bins"]))?;
+    let torture = ["test", "--package", "waybill-tests", "--", "--nocapture", "torture::"];
+    let mut torture = with(&set_up, cargo(torture));
+    torture.env("WAYBILL_SOAK_SECONDS", std::env::var("WAYBILL_SOAK_SECONDS").unwrap_or_else(|_| "600".to_owned()));
+    step("torture", torture)?;
     let Some(data) = data else {
         println!("\n── data sets: NOT RUN, name their folder: cargo xtask soak FOLDER");
         return Ok(());
@@ -103,7 +133,7 @@ fn dependencies() -> Result<()> {
     Ok(())
 }
 
-fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
+pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command

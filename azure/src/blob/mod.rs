@@ -27,7 +27,7 @@ use std::{collections::BTreeMap, future::Future, num::NonZeroU32, sync::Arc, tim
 use azure_core::http::{ClientOptions, Etag, RetryOptions, Transport};
 use azure_storage_blob::{
     BlobClient, BlobClientOptions, BlobContainerClient, BlobContainerClientOptions,
-    models::BlobClientGetPropertiesResultHeaders,
+    models::{BlobClientDeleteOptions, BlobClientGetPropertiesResultHeaders},
 };
 
 pub use self::{
@@ -170,6 +170,16 @@ impl Container {
     /// [`BlobError::NotFound`].
     pub async fn delete(&self, blob: &str) -> Result<(), BlobError> {
         retried(|| self.call(blob, |client| async move { client.delete(None).await })).await?;
+        Ok(())
+    }
+
+    /// Deletes a blob if it still has this ETag.
+    ///
+    /// # Errors
+    /// [`BlobError::Changed`] if it has another; else as [`Container::delete`].
+    pub async fn delete_unchanged(&self, blob: &str, etag: &str) -> Result<(), BlobError> {
+        let unchanged = || BlobClientDeleteOptions { if_match: Some(Etag::from(etag)), ..Default::default() };
+        retried(|| self.call(blob, |client| async move { client.delete(Some(unchanged())).await })).await?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     future::Future,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use azure_core::http::RequestContent;
@@ -22,8 +22,14 @@ pub struct Upload {
     attempt: u64,
     begun: AtomicU32,
     staged: AtomicU32,
+    /// The block that goes first.
+    first_begun: AtomicBool,
+    first_staged: AtomicBool,
     bytes: AtomicU64,
 }
+
+/// The index of the block that goes first; a blob has at most 50,000.
+const FIRST: u32 = u32::MAX;
 
 impl Upload {
     pub(super) fn new(container: Container, blob: String) -> Self {
@@ -33,6 +39,8 @@ impl Upload {
             attempt: rand::random(),
             begun: AtomicU32::new(0),
             staged: AtomicU32::new(0),
+            first_begun: AtomicBool::new(false),
+            first_staged: AtomicBool::new(false),
             bytes: AtomicU64::new(0),
         }
     }
@@ -50,20 +58,43 @@ impl Upload {
         let index = (!bytes.is_empty()).then(|| self.begun.fetch_add(1, Ordering::Relaxed));
         async move {
             let Some(index) = index else { return Ok(()) };
-            let id = block_id(self.attempt, index);
-            let length = bytes.len() as u64;
-            retried(|| {
-                self.container.call(&self.blob, |client| {
-                    let (client, content) = (client.block_blob_client(), bytes.clone().into());
-                    let id = id.as_bytes();
-                    async move { client.stage_block(id, length, content, None).await }
-                })
-            })
-            .await?;
+            self.stage_as(index, bytes).await?;
             self.staged.fetch_add(1, Ordering::Relaxed);
-            self.bytes.fetch_add(length, Ordering::Relaxed);
             Ok(())
         }
+    }
+
+    /// Stages the block that the blob begins with, before all others: for a file whose begin is known last. No bytes make
+    /// no block; to be called once.
+    ///
+    /// # Errors
+    /// As [`stage`](Self::stage).
+    ///
+    /// # Cancel safety
+    /// As [`stage`](Self::stage).
+    pub async fn stage_first(&self, bytes: Bytes) -> Result<(), BlobError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.first_begun.store(true, Ordering::Relaxed);
+        self.stage_as(FIRST, bytes).await?;
+        self.first_staged.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn stage_as(&self, index: u32, bytes: Bytes) -> Result<(), BlobError> {
+        let id = block_id(self.attempt, index);
+        let length = bytes.len() as u64;
+        retried(|| {
+            self.container.call(&self.blob, |client| {
+                let (client, content) = (client.block_blob_client(), bytes.clone().into());
+                let id = id.as_bytes();
+                async move { client.stage_block(id, length, content, None).await }
+            })
+        })
+        .await?;
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Commits the blocks with `If-None-Match: *`: the blob appears whole, or not at all, and is never overwritten. With
@@ -75,12 +106,15 @@ impl Upload {
     /// [`stage`](Self::stage) failed or was dropped; [`BlobError::BlockVanished`] when storage lost a block (another
     /// upload of this name was committed, or a week went by).
     pub async fn commit(self, headers: &BlobHeaders) -> Result<BlobFacts, BlobError> {
-        let (begun, staged) = (self.begun.into_inner(), self.staged.into_inner());
+        let (others, first) = (self.begun.into_inner(), self.first_begun.into_inner());
+        let (begun, staged) =
+            (others + u32::from(first), self.staged.into_inner() + u32::from(self.first_staged.into_inner()));
         if begun != staged {
             return Err(BlobError::Unfinished { blob: self.blob, staged, begun });
         }
         check_headers(headers).map_err(|problem| BlobError::Unfit { blob: self.blob.clone(), problem })?;
-        let blocks = (0..begun).map(|index| block_id(self.attempt, index).into_bytes()).collect();
+        let order = first.then_some(FIRST).into_iter().chain(0..others);
+        let blocks = order.map(|index| block_id(self.attempt, index).into_bytes()).collect();
         let list = RequestContent::try_from(BlockLookupList { latest: Some(blocks), ..Default::default() })
             .map_err(|error| BlobError::Unfit { blob: self.blob.clone(), problem: error.to_string() })?;
         let metadata: HashMap<String, String> = headers.metadata.clone().into_iter().collect();

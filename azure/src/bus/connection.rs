@@ -36,7 +36,7 @@ use super::{
     stream::{Contact, StreamGuard},
     token::Tokens,
 };
-use crate::{Generation, Grant, proxy::ProxySettings};
+use crate::{Generation, Grant, GrantError, proxy::ProxySettings};
 
 /// Attach requests that wait: a bus has a handful of links, and each request waits for its answer.
 const REQUESTS_MAX: usize = 8;
@@ -249,6 +249,12 @@ impl Keeper {
                 }
                 () = sleep_until(due), if put_at.is_some() => match self.put_all().await {
                     Ok(()) => {
+                        put_at = None;
+                        Ok(())
+                    }
+                    // Whoever opened the bus for this place closes it, when what was received is settled.
+                    Err(Failure::Call(BusError::Grant(error @ GrantError::Elsewhere { .. }))) => {
+                        tracing::debug!(host = self.host, %error, "no newer token is put here");
                         put_at = None;
                         Ok(())
                     }

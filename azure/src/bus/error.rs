@@ -87,7 +87,9 @@ impl BusError {
             Self::Partly { source } => source.retry_after(),
             Self::Setup { .. }
             | Self::Connect { .. }
-            | Self::Grant(GrantError::Refused { .. } | GrantError::RefusedTwice { .. })
+            | Self::Grant(
+                GrantError::Refused { .. } | GrantError::RefusedTwice { .. } | GrantError::Elsewhere { .. },
+            )
             | Self::Unauthorized { .. }
             | Self::NotFound { .. }
             | Self::Disabled { .. }
@@ -127,7 +129,9 @@ impl BusError {
     pub fn needs_person(&self) -> bool {
         match self {
             Self::Setup { .. }
-            | Self::Grant(GrantError::Refused { .. } | GrantError::RefusedTwice { .. })
+            | Self::Grant(
+                GrantError::Refused { .. } | GrantError::RefusedTwice { .. } | GrantError::Elsewhere { .. },
+            )
             | Self::Unauthorized { .. }
             | Self::NotFound { .. }
             | Self::Disabled { .. }

@@ -74,6 +74,10 @@ async fn every_row_that_cannot_be_used_is_counted_and_listed() {
         let of_type = bad_rows(&["--type", kind, "--format", "json"]).await.json();
         assert_eq!(of_type.as_array().unwrap().len(), rows, "{kind}");
     }
+    let unknown = "\"Nope\" is no entity and no type that has come; case counts, and known are: ItemChanges, item\n";
+    assert_eq!(bad_rows(&["--type", "Nope"]).await.out, format!("no row is kept with an error\n{unknown}"));
+    let parked = look(&[&["parked"], &sink[..], &["--type", "Nope"]].concat()).await.out;
+    assert!(parked.ends_with(unknown), "{parked}");
     let other = if id == "1" { "2" } else { "1" };
     assert_eq!(bad_rows(&["--file", other]).await.out, "no row is kept with an error\n");
     let none = run(subscriber(&[&["bad-rows", "--file", "99"], &sink[..]].concat())).await.with(1).err;
@@ -109,6 +113,18 @@ async fn a_sink_without_a_list_says_where_its_bad_rows_are() {
             let names: Vec<_> = of(of_type).iter().map(|path| path.display().to_string()).collect();
             assert!(names.iter().any(|name| name.ends_with("+bad.jsonl")), "{names:?}");
         }
+    }
+    // A mistyped sink may hold a password.
+    for sink in [
+        "postgress://me:secret@db/shop",
+        "dirs://me:secret@db/shop",
+        "host=db password=secret",
+        "host=db:1 password=secret",
+    ] {
+        let mut mistyped = command(&folder, "waybill-subscriber", &["bad-rows"]);
+        mistyped.env("WAYBILL_SUBSCRIBER__SINK", sink);
+        let ended = run(mistyped).await.with(1);
+        assert!(!format!("{}{}", ended.out, ended.err).contains("secret"), "{sink}: {}", ended.err);
     }
     // Malformed rows that were left out are counted all the same.
     let mut skipping =

@@ -412,7 +412,8 @@ async fn a_publisher_that_waits_for_storage_says_so_and_ends_soon_after_it_is_st
     tokio::time::sleep(Duration::from_millis(500)).await;
     let began = Instant::now();
     let ended = publishing.terminate().await.with(1);
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    // Sooner than storage asked to be left alone.
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert!(ended.err.contains("storage does not serve us now; trying again"), "{}", ended.err);
     assert!(ended.err.contains("item.csv: not finished 3 s after it was stopped"), "{}", ended.err);
     local.stop().await;
@@ -496,7 +497,8 @@ async fn init_writes_what_the_settings_take_and_overwrites_nothing() {
             .collect();
         std::fs::write(folder.path().join("all.toml"), all.join("\n")).unwrap();
         let ended = run(command(&folder, name, &["status", "--config", "all.toml"])).await.with(1);
-        assert!(ended.err.contains("--data"), "the settings were refused: {}", ended.err);
+        let missing = if name == "waybill-publisher" { "shop.sqlite: there is no such file" } else { "--data" };
+        assert!(ended.err.contains(missing), "the settings were refused: {}", ended.err);
         let again = run(command(&folder, name, &["init"])).await.with(0);
         let section = if name == "waybill-publisher" { "[publisher]" } else { "[subscriber]" };
         let told = format!("waybill.toml has its section {section} already, and was left as it is");

@@ -51,6 +51,9 @@ async fn rows_of_a_local_file_are_chosen_by_a_predicate_typed_by_the_entity() {
     let file = [&file[..], &["text/csv; delimiter=semicolon; charset=windows-1252"]].concat();
     let typed = [&file[..], &["--entities", "entities.toml", "--type", "ItemChanges"]].concat();
 
+    let headless = ["--file", "item", "--content-encoding", "gzip", "--content-type", "text/csv; header=absent"];
+    let err = rows(&folder, &headless).await.with(1).err;
+    assert!(err.contains("has the names of its columns from `columns` of its entity"), "{err}");
     let all = rows(&folder, &file).await.with(0).out;
     assert_eq!(all.lines().nth(1), Some("{\"ItemID\":\"2\",\"Price\":\"5.00\",\"Name\":\"bß\"}"));
     let dear =
@@ -58,6 +61,10 @@ async fn rows_of_a_local_file_are_chosen_by_a_predicate_typed_by_the_entity() {
     assert_eq!(dear.with(0).out, "{\"ItemID\":\"1\"}\n{\"ItemID\":\"3\"}\n", "what a row lacks is left out");
     let limited = rows(&folder, &[&typed[..], &["--where", "row.Price > 10.0", "--limit", "1"]].concat()).await.with(0);
     assert_eq!(limited.out.lines().count(), 1);
+    let counted = rows(&folder, &[&typed[..], &["--where", "row.Price > 10.0", "--count"]].concat()).await.with(0);
+    assert_eq!(counted.out, "2\n");
+    let counted = rows(&folder, &[&typed[..], &["--count", "--limit", "1"]].concat()).await.with(0);
+    assert_eq!(counted.out, "1\n");
 
     // Without the entity it is text, which is no number: said of each row.
     let untyped = rows(&folder, &[&file[..], &["--where", "row.Price > 10.0"]].concat()).await.with(3);

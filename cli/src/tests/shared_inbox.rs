@@ -64,7 +64,10 @@ async fn every_command_works_on_an_inbox_in_postgresql() {
     let detail = doctor().await;
     assert!(detail.starts_with("not there yet; `run` makes it: postgres://127.0.0.1"), "{detail}");
 
-    run(publish(&shared.folder, &["item.csv", "item.csv", "more.csv"])).await.with(0);
+    // One by one: files that are published together may overtake each other.
+    for file in ["item.csv", "item.csv", "more.csv"] {
+        run(publish(&shared.folder, &[file])).await.with(0);
+    }
     let received = shared.json(&["receive", "--local", "local.json", "--until-idle", "0.5"], 0).await;
     assert_eq!(received["filesSaved"], 3);
     let detail = doctor().await;
@@ -114,6 +117,26 @@ async fn a_password_is_taken_from_no_flag_and_told_to_nobody() {
     let address = "postgres://me:geheim@127.0.0.1:1/shop?sslmode=disable";
     let err = run(command(&folder, "waybill-subscriber", &["status", "--inbox", address])).await.with(1).err;
     assert!(err.contains("may hold no password") && err.contains("WAYBILL_SUBSCRIBER__INBOX"), "{err}");
+    let into_sink = run(command(&folder, "waybill-subscriber", &["bad-rows", "--sink", address])).await.with(1).err;
+    assert!(into_sink.contains("--sink may hold no password"), "{into_sink}");
+    assert!(into_sink.contains("WAYBILL_SUBSCRIBER__SINK"), "{into_sink}");
+    // As a parameter, and in addresses that are no URLs by the standard: several hosts with ports, a bare slash.
+    for hidden in [
+        "postgres://me@127.0.0.1:1/shop?password=geheim",
+        "postgres://me:geheim@127.0.0.1:1,127.0.0.1:2/shop",
+        "postgres://me:ge/heim@127.0.0.1:1/shop",
+    ] {
+        let refused = run(command(&folder, "waybill-subscriber", &["bad-rows", "--sink", hidden])).await.with(1).err;
+        assert!(refused.contains("--sink may hold no password") && !refused.contains("heim"), "{refused}");
+    }
+    let mut sink_by_variable = command(&folder, "waybill-subscriber", &["bad-rows"]);
+    sink_by_variable.env("WAYBILL_SUBSCRIBER__SINK", address).env("RUST_LOG", "trace");
+    let sink_unreachable = run(sink_by_variable).await.with(1).err;
+    assert!(sink_unreachable.contains("postgres://127.0.0.1:1/shop: cannot connect"), "{sink_unreachable}");
+    std::fs::write(folder.path().join("waybill.toml"), format!("[subscriber]\nsink = \"{address}\"\n")).unwrap();
+    let by_file = run(command(&folder, "waybill-subscriber", &["bad-rows"])).await.with(1).err;
+    assert!(by_file.contains("postgres://127.0.0.1:1/shop: cannot connect"), "{by_file}");
+    std::fs::remove_file(folder.path().join("waybill.toml")).unwrap();
     let mut by_variable = command(&folder, "waybill-subscriber", &["status"]);
     by_variable.env("WAYBILL_SUBSCRIBER__INBOX", address).env("RUST_LOG", "trace");
     let unreachable = run(by_variable).await.with(1).err;
@@ -122,7 +145,7 @@ async fn a_password_is_taken_from_no_flag_and_told_to_nobody() {
     other.env("WAYBILL_SUBSCRIBER__INBOX", "mysql://me:geheim@127.0.0.1/shop");
     let refused = run(other).await.with(1).err;
     assert!(refused.contains("`inbox` is postgres://USER@HOST:PORT/DATABASE"), "{refused}");
-    for err in [err, unreachable, refused] {
+    for err in [err, into_sink, sink_unreachable, by_file, unreachable, refused] {
         assert!(!err.contains("geheim"), "{err}");
     }
 }

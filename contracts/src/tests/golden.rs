@@ -36,7 +36,13 @@ fn every_golden_file_is_read_by_a_test_and_only_once() {
     let mut found = BTreeSet::new();
     files(&root(), &mut found);
     let mut expected = BTreeSet::new();
-    let read = [super::messages::golden(), super::grants::golden(), super::entities::golden(), super::ready::golden()];
+    let read = [
+        super::messages::golden(),
+        super::grants::golden(),
+        super::entities::golden(),
+        super::ready::golden(),
+        super::manifests::golden(),
+    ];
     for name in read.into_iter().flatten() {
         assert!(expected.insert(name.clone()), "{name} is listed twice");
     }

@@ -38,6 +38,11 @@ fn the_example_of_a_message_is_one_that_we_read_and_publish() {
 }
 
 #[test]
+fn the_example_of_a_manifest_is_the_golden_one() {
+    assert_eq!(blocks("jsonl")[1], golden::read_text("manifests/accepted", "manifest.jsonl"));
+}
+
+#[test]
 fn the_example_of_a_grant_is_one_that_we_read() {
     let grant = TemporaryEndpoints::parse(blocks("json")[1].as_bytes(), &GrantLayout::default()).unwrap();
     assert_eq!(grant.blob_storage[0].expires_at, grant.service_bus[0].expires_at);
@@ -55,6 +60,9 @@ fn every_field_of_the_wire_is_named() {
     let mut names = BTreeSet::new();
     for (folder, file) in [("metadata/accepted", "extras-full.json"), ("grants/accepted", "default.json")] {
         keys(&serde_json::from_slice(&golden::read(folder, file)).unwrap(), &mut names);
+    }
+    for row in golden::read_text("manifests/accepted", "manifest.jsonl").lines() {
+        keys(&serde_json::from_str(row).unwrap(), &mut names);
     }
     names.remove("region"); // somebody's own property
     for name in names {

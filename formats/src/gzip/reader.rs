@@ -10,11 +10,10 @@ use bytes::{Buf, Bytes};
 use flate2::{Decompress, FlushDecompress, Status};
 use waybill_contracts::Reason;
 
-use super::{DEFLATE, MAGIC};
+use super::{DEFLATE, EXTRA, MAGIC};
 use crate::decoder::Broken;
 
 const HEADER_CRC: u8 = 0x02;
-const EXTRA: u8 = 0x04;
 const NAME: u8 = 0x08;
 const COMMENT: u8 = 0x10;
 const RESERVED: u8 = 0xe0;
@@ -74,6 +73,24 @@ impl Unpacker {
             inflate: None,
             crc: crc32fast::Hasher::new(),
             plain: 0,
+        }
+    }
+
+    /// Plain bytes, of which none come.
+    pub(crate) fn of_nothing() -> Self {
+        Self { state: State::Plain, ..Self::new() }
+    }
+
+    /// Begins at a full flush within a member.
+    pub(crate) fn within_a_member(stored: u64, plain: u64, crc: u32) -> Self {
+        Self {
+            read: stored,
+            state: State::Body,
+            inflate: Some(Decompress::new(false)),
+            crc: crc32fast::Hasher::new_with_initial_len(crc, plain),
+            // A member's length is stored modulo 2^32.
+            plain: plain as u32,
+            ..Self::new()
         }
     }
 
@@ -223,8 +240,9 @@ impl Unpacker {
                 return Err(corrupt("its data do not go on", self.read));
             }
             Ok(Status::Ok | Status::BufError) => {}
-            Err(error) => {
-                let broken = corrupt(error.message().unwrap_or("the compressed data are damaged"), self.read);
+            // What it says more depends on how much was fed at once.
+            Err(_) => {
+                let broken = corrupt("its data cannot be unpacked", self.read);
                 if !wrote {
                     return Err(broken);
                 }

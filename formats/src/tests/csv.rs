@@ -112,8 +112,8 @@ fn a_bad_row_is_told_with_row_offset_and_place_and_the_file_goes_on() {
             b"\"a\"b,\"two\nlines\",3",
             "text after a closing quote at byte 3 of the row; a quote within quotes is written twice",
         ),
-        (b"1,2,\xc3\x28", "not UTF-8 at byte 4 of the row"),
-        (b"1,2,\"\xff\n\"", "not UTF-8 at byte 5 of the row"),
+        (b"1,2,\xc3\x28", "not UTF-8 at byte 4 of the row; another charset is named in contentType (charset=latin1)"),
+        (b"1,2,\"\xff\n\"", "not UTF-8 at byte 5 of the row; another charset is named in contentType (charset=latin1)"),
     ];
     let mut file = b"a,b,c\n".to_vec();
     let mut expected = Vec::new();

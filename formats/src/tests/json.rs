@@ -147,10 +147,19 @@ fn an_element_that_is_json_and_no_row_is_a_bad_row() {
         (wide.as_bytes(), "there are more fields than the limit of 4 (columns_max) at byte 29 of the row"),
         (b"{\"a\":\"\\ud83d\"}", "half of a surrogate pair is no character at byte 6 of the row"),
         (b"{\"a\":\"\\ude00\\ud83d\"}", "half of a surrogate pair is no character at byte 6 of the row"),
-        (b"{\"a\":\"\xff\"}", "not UTF-8 at byte 6 of the row"),
-        (b"{\"\xc3\":1}", "not UTF-8 at byte 2 of the row"),
-        (b"{\"a\":\"\xed\xa0\x80\"}", "not UTF-8 at byte 6 of the row"),
-        (b"{\"a\":\"\xc0\xaf\"}", "not UTF-8 at byte 6 of the row"),
+        (
+            b"{\"a\":\"\xff\"}",
+            "not UTF-8 at byte 6 of the row; another charset is named in contentType (charset=latin1)",
+        ),
+        (b"{\"\xc3\":1}", "not UTF-8 at byte 2 of the row; another charset is named in contentType (charset=latin1)"),
+        (
+            b"{\"a\":\"\xed\xa0\x80\"}",
+            "not UTF-8 at byte 6 of the row; another charset is named in contentType (charset=latin1)",
+        ),
+        (
+            b"{\"a\":\"\xc0\xaf\"}",
+            "not UTF-8 at byte 6 of the row; another charset is named in contentType (charset=latin1)",
+        ),
     ];
     let mut file = b"[".to_vec();
     let mut expected = Vec::new();

@@ -7,6 +7,8 @@ mod gzip;
 mod json;
 mod jsonl;
 mod limits;
+mod seek;
+mod segments;
 mod splits;
 mod write;
 mod xml;
@@ -132,8 +134,55 @@ fn decode_batches<'c>(
     (batches, end)
 }
 
+/// As [`decode_batches`], but after some chunks gzip is undone apart from the rows.
+fn decode_apart(
+    options: DecodeOptions,
+    chunks: &[&[u8]],
+    together: usize,
+) -> (Vec<RowBatch>, Result<FileStats, DecodeError>) {
+    let mut decoder = RowDecoder::new(options);
+    let (mut unpacking, mut batches, mut fed) = (None, Vec::new(), 0);
+    loop {
+        match decoder.next() {
+            Ok(Step::Batch(batch)) => batches.push(batch),
+            Ok(Step::Done(stats)) => return (batches, Ok(stats)),
+            Err(error) => return (batches, Err(error)),
+            Ok(Step::NeedInput) if fed < together => {
+                decoder.feed(Bytes::copy_from_slice(chunks[fed]));
+                fed += 1;
+            }
+            Ok(Step::NeedInput) => {
+                let unpacking = unpacking.get_or_insert_with(|| decoder.unpacked_elsewhere());
+                loop {
+                    match (unpacking.next(), chunks.get(fed)) {
+                        (Some(piece), _) => break decoder.hand(piece),
+                        (None, Some(chunk)) => unpacking.feed(Bytes::copy_from_slice(chunk)),
+                        (None, None) => unpacking.end(),
+                    }
+                    fed += 1;
+                }
+            }
+        }
+    }
+}
+
+/// Decodes, also with gzip undone apart, which comes to the same.
 fn decode_chunks<'c>(options: DecodeOptions, chunks: impl IntoIterator<Item = &'c [u8]>) -> Outcome {
-    let (batches, end) = decode_batches(options, chunks);
+    let chunks: Vec<&[u8]> = chunks.into_iter().collect();
+    let together = outcome(decode_batches(options.clone(), chunks.iter().copied()));
+    for begin in [0, chunks.len() / 2] {
+        let apart = outcome(decode_apart(options.clone(), &chunks, begin));
+        assert!(apart.rows == together.rows && apart.batches == together.batches, "apart from chunk {begin} on");
+        // Where deflate notices depends on how much it looks at.
+        let place = |end: &Result<FileStats, (Reason, u64, u64, String)>| {
+            end.clone().map_err(|(reason, row, offset, _)| (reason, row, offset))
+        };
+        assert_eq!(place(&apart.end), place(&together.end), "apart from chunk {begin} on");
+    }
+    together
+}
+
+fn outcome((batches, end): (Vec<RowBatch>, Result<FileStats, DecodeError>)) -> Outcome {
     let mut rows = Vec::new();
     let mut cuts = Vec::new();
     for batch in batches {
@@ -149,6 +198,8 @@ fn decode_chunks<'c>(options: DecodeOptions, chunks: impl IntoIterator<Item = &'
             seen.push((row, Seen::Bad { row, offset, problem, bytes: bad.bytes.to_vec() }));
         }
         seen.sort_by_key(|(row, _)| *row);
+        let last = seen.last().map(|(_, seen)| seen.offset() + 1);
+        assert!(last.is_some_and(|last| last <= batch.end_offset()), "{last:?} and {}", batch.end_offset());
         let numbers: Vec<u64> = seen.iter().map(|(row, _)| *row).collect();
         let expected: Vec<u64> = (batch.first_row()..=batch.last_row()).collect();
         assert_eq!(numbers, expected, "a batch has each row of its stretch once");

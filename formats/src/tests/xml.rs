@@ -280,6 +280,26 @@ fn rows_by_name_are_found_at_any_level_but_not_in_rows() {
     assert_eq!(judged(&xml_of("none"), file).end.unwrap().rows, 0);
 }
 
+/// Found by fuzzing: behind a reference that is cut, what stood before it was not looked at.
+#[test]
+fn what_is_no_character_is_told_wherever_the_text_ends() {
+    for (file, offset) in [
+        (&b"<im id=\"\x9b0&"[..], 8),
+        (b"<a b='x\xffy&am", 7),
+        (b"<a b='x\xef\xbf\xbf&#1", 7),
+        (b"<a b='x' c\xff", 10),
+        (b"<a>\xff&", 3),
+        (b"<a>\xff]]", 3),
+        (b"<a><!--\xff", 7),
+    ] {
+        let (reason, _, at, problem) = judged(&xml(), file).end.unwrap_err();
+        assert!(reason == Reason::MalformedFile && at == offset, "{file:?}: {at}, {reason}: {problem}");
+        let in_lines = decode_chunks(xml_lines(), file.chunks(3));
+        assert_eq!(decode(xml_lines(), file), in_lines, "{file:?}");
+        assert_eq!(in_lines.bad().len(), 1, "{file:?}");
+    }
+}
+
 /// What rows are as fields: the mapping that `docs/wire.md` tells.
 const MAPPING: &[(&str, &str)] = &[
     ("<r/>", "{}"),
@@ -311,6 +331,7 @@ const MAPPING: &[(&str, &str)] = &[
          <d i:nil='true'>x</d><e i:nil='true' f='1'/><g><a i:nil='true'/><h i:type='t'>1</h></g></r>",
         r#"{"a":null,"b":null,"c":"","d":"x","e":null,"g":{"a":null,"h":"1"}}"#,
     ),
+    ("<r xmlns:a='urn:a' xmlns:b='urn:b' a:x='1' b:x='2'><x>3</x></r>", r##"{"@x":["1","2"],"x":"3"}"##),
     ("<r><nil>true</nil><a nil='true'/></r>", r##"{"nil":"true","a":{"@nil":"true"}}"##),
     ("<r><_deleted>true</_deleted><é>ü</é></r>", r#"{"_deleted":"true","é":"ü"}"#),
     ("<r><a>\"\\\u{7f}</a></r>", "{\"a\":\"\\\"\\\\\u{7f}\"}"),

@@ -42,6 +42,14 @@ impl XmlLines {
         self.scanner.is_in(charset);
     }
 
+    /// Begins after the first line of a file in this charset.
+    pub(crate) fn goes_on(&mut self, charset: Charset, known_from_outside: bool) {
+        self.is_first = false;
+        if !known_from_outside {
+            self.is_in(charset);
+        }
+    }
+
     /// Frames one line. `false`: it needs more bytes, or the batch has to be handed out first.
     pub(crate) fn next_row(&mut self, batch: &mut Growing, last: bool) -> bool {
         match self.lines.next(batch, last) {

@@ -761,7 +761,11 @@ fn attribute_value(text: &[u8], start: usize, quote: u8, plain: &mut bool) -> Re
                     *plain = false;
                     at = end;
                 }
-                Ok(None) => return Ok(None),
+                Ok(None) => {
+                    // What stands before it is wrong however much has come of the rest.
+                    names::check_other(&text[start..at], start, true)?;
+                    return Ok(None);
+                }
                 Err(fault) => break Some(fault),
             },
             Some(b'<') => break Some(Fault::new(at, "'<' in the value of an attribute; write &lt;")),

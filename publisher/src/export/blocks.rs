@@ -61,6 +61,14 @@ impl Blocks {
         }
     }
 
+    /// Stages the block that the blob begins with.
+    ///
+    /// # Errors
+    /// What it met.
+    pub(super) async fn stage_first(&self, block: Bytes) -> Result<(), BlobError> {
+        self.upload.stage_first(block).await
+    }
+
     /// Waits for all blocks; then the upload can be committed.
     ///
     /// # Errors

@@ -1,11 +1,12 @@
 //! Rows or bytes to a committed blob.
 //!
-//! A plan in the outbox, blocks staged while rows are still being written, a number when the last block is staged, and
-//! one conditional commit. What a crash leaves at any step is settled by looking at the container: see `settle`.
+//! A plan in the outbox, segments packed and blocks staged while rows are still being written, a number when the last block
+//! is staged, and one conditional commit. What a crash leaves at any step is settled by looking at the container: see `settle`.
 
 mod blocks;
 mod error;
 mod fields;
+mod packer;
 mod settle;
 mod source;
 mod writer;
@@ -14,15 +15,11 @@ use std::{
     fmt,
     io::Read,
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -30,13 +27,15 @@ use time::OffsetDateTime;
 use tokio::{io::AsyncRead, sync::mpsc};
 use tokio_util::io::SyncIoBridge;
 use uuid::Uuid;
-use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Format, Metadata};
-use waybill_formats::{Charset, Compression, WriterOptions};
+use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Format, MANIFEST_TYPE, Metadata};
+use waybill_formats::{Charset, Compression, Segment, WriterOptions};
 
 pub use error::ExportError;
-pub(crate) use settle::settle;
-use source::{Counted, Gone, PackError, Packed, Packing, Treatment};
+pub(crate) use settle::{is_ours, settle};
+pub(crate) use source::bad_rows;
+use source::{Counted, Gone, PackError, Packing, Treatment};
 pub use writer::ExportWriter;
+pub(crate) use writer::address;
 
 use crate::{
     context::Context,
@@ -48,8 +47,8 @@ use crate::{
 const PROPERTIES_BYTES_MAX: usize = 192 * 1024;
 /// A W3C trace parent has 55; later versions may have more.
 const TRACEPARENT_BYTES_MAX: usize = 256;
-/// Packed blocks that wait for a place among those in flight.
-const PACKED_BLOCKS_WAITING: usize = 1;
+/// Segments that wait for a place among those being packed.
+const SEGMENTS_WAITING: usize = 1;
 /// Of a file whose name was taken or whose block was lost, how many tries in all: neither happens twice by chance.
 const VOID_TRIES_MAX: u32 = 3;
 
@@ -118,8 +117,20 @@ pub struct ExportBuilder<O: Outbox = SqliteOutbox> {
 impl<O: Outbox> ExportBuilder<O> {
     pub(crate) fn new(context: Arc<Context<O>>, blob_type: &str) -> Result<Self, ExportError> {
         let blob_type = BlobType::new(blob_type).map_err(|error| invalid("blobType", error))?;
+        if blob_type.as_str() == MANIFEST_TYPE {
+            return Err(invalid("blobType", format!("{MANIFEST_TYPE} is for the publisher's own files; take another")));
+        }
+        Ok(Self::of(context, blob_type))
+    }
+
+    /// Of the one type that is the publisher's own.
+    pub(crate) fn of_manifest(context: Arc<Context<O>>) -> Self {
+        Self::of(context, BlobType::new(MANIFEST_TYPE).expect("it is one"))
+    }
+
+    fn of(context: Arc<Context<O>>, blob_type: BlobType) -> Self {
         let compression = context.limits.compression;
-        Ok(Self {
+        Self {
             context,
             blob_type,
             export_id: None,
@@ -134,7 +145,7 @@ impl<O: Outbox> ExportBuilder<O> {
             charset: None,
             columns: None,
             bytes_read: Arc::default(),
-        })
+        }
     }
 
     /// The export's identity: exporting the same one again is answered with what was made before. Default: a new UUID.
@@ -216,7 +227,7 @@ impl<O: Outbox> ExportBuilder<O> {
     }
 
     /// For [`ExportBuilder::file`] and [`ExportBuilder::reader`]: writes the source's rows in this format (without
-    /// [`columns`](Self::columns), CSV has those of the first row). Default: the same bytes as the source.
+    /// [`columns`](Self::columns), CSV has those of the first rows). Default: the same bytes as the source.
     /// For [`ExportBuilder::start`]: the format of the rows that are written.
     pub fn convert_to(mut self, format: Format) -> Self {
         self.format = Some(format);
@@ -358,7 +369,7 @@ impl<O: Outbox> ExportBuilder<O> {
         self.pack(name.to_owned(), format, move || Ok(bridge)).await
     }
 
-    /// Reads and packs on a thread for such work; blocks come over and are staged here.
+    /// Reads on a thread for such work; segments come over, are packed and staged.
     async fn pack<R: Read + Send + 'static>(
         self,
         name: String,
@@ -383,29 +394,21 @@ impl<O: Outbox> ExportBuilder<O> {
         if writer.already_exported().is_some() {
             return writer.finish().await;
         }
-        let (sender, mut blocks) = mpsc::channel::<Bytes>(PACKED_BLOCKS_WAITING);
-        let block_bytes = Arc::new(AtomicUsize::new(writer.block_bytes()));
-        let wanted = Arc::clone(&block_bytes);
-        let packer = tokio::task::spawn_blocking(move || {
-            let emit = |block| sender.blocking_send(block).map_err(|_| Gone);
-            packing.run(input, || wanted.load(Ordering::Relaxed), emit)
+        let (sender, mut segments) = mpsc::channel::<Segment>(SEGMENTS_WAITING);
+        let reader = tokio::task::spawn_blocking(move || {
+            packing.run(input, |segment| sender.blocking_send(segment).map_err(|_| Gone))
         });
-        while let Some(block) = blocks.recv().await {
-            if let Err(error) = writer.block(block).await {
-                // The packer ends at its next block.
+        while let Some(segment) = segments.recv().await {
+            if let Err(error) = writer.segment(segment).await {
+                // The reader ends at its next segment.
                 return Err(writer.failed(error).await);
             }
-            block_bytes.store(writer.block_bytes(), Ordering::Relaxed);
         }
-        let Packed { rest, stats, rows } = match packer.await {
-            Ok(Ok(packed)) => packed,
-            Ok(Err(PackError::Export(error))) => return Err(writer.failed(error).await),
+        match reader.await {
+            Ok(Ok(written)) => writer.finish_written(written).await,
+            Ok(Err(PackError::Export(error))) => Err(writer.failed(error).await),
             Ok(Err(PackError::Gone)) => unreachable!("its receiver lives as long as this call"),
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        };
-        match writer.block(rest).await {
-            Ok(()) => writer.finish_packed(&stats, Some(rows)).await,
-            Err(error) => Err(writer.failed(error).await),
         }
     }
 
@@ -480,7 +483,7 @@ impl<O: Outbox> fmt::Debug for ExportBuilder<O> {
 }
 
 /// Runs work that blocks its thread on one for such work.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done,
         Err(failed) => std::panic::resume_unwind(failed.into_panic()),

@@ -47,7 +47,8 @@ pub(crate) async fn settle<O: Outbox>(
     Ok(Settled::Void(reason))
 }
 
-fn is_ours(facts: &BlobFacts, row: &ExportRow) -> bool {
+/// Whether a blob is the one that this export uploaded.
+pub(crate) fn is_ours(facts: &BlobFacts, row: &ExportRow) -> bool {
     let said = |name: &str| facts.headers.metadata.get(name).map(String::as_str);
     said("exportid") == Some(row.export_id.as_str())
         && said("plainsha256").is_some()

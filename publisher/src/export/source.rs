@@ -1,9 +1,10 @@
-//! A file that is published: read, checked, packed block by block, in memory that does not grow with it.
+//! A file that is published: read, checked, cut into segments to be packed, in memory that does not grow with it.
 //!
 //! Unless it is converted, the file that subscribers unpack is the source, byte for byte; a source that is gzip already is
 //! unpacked and packed again, because it may have several members, and some readers stop after the first.
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufReader, Cursor, Read},
     path::Path,
@@ -17,13 +18,15 @@ use bytes::Bytes;
 use flate2::bufread::MultiGzDecoder;
 use waybill_contracts::Format;
 use waybill_formats::{
-    Charset, Compression, DecodeOptions, EncodeError, RowBatch, RowDecoder, RowWriter, Source, Step, WriterOptions,
-    WriterStats,
+    Charset, Compression, DecodeOptions, EncodeError, RowBatch, RowDecoder, Segment, SegmentWriter, Source, Step,
+    WriterOptions, Written,
 };
 
 use super::error::ExportError;
 
 const READ_BYTES: usize = 256 * 1024;
+/// Where rows end is told so often that segments are not much longer than they should be.
+const BATCH_BYTES: usize = 128 << 10;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// What becomes of the source's rows.
@@ -31,7 +34,7 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 pub(super) enum Treatment {
     /// The same bytes.
     Verbatim,
-    /// The same rows in another format. CSV without columns has those of the first row.
+    /// The same rows in another format. CSV without columns has those of the first rows.
     Convert(Format, Option<Vec<String>>),
 }
 
@@ -74,15 +77,7 @@ impl Read for Counted {
     }
 }
 
-/// What was packed.
-#[derive(Debug)]
-pub(super) struct Packed {
-    pub(super) rest: Bytes,
-    pub(super) stats: WriterStats,
-    pub(super) rows: u64,
-}
-
-/// Nobody takes the blocks any more.
+/// Nobody takes the segments any more.
 #[derive(Debug)]
 pub(super) struct Gone;
 
@@ -99,22 +94,23 @@ impl From<ExportError> for PackError {
 }
 
 impl Packing {
-    /// Packs all of it. `block_bytes` says how large the next block should be, `emit` takes it. Blocks its thread.
+    /// Reads all of it; `emit` takes segments to be packed. Blocks its thread.
     pub(super) fn run(
         self,
         input: impl Read,
-        block_bytes: impl Fn() -> usize,
-        mut emit: impl FnMut(Bytes) -> Result<(), Gone>,
-    ) -> Result<Packed, PackError> {
-        let decoder =
-            RowDecoder::new(DecodeOptions { charset: self.charset, ..DecodeOptions::new(Source::of(self.format)) });
+        mut emit: impl FnMut(Segment) -> Result<(), Gone>,
+    ) -> Result<Written, PackError> {
+        let options = DecodeOptions::new(Source::of(self.format));
+        let decoder = RowDecoder::new(DecodeOptions { charset: self.charset, batch_bytes: BATCH_BYTES, ..options });
         let mut rows = Rows { name: &self.name, decoder, read: 0, plain: 0 };
         let mut target = match &self.treatment {
-            Treatment::Verbatim => Target::open(RowWriter::new(WriterOptions::Raw, self.compression)),
+            Treatment::Verbatim => {
+                Target::open(SegmentWriter::new(WriterOptions::Raw, self.compression).telling_row_ends())
+            }
             Treatment::Convert(format, columns) => {
                 let csv = || columns.clone().map(|columns| WriterOptions::Csv { columns });
                 match WriterOptions::of(*format).or_else(csv) {
-                    Some(options) => Target::open(RowWriter::new(options, self.compression)),
+                    Some(options) => Target::open(SegmentWriter::new(options, self.compression)),
                     None => Target::AwaitsFirstRow(self.compression),
                 }
             }
@@ -135,32 +131,90 @@ impl Packing {
                 return Err(rows.problem("it is packed twice; unpack it once".to_owned()).into());
             }
             rows.plain += length as u64;
-            rows.feed(chunk, |batch| if convert { target.copy(&self.name, batch) } else { Ok(()) })?;
             if !convert {
                 target.raw(chunk);
             }
-            while let Some(block) = target.take(block_bytes()) {
-                emit(block).map_err(|Gone| PackError::Gone)?;
+            rows.feed(chunk, |batch, recoded| target.batch(&self.name, batch, (convert, recoded)))?;
+            while let Some(segment) = target.segment() {
+                emit(segment).map_err(|Gone| PackError::Gone)?;
             }
         }
-        let read = rows.end(|batch| if convert { target.copy(&self.name, batch) } else { Ok(()) })?;
-        while let Some(block) = target.take(block_bytes()) {
-            emit(block).map_err(|Gone| PackError::Gone)?;
+        rows.end(|batch, recoded| target.batch(&self.name, batch, (convert, recoded)))?;
+        let (last, written) = target.finish(&self.name)?;
+        for segment in last {
+            emit(segment).map_err(|Gone| PackError::Gone)?;
         }
-        let (rest, stats) = target.finish(&self.name)?;
-        Ok(Packed { rest, stats, rows: read })
+        Ok(written)
     }
 }
 
-/// Where rows go. The columns of CSV may only be known with the first row.
+/// The rows of a source that cannot be published, as many as this at most: number and problem. Blocks its thread.
+pub(crate) fn bad_rows(
+    format: Format,
+    target: Option<WriterOptions>,
+    mut input: impl Read,
+    most: usize,
+) -> io::Result<Vec<(u64, String)>> {
+    let options = DecodeOptions::new(Source::of(format));
+    let mut decoder = RowDecoder::new(DecodeOptions { batch_bytes: BATCH_BYTES, ..options });
+    let mut writer = target.map(|options| SegmentWriter::new(options, Compression::None));
+    let (mut bad, mut buffer, mut ended) = (Vec::new(), vec![0; READ_BYTES], false);
+    while bad.len() < most {
+        let batch = match decoder.next().map_err(|error| io::Error::other(error.to_string()))? {
+            Step::Done(_) => break,
+            Step::Batch(batch) => batch,
+            Step::NeedInput if ended => break,
+            Step::NeedInput => {
+                match input.read(&mut buffer) {
+                    Ok(0) => {
+                        decoder.end();
+                        ended = true;
+                    }
+                    Ok(length) => decoder.feed(Bytes::copy_from_slice(&buffer[..length])),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+                continue;
+            }
+        };
+        let before = bad.len();
+        bad.extend(batch.bad().iter().map(|bad| (bad.row, bad.problem.clone())));
+        if let Some(writer) = &mut writer {
+            for row in batch.rows() {
+                if let Err(error) = writer.copy(&row) {
+                    bad.push((row.number(), error.problem().to_owned()));
+                }
+            }
+            while writer.segment().is_some() {}
+            bad[before..].sort_by_key(|(row, _)| *row);
+        }
+    }
+    bad.truncate(most);
+    Ok(bad)
+}
+
+/// The fields of these rows, in the order in which they come: one may only be there in some rows, as the mark of a deletion.
+fn columns(batch: &RowBatch) -> Vec<String> {
+    let (mut columns, mut known) = (Vec::new(), HashSet::new());
+    for row in batch.rows() {
+        row.for_each(&mut |column, _| {
+            if known.insert(column.as_ref().to_owned()) {
+                columns.push(column.into_owned());
+            }
+        });
+    }
+    columns
+}
+
+/// Where rows go. The columns of CSV may only be known with the first rows.
 #[derive(Debug)]
 enum Target {
-    Open(Box<RowWriter>),
+    Open(Box<SegmentWriter>),
     AwaitsFirstRow(Compression),
 }
 
 impl Target {
-    fn open(writer: RowWriter) -> Self {
+    fn open(writer: SegmentWriter) -> Self {
         Self::Open(Box::new(writer))
     }
 
@@ -170,14 +224,25 @@ impl Target {
         }
     }
 
+    /// Converts the rows, or notes where they end.
+    fn batch(&mut self, name: &str, batch: &RowBatch, (convert, recoded): (bool, bool)) -> Result<(), ExportError> {
+        if convert {
+            return self.copy(name, batch);
+        }
+        match self {
+            Self::Open(writer) if recoded => writer.rows_of_another_charset(batch.last_row()),
+            Self::Open(writer) => writer.row_end(batch.end_offset(), batch.last_row()),
+            Self::AwaitsFirstRow(_) => {}
+        }
+        Ok(())
+    }
+
     fn copy(&mut self, name: &str, batch: &RowBatch) -> Result<(), ExportError> {
+        if let (Self::AwaitsFirstRow(compression), true) = (&*self, batch.rows().next().is_some()) {
+            *self = Self::open(SegmentWriter::new(WriterOptions::Csv { columns: columns(batch) }, *compression));
+        }
+        let Self::Open(writer) = self else { return Ok(()) };
         for row in batch.rows() {
-            if let Self::AwaitsFirstRow(compression) = self {
-                let mut columns = Vec::new();
-                row.for_each(&mut |column, _| columns.push(column.into_owned()));
-                *self = Self::open(RowWriter::new(WriterOptions::Csv { columns }, *compression));
-            }
-            let Self::Open(writer) = self else { continue };
             writer.copy(&row).map_err(|error: EncodeError| ExportError::Source {
                 name: name.to_owned(),
                 row: row.number(),
@@ -188,14 +253,15 @@ impl Target {
         Ok(())
     }
 
-    fn take(&mut self, least: usize) -> Option<Bytes> {
+    fn segment(&mut self) -> Option<Segment> {
         match self {
-            Self::Open(writer) => writer.take(least),
+            Self::Open(writer) => writer.segment(),
             Self::AwaitsFirstRow(_) => None,
         }
     }
 
-    fn finish(self, name: &str) -> Result<(Bytes, WriterStats), ExportError> {
+    /// The last segments, and what was written.
+    fn finish(self, name: &str) -> Result<(impl Iterator<Item = Segment>, Written), ExportError> {
         match self {
             Self::Open(writer) => Ok(writer.finish()),
             Self::AwaitsFirstRow(_) => {
@@ -219,20 +285,18 @@ impl Rows<'_> {
     fn feed(
         &mut self,
         chunk: &[u8],
-        mut batch: impl FnMut(&RowBatch) -> Result<(), ExportError>,
+        mut batch: impl FnMut(&RowBatch, bool) -> Result<(), ExportError>,
     ) -> Result<(), ExportError> {
         self.decoder.feed(Bytes::copy_from_slice(chunk));
         self.step(&mut batch)
     }
 
-    /// How many rows there were.
-    fn end(mut self, mut batch: impl FnMut(&RowBatch) -> Result<(), ExportError>) -> Result<u64, ExportError> {
+    fn end(mut self, mut batch: impl FnMut(&RowBatch, bool) -> Result<(), ExportError>) -> Result<(), ExportError> {
         self.decoder.end();
-        self.step(&mut batch)?;
-        Ok(self.read)
+        self.step(&mut batch)
     }
 
-    fn step(&mut self, batch: &mut dyn FnMut(&RowBatch) -> Result<(), ExportError>) -> Result<(), ExportError> {
+    fn step(&mut self, batch: &mut dyn FnMut(&RowBatch, bool) -> Result<(), ExportError>) -> Result<(), ExportError> {
         loop {
             let step = self.decoder.next().map_err(|error| ExportError::Source {
                 name: self.name.to_owned(),
@@ -252,7 +316,7 @@ impl Rows<'_> {
                         });
                     }
                     self.read = rows.last_row();
-                    batch(&rows)?;
+                    batch(&rows, self.decoder.is_of_another_charset())?;
                 }
             }
         }
@@ -273,7 +337,7 @@ impl Rows<'_> {
     /// Rows that came before the failure wait in the decoder still; the error names the row after them.
     fn count_what_came(&mut self) {
         self.decoder.end();
-        if let Err(ExportError::Source { row, .. }) = self.step(&mut |_| Ok(())) {
+        if let Err(ExportError::Source { row, .. }) = self.step(&mut |_, _| Ok(())) {
             self.read = row.saturating_sub(1);
         }
     }

@@ -1,8 +1,7 @@
 //! One file from its first row to its committed blob.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, mem, sync::Arc};
 
-use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use waybill_azure::{
@@ -10,17 +9,19 @@ use waybill_azure::{
     blob::{BlobError, BlobHeaders},
 };
 use waybill_contracts::BlobPath;
-use waybill_formats::{Compression, Field, Row, RowWriter, WriterOptions, WriterStats};
+use waybill_formats::{Compression, Field, Finished, Row, Segment, SegmentWriter, WriterOptions, Written};
 
 use super::{
     Exported,
     blocks::Blocks,
     error::ExportError,
     fields::fields_of,
+    packer::Packer,
     settle::{Settled, settle},
 };
 use crate::{
     context::{Context, Step},
+    figures::Figure,
     outbox::{Attempt, ExportRow, FileFacts, Outbox, Plan, Planned, SqliteOutbox},
     relay::chain,
 };
@@ -46,7 +47,8 @@ enum Writing<O: Outbox> {
 struct Open<O: Outbox> {
     attempt: Unfinished<O>,
     plan: Plan,
-    rows: RowWriter,
+    rows: SegmentWriter,
+    packer: Packer,
     blocks: Blocks,
     /// Bytes are written as they are: only the caller can know the rows.
     raw: bool,
@@ -94,11 +96,13 @@ impl<O: Outbox> ExportWriter<O> {
         context.reached(Step::Planned);
         let raw = options == WriterOptions::Raw;
         let blocks = Blocks::new(context.container.upload(blob.as_str()), &context.limits);
+        let packer = Packer::new(compression, &context.packing, context.limits.segments_at_once_max.get());
         let plan = Plan { blob, ..plan };
         Ok(Self(Writing::New(Box::new(Open {
             attempt,
             plan,
-            rows: RowWriter::new(options, compression),
+            rows: SegmentWriter::new(options, compression),
+            packer,
             blocks,
             raw,
             rows_of_raw: None,
@@ -170,19 +174,11 @@ impl<O: Outbox> ExportWriter<O> {
         }
     }
 
-    /// How many bytes the next block should have: for a source that packs its bytes itself.
-    pub(super) fn block_bytes(&self) -> usize {
-        match &self.0 {
-            Writing::New(open) => open.blocks.size(),
-            Writing::Known(_) => usize::MAX,
-        }
-    }
-
-    /// Stages a block that was packed elsewhere.
-    pub(super) async fn block(&mut self, block: Bytes) -> Result<(), ExportError> {
+    /// Takes a segment that was written elsewhere.
+    pub(super) async fn segment(&mut self, segment: Segment) -> Result<(), ExportError> {
         let Writing::New(open) = &mut self.0 else { return Ok(()) };
         open.usable()?;
-        open.stage(block).await
+        open.pack(segment).await
     }
 
     /// Ends the file: when this returns, its blob is committed and its message will be sent, whatever happens to this
@@ -197,24 +193,28 @@ impl<O: Outbox> ExportWriter<O> {
     pub async fn finish(self) -> Result<Exported, ExportError> {
         match self.0 {
             Writing::Known(known) => Ok(*known),
-            Writing::New(open) => {
+            Writing::New(mut open) => {
                 open.usable()?;
-                let Open { attempt, plan, rows, blocks, raw, rows_of_raw, .. } = *open;
-                let (rest, stats) = rows.finish();
-                let rows = if raw { rows_of_raw } else { Some(stats.rows) };
-                File { attempt, plan, blocks }.finish(rest, &stats, rows).await
+                let (options, compression) = (WriterOptions::Raw, Compression::None);
+                let rows = mem::replace(&mut open.rows, SegmentWriter::new(options, compression));
+                let (last, written) = rows.finish();
+                for segment in last {
+                    open.pack(segment).await?;
+                }
+                let rows = if open.raw { open.rows_of_raw } else { Some(written.rows) };
+                open.finish(written, rows).await
             }
         }
     }
 
-    /// As [`ExportWriter::finish`], for bytes that were packed elsewhere.
-    pub(super) async fn finish_packed(self, stats: &WriterStats, rows: Option<u64>) -> Result<Exported, ExportError> {
+    /// As [`ExportWriter::finish`], for segments that were written elsewhere.
+    pub(super) async fn finish_written(self, written: Written) -> Result<Exported, ExportError> {
         match self.0 {
             Writing::Known(known) => Ok(*known),
             Writing::New(open) => {
                 open.usable()?;
-                let Open { attempt, plan, blocks, .. } = *open;
-                File { attempt, plan, blocks }.finish(Bytes::new(), stats, rows).await
+                let rows = written.rows;
+                open.finish(written, Some(rows)).await
             }
         }
     }
@@ -232,7 +232,7 @@ impl<O: Outbox> ExportWriter<O> {
 
     /// Gives the export up for this error, which stays the one to tell: when the outbox cannot be written either, the
     /// recovery does it later.
-    pub(super) async fn failed(self, error: ExportError) -> ExportError {
+    pub(crate) async fn failed(self, error: ExportError) -> ExportError {
         if let Err(failed) = self.abandon(&chain(&error)).await {
             tracing::debug!(error = chain(&failed), "a failed export is still planned");
         }
@@ -259,22 +259,29 @@ impl<O: Outbox> Open<O> {
     }
 
     async fn drain(&mut self) -> Result<(), ExportError> {
-        while let Some(block) = self.rows.take(self.blocks.size()) {
-            self.stage(block).await?;
+        while let Some(segment) = self.rows.segment() {
+            self.pack(segment).await?;
         }
         Ok(())
     }
 
-    async fn stage(&mut self, block: Bytes) -> Result<(), ExportError> {
-        // Set until it is staged, so that a call that is dropped halfway ends the writer as well.
+    /// Has a segment packed, and stages the blocks that are full.
+    async fn pack(&mut self, segment: Segment) -> Result<(), ExportError> {
+        // Set until all is done, so that a call that is dropped halfway ends the writer as well.
         self.failed = true;
-        self.blocks
-            .stage(block)
-            .await
-            .map_err(|source| ExportError::Storage { export_id: self.plan.export_id.as_str().to_owned(), source })?;
+        self.packer.add(segment).await;
+        while let Some(block) = self.packer.take(self.blocks.size()) {
+            self.blocks.stage(block).await.map_err(|source| ExportError::Storage { export_id: self.id(), source })?;
+            self.attempt.context.reached(Step::BlockStaged);
+        }
         self.failed = false;
-        self.attempt.context.reached(Step::BlockStaged);
         Ok(())
+    }
+
+    async fn finish(self, written: Written, rows: Option<u64>) -> Result<Exported, ExportError> {
+        let Self { attempt, plan, packer, blocks, .. } = self;
+        let finished = packer.finish(written).await;
+        File { attempt, plan, blocks }.finish(finished, rows).await
     }
 }
 
@@ -286,12 +293,16 @@ struct File<O: Outbox> {
 }
 
 impl<O: Outbox> File<O> {
-    async fn finish(self, rest: Bytes, stats: &WriterStats, rows: Option<u64>) -> Result<Exported, ExportError> {
+    async fn finish(self, finished: Finished, rows: Option<u64>) -> Result<Exported, ExportError> {
+        let Finished { head, rest, stats } = finished;
         let Self { attempt, plan, mut blocks } = self;
         let context = Arc::clone(&attempt.context);
         let id = plan.export_id.as_str().to_owned();
         let staged = async {
             blocks.stage(rest).await?;
+            context.reached(Step::BlockStaged);
+            // The index is known now: the file's first block is its last to be staged.
+            blocks.stage_first(head).await?;
             let upload = blocks.all_staged().await?;
             let grant = context.tokens.grant(Service::Blob, None).await?;
             Ok::<_, BlobError>((upload, address(&grant.endpoint, &grant.entity, &plan.blob)))
@@ -312,7 +323,7 @@ impl<O: Outbox> File<O> {
             bytes: stats.stored_bytes,
             plain_bytes: stats.plain_bytes,
             plain_sha256: hex(&stats.plain_sha256),
-            sha256: hex(&stats.sha256),
+            sha256: stats.sha256.map(|hash| hex(&hash)),
         };
         let headers_of = facts.clone();
         let outbox_failed = |source| ExportError::Outbox { export_id: id.clone(), source };
@@ -324,6 +335,9 @@ impl<O: Outbox> File<O> {
                 context.reached(Step::Committed);
                 let row = context.outbox.uploaded(attempt.get()).await.map_err(outbox_failed)?;
                 attempt.ended();
+                context.counting.add(Figure::ExportsUploaded, 1);
+                context.counting.add(Figure::RowsUploaded, row.rows.unwrap_or_default());
+                context.counting.add(Figure::BytesUploaded, row.bytes.unwrap_or_default());
                 context.uploaded.notify_one();
                 context.reached(Step::Uploaded);
                 Ok(Exported::of(&row, false))
@@ -390,7 +404,8 @@ fn headers(plan: &Plan, facts: &FileFacts, epoch: &str, number: u64) -> BlobHead
     BlobHeaders { content_type: plan.content_type.clone(), metadata }
 }
 
-fn address(endpoint: &url::Url, container: &str, blob: &BlobPath) -> String {
+/// Where a blob is, without a query.
+pub(crate) fn address(endpoint: &url::Url, container: &str, blob: &BlobPath) -> String {
     format!("{}/{container}/{}", endpoint.as_str().trim_end_matches('/'), blob.encoded())
 }
 

@@ -2,30 +2,42 @@
 //!
 //! ```text
 //! planned ──staged──► planned, numbered ──committed──► uploaded ──accepted──► sent
-//!    │                       │                            │
-//!    └──interrupted──────────┴──not our blob──► void ◄────┘ (its blob expired before the message could go)
+//!    │                       │                            │ ▲                   │
+//!    │                       │                            │ └──a person resends─┘ (under a new message-id, or not after all)
+//!    └──interrupted──────────┴──not our blob──► void ◄────┘ (its blob expired before the message could go, or a person says so)
 //! ```
 //!
 //! A number is fixed after the last block is staged and before the blob is committed, because the blob's own headers carry
 //! it. Whoever finds a numbered plan without its writer asks the container: the blob is there and ours, then it is
 //! uploaded; else it is void, and its number is told.
 //!
+//! What is sent or void is named by a manifest, number by number, and may be forgotten once that is sent and the blob's term
+//! is over.
+//!
 //! # Invariants
 //! 1. One row that is not `void` per exportId.   2. Numbers of a publisher's blobType are 1, 2, 3 … without a gap.
-//! 3. A try that was overtaken changes nothing.   4. Nothing leaves `sent` or `void`.
+//! 3. A try that was overtaken changes nothing.   4. Nothing leaves `void`, and only a person's word leaves `sent`.
+//! 5. A manifest's range is fixed once; ranges of a sequence follow each other from 1 without a gap.
 
+mod any;
 pub mod conformance;
 mod model;
+mod named;
 mod owner;
+mod postgres;
 mod sqlite;
 
 use std::future::Future;
 
+pub use any::AnyOutbox;
 pub use model::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, Plan, Planned, RelayLock, State, UnknownState,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, OverExport, Paused, Plan, Planned,
+    RelayLock, State, UnknownState,
 };
+pub use postgres::{PostgresOutbox, PostgresOutboxOptions};
 pub use sqlite::{SqliteOutbox, SqliteOutboxOptions};
 use time::OffsetDateTime;
+use waybill_store::{rusqlite, tokio_postgres};
 
 /// Why the outbox could not do something. Nothing of the call took effect.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +57,22 @@ pub enum OutboxError {
         /// What it was used for.
         blob_type: String,
     },
+    /// Another epoch began while this outbox was open.
+    #[error("the outbox began another epoch (`waybill-publisher adopt`) since this process opened it; start it again")]
+    OtherEpoch,
     /// A later try, or another process, has this export now.
     #[error("export {export_id}: another try with this id has taken over")]
     Overtaken {
         /// The export.
         export_id: String,
+    },
+    /// What a person asked for does not fit the export.
+    #[error("export {export_id} {problem}")]
+    Refused {
+        /// The export.
+        export_id: String,
+        /// Why, and what helps.
+        problem: String,
     },
     /// A row holds what this version does not understand.
     #[error("the outbox holds what this program cannot read; was it written by a newer version?")]
@@ -60,12 +83,18 @@ pub enum OutboxError {
 ///
 /// - Each call is one transaction, durable on return. Clones share the store, and several processes may use it.
 /// - The plans of an opened outbox are its own until the last of its clones is dropped or the process ends, however it
-///   ends: then `claim_abandoned` of another one gives them out, each to one caller.
+///   ends: then, a moment later, `claim_abandoned` of another one gives them out, each to one caller.
 /// - A try that is not the latest of its export changes nothing: [`OutboxError::Overtaken`].
 /// - Every change of state adds a row of history with its time and, for `void`, its reason.
 pub trait Outbox: Send + Sync + 'static {
-    /// Made with the database: a UUID version 7. Numbers count within it.
+    /// Made with the database, or by [`Outbox::begin_epoch`]: a UUID version 7, as it was when this outbox was opened. Numbers
+    /// count within it.
     fn epoch(&self) -> &str;
+
+    /// Begins another epoch: numbers begin at 1 again, and can be told from those that were given before. For a database that was
+    /// restored, or is a copy: its numbers were given to other files elsewhere. Whoever has it open numbers nothing more, and
+    /// has to open it again. What is numbered stays as it is.
+    fn begin_epoch(&self) -> impl Future<Output = Result<String, OutboxError>> + Send;
 
     /// Begins an export, or a further try at one that is not uploaded yet.
     ///
@@ -76,7 +105,7 @@ pub trait Outbox: Send + Sync + 'static {
     /// Fixes the number, and keeps what is known of the file. Asked again by the same try, it is the same number.
     ///
     /// # Errors
-    /// Also [`OutboxError::Overtaken`].
+    /// Also [`OutboxError::Overtaken`] and [`OutboxError::OtherEpoch`].
     fn number(&self, attempt: &Attempt, facts: FileFacts) -> impl Future<Output = Result<u64, OutboxError>> + Send;
 
     /// The blob is committed: from here on its message will be sent.
@@ -85,7 +114,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Also [`OutboxError::Overtaken`].
     fn uploaded(&self, attempt: &Attempt) -> impl Future<Output = Result<ExportRow, OutboxError>> + Send;
 
-    /// Gives up an export that is planned or uploaded; its number, if it has one, stays taken.
+    /// Gives up an export that is planned or uploaded; its number, if it has one, stays taken. One that was sent before, and whose
+    /// message a person ordered again, is sent as it was: subscribers have it, and nothing else may have its exportId.
     ///
     /// # Errors
     /// Also [`OutboxError::Overtaken`].
@@ -112,6 +142,44 @@ pub trait Outbox: Send + Sync + 'static {
         due_at: Option<OffsetDateTime>,
     ) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
+    /// A person orders that the message of this row is sent again: under a new message-id if the broker has accepted it, else at
+    /// once. The row; it must be uploaded or sent, and its blob's term not over.
+    ///
+    /// # Errors
+    /// Also [`OutboxError::Refused`].
+    fn resend(&self, row: i64, why: &str) -> impl Future<Output = Result<ExportRow, OutboxError>> + Send;
+
+    /// Holds back the messages of a type that are not under way, until it is resumed. Files are made meanwhile.
+    fn pause(&self, blob_type: &str, why: &str) -> impl Future<Output = Result<(), OutboxError>> + Send;
+
+    /// Whether the type was paused; from now on its messages are due.
+    fn resume(&self, blob_type: &str) -> impl Future<Output = Result<bool, OutboxError>> + Send;
+
+    /// The types that are paused, by name.
+    fn paused(&self) -> impl Future<Output = Result<Vec<Paused>, OutboxError>> + Send;
+
+    /// When manifests were looked for last; before that, when the outbox, or its epoch, began.
+    fn manifested_at(&self) -> impl Future<Output = Result<OffsetDateTime, OutboxError>> + Send;
+
+    /// Fixes what the next manifests name: of each sequence the numbers that none names yet, up to the first one that is neither
+    /// sent nor void, `most` at most. The sequence of the manifests themselves gets one only beside another, or there would be no
+    /// end. Answers with those, and with the ones that were fixed before and whose own export is not uploaded.
+    fn plan_manifests(&self, most: u32) -> impl Future<Output = Result<Vec<ManifestRange>, OutboxError>> + Send;
+
+    /// The exports that a manifest names, by their numbers, from the number `from` on.
+    fn named(
+        &self,
+        range: &ManifestRange,
+        from: u64,
+        most: u32,
+    ) -> impl Future<Output = Result<Vec<ExportRow>, OutboxError>> + Send;
+
+    /// Exports with a row after this one that are over, by row. A manifest is not, while an export that it names is there.
+    fn over(&self, after: i64, most: u32) -> impl Future<Output = Result<Vec<OverExport>, OutboxError>> + Send;
+
+    /// Forgets exports that are over, with their history, and the range of a manifest with it; how many.
+    fn forget(&self, rows: &[i64]) -> impl Future<Output = Result<u64, OutboxError>> + Send;
+
     /// How many rows are in each state.
     fn counts(&self) -> impl Future<Output = Result<Counts, OutboxError>> + Send;
 
@@ -123,4 +191,42 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// What happened to a row, oldest first.
     fn history(&self, row: i64) -> impl Future<Output = Result<Vec<HistoryEntry>, OutboxError>> + Send;
+}
+
+/// Why a row cannot be sent again.
+fn not_again(row: Option<ExportRow>, number: i64) -> OutboxError {
+    let export_id = row.as_ref().map_or_else(|| number.to_string(), |row| row.export_id.as_str().to_owned());
+    let problem = match row {
+        None => "is none of this outbox".to_owned(),
+        Some(ExportRow { state: State::Planned, .. }) => "is not uploaded yet, so there is nothing to send".to_owned(),
+        Some(ExportRow { state: State::Void, reason, .. }) => {
+            format!("is void ({}); export it again", reason.unwrap_or_default())
+        }
+        Some(_) => "cannot be sent: its blob's term is over, so that nobody could fetch it; export it again".to_owned(),
+    };
+    OutboxError::Refused { export_id, problem }
+}
+
+/// What a job of a store met: its database, or a rule of the outbox.
+enum JobError<E> {
+    Database(E),
+    Rule(OutboxError),
+}
+
+impl<E> From<OutboxError> for JobError<E> {
+    fn from(error: OutboxError) -> Self {
+        Self::Rule(error)
+    }
+}
+
+impl From<rusqlite::Error> for JobError<rusqlite::Error> {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<tokio_postgres::Error> for JobError<tokio_postgres::Error> {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error)
+    }
 }

@@ -98,8 +98,8 @@ pub struct FileFacts {
     pub plain_bytes: u64,
     /// SHA-256 of the plain bytes, lower-case hex.
     pub plain_sha256: String,
-    /// SHA-256 of the stored bytes, lower-case hex.
-    pub sha256: String,
+    /// SHA-256 of the stored bytes, lower-case hex; `None` for a file whose first block was known last.
+    pub sha256: Option<String>,
 }
 
 /// One try at an export. A later one for the same export fences it.
@@ -191,7 +191,7 @@ pub struct ExportRow {
     pub expires_at: Option<OffsetDateTime>,
     /// How often the broker refused this message; outages of the bus do not count.
     pub tries: u64,
-    /// When the message is tried next, if it waits.
+    /// When the message is tried next, if it waits; `None` also while its type is paused.
     #[serde(with = "time::serde::rfc3339::option")]
     pub due_at: Option<OffsetDateTime>,
     /// What the last try met.
@@ -240,6 +240,52 @@ pub struct Counts {
     /// Since when the oldest uploaded one waits.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_since: Option<OffsetDateTime>,
+}
+
+/// Numbers of a sequence that one manifest names: fixed once, so that it can be made again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManifestRange {
+    /// The manifest's own export.
+    #[serde(serialize_with = "as_text")]
+    pub export_id: ExportId,
+    /// Who published what it names.
+    pub publisher: String,
+    /// The epoch of these numbers.
+    pub epoch: String,
+    /// Their type.
+    pub blob_type: String,
+    /// The first of them.
+    pub first: u64,
+    /// The last.
+    pub last: u64,
+}
+
+/// An export that is over: its blob's term is, and it is sent or void.
+#[derive(Debug, Clone)]
+pub struct OverExport {
+    /// The export.
+    pub row: ExportRow,
+    /// Whether a manifest that is sent names its number, or it has none: then it may go.
+    pub is_named: bool,
+}
+
+/// A type whose messages are held back by a person.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Paused {
+    /// The type.
+    pub blob_type: String,
+    /// Since when.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+    /// Why, as that person says.
+    pub why: String,
+}
+
+/// When a message is due whose type is paused: at no time that comes. Resuming the type sets it anew.
+pub(super) fn paused_until() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(9_214_646_400).expect("2262 is a year that can be told")
 }
 
 /// Which rows [`Outbox::list`](super::Outbox::list) answers.

@@ -12,11 +12,14 @@ use waybill_store::{
         self, Connection, OptionalExtension, Row, ToSql, Transaction, named_params, params, params_from_iter,
         types::Type,
     },
+    signed,
 };
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, Outbox, OutboxError, Plan, Planned, RelayLock,
-    State,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
+    Paused, Plan, Planned, RelayLock, State,
+    model::paused_until,
+    named, not_again,
     owner::{self, Owner},
 };
 
@@ -24,13 +27,18 @@ const SCHEMA: Schema = Schema {
     // `WBOX` in ASCII.
     application_id: 0x5742_4f58,
     name: "outbox",
-    migrations: &[Migration { name: "exports, their numbers and history", sql: include_str!("sqlite_0001.sql") }],
+    migrations: &[
+        Migration { name: "exports, their numbers and history", sql: include_str!("sqlite_0001.sql") },
+        Migration { name: "manifests name what is sent", sql: include_str!("sqlite_0002.sql") },
+    ],
     shared_with_user: false,
 };
 
 const COLUMNS: &str = "row, export_id, publisher, epoch, blob_type, sequence, correlation_id, causation_id, traceparent, \
     blob, uri, content_type, content_encoding, properties, schema, rows, bytes, plain_bytes, plain_sha256, sha256, state, \
     reason, replaced_by, message_id, created_at, uploaded_at, sent_at, expires_at, tries, due_at, last_error, attempt";
+/// So many.
+const COLUMNS_COUNT: usize = 32;
 
 /// An outbox in a SQLite file. Clones share it.
 #[derive(Clone)]
@@ -85,6 +93,12 @@ impl SqliteOutbox {
         Ok(Self { db, epoch: epoch.into(), owner: Arc::new(owner), options })
     }
 
+    /// The file's path.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.db.path().display().to_string()
+    }
+
     /// Waits for what is under way and closes the file; clones are closed with it.
     pub async fn close(&self) {
         self.db.close().await;
@@ -107,6 +121,16 @@ impl fmt::Debug for SqliteOutbox {
 impl Outbox for SqliteOutbox {
     fn epoch(&self) -> &str {
         &self.epoch
+    }
+
+    async fn begin_epoch(&self) -> Result<String, OutboxError> {
+        let (now, epoch) = (self.now(), Uuid::now_v7().to_string());
+        run(&self.db, move |tx| {
+            tx.execute("UPDATE outbox SET epoch = ?1, created_at = ?2", params![epoch, now])?;
+            tx.execute("DELETE FROM sequence", [])?;
+            Ok(epoch)
+        })
+        .await
     }
 
     async fn plan(&self, plan: Plan) -> Result<Planned, OutboxError> {
@@ -142,11 +166,15 @@ impl Outbox for SqliteOutbox {
     }
 
     async fn number(&self, attempt: &Attempt, facts: FileFacts) -> Result<u64, OutboxError> {
-        let (now, attempt) = (self.now(), attempt.clone());
+        let (now, attempt, epoch) = (self.now(), attempt.clone(), Arc::clone(&self.epoch));
         checked(&self.db, move |tx| {
             let row = latest(tx, &attempt, &[State::Planned])?;
             if let Some(number) = row.sequence {
                 return Ok(number);
+            }
+            let current: String = tx.prepare_cached("SELECT epoch FROM outbox")?.query_row([], |row| row.get(0))?;
+            if current != *epoch {
+                return Err(OutboxError::OtherEpoch.into());
             }
             let number: i64 = tx
                 .prepare_cached(
@@ -155,10 +183,11 @@ impl Outbox for SqliteOutbox {
                 )?
                 .query_row(params![row.publisher, row.blob_type], |row| row.get(0))?;
             tx.prepare_cached(
-                "UPDATE export SET sequence = :sequence, uri = :uri, rows = :rows, bytes = :bytes,
+                "UPDATE export SET epoch = :epoch, sequence = :sequence, uri = :uri, rows = :rows, bytes = :bytes,
                  plain_bytes = :plain_bytes, plain_sha256 = :plain_sha256, sha256 = :sha256 WHERE row = :row",
             )?
             .execute(named_params! {
+                ":epoch": &*epoch,
                 ":sequence": number,
                 ":uri": facts.uri,
                 ":rows": facts.rows.map(signed),
@@ -182,10 +211,11 @@ impl Outbox for SqliteOutbox {
                 return Ok(row);
             }
             tx.prepare_cached(
-                "UPDATE export SET state = 'uploaded', uploaded_at = ?2, due_at = ?2, message_id = export_id, owner = NULL
+                "UPDATE export SET state = 'uploaded', uploaded_at = ?2, message_id = export_id, owner = NULL,
+                     due_at = iif(blob_type IN (SELECT blob_type FROM paused), ?3, ?2)
                  WHERE row = ?1",
             )?
-            .execute(params![attempt.row, now])?;
+            .execute(params![attempt.row, now, nanos(paused_until())])?;
             note(tx, attempt.row, now, State::Uploaded, None)?;
             latest(tx, &attempt, &[State::Uploaded])
         })
@@ -195,12 +225,11 @@ impl Outbox for SqliteOutbox {
     async fn void(&self, attempt: &Attempt, reason: &str) -> Result<(), OutboxError> {
         let (now, attempt, reason) = (self.now(), attempt.clone(), reason.to_owned());
         checked(&self.db, move |tx| {
-            latest(tx, &attempt, &[State::Planned, State::Uploaded])?;
-            tx.prepare_cached(
-                "UPDATE export SET state = 'void', reason = ?2, owner = NULL, due_at = NULL WHERE row = ?1",
-            )?
-            .execute(params![attempt.row, reason])?;
-            Ok(note(tx, attempt.row, now, State::Void, Some(&reason))?)
+            let row = latest(tx, &attempt, &[State::Planned, State::Uploaded])?;
+            let (state, why) = if row.sent_at.is_none() { (State::Void, Some(&reason)) } else { (State::Sent, None) };
+            tx.prepare_cached("UPDATE export SET state = ?2, reason = ?3, owner = NULL, due_at = NULL WHERE row = ?1")?
+                .execute(params![attempt.row, state.as_str(), why])?;
+            Ok(note(tx, attempt.row, now, state, Some(&reason))?)
         })
         .await
     }
@@ -247,9 +276,11 @@ impl Outbox for SqliteOutbox {
     async fn sent(&self, rows: &[i64]) -> Result<(), OutboxError> {
         let (now, rows) = (self.now(), rows.to_vec());
         run(&self.db, move |tx| {
+            // A message may have been on its way when a person made its export void: the broker has it.
             let mut update = tx.prepare_cached(
-                "UPDATE export SET state = 'sent', sent_at = ?2, due_at = NULL, last_error = NULL
-                 WHERE row = ?1 AND state = 'uploaded'",
+                "UPDATE export SET state = 'sent', sent_at = ?2, due_at = NULL, last_error = NULL, reason = NULL
+                 WHERE row = ?1
+                     AND (state = 'uploaded' OR state = 'void' AND uploaded_at IS NOT NULL AND replaced_by IS NULL)",
             )?;
             for row in rows {
                 if update.execute(params![row, now])? == 1 {
@@ -265,13 +296,158 @@ impl Outbox for SqliteOutbox {
         let (rows, error, due_at) = (rows.to_vec(), error.to_owned(), due_at.map(nanos));
         run(&self.db, move |tx| {
             let mut update = tx.prepare_cached(
-                "UPDATE export SET tries = tries + (?3 IS NOT NULL), last_error = ?2, due_at = coalesce(?3, due_at)
+                "UPDATE export SET tries = tries + (?3 IS NOT NULL), last_error = ?2,
+                     due_at = iif(due_at = ?4, due_at, coalesce(?3, due_at))
                  WHERE row = ?1 AND state = 'uploaded'",
             )?;
             for row in rows {
-                update.execute(params![row, error, due_at])?;
+                update.execute(params![row, error, due_at, nanos(paused_until())])?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    async fn resend(&self, row: i64, why: &str) -> Result<ExportRow, OutboxError> {
+        let (now, note_of) = (self.now(), format!("to be sent again: {why}"));
+        checked(&self.db, move |tx| {
+            let again = tx
+                .prepare_cached(
+                    "UPDATE export SET state = 'uploaded', tries = 0, last_error = NULL,
+                         due_at = iif(blob_type IN (SELECT blob_type FROM paused), ?3, ?2),
+                         message_id = iif(state = 'sent', export_id || '.' || (resent + 1), message_id),
+                         resent = resent + (state = 'sent'), resent_at = iif(state = 'sent', ?2, resent_at)
+                     WHERE row = ?1 AND state IN ('uploaded', 'sent') AND (expires_at IS NULL OR expires_at > ?2)",
+                )?
+                .execute(params![row, now, nanos(paused_until())])?;
+            let known = row_where(tx, "row = ?1", params![row])?;
+            match known {
+                Some(known) if again == 1 => {
+                    note(tx, row, now, State::Uploaded, Some(&note_of))?;
+                    Ok(known)
+                }
+                known => Err(not_again(known, row).into()),
+            }
+        })
+        .await
+    }
+
+    async fn pause(&self, blob_type: &str, why: &str) -> Result<(), OutboxError> {
+        let (now, blob_type, why) = (self.now(), blob_type.to_owned(), why.to_owned());
+        run(&self.db, move |tx| {
+            tx.execute(
+                "INSERT INTO paused (blob_type, since, why) VALUES (?1, ?2, ?3)
+                 ON CONFLICT (blob_type) DO UPDATE SET why = excluded.why",
+                params![blob_type, now, why],
+            )?;
+            let sql = "UPDATE export SET due_at = ?2 WHERE state = 'uploaded' AND blob_type = ?1";
+            tx.execute(sql, params![blob_type, nanos(paused_until())]).map(drop)
+        })
+        .await
+    }
+
+    async fn resume(&self, blob_type: &str) -> Result<bool, OutboxError> {
+        let (now, blob_type) = (self.now(), blob_type.to_owned());
+        run(&self.db, move |tx| {
+            let was = tx.execute("DELETE FROM paused WHERE blob_type = ?1", [&blob_type])? > 0;
+            let sql = "UPDATE export SET due_at = ?2 WHERE state = 'uploaded' AND blob_type = ?1 AND due_at = ?3";
+            tx.execute(sql, params![blob_type, now, nanos(paused_until())])?;
+            Ok(was)
+        })
+        .await
+    }
+
+    async fn paused(&self) -> Result<Vec<Paused>, OutboxError> {
+        read(&self.db, |db| {
+            let mut paused = db.prepare_cached("SELECT blob_type, since, why FROM paused ORDER BY blob_type")?;
+            let rows = paused.query_map([], |row| {
+                let since = instant(row, 1)?.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+                Ok(Paused { blob_type: row.get(0)?, since, why: row.get(2)? })
+            })?;
+            rows.collect()
+        })
+        .await
+    }
+
+    async fn manifested_at(&self) -> Result<OffsetDateTime, OutboxError> {
+        read(&self.db, |db| {
+            db.prepare_cached("SELECT coalesce(manifested_at, created_at) FROM outbox")?
+                .query_row([], |row| Ok(instant(row, 0)?.unwrap_or(OffsetDateTime::UNIX_EPOCH)))
+        })
+        .await
+    }
+
+    async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {
+        let now = self.now();
+        run(&self.db, move |tx| {
+            tx.prepare_cached("UPDATE outbox SET manifested_at = ?1")?.execute([now])?;
+            let next: Vec<ManifestRange> = tx
+                .prepare_cached(named::NEXT)?
+                .query_map([most], |row| {
+                    let export_id = ExportId::random();
+                    let (publisher, epoch, blob_type) = (row.get(0)?, row.get(1)?, row.get(2)?);
+                    let [first, last] = [unsigned(row, 3)?, unsigned(row, 4)?].map(Option::unwrap_or_default);
+                    Ok(ManifestRange { export_id, publisher, epoch, blob_type, first, last })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            for range in named::worth_naming(next) {
+                let ManifestRange { export_id, publisher, epoch, blob_type, first, last } = range;
+                let (first, last) = (signed(first), signed(last));
+                tx.prepare_cached(named::FIX)?.execute(params![
+                    export_id.as_str(),
+                    publisher,
+                    epoch,
+                    blob_type,
+                    first,
+                    last
+                ])?;
+                tx.prepare_cached(named::MOVE)?.execute(params![publisher, epoch, blob_type, last])?;
+            }
+            tx.prepare_cached(&named::open())?.query_map([], manifest_range)?.collect()
+        })
+        .await
+    }
+
+    async fn named(&self, range: &ManifestRange, from: u64, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
+        let range = range.clone();
+        read(&self.db, move |db| {
+            let ManifestRange { publisher, epoch, blob_type, first, last, .. } = &range;
+            let (from, last) = (signed(from.max(*first)), signed(*last));
+            db.prepare_cached(&named::members(COLUMNS))?
+                .query_map(params![publisher, epoch, blob_type, from, last, most], export_row)?
+                .collect()
+        })
+        .await
+    }
+
+    async fn over(&self, after: i64, most: u32) -> Result<Vec<OverExport>, OutboxError> {
+        let now = self.now();
+        read(&self.db, move |db| {
+            let read = |row: &Row<'_>| Ok(OverExport { row: export_row(row)?, is_named: row.get(COLUMNS_COUNT)? });
+            db.prepare_cached(&named::over(COLUMNS))?.query_map(params![after, now, most], read)?.collect()
+        })
+        .await
+    }
+
+    async fn forget(&self, rows: &[i64]) -> Result<u64, OutboxError> {
+        let (now, rows) = (self.now(), rows.to_vec());
+        run(&self.db, move |tx| {
+            let mut over = tx.prepare_cached(
+                "SELECT export_id, state FROM export WHERE row = ?1 AND state IN ('sent', 'void') AND expires_at <= ?2",
+            )?;
+            let mut forgotten = 0;
+            for row in rows {
+                let known = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, parsed::<State>(row, 1)?));
+                let Some((export_id, state)) = over.query_row(params![row, now], known).optional()? else { continue };
+                if state == State::Sent {
+                    tx.prepare_cached("DELETE FROM manifest WHERE export_id = ?1")?.execute([export_id])?;
+                }
+                tx.prepare_cached("UPDATE export SET replaced_by = NULL WHERE replaced_by = ?1")?.execute([row])?;
+                tx.prepare_cached("DELETE FROM history WHERE export = ?1")?.execute([row])?;
+                tx.prepare_cached("DELETE FROM export WHERE row = ?1")?.execute([row])?;
+                forgotten += 1;
+            }
+            Ok(forgotten)
         })
         .await
     }
@@ -291,7 +467,7 @@ impl Outbox for SqliteOutbox {
                 }
             }
             counts.waiting_since = db
-                .prepare_cached("SELECT min(uploaded_at) FROM export WHERE state = 'uploaded'")?
+                .prepare_cached("SELECT min(coalesce(resent_at, uploaded_at)) FROM export WHERE state = 'uploaded'")?
                 .query_row([], |row| instant(row, 0))?;
             Ok(counts)
         })
@@ -467,9 +643,20 @@ fn export_row(row: &Row<'_>) -> rusqlite::Result<ExportRow> {
         sent_at: instant(row, 26)?,
         expires_at: instant(row, 27)?,
         tries: unsigned(row, 28)?.unwrap_or(0),
-        due_at: instant(row, 29)?,
+        due_at: instant(row, 29)?.filter(|at| *at < paused_until()),
         last_error: row.get(30)?,
         attempt: row.get(31)?,
+    })
+}
+
+fn manifest_range(row: &Row<'_>) -> rusqlite::Result<ManifestRange> {
+    Ok(ManifestRange {
+        export_id: ExportId::new(row.get::<_, String>(0)?).map_err(|error| unreadable(0, error))?,
+        publisher: row.get(1)?,
+        epoch: row.get(2)?,
+        blob_type: row.get(3)?,
+        first: unsigned(row, 4)?.unwrap_or_default(),
+        last: unsigned(row, 5)?.unwrap_or_default(),
     })
 }
 
@@ -488,10 +675,6 @@ fn unsigned(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<u64>> {
     Ok(row.get::<_, Option<i64>>(index)?.map(i64::unsigned_abs))
 }
 
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}
-
 /// Nanoseconds since 1970, which sort and fit until 2262.
 fn nanos(at: OffsetDateTime) -> i64 {
     i64::try_from(at.unix_timestamp_nanos()).unwrap_or(i64::MAX)
@@ -505,23 +688,7 @@ fn instant(row: &Row<'_>, index: usize) -> rusqlite::Result<Option<OffsetDateTim
         .map_err(|error| unreadable(index, error))
 }
 
-/// What a job met: the database, or a rule of the outbox.
-enum JobError {
-    Sqlite(rusqlite::Error),
-    Rule(OutboxError),
-}
-
-impl From<rusqlite::Error> for JobError {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sqlite(error)
-    }
-}
-
-impl From<OutboxError> for JobError {
-    fn from(error: OutboxError) -> Self {
-        Self::Rule(error)
-    }
-}
+type JobError = super::JobError<rusqlite::Error>;
 
 fn unavailable(error: StoreError) -> OutboxError {
     match error {
@@ -537,7 +704,7 @@ async fn checked<T: Send + 'static>(
     job: impl FnOnce(&Transaction<'_>) -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, OutboxError> {
     db.write(job).await.map_err(unavailable)?.map_err(|error| match error {
-        JobError::Sqlite(error) => unavailable(db.error(error)),
+        JobError::Database(error) => unavailable(db.error(error)),
         JobError::Rule(error) => error,
     })
 }

@@ -38,6 +38,8 @@ CREATE TABLE export (
     tries            INTEGER NOT NULL DEFAULT 0,
     due_at           INTEGER,
     last_error       TEXT,
+    resent           INTEGER NOT NULL DEFAULT 0, -- how often a person ordered the message again
+    resent_at        INTEGER,
     attempt          INTEGER NOT NULL DEFAULT 1,
     owner            TEXT    -- who uploads it, while it is planned
 );
@@ -55,6 +57,13 @@ CREATE TABLE sequence (
     blob_type TEXT    NOT NULL,
     last      INTEGER NOT NULL,
     PRIMARY KEY (publisher, blob_type)
+) WITHOUT ROWID;
+
+-- Types whose messages wait for a person.
+CREATE TABLE paused (
+    blob_type TEXT    PRIMARY KEY,
+    since     INTEGER NOT NULL,
+    why       TEXT    NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE history (

@@ -9,6 +9,7 @@ use waybill_azure::bus::{BusError, Message, Sender};
 use super::{chain, message, refused_wait};
 use crate::{
     context::{Context, Step},
+    figures::Figure,
     outbox::{ExportRow, Outbox, OutboxError},
 };
 
@@ -38,6 +39,7 @@ impl<O: Outbox> Batch<O> {
         let (sent, outage) = self.try_all().await;
         self.mark(&sent).await;
         if let Some(error) = &outage {
+            self.context.counting.add(Figure::SendsFailed, 1);
             let waiting: Vec<i64> = all.iter().copied().filter(|row| !sent.contains(row)).collect();
             self.not_sent(&waiting, error, None).await;
         }
@@ -91,6 +93,7 @@ impl<O: Outbox> Batch<O> {
             return;
         }
         self.context.reached(Step::Accepted);
+        self.context.counting.add(Figure::MessagesSent, sent.len() as u64);
         while let Err(error) = self.context.outbox.sent(sent).await {
             tracing::warn!(
                 messages = sent.len(),
@@ -103,6 +106,7 @@ impl<O: Outbox> Batch<O> {
     }
 
     async fn refused(&self, row: &ExportRow, error: &(dyn std::error::Error + Send + Sync)) {
+        self.context.counting.add(Figure::MessagesRefused, 1);
         let wait = refused_wait(row.tries);
         let export_id = row.export_id.as_str();
         tracing::error!(export_id, tries = row.tries + 1, ?wait, error = chain(error), "the message is refused");
@@ -124,7 +128,7 @@ impl<O: Outbox> Batch<O> {
 
     async fn expire(&self, row: &ExportRow) {
         let export_id = row.export_id.as_str();
-        tracing::error!(export_id, "the blob's term ended before its message could be sent; the export is void");
+        tracing::error!(export_id, "the blob's term ended before its message could be sent; it is not sent");
         loop {
             match self.context.outbox.void(&row.attempt(), "its blob's term ended before it could be sent").await {
                 // Until the outbox knows, it stays in flight, or it would be looked at again at once.

@@ -4,7 +4,7 @@ use std::{error::Error, time::Duration};
 
 use time::OffsetDateTime;
 use waybill_azure::bus::Message;
-use waybill_contracts::{ExportId, Extras, Metadata};
+use waybill_contracts::{ExportId, Extras, ExtrasError, Metadata};
 
 use crate::outbox::ExportRow;
 
@@ -12,8 +12,8 @@ use crate::outbox::ExportRow;
 /// correlation through Service Bus messaging".
 const TRACE_PROPERTIES: [&str; 2] = ["traceparent", "Diagnostic-Id"];
 
-/// Builds the message of an uploaded export; the same row makes the same message.
-pub(super) fn message(row: &ExportRow, now: OffsetDateTime) -> Result<Message, Box<dyn Error + Send + Sync>> {
+/// What the message of an export says; the same row says the same.
+pub(crate) fn metadata(row: &ExportRow) -> Result<Metadata, ExtrasError> {
     let mut metadata = Metadata {
         blob_type: row.blob_type.clone(),
         correlation_id: row.correlation_id.clone(),
@@ -38,6 +38,11 @@ pub(super) fn message(row: &ExportRow, now: OffsetDateTime) -> Result<Message, B
         expires_at: row.expires_at,
         causation_id: row.causation_id.clone(),
     })?;
+    Ok(metadata)
+}
+
+/// Builds the message of an uploaded export; the same row makes the same message.
+pub(super) fn message(row: &ExportRow, now: OffsetDateTime) -> Result<Message, Box<dyn Error + Send + Sync>> {
     let text = |name: &str, value: &str| (name.to_owned(), value.to_owned());
     let mut properties = vec![
         text("blobType", &row.blob_type),
@@ -49,7 +54,7 @@ pub(super) fn message(row: &ExportRow, now: OffsetDateTime) -> Result<Message, B
         properties.extend(TRACE_PROPERTIES.map(|name| text(name, traceparent)));
     }
     Ok(Message {
-        body: metadata.to_json()?.into(),
+        body: metadata(row)?.to_json()?.into(),
         message_id: message_id(row).to_owned(),
         correlation_id: Some(row.correlation_id.clone()),
         subject: Some(row.blob_type.clone()),

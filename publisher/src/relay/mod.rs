@@ -17,10 +17,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use waybill_azure::bus::{Bus, BusError, Sender};
 
-use self::{
-    batch::{Batch, Outcome},
-    outage::Outage,
-};
+use self::batch::{Batch, Outcome};
+pub(crate) use self::{message::metadata, outage::Outage};
 use crate::{
     context::Context,
     outbox::{ExportRow, Outbox, RelayLock},
@@ -71,11 +69,13 @@ impl<O: Outbox> Relay<O> {
             lock = self.lock() => lock,
             () = stop.cancelled() => {
                 self.state.send_replace(RelayState::Stopped);
+                self.context.counting.relay_at(None);
                 return;
             }
         };
         tracing::debug!(publisher = self.context.publisher, "relaying");
         while !stop.is_cancelled() {
+            self.context.counting.relay_at(Some(Instant::now()));
             self.fill(&stop).await;
             tokio::select! {
                 biased;
@@ -101,6 +101,7 @@ impl<O: Outbox> Relay<O> {
         self.link = None;
         self.bus.close().await;
         self.state.send_replace(RelayState::Stopped);
+        self.context.counting.relay_at(None);
         drop(lock);
     }
 
@@ -108,6 +109,7 @@ impl<O: Outbox> Relay<O> {
     async fn lock(&mut self) -> RelayLock {
         let mut told = false;
         loop {
+            self.context.counting.relay_at(Some(Instant::now()));
             match self.context.outbox.lock_relay().await {
                 Ok(Some(lock)) => return lock,
                 Ok(None) => {
@@ -138,7 +140,9 @@ impl<O: Outbox> Relay<O> {
             };
             due.retain(|row| !self.in_flight.contains(&row.row));
             due.truncate(BATCH_MAX);
-            if due.is_empty() {
+            // With nothing to send, whether it could be sent is found out all the same: whoever is asked for it has to know.
+            let is_idle = due.is_empty();
+            if is_idle && *self.state.borrow() == RelayState::Attached {
                 return;
             }
             let link = tokio::select! {
@@ -146,6 +150,10 @@ impl<O: Outbox> Relay<O> {
                 () = stop.cancelled() => return,
             };
             match link {
+                Ok(_) if is_idle => {
+                    self.state.send_replace(RelayState::Attached);
+                    return;
+                }
                 Ok(link) => self.send(link, due),
                 Err(error) => self.wait(&error),
             }

@@ -14,7 +14,7 @@ const SLOW: Duration = Duration::from_secs(30);
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub(super) struct Outage {
+pub(crate) struct Outage {
     delay_max: Duration,
     backoff: Option<ExponentialBackoff>,
     until: Option<Instant>,
@@ -22,17 +22,17 @@ pub(super) struct Outage {
 }
 
 impl Outage {
-    pub(super) fn new(delay_max: Duration) -> Self {
+    pub(crate) fn new(delay_max: Duration) -> Self {
         Self { delay_max, backoff: None, until: None, told: None }
     }
 
     /// Until when nothing is tried.
-    pub(super) fn until(&self) -> Option<Instant> {
+    pub(crate) fn until(&self) -> Option<Instant> {
         self.until
     }
 
     /// A try failed: the next one is made later than after the one before.
-    pub(super) fn begin(&mut self, at_least: Option<Duration>, needs_person: bool) {
+    pub(crate) fn begin(&mut self, at_least: Option<Duration>, needs_person: bool) {
         let backoff = self.backoff.get_or_insert_with(|| {
             ExponentialBuilder::new()
                 .with_min_delay(DELAY_MIN.min(self.delay_max))
@@ -47,22 +47,22 @@ impl Outage {
     }
 
     /// The wait is over, a try may be made.
-    pub(super) fn over(&mut self) {
+    pub(crate) fn over(&mut self) {
         self.until = None;
     }
 
     /// A try went well. Whether one had failed before.
-    pub(super) fn ended(&mut self) -> bool {
+    pub(crate) fn ended(&mut self) -> bool {
         self.until = None;
         let was = self.backoff.take().is_some();
         if let Some((_, times)) = self.told.take() {
-            tracing::info!(failed_tries = times, "messages are sent again");
+            tracing::info!(failed_tries = times, "it goes on");
         }
         was
     }
 
     /// Says what failed: the first time, and then once a minute.
-    pub(super) fn tell(&mut self, what: &str, error: &(dyn std::error::Error + Send + Sync + 'static)) {
+    pub(crate) fn tell(&mut self, what: &str, error: &(dyn std::error::Error + Send + Sync + 'static)) {
         let now = Instant::now();
         match &mut self.told {
             Some((last, times)) if now.duration_since(*last) < TOLD_EVERY => *times += 1,

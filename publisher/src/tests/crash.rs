@@ -12,7 +12,7 @@ use waybill_contracts::ReadyFile;
 use waybill_formats::Compression;
 
 use super::world::{PATIENCE, Running, World, all_rows, export, numbers, row_of, tokens, until};
-use crate::{Publisher, context::Step, outbox::State};
+use crate::{Publisher, PublisherBuilder, context::Step, outbox::State};
 
 /// Tells the other process at which step it stops, where Azure is, and where its outbox is.
 const STEP: &str = "WAYBILL_TEST_STEP";
@@ -20,19 +20,30 @@ const READY: &str = "WAYBILL_TEST_READY";
 const OUTBOX: &str = "WAYBILL_TEST_OUTBOX";
 /// What it says there.
 const REACHED: &str = "the step is reached";
-const ROWS: u64 = 2_000;
+/// Of several segments.
+const ROWS: u64 = 90_000;
 
 /// A world in which `first` was exported and sent, and a process was killed at `step` of exporting `nightly`. In that
 /// process it does not return.
 async fn killed_at<T>(step: Step, test: &T) -> World {
-    if std::env::var_os(STEP).is_some() {
+    if is_the_one_to_be_killed() {
         export_until_killed().await;
     }
     let world = World::new().await;
     let running = world.running().await;
     export(&running.publisher, "first", 10).await.unwrap();
     running.end().await;
+    kill_at(step, &world, test).await;
+    world
+}
 
+/// Whether this process was started to be killed.
+pub(super) fn is_the_one_to_be_killed() -> bool {
+    std::env::var_os(STEP).is_some()
+}
+
+/// Starts the test once more, in this world, and kills that process at `step`.
+pub(super) async fn kill_at<T>(step: Step, world: &World, test: &T) {
     let ready = world.path("ready.json");
     world.local.write_ready_file(&ready).unwrap();
     let name = std::any::type_name_of_val(test).split_once("::").expect("a path in this crate").1;
@@ -57,21 +68,25 @@ async fn killed_at<T>(step: Step, test: &T) -> World {
     };
     assert!(timeout(PATIENCE, reached).await.expect("in time"), "the process ended before {step:?}");
     child.kill().await.unwrap();
-    world
+}
+
+/// The publisher of the process that is killed, which stands still at its step.
+pub(super) async fn publisher_to_be_killed(change: impl FnOnce(PublisherBuilder) -> PublisherBuilder) -> Publisher {
+    let ready = std::fs::read(std::env::var_os(READY).unwrap()).unwrap();
+    let ready: ReadyFile = serde_json::from_slice(&ready).unwrap();
+    let outbox = std::env::var_os(OUTBOX).unwrap();
+    let builder = Publisher::builder(tokens(&ready), Path::new(&outbox)).name("shop");
+    change(builder).build_with_hook(stand_at_the_step).await.unwrap()
 }
 
 /// On a runtime with one thread, so that nothing goes on while it stands at its step.
 async fn export_until_killed() {
-    let ready = std::fs::read(std::env::var_os(READY).unwrap()).unwrap();
-    let ready: ReadyFile = serde_json::from_slice(&ready).unwrap();
-    let outbox = std::env::var_os(OUTBOX).unwrap();
-    let publisher = Publisher::builder(tokens(&ready), Path::new(&outbox))
-        .name("shop")
-        .compression(Compression::None)
-        // Several blocks.
-        .blocks((16 * 1024).try_into().unwrap(), 2.try_into().unwrap())
-        .build_with_hook(stand_at_the_step);
-    let publisher = publisher.await.unwrap();
+    let publisher = publisher_to_be_killed(|builder| {
+        // A block for each segment, so that the file's first one comes last.
+        let block_bytes = (16 * 1024).try_into().unwrap();
+        builder.compression(Compression::Gzip(1)).blocks(block_bytes, 2.try_into().unwrap())
+    })
+    .await;
     let work = async {
         export(&publisher, "nightly", ROWS).await.unwrap();
         publisher.flush(PATIENCE).await.unwrap();
@@ -127,7 +142,7 @@ async fn is_there(world: World, messages: std::ops::RangeInclusive<usize>) {
     let after = export(&running.publisher, "after", 1).await.unwrap();
     assert_eq!(after.sequence, 3);
     running.sent().await;
-    assert_eq!(world.stored(&again.uri).await, numbers("nightly", ROWS).into_bytes());
+    assert_eq!(world.plain(&again.uri).await, numbers("nightly", ROWS).into_bytes());
     assert_eq!(world.assert_promises(&running.publisher, 0).await.len(), 3);
     let of_it = world.messages().iter().filter(|message| message.id == "nightly").count();
     assert!(messages.contains(&of_it), "{of_it} messages");

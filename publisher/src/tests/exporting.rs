@@ -1,16 +1,22 @@
 //! Exports: whose blob it is, which number it has, and what a second one of the same id does.
 
-use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
+use std::{
+    collections::BTreeSet,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use tokio::{join, time::timeout};
+use tokio::{join, sync::watch, time::timeout};
+use waybill_azure::{BoxFuture, Generation, Grant, GrantError, Service, TokenSource, connection_string::key_tokens};
 use waybill_formats::{Compression, Field};
 use waybill_local::{
     BlobOperation,
     fault::{BlobRequests, BusEvent, BusFrames, Step, What, When, Whose},
 };
 
-use super::world::{PATIENCE, SUBSCRIPTION, World, all_rows, export, message, numbers, row_of, until};
-use crate::{ExportError, FlushError, outbox::State};
+use super::world::{PATIENCE, Running, SUBSCRIPTION, World, all_rows, export, message, numbers, row_of, until};
+use crate::{ExportError, FlushError, Publisher, outbox::State};
 
 fn times(times: u32) -> NonZeroU32 {
     times.try_into().unwrap()
@@ -222,6 +228,74 @@ async fn a_writer_that_is_dropped_is_void_and_takes_no_number() {
     assert!(matches!(&flushed, Err(FlushError::Void { .. })), "{flushed:?}");
     assert_eq!(export(&running.publisher, "next", 1).await.unwrap().sequence, 1);
     running.sent().await;
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}
+
+/// Hands out the token for storage until storage refuses it, as one that is withdrawn.
+#[derive(Debug)]
+struct Stubborn {
+    inner: Arc<dyn TokenSource>,
+    held: Mutex<Option<Grant>>,
+}
+
+impl TokenSource for Stubborn {
+    fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
+        Box::pin(async move {
+            if service != Service::Blob {
+                return self.inner.grant(service, refused).await;
+            }
+            let held = self.held.lock().unwrap().clone();
+            if let Some(held) = held.filter(|held| refused != Some(held.generation)) {
+                return Ok(held);
+            }
+            let grant = self.inner.grant(service, refused).await?;
+            *self.held.lock().unwrap() = Some(grant.clone());
+            Ok(grant)
+        })
+    }
+
+    fn changes(&self) -> watch::Receiver<Generation> {
+        self.inner.changes()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_dies_between_two_blocks_is_renewed_and_the_file_is_whole() {
+    let world = World::new().await;
+    let ready = world.local.ready_file();
+    let inner = key_tokens(
+        ready.service_bus_connection_string.parse().unwrap(),
+        ready.topic.clone(),
+        ready.blob_connection_string.parse().unwrap(),
+        ready.container.clone(),
+        // Its end is told in whole seconds.
+        Duration::from_secs(2),
+    );
+    let tokens = Arc::new(Stubborn { inner, held: Mutex::default() });
+    let block = NonZeroUsize::new(4 << 10).unwrap();
+    let builder = Publisher::builder(tokens, world.outbox()).name("shop").compression(Compression::None);
+    let running = Running::start(builder.blocks(block, NonZeroUsize::MIN).build().await.unwrap());
+    let mut writer = running.publisher.export("Number").unwrap().id("long").unwrap().start().await.unwrap();
+    let text = "x".repeat(64 << 10);
+    let mut rows = 0;
+    // Until it has died twice in the middle of the file.
+    let writing = async {
+        while world.local.stats().counted().blob_requests("PutBlock", 403) < 2 {
+            let number = rows.to_string();
+            writer.row(&[("n", Field::Number(&number)), ("x", Field::Text(text.as_str().into()))]).await.unwrap();
+            rows += 1;
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, writing).await.expect("tokens die");
+    let exported = writer.finish().await.unwrap();
+    assert_eq!(exported.rows, Some(rows));
+    running.sent().await;
+    let stored = String::from_utf8(world.stored(&exported.uri).await).unwrap();
+    let expected: String = (0..rows).map(|n| format!("{{\"n\":{n},\"x\":\"{text}\"}}\n")).collect();
+    assert!(stored == expected, "no block is missing and none is there twice");
     world.assert_promises(&running.publisher, 0).await;
     running.end().await;
     world.end().await;

@@ -4,8 +4,9 @@ use std::io::Write;
 
 use flate2::{Compression, write::GzEncoder};
 use waybill_contracts::Format;
+use waybill_formats::gzip::index::{Look, look};
 
-use super::world::{World, all_rows};
+use super::world::{World, all_rows, export};
 use crate::{ExportError, Exported, Publisher, outbox::State};
 
 const JSONL: &[u8] = b"{\"a\":19.90,\"b\":\"\xc3\xa9\"}\r\n{\"b\":null,  \"a\":1e400}\n\n{\"a\":3}";
@@ -54,6 +55,35 @@ async fn a_file_is_published_byte_for_byte() {
         }
     }
     assert_eq!(world.assert_promises(&running.publisher, 0).await.len(), 15);
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_long_file_is_one_member_of_segments_whose_index_is_true() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let rows = 90_000;
+    let lines: Vec<String> = (0..rows).map(|n| format!("{{\"n\":{n},\"x\":\"{n:x} and more\"}}\n")).collect();
+    let jsonl = lines.concat().into_bytes();
+    let source = world.file("t.jsonl", &jsonl);
+    let verbatim = running.publisher.export("Thing").unwrap().file(&source).await.unwrap();
+    let converted = running.publisher.export("Thing").unwrap().convert_to(Format::Csv).file(&source).await.unwrap();
+    let by_row = export(&running.publisher, "rows", rows).await.unwrap();
+    for exported in [verbatim, converted, by_row] {
+        let (plain, stored) = (world.plain(&exported.uri).await, world.stored(&exported.uri).await);
+        assert_eq!(exported.bytes, stored.len() as u64);
+        let Look::Index(index) = look(&stored, exported.bytes) else { panic!("{exported:?} has no index") };
+        assert!(index.rows && index.entries.len() > 1, "{index:?}");
+        assert_eq!(index.entries.iter().map(|entry| entry.rows).sum::<u64>(), rows);
+        let mut end = 0;
+        for entry in &index.entries {
+            end += entry.plain as usize;
+            assert_eq!(plain[end - 1], b'\n');
+        }
+        assert_eq!(end, plain.len());
+    }
+    assert_eq!(world.assert_promises(&running.publisher, 0).await.len(), 3);
     running.end().await;
     world.end().await;
 }
@@ -112,6 +142,30 @@ async fn a_broken_row_is_refused_with_file_row_and_byte() {
         assert!(refused.to_string().contains(&format!("row {row}, byte {offset}")), "{refused}");
     }
     assert_nothing_published(&world, &running.publisher, 7).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_field_that_only_a_later_row_has_is_a_column_of_the_csv_and_one_that_comes_too_late_is_told() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let csv = || running.publisher.export("Thing").unwrap().convert_to(Format::Csv);
+    let rows = b"{\"id\":1,\"price\":19.90}\n{\"id\":2,\"_deleted\":true}\n";
+    let exported = csv().file(&world.file("t.jsonl", rows)).await.unwrap();
+    let plain = String::from_utf8(world.plain(&exported.uri).await).unwrap();
+    assert_eq!(plain, "id,price,_deleted\n1,19.90,\n2,,true\n");
+
+    let many: String = (0..100_000).map(|id| format!("{{\"id\":{id}}}\n")).collect();
+    let late = world.file("late.jsonl", format!("{many}{{\"id\":1,\"_deleted\":true}}\n").as_bytes());
+    let error = csv().file(&late).await.unwrap_err();
+    let error = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<String>();
+    assert!(
+        error.contains("field \"_deleted\" is no column of this file; CSV has the columns that it begins with"),
+        "{error}"
+    );
     running.end().await;
     world.end().await;
 }

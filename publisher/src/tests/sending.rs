@@ -154,6 +154,23 @@ async fn a_missing_topic_is_waited_for_and_the_outbox_holds() {
     world.end().await;
 }
 
+#[tokio::test]
+async fn a_publisher_with_nothing_to_send_tells_whether_it_could() {
+    let world = World::new().await;
+    let ready = world.local.ready_file();
+    let tokens = tokens_with(ready, "later", &ready.service_bus_connection_string);
+    let publisher = Publisher::builder(tokens, world.outbox()).name("shop").backoff_max(Duration::from_millis(100));
+    let running = Running::start(publisher.build().await.unwrap());
+    let mut relay = running.publisher.relay();
+    let waiting = relay.wait_for(|state| matches!(state, RelayState::Waiting { needs_person: true, .. }));
+    timeout(PATIENCE, waiting).await.expect("it is told that the topic is missing").unwrap();
+    world.local.broker().add_topic("later", TopicOptions::default()).unwrap();
+    let attached = relay.wait_for(|state| *state == RelayState::Attached);
+    timeout(PATIENCE, attached).await.expect("it is ready without a message").unwrap();
+    running.end().await;
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn detached_links_and_closed_connections_cost_no_message() {
     let world = World::new().await;
@@ -212,6 +229,7 @@ async fn of_two_publishers_on_one_outbox_one_sends_and_the_other_takes_over() {
     export(&second.publisher, "two", 1).await.unwrap();
     second.sent().await;
     first.end().await;
+    until("the second to send", async || *second.publisher.relay().borrow() == RelayState::Attached).await;
     export(&second.publisher, "three", 1).await.unwrap();
     second.sent().await;
     assert_eq!(world.messages().len(), 3, "each once");

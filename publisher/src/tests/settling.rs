@@ -22,8 +22,8 @@ use super::world::{PATIENCE, Running, World, all_rows, export, numbers, row_of, 
 use crate::{
     ExportError, FlushError, Publisher,
     outbox::{
-        Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, Outbox, OutboxError, Plan, Planned, RelayLock,
-        SqliteOutbox, SqliteOutboxOptions, State,
+        Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError,
+        OverExport, Paused, Plan, Planned, RelayLock, SqliteOutbox, SqliteOutboxOptions, State,
     },
 };
 
@@ -48,6 +48,10 @@ impl Full {
 impl Outbox for Full {
     fn epoch(&self) -> &str {
         self.inner.epoch()
+    }
+
+    async fn begin_epoch(&self) -> Result<String, OutboxError> {
+        self.inner.begin_epoch().await
     }
 
     async fn plan(&self, plan: Plan) -> Result<Planned, OutboxError> {
@@ -91,6 +95,37 @@ impl Outbox for Full {
         self.inner.not_sent(rows, error, due_at).await
     }
 
+    async fn resend(&self, row: i64, why: &str) -> Result<ExportRow, OutboxError> {
+        self.inner.resend(row, why).await
+    }
+
+    async fn pause(&self, blob_type: &str, why: &str) -> Result<(), OutboxError> {
+        self.inner.pause(blob_type, why).await
+    }
+
+    async fn resume(&self, blob_type: &str) -> Result<bool, OutboxError> {
+        self.inner.resume(blob_type).await
+    }
+
+    async fn paused(&self) -> Result<Vec<Paused>, OutboxError> {
+        self.inner.paused().await
+    }
+
+    async fn manifested_at(&self) -> Result<OffsetDateTime, OutboxError> {
+        self.inner.manifested_at().await
+    }
+    async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {
+        self.inner.plan_manifests(most).await
+    }
+    async fn named(&self, range: &ManifestRange, from: u64, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
+        self.inner.named(range, from, most).await
+    }
+    async fn over(&self, after: i64, most: u32) -> Result<Vec<OverExport>, OutboxError> {
+        self.inner.over(after, most).await
+    }
+    async fn forget(&self, rows: &[i64]) -> Result<u64, OutboxError> {
+        self.inner.forget(rows).await
+    }
     async fn counts(&self) -> Result<Counts, OutboxError> {
         self.inner.counts().await
     }

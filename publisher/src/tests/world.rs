@@ -24,7 +24,7 @@ use waybill_local::{Builder, Local};
 
 use crate::{
     ExportError, Exported, Publisher, PublisherBuilder,
-    outbox::{ExportRow, ListFilter, Outbox, State},
+    outbox::{ExportRow, ListFilter, Outbox, SqliteOutbox, State},
 };
 
 /// Where messages arrive.
@@ -146,7 +146,11 @@ impl World {
 
     /// What must hold whenever nothing is under way: every blob that we committed has its message, every message its blob,
     /// all messages of an export are the same, and no number is missing. Returns the exports that are sent.
-    pub(super) async fn assert_promises(&self, publisher: &Publisher, foreign_blobs: u64) -> Vec<ExportRow> {
+    pub(super) async fn assert_promises<O: Outbox>(
+        &self,
+        publisher: &Publisher<O>,
+        foreign_blobs: u64,
+    ) -> Vec<ExportRow> {
         let rows = all_rows(publisher).await;
         let (sent, rest): (Vec<ExportRow>, Vec<ExportRow>) = rows.into_iter().partition(|row| row.state == State::Sent);
         for row in &rest {
@@ -211,14 +215,14 @@ pub(super) fn message(id: Option<String>, body: Vec<u8>) -> Message {
 }
 
 /// A publisher whose `run` runs.
-pub(super) struct Running {
-    pub(super) publisher: Publisher,
+pub(super) struct Running<O: Outbox = SqliteOutbox> {
+    pub(super) publisher: Publisher<O>,
     stop: CancellationToken,
     run: JoinSet<()>,
 }
 
-impl Running {
-    pub(super) fn start(publisher: Publisher) -> Self {
+impl<O: Outbox> Running<O> {
+    pub(super) fn start(publisher: Publisher<O>) -> Self {
         let stop = CancellationToken::new();
         let mut run = JoinSet::new();
         let (running, stopped) = (publisher.clone(), stop.clone());

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use waybill_contracts::Reason;
+use waybill_contracts::{Reason, SchemaMode};
 use waybill_formats::{Row, RowBatch, RowFilter};
 
 use super::{
@@ -76,7 +76,7 @@ pub(crate) struct Batch {
     heads: Vec<Head>,
     /// Rows without a usable key, version or deletion mark, and those of which the filter cannot say whether it wants them.
     pub(crate) faults: Vec<Faulty>,
-    /// Fields that are no columns yet.
+    /// Fields that are no columns yet, or do not fit theirs.
     pub(crate) new_fields: NewFields,
     keys: String,
     versions: Vec<u8>,
@@ -95,6 +95,7 @@ impl Batch {
         };
         let known = shape.columns.iter().map(|column| column.field.as_str());
         let mut reader = HeadReader::new(plan, known);
+        let narrow: Vec<_> = shape.narrow(plan.mode()).map(|field| (reader.fields.want(field), field)).collect();
         let position = position.key();
         let mut values = Vec::new();
         let mut sieve = Sieve::of_entity(plan.filter());
@@ -107,6 +108,9 @@ impl Batch {
                     batch.new_fields.see(name, &value);
                 }
             });
+            for (slot, field) in narrow.iter().filter(|_| is_stored) {
+                batch.new_fields.see_in_narrow(field, &values[*slot]);
+            }
             let (key, version) = (batch.keys.len(), batch.versions.len());
             let head = is_wanted.and_then(|is_wanted| {
                 let read = reader.head(plan, &position, &row, &values, &mut batch.keys, &mut batch.versions);
@@ -183,6 +187,7 @@ impl StreamRows {
             new_fields: NewFields::default(),
         };
         let mut reader = FieldReader::new([]);
+        let narrow: Vec<_> = shape.narrow(SchemaMode::Evolve).map(|field| (reader.want(field), field)).collect();
         reader.pass(shape.columns.iter().map(|column| column.field.as_str()));
         let mut values = Vec::new();
         let mut sieve = Sieve::of_type(filter);
@@ -191,6 +196,9 @@ impl StreamRows {
                 Ok(true) => {
                     rows.wanted.iter_mut().for_each(|wanted| wanted.push(at));
                     reader.read(&row, &mut values, |name, value| rows.new_fields.see(name, &value));
+                    for (slot, field) in &narrow {
+                        rows.new_fields.see_in_narrow(field, &values[*slot]);
+                    }
                 }
                 Ok(false) => rows.filtered += 1,
                 Err(fault) => rows.faults.push(Faulty { at, fault, key: None }),

@@ -74,13 +74,13 @@ impl EntityPlan {
             .columns
             .iter()
             .filter(|column| !entity.key.contains(&column.name))
-            .map(|column| ShapeColumn { field: column.name.clone(), kind: column.kind })
+            .map(|column| ShapeColumn::fixed(&column.name, column.kind))
             .collect();
         if let Some(version) = &entity.version
             && !entity.key.contains(&version.field)
             && entity.column(&version.field).is_none()
         {
-            columns.push(ShapeColumn { field: version.field.clone(), kind: column_type(version.kind) });
+            columns.push(ShapeColumn::fixed(&version.field, column_type(version.kind)));
         }
         let mut seen = HashSet::new();
         for field in entity.key.iter().chain(columns.iter().map(|column| &column.field)) {

@@ -22,6 +22,7 @@ pub(crate) struct RowReader<'r> {
     read: Vec<Field<'r>>,
     values: Vec<Value<'r>>,
     rescued: Rescued,
+    is_misfit: bool,
     parents: String,
     parent_spans: Vec<Option<Range<usize>>>,
 }
@@ -46,6 +47,7 @@ impl<'r> RowReader<'r> {
             read: Vec::new(),
             values: Vec::new(),
             rescued: Rescued::default(),
+            is_misfit: false,
             parents: String::new(),
             parent_spans: Vec::new(),
         }
@@ -54,10 +56,11 @@ impl<'r> RowReader<'r> {
     /// Reads a row; what was read before is gone.
     pub(crate) fn read(&mut self, plan: Option<&EntityPlan>, row: &Row<'r>) {
         self.rescued.clear();
+        self.is_misfit = false;
         self.parents.clear();
         self.parent_spans.clear();
         self.values.clear();
-        let Self { fields, kinds, names, references, read, values, rescued, parents, parent_spans } = self;
+        let Self { fields, kinds, names, references, read, values, rescued, is_misfit, parents, parent_spans } = self;
         fields.read(row, read, |name, value| rescued.add(name, &value));
         for (reference, slots) in plan.into_iter().flat_map(EntityPlan::references).zip(references) {
             let begin = parents.len();
@@ -67,6 +70,7 @@ impl<'r> RowReader<'r> {
         for ((kind, name), field) in kinds.iter().zip(names).zip(read) {
             values.push(Value::fit(*kind, std::mem::replace(field, Field::Missing)).unwrap_or_else(|unfit| {
                 rescued.add(name, &unfit);
+                *is_misfit = true;
                 Value::Null
             }));
         }
@@ -81,6 +85,11 @@ impl<'r> RowReader<'r> {
     /// What has no column or does not fit it, as a JSON object.
     pub(crate) fn rescued(&self) -> Option<&str> {
         Some(self.rescued.json.as_str()).filter(|json| !json.is_empty())
+    }
+
+    /// Whether a value does not fit its column.
+    pub(crate) fn is_misfit(&self) -> bool {
+        self.is_misfit
     }
 
     /// For each of the plan's references the parent's key, `None` where the row refers to nothing.

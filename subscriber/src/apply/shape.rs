@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use waybill_contracts::{ColumnType, SchemaMode};
 use waybill_formats::Field;
 
-use super::value::{infer, infer_both};
+use super::value::{infer, infer_both, takes_decimal};
 
 /// A table takes no more columns than this by itself; SQLite allows 2,000, PostgreSQL 1,600.
 pub(crate) const COLUMNS_MAX: usize = 1_500;
@@ -17,6 +17,19 @@ pub(crate) struct ShapeColumn {
     pub(crate) field: String,
     /// What fits it.
     pub(crate) kind: ColumnType,
+    /// Its type came from the first values, so others may widen it.
+    pub(crate) is_inferred: bool,
+}
+
+impl ShapeColumn {
+    /// A column whose type stays.
+    pub(crate) fn fixed(field: &str, kind: ColumnType) -> Self {
+        Self { field: field.to_owned(), kind, is_inferred: false }
+    }
+
+    fn is_narrow(&self) -> bool {
+        self.is_inferred && self.kind == ColumnType::Integer
+    }
 }
 
 /// The columns of one table, as it is now.
@@ -39,6 +52,8 @@ pub(crate) enum Grown {
     Added(ShapeColumn),
     /// It goes to a column that is there and was not used so far.
     Adopted(ShapeColumn),
+    /// Its column becomes one of decimals.
+    Widened(ShapeColumn),
 }
 
 impl Shape {
@@ -47,22 +62,32 @@ impl Shape {
         other.columns.iter().all(|column| self.columns.contains(column))
     }
 
-    /// The new fields that get a column now; all others stay what they are: rescued.
+    /// Fields of columns that a decimal widens.
+    pub(crate) fn narrow(&self, mode: SchemaMode) -> impl Iterator<Item = &str> {
+        let columns = self.columns.iter().filter(move |column| mode == SchemaMode::Evolve && column.is_narrow());
+        columns.map(|column| column.field.as_str())
+    }
+
+    /// The new fields that get a column now, and the columns that get another type; all others stay what they are: rescued.
     pub(crate) fn grow(&self, fields: &NewFields, mode: SchemaMode, sql_name: impl Fn(&str) -> String) -> Vec<Grown> {
         let mut taken = self.taken.clone();
         let mut grown = Vec::new();
         for (field, kind) in fields.inferred() {
-            let known =
-                self.key.iter().any(|key| key == field) || self.columns.iter().any(|column| column.field == field);
-            if known || is_reserved(field) || is_of_the_database(field) {
+            let column = |kind, is_inferred| ShapeColumn { field: field.to_owned(), kind, is_inferred };
+            if let Some(known) = self.columns.iter().find(|column| column.field == field) {
+                if known.is_narrow() && kind == ColumnType::Decimal && mode == SchemaMode::Evolve {
+                    grown.push(Grown::Widened(column(kind, true)));
+                }
+                continue;
+            }
+            if self.key.iter().any(|key| key == field) || is_reserved(field) || is_of_the_database(field) {
                 continue;
             }
             let name = sql_name(field);
-            let column = |kind| ShapeColumn { field: field.to_owned(), kind };
             if let Some(kind) = self.free.get(&name) {
-                grown.push(Grown::Adopted(column(*kind)));
+                grown.push(Grown::Adopted(column(*kind, false)));
             } else if mode == SchemaMode::Evolve && taken.len() < COLUMNS_MAX && taken.insert(folded(&name)) {
-                grown.push(Grown::Added(column(kind)));
+                grown.push(Grown::Added(column(kind, true)));
             }
         }
         grown
@@ -87,7 +112,8 @@ pub(crate) fn folded(name: &str) -> String {
     name.to_ascii_lowercase()
 }
 
-/// Fields of a batch that have no column yet, and the type that holds all of their values.
+/// Fields of a batch that have no column yet, and the type that holds all of their values; and those whose column does not
+/// hold them, see [`NewFields::see_in_narrow`].
 #[derive(Debug, Default)]
 pub(crate) struct NewFields {
     order: Vec<(String, Option<ColumnType>)>,
@@ -97,7 +123,17 @@ pub(crate) struct NewFields {
 impl NewFields {
     /// Takes note of a value.
     pub(crate) fn see(&mut self, field: &str, value: &Field<'_>) {
-        let kind = infer(value);
+        self.note(field, infer(value));
+    }
+
+    /// Takes note of a value of a [narrow](Shape::narrow) column, if it takes a wider one.
+    pub(crate) fn see_in_narrow(&mut self, field: &str, value: &Field<'_>) {
+        if takes_decimal(value) {
+            self.note(field, Some(ColumnType::Decimal));
+        }
+    }
+
+    fn note(&mut self, field: &str, kind: Option<ColumnType>) {
         if let Some(place) = self.places.get(field) {
             let (_, seen) = &mut self.order[*place];
             *seen = match (*seen, kind) {
@@ -131,7 +167,7 @@ mod tests {
         let grown = shape.grow(&seen(fields), SchemaMode::Evolve, str::to_owned).into_iter();
         let added = grown.map(|grown| match grown {
             Grown::Added(column) => (column.field, column.kind),
-            Grown::Adopted(column) => panic!("{column:?} is added"),
+            other => panic!("{other:?} is no addition"),
         });
         added.collect()
     }
@@ -184,10 +220,40 @@ mod tests {
             taken: HashSet::from(["note".to_owned()]),
             ..Shape::default()
         };
-        let column = ShapeColumn { field: "Note".to_owned(), kind: ColumnType::Text };
+        let column = ShapeColumn::fixed("Note", ColumnType::Text);
         let grown = shape.grow(&seen(&[("Note", Field::Number("1"))]), SchemaMode::Freeze, str::to_owned);
         assert_eq!(grown, [Grown::Adopted(column)]);
         let other_case = [("NOTE", Field::Number("1"))];
         assert!(shape.grow(&seen(&other_case), SchemaMode::Evolve, str::to_owned).is_empty(), "not its name exactly");
+    }
+
+    #[test]
+    fn an_integer_column_is_widened_by_a_decimal_unless_its_type_was_declared() {
+        let column = |is_inferred| ShapeColumn { field: "n".to_owned(), kind: ColumnType::Integer, is_inferred };
+        let shape = |is_inferred| Shape { columns: vec![column(is_inferred)], ..Shape::default() };
+        let text = |text| Field::Text(Cow::Borrowed(text));
+        let wide = ShapeColumn { kind: ColumnType::Decimal, ..column(true) };
+        for (value, is_wide) in [
+            (Field::Number("12.50"), true),
+            (Field::Number("9223372036854775808"), true),
+            (text("12.50"), true),
+            (Field::Number("-9223372036854775808"), false),
+            (Field::Number("1e3"), false),
+            (text(""), false),
+            (text("many"), false),
+            (Field::Null, false),
+            (Field::Bool(true), false),
+            (Field::Nested(b"[1.5]".into()), false),
+        ] {
+            let mut new = NewFields::default();
+            new.see_in_narrow("n", &value);
+            let grown = |shape: &Shape, mode| shape.grow(&new, mode, str::to_owned);
+            let expected = if is_wide { vec![Grown::Widened(wide.clone())] } else { Vec::new() };
+            assert_eq!(grown(&shape(true), SchemaMode::Evolve), expected, "{value:?}");
+            assert_eq!(grown(&shape(true), SchemaMode::Freeze), []);
+            assert_eq!(grown(&shape(false), SchemaMode::Evolve), []);
+        }
+        assert_eq!(shape(true).narrow(SchemaMode::Evolve).collect::<Vec<_>>(), ["n"]);
+        assert_eq!(shape(true).narrow(SchemaMode::Freeze).count() + shape(false).narrow(SchemaMode::Evolve).count(), 0);
     }
 }

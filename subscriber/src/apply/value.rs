@@ -140,6 +140,20 @@ pub(crate) fn infer(field: &Field<'_>) -> Option<ColumnType> {
     }
 }
 
+/// Whether a value fits a decimal column and no integer one.
+pub(crate) fn takes_decimal(field: &Field<'_>) -> bool {
+    let text = match field {
+        Field::Number(text) => text,
+        Field::Text(text) => &**text,
+        Field::Missing | Field::Null | Field::Bool(_) | Field::Nested(_) => return false,
+    };
+    // Nearly all of them.
+    if text.len() < 19 && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return false;
+    }
+    Number::parse(text).is_some() && Value::fit(ColumnType::Integer, field.clone()).is_err()
+}
+
 /// The type that holds values of both.
 pub(crate) fn infer_both(one: ColumnType, other: ColumnType) -> ColumnType {
     use ColumnType::{Decimal, Integer, Text};

@@ -9,7 +9,7 @@ use super::file::{File, FileError, Trouble};
 use crate::{
     Blame, OnBadRow, Verdict,
     apply::Sieve,
-    fetch::{self, Claim},
+    fetch::Claim,
     inbox::{BlobSeen, FileDone, Inbox},
     look::{FileRows, LookError},
     receive::chain,
@@ -141,18 +141,18 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
         let closely = source.verify_hash || self.from > 0 || leased.attempts > 0;
         let hash_plain = closely && extras(self.file).plain_sha256.is_some();
         let (claim, now) = (Claim::of(leased), (source.now)());
-        let blob = fetch::locate(&*source.tokens, &source.inbox, claim, now).await?;
-        let download = fetch::open(&source.container, &blob, claim, self.etag.as_deref(), now).await?;
-        let seen = BlobSeen { etag: download.facts().etag.clone(), length: download.facts().length };
+        let blob = source.storage.locate(&source.inbox, claim, now).await?;
+        let download = blob.open(claim, (0, self.etag.as_deref()), now).await?;
+        let seen = BlobSeen::new(download.facts());
         // Told to whoever goes on with the file after us.
-        if !self.is_looking && self.file.blob.as_ref() != Some(&seen) {
+        if !self.is_looking && !self.file.blob.as_ref().is_some_and(|noted| noted.is(&seen)) {
             if !source.inbox.note_blob(&self.file.hold.lease, &seen).await? {
                 return Err(FileError::Lapsed);
             }
             self.file.blob = Some(seen.clone());
         }
         self.etag = Some(seen.etag);
-        Ok(FileRows::of_download(blob.as_str().to_owned(), download, DecodeOptions { hash_plain, ..options }))
+        Ok(FileRows::of_download(blob.name().to_owned(), download, DecodeOptions { hash_plain, ..options }))
     }
 
     fn given_out(&mut self, mut batch: RowBatch) -> RowBatch {

@@ -2,7 +2,8 @@
 
 use super::{
     Admitted, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow,
-    Lease, Leased, ListFilter, Pending, Place, PostgresInbox, SqliteInbox, TypeTotals, Wanted, WorkerId, WorkerSeen,
+    Lease, Leased, ListFilter, Pending, Place, PostgresInbox, PruneStep, Pruned, Retention, SequenceNamed,
+    SequenceSeen, SqliteInbox, TypeTotals, Wanted, WorkerId, WorkerSeen,
 };
 
 /// An inbox in a file of its own, or in a database that several subscribers share.
@@ -58,6 +59,10 @@ impl Inbox for AnyInbox {
         either!(self, inbox => inbox.done_files(after, most))
     }
 
+    async fn hasten(&self, ids: &[i64]) -> Result<u64, InboxError> {
+        either!(self, inbox => inbox.hasten(ids))
+    }
+
     async fn reopen(&self, ids: &[i64]) -> Result<u64, InboxError> {
         either!(self, inbox => inbox.reopen(ids))
     }
@@ -92,6 +97,31 @@ impl Inbox for AnyInbox {
 
     async fn types(&self) -> Result<Vec<TypeTotals>, InboxError> {
         either!(self, inbox => inbox.types())
+    }
+
+    async fn note_named(&self, of: &SequenceNamed) -> Result<(), InboxError> {
+        either!(self, inbox => inbox.note_named(of))
+    }
+
+    async fn named(&self) -> Result<Vec<SequenceNamed>, InboxError> {
+        either!(self, inbox => inbox.named())
+    }
+
+    async fn sequences(&self) -> Result<Vec<SequenceSeen>, InboxError> {
+        either!(self, inbox => inbox.sequences())
+    }
+
+    async fn prunable(&self, retention: &Retention) -> Result<Pruned, InboxError> {
+        either!(self, inbox => inbox.prunable(retention))
+    }
+
+    async fn prune(
+        &self,
+        retention: &Retention,
+        step: PruneStep,
+        most: u32,
+    ) -> Result<(Pruned, Option<PruneStep>), InboxError> {
+        either!(self, inbox => inbox.prune(retention, step, most))
     }
 
     async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {

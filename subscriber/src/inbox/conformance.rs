@@ -6,11 +6,13 @@ use std::{future::Future, time::Duration};
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use waybill_contracts::{Metadata, Reason};
+use waybill_contracts::{MANIFEST_TYPE, Metadata, Reason};
+use waybill_formats::seek::Checkpoint;
 
 use super::{
-    Admitted, Announced, Arrival, Asked, Beat, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, Lease,
-    ListFilter, Place, State, Wanted, Waybill, WorkerId,
+    Admitted, Announced, Arrival, Asked, Beat, BlobSeen, BrokenMessage, End, FileDone, FileKey, Inbox, Lease, Leased,
+    ListFilter, Pending, Place, PruneStep, Pruned, PublisherSequence, Retention, SequenceNamed, State, Wanted, Waybill,
+    WorkerId, prune,
 };
 
 /// A message that announces `file`, with the broker's number `sequence_number`.
@@ -67,6 +69,7 @@ where
     a_renewed_lease_does_not_lapse(&make().await, lease).await;
     a_noted_blob_is_told_to_the_next_worker(&make().await).await;
     a_file_put_off_is_not_leased_before_it_is_due(&make().await).await;
+    files_that_never_failed_can_be_asked_for(&make().await).await;
     what_is_due_longest_is_leased_first(&make().await).await;
     a_type_with_many_files_holds_up_no_other(&make().await).await;
     files_of_several_types_are_dealt_out_together(&make().await).await;
@@ -77,6 +80,7 @@ where
     other_types_are_skipped_and_can_be_listed(&make().await).await;
     types_are_summed_up(&make().await).await;
     done_files_can_be_reopened(&make().await).await;
+    what_files_waited_for_has_come(&make().await).await;
     a_person_has_files_tried_again_or_skipped(&make().await).await;
     a_place_is_known_once_it_was_remembered(&make().await).await;
     lists_come_newest_first_and_in_pages(&make().await).await;
@@ -84,6 +88,15 @@ where
     counts_are_right_after_everything(&make().await).await;
     what_waits_is_told_by_type_and_state(&make().await).await;
     a_file_whose_blob_may_soon_be_deleted_is_at_risk_until_it_is_done(&make().await).await;
+    numbers_that_never_came_are_told_and_up_to_which_one_all_is_applied(&make().await).await;
+    numbers_in_any_order_leave_the_same_gaps(&make().await).await;
+    the_largest_number_is_one_like_the_others(&make().await).await;
+    what_manifests_say_fills_gaps_and_shows_others(&make().await).await;
+    manifests_are_no_files_of_a_sink(&make().await).await;
+    nothing_is_pruned_that_is_not_over_or_not_old_enough(&make().await).await;
+    what_was_lost_is_told_until_nobody_wants_it(&make().await).await;
+    a_file_that_was_pruned_is_known_all_the_same(&make().await).await;
+    much_is_pruned_in_small_parts(&make().await).await;
     a_worker_is_known_by_what_it_told_last(&make().await).await;
     of_very_many_workers_the_latest_are_known(&make().await).await;
     workers_side_by_side_never_share_a_file(&make().await).await;
@@ -99,7 +112,7 @@ async fn what_waits_is_told_by_type_and_state(inbox: &impl Inbox) {
     let broken = broken(9);
     let burst = vec![arrival(1, "a", "T"), arrival(2, "b", "T"), arrival(3, "c", "U"), arrival(4, "c", "U"), broken];
     inbox.admit(burst).await.unwrap();
-    let of_t = Wanted { types: Some(vec!["T".to_owned()]), since: None };
+    let of_t = Wanted { types: Some(vec!["T".to_owned()]), ..Wanted::default() };
     let leased = inbox.lease(&worker("one"), 2, &of_t).await.unwrap();
     let of = |blob_type: &str, state, messages| (blob_type.to_owned(), state, messages);
     let nameless = of("", State::Quarantined, 1);
@@ -132,6 +145,281 @@ async fn a_file_whose_blob_may_soon_be_deleted_is_at_risk_until_it_is_done(inbox
     }
     let backlog = inbox.backlog().await.unwrap();
     assert_eq!((backlog.at_risk, backlog.first_at_risk), (0, Vec::new()));
+}
+
+/// A message of a publisher's sequence.
+fn numbered(number: i64, blob_type: &str, epoch: &str, sequence: u64) -> Arrival {
+    let mut arrival = arrival(number, &format!("{blob_type}-{epoch}-{sequence}"), blob_type);
+    let Announced::File(waybill) = &mut arrival.announced else { unreachable!() };
+    waybill.sequence = Some(PublisherSequence { publisher: "shop".to_owned(), epoch: epoch.to_owned(), sequence });
+    arrival
+}
+
+/// Type, epoch, first, last, applied to, and the gaps of each sequence.
+async fn sequences(inbox: &impl Inbox) -> Vec<(String, String, u64, u64, Option<u64>, Vec<(u64, u64)>)> {
+    let seen = inbox.sequences().await.unwrap().into_iter();
+    seen.map(|of| {
+        let gaps: Vec<_> = of.gaps.iter().map(|gap| (gap.from, gap.to)).collect();
+        let missing: u64 = gaps.iter().map(|(from, to)| to - from + 1).sum();
+        assert!(of.missing == missing || gaps.len() == 10, "{of:?}");
+        (of.blob_type, of.epoch, of.first, of.last, of.applied_to, gaps)
+    })
+    .collect()
+}
+
+async fn numbers_that_never_came_are_told_and_up_to_which_one_all_is_applied(inbox: &impl Inbox) {
+    assert_eq!(inbox.sequences().await.unwrap(), []);
+    // The subscription began at 5; 7 and 10 to 12 never came; messages without a place in a sequence are none.
+    let numbers =
+        [(1, "T", "e", 5), (2, "T", "e", 6), (3, "T", "e", 8), (4, "T", "e", 9), (5, "T", "e", 13), (6, "T", "f", 1)];
+    let mut burst: Vec<Arrival> = numbers.map(|(at, of, epoch, number)| numbered(at, of, epoch, number)).to_vec();
+    burst.extend([numbered(7, "U", "e", 1), arrival(8, "x", "T"), numbered(9, "T", "e", 8)]);
+    inbox.admit(burst).await.unwrap();
+    let of = |blob_type: &str, epoch: &str, first, last, applied, gaps: &[(u64, u64)]| {
+        (blob_type.to_owned(), epoch.to_owned(), first, last, applied, gaps.to_vec())
+    };
+    let gaps = [(7, 7), (10, 12)];
+    let nothing = [of("T", "e", 5, 13, None, &gaps), of("U", "e", 1, 1, None, &[]), of("T", "f", 1, 1, None, &[])];
+    assert_eq!(sequences(inbox).await, nothing);
+
+    let of_e = |sequence: u64| {
+        move |file: &Leased| {
+            let of = file.waybill.sequence.as_ref();
+            of.is_some_and(|of| of.sequence == sequence && of.epoch == "e") && file.waybill.metadata.blob_type == "T"
+        }
+    };
+    let done = async |sequence| end_one(inbox, of_e(sequence), End::Done(FileDone::default())).await;
+    let open = async || inbox.sequences().await.unwrap()[0].open.unwrap();
+    done(6).await;
+    assert_eq!(sequences(inbox).await[0], nothing[0], "the first one is not applied");
+    done(5).await;
+    assert_eq!(sequences(inbox).await[0], of("T", "e", 5, 13, Some(6), &gaps), "behind it is a gap");
+    assert_eq!((open().await.sequence, open().await.state), (8, State::Saved));
+    let late = inbox.admit(vec![numbered(20, "T", "e", 7)]).await.unwrap();
+    assert!(matches!(late[..], [Admitted::Saved(_)]));
+    let gaps = [(10, 12)];
+    assert_eq!(sequences(inbox).await[0], of("T", "e", 5, 13, Some(6), &gaps), "it came, and is not applied");
+    done(7).await;
+    done(8).await;
+    let quarantine = End::Quarantine { reason: Reason::NotJson, problem: "a tear".to_owned() };
+    end_one(inbox, of_e(9), quarantine).await;
+    assert_eq!(sequences(inbox).await[0], of("T", "e", 5, 13, Some(8), &gaps));
+    let ninth = open().await;
+    assert_eq!((ninth.sequence, ninth.state), (9, State::Quarantined));
+    inbox.skip(ninth.id, "not wanted").await.unwrap();
+    assert_eq!(sequences(inbox).await[0].4, Some(8), "what a person skips is not applied");
+    inbox.retry(ninth.id).await.unwrap();
+    for number in [10, 11, 12] {
+        inbox.admit(vec![numbered(30 + number, "T", "e", number.unsigned_abs())]).await.unwrap();
+    }
+    for number in [13, 9, 11, 10, 12] {
+        assert!(!inbox.sequences().await.unwrap()[0].is_complete());
+        done(number).await;
+    }
+    let seen = inbox.sequences().await.unwrap().remove(0);
+    assert!(seen.is_complete() && seen.open.is_none() && seen.missing == 0, "{seen:?}");
+}
+
+/// Ends the file that is meant, and gives back the others; again where leases lapsed meanwhile.
+async fn end_one(inbox: &impl Inbox, is_it: impl Fn(&Leased) -> bool, end: End) {
+    for _ in 0..100 {
+        let mut ended = false;
+        for file in inbox.lease(&worker("one"), 99, &Wanted::default()).await.unwrap() {
+            let how = if is_it(&file) { end.clone() } else { End::Release };
+            ended |= inbox.finish(&file.lease, how).await.unwrap() && is_it(&file);
+        }
+        if ended {
+            return;
+        }
+    }
+    panic!("no such file is to be had");
+}
+
+/// Ends all files that are due.
+async fn end_all(inbox: &impl Inbox) {
+    while inbox.pending(&Wanted::default()).await.unwrap() != Pending::default() {
+        for file in inbox.lease(&worker("one"), 99, &Wanted::default()).await.unwrap() {
+            inbox.finish(&file.lease, End::Done(FileDone::default())).await.unwrap();
+        }
+    }
+}
+
+fn named(blob_type: &str, up_to: u64, void: &[(u64, u64)]) -> SequenceNamed {
+    let (blob_type, publisher, epoch) = (blob_type.to_owned(), "shop".to_owned(), "e".to_owned());
+    SequenceNamed { blob_type, publisher, epoch, up_to, void: void.to_vec() }
+}
+
+async fn what_manifests_say_fills_gaps_and_shows_others(inbox: &impl Inbox) {
+    assert!(inbox.named().await.unwrap().is_empty());
+    let burst = [(1, "T", "e", 2), (2, "T", "e", 5), (3, "T", "f", 1)];
+    inbox.admit(burst.map(|(at, of, epoch, number)| numbered(at, of, epoch, number)).to_vec()).await.unwrap();
+    end_all(inbox).await;
+    let first = async || {
+        let seen = sequences(inbox).await.remove(0);
+        (seen.2, seen.3, seen.4, seen.5, inbox.backlog().await.unwrap().missing)
+    };
+    assert_eq!(first().await, (2, 5, Some(2), vec![(3, 4)], 2));
+    inbox.note_named(&named("T", 4, &[(1, 1), (3, 3)])).await.unwrap();
+    assert_eq!(first().await, (1, 5, Some(3), vec![(4, 4)], 1));
+    // The next manifest, and the one before it once more.
+    inbox.note_named(&named("T", 8, &[(7, 7)])).await.unwrap();
+    inbox.note_named(&named("T", 4, &[(1, 1), (3, 3)])).await.unwrap();
+    assert_eq!(first().await, (1, 8, Some(3), vec![(4, 4), (6, 6), (8, 8)], 3));
+    let seen = inbox.sequences().await.unwrap();
+    assert_eq!((seen[0].named_to, seen[1].named_to), (Some(8), None), "of that epoch");
+    inbox.note_named(&named("U", 3, &[])).await.unwrap();
+    assert_eq!(inbox.sequences().await.unwrap().len(), 2, "nothing of it ever came");
+    let all = [named("T", 8, &[(1, 1), (3, 3), (7, 7)]), named("U", 3, &[])];
+    assert_eq!(inbox.named().await.unwrap(), all);
+    for number in [4, 6, 8] {
+        inbox.admit(vec![numbered(10 + number, "T", "e", number.unsigned_abs())]).await.unwrap();
+    }
+    end_all(inbox).await;
+    assert_eq!(first().await, (1, 8, Some(8), vec![], 0));
+}
+
+async fn manifests_are_no_files_of_a_sink(inbox: &impl Inbox) {
+    inbox.admit(vec![arrival(1, "x", "T"), arrival(2, "m", MANIFEST_TYPE)]).await.unwrap();
+    end_all(inbox).await;
+    assert_eq!(inbox.counts().await.unwrap().done, 2);
+    assert_eq!(inbox.done_files(0, 10).await.unwrap().len(), 1);
+}
+
+async fn numbers_in_any_order_leave_the_same_gaps(inbox: &impl Inbox) {
+    // 1 to 100 but for every tenth, in an order that has nothing to do with it.
+    let numbers: Vec<u64> = (0..101).map(|place| place * 37 % 101).filter(|number| number % 10 != 0).collect();
+    for (place, part) in (0..).zip(numbers.chunks(7)) {
+        let burst = (0..).zip(part).map(|(at, number)| numbered(place * 10 + at, "T", "e", *number)).collect();
+        inbox.admit(burst).await.unwrap();
+    }
+    let gaps: Vec<_> = (1..10).map(|gap| (gap * 10, gap * 10)).collect();
+    let seen = sequences(inbox).await;
+    assert_eq!((seen.len(), &seen[0].5, seen[0].2, seen[0].3), (1, &gaps, 1, 99));
+}
+
+async fn the_largest_number_is_one_like_the_others(inbox: &impl Inbox) {
+    const LARGEST: u64 = i64::MAX.unsigned_abs();
+    for (number, sequence) in [(1, LARGEST - 1), (2, LARGEST), (3, 1)] {
+        let admitted = inbox.admit(vec![numbered(number, "T", "e", sequence)]).await.unwrap();
+        assert!(matches!(admitted[..], [Admitted::Saved(_)]), "{admitted:?}");
+    }
+    let seen = sequences(inbox).await.remove(0);
+    assert_eq!((seen.2, seen.3, &seen.5[..]), (1, LARGEST, &[(2, LARGEST - 2)][..]));
+}
+
+async fn what_was_lost_is_told_until_nobody_wants_it(inbox: &impl Inbox) {
+    inbox.admit(vec![numbered(1, "T", "e", 1), numbered(2, "T", "e", 2)]).await.unwrap();
+    let is_first = |file: &Leased| file.waybill.sequence.as_ref().is_some_and(|of| of.sequence == 1);
+    end_one(inbox, is_first, End::Expire { problem: "gone".to_owned() }).await;
+    end_all(inbox).await;
+    let wanted = Pruned { files: 1, replayable: 1, ..Pruned::default() };
+    let files_only = Retention { history: None, ..at_once() };
+    assert_eq!(inbox.prunable(&files_only).await.unwrap(), wanted);
+    assert_eq!(prune(inbox, &files_only, |_| {}).await.unwrap(), wanted);
+    let of = inbox.sequences().await.unwrap().remove(0);
+    assert_eq!((of.applied_to, of.is_complete()), (None, false), "its rows never took effect");
+    let lost = of.open.unwrap();
+    assert_eq!((lost.sequence, lost.state), (1, State::Expired));
+    assert_eq!(inbox.skip(lost.id, "known").await.unwrap(), Asked::Done);
+    assert_eq!(prune(inbox, &files_only, |_| {}).await.unwrap().files, 1);
+}
+
+/// Everything that is over goes.
+fn at_once() -> Retention {
+    Retention { history: Some(Duration::ZERO), files: Some(Duration::ZERO), identities: None }
+}
+
+async fn nothing_is_pruned_that_is_not_over_or_not_old_enough(inbox: &impl Inbox) {
+    let burst = [(1, "saved"), (2, "done"), (3, "done"), (4, "quarantined"), (5, "working")];
+    inbox.admit(burst.map(|(number, file)| arrival(number, file, file)).to_vec()).await.unwrap();
+    let is = |name: &'static str| move |file: &Leased| file.waybill.metadata.blob_type == name;
+    end_one(inbox, is("done"), End::Done(FileDone { bad_rows: 2, ..FileDone::default() })).await;
+    let quarantine = End::Quarantine { reason: Reason::NotJson, problem: "a tear".to_owned() };
+    end_one(inbox, is("quarantined"), quarantine).await;
+    let of_working = Wanted { types: Some(vec!["working".to_owned()]), ..Wanted::default() };
+    assert_eq!(inbox.lease(&worker("one"), 1, &of_working).await.unwrap().len(), 1);
+    let rows = inbox.list(&ListFilter::default()).await.unwrap();
+    let id = |state| rows.iter().find(|row| row.state == state).unwrap().id;
+    let (done, quarantined) = (id(State::Done), id(State::Quarantined));
+    let lines = async |id| inbox.history(id).await.unwrap().len() as u64;
+    let former = lines(done).await - 1;
+    let before = inbox.counts().await.unwrap();
+    for retention in [
+        Retention::default(),
+        Retention {
+            history: Some(Duration::from_secs(60)),
+            files: Some(Duration::from_secs(60)),
+            identities: Some(Duration::from_secs(60)),
+        },
+    ] {
+        assert_eq!(inbox.prunable(&retention).await.unwrap(), Pruned::default());
+        assert_eq!(prune(inbox, &retention, |_| {}).await.unwrap(), Pruned::default());
+    }
+    assert_eq!(inbox.counts().await.unwrap(), before);
+
+    let history_only = Retention { files: None, ..at_once() };
+    let wanted = Pruned { history: former, ..Pruned::default() };
+    let of_quarantined = lines(quarantined).await;
+    assert_eq!(inbox.prunable(&history_only).await.unwrap(), wanted, "all but the last of the one that is done");
+    assert_eq!(prune(inbox, &history_only, |_| {}).await.unwrap(), wanted);
+    assert_eq!(lines(done).await, 1, "how it ended is still told");
+    assert_eq!(lines(quarantined).await, of_quarantined);
+    assert_eq!(inbox.counts().await.unwrap(), before);
+
+    let wanted = Pruned { files: 2, replayable: 1, ..Pruned::default() };
+    assert_eq!(inbox.prunable(&at_once()).await.unwrap(), wanted, "the duplicate, then the file itself");
+    assert_eq!(prune(inbox, &at_once(), |_| {}).await.unwrap(), wanted);
+    assert!(inbox.get(done).await.unwrap().is_none());
+    assert_eq!(lines(done).await, 0);
+    let left = inbox.counts().await.unwrap();
+    assert_eq!((left.saved, left.working, left.quarantined), (1, 1, 1));
+    assert_eq!((left.done, left.duplicate, left.bad_rows), (0, 0, 0));
+}
+
+async fn a_file_that_was_pruned_is_known_all_the_same(inbox: &impl Inbox) {
+    let burst = vec![numbered(1, "T", "e", 1), numbered(2, "T", "e", 2)];
+    let key = match &burst[0].announced {
+        Announced::File(waybill) => waybill.key.clone(),
+        Announced::Broken(_) => unreachable!(),
+    };
+    inbox.admit(burst).await.unwrap();
+    end_all(inbox).await;
+    let known = inbox.known(std::slice::from_ref(&key)).await.unwrap();
+    prune(inbox, &at_once(), |_| {}).await.unwrap();
+    assert_eq!(inbox.counts().await.unwrap().done, 0);
+    assert_eq!(inbox.known(std::slice::from_ref(&key)).await.unwrap(), known, "by the number that it had");
+    // The same message once more, and another one for the same file.
+    for number in [1, 77] {
+        let again = inbox.admit(vec![numbered(number, "T", "e", 1)]).await.unwrap();
+        assert!(matches!(again[..], [Admitted::Duplicate { of, .. }] if Some(of) == known[0]), "{again:?}");
+    }
+    assert_eq!(
+        inbox.lease(&worker("one"), 9, &Wanted::default()).await.unwrap().len(),
+        0,
+        "and it is not worked again"
+    );
+    assert_eq!(sequences(inbox).await[0].4, Some(2), "what was applied stays so");
+    prune(inbox, &at_once(), |_| {}).await.unwrap();
+    assert_eq!(inbox.known(std::slice::from_ref(&key)).await.unwrap(), known, "though its duplicates went too");
+
+    let no_longer = Retention { identities: Some(Duration::ZERO), ..Retention::default() };
+    assert_eq!(inbox.prunable(&no_longer).await.unwrap().identities, 2);
+    assert_eq!(prune(inbox, &no_longer, |_| {}).await.unwrap().identities, 2);
+    assert_eq!(inbox.known(&[key]).await.unwrap(), [None]);
+}
+
+async fn much_is_pruned_in_small_parts(inbox: &impl Inbox) {
+    inbox.admit((0..50).map(|number| arrival(number, &number.to_string(), "T")).collect()).await.unwrap();
+    inbox.skip_other_types(&[]).await.unwrap();
+    let (mut step, mut parts, mut sum) = (Some(PruneStep::FIRST), 0, Pruned::default());
+    while let Some(now) = step {
+        let (part, next) = inbox.prune(&at_once(), now, 7).await.unwrap();
+        assert!(part.history + part.files + part.identities <= 7, "{part:?}");
+        (step, parts) = (next, parts + 1);
+        sum += part;
+    }
+    assert_eq!(sum, Pruned { history: 50, files: 50, ..Pruned::default() });
+    assert!(parts >= 16, "{parts}");
 }
 
 async fn a_worker_is_known_by_what_it_told_last(inbox: &impl Inbox) {
@@ -196,13 +484,20 @@ async fn a_noted_blob_is_told_to_the_next_worker(inbox: &impl Inbox) {
     inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
     let first = inbox.lease(&worker("one"), 1, &Wanted::default()).await.unwrap().remove(0);
     assert_eq!(first.blob, None);
-    let [old, new] = ["\"1\"", "\"2\""].map(|etag| BlobSeen { etag: etag.to_owned(), length: 7 });
+    let [old, new] = ["\"1\"", "\"2\""].map(|etag| BlobSeen { etag: etag.to_owned(), length: 7, checkpoint: None });
     assert!(inbox.note_blob(&first.lease, &old).await.unwrap());
     assert!(inbox.note_blob(&first.lease, &new).await.unwrap());
     assert!(inbox.finish(&first.lease, End::Release).await.unwrap());
     assert!(!inbox.note_blob(&first.lease, &old).await.unwrap(), "the lease is over");
     let second = inbox.lease(&worker("two"), 1, &Wanted::default()).await.unwrap().remove(0);
-    assert_eq!(second.blob, Some(new));
+    assert_eq!(second.blob, Some(new.clone()));
+    let columns = Some(vec!["a".to_owned(), "\u{0}é".to_owned()]);
+    let checkpoint = Checkpoint { stored: 5, plain: 1 << 40, rows: 3, bad_rows: 1, crc: u32::MAX, columns };
+    let midway = BlobSeen { checkpoint: Some(checkpoint), ..new };
+    assert!(inbox.note_blob(&second.lease, &midway).await.unwrap());
+    assert!(inbox.finish(&second.lease, End::Release).await.unwrap());
+    let second = inbox.lease(&worker("two"), 1, &Wanted::default()).await.unwrap().remove(0);
+    assert_eq!(second.blob, Some(midway));
     assert!(inbox.finish(&second.lease, End::Done(FileDone::default())).await.unwrap());
     assert_eq!(inbox.reopen(&[second.lease.id]).await.unwrap(), 1);
     let third = inbox.lease(&worker("three"), 1, &Wanted::default()).await.unwrap().remove(0);
@@ -306,7 +601,7 @@ async fn any_text_is_kept_and_no_two_files_are_taken_for_one(inbox: &impl Inbox)
 async fn a_lease_is_named_by_its_worker_and_its_time(inbox: &impl Inbox) {
     inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
     let held = inbox.lease(&worker("one"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
-    let blob = BlobSeen { etag: "\"1\"".to_owned(), length: 7 };
+    let blob = BlobSeen { etag: "\"1\"".to_owned(), length: 7, checkpoint: None };
     for other in [
         Lease { worker: worker("two"), ..held.clone() },
         Lease { leased_at: held.leased_at - Duration::from_micros(1), ..held.clone() },
@@ -387,7 +682,7 @@ async fn a_type_with_many_files_holds_up_no_other(inbox: &impl Inbox) {
         .admit(vec![arrival(1_004, "v", "Few"), arrival(1_005, "w", "Foo"), arrival(1_006, "u", "Foo")])
         .await
         .unwrap();
-    let wanted = Wanted { types: Some(vec!["F*".to_owned()]), since: None };
+    let wanted = Wanted { types: Some(vec!["F*".to_owned()]), ..Wanted::default() };
     let taken = taken_singly(inbox, 4, &wanted).await;
     assert_eq!(taken.iter().filter(|(blob_type, _)| blob_type == "Foo").count(), 2, "{taken:?}");
     assert_eq!(taken.len(), 3, "{taken:?}");
@@ -410,12 +705,20 @@ async fn types_that_wait_for_later_tries_hide_no_work(inbox: &impl Inbox) {
     // More types than are looked at.
     let types = (1..=90).map(|number| arrival(number, &number.to_string(), &format!("T{number:03}")));
     inbox.admit(types.collect()).await.unwrap();
-    let held = inbox.lease(&worker("w"), 100, &Wanted::default()).await.unwrap();
-    assert_eq!(held.len(), 90, "each once");
     let later = || End::Later { after: Duration::from_secs(3600), problem: "busy".to_owned(), counts: true };
-    for file in held {
-        assert!(inbox.finish(&file.lease, later()).await.unwrap());
+    // Few at a time: a lease is short, and a disk may be slow.
+    let mut taken = 0;
+    loop {
+        let held = inbox.lease(&worker("w"), 5, &Wanted::default()).await.unwrap();
+        if held.is_empty() {
+            break;
+        }
+        for file in held {
+            assert!(inbox.finish(&file.lease, later()).await.unwrap());
+            taken += 1;
+        }
     }
+    assert_eq!(taken, 90, "each once");
     inbox.admit(vec![arrival(91, "a", "A"), arrival(92, "z", "Z"), arrival(93, "t", "T045")]).await.unwrap();
     let mut taken: Vec<String> =
         taken_singly(inbox, 4, &Wanted::default()).await.into_iter().map(|(blob_type, _)| blob_type).collect();
@@ -459,14 +762,14 @@ async fn files_whose_time_is_short_come_first_and_hold_up_no_other(inbox: &impl 
 async fn urgent_files_that_are_not_wanted_or_not_due_are_not_taken(inbox: &impl Inbox) {
     let hour = time::Duration::hours(1);
     inbox.admit(vec![arrival(1, "1", "T"), expiring(2, "Urgent", hour), expiring(3, "Other", hour)]).await.unwrap();
-    let wanted = Wanted { types: Some(vec!["T".to_owned(), "Urgent".to_owned()]), since: None };
+    let wanted = Wanted { types: Some(vec!["T".to_owned(), "Urgent".to_owned()]), ..Wanted::default() };
     let held = inbox.lease(&worker("w"), 2, &wanted).await.unwrap();
     assert_eq!(held.iter().map(|file| file.sequence_number).collect::<Vec<_>>(), [2, 1]);
     assert!(inbox.lease(&worker("w"), 2, &wanted).await.unwrap().is_empty(), "at work, and not wanted");
     let later = End::Later { after: Duration::from_secs(3600), problem: "busy".to_owned(), counts: true };
     assert!(inbox.finish(&held[0].lease, later).await.unwrap());
     assert!(inbox.lease(&worker("w"), 2, &wanted).await.unwrap().is_empty(), "not due");
-    let since = Wanted { types: None, since: Some(held[0].received_at + Duration::from_secs(3600)) };
+    let since = Wanted { since: Some(held[0].received_at + Duration::from_secs(3600)), ..Wanted::default() };
     assert!(inbox.lease(&worker("w"), 2, &since).await.unwrap().is_empty(), "received before");
     assert_eq!(inbox.lease(&worker("w"), 2, &Wanted::default()).await.unwrap().len(), 1);
 }
@@ -624,7 +927,7 @@ async fn a_lapsed_lease_changes_nothing(inbox: &impl Inbox, lease: Duration) {
     let first = inbox.lease(&worker("same"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
     tokio::time::sleep(lease + Duration::from_millis(20)).await;
     assert!(inbox.renew(&first, 1).await.unwrap().is_none(), "a lapsed lease cannot be renewed");
-    let blob = BlobSeen { etag: "\"1\"".to_owned(), length: 7 };
+    let blob = BlobSeen { etag: "\"1\"".to_owned(), length: 7, checkpoint: None };
     assert!(!inbox.note_blob(&first, &blob).await.unwrap(), "nor note a blob");
     assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 1, "it waits for the next worker");
     assert!(!inbox.finish(&first, End::Done(FileDone::default())).await.unwrap(), "nor finished, while nobody has it");
@@ -669,19 +972,40 @@ async fn a_file_put_off_is_not_leased_before_it_is_due(inbox: &impl Inbox) {
     assert_eq!(inbox.lease(&worker("w"), 1, &Wanted::default()).await.unwrap()[0].attempts, 0, "a release is no try");
 }
 
+async fn files_that_never_failed_can_be_asked_for(inbox: &impl Inbox) {
+    let hour = time::Duration::hours(1);
+    inbox
+        .admit(vec![arrival(1, "a", "T"), expiring(2, "T", hour), arrival(3, "c", "U"), arrival(4, "d", "T")])
+        .await
+        .unwrap();
+    let untried = Wanted { untried: true, ..Wanted::default() };
+    for file in inbox.lease(&worker("w"), 3, &untried).await.unwrap() {
+        let later = End::Later { after: Duration::ZERO, problem: "busy".to_owned(), counts: false };
+        assert!(inbox.finish(&file.lease, later).await.unwrap());
+    }
+    let left = inbox.lease(&worker("w"), 4, &untried).await.unwrap();
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(inbox.lease(&worker("w"), 4, &untried).await.unwrap().is_empty());
+    assert_eq!(inbox.pending(&untried).await.unwrap().due, 0);
+    assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 3);
+    assert!(inbox.finish(&left[0].lease, End::Release).await.unwrap());
+    assert_eq!(inbox.lease(&worker("w"), 4, &untried).await.unwrap().len(), 1, "given back is not failed");
+}
+
 async fn only_wanted_types_are_leased(inbox: &impl Inbox) {
     inbox.admit(vec![arrival(1, "a", "Price"), arrival(2, "b", "Item")]).await.unwrap();
-    let wanted = Wanted { types: Some(vec!["Item".to_owned()]), since: None };
+    let wanted = Wanted { types: Some(vec!["Item".to_owned()]), ..Wanted::default() };
     let leased = inbox.lease(&worker("w"), 10, &wanted).await.unwrap();
     assert_eq!(leased.len(), 1);
     assert_eq!(leased[0].waybill.metadata.blob_type, "Item");
     assert_eq!(inbox.pending(&wanted).await.unwrap().due, 0);
     assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 1);
-    let pattern = Wanted { types: Some(vec!["X".to_owned(), "Pr*".to_owned()]), since: None };
+    let pattern = Wanted { types: Some(vec!["X".to_owned(), "Pr*".to_owned()]), ..Wanted::default() };
     assert_eq!(inbox.pending(&pattern).await.unwrap().due, 1, "a star stands for any characters");
-    let other = Wanted { types: Some(vec!["[P]r?ce".to_owned(), "pr*".to_owned(), "[P]*".to_owned()]), since: None };
+    let other =
+        Wanted { types: Some(vec!["[P]r?ce".to_owned(), "pr*".to_owned(), "[P]*".to_owned()]), ..Wanted::default() };
     assert_eq!(inbox.pending(&other).await.unwrap().due, 0, "and nothing else stands for others");
-    let since = Wanted { types: None, since: Some(leased[0].received_at + Duration::from_secs(60)) };
+    let since = Wanted { since: Some(leased[0].received_at + Duration::from_secs(60)), ..Wanted::default() };
     assert!(inbox.lease(&worker("w"), 10, &since).await.unwrap().is_empty());
 }
 
@@ -708,7 +1032,7 @@ async fn other_types_are_skipped_and_can_be_listed(inbox: &impl Inbox) {
 async fn types_are_summed_up(inbox: &impl Inbox) {
     inbox.admit(vec![arrival(1, "a", "Price"), arrival(2, "b", "Item"), arrival(3, "c", "Item")]).await.unwrap();
     inbox.admit(vec![arrival(4, "a", "Price")]).await.unwrap();
-    let wanted = Wanted { types: Some(vec!["Item".to_owned()]), since: None };
+    let wanted = Wanted { types: Some(vec!["Item".to_owned()]), ..Wanted::default() };
     let held = inbox.lease(&worker("w"), 1, &wanted).await.unwrap().remove(0).lease;
     let done = FileDone { rows: 7, bad_rows: 0, filtered_rows: Some(3), stored_bytes: 100, plain_bytes: 1000 };
     assert!(inbox.finish(&held, End::Done(done)).await.unwrap());
@@ -764,6 +1088,24 @@ async fn a_person_has_files_tried_again_or_skipped(inbox: &impl Inbox) {
     assert_eq!(inbox.retry(c + 1000).await.unwrap(), Asked::Unknown);
     assert_eq!(inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap().len(), 2);
     assert!(!inbox.finish(&of(a), End::Release).await.unwrap(), "the old lease is nobody's");
+}
+
+async fn what_files_waited_for_has_come(inbox: &impl Inbox) {
+    let hour = Duration::from_secs(3600);
+    let ids = inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "b", "T"), arrival(3, "c", "T")]).await.unwrap();
+    let [Admitted::Saved(a), Admitted::Saved(b), Admitted::Saved(c)] = ids[..] else { panic!("{ids:?}") };
+    for file in inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap() {
+        if file.lease.id != c {
+            let end = End::Later { after: hour, problem: "not there".to_owned(), counts: true };
+            inbox.finish(&file.lease, end).await.unwrap();
+        }
+    }
+    assert_eq!(inbox.hasten(&[a, c, c + 1000]).await.unwrap(), 1, "neither one at work nor one unknown");
+    assert_eq!(inbox.hasten(&[a]).await.unwrap(), 0, "it is due");
+    let leased = inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap();
+    // The lease of the third may have ended meanwhile.
+    assert!(leased.iter().any(|file| (file.lease.id, file.attempts) == (a, 1)), "{leased:?}");
+    assert_eq!(inbox.get(b).await.unwrap().unwrap().state, State::Saved);
 }
 
 async fn a_place_is_known_once_it_was_remembered(inbox: &impl Inbox) {

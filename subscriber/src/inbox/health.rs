@@ -18,6 +18,10 @@ pub struct Backlog {
     pub at_risk: u64,
     /// Of those, the ones whose time is over first, ten at most.
     pub first_at_risk: Vec<AtRisk>,
+    /// Files that no message announced, though later ones of their publisher's sequences came: see [`SequenceSeen`].
+    ///
+    /// [`SequenceSeen`]: super::SequenceSeen
+    pub missing: u64,
 }
 
 /// A file whose blob may soon be deleted is at risk.

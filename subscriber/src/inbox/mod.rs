@@ -24,6 +24,8 @@ mod health;
 mod model;
 mod pages;
 mod postgres;
+mod retention;
+mod sequences;
 mod sqlite;
 mod stored;
 mod turns;
@@ -39,6 +41,8 @@ pub use model::{
 };
 pub use pages::Pages;
 pub use postgres::{PostgresInbox, PostgresInboxOptions};
+pub use retention::{PruneStep, Pruned, Retention, prune};
+pub use sequences::{OpenFile, SequenceGap, SequenceNamed, SequenceSeen};
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
 pub use stored::OTHER_TYPE;
 
@@ -66,7 +70,8 @@ pub trait Inbox: Send + Sync + 'static {
     /// Saves a burst of messages.
     fn admit(&self, burst: Vec<Arrival>) -> impl Future<Output = Result<Vec<Admitted>, InboxError>> + Send;
 
-    /// The rows of these files, in the order of the keys; `None` for a file that was never announced.
+    /// The rows of these files, in the order of the keys; `None` for a file that was never announced. Of one that was pruned it is
+    /// the number that it had.
     fn known(&self, files: &[FileKey]) -> impl Future<Output = Result<Vec<Option<i64>>, InboxError>> + Send;
 
     /// Takes up to `most` files that are due (or whose lease has lapsed). Half of them, or every second one, are those whose
@@ -92,12 +97,16 @@ pub trait Inbox: Send + Sync + 'static {
     /// problem [`OTHER_TYPE`]; how many.
     fn skip_other_types(&self, types: &[String]) -> impl Future<Output = Result<u64, InboxError>> + Send;
 
-    /// Files in state `done`, after `after` in the order of their ids, at most `most`: to be compared with the sink.
+    /// Files in state `done`, after `after` in the order of their ids, at most `most`: to be compared with the sink. Manifests are
+    /// none, since a sink knows nothing of them.
     fn done_files(&self, after: i64, most: u32)
     -> impl Future<Output = Result<Vec<(i64, FileKey)>, InboxError>> + Send;
 
     /// Puts `done` files back to `saved`, because the sink does not know them.
     fn reopen(&self, ids: &[i64]) -> impl Future<Output = Result<u64, InboxError>> + Send;
+
+    /// Has files in state `saved` that wait for a later try tried now, because what they waited for has come; how many.
+    fn hasten(&self, ids: &[i64]) -> impl Future<Output = Result<u64, InboxError>> + Send;
 
     /// Has a file tried again, now, because a person wants it: one that is quarantined, skipped or expired, or waits for a
     /// later try.
@@ -124,6 +133,28 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// What was announced, by blobType, in the order of the names.
     fn types(&self) -> impl Future<Output = Result<Vec<TypeTotals>, InboxError>> + Send;
+
+    /// Notes what a manifest says of a sequence, beside what others said.
+    fn note_named(&self, of: &SequenceNamed) -> impl Future<Output = Result<(), InboxError>> + Send;
+
+    /// What manifests said of publishers' sequences, by publisher, epoch and blobType in the order of their names: also of those
+    /// of which nothing was announced.
+    fn named(&self) -> impl Future<Output = Result<Vec<SequenceNamed>, InboxError>> + Send;
+
+    /// Publishers' sequences of which anything was announced, by publisher, epoch and blobType in the order of their names.
+    fn sequences(&self) -> impl Future<Output = Result<Vec<SequenceSeen>, InboxError>> + Send;
+
+    /// What [`prune`] would take away now.
+    fn prunable(&self, retention: &Retention) -> impl Future<Output = Result<Pruned, InboxError>> + Send;
+
+    /// Prunes a part, at most about `most` rows, and says with which step to go on: a file that is gone is known all the same,
+    /// by `known` and by `admit`. [`prune`] calls it until there is nothing left.
+    fn prune(
+        &self,
+        retention: &Retention,
+        step: PruneStep,
+        most: u32,
+    ) -> impl Future<Output = Result<(Pruned, Option<PruneStep>), InboxError>> + Send;
 
     /// Rows, newest first.
     fn list(&self, filter: &ListFilter) -> impl Future<Output = Result<Vec<InboxRow>, InboxError>> + Send;

@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use waybill_contracts::{Metadata, Reason};
+use url::Url;
+use waybill_azure::blob::BlobFacts;
+use waybill_contracts::{BlobUri, Metadata, Reason};
+use waybill_formats::seek::Checkpoint;
 
 /// The identity of a file: its publisher and exportId, else its normalised uri.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -253,6 +256,32 @@ pub struct BlobSeen {
     pub etag: String,
     /// Its bytes as stored.
     pub length: u64,
+    /// A place in it where somebody can go on who wants the rows after it; everything before it was read and found right.
+    pub checkpoint: Option<Checkpoint>,
+}
+
+impl BlobSeen {
+    /// A blob nothing of which was read.
+    pub(crate) fn new(facts: &BlobFacts) -> Self {
+        Self { etag: facts.etag.clone(), length: facts.length, checkpoint: None }
+    }
+
+    /// Whether both are one content.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        (&self.etag, self.length) == (&other.etag, other.length)
+    }
+
+    /// The checkpoint as it is stored.
+    pub(crate) fn checkpoint_text(&self) -> Option<String> {
+        let text = |checkpoint| serde_json::to_string(checkpoint).expect("numbers and names can be written");
+        self.checkpoint.as_ref().map(text)
+    }
+
+    /// As it was stored. A checkpoint of another version of this program is none.
+    pub(crate) fn stored(etag: String, length: u64, checkpoint: Option<String>) -> Self {
+        let checkpoint = checkpoint.and_then(|text| serde_json::from_str(&text).ok());
+        Self { etag, length, checkpoint }
+    }
 }
 
 /// How a lease ends.
@@ -307,6 +336,8 @@ pub struct Wanted {
     pub types: Option<Vec<String>>,
     /// Only what was received at or after this time.
     pub since: Option<OffsetDateTime>,
+    /// Only those that no try has failed with since they were saved, or given back by a person.
+    pub untried: bool,
 }
 
 /// Where files may lie: an origin and a container of a grant.
@@ -316,6 +347,20 @@ pub struct Place {
     pub endpoint: String,
     /// The container.
     pub container: String,
+}
+
+impl Place {
+    /// Whether a blob lies here.
+    #[must_use]
+    pub fn holds(&self, uri: &BlobUri) -> bool {
+        Url::parse(&self.endpoint).is_ok_and(|endpoint| uri.under(&endpoint, &self.container).is_some())
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.endpoint, self.container)
+    }
 }
 
 /// Whether there is work.

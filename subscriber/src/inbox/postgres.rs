@@ -9,28 +9,30 @@
 
 mod admit;
 mod due;
+mod retention;
+mod sequences;
 #[cfg(test)]
 mod tests;
 mod value;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use sha2::{Digest as _, Sha256};
 use tokio::time::{Instant, error::Elapsed, timeout};
+use waybill_contracts::MANIFEST_TYPE;
 use waybill_store::{
-    Migration, Postgres, PostgresConnection, PostgresError, PostgresOptions, Schema,
+    Migration, Postgres, PostgresConnection, PostgresError, PostgresOptions, Schema, lock_number, signed,
     tokio_postgres::{Error, Row, types::ToSql},
 };
 
 use self::value::{At, key_of, seconds};
 use super::{
     AT_RISK, Admitted, Arrival, Asked, AtRisk, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox,
-    InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PublisherSequence, State, TypeBacklog, TypeTotals,
-    Wanted, WorkerId, WorkerSeen,
+    InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, PublisherSequence, Retention,
+    SequenceNamed, SequenceSeen, State, TypeBacklog, TypeTotals, Wanted, WorkerId, WorkerSeen,
     health::AT_RISK_NAMED,
     stored::{
         Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted, shown,
-        signed, trouble, trusted_until, unreadable,
+        trouble, trusted_until, unreadable,
     },
     turns::{Share, Turns},
 };
@@ -42,6 +44,13 @@ const SCHEMA: Schema = Schema {
         Migration { name: "inbox, its history and known places", sql: include_str!("postgres_0001.sql") },
         Migration { name: "workers tell of themselves", sql: include_str!("postgres_0002.sql") },
         Migration { name: "types take turns, and urgent files come first", sql: include_str!("postgres_0003.sql") },
+        Migration { name: "a file goes on at a checkpoint", sql: include_str!("postgres_0004.sql") },
+        Migration {
+            name: "numbers tell what is missing, and what is over can be pruned",
+            sql: include_str!("postgres_0005.sql"),
+        },
+        Migration { name: "numbers are noted with the rows", sql: include_str!("postgres_0006.sql") },
+        Migration { name: "manifests tell of numbers", sql: include_str!("postgres_0007.sql") },
     ],
     shared_with_user: false,
 };
@@ -126,7 +135,7 @@ impl PostgresInbox {
             },
         )
         .map_err(not_open)?;
-        let lock = lock_number(&schema);
+        let lock = lock_number(&format!("waybill inbox {schema}"));
         Ok(Self { store, lease, schema, turns: Arc::default(), lock })
     }
 
@@ -265,11 +274,12 @@ impl<'v> Conditions<'v> {
 struct WantedValues {
     types: Option<Vec<String>>,
     since: Option<At>,
+    untried: bool,
 }
 
 impl WantedValues {
     fn of(wanted: &Wanted) -> Self {
-        Self { types: wanted.types.as_deref().map(patterns), since: wanted.since.map(At::of) }
+        Self { types: wanted.types.as_deref().map(patterns), since: wanted.since.map(At::of), untried: wanted.untried }
     }
 
     fn conditions<'v>(&'v self, values: Vec<&'v (dyn ToSql + Sync)>) -> Conditions<'v> {
@@ -280,7 +290,17 @@ impl WantedValues {
         if let Some(since) = &self.since {
             conditions.and("received_at >= ", since);
         }
+        if self.untried {
+            conditions.sql.push_str(" AND problem IS NULL");
+        }
         conditions
+    }
+}
+
+impl PostgresInbox {
+    async fn all_named(&self) -> Result<Vec<sequences::Named>, InboxError> {
+        let up_to = self.query(sequences::NAMED, &[]).await?;
+        Ok(sequences::named(&up_to, &self.query(sequences::VOID, &[]).await?))
     }
 }
 
@@ -299,7 +319,8 @@ impl Inbox for PostgresInbox {
 
     async fn known(&self, files: &[FileKey]) -> Result<Vec<Option<i64>>, InboxError> {
         let hashes: Vec<Vec<u8>> = files.iter().map(value::hash).collect();
-        let sql = "SELECT (SELECT id FROM inbox WHERE file_hash = hash AND state <> 'duplicate')
+        let sql = "SELECT coalesce((SELECT id FROM inbox WHERE file_hash = hash AND state <> 'duplicate'),
+                       (SELECT id FROM pruned WHERE file_hash = hash))
                    FROM unnest($1::bytea[]) WITH ORDINALITY AS given (hash, place) ORDER BY place";
         Ok(self.query(sql, &[&hashes]).await?.iter().map(|row| row.get(0)).collect())
     }
@@ -315,8 +336,11 @@ impl Inbox for PostgresInbox {
             format!("AND {text} (${})", values.len())
         };
         let types = wanted.types.as_ref().map(|types| condition("blob_type LIKE ANY", types));
-        let since = wanted.since.as_ref().map(|since| condition("received_at >=", since));
-        let sql = due::lease(most, urgent, &types.unwrap_or_default(), &since.unwrap_or_default());
+        let mut each = wanted.since.as_ref().map(|since| condition("received_at >=", since)).unwrap_or_default();
+        if wanted.untried {
+            each.push_str(" AND problem IS NULL");
+        }
+        let sql = due::lease(most, urgent, &types.unwrap_or_default(), &each);
         let mut taken = Vec::new();
         let mut last = None;
         for row in self.query(&sql, &values).await? {
@@ -356,10 +380,11 @@ impl Inbox for PostgresInbox {
     }
 
     async fn note_blob(&self, lease: &Lease, blob: &BlobSeen) -> Result<bool, InboxError> {
-        let sql = "UPDATE inbox SET blob_etag = $4, blob_length = $5
+        let sql = "UPDATE inbox SET blob_etag = $4, blob_length = $5, blob_checkpoint = $6
                    WHERE id = $1 AND worker = $2 AND leased_at = $3 AND state = 'working' AND due_at > clock_timestamp()";
+        let (checkpoint, leased_at) = (blob.checkpoint_text(), At::of(lease.leased_at));
         let values: &[&(dyn ToSql + Sync)] =
-            &[&lease.id, &lease.worker.0, &At::of(lease.leased_at), &value::text(&blob.etag), &signed(blob.length)];
+            &[&lease.id, &lease.worker.0, &leased_at, &value::text(&blob.etag), &signed(blob.length), &checkpoint];
         Ok(self.execute(sql, values).await? == 1)
     }
 
@@ -421,8 +446,9 @@ impl Inbox for PostgresInbox {
     }
 
     async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {
-        let sql = "SELECT id, file_key FROM inbox WHERE state = 'done' AND id > $1 ORDER BY id LIMIT $2";
-        let rows = self.query(sql, &[&after, &i64::from(most)]).await?;
+        let sql = "SELECT id, file_key FROM inbox
+                   WHERE state = 'done' AND id > $1 AND blob_type IS DISTINCT FROM $3 ORDER BY id LIMIT $2";
+        let rows = self.query(sql, &[&after, &i64::from(most), &MANIFEST_TYPE]).await?;
         Ok(rows.iter().map(|row| (row.get(0), key_of(row.get(1)))).collect())
     }
 
@@ -432,10 +458,18 @@ impl Inbox for PostgresInbox {
                 SELECT id FROM inbox WHERE id = ANY ($1) AND state = 'done' ORDER BY id FOR NO KEY UPDATE),
             reopened AS (
                 UPDATE inbox SET state = 'saved', due_at = clock_timestamp(), changed_at = clock_timestamp(), rows = 0,
-                    bad_rows = 0, filtered_rows = NULL, blob_etag = NULL, blob_length = NULL
+                    bad_rows = 0, filtered_rows = NULL, blob_etag = NULL, blob_length = NULL, blob_checkpoint = NULL
                 FROM known WHERE inbox.id = known.id RETURNING inbox.id, changed_at)
             INSERT INTO history (inbox_id, at, state, problem) SELECT id, changed_at, 'saved', $2 FROM reopened";
         self.execute(sql, &[&ids, &UNKNOWN_TO_SINK]).await
+    }
+
+    async fn hasten(&self, ids: &[i64]) -> Result<u64, InboxError> {
+        let sql = "WITH known AS MATERIALIZED (
+                SELECT id FROM inbox WHERE id = ANY ($1) AND state = 'saved' AND due_at > clock_timestamp()
+                ORDER BY id FOR NO KEY UPDATE)
+            UPDATE inbox SET due_at = clock_timestamp() FROM known WHERE inbox.id = known.id";
+        self.execute(sql, &[&ids]).await
     }
 
     async fn retry(&self, id: i64) -> Result<Asked, InboxError> {
@@ -460,10 +494,11 @@ impl Inbox for PostgresInbox {
     }
 
     async fn pending(&self, wanted: &Wanted) -> Result<Pending, InboxError> {
-        // What is due is all that there is less what comes later, except where only the rows tell when they came.
-        let total = match wanted.since {
-            None => "(SELECT sum(messages) FROM tally WHERE state IN ('saved', 'working') AND",
-            Some(_) => "(SELECT count(*) FROM inbox WHERE due_at IS NOT NULL AND",
+        // What is due is all that there is less what comes later, except where only the rows tell which are wanted.
+        let total = if wanted.since.is_none() && !wanted.untried {
+            "(SELECT sum(messages) FROM tally WHERE state IN ('saved', 'working') AND"
+        } else {
+            "(SELECT count(*) FROM inbox WHERE due_at IS NOT NULL AND"
         };
         let wanted = WantedValues::of(wanted);
         let Conditions { sql: wanted, values } = wanted.conditions(Vec::new());
@@ -521,11 +556,13 @@ impl Inbox for PostgresInbox {
             Ok(AtRisk { id, blob_type, state, expires_at: row.get::<_, At>(3).instant() })
         };
         let named = self.query(&sql, &[&within]).await?.iter().map(read).collect::<Result<_, InboxError>>()?;
+        let missing = sequences::missing(self.query(sequences::RUNS, &[]).await?, self.all_named().await?);
         Ok(Backlog {
             by_type,
             oldest_waiting: oldest.map(span),
             at_risk: many.first().map_or(0, |row| count(row, 0)),
             first_at_risk: named,
+            missing,
         })
     }
 
@@ -550,6 +587,50 @@ impl Inbox for PostgresInbox {
                 filtered_rows: sum(row, 7),
             })
             .collect())
+    }
+
+    async fn note_named(&self, of: &SequenceNamed) -> Result<(), InboxError> {
+        let SequenceNamed { blob_type, publisher, epoch, up_to, void } = of;
+        let (from, to): (Vec<i64>, Vec<i64>) = void.iter().map(|(from, to)| (signed(*from), signed(*to))).unzip();
+        let (publisher, epoch, blob_type) = (value::text(publisher), value::text(epoch), value::text(blob_type));
+        let values: &[&(dyn ToSql + Sync)] = &[&publisher, &epoch, &blob_type, &signed(*up_to), &from, &to];
+        self.query(sequences::NOTE_NAMED, values).await.map(drop)
+    }
+
+    async fn named(&self) -> Result<Vec<SequenceNamed>, InboxError> {
+        Ok(self.all_named().await?.into_iter().map(|named| named.of).collect())
+    }
+
+    async fn sequences(&self) -> Result<Vec<SequenceSeen>, InboxError> {
+        sequences::read(self.query(sequences::ALL, &[]).await?, self.all_named().await?)
+    }
+
+    async fn prunable(&self, retention: &Retention) -> Result<Pruned, InboxError> {
+        let [history, files, identities] = retention::ages(retention);
+        let rows = self.query(&retention::prunable(), &[&history, &files, &identities]).await?;
+        let count_of = |at| rows.first().map_or(0, |row| count(row, at));
+        Ok(Pruned { history: count_of(0), files: count_of(1), replayable: count_of(2), identities: count_of(3) })
+    }
+
+    async fn prune(
+        &self,
+        retention: &Retention,
+        step: PruneStep,
+        most: u32,
+    ) -> Result<(Pruned, Option<PruneStep>), InboxError> {
+        let mut connection = self.connection().await?;
+        let asked = timeout(PATIENCE, async {
+            let tx = connection.transaction().await?;
+            // So that no message refers to a file that goes just now.
+            if step == PruneStep::Files {
+                tx.execute("SELECT pg_advisory_xact_lock($1)", &[&self.lock]).await?;
+            }
+            let pruned = retention::prune(&tx, retention, step, most).await?;
+            tx.commit().await?;
+            Ok::<_, Error>(pruned)
+        });
+        let answer = asked.await;
+        self.answer(connection, answer)
     }
 
     async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
@@ -679,9 +760,9 @@ fn read_file(row: &Row) -> StoredFile {
         epoch: row.get::<_, Option<String>>("epoch").unwrap_or_default(),
         sequence: sequence.unsigned_abs(),
     });
-    let blob = row.get::<_, Option<String>>("blob_etag").map(|etag| BlobSeen {
-        etag,
-        length: row.get::<_, Option<i64>>("blob_length").unwrap_or_default().unsigned_abs(),
+    let blob = row.get::<_, Option<String>>("blob_etag").map(|etag| {
+        let length = row.get::<_, Option<i64>>("blob_length").unwrap_or_default().unsigned_abs();
+        BlobSeen::stored(etag, length, row.get("blob_checkpoint"))
     });
     StoredFile {
         id: row.get("id"),
@@ -757,14 +838,6 @@ fn count(row: &Row, at: usize) -> u64 {
 /// Of figures that may be too large for a number of ours.
 fn sum(row: &Row, at: usize) -> u64 {
     row.get::<_, f64>(at) as u64
-}
-
-/// Told apart from the locks of other programs in this database, and of other inboxes.
-fn lock_number(schema: &str) -> i64 {
-    let hash = Sha256::digest(format!("waybill inbox {schema}").as_bytes());
-    let mut number = [0; 8];
-    number.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-    i64::from_be_bytes(number)
 }
 
 fn not_open(error: PostgresError) -> InboxError {

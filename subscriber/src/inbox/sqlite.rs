@@ -4,16 +4,19 @@
 //! knows that every lease is a dead worker's, and ends them at once; leases of a live process end by their time only.
 
 mod due;
+mod retention;
 mod row;
+mod sequences;
 
 use std::{fs::File, path::Path, sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use waybill_contracts::{MetadataError, Reason};
+use waybill_contracts::{MANIFEST_TYPE, MetadataError, Reason};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{self, OptionalExtension, Row, Transaction, named_params, params, types::Value},
+    signed,
 };
 
 use self::{
@@ -22,12 +25,12 @@ use self::{
 };
 use super::{
     AT_RISK, Admitted, Announced, Arrival, Asked, AtRisk, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry,
-    Inbox, InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, State, TypeBacklog, TypeTotals, Wanted,
-    WorkerId, WorkerSeen,
+    Inbox, InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, Retention,
+    SequenceNamed, SequenceSeen, State, TypeBacklog, TypeTotals, Wanted, WorkerId, WorkerSeen,
     health::AT_RISK_NAMED,
     stored::{
         Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted,
-        signed, trouble, trusted_until, unreadable,
+        trouble, trusted_until, unreadable,
     },
     turns::Turns,
 };
@@ -47,6 +50,12 @@ const SCHEMA: Schema = Schema {
             sql: include_str!("sqlite_0004.sql"),
         },
         Migration { name: "types take turns, and urgent files come first", sql: include_str!("sqlite_0005.sql") },
+        Migration { name: "a file goes on at a checkpoint", sql: include_str!("sqlite_0006.sql") },
+        Migration {
+            name: "numbers tell what is missing, and what is over can be pruned",
+            sql: include_str!("sqlite_0007.sql"),
+        },
+        Migration { name: "manifests tell of numbers", sql: include_str!("sqlite_0008.sql") },
     ],
     shared_with_user: false,
 };
@@ -144,7 +153,7 @@ impl Inbox for SqliteInbox {
     async fn known(&self, files: &[FileKey]) -> Result<Vec<Option<i64>>, InboxError> {
         let files = files.to_vec();
         read(&self.db, move |db| {
-            let mut select = db.prepare_cached("SELECT id FROM inbox WHERE file_key = ?1 AND state <> 'duplicate'")?;
+            let mut select = db.prepare_cached(FILE)?;
             files.iter().map(|file| select.query_row([file.as_str()], |row| row.get(0)).optional()).collect()
         })
         .await
@@ -205,7 +214,7 @@ impl Inbox for SqliteInbox {
         let (held, blob) = (lease.clone(), blob.clone());
         let noted = run(&self.db, move |tx| {
             tx.prepare_cached(
-                "UPDATE inbox SET blob_etag = ?4, blob_length = ?5
+                "UPDATE inbox SET blob_etag = ?4, blob_length = ?5, blob_checkpoint = ?7
                  WHERE id = ?1 AND worker = ?2 AND leased_at = ?3 AND state = 'working' AND due_at > ?6",
             )?
             .execute(params![
@@ -214,7 +223,8 @@ impl Inbox for SqliteInbox {
                 nanos(held.leased_at),
                 blob.etag,
                 signed(blob.length),
-                now
+                now,
+                blob.checkpoint_text()
             ])
         })
         .await?;
@@ -252,8 +262,12 @@ impl Inbox for SqliteInbox {
 
     async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {
         read(&self.db, move |db| {
-            db.prepare_cached("SELECT id, file_key FROM inbox WHERE state = 'done' AND id > ?1 ORDER BY id LIMIT ?2")?
-                .query_map(params![after, most], |row| Ok((row.get(0)?, FileKey::from_stored(row.get(1)?))))?
+            let sql = "SELECT id, file_key FROM inbox
+                       WHERE state = 'done' AND id > ?1 AND blob_type IS NOT ?3 ORDER BY id LIMIT ?2";
+            db.prepare_cached(sql)?
+                .query_map(params![after, most, MANIFEST_TYPE], |row| {
+                    Ok((row.get(0)?, FileKey::from_stored(row.get(1)?)))
+                })?
                 .collect()
         })
         .await
@@ -268,7 +282,7 @@ impl Inbox for SqliteInbox {
                 let changed = tx
                     .prepare_cached(
                         "UPDATE inbox SET state = 'saved', due_at = ?2, changed_at = ?2, rows = 0, bad_rows = 0, filtered_rows = NULL,
-                                blob_etag = NULL, blob_length = NULL
+                                blob_etag = NULL, blob_length = NULL, blob_checkpoint = NULL
                          WHERE id = ?1 AND state = 'done'",
                     )?
                     .execute(params![id, now])?;
@@ -278,6 +292,16 @@ impl Inbox for SqliteInbox {
                 }
             }
             Ok(reopened)
+        })
+        .await
+    }
+
+    async fn hasten(&self, ids: &[i64]) -> Result<u64, InboxError> {
+        let (ids, now) = (ids.to_vec(), self.now());
+        run(&self.db, move |tx| {
+            let mut update =
+                tx.prepare_cached("UPDATE inbox SET due_at = ?2 WHERE id = ?1 AND state = 'saved' AND due_at > ?2")?;
+            ids.into_iter().map(|id| update.execute(params![id, now]).map(|changed| changed as u64)).sum()
         })
         .await
     }
@@ -328,10 +352,11 @@ impl Inbox for SqliteInbox {
         let (now, wanted) = (self.now(), wanted.clone());
         read(&self.db, move |db| {
             let (clause, values) = wanted_clause(&wanted);
-            // What is due is all that there is less what comes later, except where only the rows tell when they came.
-            let total = match wanted.since {
-                None => format!("SELECT sum(messages) FROM tally WHERE {clause} state IN ('saved', 'working')"),
-                Some(_) => format!("SELECT count(*) FROM inbox WHERE {clause} due_at IS NOT NULL"),
+            // What is due is all that there is less what comes later, except where only the rows tell which are wanted.
+            let total = if wanted.since.is_none() && !wanted.untried {
+                format!("SELECT sum(messages) FROM tally WHERE {clause} state IN ('saved', 'working')")
+            } else {
+                format!("SELECT count(*) FROM inbox WHERE {clause} due_at IS NOT NULL")
             };
             let sql = format!(
                 "SELECT count(*) FILTER (WHERE state = 'working'), coalesce(({total}), 0) - count(*),
@@ -357,15 +382,16 @@ impl Inbox for SqliteInbox {
     async fn counts(&self) -> Result<Counts, InboxError> {
         read(&self.db, |db| {
             let mut counts = Counts::default();
-            let mut select = db.prepare_cached("SELECT state, sum(messages) FROM tally GROUP BY state")?;
+            // Figures of messages are anybody's, so the sums are of a kind that does not overflow.
+            let mut select = db.prepare_cached(
+                "SELECT state, sum(messages), total(filtered_rows), total(bad_rows) FROM tally GROUP BY state",
+            )?;
             let mut rows = select.query([])?;
             while let Some(row) = rows.next()? {
                 counts.set(parse_column(row, 0)?, count(row, 1)?);
+                counts.filtered_rows += row.get::<_, f64>(2)? as u64;
+                counts.bad_rows += row.get::<_, f64>(3)? as u64;
             }
-            let sql = "SELECT coalesce(sum(filtered_rows), 0) FROM inbox WHERE filtered_rows > 0";
-            counts.filtered_rows = db.prepare_cached(sql)?.query_row([], |row| count(row, 0))?;
-            let sql = "SELECT coalesce(sum(bad_rows), 0) FROM inbox WHERE bad_rows > 0";
-            counts.bad_rows = db.prepare_cached(sql)?.query_row([], |row| count(row, 0))?;
             Ok(counts)
         })
         .await
@@ -389,8 +415,10 @@ impl Inbox for SqliteInbox {
                 let received_at = first.query_row([state.as_str()], |row| row.get(0)).optional()?;
                 oldest = [oldest, received_at].into_iter().flatten().min();
             }
-            let at_risk = "FROM inbox WHERE expires_at IS NOT NULL AND state IN ('saved', 'working', 'quarantined')
-                           AND expires_at < ?1";
+            // Named, since the planner would read all that are saved, by their state.
+            let at_risk = "FROM inbox INDEXED BY inbox_at_risk
+                           WHERE expires_at IS NOT NULL AND state IN ('saved', 'working', 'quarantined')
+                               AND expires_at < ?1";
             let until = now.saturating_add(nanos_of(AT_RISK));
             let many =
                 db.prepare_cached(&format!("SELECT count(*) {at_risk}"))?.query_row([until], |row| count(row, 0))?;
@@ -401,7 +429,13 @@ impl Inbox for SqliteInbox {
                 Ok(AtRisk { id, blob_type, state, expires_at: instant(row.get(3)?) })
             };
             let named = db.prepare_cached(&sql)?.query_map([until], read)?.collect::<rusqlite::Result<_>>()?;
-            Ok(Backlog { by_type, oldest_waiting: oldest.map(|at| span(at, now)), at_risk: many, first_at_risk: named })
+            Ok(Backlog {
+                by_type,
+                oldest_waiting: oldest.map(|at| span(at, now)),
+                at_risk: many,
+                first_at_risk: named,
+                missing: sequences::missing(db)?,
+            })
         })
         .await
     }
@@ -438,6 +472,35 @@ impl Inbox for SqliteInbox {
             rows.collect()
         })
         .await
+    }
+
+    async fn note_named(&self, of: &SequenceNamed) -> Result<(), InboxError> {
+        let (now, of) = (self.now(), of.clone());
+        run(&self.db, move |tx| sequences::note_named(tx, &of, now)).await
+    }
+
+    async fn named(&self) -> Result<Vec<SequenceNamed>, InboxError> {
+        let named = read(&self.db, sequences::named).await?;
+        Ok(named.into_iter().map(|named| named.of).collect())
+    }
+
+    async fn sequences(&self) -> Result<Vec<SequenceSeen>, InboxError> {
+        read(&self.db, sequences::all).await
+    }
+
+    async fn prunable(&self, retention: &Retention) -> Result<Pruned, InboxError> {
+        let (now, retention) = (self.now(), retention.clone());
+        read(&self.db, move |db| retention::prunable(db, &retention, now)).await
+    }
+
+    async fn prune(
+        &self,
+        retention: &Retention,
+        step: PruneStep,
+        most: u32,
+    ) -> Result<(Pruned, Option<PruneStep>), InboxError> {
+        let (now, retention) = (self.now(), retention.clone());
+        run(&self.db, move |tx| retention::prune(tx, &retention, step, most, now)).await
     }
 
     async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
@@ -557,6 +620,10 @@ impl Inbox for SqliteInbox {
     }
 }
 
+/// The row of a file; of one that was pruned, the number that it had.
+const FILE: &str = "SELECT id FROM inbox WHERE file_key = ?1 AND state <> 'duplicate'
+                    UNION ALL SELECT id FROM pruned WHERE file_key = ?1 LIMIT 1";
+
 fn admit_one(tx: &Transaction<'_>, arrival: &Arrival, now: i64) -> rusqlite::Result<Admitted> {
     let seen: Option<i64> = tx
         .prepare_cached("SELECT id FROM inbox WHERE entity_path = ?1 AND broker_sequence = ?2 AND enqueued_at = ?3")?
@@ -589,10 +656,8 @@ fn admit_one(tx: &Transaction<'_>, arrival: &Arrival, now: i64) -> rusqlite::Res
             Ok(Admitted::Quarantined(id, broken.reason))
         }
         Announced::File(waybill) => {
-            let of: Option<i64> = tx
-                .prepare_cached("SELECT id FROM inbox WHERE file_key = ?1 AND state <> 'duplicate'")?
-                .query_row([waybill.key.as_str()], |row| row.get(0))
-                .optional()?;
+            let of: Option<i64> =
+                tx.prepare_cached(FILE)?.query_row([waybill.key.as_str()], |row| row.get(0)).optional()?;
             let state = if of.is_some() { State::Duplicate } else { State::Saved };
             let sequence = waybill.sequence.as_ref();
             tx.prepare_cached(
@@ -601,7 +666,7 @@ fn admit_one(tx: &Transaction<'_>, arrival: &Arrival, now: i64) -> rusqlite::Res
                                     expires_at, due_at, duplicate_of)
                  VALUES (:entity_path, :broker_sequence, :enqueued_at, :message_id, :state, :body, :now,
                          :now, :file_key, :blob_type, :correlation_id, :publisher, :epoch, :sequence,
-                         :expires_at, :due_at, :duplicate_of)",
+                         :expires_at, :due_at, (SELECT id FROM inbox WHERE id = :duplicate_of))",
             )?
             .execute(named_params! {
                 ":entity_path": arrival.entity_path,
@@ -623,6 +688,9 @@ fn admit_one(tx: &Transaction<'_>, arrival: &Arrival, now: i64) -> rusqlite::Res
             })?;
             let id = tx.last_insert_rowid();
             note(tx, id, now, state, None, None, None)?;
+            if let (State::Saved, Some(sequence)) = (state, sequence) {
+                sequences::note(tx, sequence, &waybill.metadata.blob_type, now)?;
+            }
             Ok(of.map_or(Admitted::Saved(id), |of| Admitted::Duplicate { id, of }))
         }
     }
@@ -734,6 +802,9 @@ fn wanted_clause(wanted: &Wanted) -> (String, Vec<Value>) {
     if let Some(since) = wanted.since {
         clause.push_str("received_at >= ? AND ");
         values.push(Value::Integer(nanos(since)));
+    }
+    if wanted.untried {
+        clause.push_str("problem IS NULL AND ");
     }
     (clause, values)
 }

@@ -112,8 +112,3 @@ pub(super) const WORKERS_MAX: u32 = 100;
 pub(super) fn trouble(problem: &str) -> String {
     problem.chars().take(2_000).collect()
 }
-
-/// Counts are stored signed.
-pub(super) fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
-}

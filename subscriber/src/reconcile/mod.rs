@@ -1,4 +1,6 @@
-//! The container's listing against the inbox: files whose messages are lost, and messages whose files are.
+//! Manifests and the container's listing against the inbox: files whose messages are lost, and messages whose files are.
+//!
+//! A manifest has the message of each file that it names, so a file of which none came is admitted with that.
 //!
 //! A blob of ours says in its name and headers what its message says, so it is admitted as the same file: a message that
 //! still comes is a duplicate, and rows that took effect before are in the sink's progress. Blobs of others are counted and
@@ -8,22 +10,27 @@
 //! off is begun again, and walks side by side add each file once.
 
 mod blob;
+mod manifests;
 
-use std::num::NonZeroU32;
+use std::{collections::HashSet, num::NonZeroU32};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
+use time::OffsetDateTime;
 use waybill_azure::{
-    GrantError, Service, TokenSource,
+    GrantError,
     blob::{BlobError, Container},
 };
 use waybill_contracts::{BlobPath, Metadata, is_of_types};
+use waybill_formats::Limits;
 
 use self::blob::Reading;
 use crate::{
     FileKey,
+    fetch::Storage,
     grants::place_of,
-    inbox::{Admitted, Announced, Inbox, InboxError, InboxRow, ListFilter, Pages, Place, State},
+    inbox::{Admitted, Announced, Arrival, Inbox, InboxError, InboxRow, ListFilter, Pages, Place, State},
+    look::LookError,
 };
 
 /// Items of each kind that are kept; more are counted.
@@ -38,6 +45,12 @@ const LOOKS_AT_ONCE: usize = 8;
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reconciled {
+    /// Manifests in the inbox. Those that name nothing that is missing are not read.
+    pub manifests: u64,
+    /// Those of them whose blobs are gone.
+    pub manifests_gone: u64,
+    /// Containers that the grant does not let us list.
+    pub unlisted: u64,
     /// Blobs in the listing.
     pub listed: u64,
     /// Files that the inbox did not know. They wait to be worked now, or would with a dry run.
@@ -52,6 +65,9 @@ pub struct Reconciled {
     pub unusable: Found<UnusableBlob>,
     /// Files in the inbox that are still to be worked and whose blobs are not there.
     pub missing: Found<MissingFile>,
+    /// Those of a dry run that manifests name: the listing has them once more.
+    #[serde(skip)]
+    named: HashSet<FileKey>,
 }
 
 /// Items that were found, of which the first [`SHOWN_MAX`] are kept.
@@ -90,11 +106,11 @@ pub struct AddedFile {
     pub file: FileKey,
     /// The type.
     pub blob_type: String,
-    /// The blob's name.
+    /// The blob's name; of a file that a manifest names, its address.
     pub blob: String,
 }
 
-/// A blob that is ours and cannot be admitted.
+/// A blob that is ours and cannot be admitted, or a row of a manifest that cannot.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnusableBlob {
@@ -136,8 +152,16 @@ pub enum ReconcileError {
         /// Storage's code.
         code: String,
     },
-    /// The grant named another container meanwhile.
-    #[error("the grant moved from {} / {} to another container meanwhile; begin again", .0.endpoint, .0.container)]
+    /// A manifest cannot be read.
+    #[error("manifest {id} cannot be read; `waybill-subscriber show {id}` says more of it")]
+    Manifest {
+        /// Its number in the inbox.
+        id: i64,
+        /// Why.
+        source: Box<LookError>,
+    },
+    /// The grant does not name a container any more that it named at the begin.
+    #[error("the grant does not open {} / {} any more; begin again", .0.endpoint, .0.container)]
     Moved(Place),
     /// Storage failed.
     #[error("storage failed")]
@@ -149,47 +173,58 @@ pub enum ReconcileError {
 
 /// One walk. See the module.
 pub(crate) struct Walk<'a, I> {
-    pub(crate) tokens: &'a dyn TokenSource,
-    pub(crate) container: Container,
+    pub(crate) storage: Storage,
     pub(crate) inbox: &'a I,
     /// Only these types; `None` for all.
     pub(crate) types: Option<Vec<String>>,
     /// Nothing is added.
     pub(crate) dry_run: bool,
+    pub(crate) limits: Limits,
+    pub(crate) now: OffsetDateTime,
 }
 
 impl<I: Inbox> Walk<'_, I> {
     pub(crate) async fn run(self) -> Result<Reconciled, ReconcileError> {
-        let place = self.place().await?;
-        if !self.dry_run {
-            self.inbox.remember_place(&place).await?;
-        }
         let mut found = Reconciled::default();
-        let mut listing = self.container.list("", PAGE);
-        loop {
-            let page = listing.next_page().await.map_err(|error| match error {
-                BlobError::AccessRefused { code, .. } => ReconcileError::MayNotList { place: place.clone(), code },
-                error => error.into(),
-            })?;
-            let Some(page) = page else { break };
-            // A page of another container would be admitted under wrong addresses.
-            if self.place().await? != place {
-                return Err(ReconcileError::Moved(place));
-            }
-            found.listed += page.len() as u64;
-            self.admit(page.iter().map(|blob| blob::read(&place, blob)).collect(), &mut found).await?;
+        self.read_manifests(&mut found).await?;
+        for grant in self.storage.grants().await? {
+            self.walk(&self.storage.at(&grant), &place_of(&grant), &mut found).await?;
         }
-        self.look_for_missing(&place, &mut found).await?;
         Ok(found)
     }
 
-    async fn place(&self) -> Result<Place, GrantError> {
-        Ok(place_of(&self.tokens.grant(Service::Blob, None).await?))
+    /// Through one container.
+    async fn walk(&self, container: &Container, place: &Place, found: &mut Reconciled) -> Result<(), ReconcileError> {
+        if !self.dry_run {
+            self.inbox.remember_place(place).await?;
+        }
+        let mut listing = container.list("", PAGE);
+        loop {
+            let page = match listing.next_page().await {
+                Ok(page) => page,
+                // The manifests have been compared.
+                Err(BlobError::AccessRefused { .. }) if found.manifests > 0 => {
+                    found.unlisted += 1;
+                    break;
+                }
+                Err(BlobError::AccessRefused { code, .. }) => {
+                    return Err(ReconcileError::MayNotList { place: place.clone(), code });
+                }
+                Err(BlobError::Grant(GrantError::Elsewhere { .. })) => {
+                    return Err(ReconcileError::Moved(place.clone()));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let Some(page) = page else { break };
+            found.listed += page.len() as u64;
+            self.admit(page.iter().map(|blob| blob::read(place, blob)).collect(), found).await?;
+        }
+        self.look_for_missing(container, place, found).await
     }
 
     /// Takes a page of blobs: those that the inbox does not know are added.
     async fn admit(&self, page: Vec<Reading>, found: &mut Reconciled) -> Result<(), ReconcileError> {
-        let (mut keys, mut files) = (Vec::new(), Vec::new());
+        let mut files = Vec::new();
         for reading in page {
             match reading {
                 Reading::Foreign => found.foreign += 1,
@@ -200,17 +235,27 @@ impl<I: Inbox> Walk<'_, I> {
                         found.other_types += 1;
                         continue;
                     }
-                    keys.push(waybill.key.clone());
                     let blob_type = waybill.metadata.blob_type.clone();
                     files.push((AddedFile { id: None, file: waybill.key.clone(), blob_type, blob }, arrival));
                 }
             }
         }
+        self.admit_files(files, found).await
+    }
+
+    /// Adds those that the inbox does not know.
+    async fn admit_files(
+        &self,
+        mut files: Vec<(AddedFile, Arrival)>,
+        found: &mut Reconciled,
+    ) -> Result<(), ReconcileError> {
+        let keys: Vec<FileKey> = files.iter().map(|(file, _)| file.file.clone()).collect();
         let known = self.inbox.known(&keys).await?;
         files = files.into_iter().zip(&known).filter(|(_, id)| id.is_none()).map(|(file, _)| file).collect();
         found.known += (keys.len() - files.len()) as u64;
-        let (files, arrivals): (Vec<AddedFile>, Vec<_>) = files.into_iter().unzip();
+        let (mut files, arrivals): (Vec<AddedFile>, Vec<_>) = files.into_iter().unzip();
         if self.dry_run {
+            files.retain(|file| !found.named.contains(&file.file));
             files.into_iter().for_each(|file| found.added.add(file));
             return Ok(());
         }
@@ -226,7 +271,12 @@ impl<I: Inbox> Walk<'_, I> {
 
     /// Looks for the blob of every file that is still to be worked: a request each, because what the listing showed would
     /// have to be remembered.
-    async fn look_for_missing(&self, place: &Place, found: &mut Reconciled) -> Result<(), ReconcileError> {
+    async fn look_for_missing(
+        &self,
+        container: &Container,
+        place: &Place,
+        found: &mut Reconciled,
+    ) -> Result<(), ReconcileError> {
         for state in [State::Saved, State::Working, State::Quarantined] {
             let filter = ListFilter { state: Some(state), most: PAGE.get(), ..ListFilter::default() };
             let mut pages = Pages::new(filter);
@@ -237,7 +287,7 @@ impl<I: Inbox> Walk<'_, I> {
                     Some(MissingFile { id: row.id, state, blob_type, blob: blob.as_str().to_owned() })
                 });
                 let missing: Vec<MissingFile> = stream::iter(looks)
-                    .map(|file| self.missing(file))
+                    .map(|file| self.missing(container, file))
                     .buffered(LOOKS_AT_ONCE)
                     .try_filter_map(async |file| Ok(file))
                     .try_collect()
@@ -248,8 +298,8 @@ impl<I: Inbox> Walk<'_, I> {
         Ok(())
     }
 
-    async fn missing(&self, file: MissingFile) -> Result<Option<MissingFile>, ReconcileError> {
-        match self.container.head(&file.blob).await {
+    async fn missing(&self, container: &Container, file: MissingFile) -> Result<Option<MissingFile>, ReconcileError> {
+        match container.head(&file.blob).await {
             Ok(_) => return Ok(None),
             Err(BlobError::NotFound { .. }) => {}
             Err(error) => return Err(error.into()),

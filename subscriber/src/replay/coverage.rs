@@ -2,11 +2,12 @@
 //!
 //! A publisher numbers the files of each type 1, 2, 3 … within an epoch. So files are complete up to the last one that came
 //! when no number is missing, every one of them took effect, and there is one epoch: where an earlier epoch ended, no number
-//! tells. What was published after the last one that came cannot be known from sequences; it still comes.
+//! tells. Manifests say which numbers no file has, and up to where there are files; what was published after that cannot be known,
+//! and still comes.
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::inbox::{PublisherSequence, State};
+use crate::inbox::{PublisherSequence, SequenceNamed, State};
 
 /// Gaps that are kept; more are counted.
 pub const GAPS_SHOWN_MAX: usize = 100;
@@ -37,26 +38,38 @@ pub struct Coverage {
 
 /// Numbers that were seen, as stretches without a gap: from the first, to the last.
 #[derive(Debug, Clone, Default)]
-struct Numbers(BTreeMap<u64, u64>);
+struct Numbers {
+    seen: BTreeMap<u64, u64>,
+    /// There are so many.
+    up_to: u64,
+}
 
 impl Numbers {
     fn insert(&mut self, number: u64) {
-        let before = self.0.range(..=number).next_back().map(|(from, to)| (*from, *to));
-        let (from, to) = match before {
-            Some((_, to)) if to >= number => return,
-            Some((from, to)) if to + 1 == number => (from, number),
-            _ => (number, number),
-        };
-        let to = number.checked_add(1).and_then(|next| self.0.remove(&next)).unwrap_or(to);
-        self.0.insert(from, to);
+        self.insert_run(number, number);
+    }
+
+    fn insert_run(&mut self, from: u64, to: u64) {
+        let (mut from, mut to) = (from, to);
+        if let Some((begin, end)) = self.seen.range(..=from).next_back().map(|(begin, end)| (*begin, *end))
+            && end.saturating_add(1) >= from
+        {
+            (from, to) = (begin, to.max(end));
+        }
+        while let Some((begin, end)) = self.seen.range(from..=to.saturating_add(1)).next_back().map(|(b, e)| (*b, *e)) {
+            self.seen.remove(&begin);
+            to = to.max(end);
+        }
+        self.seen.insert(from, to);
     }
 
     /// What is missing between 1 and the last one.
     fn gaps(self) -> impl Iterator<Item = (u64, u64)> {
         let mut next = 1;
-        self.0.into_iter().filter_map(move |(from, to)| {
+        let behind = (self.up_to.saturating_add(1), self.up_to);
+        self.seen.into_iter().chain([behind]).filter_map(move |(from, to)| {
             let gap = (from > next).then(|| (next, from - 1));
-            next = to.saturating_add(1);
+            next = next.max(to.saturating_add(1));
             gap
         })
     }
@@ -147,6 +160,17 @@ impl Coverage {
             }
             None => self.add(Gap::Unnumbered { id, blob_type: blob_type.to_owned() }),
         }
+    }
+
+    /// What manifests say of a sequence, after all files were seen. Of a type of which no file came, nothing is derived.
+    pub(super) fn named(&mut self, of: &SequenceNamed) {
+        let SequenceNamed { blob_type, publisher, epoch, up_to, void } = of;
+        let Some(epochs) = self.sequences.get_mut(&(blob_type.clone(), publisher.clone())) else { return };
+        let numbers = epochs.entry(epoch.clone()).or_default();
+        for (from, to) in void {
+            numbers.insert_run(*from, *to);
+        }
+        numbers.up_to = *up_to;
     }
 
     pub(super) fn finish(&mut self) {
@@ -254,8 +278,30 @@ mod tests {
             .chain(1..=2_000)
             .for_each(|n| numbers.insert(n));
         numbers.insert(u64::MAX);
-        assert_eq!(numbers.0, BTreeMap::from([(1, 2_000), (u64::MAX, u64::MAX)]));
+        assert_eq!(numbers.seen, BTreeMap::from([(1, 2_000), (u64::MAX, u64::MAX)]));
         assert_eq!(numbers.gaps().collect::<Vec<_>>(), [(2_001, u64::MAX - 1)]);
+    }
+
+    #[test]
+    fn what_manifests_say_fills_gaps_and_shows_others() {
+        let found = |files: &[u64], epoch: &str, up_to, void: &[(u64, u64)]| {
+            let mut coverage = Coverage::default();
+            for number in files {
+                let (publisher, epoch) = ("a".to_owned(), "e".to_owned());
+                let sequence = PublisherSequence { publisher, epoch, sequence: *number };
+                coverage.see(1, State::Done, "T", Some(&sequence));
+            }
+            let (blob_type, publisher, epoch) = ("T".to_owned(), "a".to_owned(), epoch.to_owned());
+            coverage.named(&SequenceNamed { blob_type, publisher, epoch, up_to, void: void.to_vec() });
+            coverage.finish();
+            coverage.gaps.iter().map(Gap::to_string).collect::<Vec<_>>()
+        };
+        assert!(found(&[1, 4, 5], "e", 5, &[(2, 3)]).is_empty());
+        assert!(found(&[3], "e", 5, &[(1, 1), (2, 2), (4, 5)]).is_empty());
+        assert!(found(&[1, 2, 3, 9], "e", 3, &[(2, 8)]).is_empty(), "one of them was sent after all");
+        assert_eq!(found(&[1], "e", 3, &[(2, 2)]), ["T: number 3 of publisher \"a\" never came"]);
+        assert!(found(&[1], "d", 1, &[(1, 1)])[0].contains("began its numbers anew"));
+        assert!(found(&[], "e", 3, &[]).is_empty(), "no file of it came, so no row is derived from it");
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod coverage;
 use std::collections::HashSet;
 
 pub use coverage::{Coverage, GAPS_SHOWN_MAX, Gap, Waiting};
-use waybill_contracts::is_of_types;
+use waybill_contracts::{MANIFEST_TYPE, is_of_types};
 
 use crate::{
     FileKey,
@@ -102,6 +102,11 @@ pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted, waiting: Waiting) -> 
             coverage.see(id, state, &waybill.metadata.blob_type, waybill.sequence.as_ref());
         }
     }
+    for named in inbox.named().await? {
+        if wanted.types.as_ref().is_none_or(|types| is_of_types(&named.blob_type, types)) {
+            coverage.named(&named);
+        }
+    }
     coverage.finish();
     Ok(coverage)
 }
@@ -113,6 +118,7 @@ fn pages() -> Pages {
 fn is_wanted(row: &InboxRow, wanted: &Wanted) -> bool {
     let is_of_type = |types: &Vec<String>| row.blob_type.as_ref().is_some_and(|name| is_of_types(name, types));
     row.file.is_some()
+        && row.blob_type.as_deref() != Some(MANIFEST_TYPE)
         && row.state != State::Duplicate
         && wanted.types.as_ref().is_none_or(is_of_type)
         && wanted.since.is_none_or(|since| row.received_at >= since)

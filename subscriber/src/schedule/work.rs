@@ -11,17 +11,11 @@ use std::{
 
 use futures::FutureExt;
 use time::OffsetDateTime;
-use tokio::{
-    sync::{Semaphore, mpsc},
-    time::MissedTickBehavior,
-};
+use tokio::{sync::mpsc, time::MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
-use waybill_azure::{
-    TokenSource,
-    blob::{BlobError, Container, Download},
-};
-use waybill_contracts::{BlobPath, Entities, Extras, Format, Reason};
-use waybill_formats::{DecodeOptions, Limits, RowBatch, RowFilter};
+use waybill_azure::blob::{BlobError, Download};
+use waybill_contracts::{Entities, Extras, Format, MANIFEST_TYPE, Reason};
+use waybill_formats::{DecodeOptions, Limits, RowBatch, RowFilter, seek::Checkpoint};
 
 use super::{
     WorkStats,
@@ -30,22 +24,26 @@ use super::{
 use crate::{
     Blame, FileKey, OnBadRow, Verdict,
     apply::{EntityPlan, EntityPlans, Position},
-    fetch::{self, Claim, FetchError},
+    fetch::{self, Claim, FetchError, Located, Storage},
     grants::jittered,
     health::Alarm,
     inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased},
+    look::{FileRows, LookError},
+    manifest::{BadRow, Names},
     receive::chain,
-    rows::{self, CHUNKS_QUEUED, GROUPS_QUEUED, Group, GroupLimits, RowsError},
+    rows::{self, CHUNKS_QUEUED, Decoded, GROUPS_QUEUED, Group, GroupLimits, Grouping, Pool, RowsError, Way},
     sink::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError},
 };
+
+/// Stored bytes between two checkpoints at least: a note costs a write, and after a crash so much may be downloaded again.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// Everything that working a file needs.
 #[derive(Debug)]
 pub(crate) struct Workshop<I, S> {
     pub(crate) inbox: I,
     pub(crate) sink: Arc<S>,
-    pub(crate) tokens: Arc<dyn TokenSource>,
-    pub(crate) container: Container,
+    pub(crate) storage: Storage,
     pub(crate) entities: Arc<Entities>,
     pub(crate) plans: Arc<EntityPlans>,
     /// Of types that no entity has.
@@ -56,7 +54,7 @@ pub(crate) struct Workshop<I, S> {
     pub(crate) stats: Arc<WorkStats>,
     /// Of the loop that leases.
     pub(crate) alarm: Arc<Alarm>,
-    pub(crate) cpu: Arc<Semaphore>,
+    pub(crate) pool: Pool,
     pub(crate) limits: Limits,
     pub(crate) groups: GroupLimits,
     pub(crate) on_bad_row: OnBadRow,
@@ -83,12 +81,25 @@ enum WorkError {
          plainSha256 was announced that says whether it is the same. Ask the publisher to export the file again under a new name"
     )]
     ContentChanged { row: u64, was: String },
+    #[error("row {row} of the manifest: {problem}; what the others say is noted")]
+    Manifest { row: u64, problem: String },
     #[error("the lease lapsed; another worker may have the file")]
     Lapsed,
     #[error("stopped")]
     GivenBack,
     #[error("a defect of this program: {0}; please report it with the file")]
     Defect(String),
+}
+
+impl From<LookError> for WorkError {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Fetch(error) => error.into(),
+            LookError::Rows(error) => error.into(),
+            LookError::Inbox(error) => error.into(),
+            other => Self::Defect(chain(&other)),
+        }
+    }
 }
 
 impl WorkError {
@@ -194,9 +205,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             WorkError::Sink(error) => error.verdict().unwrap_or(Verdict::Retry { after: None, blame: Blame::File }),
             WorkError::Inbox(_) => Verdict::Retry { after: None, blame: Blame::Dependency },
             WorkError::ContentChanged { .. } => Verdict::Quarantine(Reason::ContentChanged),
-            WorkError::BadRow { .. } => Verdict::Quarantine(Reason::MalformedRow),
+            WorkError::BadRow { .. } | WorkError::Manifest { .. } => Verdict::Quarantine(Reason::MalformedRow),
             WorkError::Defect(_) => Verdict::Retry { after: None, blame: Blame::File },
         };
+        if let WorkError::Sink(SinkError::Failed { .. } | SinkError::Refused { .. }) = &error {
+            self.circuits.of(Dependency::Sink).worked();
+        }
         // What fitted when the first rows were applied does not fit any more.
         let verdict = match verdict {
             Verdict::Quarantine(Reason::HashMismatch) if reached.from.load(Ordering::Relaxed) > 0 => {
@@ -258,7 +272,34 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         }
     }
 
+    /// What a manifest says goes to the inbox, and nothing of it to the sink.
+    async fn try_manifest(&self, file: &Leased) -> Result<FileDone, WorkError> {
+        let (metadata, now) = (&file.waybill.metadata, (self.now)());
+        let blob = self.storage.locate(&self.inbox, Claim::of(file), now).await?;
+        let download = blob.open(Claim::of(file), (0, None), now).await?;
+        let mut rows = FileRows::of_blob(blob.name().to_owned(), download, metadata, None, &self.limits)?;
+        let mut names = Names::of(metadata);
+        while let Some(batch) = rows.next().await? {
+            names.add(&batch, &self.inbox).await?;
+        }
+        let Some(stats) = rows.stats() else { return Err(WorkError::Defect("a manifest without an end".to_owned())) };
+        rows::check_figures(blob.name(), &metadata.extras().unwrap_or_default(), stats)?;
+        self.circuits.of(Dependency::Storage).worked();
+        match names.finish(&self.inbox).await? {
+            Some(BadRow { row, problem }) => Err(WorkError::Manifest { row, problem }),
+            None => Ok(FileDone {
+                rows: stats.rows,
+                stored_bytes: stats.stored_bytes,
+                plain_bytes: stats.plain_bytes,
+                ..FileDone::default()
+            }),
+        }
+    }
+
     async fn try_file(&self, file: &Leased, reached: &Reached) -> Result<FileDone, WorkError> {
+        if file.waybill.metadata.blob_type == MANIFEST_TYPE {
+            return self.try_manifest(file).await;
+        }
         let key = &file.waybill.key;
         let before = self.sink.progress(key).await?;
         let from = before.rows;
@@ -282,12 +323,15 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             &self.limits,
         )?;
         let options = DecodeOptions { hash_plain, ..options };
-        let blob = fetch::locate(&*self.tokens, &self.inbox, Claim::of(file), (self.now)()).await?;
+        let blob = self.storage.locate(&self.inbox, Claim::of(file), (self.now)()).await?;
         let fail_on_bad_row = self.on_bad_row == OnBadRow::Fail && from == 0;
         // Rows of one content must not follow rows of another, nor any row a bad one that fails the file. So what is read
         // next is pinned to what was looked at.
         // A hash tells whether another blob has the same content; without one, only the blob of before will do.
-        let etag = if fail_on_bad_row || (from > 0 && extras.plain_sha256.is_some()) {
+        let resumed = self.resume(file, &blob, from).await?;
+        let etag = if resumed.is_some() {
+            None
+        } else if fail_on_bad_row || (from > 0 && extras.plain_sha256.is_some()) {
             Some(self.look_through(file, &blob, options.clone(), &extras, fail_on_bad_row).await?)
         } else if from > 0 {
             let Some(noted) = &file.blob else { return Err(content_changed(file, from)) };
@@ -300,10 +344,19 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             FetchError::Blob(BlobError::Changed { .. }) if of_before => content_changed(file, from),
             error => error.into(),
         };
-        let download = fetch::open(&self.container, &blob, Claim::of(file), etag.as_deref(), (self.now)())
-            .await
-            .map_err(changed)?;
-        let seen = BlobSeen { etag: download.facts().etag.clone(), length: download.facts().length };
+        let (download, way) = match resumed {
+            Some((download, checkpoint)) => (download, Way::From(checkpoint)),
+            None => {
+                let from_begin = (0, etag.as_deref());
+                let opened = blob.open(Claim::of(file), from_begin, (self.now)()).await;
+                let download = opened.map_err(changed)?;
+                let length = download.facts().length;
+                (download, Way::BySegments(length))
+            }
+        };
+        let seen = BlobSeen::new(download.facts());
+        // Stored bytes up to the checkpoint that was noted last.
+        let mut noted = 0;
         let format = metadata.media().map_or(Format::JsonLines, |media| media.format);
         let batch = BatchFacts {
             blob_type: metadata.blob_type.as_str().into(),
@@ -318,10 +371,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let applying = async {
             let mut ahead = from;
             let mut next = self.next_batch(&mut group_from, key, &mut ahead, &batch).await;
-            while let Some(Ready { rows, batch: ready }) = next {
+            while let Some(Ready { rows, batch: ready, checkpoint }) = next {
                 let ready = ready?;
                 if let Some(stats) = &ready.end {
-                    rows::check_figures(blob.as_str(), &extras, stats)?;
+                    rows::check_figures(blob.name(), &extras, stats)?;
                     end = Some(stats.clone());
                 }
                 let (to, done) = (ready.to, ready.end.is_some());
@@ -330,7 +383,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 let taking_effect = async {
                     // Rows of a blob that was noted earlier may still take effect, if an earlier try was cut short; then the
                     // sink fences this one, and the earlier note must stand.
-                    if note && file.blob.as_ref().is_none_or(|earlier| *earlier == seen) {
+                    if note && file.blob.as_ref().is_none_or(|earlier| earlier.is(&seen)) {
                         self.note_blob(file, &seen).await?;
                         note = false;
                     }
@@ -342,6 +395,11 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     if note {
                         self.note_blob(file, &seen).await?;
                     }
+                    // The rows before it took effect: whoever comes after this process goes on there.
+                    if let Some(checkpoint) = checkpoint.filter(|at| !done && at.stored >= noted + CHECKPOINT_BYTES) {
+                        noted = checkpoint.stored;
+                        self.note_blob(file, &BlobSeen { checkpoint: Some(checkpoint), ..seen.clone() }).await?;
+                    }
                     Ok::<_, WorkError>(now)
                 };
                 let reading_ahead = async { Ok(self.next_batch(&mut group_from, key, &mut ahead, &batch).await) };
@@ -351,7 +409,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             drop(group_from);
             Ok::<_, WorkError>(at)
         };
-        let reading = self.read(download, &blob, options, from, group_to);
+        let reading = self.read(file, download, &blob, (options, way), from, group_to);
         let (read, applied) = tokio::join!(reading, applying);
         let Progress { bad, filtered, .. } = applied?;
         read.map_err(|error| match error {
@@ -379,10 +437,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         facts: &BatchFacts,
     ) -> Option<Ready> {
         let group = groups.recv().await?;
-        let rows = group.rows;
+        let (rows, checkpoint) = (group.rows, group.checkpoint.clone());
         let from = std::mem::replace(ahead, group.to);
         let batch = self.sink.look_ahead(key, from, facts.with(group, self.on_bad_row)).await;
-        Some(Ready { rows, batch })
+        Some(Ready { rows, batch, checkpoint })
     }
 
     async fn note_blob(&self, file: &Leased, seen: &BlobSeen) -> Result<(), WorkError> {
@@ -396,21 +454,59 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
     /// Reads and decodes the file, and hands on groups of the rows after `from`.
     async fn read(
         &self,
+        file: &Leased,
         mut download: Download,
-        blob: &BlobPath,
-        options: DecodeOptions,
+        blob: &Located,
+        (options, way): (DecodeOptions, Way),
         from: u64,
         groups: mpsc::Sender<Group>,
     ) -> Result<(), WorkError> {
+        let etag = download.facts().etag.clone();
+        let decoded = self.read_once(&mut download, blob, (options.clone(), way), from, groups.clone()).await?;
+        let Decoded::Doubt { to } = decoded else { return Ok(()) };
+        tracing::warn!(blob = blob.name(), row = to, "something in its segments cannot be right; reading it in one go");
+        let mut again = blob.open(Claim::of(file), (0, Some(&etag)), (self.now)()).await?;
+        self.read_once(&mut again, blob, (options, Way::InOneGo), to, groups).await?;
+        Ok(())
+    }
+
+    /// Opens the file where an earlier try left off, if it noted such a place and the blob is still that one. Whoever wants the
+    /// hash of a file reads all of it.
+    async fn resume(
+        &self,
+        file: &Leased,
+        blob: &Located,
+        from: u64,
+    ) -> Result<Option<(Download, Checkpoint)>, FetchError> {
+        let Some(BlobSeen { etag, checkpoint: Some(checkpoint), .. }) = &file.blob else { return Ok(None) };
+        if self.verify_hash || checkpoint.rows > from {
+            return Ok(None);
+        }
+        let place = (checkpoint.stored, Some(etag.as_str()));
+        match blob.open(Claim::of(file), place, (self.now)()).await {
+            Ok(download) => Ok(Some((download, checkpoint.clone()))),
+            Err(FetchError::Blob(BlobError::Changed { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_once(
+        &self,
+        download: &mut Download,
+        blob: &Located,
+        (options, way): (DecodeOptions, Way),
+        from: u64,
+        groups: mpsc::Sender<Group>,
+    ) -> Result<Decoded, WorkError> {
         let (chunk_to, chunk_from) = mpsc::channel(CHUNKS_QUEUED);
-        let decode = rows::decode(options, from, self.groups, Arc::clone(&self.cpu), chunk_from, groups);
+        let grouping = Grouping::new(from, self.groups);
+        let decode = rows::decode(options, way, grouping, self.pool.clone(), chunk_from, groups);
         // Both are awaited to their end: a stage whose neighbour failed finds its queue closed.
-        let (fetched, decoded) = tokio::join!(fetch::stream(&mut download, chunk_to), decode);
+        let (fetched, decoded) = tokio::join!(fetch::stream(download, chunk_to), decode);
         fetched?;
         // Only now, because a storage that opens every file and then dies has not worked.
         self.circuits.of(Dependency::Storage).worked();
-        decoded.map_err(|source| RowsError::Decode { blob: blob.as_str().to_owned(), source })?;
-        Ok(())
+        decoded.map_err(|source| RowsError::Decode { blob: blob.name().to_owned(), source }.into())
     }
 
     /// Reads the file through once before anything (more) of it is applied: whether it is what its message announced and,
@@ -418,13 +514,13 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
     async fn look_through(
         &self,
         file: &Leased,
-        blob: &BlobPath,
+        blob: &Located,
         options: DecodeOptions,
         extras: &Extras,
         fail_on_bad_row: bool,
     ) -> Result<String, WorkError> {
-        let download = fetch::open(&self.container, blob, Claim::of(file), None, (self.now)()).await?;
-        let etag = download.facts().etag.clone();
+        let download = blob.open(Claim::of(file), (0, None), (self.now)()).await?;
+        let (etag, way) = (download.facts().etag.clone(), Way::BySegments(download.facts().length));
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let looking = async move {
             while let Some(group) = group_from.recv().await {
@@ -432,12 +528,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     return Err(WorkError::BadRow { row: bad.row, offset: bad.offset, problem: bad.problem.clone() });
                 }
                 if let Some(stats) = &group.end {
-                    rows::check_figures(blob.as_str(), extras, stats)?;
+                    rows::check_figures(blob.name(), extras, stats)?;
                 }
             }
             Ok(())
         };
-        let (read, looked) = tokio::join!(self.read(download, blob, options, 0, group_to), looking);
+        let (read, looked) = tokio::join!(self.read(file, download, blob, (options, way), 0, group_to), looking);
         looked?;
         read?;
         Ok(etag)
@@ -457,12 +553,13 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         WorkStats::add(&stats.filtered, applied.filtered);
         WorkStats::add(&stats.parked, applied.parked);
         WorkStats::add(&stats.released, applied.released);
+        WorkStats::add(&stats.rescued, applied.rescued);
     }
 }
 
 fn content_changed(file: &Leased, row: u64) -> WorkError {
     let was = match &file.blob {
-        Some(BlobSeen { etag, length }) => format!("had {length} bytes and the ETag {etag}"),
+        Some(BlobSeen { etag, length, .. }) => format!("had {length} bytes and the ETag {etag}"),
         None => "this inbox does not know".to_owned(),
     };
     WorkError::ContentChanged { row, was }
@@ -478,6 +575,7 @@ struct Ready {
     /// Good and bad ones.
     rows: u64,
     batch: Result<EntityBatch, SinkError>,
+    checkpoint: Option<Checkpoint>,
 }
 
 /// What all batches of a file share.

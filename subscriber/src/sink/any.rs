@@ -31,22 +31,36 @@ pub enum AnySink {
 /// # Errors
 /// [`SinkOpenError::Unsupported`] for any other; then what the sink's own `open` says.
 pub async fn open(name: &str, entities: &Entities, data: &Path) -> Result<AnySink, SinkOpenError> {
-    let unsupported = |given: &str, problem: &str| {
+    let unsupported = |problem: &str| {
         let problem = format!("{problem}; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, dir:PATH or stdout");
-        Err(SinkOpenError::Unsupported { given: given.to_owned(), problem })
+        Err(SinkOpenError::Unsupported { given: shown(name), problem })
     };
     match name.split_once(':') {
         Some((kind, "")) if kind == "sqlite" || dir_format(kind).is_some() => {
-            unsupported(name, &format!("{kind}: needs a path"))
+            unsupported(&format!("{kind}: needs a path"))
         }
         Some(("sqlite", path)) => Ok(AnySink::Sqlite(SqliteSink::open(path, entities).await?)),
         Some(("postgres" | "postgresql", _)) => Ok(AnySink::Postgres(PostgresSink::open(name, entities).await?)),
         None if name == "stdout" => Ok(AnySink::Stdout(StdoutSink::open(&data.join("stdout.sqlite")).await?)),
         Some((kind, path)) => match dir_format(kind) {
             Some(format) => Ok(AnySink::Dir(DirSink::open_as(path, format).await?)),
-            None => unsupported(&format!("{kind}:…"), "there is no sink of this kind"),
+            None => unsupported("there is no sink of this kind"),
         },
-        None => unsupported(name, "there is no sink of this name"),
+        None => unsupported("there is no sink of this name"),
+    }
+}
+
+/// What may be told of a sink's name. One that is mistyped may hold a password, as an address may.
+#[must_use]
+pub fn shown(name: &str) -> String {
+    let is_word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-_.".contains(&byte))
+    };
+    match name.split_once(':') {
+        Some((kind, _)) if kind == "sqlite" || dir_format(kind).is_some() => name.to_owned(),
+        Some((kind, _)) if is_word(kind) => format!("{kind}:…"),
+        None if is_word(name) => name.to_owned(),
+        _ => "…".to_owned(),
     }
 }
 
@@ -67,6 +81,15 @@ impl Sink for AnySink {
             Self::Postgres(sink) => sink.guarantee(),
             Self::Dir(sink) => sink.guarantee(),
             Self::Stdout(sink) => sink.guarantee(),
+        }
+    }
+
+    fn commit_bytes(&self) -> usize {
+        match self {
+            Self::Sqlite(sink) => sink.commit_bytes(),
+            Self::Postgres(sink) => sink.commit_bytes(),
+            Self::Dir(sink) => sink.commit_bytes(),
+            Self::Stdout(sink) => sink.commit_bytes(),
         }
     }
 

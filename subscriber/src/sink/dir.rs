@@ -32,10 +32,8 @@ use waybill_store::{
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
-use super::{
-    Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, blocking, lines::Lines,
-};
-use crate::FileKey;
+use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, lines::Lines};
+use crate::{FileKey, tasks::blocking};
 
 const SCHEMA: Schema = Schema {
     application_id: 0x5742_4449, // "WBDI"
@@ -144,7 +142,7 @@ impl DirSink {
                 SqliteOptions::default(),
             ))
         };
-        let opened = tokio::task::spawn_blocking(open).await.map_err(|_| SinkOpenError::closing(&name))?;
+        let opened = blocking(open).await.ok_or_else(|| SinkOpenError::closing(&name))?;
         let sink = Self { folder, format, store: opened.map_err(&unavailable)?? };
         let folder = Arc::clone(&sink.folder);
         let moved = sink.store.write(move |tx| move_finished(tx, &folder)).await;
@@ -256,8 +254,8 @@ impl Sink for DirSink {
         };
         if done {
             // Progress stands: what fails now is made good at the next start.
-            let moved = tokio::task::spawn_blocking(move || places.finish(format, bad_bytes)).await;
-            if let Ok(Err(failure)) = moved {
+            let moved = blocking(move || places.finish(format, bad_bytes)).await;
+            if let Some(Err(failure)) = moved {
                 tracing::warn!(problem = self.problem(failure), "a finished file waits to be moved to its place");
             }
         }

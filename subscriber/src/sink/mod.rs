@@ -16,7 +16,7 @@ use waybill_formats::{FileStats, RowBatch, RowFilter};
 use waybill_store::OpenError;
 
 pub use self::{
-    any::{AnySink, open},
+    any::{AnySink, open, shown},
     dir::{DirFormat, DirSink, DirTotals},
     sql::{
         BadRowEntry, BadRowsOf, MissingParent, Outgrown, ParkedRow, PostgresSink, Rebuild, RebuildError, Released,
@@ -148,10 +148,13 @@ pub struct Applied {
     pub bad: u64,
     /// Not wanted by the filter: what an entity's table held under their key is gone, if it was older.
     pub filtered: u64,
+    /// Of those inserted or updated, rows with a value that did not fit its column: the column is empty, and the value is kept
+    /// in the row's `_rescued`.
+    pub rescued: u64,
 }
 
 impl Applied {
-    /// The rows of the batch: all counts but [`Applied::released`].
+    /// The rows of the batch: all counts but [`Applied::released`] and [`Applied::rescued`].
     #[must_use]
     pub fn rows(&self) -> u64 {
         self.inserted
@@ -176,6 +179,7 @@ impl std::ops::AddAssign for Applied {
         self.released += other.released;
         self.bad += other.bad;
         self.filtered += other.filtered;
+        self.rescued += other.rescued;
     }
 }
 
@@ -254,6 +258,15 @@ pub enum SinkError {
         /// What happened.
         problem: String,
     },
+    /// The sink works, and says no to what this file, or its table, asks of it: a trigger that fails, a right that is missing,
+    /// a constraint. Tried again after the file's own pause; other files go on.
+    #[error("{sink}: {problem}")]
+    Failed {
+        /// Which sink, without secrets.
+        sink: String,
+        /// What happened.
+        problem: String,
+    },
     /// The file cannot be applied as a whole; a person must look.
     #[error("{sink}: {problem}")]
     Refused {
@@ -294,6 +307,10 @@ pub trait Sink: Send + Sync + 'static {
         let _ = (file, from);
         std::future::ready(Ok(batch))
     }
+    /// Plain bytes in one [`apply`](Sink::apply) that suit it, where the user does not say how many.
+    fn commit_bytes(&self) -> usize {
+        4 << 20
+    }
     /// Brings a batch into effect.
     fn apply(
         &self,
@@ -313,18 +330,8 @@ impl SinkError {
         match self {
             Self::Fenced { .. } => None,
             Self::Unavailable { .. } => Some(Verdict::Retry { after: None, blame: crate::Blame::Dependency }),
+            Self::Failed { .. } => Some(Verdict::Retry { after: None, blame: crate::Blame::File }),
             Self::Refused { reason, .. } => Some(Verdict::Quarantine(*reason)),
         }
-    }
-}
-
-/// Runs CPU work or waiting beside the runtime. `None` when the runtime is shutting down.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => Some(value),
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => None,
-        },
     }
 }

@@ -16,10 +16,8 @@ use waybill_store::{
     rusqlite::{self, Connection, OptionalExtension},
 };
 
-use super::{
-    Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, blocking, lines::Lines,
-};
-use crate::FileKey;
+use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, lines::Lines};
+use crate::{FileKey, tasks::blocking};
 
 const SCHEMA: Schema = Schema {
     application_id: 0x5742_534F, // "WBSO"
@@ -69,7 +67,7 @@ impl StdoutSink {
     pub async fn open_with(progress: &Path, out: impl Write + Send + 'static) -> Result<Self, SinkOpenError> {
         let path = progress.to_owned();
         let open = move || Sqlite::open(&path, &SCHEMA, SqliteOptions::default());
-        let opened = tokio::task::spawn_blocking(open).await.map_err(|_| SinkOpenError::closing(NAME))?;
+        let opened = blocking(open).await.ok_or_else(|| SinkOpenError::closing(NAME))?;
         Ok(Self { store: opened?, out: Arc::new(Mutex::new(Box::new(out))), closed: CancellationToken::new() })
     }
 

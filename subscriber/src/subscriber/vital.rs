@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout;
+use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use waybill_azure::Service;
 
@@ -13,7 +13,7 @@ use super::{Shared, Subscriber};
 use crate::{
     figures::{CircuitFigures, Figures, FileFigures, QueueFigures, RowFigures, StorageFigures, TokenFigures},
     grants::TokenEnds,
-    health::{Health, Part, Problem},
+    health::{Alarm, Health, Part, Problem},
     inbox::{Backlog, Beat, Inbox, InboxError},
     receive::ReceiveStats,
     schedule::Dependency,
@@ -58,6 +58,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
                 filtered: read(&worked.filtered),
                 parked: read(&worked.parked),
                 released: read(&worked.released),
+                rescued: read(&worked.rescued),
                 bad: read(&worked.bad_rows),
                 left_out: read(&worked.left_out),
             },
@@ -97,13 +98,12 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let shared = &*self.shared;
         let (receives, works) = (shared.receiving.is_on(), shared.working.is_on());
         let loops = [
-            (receives, Part::Link, "receiving", &shared.received.alarm),
-            (receives, Part::Link, "receiving dead letters", &shared.dead_letters.alarm),
-            (works, Part::Run, "leasing files", &*shared.schedule_alarm),
-            (receives || works, Part::Run, "looking after itself", &shared.pulse_alarm),
+            (receives, Part::Link, "receiving", shared.received.late()),
+            (receives, Part::Link, "receiving dead letters", shared.dead_letters.late()),
+            (works, Part::Run, "leasing files", shared.schedule_alarm.late()),
+            (receives || works, Part::Run, "looking after itself", shared.pulse_alarm.late()),
         ];
-        let late = |(on, part, what, alarm): (bool, Part, &str, &crate::health::Alarm)| {
-            let late = alarm.late();
+        let late = |(on, part, what, late): (bool, Part, &str, Duration)| {
             let stuck = on && late > shared.options.stuck_after;
             stuck.then(|| Problem::new(part, format!("{what} has stood still for {} s", late.as_secs())))
         };
@@ -122,7 +122,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         if shared.preparing.load(Ordering::Relaxed) > 0 {
             say(Part::Run, Some("it begins: inbox and sink are compared".to_owned()));
         }
-        if receives && read(&shared.received.attached) == 0 {
+        if receives && !shared.received.is_attached() {
             say(Part::Link, Some(shared.received.problem().unwrap_or_else(|| "not attached yet".to_owned())));
         }
         say(Part::Token, self.token_problem(receives));
@@ -168,8 +168,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     fn last_contact(&self) -> Option<Duration> {
-        let bus = self.shared.bus.lock().expect("no panic while it is held").clone();
-        bus.and_then(|bus| bus.last_contact()).map(|at| at.elapsed())
+        self.shared.buses.last_contact().map(|at| at.elapsed())
     }
 
     /// How long the tokens live on, for the bus and for storage.
@@ -190,8 +189,20 @@ impl<I: Inbox + Clone> Subscriber<I> {
         tokio::join!(working, self.beat_until(&over));
     }
 
+    /// Works, and tells the inbox of it, until it is over. When the set is dropped before, that leaves no time for a last word:
+    /// the inbox sees it fall silent.
+    pub(crate) fn spawn_pulse(&self, beside: &mut JoinSet<()>, over: CancellationToken) {
+        let subscriber = self.clone();
+        beside.spawn(async move {
+            let _working = subscriber.shared.working.begin();
+            subscriber.beat_until(&over).await;
+        });
+    }
+
     async fn beat_until(&self, over: &CancellationToken) {
         let shared = &*self.shared;
+        // Also where this is dropped: a loop that is gone does not stand still.
+        let _at_rest = AtRest(&shared.pulse_alarm);
         while !over.is_cancelled() {
             shared.pulse_alarm.set(Duration::ZERO);
             let round = async {
@@ -217,7 +228,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let beat = Beat {
             receives: shared.receiving.is_on(),
             works: shared.working.is_on(),
-            attached: read(&shared.received.attached) > 0,
+            attached: shared.received.is_attached(),
             last_contact_ago: self.last_contact(),
             bus_token_remaining,
             blob_token_remaining,
@@ -229,6 +240,15 @@ impl<I: Inbox + Clone> Subscriber<I> {
         if let Err(error) = shared.inbox.beat(&shared.worker, &beat).await {
             tracing::debug!(%error, "the inbox was not told of this worker");
         }
+    }
+}
+
+/// Lets an alarm rest when it is dropped.
+struct AtRest<'a>(&'a Alarm);
+
+impl Drop for AtRest<'_> {
+    fn drop(&mut self) {
+        self.0.rest();
     }
 }
 
@@ -247,7 +267,7 @@ fn queue(stats: &ReceiveStats) -> QueueFigures {
         released: read(&stats.released),
         dead_lettered: read(&stats.dead_lettered),
         left_in_place: read(&stats.left_in_place),
-        attached: read(&stats.attached) > 0,
+        attached: stats.is_attached(),
         links: read(&stats.links),
         lost: stats.lost_by.all(),
         enqueued_to_received: stats.lag.now(),

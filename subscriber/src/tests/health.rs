@@ -138,6 +138,30 @@ async fn whoever_only_works_files_needs_no_link() {
 }
 
 #[tokio::test]
+async fn a_stream_of_files_alone_is_ready_told_to_the_inbox_and_over_when_it_is_dropped() {
+    let world = World::new().await;
+    let inbox = Failing::new(world.inbox("inbox").await);
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let mut files = subscriber.files(Wanted::default());
+    assert!(parts(&subscriber).contains(&Part::Run), "it has taken nothing yet");
+    assert!(files.next_due().await.unwrap().is_none());
+    until_ready(&subscriber).await;
+    until("a word to the inbox", || async {
+        inbox.workers().await.unwrap().first().is_some_and(|of| of.works && !of.receives)
+    })
+    .await;
+
+    // Though nobody asks for a file meanwhile.
+    inbox.full.store(true, Ordering::SeqCst);
+    until_trouble_with(Part::Inbox, &subscriber).await;
+    inbox.full.store(false, Ordering::SeqCst);
+    until_ready(&subscriber).await;
+
+    drop(files);
+    until("an end", || async { parts(&subscriber) == [Part::Run] }).await;
+}
+
+#[tokio::test]
 async fn a_loop_that_does_not_come_round_is_stuck() {
     let world = World::new().await;
     let inbox = Failing::new(world.inbox("inbox").await);

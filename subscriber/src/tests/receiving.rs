@@ -17,8 +17,8 @@ use super::{
 };
 use crate::inbox::{
     Admitted, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, FileKey, HistoryEntry, Inbox, InboxError, InboxRow,
-    Lease, Leased, ListFilter, Pending, Place, SqliteInbox, SqliteInboxOptions, State, TypeTotals, Wanted, WorkerId,
-    WorkerSeen,
+    Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, Retention, SequenceNamed, SequenceSeen, SqliteInbox,
+    SqliteInboxOptions, State, TypeTotals, Wanted, WorkerId, WorkerSeen,
 };
 
 /// An inbox whose disk is full when it is told so.
@@ -79,6 +79,9 @@ impl Inbox for Failing {
     async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {
         self.inner.done_files(after, most).await
     }
+    async fn hasten(&self, ids: &[i64]) -> Result<u64, InboxError> {
+        self.inner.hasten(ids).await
+    }
     async fn reopen(&self, ids: &[i64]) -> Result<u64, InboxError> {
         self.inner.reopen(ids).await
     }
@@ -102,6 +105,26 @@ impl Inbox for Failing {
     }
     async fn types(&self) -> Result<Vec<TypeTotals>, InboxError> {
         self.inner.types().await
+    }
+    async fn note_named(&self, of: &SequenceNamed) -> Result<(), InboxError> {
+        self.inner.note_named(of).await
+    }
+    async fn named(&self) -> Result<Vec<SequenceNamed>, InboxError> {
+        self.inner.named().await
+    }
+    async fn sequences(&self) -> Result<Vec<SequenceSeen>, InboxError> {
+        self.inner.sequences().await
+    }
+    async fn prunable(&self, retention: &Retention) -> Result<Pruned, InboxError> {
+        self.inner.prunable(retention).await
+    }
+    async fn prune(
+        &self,
+        retention: &Retention,
+        step: PruneStep,
+        most: u32,
+    ) -> Result<(Pruned, Option<PruneStep>), InboxError> {
+        self.inner.prune(retention, step, most).await
     }
     async fn list(&self, filter: &ListFilter) -> Result<Vec<InboxRow>, InboxError> {
         self.inner.list(filter).await

@@ -26,6 +26,8 @@ struct Shared {
     /// Every call fails while it is set.
     down: AtomicBool,
     refused: AtomicU64,
+    /// As many of them came before the last call that took effect.
+    refused_before_last: AtomicU64,
     /// Where set, each `apply` waits for a permit.
     gate: Mutex<Option<Arc<Semaphore>>>,
 }
@@ -47,9 +49,13 @@ impl MemorySink {
         *self.0.unfit.lock().unwrap() = Some(text.to_owned());
     }
 
-    /// Calls that failed because it was down.
+    /// Calls that failed because it was down, or a row unfit.
     pub(super) fn refused(&self) -> u64 {
         self.0.refused.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn refused_before_last(&self) -> u64 {
+        self.0.refused_before_last.load(Ordering::SeqCst)
     }
 
     /// From now on each `apply` takes a permit of the answer.
@@ -69,6 +75,18 @@ impl MemorySink {
             self.0.files.lock().unwrap().values().flat_map(|file| file.rows.iter().cloned()).collect();
         rows.sort();
         rows
+    }
+
+    /// Rows of the only file, as they took effect.
+    pub(super) fn in_order(&self) -> Vec<String> {
+        let files = self.0.files.lock().unwrap();
+        assert_eq!(files.len(), 1, "one file");
+        files.values().flat_map(|file| file.rows.iter().cloned()).collect()
+    }
+
+    /// How many rows took effect.
+    pub(super) fn rows_now(&self) -> u64 {
+        self.0.files.lock().unwrap().values().map(|file| file.rows.len() as u64).sum()
     }
 
     pub(super) fn bad(&self) -> u64 {
@@ -109,6 +127,7 @@ impl Sink for MemorySink {
             batch.rows.iter().flat_map(|rows| rows.rows()).any(|row| String::from_utf8_lossy(row.raw()).contains(text))
         };
         if unfit.as_deref().is_some_and(is_unfit) {
+            self.0.refused.fetch_add(1, Ordering::SeqCst);
             return Err(SinkError::Unavailable { sink: "memory".to_owned(), problem: "it chokes on a row".to_owned() });
         }
         let mut files = self.0.files.lock().unwrap();
@@ -117,6 +136,7 @@ impl Sink for MemorySink {
             let found = entry.progress;
             return Err(SinkError::Fenced { file: file.to_string(), expected: from, found });
         }
+        self.0.refused_before_last.store(self.refused(), Ordering::SeqCst);
         let mut applied = Applied::default();
         let mut sieve = batch.sieve();
         for rows in &batch.rows {

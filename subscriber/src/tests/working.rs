@@ -335,6 +335,29 @@ async fn a_file_that_fails_alone_waits_longer_each_time_and_its_tries_count() {
 }
 
 #[tokio::test]
+async fn files_that_fail_for_ever_are_not_tried_before_one_that_never_failed() {
+    let world = World::new().await;
+    let sink = MemorySink::default();
+    sink.set_unfit("poison");
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    for number in 0..6 {
+        world.publish(&format!("bad{number}"), "{\"poison\":1}\n", "").await;
+    }
+    let running = Running::run(&subscriber, sink.clone());
+    // Nothing has ever worked, so it looks like an outage: after the six that are under way together, one file tries for all,
+    // after pauses that grow.
+    until("tries", || async { sink.refused() >= 8 }).await;
+    world.publish("good", &rows(1), "").await;
+    until("saved", || async { subscriber.receive_stats().saved.load(Ordering::Relaxed) == 7 }).await;
+    let before = sink.refused();
+    rows_in(&inbox, State::Done, 1).await;
+    let between = sink.refused_before_last() - before;
+    assert!(between <= 1, "{between} tries of others, and only one was leased before the good one was saved");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_stop_gives_back_what_does_not_finish_in_time() {
     let world = World::new().await;
     let sink = MemorySink::default();

@@ -202,6 +202,20 @@ async fn a_blob_that_is_replaced_between_two_ranges_is_changed() {
 }
 
 #[tokio::test]
+async fn a_blob_that_was_replaced_is_not_deleted_in_place_of_the_other() {
+    let local = local().await;
+    let (container, _) = container(&local);
+    write(&container, "a", &content(10)).await.unwrap();
+    let before = container.head("a").await.unwrap().etag;
+    container.delete_unchanged("a", &before).await.unwrap();
+    write(&container, "a", &content(20)).await.unwrap();
+    let error = container.delete_unchanged("a", &before).await.unwrap_err();
+    assert!(matches!(error, BlobError::Changed { .. }), "{error:?}");
+    assert_eq!(container.head("a").await.unwrap().length, 20);
+    local.stop().await;
+}
+
+#[tokio::test]
 async fn tokens_that_are_signed_here_from_the_connection_string_are_taken() {
     let local = local().await;
     let ready = local.ready_file();

@@ -74,6 +74,28 @@ async fn blocks_are_committed_in_the_order_of_the_calls_with_their_headers_and_n
 }
 
 #[tokio::test]
+async fn the_block_that_goes_first_may_be_staged_last() {
+    let peer = Peer::start(|_, _| created()).await;
+    let (container, _) = container(&peer, 4096);
+    let upload = container.upload("a");
+    upload.stage("body, ".into()).await.unwrap();
+    upload.stage("end".into()).await.unwrap();
+    upload.stage_first("head, ".into()).await.unwrap();
+    let facts = upload.commit(&headers()).await.unwrap();
+    assert_eq!(facts.length, 15);
+    let seen = peer.seen();
+    let by_place: Vec<_> = [2, 0, 1].iter().map(|&at: &usize| STANDARD.encode(block_id(&seen[at]))).collect();
+    assert_eq!((listed(&seen[3]), &seen[2].body[..]), (by_place, &b"head, "[..]));
+    let ids: Vec<_> = seen[..3].iter().map(block_id).collect();
+    assert!(ids.iter().all(|id| id.len() == ids[0].len()), "{ids:?}");
+
+    // None is needed.
+    let upload = container.upload("b");
+    upload.stage_first(Bytes::new()).await.unwrap();
+    assert_eq!(upload.commit(&headers()).await.unwrap().length, 0);
+}
+
+#[tokio::test]
 async fn block_ids_have_one_width_and_are_another_attempts_never() {
     let peer = Peer::start(|_, _| created()).await;
     let (container, _) = container(&peer, 4096);
@@ -179,6 +201,12 @@ async fn an_upload_with_a_block_that_failed_or_was_dropped_is_not_committed() {
     let upload = container.upload("a");
     upload.stage("good".into()).await.unwrap();
     drop(upload.stage("dropped".into()));
+    let error = upload.commit(&headers()).await.unwrap_err();
+    assert!(matches!(error, BlobError::Unfinished { staged: 1, begun: 2, .. }), "{error:?}");
+
+    let upload = container.upload("a");
+    upload.stage("good".into()).await.unwrap();
+    upload.stage_first("bad".into()).await.unwrap_err();
     let error = upload.commit(&headers()).await.unwrap_err();
     assert!(matches!(error, BlobError::Unfinished { staged: 1, begun: 2, .. }), "{error:?}");
     assert!(peer.seen().iter().all(staged), "nothing was committed");

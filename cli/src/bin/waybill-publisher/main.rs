@@ -1,6 +1,7 @@
-//! The publisher: files become blobs with a message each.
+//! The publisher: files, and changes of a change log, become blobs with a message each.
 
 mod commands;
+mod health;
 mod settings;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -10,29 +11,86 @@ use waybill_cli::{
     args::{Common, start_logs},
     exit,
 };
-use waybill_contracts::{BlobType, ExportId, NameError};
+use waybill_contracts::{BlobType, ExportId, Format, NameError};
 use waybill_publisher::outbox::State;
 
-/// Uploads files of changes and sends one message for each.
+/// FILE that stands for standard input.
+const STANDARD_INPUT: &str = "-";
+
+/// Uploads files of changes, given or made of a change log, and sends one message for each.
 #[derive(Debug, Parser)]
 #[command(name = "waybill-publisher", version, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     common: Common,
+    /// The service's change log: sqlite:PATH, or postgres://USER@HOST:PORT/DATABASE
+    #[arg(long, global = true, value_name = "PLACE")]
+    change_log: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Write a commented waybill.toml to start from
+    /// Write a commented waybill.toml to start from; make the change log, where one is named
     Init,
-    /// Publish files, each as one export; ends when every message is sent
+    /// Publish files, each as one export, or what comes on standard input; ends when every message is sent
     Publish(Publish),
-    /// Send what waits in the outbox, until stopped
-    Run,
-    /// How many exports are in which state
+    /// Publish what is committed to the change log, and send what waits in the outbox, until stopped
+    Run {
+        /// Answer /health/live, /health/ready and /metrics (Prometheus) there: 9465 for this machine alone, or ADDRESS:PORT
+        #[arg(long, value_name = "ADDRESS")]
+        health: Option<String>,
+    },
+    /// How many exports are in which state, and what waits in the change log
     Status,
+    /// Print the SQL of triggers that log every change of a table, for a service that cannot be changed
+    Triggers {
+        /// The table, in the change log's database; in PostgreSQL also SCHEMA.TABLE
+        table: String,
+        /// What its rows are: the message's blobType
+        #[arg(long = "type", value_name = "TYPE", value_parser = blob_type)]
+        blob_type: String,
+        /// The columns that tell its rows apart [default: the primary key]
+        #[arg(long, value_name = "COLUMN", value_delimiter = ',')]
+        key: Vec<String>,
+    },
+    /// Changes that cannot be published, newest first
+    Refused {
+        /// At most this many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Changes in the change log, newest first, each with the export that it is in
+    Changes {
+        /// Only this key, as it was logged
+        #[arg(long)]
+        key: Option<String>,
+        /// Only what has this correlation id
+        #[arg(long, value_name = "ID")]
+        correlation: Option<String>,
+        /// Only this blobType
+        #[arg(long = "type", value_name = "TYPE")]
+        blob_type: Option<String>,
+        /// Only changes before this one: the next page
+        #[arg(long, value_name = "ID")]
+        before: Option<i64>,
+        /// At most this many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Publish manifests of what was sent or is void, which `run` does every hour; ends when they are sent
+    Manifest,
+    /// Delete blobs whose term is over, and forget their exports, as far as manifests name them
+    Prune {
+        /// Only count what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Try everything that a run needs, and name what holds changes back
+    Doctor,
+    /// Take over a change log that is a copy, was restored, or whose outbox is lost
+    Adopt,
     /// Exports, newest first
     List {
         /// Only this state: planned, uploaded, sent or void
@@ -56,6 +114,37 @@ enum Command {
         /// Its number, as `list` shows it, or its export id
         id: String,
     },
+    /// Have an export's message sent again: under a new message id if the broker has accepted it, else at once
+    Resend {
+        /// Its number, as `list` shows it, or its export id
+        id: String,
+        /// For its history
+        #[arg(long, value_name = "TEXT", default_value = "ordered by a person")]
+        why: String,
+    },
+    /// Give up an export whose message is not sent: nobody will get its file, and its number is told as void
+    Void {
+        /// Its number, as `list` shows it, or its export id
+        id: String,
+        /// For its history, and for those who miss the number
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
+    /// Hold back the messages of a blobType, whoever runs; files are made and uploaded meanwhile
+    Pause {
+        /// The blobType
+        #[arg(value_name = "TYPE", value_parser = blob_type)]
+        blob_type: String,
+        /// For whoever finds it paused
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+    },
+    /// Let the messages of a paused blobType go
+    Resume {
+        /// The blobType
+        #[arg(value_name = "TYPE", value_parser = blob_type)]
+        blob_type: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -66,21 +155,27 @@ struct Publish {
     /// Write the rows in this format [default: the same bytes as the file]
     #[arg(long = "as", value_enum, value_name = "FORMAT")]
     target: Option<Target>,
+    /// The format of what comes on standard input
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    input: Option<Target>,
     /// The charset that FILE is in, such as windows-1252 [default: by its byte order mark or XML declaration, else UTF-8]
     #[arg(long, value_name = "CHARSET")]
     charset: Option<String>,
+    /// How hard to pack, 0 (not at all) to 9 (smallest) [default: compression_level of waybill.toml, else 4]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u32).range(0..=9))]
+    level: Option<u32>,
     /// The export's identity, for one FILE: publishing the same one again does nothing [default: a new UUID]
     #[arg(long, value_name = "ID", value_parser = export_id)]
     id: Option<String>,
     /// For tracking, in every message [default: a new UUID for each file]
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
-    /// Plain or .gz; the suffix names the format: jsonl, ndjson, csv, json, xml or xmll
+    /// Plain or .gz; the suffix names the format: jsonl, ndjson, csv, json, xml or xmll. `-` is standard input, with --input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
-/// `--as`.
+/// `--as` and `--input`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Target {
     /// JSON Lines.
@@ -95,6 +190,34 @@ enum Target {
     Xmll,
 }
 
+impl From<Target> for Format {
+    fn from(target: Target) -> Self {
+        match target {
+            Target::Jsonl => Self::JsonLines,
+            Target::Json => Self::Json,
+            Target::Csv => Self::Csv,
+            Target::Xml => Self::Xml,
+            Target::Xmll => Self::XmlLines,
+        }
+    }
+}
+
+impl Publish {
+    /// Why the arguments do not fit together.
+    fn conflict(&self) -> Option<&'static str> {
+        let inputs = self.files.iter().filter(|file| file.as_os_str() == STANDARD_INPUT).count();
+        if self.id.is_some() && self.files.len() > 1 {
+            return Some("--id names one export, and each FILE is one: give one FILE, or leave --id out");
+        }
+        match (inputs, self.input) {
+            (0, Some(_)) => Some("--input is the format of standard input: give `-` for FILE, or leave --input out"),
+            (1.., None) => Some("standard input has no suffix that names its format: say it with --input"),
+            (2.., _) => Some("`-` is standard input, which can be read once only"),
+            _ => None,
+        }
+    }
+}
+
 fn blob_type(text: &str) -> Result<String, NameError> {
     BlobType::new(text).map(|name| name.as_str().to_owned())
 }
@@ -106,10 +229,8 @@ fn export_id(text: &str) -> Result<String, NameError> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Command::Publish(publish) = &cli.command
-        && publish.id.is_some()
-        && publish.files.len() > 1
+        && let Some(problem) = publish.conflict()
     {
-        let problem = "--id names one export, and each FILE is one: give one FILE, or leave --id out";
         Cli::command().error(ErrorKind::ArgumentConflict, problem).exit();
     }
     start_logs(cli.common.log, "warn");
@@ -120,5 +241,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    exit::end("waybill-publisher", runtime.block_on(commands::dispatch(cli.common, cli.command)))
+    let ended = runtime.block_on(commands::dispatch(cli.common, cli.change_log, cli.command));
+    // Somebody may still read standard input, which nobody can interrupt.
+    runtime.shutdown_background();
+    exit::end("waybill-publisher", ended)
 }

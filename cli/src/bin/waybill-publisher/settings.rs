@@ -1,13 +1,17 @@
 //! `[publisher]` of waybill.toml.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use waybill_azure::{
+    TokenSource,
     bus::{BusOptions, Transport},
     connection_string::{BlobConnectionString, BusConnectionString, key_tokens},
     http::HttpOptions,
@@ -17,10 +21,12 @@ use waybill_cli::{
     local,
     settings::{self, Hidden},
 };
+use waybill_contracts::BlobType;
 use waybill_formats::Compression;
 use waybill_publisher::{
-    Publisher,
-    outbox::{SqliteOutbox, SqliteOutboxOptions},
+    FileFormat, FollowOptions, Publisher, TypeOptions,
+    change_log::{ChangeLog, PostgresChangeLogOptions},
+    outbox::{AnyOutbox, PostgresOutbox, PostgresOutboxOptions, SqliteOutbox, SqliteOutboxOptions},
 };
 
 /// The topic when neither the settings nor the connection string name one.
@@ -52,6 +58,94 @@ pub(crate) struct Settings {
     /// `auto`, `amqp` or `websocket`.
     transport: Transport,
     send_timeout_ms: u64,
+    /// Between two manifests that `run` makes; 0 for none but on demand.
+    manifest_minutes: u64,
+    /// Where `run` answers about itself.
+    health: Option<String>,
+    /// The service's change log: `sqlite:PATH`, or the database's address.
+    change_log: Option<String>,
+    /// The schema in that database.
+    change_log_schema: String,
+    /// The outbox's database, where publishers share it; else it is with a change log in PostgreSQL, or a file in `data`.
+    outbox: Option<String>,
+    /// The schema in that database.
+    outbox_schema: String,
+    /// How files are cut from the change log.
+    files: Files,
+    /// The same for some blobTypes; what is not said is as in `files`.
+    types: BTreeMap<String, Files>,
+}
+
+/// Tokens, and how to connect.
+pub(crate) struct Reached {
+    pub(crate) tokens: Arc<dyn TokenSource>,
+    pub(crate) bus_options: BusOptions,
+    pub(crate) ca_file: Option<PathBuf>,
+}
+
+/// Where the change log is.
+enum LogPlace<'s> {
+    File(&'s Path),
+    Server(&'s str, PostgresChangeLogOptions),
+}
+
+/// How files are cut.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Files {
+    max_rows: Option<NonZeroU32>,
+    max_bytes: Option<NonZeroU64>,
+    max_age_ms: Option<u64>,
+    keep_days: Option<NonZeroU32>,
+    format: Option<FileKind>,
+    /// Of CSV.
+    columns: Option<Vec<String>>,
+}
+
+/// `format` of [`Files`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum FileKind {
+    Jsonl,
+    Json,
+    Csv,
+    Xml,
+    Xmll,
+}
+
+impl Files {
+    /// What the files are written in, if this says it; `place` is where it stands.
+    fn format(&self, place: &str) -> anyhow::Result<Option<FileFormat>> {
+        let columns = self.columns.clone().unwrap_or_default();
+        let is_csv = self.format == Some(FileKind::Csv);
+        ensure!(is_csv || self.columns.is_none(), "[{place}]: columns are those of CSV; say format = \"csv\" as well");
+        ensure!(
+            !is_csv || !columns.is_empty(),
+            "[{place}]: CSV needs its columns, such as columns = [\"id\", \"price\"]"
+        );
+        let distinct: BTreeSet<&String> = columns.iter().collect();
+        ensure!(
+            distinct.len() == columns.len() && !columns.iter().any(String::is_empty),
+            "[{place}]: columns have names, each its own"
+        );
+        Ok(self.format.map(|format| match format {
+            FileKind::Jsonl => FileFormat::JsonLines,
+            FileKind::Json => FileFormat::Json,
+            FileKind::Csv => FileFormat::Csv { columns },
+            FileKind::Xml => FileFormat::Xml,
+            FileKind::Xmll => FileFormat::XmlLines,
+        }))
+    }
+
+    fn over(&self, default: &TypeOptions, place: &str) -> anyhow::Result<TypeOptions> {
+        Ok(TypeOptions {
+            format: self.format(place)?.unwrap_or_else(|| default.format.clone()),
+            max_rows: self.max_rows.unwrap_or(default.max_rows),
+            max_bytes: self.max_bytes.unwrap_or(default.max_bytes),
+            max_age: self.max_age_ms.map_or(default.max_age, Duration::from_millis),
+            keep: self.keep_days.map(|days| Duration::from_secs(u64::from(days.get()) * 86_400)).or(default.keep),
+        })
+    }
 }
 
 impl Default for Settings {
@@ -70,6 +164,14 @@ impl Default for Settings {
             ca_file: None,
             transport: Transport::Auto,
             send_timeout_ms: 60_000,
+            manifest_minutes: 60,
+            health: None,
+            change_log: None,
+            change_log_schema: PostgresChangeLogOptions::default().schema,
+            outbox: None,
+            outbox_schema: PostgresOutboxOptions::default().schema,
+            files: Files::default(),
+            types: BTreeMap::new(),
         }
     }
 }
@@ -86,12 +188,22 @@ struct Target {
 
 impl Settings {
     /// File, environment, then flags.
-    pub(crate) fn load(common: &Common) -> anyhow::Result<Self> {
+    pub(crate) fn load(common: &Common, change_log: Option<&str>) -> anyhow::Result<Self> {
         let mut settings: Self = settings::load("publisher", common.config.as_deref(), std::env::vars())?;
         if let Some(data) = &common.data {
             settings.data.clone_from(data);
         }
+        if let Some(change_log) = change_log {
+            settings::refuse_password("--change-log", "WAYBILL_PUBLISHER__CHANGE_LOG", change_log)?;
+            settings.change_log = Some(change_log.to_owned());
+        }
         Ok(settings)
+    }
+
+    /// With `--level`, which counts more.
+    pub(crate) fn with_level(mut self, level: Option<u32>) -> Self {
+        self.compression_level = level.unwrap_or(self.compression_level);
+        self
     }
 
     /// How long `publish` tries.
@@ -99,12 +211,32 @@ impl Settings {
         Duration::from_millis(self.send_timeout_ms)
     }
 
-    pub(crate) fn outbox_path(&self) -> PathBuf {
+    /// Where `run` answers about itself, if it is asked to.
+    pub(crate) fn health(&self) -> Option<&str> {
+        self.health.as_deref()
+    }
+
+    fn outbox_path(&self) -> PathBuf {
         self.data.join(SqliteOutbox::FILE)
     }
 
+    /// The outbox's database, if it is in one.
+    fn outbox_server(&self) -> anyhow::Result<Option<(&str, PostgresOutboxOptions)>> {
+        let is_server = |place: &&str| place.starts_with("postgres://") || place.starts_with("postgresql://");
+        let named = self.outbox.as_deref();
+        ensure!(named.as_ref().is_none_or(is_server), "outbox is not postgres://USER@HOST:PORT/DATABASE");
+        let place = named.or(self.change_log.as_deref().filter(is_server));
+        let options = PostgresOutboxOptions { schema: self.outbox_schema.clone(), ..PostgresOutboxOptions::default() };
+        Ok(place.map(|place| (place, options)))
+    }
+
     /// The outbox, if there is one: for commands that only look.
-    pub(crate) async fn existing_outbox(&self) -> anyhow::Result<SqliteOutbox> {
+    pub(crate) async fn existing_outbox(&self) -> anyhow::Result<AnyOutbox> {
+        if let Some((address, options)) = self.outbox_server()? {
+            let outbox = PostgresOutbox::open_existing(address, options).await?;
+            let outbox = outbox.context("there is no outbox in that database yet; `waybill-publisher run` makes it")?;
+            return Ok(AnyOutbox::Postgres(outbox));
+        }
         let path = self.outbox_path();
         if !path.exists() {
             bail!(
@@ -112,25 +244,123 @@ impl Settings {
                 path.display()
             );
         }
-        Ok(SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await?)
+        self.outbox().await
+    }
+
+    /// The change log, if one is named; made if it is not there.
+    pub(crate) async fn made_change_log(&self) -> anyhow::Result<Option<ChangeLog>> {
+        Ok(match self.change_log_place()? {
+            None => None,
+            Some(LogPlace::File(path)) => Some(ChangeLog::sqlite(path).await?),
+            Some(LogPlace::Server(address, options)) => Some(ChangeLog::postgres(address, options).await?),
+        })
+    }
+
+    /// The change log, if one is named; it has to be there, so that a slip makes no second one.
+    pub(crate) async fn change_log(&self) -> anyhow::Result<Option<ChangeLog>> {
+        let log = match self.change_log_place()? {
+            None => return Ok(None),
+            Some(LogPlace::File(path)) => {
+                ensure!(
+                    path.exists(),
+                    "{}: there is no such file; name your service's database, or make a new one with `waybill-publisher init`",
+                    path.display()
+                );
+                ChangeLog::existing_sqlite(path).await?
+            }
+            Some(LogPlace::Server(address, options)) => ChangeLog::existing_postgres(address, options).await?,
+        };
+        ensure!(log.is_some(), "there is no change log in that database yet; make it with `waybill-publisher init`");
+        Ok(log)
+    }
+
+    fn change_log_place(&self) -> anyhow::Result<Option<LogPlace<'_>>> {
+        let Some(place) = &self.change_log else { return Ok(None) };
+        if let Some(path) = place.strip_prefix("sqlite:") {
+            ensure!(!path.is_empty(), "change_log is \"sqlite:\"; it names a file, such as sqlite:shop.sqlite");
+            return Ok(Some(LogPlace::File(Path::new(path))));
+        }
+        if place.starts_with("postgres://") || place.starts_with("postgresql://") {
+            let options = PostgresChangeLogOptions { schema: self.change_log_schema.clone() };
+            return Ok(Some(LogPlace::Server(place, options)));
+        }
+        // What else it says may be a secret.
+        bail!("change_log is neither sqlite:PATH nor postgres://USER@HOST:PORT/DATABASE")
+    }
+
+    /// The change log, which this command is about.
+    pub(crate) async fn needed_change_log(&self) -> anyhow::Result<ChangeLog> {
+        let log = self.change_log().await?;
+        log.context(
+            "no change log is named: give --change-log sqlite:PATH or --change-log postgres://USER@HOST:PORT/DATABASE, or \
+             change_log under [publisher] in waybill.toml",
+        )
+    }
+
+    /// The table that services write.
+    pub(crate) fn change_log_table(&self) -> String {
+        self.change_log_schema()
+            .map_or_else(|| "waybill_change_log".to_owned(), |schema| format!("{schema}.change_log"))
+    }
+
+    /// The log's schema as SQL names it, where it has one.
+    pub(crate) fn change_log_schema(&self) -> Option<String> {
+        let is_file = self.change_log.as_deref().is_none_or(|place| place.starts_with("sqlite:"));
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let quoted = || format!("\"{}\"", self.change_log_schema.replace('"', "\"\""));
+        let schema = &self.change_log_schema;
+        (!is_file).then(|| if schema.bytes().all(plain) { schema.clone() } else { quoted() })
+    }
+
+    /// The outbox; made if it is not there.
+    pub(crate) async fn outbox(&self) -> anyhow::Result<AnyOutbox> {
+        if let Some((address, options)) = self.outbox_server()? {
+            return Ok(AnyOutbox::Postgres(PostgresOutbox::open(address, options).await?));
+        }
+        std::fs::create_dir_all(&self.data).with_context(|| format!("{}: cannot be made", self.data.display()))?;
+        Ok(AnyOutbox::Sqlite(SqliteOutbox::open(&self.outbox_path(), SqliteOutboxOptions::default()).await?))
+    }
+
+    /// How files are cut.
+    pub(crate) fn follow_options(&self) -> anyhow::Result<FollowOptions> {
+        let files = self.files.over(&TypeOptions::default(), "publisher.files")?;
+        let mut types = BTreeMap::new();
+        for (name, of_type) in &self.types {
+            let place = format!("publisher.types.{name}");
+            BlobType::new(name.as_str()).with_context(|| format!("[{place}]"))?;
+            types.insert(name.clone(), of_type.over(&files, &place)?);
+        }
+        Ok(FollowOptions { files, types, ..FollowOptions::default() })
+    }
+
+    pub(crate) fn has_change_log(&self) -> bool {
+        self.change_log.is_some()
+    }
+
+    /// What a run reaches the bus and storage with.
+    pub(crate) async fn reached(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
+        let Target { bus, topic, blob, container, ca_file } = self.target(local).await?;
+        let tokens = key_tokens(bus, topic, blob, container, Duration::from_millis(self.token_life_ms));
+        let bus_options = BusOptions { ca_file: ca_file.clone(), transport: self.transport, ..BusOptions::default() };
+        Ok(Reached { tokens, bus_options, ca_file })
     }
 
     /// The publisher, with its keys from `--local` or the settings.
-    pub(crate) async fn publisher(&self, local: Option<&Path>) -> anyhow::Result<Publisher> {
+    pub(crate) async fn publisher(&self, local: Option<&Path>) -> anyhow::Result<Publisher<AnyOutbox>> {
         ensure!(self.compression_level <= 9, "compression_level is {}; it is 0 to 9", self.compression_level);
         let compression = match self.compression_level {
             0 => Compression::None,
             level => Compression::Gzip(level),
         };
-        let Target { bus, topic, blob, container, ca_file } = self.target(local).await?;
-        let tokens = key_tokens(bus, topic, blob, container, Duration::from_millis(self.token_life_ms));
+        let Reached { tokens, bus_options, ca_file } = self.reached(local).await?;
         let publisher = Publisher::builder(tokens, &self.data)
             .name(&self.name)
             .compression(compression)
             .storage_patience(self.send_timeout())
-            .http_options(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
-            .bus_options(BusOptions { ca_file, transport: self.transport, ..BusOptions::default() });
-        Ok(publisher.build().await?)
+            .manifest_every((self.manifest_minutes > 0).then(|| Duration::from_mins(self.manifest_minutes)))
+            .http_options(HttpOptions { ca_file, ..HttpOptions::default() })
+            .bus_options(bus_options);
+        Ok(publisher.build_on(self.outbox().await?)?)
     }
 
     async fn target(&self, local: Option<&Path>) -> anyhow::Result<Target> {

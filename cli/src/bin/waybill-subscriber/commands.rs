@@ -1,6 +1,7 @@
 //! What each command does.
 
 mod bad_rows;
+mod complete;
 mod copy;
 mod decide;
 mod doctor;
@@ -8,6 +9,7 @@ mod init;
 mod look;
 mod parked;
 mod plan;
+mod prune;
 mod rebuild;
 mod reconcile;
 mod replay;
@@ -17,7 +19,7 @@ mod types;
 mod work;
 
 use waybill_cli::{args::Common, exit::Outcome};
-use waybill_subscriber::inbox::{ListFilter, Wanted};
+use waybill_subscriber::inbox::{ListFilter, Retention, Wanted};
 
 pub(crate) use self::work::Local;
 use crate::{Command, Target, settings::Settings};
@@ -33,7 +35,7 @@ pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Com
         }
         Command::Receive { until_idle, watch } => work::receive(&common, &load(None)?.watched(watch), until_idle).await,
         Command::Process { target, types, since, watch } => {
-            let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
+            let wanted = Wanted { types: (!types.is_empty()).then_some(types), since, ..Wanted::default() };
             work::process(&common, &load(Some(&target))?.watched(watch), wanted).await
         }
         Command::Rows(of) => {
@@ -45,7 +47,7 @@ pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Com
             plan::plan(&common, &load(Some(&target))?).await
         }
         Command::Replay { target, types, since, complete } => {
-            let wanted = Wanted { types: (!types.is_empty()).then_some(types), since };
+            let wanted = Wanted { types: (!types.is_empty()).then_some(types), since, ..Wanted::default() };
             replay::replay(&common, &load(Some(&target))?, wanted, complete).await
         }
         Command::Rebuild { target, types, incomplete } => {
@@ -55,6 +57,12 @@ pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Com
         Command::Reconcile { types, dry_run } => {
             let types = (!types.is_empty()).then_some(types);
             reconcile::reconcile(&common, &load(None)?, types, dry_run).await
+        }
+        Command::Complete { types, up_to } => {
+            complete::complete(&common, &load(None)?, (!types.is_empty()).then_some(types), up_to).await
+        }
+        Command::Prune { history, files, identities, dry_run } => {
+            prune::prune(&common, &load(None)?, Retention { history, files, identities }, dry_run).await
         }
         Command::Doctor { target } => doctor::doctor(&common, load(Some(&target))).await,
         Command::Status => status::status(&common, &load(None)?).await,

@@ -113,6 +113,32 @@ enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Whether every file up to here came and took effect, by publishers' numbers, and what is missing
+    Complete {
+        /// Only this blobType, such as ItemChanges or Gateway.* (may be repeated) [default: the configured ones]
+        #[arg(long = "type", value_name = "TYPE")]
+        types: Vec<String>,
+        /// Only whether everything up to this number is there, in the latest epoch of each publisher of the types
+        #[arg(long, value_name = "NUMBER", requires = "types")]
+        up_to: Option<u64>,
+    },
+    /// Forget what is over: lines of history, and files that came to their end. Ages are as 90d, 12h, 30m
+    Prune {
+        /// Lines of history that are older, of files that came to their end [default: as configured]
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        history: Option<std::time::Duration>,
+        /// Files and other messages that came to their end longer ago: they can neither be replayed nor rebuilt from any more
+        /// [default: as configured]
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        files: Option<std::time::Duration>,
+        /// The keys of files that were pruned longer ago: another message for one of them is a new file then
+        /// [default: as configured]
+        #[arg(long, value_name = "AGE", value_parser = age)]
+        identities: Option<std::time::Duration>,
+        /// Only say what would go
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Try everything that a run needs, in order, and say what to do about what does not work
     Doctor {
         #[command(flatten)]
@@ -217,6 +243,9 @@ struct RowsOf {
     /// At most this many rows
     #[arg(long, value_name = "ROWS")]
     limit: Option<u64>,
+    /// Only say how many rows that are
+    #[arg(long, conflicts_with = "fields")]
+    count: bool,
     /// What rows mean: the columns' types, for --where
     #[arg(long, value_name = "FILE")]
     entities: Option<PathBuf>,
@@ -276,6 +305,21 @@ fn instant(text: &str) -> Result<OffsetDateTime, String> {
     OffsetDateTime::parse(text, &Rfc3339).or_else(|_| of_date()).map_err(|_| {
         format!("{text:?} is no time; write 2026-11-23T06:30:00Z, or 2026-11-23 for the begin of that day in UTC")
     })
+}
+
+/// A whole number and a unit: what is kept for so long.
+fn age(text: &str) -> Result<std::time::Duration, String> {
+    let wrong = || format!("{text:?} is no age; write a whole number and a unit, as 90d, 12h, 30m or 10s");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
+    let number: u64 = number.parse().map_err(|_| wrong())?;
+    let seconds = match unit {
+        "d" => 86_400,
+        "h" => 3_600,
+        "m" => 60,
+        "s" => 1,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(seconds).map(std::time::Duration::from_secs).ok_or_else(wrong)
 }
 
 fn main() -> ExitCode {

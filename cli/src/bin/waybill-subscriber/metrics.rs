@@ -2,13 +2,9 @@
 
 use std::{collections::BTreeMap, fmt};
 
-use prometheus_client::{
-    collector::Collector,
-    encoding::{DescriptorEncoder, NoLabelSet, prometheus_text},
-    metrics::MetricType,
-    registry::{Registry, Unit},
-};
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
 use time::OffsetDateTime;
+use waybill_cli::metrics::{self, Labels, Page, label, labels, truth, with_zeros};
 use waybill_subscriber::{
     figures::{Distribution, Figures, QueueFigures},
     health::Health,
@@ -16,9 +12,6 @@ use waybill_subscriber::{
 };
 
 use crate::commands::Local;
-
-/// Of the page.
-pub(crate) const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
 /// Series of the backlog: publishers choose the names of types, so there is an end to what they cost.
 const TYPES_MAX: usize = 100;
@@ -33,12 +26,7 @@ pub(crate) fn page(subscriber: &Local, backlog: Option<Backlog>) -> String {
         backlog,
         now: OffsetDateTime::now_utc(),
     };
-    // A registry for each page, so that two subscribers in one process could not share one.
-    let mut registry = Registry::with_prefix("waybill");
-    registry.register_collector(Box::new(snapshot));
-    let mut page = String::new();
-    prometheus_text::encode(&mut page, &registry).expect("a text takes what is written");
-    page
+    metrics::page(snapshot)
 }
 
 #[derive(Debug)]
@@ -49,13 +37,12 @@ struct Snapshot {
     now: OffsetDateTime,
 }
 
-type Labels = Vec<(&'static str, String)>;
 /// One of its figures.
 type OfQueue = fn(&QueueFigures) -> u64;
 
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(encoder);
+        let mut page = Page::new(encoder);
         self.process(&mut page)?;
         if let Some(backlog) = &self.backlog {
             waiting(backlog, &mut page)?;
@@ -129,7 +116,8 @@ impl Snapshot {
         )?;
         let contact = self.figures.last_contact.map(|ago| (Labels::new(), seconds_of(self.now - ago)));
         page.gauges("bus_last_contact_timestamp", "When anything was heard of the bus", Some(Unit::Seconds), contact)?;
-        page.histogram(
+        histogram(
+            page,
             "enqueued_to_received",
             "From the bus's time of a new file's message to ours",
             &messages.enqueued_to_received,
@@ -177,7 +165,8 @@ impl Snapshot {
         let quarantined = files.quarantined.iter().map(|(reason, many)| (label("reason", reason.as_str()), *many));
         page.counters("files_quarantined", "Files put aside for a person, by why", None, quarantined)?;
         page.counters("files_expired", "Files that are gone and past their time", None, one(files.expired))?;
-        page.histogram(
+        histogram(
+            page,
             "received_to_done",
             "From a file's message being saved to its last row",
             &files.received_to_done,
@@ -195,7 +184,13 @@ impl Snapshot {
         ];
         let became = became.map(|(outcome, many)| (label("outcome", outcome), many));
         page.counters("rows", "Rows of files, by what became of them", None, became)?;
-        page.counters("rows_released", "Parked rows that took effect after all", None, one(rows.released))
+        page.counters("rows_released", "Parked rows that took effect after all", None, one(rows.released))?;
+        page.counters(
+            "rows_rescued",
+            "Rows in effect with a value that did not fit its column",
+            None,
+            one(rows.rescued),
+        )
     }
 
     fn dependencies(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -205,7 +200,7 @@ impl Snapshot {
         page.gauges("circuit_open", "1 while the last thing known of a dependency is a failure", None, open)?;
         let opened = circuits().map(|(labels, circuit)| (labels, circuit.opened));
         page.counters("circuit_opened", "Pauses because a dependency failed", None, opened)?;
-        page.histogram("commit_duration", "Commits of the sink that took effect", &figures.commits)?;
+        histogram(page, "commit_duration", "Commits of the sink that took effect", &figures.commits)?;
         let failed = [("inbox", figures.inbox_calls_failed), ("sink", figures.sink_calls_failed)];
         page.counters(
             "database_calls_failed",
@@ -232,67 +227,19 @@ fn waiting(backlog: &Backlog, page: &mut Page<'_>) -> fmt::Result {
     page.gauges("backlog_messages", "Messages that are not done, by type and state", None, series.chain(others))?;
     let oldest = backlog.oldest_waiting.unwrap_or_default().as_secs_f64();
     page.gauge("oldest_waiting", "Since when the oldest message waits, 0 when none does", Some(Unit::Seconds), oldest)?;
-    page.gauge("files_at_risk", "Files not done whose blobs may be deleted within a day", None, backlog.at_risk as f64)
+    page.gauge(
+        "files_at_risk",
+        "Files not done whose blobs may be deleted within a day",
+        None,
+        backlog.at_risk as f64,
+    )?;
+    let missing = "Files that no message announced, though later ones of their publishers' sequences came";
+    page.gauge("files_missing", missing, None, backlog.missing as f64)
 }
 
-/// Writes metrics.
-struct Page<'p>(DescriptorEncoder<'p>);
-
-impl Page<'_> {
-    fn gauge(&mut self, name: &str, help: &str, unit: Option<Unit>, value: f64) -> fmt::Result {
-        self.gauges(name, help, unit, [(Labels::new(), value)])
-    }
-
-    fn gauges(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        series: impl IntoIterator<Item = (Labels, f64)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
-        for (labels, value) in series {
-            metric.encode_family(&labels)?.encode_gauge(&value)?;
-        }
-        Ok(())
-    }
-
-    fn counters(
-        &mut self,
-        name: &str,
-        help: &str,
-        unit: Option<Unit>,
-        series: impl IntoIterator<Item = (Labels, u64)>,
-    ) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
-        for (labels, value) in series {
-            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
-        }
-        Ok(())
-    }
-
-    /// In seconds.
-    fn histogram(&mut self, name: &str, help: &str, of: &Distribution) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        metric.encode_histogram::<NoLabelSet>(of.sum, of.count, &of.buckets, None)
-    }
-}
-
-fn label(name: &'static str, value: &str) -> Labels {
-    vec![(name, value.to_owned())]
-}
-
-fn labels(first: &'static str, its: &str, second: &'static str, value: &str) -> Labels {
-    vec![(first, its.to_owned()), (second, value.to_owned())]
-}
-
-/// A series that begins only with its first event hides that event from a rate.
-fn with_zeros(known: &[&'static str], counted: &BTreeMap<&'static str, u64>, name: &'static str) -> Vec<(Labels, u64)> {
-    known.iter().map(|value| (label(name, value), counted.get(value).copied().unwrap_or_default())).collect()
-}
-
-fn truth(holds: bool) -> f64 {
-    f64::from(u8::from(holds))
+/// In seconds.
+fn histogram(page: &mut Page<'_>, name: &str, help: &str, of: &Distribution) -> fmt::Result {
+    page.histogram(name, help, of.sum, of.count, &of.buckets)
 }
 
 fn seconds_of(at: OffsetDateTime) -> f64 {

@@ -10,7 +10,6 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
-use url::Url;
 use waybill_azure::{
     blob::ContainerOptions,
     bus::{BusOptions, Transport},
@@ -22,7 +21,7 @@ use waybill_formats::{RowFilter, filter::FilterColumns};
 use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
     apply::EntityPlans,
-    inbox::{AnyInbox, PostgresInbox, PostgresInboxOptions, SqliteInbox, SqliteInboxOptions},
+    inbox::{AnyInbox, PostgresInbox, PostgresInboxOptions, Retention, SqliteInbox, SqliteInboxOptions},
     sink::{self, AnySink},
 };
 
@@ -60,7 +59,7 @@ pub(crate) struct Settings {
     dead_letters: bool,
     files_in_flight_max: NonZeroU32,
     commit_rows_max: NonZeroU32,
-    commit_bytes_max: usize,
+    commit_bytes_max: Option<usize>,
     /// Bytes asked for in one ranged read.
     range_bytes: u64,
     drain_timeout_ms: u64,
@@ -71,7 +70,21 @@ pub(crate) struct Settings {
     transport: Transport,
     /// Where health and metrics are told; nowhere by default.
     pub(crate) health: Option<String>,
+    /// What of the inbox is forgotten, and when; nothing by default.
+    retention: RetentionDays,
     tenant: Tenant,
+}
+
+/// `[subscriber.retention]`.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RetentionDays {
+    /// Lines of history of files that came to their end.
+    history_days: Option<u32>,
+    /// Files that came to their end.
+    files_days: Option<u32>,
+    /// The keys of those that were pruned.
+    identities_days: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -99,13 +112,14 @@ impl Default for Settings {
             dead_letters: true,
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
             commit_rows_max: NonZeroU32::new(100_000).expect("it is not zero"),
-            commit_bytes_max: 4 << 20,
+            commit_bytes_max: None,
             range_bytes: 8 << 20,
             drain_timeout_ms: 20_000,
             lease_ms: 60_000,
             ca_file: None,
             transport: Transport::Auto,
             health: None,
+            retention: RetentionDays::default(),
             tenant: Tenant::default(),
         }
     }
@@ -128,10 +142,13 @@ impl Settings {
             settings.data.clone_from(data);
         }
         if let Some(inbox) = inbox {
-            refuse_password("--inbox", "WAYBILL_SUBSCRIBER__INBOX", inbox)?;
+            settings::refuse_password("--inbox", "WAYBILL_SUBSCRIBER__INBOX", inbox)?;
             settings.inbox = Some(inbox.to_owned());
         }
         if let Some(target) = target {
+            if let Some(sink) = &target.sink {
+                settings::refuse_password("--sink", "WAYBILL_SUBSCRIBER__SINK", sink)?;
+            }
             settings.sink = target.sink.clone().or(settings.sink);
             settings.entities = target.entities.clone().or(settings.entities);
         }
@@ -293,6 +310,13 @@ impl Settings {
         Ok(entities)
     }
 
+    /// What of the inbox is forgotten, and when.
+    pub(crate) fn retention(&self) -> Retention {
+        let days = |days: Option<u32>| days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
+        let RetentionDays { history_days, files_days, identities_days } = self.retention;
+        Retention { history: days(history_days), files: days(files_days), identities: days(identities_days) }
+    }
+
     /// Only these types, as configured.
     pub(crate) fn types(&self) -> Option<&[String]> {
         self.types.as_deref()
@@ -356,7 +380,6 @@ impl Settings {
             .entities(self.checked_entities()?)
             .files_in_flight_max(self.files_in_flight_max)
             .commit_rows_max(self.commit_rows_max)
-            .commit_bytes_max(self.commit_bytes_max)
             .on_bad_row(match self.on_bad_row {
                 BadRow::Quarantine => OnBadRow::Quarantine,
                 BadRow::Skip => OnBadRow::Skip,
@@ -366,6 +389,7 @@ impl Settings {
             .dead_letters(self.dead_letters)
             .drain_timeout(Duration::from_millis(self.drain_timeout_ms))
             .lease(Duration::from_millis(self.lease_ms))
+            .retention(self.retention())
             .grant_layout(self.grant_layout())
             .http(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
             .bus(self.bus_options(ca_file))
@@ -373,18 +397,12 @@ impl Settings {
         if let Some(types) = &self.types {
             builder = builder.types(types.iter().cloned());
         }
+        if let Some(bytes) = self.commit_bytes_max {
+            builder = builder.commit_bytes_max(bytes);
+        }
         for (blob_type, predicate) in &self.filters {
             builder = builder.filter(blob_type, predicate);
         }
         Ok(builder)
     }
-}
-
-/// A command line is read by everybody on the machine.
-fn refuse_password(flag: &str, variable: &str, address: &str) -> anyhow::Result<()> {
-    let Ok(url) = Url::parse(address) else { return Ok(()) };
-    if url.password().is_some() || url.query_pairs().any(|(name, _)| name == "password") {
-        bail!("{flag} may hold no password, which others on this machine could read; give the address in {variable}");
-    }
-    Ok(())
 }

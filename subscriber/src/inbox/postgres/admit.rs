@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use waybill_contracts::Reason;
 use waybill_store::{
-    PostgresTransaction,
+    PostgresTransaction, signed,
     tokio_postgres::{Error, Row},
 };
 
 use super::value::{self, At};
-use crate::inbox::{Admitted, Announced, Arrival, BrokenMessage, State, Waybill, stored::signed};
+use crate::inbox::{Admitted, Announced, Arrival, BrokenMessage, State, Waybill};
 
 /// Bursts follow each other, also those of other processes: so nobody adds a message or file while it is looked for, and
 /// numbers are given in the order of the commits. Whatever the database's default is, the commit is on disk before it is
@@ -17,13 +17,15 @@ use crate::inbox::{Admitted, Announced, Arrival, BrokenMessage, State, Waybill, 
 const LOCK: &str = "SELECT pg_advisory_xact_lock($1),
         CASE current_setting('synchronous_commit') WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END";
 
-/// For each message the row that has it, the row that has its file, and a number that it could have.
-const KNOWN: &str = "SELECT message.id, file.id, nextval('inbox_id_seq')
+/// For each message the row that has it, the row that has its file, the number of the row that had it before it was pruned, and
+/// a number that the message could have.
+const KNOWN: &str = "SELECT message.id, file.id, pruned.id, nextval('inbox_id_seq')
     FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::bytea[]) WITH ORDINALITY
          AS given (entity_path, broker_sequence, enqueued_at, file_hash, place)
     LEFT JOIN inbox AS message ON message.entity_path = given.entity_path
          AND message.broker_sequence = given.broker_sequence AND message.enqueued_at = given.enqueued_at
     LEFT JOIN inbox AS file ON file.file_hash = given.file_hash AND file.state <> 'duplicate'
+    LEFT JOIN pruned ON pruned.file_hash = given.file_hash
     ORDER BY given.place";
 
 const ADD: &str = "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
@@ -52,15 +54,19 @@ pub(super) async fn admit(tx: &PostgresTransaction<'_>, lock: i64, burst: &[Arri
     let (mut messages, mut files) = (HashMap::new(), HashMap::new());
     let hashes: Vec<Option<Vec<u8>>> = burst.iter().map(hash_of).collect();
     for ((arrival, hash), row) in burst.iter().zip(&hashes).zip(known(tx, burst, &hashes).await?) {
-        let (seen, known, id): (Option<i64>, Option<i64>, i64) = (row.get(0), row.get(1), row.get(2));
+        let (seen, known, id): (Option<i64>, Option<i64>, i64) = (row.get(0), row.get(1), row.get(3));
         let message = (arrival.entity_path.as_str(), arrival.sequence_number, At::of(arrival.enqueued_at));
         let answer = match (seen.or_else(|| messages.get(&message).copied()), &arrival.announced, hash) {
             (Some(id), ..) => Admitted::AlreadySeen(id),
             (None, Announced::File(waybill), Some(hash)) => {
                 let of = known.or_else(|| files.get(hash).copied());
-                files.entry(hash).or_insert(id);
-                new.add_file(id, arrival, waybill, hash, of);
-                of.map_or(Admitted::Saved(id), |of| Admitted::Duplicate { id, of })
+                let pruned = row.get::<_, Option<i64>>(2).filter(|_| of.is_none());
+                if of.or(pruned).is_none() {
+                    files.entry(hash).or_insert(id);
+                }
+                let state = if of.or(pruned).is_some() { State::Duplicate } else { State::Saved };
+                new.add_file(id, arrival, waybill, hash, (state, of));
+                of.or(pruned).map_or(Admitted::Saved(id), |of| Admitted::Duplicate { id, of })
             }
             (None, Announced::File(_), None) => unreachable!("a file has a hash"),
             (None, Announced::Broken(broken), _) => {
@@ -115,8 +121,15 @@ struct NewRows {
 }
 
 impl NewRows {
-    fn add_file(&mut self, id: i64, arrival: &Arrival, waybill: &Waybill, hash: &[u8], of: Option<i64>) {
-        let state = if of.is_some() { State::Duplicate } else { State::Saved };
+    /// `of` is the row that it is a duplicate of, where that is still there.
+    fn add_file(
+        &mut self,
+        id: i64,
+        arrival: &Arrival,
+        waybill: &Waybill,
+        hash: &[u8],
+        (state, of): (State, Option<i64>),
+    ) {
         self.add(id, arrival, state, None, &waybill.body);
         self.file_keys.push(Some(value::key(&waybill.key).into_owned()));
         self.file_hashes.push(Some(hash.to_vec()));

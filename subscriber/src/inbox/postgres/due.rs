@@ -7,21 +7,21 @@ use crate::inbox::{
     turns::{TYPES_LOOKED_AT, URGENT_LOOKED_AT},
 };
 
-/// Takes up to `most` files for the worker `$1`, for `$2` seconds, beginning with the type after `$3`. `types` and `since` are
-/// conditions that follow others, on `blob_type` and `received_at`.
+/// Takes up to `most` files for the worker `$1`, for `$2` seconds, beginning with the type after `$3`. `types` and `each`
+/// are conditions that follow others, on `blob_type` and on other columns.
 ///
 /// The candidates are found without locks; whoever was faster with one of them is made up for by the oldest that nobody has.
 /// In the answer `kind` is 0 for those that are urgent.
-pub(super) fn lease(most: u32, urgent: u32, types: &str, since: &str) -> String {
+pub(super) fn lease(most: u32, urgent: u32, types: &str, each: &str) -> String {
     let mut sql = format!(
         "WITH RECURSIVE clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
          urgent AS MATERIALIZED (
              SELECT id, row_number() OVER (ORDER BY expires_at, id) AS place FROM (
-                 SELECT id, expires_at, due_at, blob_type, received_at FROM inbox
+                 SELECT id, expires_at, due_at, blob_type, received_at, problem FROM inbox
                  WHERE due_at IS NOT NULL AND expires_at > (SELECT now FROM clock)
                      AND expires_at <= (SELECT now FROM clock) + make_interval(secs => {short})
                  ORDER BY expires_at, id LIMIT {URGENT_LOOKED_AT}) AS short
-             WHERE due_at <= (SELECT now FROM clock) {types} {since} ORDER BY expires_at, id LIMIT {urgent}),",
+             WHERE due_at <= (SELECT now FROM clock) {types} {each} ORDER BY expires_at, id LIMIT {urgent}),",
         short = AT_RISK.as_secs(),
     );
     // The order names all columns of the index, so that no other index will do.
@@ -33,7 +33,7 @@ pub(super) fn lease(most: u32, urgent: u32, types: &str, since: &str) -> String 
     };
     let due = |most: u32| {
         format!(
-            "SELECT id, due_at FROM inbox WHERE blob_type = there.blob_type AND due_at <= (SELECT now FROM clock) {since}
+            "SELECT id, due_at FROM inbox WHERE blob_type = there.blob_type AND due_at <= (SELECT now FROM clock) {each}
              ORDER BY due_at, id LIMIT {most}"
         )
     };
@@ -71,7 +71,7 @@ pub(super) fn lease(most: u32, urgent: u32, types: &str, since: &str) -> String 
              WHERE inbox.due_at <= (SELECT now FROM clock) FOR NO KEY UPDATE OF inbox SKIP LOCKED),
          oldest AS MATERIALIZED (
              SELECT id, due_at, 2 AS kind, 0::bigint AS place FROM inbox
-             WHERE (SELECT count(*) FROM chosen) < {most} AND due_at <= (SELECT now FROM clock) {types} {since}
+             WHERE (SELECT count(*) FROM chosen) < {most} AND due_at <= (SELECT now FROM clock) {types} {each}
                  AND NOT id = ANY (ARRAY(SELECT id FROM candidate))
              ORDER BY due_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED),
          due AS MATERIALIZED (
@@ -81,7 +81,7 @@ pub(super) fn lease(most: u32, urgent: u32, types: &str, since: &str) -> String 
                  due_at = now + make_interval(secs => $2)
              FROM clock, due WHERE inbox.id = due.id
              RETURNING inbox.id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at,
-                 attempts, blob_etag, blob_length, leased_at, inbox.due_at AS until, due.due_at AS was_due, kind, place),
+                 attempts, blob_etag, blob_length, blob_checkpoint, leased_at, inbox.due_at AS until, due.due_at AS was_due, kind, place),
          noted AS (
              INSERT INTO history (inbox_id, at, state, worker) SELECT id, leased_at, 'working', $1 FROM taken)
          SELECT * FROM taken ORDER BY kind, place, was_due, id"

@@ -8,7 +8,7 @@ use waybill_store::tokio_postgres::{self, Client, NoTls};
 
 use super::*;
 use crate::inbox::{
-    FileDone, Pages,
+    Announced, FileDone, Pages,
     conformance::{arrival, exercise},
 };
 
@@ -107,6 +107,48 @@ async fn processes_that_admit_the_same_at_once_save_it_once() {
     let beside = Beside::new(&schema).await;
     let twice = "SELECT count(*) FROM (SELECT FROM history GROUP BY inbox_id HAVING count(*) > 1) AS twice";
     assert_eq!(beside.number(twice).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_that_a_replica_of_an_earlier_version_adds_are_not_missed() {
+    let schema = fresh_schema();
+    let beside = {
+        let inbox = open(&schema).await;
+        inbox.admit(vec![numbered(1), numbered(4)]).await.unwrap();
+        Beside::new(&schema).await
+    };
+    // As versions before the runs do, and the one that noted them in a statement of its own.
+    let added = |number: i64| {
+        format!(
+            "INSERT INTO inbox (entity_path, broker_sequence, enqueued_at, state, body, received_at, changed_at, file_key,
+                 blob_type, publisher, epoch, sequence)
+             VALUES ('old', {number}, now(), 'saved', '{{}}', now(), now(), '{number}', 'T', 'shop', 'e', {number})"
+        )
+    };
+    beside.run(&added(2)).await;
+    beside.run("SELECT note_sequences('{shop}', '{e}', '{T}', '{2}')").await;
+    // One that went on while the others were replaced by those that made the runs.
+    beside
+        .run(&format!(
+            "DROP TRIGGER sequences_added ON inbox; DROP FUNCTION note_added; DROP FUNCTION note_sequence;
+             DROP TABLE sequence_named, sequence_void;
+             UPDATE _waybill_schema SET version = 5; {}",
+            added(3)
+        ))
+        .await;
+    let inbox = open(&schema).await;
+    let seen = inbox.sequences().await.unwrap().remove(0);
+    assert_eq!((seen.first, seen.last, seen.missing), (1, 4, 0), "{seen:?}");
+    inbox.admit(vec![numbered(5)]).await.unwrap();
+    assert_eq!(inbox.sequences().await.unwrap().remove(0).last, 5);
+}
+
+fn numbered(number: u64) -> Arrival {
+    let mut arrival = arrival(number.cast_signed(), &number.to_string(), "T");
+    let Announced::File(waybill) = &mut arrival.announced else { unreachable!() };
+    waybill.sequence =
+        Some(PublisherSequence { publisher: "shop".to_owned(), epoch: "e".to_owned(), sequence: number });
+    arrival
 }
 
 /// Until somebody holds the lock under which messages are added, in a session of that name.

@@ -39,7 +39,7 @@ impl Due<'_> {
         }
         let mut read = self.tx.prepare_cached(
             "SELECT id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at, attempts,
-                    blob_etag, blob_length
+                    blob_etag, blob_length, blob_checkpoint
              FROM inbox WHERE id = ?1",
         )?;
         let files = ids.into_iter().map(|id| read.query_row([id], read_file)).collect::<Result<_, _>>()?;
@@ -53,7 +53,7 @@ impl Due<'_> {
         let (wanted, conditions) = wanted_clause(self.wanted);
         let sql = format!(
             "SELECT id FROM (
-                 SELECT id, expires_at, due_at, blob_type, received_at FROM inbox INDEXED BY inbox_urgent
+                 SELECT id, expires_at, due_at, blob_type, received_at, problem FROM inbox INDEXED BY inbox_urgent
                  WHERE due_at IS NOT NULL AND expires_at > ? AND expires_at <= ?
                  ORDER BY expires_at LIMIT {URGENT_LOOKED_AT})
              WHERE {wanted} due_at <= ? ORDER BY expires_at LIMIT ?"
@@ -71,10 +71,12 @@ impl Due<'_> {
             "SELECT blob_type FROM inbox INDEXED BY inbox_turn WHERE due_at IS NOT NULL AND blob_type > ?1
              ORDER BY blob_type LIMIT 1",
         )?;
-        let mut due = self.tx.prepare_cached(
+        let untried = if self.wanted.untried { "AND problem IS NULL" } else { "" };
+        let mut due = self.tx.prepare_cached(&format!(
             "SELECT id FROM inbox INDEXED BY inbox_turn
-             WHERE blob_type = :blob_type AND due_at <= :now AND received_at >= :since ORDER BY due_at, id LIMIT :most",
-        )?;
+             WHERE blob_type = :blob_type AND due_at <= :now AND received_at >= :since {untried}
+             ORDER BY due_at, id LIMIT :most",
+        ))?;
         let (mut hands, mut at, mut is_round) = (Vec::new(), after.to_owned(), false);
         for _ in 0..TYPES_LOOKED_AT {
             let found: Option<String> = next.query_row([&at], |row| row.get(0)).optional()?;

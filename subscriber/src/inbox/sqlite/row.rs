@@ -29,7 +29,7 @@ pub(super) fn read_file(row: &Row<'_>) -> rusqlite::Result<StoredFile> {
         received_at: instant(row.get(8)?),
         attempts: row.get(9)?,
         blob: match row.get(10)? {
-            Some(etag) => Some(BlobSeen { etag, length: count(row, 11)? }),
+            Some(etag) => Some(BlobSeen::stored(etag, count(row, 11)?, row.get(12)?)),
             None => None,
         },
     })

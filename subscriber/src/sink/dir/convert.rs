@@ -36,8 +36,7 @@ pub(super) fn convert(lines: &Path, to: &Path, format: Format) -> io::Result<Vec
             None => Ok(()),
         }
     })?;
-    let (rest, _) = writer.finish();
-    file.write_all(&rest)?;
+    file.write_all(&writer.finish().rest)?;
     file.sync_all()?;
     Ok(unfit.bad)
 }

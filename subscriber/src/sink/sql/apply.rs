@@ -53,8 +53,17 @@ pub(super) fn apply_entity(
     record_faults(tables, stretch, &batch.faults, &mut applied)?;
     let rows = Rows::new(tables, plan)?;
     let is_awaited = plan.is_awaited() && tables.has_waiting(rows.table)?;
-    let mut run =
-        Run { stretch, batch, rows, is_awaited, applied, held: HashMap::new(), due: Vec::new(), inserted: Vec::new() };
+    let mut run = Run {
+        stretch,
+        batch,
+        rows,
+        is_awaited,
+        applied,
+        held: HashMap::new(),
+        due: Vec::new(),
+        refused: Vec::new(),
+        inserted: Vec::new(),
+    };
     for newest_first in batch.keys() {
         // The newest row decides. Only while it waits, or if the database refuses it, does the next older one count: else
         // a deletion before it would be forgotten, and a row older still could come back.
@@ -70,10 +79,9 @@ pub(super) fn apply_entity(
                 Settled::Refused => {}
             }
         }
-        while let Some(head) = run.due.pop() {
-            run.settle(tables, head, false)?;
-        }
+        run.settle_due(tables)?;
     }
+    run.settle_refused(tables)?;
     run.park_held(tables)?;
     Ok((run.applied, run.inserted))
 }
@@ -100,6 +108,8 @@ struct Run<'a, 'p> {
     held: HashMap<String, Vec<&'a Head>>,
     /// Rows whose parent has come.
     due: Vec<&'a Head>,
+    /// Rows that the database does not take, so far, and what it says.
+    refused: Vec<(&'a Head, String)>,
     inserted: Arrived,
 }
 
@@ -111,12 +121,16 @@ impl<'a> Run<'a, '_> {
         match self.rows.step(tables, key, version, head.is_removal(), &row, &[])? {
             Outcome::Inserted => {
                 self.applied.inserted += 1;
+                self.applied.rescued += u64::from(self.rows.reader.is_misfit());
                 self.due.extend(self.held.remove(key).unwrap_or_default());
                 if self.is_awaited && tables.is_waited_for(self.rows.table, key)? {
                     self.inserted.push((self.rows.table, key.to_owned()));
                 }
             }
-            Outcome::Updated => self.applied.updated += 1,
+            Outcome::Updated => {
+                self.applied.updated += 1;
+                self.applied.rescued += u64::from(self.rows.reader.is_misfit());
+            }
             Outcome::Removed if head.is_filtered => self.applied.filtered += 1,
             Outcome::Removed => self.applied.deleted += 1,
             Outcome::Ignored => self.applied.ignored += 1,
@@ -130,9 +144,35 @@ impl<'a> Run<'a, '_> {
                 }
                 return Ok(Settled::Waits);
             }
-            Outcome::Refused(problem) => return self.refuse(tables, head, &problem),
+            Outcome::Refused(problem) => {
+                self.refused.push((head, problem));
+                return Ok(Settled::Refused);
+            }
         }
         Ok(Settled::Decided)
+    }
+
+    fn settle_due(&mut self, tables: &mut impl Tables) -> Result<(), Failure> {
+        while let Some(head) = self.due.pop() {
+            self.settle(tables, head, false)?;
+        }
+        Ok(())
+    }
+
+    /// A foreign key of the user's may have wanted another row to be there, or gone, that came later in the batch.
+    fn settle_refused(&mut self, tables: &mut impl Tables) -> Result<(), Failure> {
+        let mut before = usize::MAX;
+        while !self.refused.is_empty() && self.refused.len() < before {
+            before = self.refused.len();
+            for (head, _) in std::mem::take(&mut self.refused) {
+                self.settle(tables, head, false)?;
+                self.settle_due(tables)?;
+            }
+        }
+        for (head, problem) in std::mem::take(&mut self.refused) {
+            self.refuse(tables, head, &problem)?;
+        }
+        Ok(())
     }
 
     fn refuse(&mut self, tables: &mut impl Tables, head: &Head, problem: &str) -> Result<Settled, Failure> {
@@ -180,7 +220,11 @@ pub(super) fn append(
     for row in rows.rows(stretch.rows, stretch.from) {
         reader.read(None, &row);
         match tables.append(table, stretch.file, row.number(), &reader)? {
-            Written::Done => applied.inserted += 1,
+            Written::Done => {
+                applied.inserted += 1;
+                applied.rescued += u64::from(reader.is_misfit());
+            }
+            Written::Skipped => applied.ignored += 1,
             Written::Refused(problem) => {
                 tables.keep_bad_row(&origin(stretch, &row), Reason::RefusedByDatabase, &problem, row.raw())?;
                 applied.bad += 1;
@@ -274,8 +318,10 @@ impl<'p, 'r> Rows<'p, 'r> {
         if let Some(missing) = self.missing(tables, key, without)? {
             return Ok(Outcome::Waits(missing));
         }
-        if let Written::Refused(problem) = tables.upsert(self.table, key, version, &self.reader)? {
-            return Ok(Outcome::Refused(problem));
+        match tables.upsert(self.table, key, version, &self.reader)? {
+            Written::Done => {}
+            Written::Skipped => return Ok(Outcome::Ignored),
+            Written::Refused(problem) => return Ok(Outcome::Refused(problem)),
         }
         tables.forget_parked(self.table, key, version)?;
         Ok(if current == Current::Older { Outcome::Updated } else { Outcome::Inserted })
@@ -295,7 +341,7 @@ impl<'p, 'r> Rows<'p, 'r> {
             if present.contains(key) || (*parent == self.table && key == own_key) {
                 continue;
             }
-            if without.iter().any(|(entity, gone)| *entity == reference.parent && gone == key) {
+            if without.iter().any(|(entity, gone)| *entity == reference.parent && is_stored_as(key, gone)) {
                 continue;
             }
             if !tables.is_present(*parent, key)? {
@@ -307,10 +353,15 @@ impl<'p, 'r> Rows<'p, 'r> {
     }
 }
 
+/// Whether a key that is missing is this one. PostgreSQL has no U+0000, and another character in its place.
+fn is_stored_as(key: &str, stored: &str) -> bool {
+    key == stored || (key.contains('\0') && key.replace('\0', "\u{fffd}") == stored)
+}
+
 /// Applies rows of one entity that waited, and notes for which of them others wait.
 pub(super) fn release_rows(
     tables: &mut impl Tables,
-    waiting: &[Parked],
+    waiting: &[&Parked],
     arrived: &mut Arrived,
 ) -> Result<Released, Failure> {
     let mut released = Released::default();
@@ -321,22 +372,22 @@ pub(super) fn release_rows(
     for (_, row) in RowAt::all(&batches, 0) {
         let parked = place(waiting, row.number());
         match rows.step(tables, &parked.key, &parked.version, false, &row, &parked.without)? {
-            Outcome::Waits(missing) => {
-                released.still_waiting += 1;
-                tables.wait_for(parked, missing.parent, &missing.key)?;
-            }
+            Outcome::Waits(missing) => match tables.wait_for(parked, (rows.table, missing.parent), &missing.key)? {
+                Written::Done | Written::Skipped => released.still_waiting += 1,
+                Written::Refused(problem) => refuse(tables, parked, &problem, row.raw(), &mut released)?,
+            },
             Outcome::Inserted => {
                 released.applied += 1;
+                released.rescued += u64::from(rows.reader.is_misfit());
                 if plan.is_awaited() && tables.is_waited_for(rows.table, &parked.key)? {
                     arrived.push((rows.table, parked.key.clone()));
                 }
             }
-            Outcome::Updated => released.applied += 1,
-            Outcome::Refused(problem) => {
-                released.bad += 1;
-                tables.keep_bad_row(&parked.origin(), Reason::RefusedByDatabase, &problem, row.raw())?;
-                tables.unpark(parked.id)?;
+            Outcome::Updated => {
+                released.applied += 1;
+                released.rescued += u64::from(rows.reader.is_misfit());
             }
+            Outcome::Refused(problem) => refuse(tables, parked, &problem, row.raw(), &mut released)?,
             Outcome::Ignored | Outcome::Removed => {
                 released.ignored += 1;
                 tables.unpark(parked.id)?;
@@ -353,6 +404,18 @@ pub(super) fn release_rows(
     Ok(released)
 }
 
+fn refuse(
+    tables: &mut impl Tables,
+    parked: &Parked,
+    problem: &str,
+    bytes: &[u8],
+    released: &mut Released,
+) -> Result<(), Failure> {
+    released.bad += 1;
+    tables.keep_bad_row(&parked.origin(), Reason::RefusedByDatabase, problem, bytes)?;
+    tables.unpark(parked.id)
+}
+
 /// Keeps rows aside that waited too long, each for the last of those that it is to go `without`.
 pub(super) fn give_up(tables: &mut impl Tables, waiting: &[Parked]) -> Result<(), Failure> {
     for parked in waiting {
@@ -364,13 +427,13 @@ pub(super) fn give_up(tables: &mut impl Tables, waiting: &[Parked]) -> Result<()
     Ok(())
 }
 
-fn place(waiting: &[Parked], number: u64) -> &Parked {
+fn place<'w>(waiting: &[&'w Parked], number: u64) -> &'w Parked {
     let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
     index.and_then(|index| waiting.get(index)).expect("a line for each parked row")
 }
 
 /// Parked rows as rows again, in their order.
-fn decode(waiting: &[Parked]) -> Vec<RowBatch> {
+fn decode(waiting: &[&Parked]) -> Vec<RowBatch> {
     let mut text = Vec::with_capacity(waiting.iter().map(|parked| parked.json.len() + 1).sum());
     for parked in waiting {
         // A line end or an empty text, which only a hand could have written, would shift all that follow.

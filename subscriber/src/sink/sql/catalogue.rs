@@ -11,6 +11,10 @@ pub(super) const RESCUED: &str = "_rescued";
 pub(super) const FILE: &str = "_waybill_file";
 pub(super) const ROW: &str = "_waybill_row";
 
+/// Of a foreign key that the user has put between tables.
+pub(super) const FOREIGN_KEY_ADVICE: &str = "; files come in any order, so name the parent under `references` of the entity, for whose row its children then wait, and \
+     have the foreign key DELETE CASCADE or SET NULL, or drop it";
+
 pub(super) const TO_STRING: &str = "writing to a string cannot fail";
 
 /// A name of the catalogue, for statements.
@@ -146,6 +150,15 @@ pub(super) fn would_lose(plan: &EntityPlan, name: &SqlName, column: &str) -> Fai
         "entity {:?}: table {name} does not fit any more and must be made anew, but column {column:?} is not from the files \
          and would be lost; move it to a table of yours, or drop it",
         plan.name()
+    ))
+}
+
+/// A column of integers to which decimals came, and which something of the user's stands on.
+pub(super) fn wont_widen(name: &SqlName, column: &str, problem: &str) -> Failure {
+    refused(format!(
+        "column {column:?} of table {name} must become one of decimals, which the database does not allow: {problem}; take \
+         away what stands on it and put it there again afterwards, or declare the column as integer (decimals are kept in \
+         _rescued then)"
     ))
 }
 

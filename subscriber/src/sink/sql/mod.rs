@@ -52,7 +52,8 @@ pub struct Totals {
     pub tables: Vec<(String, u64)>,
     /// Files that are done.
     pub files: u64,
-    /// Rows of all files by what became of them; `bad` counts when it was found, see [`Totals::bad_now`].
+    /// Rows of all files by what became of them; `bad` counts when it was found, see [`Totals::bad_now`]. `rescued` is
+    /// not kept: the rows tell it themselves.
     pub applied: Applied,
     /// Rows that wait for a parent now.
     pub parked_now: u64,

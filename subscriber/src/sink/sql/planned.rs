@@ -1,38 +1,66 @@
 //! A batch, read as far as it can be before its transaction.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use waybill_contracts::Reason;
+use waybill_contracts::{Reason, SchemaMode, SqlName};
 
 use super::Failure;
 use crate::{
-    apply::{Batch, EntityPlan, EntityPlans, Shape, StreamRows},
+    apply::{Batch, EntityPlan, EntityPlans, Grown, Shape, StreamRows},
     sink::{Ahead, EntityBatch},
 };
 
 /// Columns by entity, or by blobType where there is none, as they were last seen: so that new fields can be found before
 /// the transaction.
 #[derive(Debug, Default)]
-pub(super) struct Shapes(Mutex<HashMap<String, Arc<Shape>>>);
+pub(super) struct Shapes {
+    seen: Mutex<HashMap<String, Arc<Shape>>>,
+    /// Tables and fields whose columns the database would not widen, so that it is tried, and told, once a process.
+    stuck: Mutex<HashSet<(String, String)>>,
+}
 
 impl Shapes {
     pub(super) fn new(shapes: HashMap<String, Arc<Shape>>) -> Self {
-        Self(Mutex::new(shapes))
+        Self { seen: Mutex::new(shapes), ..Self::default() }
     }
 
     pub(super) fn get(&self, name: &str) -> Option<Arc<Shape>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone)
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(name).map(Arc::clone)
     }
 
     pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub(super) fn set(&self, name: String, shape: Arc<Shape>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(name, shape);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(name, shape);
+    }
+
+    /// Leaves out the columns that could not be widened before.
+    pub(super) fn without_stuck(&self, table: &SqlName, mut grown: Vec<Grown>) -> Vec<Grown> {
+        let stuck = self.stuck.lock().unwrap_or_else(PoisonError::into_inner);
+        grown.retain(|grown| match grown {
+            Grown::Widened(column) if !stuck.is_empty() => {
+                !stuck.contains(&(table.as_str().to_owned(), column.field.clone()))
+            }
+            _ => true,
+        });
+        grown
+    }
+
+    /// Tells that a column stays as it is.
+    pub(super) fn stick(&self, table: &SqlName, field: &str, problem: &str) {
+        self.stuck.lock().unwrap_or_else(PoisonError::into_inner).insert((table.as_str().to_owned(), field.to_owned()));
+        tracing::warn!(
+            table = table.as_str(),
+            field,
+            problem,
+            "a decimal came for a column of integers, which the database would not widen: such values are kept in _rescued; \
+             take away what stands on the column and rebuild the table, or declare the column"
+        );
     }
 }
 
@@ -99,9 +127,11 @@ impl<More: Default + Send + Sync + 'static> Planned<More> {
         EntityBatch { ahead: Ahead::new(ReadAhead { from, rows, seen, more }), ..batch }
     }
 
-    /// Reads the rows again when somebody dropped a column since: its field is new again.
+    /// Reads the rows again when somebody dropped a column since, as its field is new again, and when there is a column now
+    /// that they may widen.
     pub(super) fn fit(&mut self, shape: &Shape, from: u64) {
-        if !shape.covers(&self.seen) {
+        let saw = |field: &str| self.seen.narrow(SchemaMode::Evolve).any(|seen| seen == field);
+        if !shape.covers(&self.seen) || !shape.narrow(SchemaMode::Evolve).all(saw) {
             let plan = match &self.rows {
                 PlannedRows::Entity(plan, _) => Some(Arc::clone(plan)),
                 PlannedRows::Stream(_) => None,

@@ -22,16 +22,16 @@ mod waiting;
 mod write;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use sha2::{Digest as _, Sha256};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::Semaphore;
 use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
-use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, tokio_postgres};
+use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, lock_number, tokio_postgres};
 
 pub(super) use self::rebuild::PostgresRebuild;
 use self::{ahead::Foregone, overlay::Overlay};
@@ -46,7 +46,8 @@ use super::{
 use crate::{
     FileKey,
     apply::{Batch, EntityPlan, EntityPlans, Position},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, blocking},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    tasks::blocking,
 };
 
 /// Parked rows looked at together: bounds what a release holds in memory.
@@ -54,6 +55,8 @@ const RELEASED_ROWS_MAX: i64 = 5_000;
 const RELEASED_BYTES_MAX: i64 = 8 << 20;
 /// Keys whose waiting rows are counted together.
 const ARRIVED_KEYS_MAX: usize = 1_000;
+/// Connections of the pool, at most, in which the next batch of a file is made ready.
+const STAGING_MAX: usize = 3;
 /// A transaction that met another's change of a table, or a deadlock with somebody else's, is begun again so often.
 const TRIES: u32 = 5;
 /// Whoever is frozen in the middle of a batch lets go of what it locked after a minute, unless the address says when.
@@ -81,6 +84,8 @@ struct Inner {
     shapes: Shapes,
     /// What the last batch of each went with: by its name among the shapes, whether the guard judged it.
     guarded: Mutex<HashMap<String, bool>>,
+    /// Bounds the connections that hold tuples of a batch whose turn has not come, so that there are some for the others.
+    staging: Arc<Semaphore>,
     /// See [`PLACE`].
     place: String,
 }
@@ -155,6 +160,7 @@ impl PostgresSink {
             now: Box::new(now),
             shapes: Shapes::default(),
             guarded: Mutex::default(),
+            staging: Arc::new(Semaphore::new(STAGING_MAX)),
             place,
         };
         Ok(Self { store, inner: Arc::new(inner) })
@@ -194,6 +200,7 @@ impl PostgresSink {
                 released: count(9),
                 bad: count(10),
                 filtered: count(11),
+                rescued: 0,
             },
             parked_now: count(0),
             bad_now: count(1),
@@ -278,7 +285,7 @@ impl PostgresSink {
                 let error = self.store.error(error);
                 self.unavailable(format!("other transactions were in the way several times: {error}"))
             }
-            Some(error) => self.unavailable(self.store.error(error).to_string()),
+            Some(error) => self.database_failed(error),
             None => self.unavailable("rows that wait were in the way several times".to_owned()),
         }
     }
@@ -290,8 +297,16 @@ impl PostgresSink {
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.store.shown().to_owned(), reason, problem }
             }
-            Failure::Postgres(error) => self.unavailable(self.store.error(error).to_string()),
+            Failure::Postgres(error) => self.database_failed(error),
             Failure::Sqlite(_) => unreachable!("this is PostgreSQL"),
+        }
+    }
+
+    fn database_failed(&self, error: tokio_postgres::Error) -> SinkError {
+        let (is_answer, advice) = (is_answer(&error), advice(&error));
+        match self.unavailable(format!("{}{}", self.store.error(error), advice)) {
+            SinkError::Unavailable { sink, problem } if is_answer => SinkError::Failed { sink, problem },
+            unavailable => unavailable,
         }
     }
 }
@@ -311,16 +326,13 @@ fn connect(address: &str, schema: Option<&str>) -> Result<Postgres, SinkOpenErro
 }
 
 /// The advisory lock of an entity's table.
-fn lock_number(place: &str, entity: &str) -> i64 {
-    let hash = Sha256::digest(format!("waybill sink {place} {entity}").as_bytes());
-    let mut number = [0; 8];
-    number.iter_mut().zip(hash).for_each(|(to, from)| *to = from);
-    i64::from_be_bytes(number)
+fn entity_lock(place: &str, entity: &str) -> i64 {
+    lock_number(&format!("waybill sink {place} {entity}"))
 }
 
 /// The advisory lock of the table of a type without an entity: shared by those who add rows to it.
 fn stream_lock_number(place: &str, blob_type: &str) -> i64 {
-    lock_number(place, &format!("type {blob_type}"))
+    entity_lock(place, &format!("type {blob_type}"))
 }
 
 /// A line of [`PROGRESS`].
@@ -345,6 +357,11 @@ impl Sink for PostgresSink {
         Guarantee::ExactlyOnce
     }
 
+    /// A server far away is asked rarely, and looks up many keys of a page at once.
+    fn commit_bytes(&self) -> usize {
+        16 << 20
+    }
+
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
         let sql = format!("{PROGRESS} WHERE file = $1");
         let row = self.connection().await?.query_opt(&sql, &[&file.as_str()]).await;
@@ -361,14 +378,29 @@ impl Sink for PostgresSink {
                 planned.more = Foregone::run(&inner.plans, shape, key.as_str(), from, planned);
             }
         };
-        Ok(self.plan(file, from, batch, foregone).await?.into_ahead(from))
+        let mut planned = self.plan(file, from, batch, foregone).await?;
+        if let Some(foregone) = planned.more.as_mut().filter(|foregone| foregone.is_worth_staging())
+            && let Ok(permit) = Arc::clone(&self.inner.staging).try_acquire_owned()
+            && let Some(connection) = self.store.free_connection().await
+        {
+            foregone.stage(connection, permit).await;
+        }
+        Ok(planned.into_ahead(from))
     }
 
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
         let mut planned = self.plan(file, from, batch, |_, _| {}).await?;
         let mut foregone = planned.more.take();
         let mut planned = Arc::new(planned);
-        let mut connection = self.connection().await?;
+        let mut session = foregone.as_mut().and_then(Foregone::session);
+        let mut other;
+        let connection = match &mut session {
+            Some(session) => &mut session.connection,
+            None => {
+                other = self.connection().await?;
+                &mut other
+            }
+        };
         let mut locks_children = false;
         let mut why = None;
         for _ in 1..TRIES {
@@ -407,6 +439,22 @@ fn is_worth_another_try(error: &tokio_postgres::Error) -> bool {
 /// serialization_failure, deadlock_detected.
 fn is_contention(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| ["40001", "40P01"].contains(&code.code()))
+}
+
+/// Whether a database that works says no to what was asked, so that it may say yes to other files. The rest is about the
+/// connection (08, 28, 3D), other transactions (40, 55), its means (53, 54), an operator (57), or itself (58, F0, XX).
+/// (PostgreSQL documentation, Appendix A.)
+fn is_answer(error: &tokio_postgres::Error) -> bool {
+    const OUTAGE: [&str; 11] = ["08", "28", "3D", "40", "53", "54", "55", "57", "58", "F0", "XX"];
+    error.code().is_some_and(|code| !OUTAGE.iter().any(|class| code.code().starts_with(class)))
+}
+
+/// What to do about an answer that does not say so itself.
+fn advice(error: &tokio_postgres::Error) -> &'static str {
+    match error.as_db_error() {
+        Some(error) if error.message().contains("row-level security") => schema::ROW_SECURITY_ADVICE,
+        _ => "",
+    }
 }
 
 /// A batch, with the pass that ran ahead of its transaction.
@@ -472,7 +520,8 @@ impl Run<'_> {
             PlannedRows::Stream(rows) => &rows.new_fields,
         };
         let name = self.overlay().table(table).name.clone();
-        if schema::grow(&tx, &name, plan.as_deref(), &shape, new_fields).await? {
+        let known = (&*shape, &self.inner.shapes);
+        if schema::grow(&mut tx, &name, plan.as_deref(), known, new_fields).await? {
             self.overlay_mut().table_mut(table).shape = None;
             self.load_shape(&tx, table).await?;
         }
@@ -504,8 +553,14 @@ impl Run<'_> {
             applied.updated += updated;
             applied.ignored += put - inserted - updated;
         }
+        let overlay::Skipped { new, known } = std::mem::take(&mut self.overlay_mut().skipped);
+        applied.inserted = applied.inserted.saturating_sub(new);
+        applied.updated = applied.updated.saturating_sub(known);
+        applied.ignored += new + known;
         let arrived = self.by_entity(arrived);
-        applied.released = self.release(&mut tx, arrived).await?.applied;
+        let released = self.release(&mut tx, arrived).await?;
+        applied.released = released.applied;
+        applied.rescued += released.rescued;
         self.advance(&tx, &planned.batch, &applied).await?;
         let overlay = self.overlay();
         let shape = overlay.table(table).shape.clone().expect("loaded above");
@@ -586,7 +641,7 @@ impl Run<'_> {
     }
 
     fn lock_number(&self, entity: &str) -> i64 {
-        lock_number(&self.inner.place, entity)
+        entity_lock(&self.inner.place, entity)
     }
 
     /// Opens the batch's table and those of its parents. `None` when rows wait for it and their entities are not locked.
@@ -728,39 +783,51 @@ impl Run<'_> {
         Ok(released)
     }
 
+    /// Applies rows that waited, together with as many as fit of those that wait for them.
     async fn release_some(
         &mut self,
         tx: &mut PostgresTransaction<'_>,
-        mut waiting: Vec<Parked>,
+        waiting: Vec<Parked>,
         arrived: &mut Vec<(String, String)>,
     ) -> Result<Released, Failure> {
-        waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
-        let mut entities: Vec<&str> = waiting.iter().map(|parked| parked.entity.as_str()).collect();
-        entities.dedup();
-        self.open_entities(tx, entities.iter().copied()).await?;
-        for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
-            let Some(table) = of_entity.first().and_then(|parked| self.overlay().place(&parked.entity)) else {
-                continue;
-            };
+        self.open_entities(tx, waiting.iter().map(|parked| parked.entity.as_str())).await?;
+        let below = self.below(tx, &waiting).await?;
+        self.open_entities(tx, below.rows.iter().map(|parked| parked.entity.as_str())).await?;
+        let mut needs: BTreeMap<&str, overlay::Needs> = BTreeMap::new();
+        for parked in waiting.iter().chain(&below.rows) {
+            needs.entry(&parked.entity).or_default().whole.insert(parked.key.clone());
+        }
+        for (entity, needs) in needs {
+            let Some(table) = self.overlay().place(entity) else { continue };
             self.load_shape(tx, table).await?;
-            let whole = of_entity.iter().map(|parked| parked.key.clone()).collect();
-            let needs = overlay::Needs { whole, ..overlay::Needs::default() };
             fetch::fetch(tx, self.overlay_mut(), table, &needs).await?;
         }
-        let job = move |overlay: &mut Overlay| {
-            let mut arrived = Arrived::new();
-            let mut released = Released::default();
-            for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
-                released += release_rows(overlay, of_entity, &mut arrived)?;
-            }
-            Ok((released, arrived))
-        };
-        let (released, more) = self.settle(tx, None, job).await?;
+        self.overlay_mut().is_deep = !below.rows.is_empty();
+        let settled = self.settle(tx, None, move |overlay: &mut Overlay| below.release(overlay, &waiting)).await;
+        self.overlay_mut().is_deep = false;
+        let (mut released, more) = settled?;
+        let overlay::Skipped { new, known } = std::mem::take(&mut self.overlay_mut().skipped);
+        released.applied = released.applied.saturating_sub(new + known);
+        released.ignored += new + known;
         arrived.extend(self.by_entity(more));
         // Keys of one entity lie together.
         arrived.sort_unstable();
         arrived.dedup();
         Ok(released)
+    }
+
+    /// What waits for rows that wait, if anything does.
+    async fn below(&self, tx: &PostgresTransaction<'_>, waiting: &[Parked]) -> Result<Below, Failure> {
+        let is_awaited = |entity: &str| {
+            let table = self.overlay().place(entity);
+            table.is_some_and(|table| self.overlay().table(table).flags.is_awaited)
+        };
+        if !waiting.iter().any(|parked| is_awaited(&parked.entity)) {
+            return Ok(Below { is_whole: true, ..Below::default() });
+        }
+        let configured: Vec<&str> = self.inner.plans.iter().map(|plan| plan.name()).collect();
+        let most = (RELEASED_ROWS_MAX, RELEASED_BYTES_MAX);
+        Ok(Below::new(fetch::below(tx, waiting, &configured, most).await?, waiting, most))
     }
 
     fn by_entity(&self, arrived: Arrived) -> Vec<(String, String)> {
@@ -814,6 +881,61 @@ impl Run<'_> {
         )
         .await?;
         Ok(())
+    }
+}
+
+/// Rows that wait for rows that wait, by what they wait for.
+#[derive(Debug, Default)]
+struct Below {
+    rows: Vec<Parked>,
+    by_parent: HashMap<String, HashMap<String, Vec<usize>>>,
+    /// There are no others.
+    is_whole: bool,
+}
+
+impl Below {
+    fn new(found: Vec<((String, String), Parked)>, waiting: &[Parked], (rows_max, bytes_max): (i64, i64)) -> Self {
+        let bytes: usize = found.iter().map(|(_, parked)| parked.json.len()).sum();
+        let is_less = |size: usize, most: i64| i64::try_from(size).is_ok_and(|size| size < most);
+        let mut below =
+            Self { is_whole: is_less(found.len(), rows_max) && is_less(bytes, bytes_max), ..Self::default() };
+        let above: HashSet<i64> = waiting.iter().map(|parked| parked.id).collect();
+        for ((entity, key), parked) in found {
+            // Rows may wait for each other in a circle.
+            if !above.contains(&parked.id) {
+                below.by_parent.entry(entity).or_default().entry(key).or_default().push(below.rows.len());
+                below.rows.push(parked);
+            }
+        }
+        below
+    }
+
+    fn of(&self, entity: &str, key: &str) -> impl Iterator<Item = &Parked> {
+        let rows = self.by_parent.get(entity).and_then(|keys| keys.get(key));
+        rows.into_iter().flatten().filter_map(|at| self.rows.get(*at))
+    }
+
+    /// Applies rows that waited, then those that wait for them. Gives the keys for which others may wait yet.
+    fn release(&self, overlay: &mut Overlay, waiting: &[Parked]) -> Result<(Released, Arrived), Failure> {
+        let (mut released, mut left) = (Released::default(), Arrived::new());
+        let mut due: Vec<&Parked> = waiting.iter().collect();
+        while !due.is_empty() {
+            due.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
+            let mut arrived = Arrived::new();
+            for of_entity in due.chunk_by(|a, b| a.entity == b.entity) {
+                released += release_rows(overlay, of_entity, &mut arrived)?;
+            }
+            due.clear();
+            for (table, key) in arrived {
+                if overlay.is_deep {
+                    due.extend(self.of(overlay.table(table).entity(), &key));
+                }
+                if !overlay.is_deep || !self.is_whole || overlay.is_newly_awaited(table, &key) {
+                    left.push((table, key));
+                }
+            }
+        }
+        Ok((released, left))
     }
 }
 

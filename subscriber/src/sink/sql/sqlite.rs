@@ -13,7 +13,7 @@ use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
 use waybill_store::{
     Sqlite, SqliteOptions,
-    rusqlite::{self, Connection, OptionalExtension, Transaction},
+    rusqlite::{self, Connection, ErrorCode, OptionalExtension, Transaction},
 };
 
 pub(super) use self::rebuild::SqliteRebuild;
@@ -29,7 +29,8 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans, Position, Shape},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, blocking},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    tasks::blocking,
 };
 
 /// Parked rows looked at together: bounds what a release holds in memory.
@@ -186,7 +187,15 @@ impl SqliteSink {
             Failure::Refused { reason, problem } => {
                 SinkError::Refused { sink: self.inner.name.clone(), reason, problem }
             }
-            Failure::Sqlite(error) => self.unavailable(self.store.error(error).to_string()),
+            Failure::Sqlite(error) => {
+                let is_answer = is_answer(&error);
+                let problem = self.store.error(error).to_string();
+                if is_answer {
+                    SinkError::Failed { sink: self.inner.name.clone(), problem }
+                } else {
+                    self.unavailable(problem)
+                }
+            }
             Failure::Postgres(_) => unreachable!("this is SQLite"),
         }
     }
@@ -238,6 +247,17 @@ impl fmt::Debug for SqliteSink {
     }
 }
 
+/// Whether a database that works says no to what was asked, so that it may say yes to other files: a constraint, a trigger
+/// that fails, a table that is gone. The rest is about the file it lies in, its room, or other connections.
+fn is_answer(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code().is_none_or(|code| {
+        matches!(
+            code,
+            ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig | ErrorCode::Unknown
+        )
+    })
+}
+
 /// The tables of types that have an entity now, in the file itself.
 fn outgrown(connection: &Connection, plans: &EntityPlans) -> rusqlite::Result<Vec<Outgrown>> {
     let sql = "SELECT name, blob_type FROM main._waybill_table WHERE blob_type IS NOT NULL ORDER BY name";
@@ -276,13 +296,15 @@ fn apply(
             {
                 tables.admit_publisher(table, publisher)?;
             }
-            tables.grow(table, &batch.new_fields)?;
+            tables.grow(table, &inner.shapes, &batch.new_fields)?;
             let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch)?;
-            applied.released = release(&mut tables, arrived)?.applied;
+            let released = release(&mut tables, arrived)?;
+            applied.released = released.applied;
+            applied.rescued += released.rescued;
             applied
         }
         PlannedRows::Stream(rows) => {
-            tables.grow(table, &rows.new_fields)?;
+            tables.grow(table, &inner.shapes, &rows.new_fields)?;
             append(&mut tables, table, &stretch, rows)?
         }
     };
@@ -314,6 +336,7 @@ fn release_some(
     let mut released = Released::default();
     // Tables are then touched page by page.
     waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
+    let waiting: Vec<&Parked> = waiting.iter().collect();
     for of_entity in waiting.chunk_by(|a, b| a.entity == b.entity) {
         released += release_rows(tables, of_entity, arrived)?;
     }
@@ -396,6 +419,7 @@ fn totals(connection: &Connection) -> rusqlite::Result<Totals> {
             released: count(6)?,
             bad: count(7)?,
             filtered: count(8)?,
+            rescued: 0,
         })
     })?;
     let mut statement = connection.prepare("SELECT name FROM _waybill_table ORDER BY name")?;

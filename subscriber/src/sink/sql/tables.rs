@@ -25,6 +25,8 @@ pub(crate) enum Current {
 #[derive(Debug)]
 pub(crate) enum Written {
     Done,
+    /// A trigger of the user's left it out.
+    Skipped,
     /// What it says; the row had no effect.
     Refused(String),
 }
@@ -145,8 +147,9 @@ pub(crate) trait Tables {
     fn forget_parked(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<(), Failure>;
     /// Removes a parked row.
     fn unpark(&mut self, parked: i64) -> Result<(), Failure>;
-    /// Lets a parked row wait for another parent, and remembers what it does not wait for any more.
-    fn wait_for(&mut self, parked: &Parked, parent: TableId, missing_key: &str) -> Result<(), Failure>;
+    /// Lets a parked row of the first table wait for another parent, in the second one, and remembers what it does not wait
+    /// for any more.
+    fn wait_for(&mut self, parked: &Parked, tables: (TableId, TableId), missing_key: &str) -> Result<Written, Failure>;
     /// Whether any row waits for some row of this entity.
     fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure>;
     /// Whether any row waits for this one.

@@ -88,6 +88,8 @@ pub struct Released {
     pub still_waiting: u64,
     /// Kept with their error.
     pub bad: u64,
+    /// Of those in effect, the rows with a value that does not fit its column and is in `_rescued` instead.
+    pub rescued: u64,
 }
 
 impl Released {
@@ -104,6 +106,7 @@ impl AddAssign for Released {
         self.ignored += other.ignored;
         self.still_waiting += other.still_waiting;
         self.bad += other.bad;
+        self.rescued += other.rescued;
     }
 }
 

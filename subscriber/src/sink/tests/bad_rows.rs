@@ -122,3 +122,23 @@ async fn long_bad_rows_are_cut() {
     assert_eq!(bad[0].bytes.len(), 64 << 10);
     assert!(bad[0].problem.len() < 300, "{}", bad[0].problem);
 }
+
+#[tokio::test]
+async fn a_row_that_a_trigger_leaves_out_did_not_take_effect() {
+    let item = super::world::ITEM;
+    let toml = format!(
+        "{item}    references = [{{ fields = [\"p\"], entity = \"parent\" }}]\n[entity.parent]\nkey = [\"id\"]"
+    );
+    let world = World::new(&toml).await;
+    for sql in World::SKIPPING {
+        world.query(sql);
+    }
+    let rows = "{\"id\":4,\"v\":1}\n{\"id\":5,\"v\":1}\n{\"id\":6,\"v\":1}";
+    assert_eq!(world.file("item", rows).await, Applied { inserted: 2, ignored: 1, ..Applied::default() });
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["4", "6"]);
+    // Neither is it one that was released.
+    let waits = "{\"id\":5,\"v\":2,\"p\":1}\n{\"id\":7,\"v\":2,\"p\":1}";
+    assert_eq!(world.file("item", waits).await.parked, 2);
+    assert_eq!(world.file("parent", "{\"id\":1}").await, Applied { inserted: 1, released: 1, ..Applied::default() });
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["4", "6", "7"]);
+}

@@ -203,7 +203,7 @@ async fn a_batch_that_fails_leaves_no_trace() {
     let mut batch = stretch("item", Some(world.sink.plans()), &rows, 0);
     batch.rows.extend(decode(Source::JsonLines, "{\"id\":1}\n", 1));
     let result = world.sink.apply(&key, 0, batch).await;
-    assert!(matches!(result, Err(SinkError::Unavailable { .. })), "{result:?}");
+    assert!(matches!(result, Err(SinkError::Failed { .. })), "{result:?}");
     assert!(world.query("SELECT * FROM item").is_empty());
     assert_eq!(progress(&world.sink, &key).await.rows, 0);
 }

@@ -6,6 +6,8 @@ use super::world::{self, postgres::World};
 mod bad_rows;
 #[path = "filtering.rs"]
 mod filtering;
+#[path = "foreign_keys.rs"]
+mod foreign_keys;
 #[path = "order.rs"]
 mod order;
 #[path = "parking.rs"]
@@ -18,3 +20,5 @@ mod streams;
 mod upgrade;
 #[path = "waiting.rs"]
 mod waiting;
+#[path = "widening.rs"]
+mod widening;

@@ -135,7 +135,10 @@ impl Op {
         fields.extend(self.category.map(|category| format!("\"category\":{category}")));
         fields.extend(self.item.filter(|_| entity == 2).map(|item| format!("\"item\":{item}")));
         fields.extend(self.is_filtered.then(|| "\"on\":false".to_owned()));
-        fields.push(if self.is_deletion { "\"_deleted\":true".to_owned() } else { "\"text\":\"x\"".to_owned() });
+        fields.push(match self.is_deletion {
+            true => "\"_deleted\":true".to_owned(),
+            false => format!("\"text\":\"x\",\"n\":{}", number(self.version)),
+        });
         format!("{{{}}}", fields.join(","))
     }
 
@@ -151,6 +154,11 @@ impl Op {
         let item = self.item.filter(|_| entity == 2);
         format!("{}|{}|{}", self.version, shown(self.category), shown(item))
     }
+}
+
+/// What a field that is not declared holds: some values need a wider column than others.
+fn number(version: u8) -> String {
+    if version % 3 == 1 { format!("{version}.50") } else { version.to_string() }
 }
 
 impl File {
@@ -297,6 +305,12 @@ fn state(world: &World) -> State {
         for row in world.query(&format!("SELECT id, v, category, {item} FROM {name}")) {
             let (key, rest) = row.split_once('|').unwrap();
             state.rows.insert((entity, key.parse().unwrap()), rest.to_owned());
+        }
+        if state.rows.keys().any(|(of, _)| *of == entity) {
+            for row in world.query(&format!("SELECT v, n, _rescued FROM {name}")) {
+                let version = row.split_once('|').unwrap().0.parse().unwrap();
+                assert_eq!(row, format!("{version}|{}|-", number(version)), "whichever came first");
+            }
         }
     }
     for row in world.query("SELECT entity, key FROM _waybill_tombstone") {

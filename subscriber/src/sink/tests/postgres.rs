@@ -141,6 +141,37 @@ async fn what_changes_after_a_batch_was_read_ahead_counts_all_the_same() {
     assert!(matches!(world.sink.apply(&file, 0, batch).await, Err(SinkError::Fenced { .. })));
 }
 
+/// A batch whose turn has not come holds a session with its rows: not all that there are, and it may lose it.
+#[tokio::test]
+async fn batches_that_were_copied_ahead_leave_sessions_to_others_and_outlive_their_own() {
+    let world = World::new("[entity.a]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }").await;
+    let row = |id: usize| format!("{{\"id\":{id},\"v\":1}}\n");
+    world.file("a", &row(0)).await;
+    let mut ahead = Vec::new();
+    for id in 1..=20 {
+        ahead.push((id, world.ahead("a", &row(id)).await));
+    }
+    assert_eq!(world.file("a", &row(100)).await.inserted, 1, "while they wait");
+
+    let sessions =
+        format!("FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND application_name = '{}'", world.schema());
+    let ended = world.query(&format!("SELECT count(pg_terminate_backend(pid, 10000)) {sessions}"));
+    assert_ne!(ended, ["0"]);
+    for (id, (file, batch)) in ahead {
+        let position = batch.position.clone();
+        match world.sink.apply(&file, 0, batch).await {
+            Ok(applied) => assert_eq!(applied.inserted, 1),
+            // Nobody had noticed yet that the session ended; the file is tried again.
+            Err(SinkError::Unavailable { .. }) => {
+                let again = world.batch("a", position, json_lines(&row(id)));
+                assert_eq!(world.sink.apply(&file, 0, again).await.unwrap().inserted, 1);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(world.query("SELECT count(*) FROM a"), ["22"]);
+}
+
 #[tokio::test]
 async fn a_row_that_refers_to_a_key_that_no_index_takes_is_kept_aside_alone() {
     let toml = "[entity.a]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n\
@@ -160,9 +191,57 @@ async fn a_row_that_refers_to_a_key_that_no_index_takes_is_kept_aside_alone() {
     let parents = "{\"id\":\"x\",\"v\":1}\n{\"id\":\"y\",\"v\":1}\n{\"id\":\"z\",\"v\":1}\n";
     assert_eq!(world.file("a", parents).await.released, 3);
 
+    // Nor once its first parent is there.
+    let two = "\n[[entity.b.references]]\nfields = [\"other\"]\nentity = \"a\"";
+    let other = World::new(&format!("{toml}{two}")).await;
+    let row = |id: u32, other: &str| format!("{{\"id\":{id},\"v\":1,\"a\":\"x\",\"other\":\"{other}\"}}\n");
+    assert_eq!(other.file("b", &(row(1, "y") + &row(2, &long) + &row(3, "x"))).await.parked, 3);
+    assert_eq!(other.file("a", parents).await, Applied { inserted: 3, released: 2, ..Applied::default() });
+    assert_eq!(other.query("SELECT id FROM b ORDER BY id"), ["1", "3"]);
+    assert_eq!(other.query("SELECT count(*) FROM _waybill_parked"), ["0"]);
+    let bad = other.query("SELECT key, problem LIKE 'it cannot wait for what it refers to: %' FROM _waybill_bad_row");
+    assert_eq!(bad, ["2|t"]);
+
     // Neither can its deletion be remembered, and no row can come of which it would have to be.
     let rows = format!("{{\"id\":\"{long}\",\"v\":2,\"_deleted\":true}}\n{{\"id\":\"x\",\"v\":2,\"_deleted\":true}}\n");
     assert_eq!(world.file("a", &rows).await, Applied { deleted: 1, bad: 1, ..Applied::default() });
+}
+
+#[tokio::test]
+async fn rows_that_are_released_together_are_written_as_foreign_keys_want_it() {
+    let toml = r#"
+        [entity.top]
+        key = ["id"]
+        [entity.b]
+        key = ["id"]
+        references = [{ fields = ["top"], entity = "top" }, { fields = ["up"], entity = "c" }]
+        [entity.c]
+        key = ["id"]
+        references = [{ fields = ["up"], entity = "b" }]
+    "#;
+    let own = "_waybill_version bytea NOT NULL, _rescued json";
+    let world = World::with_tables(
+        &format!(
+            "CREATE TABLE c (id text PRIMARY KEY, up text, v bigint CHECK (v <> 13), {own});
+             CREATE TABLE b (id text PRIMARY KEY, top text, up text REFERENCES c, {own});
+             ALTER TABLE c ADD FOREIGN KEY (up) REFERENCES b"
+        ),
+        toml,
+    )
+    .await;
+    // A chain through both tables, so that neither can be written first as a whole.
+    let files = [
+        ("b", "{\"id\":1,\"top\":1}\n{\"id\":2,\"up\":1}\n{\"id\":3,\"up\":2}\n{\"id\":4,\"up\":13}"),
+        ("c", "{\"id\":1,\"up\":1}\n{\"id\":2,\"up\":2}\n{\"id\":13,\"up\":1,\"v\":13}"),
+    ];
+    for (name, rows) in files {
+        assert_eq!(world.file(name, rows).await.inserted, 0);
+    }
+    assert_eq!(world.file("top", "{\"id\":1}").await, Applied { inserted: 1, released: 5, ..Applied::default() });
+    assert_eq!(world.query("SELECT id, up FROM b ORDER BY id"), ["1|-", "2|1", "3|2"]);
+    assert_eq!(world.query("SELECT id, up FROM c ORDER BY id"), ["1|1", "2|2"]);
+    assert_eq!(world.query("SELECT key, reason FROM _waybill_bad_row"), ["13|refused-by-database"]);
+    assert_eq!(world.query("SELECT entity, key FROM _waybill_parked"), ["b|4"], "what it waits for never came");
 }
 
 #[tokio::test]
@@ -173,8 +252,11 @@ async fn what_is_wrong_with_a_trigger_is_said_and_not_taken_for_other_transactio
                    CREATE TRIGGER audit AFTER INSERT ON item FOR EACH ROW EXECUTE FUNCTION audit()";
     run(&world.address, trigger).await;
     let batch = world.batch("item", Position::Broker { sequence_number: 1 }, json_lines("{\"id\":1,\"v\":1}"));
-    let error = world.sink.apply(&FileKey::of_export("", "1"), 0, batch).await.unwrap_err().to_string();
-    assert!(error.contains("nowhere") && !error.contains("in the way"), "{error}");
+    let error = world.sink.apply(&FileKey::of_export("", "1"), 0, batch).await.unwrap_err();
+    let SinkError::Failed { problem, .. } = &error else { panic!("the file's own, not an outage: {error:?}") };
+    assert!(problem.contains("nowhere") && !problem.contains("in the way"), "{problem}");
+    let verdict = error.verdict();
+    assert!(matches!(verdict, Some(crate::Verdict::Retry { blame: crate::Blame::File, .. })), "{verdict:?}");
 }
 
 #[tokio::test]
@@ -551,6 +633,79 @@ async fn a_foreign_key_refuses_the_same_rows_again() {
         assert!(swapped.iter().all(|table| table.inserted + table.updated + table.deleted == 0), "{swapped:?}");
         assert_eq!(world.query("SELECT file_row FROM (SELECT row AS file_row FROM _waybill_bad_row) b"), ["2"]);
     }
+}
+
+#[tokio::test]
+async fn tables_that_are_made_anew_keep_the_foreign_keys_between_them_and_those_of_others() {
+    let toml = |kind: &str| {
+        format!(
+            "[entity.item]\nkey = [\"id\"]\ncolumns = {{ id = \"integer\", n = \"{kind}\" }}\n\
+             [entity.tag]\nkey = [\"id\"]\ncolumns = {{ id = \"integer\", item = \"integer\", n = \"{kind}\" }}\n\
+             references = [{{ fields = [\"item\"], entity = \"item\" }}]"
+        )
+    };
+    let world = World::new(&toml("integer")).await;
+    let files = [("item", "{\"id\":1,\"n\":1}\n{\"id\":2,\"n\":2}"), ("tag", "{\"id\":1,\"item\":1,\"n\":3}")];
+    for (name, rows) in files {
+        world.file(name, rows).await;
+    }
+    world.query(
+        "CREATE TABLE note (item bigint REFERENCES item (id) ON DELETE CASCADE, text text);
+         ALTER TABLE tag ADD CONSTRAINT of_item FOREIGN KEY (item) REFERENCES item (id) ON DELETE SET NULL;
+         INSERT INTO note VALUES (1, 'a'), (2, 'b')",
+    );
+    let keys = "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint
+                WHERE contype = 'f' AND connamespace = current_schema()::regnamespace ORDER BY 1";
+    let before = world.query(keys);
+    assert_eq!(before.len(), 2);
+    let rebuild = async |files: &[(&str, &str)]| {
+        let scope = Scope::of(&entities(&toml("text")), &["item".to_owned()]);
+        let mut rebuild = Rebuild::begin(&world.address, &scope).await.unwrap();
+        for (number, (name, rows)) in (1..).zip(files) {
+            let batch = world.batch(name, Position::Broker { sequence_number: number }, json_lines(rows));
+            rebuild.shadow().apply(&FileKey::of_export("shop", &number.to_string()), 0, batch).await.unwrap();
+        }
+        rebuild.hold().await.unwrap();
+        rebuild.swap().await
+    };
+    // By these files there is no item 2, to which a note refers.
+    let refused = rebuild(&[("item", "{\"id\":1,\"n\":1}"), files[1]]).await.unwrap_err().to_string();
+    assert!(refused.contains("violates foreign key constraint") && refused.contains("note"), "{refused}");
+    assert_eq!(
+        (world.query(keys), world.query("SELECT n + 1 FROM item ORDER BY 1")),
+        (before.clone(), vec!["2".to_owned(), "3".to_owned()])
+    );
+
+    let swapped = rebuild(&files).await.unwrap();
+    assert_eq!(swapped.iter().map(|table| table.way).collect::<Vec<_>>(), [Way::MadeAnew, Way::MadeAnew]);
+    assert_eq!(world.query(keys), before);
+    assert_eq!(world.query("SELECT text FROM note ORDER BY 1"), ["a", "b"]);
+    assert_eq!(world.query("SELECT n || '' FROM item UNION ALL SELECT n || '' FROM tag ORDER BY 1"), ["1", "2", "3"]);
+}
+
+#[tokio::test]
+async fn a_table_whose_rows_are_hidden_from_the_sink_is_refused_with_what_to_do() {
+    let world = World::new(ITEM).await;
+    let role = format!("r{}", uuid::Uuid::new_v4().simple());
+    let schema = world.query("SELECT current_schema()").remove(0);
+    world.query(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT ALL ON SCHEMA {schema} TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA {schema} TO {role};
+         GRANT ALL ON ALL SEQUENCES IN SCHEMA {schema} TO {role}"
+    ));
+    let address = world.address.replacen("waybill@", &format!("{role}@"), 1);
+    let sink = PostgresSink::open(&address, &entities(ITEM)).await.unwrap();
+    world.query("ALTER TABLE item ENABLE ROW LEVEL SECURITY");
+    let batch = world.batch("item", Position::Broker { sequence_number: 1 }, json_lines(r#"{"id":1,"v":1}"#));
+    match sink.apply(&FileKey::of_export("", "1"), 0, batch).await.unwrap_err() {
+        SinkError::Failed { problem, .. } => assert!(problem.contains("BYPASSRLS"), "{problem}"),
+        other => panic!("{other:?}"),
+    }
+    sink.close();
+    let error = PostgresSink::open(&address, &entities(ITEM)).await.unwrap_err().to_string();
+    assert!(error.contains("hides rows from this role; the sink has to see and to write every row"), "{error}");
+    world.query(&format!("ALTER ROLE {role} BYPASSRLS"));
+    PostgresSink::open(&address, &entities(ITEM)).await.unwrap().close();
+    world.query(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
 #[tokio::test]

@@ -6,10 +6,14 @@ use time::OffsetDateTime;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, cut, instant, json, line, table},
+    output::{count, cut, in_one_line, instant, json, line, table},
 };
-use waybill_publisher::outbox::{Counts, ExportRow, HistoryEntry, ListFilter, Outbox, SqliteOutbox, State};
+use waybill_publisher::{
+    change_log::LogStatus,
+    outbox::{AnyOutbox, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, Paused, State},
+};
 
+use super::change_log;
 use crate::settings::Settings;
 
 /// A status, as JSON.
@@ -19,14 +23,22 @@ struct Status {
     epoch: String,
     exports: Counts,
     last_error: Option<String>,
+    paused: Vec<Paused>,
+    change_log: Option<LogStatus>,
 }
 
 pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
-    let outbox = settings.existing_outbox().await?;
+    let log = match settings.change_log().await? {
+        Some(log) => Some(log.status().await?),
+        None => None,
+    };
+    // With a change log, nothing need have been published yet.
+    let outbox = if log.is_some() { settings.outbox().await? } else { settings.existing_outbox().await? };
     let exports = outbox.counts().await?;
     let last_error = last_error(&outbox).await?;
+    let paused = outbox.paused().await?;
     if common.format == Format::Json {
-        json(&Status { epoch: outbox.epoch().to_owned(), exports, last_error })?;
+        json(&Status { epoch: outbox.epoch().to_owned(), exports, last_error, paused, change_log: log })?;
         return Ok(Outcome::Done);
     }
     table(
@@ -49,14 +61,24 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
     if let Some(error) = last_error {
         line(format_args!("the last try met: {error}"))?;
     }
+    for Paused { blob_type, since, why } in &paused {
+        line(format_args!(
+            "{blob_type} is paused since {} ({}); `waybill-publisher resume {blob_type}` lets its messages go",
+            instant(*since),
+            in_one_line(why)
+        ))?;
+    }
     if exports.void > 0 {
         line(format_args!("see what came to nothing: waybill-publisher list --state void"))?;
+    }
+    if let Some(log) = log {
+        change_log::report(&log)?;
     }
     Ok(Outcome::Done)
 }
 
 /// What the last try to send the longest waiting message met.
-async fn last_error(outbox: &SqliteOutbox) -> anyhow::Result<Option<String>> {
+async fn last_error(outbox: &AnyOutbox) -> anyhow::Result<Option<String>> {
     let filter = ListFilter { state: Some(State::Uploaded), ..ListFilter::default() };
     let waiting = outbox.list(&filter).await?;
     Ok(waiting.into_iter().rev().find_map(|row| row.last_error))
@@ -108,9 +130,7 @@ struct Shown {
 
 pub(crate) async fn show(common: &Common, settings: &Settings, id: &str) -> anyhow::Result<Outcome> {
     let outbox = settings.existing_outbox().await?;
-    let Some(row) = find(&outbox, id).await? else {
-        bail!("no export {id} in {}; `waybill-publisher list` shows the numbers", settings.outbox_path().display());
-    };
+    let row = found(&outbox, id).await?;
     let history = outbox.history(row.row).await?;
     if common.format == Format::Json {
         json(&Shown { row, history })?;
@@ -158,12 +178,15 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: &str) -> anyh
 }
 
 /// By number, else by export id: the newest of its rows.
-async fn find(outbox: &SqliteOutbox, id: &str) -> anyhow::Result<Option<ExportRow>> {
+pub(crate) async fn found(outbox: &AnyOutbox, id: &str) -> anyhow::Result<ExportRow> {
     if let Ok(number) = id.parse()
         && let Some(row) = outbox.get(number).await?
     {
-        return Ok(Some(row));
+        return Ok(row);
     }
     let filter = ListFilter { export_id: Some(id.to_owned()), most: 1, ..ListFilter::default() };
-    Ok(outbox.list(&filter).await?.into_iter().next())
+    match outbox.list(&filter).await?.into_iter().next() {
+        Some(row) => Ok(row),
+        None => bail!("no export {id} in {}; `waybill-publisher list` shows the numbers", outbox.shown()),
+    }
 }

@@ -19,14 +19,19 @@ use waybill_cli::{
     output::{json, line, many},
     progress, signals,
 };
-use waybill_contracts::Format as FileFormat;
-use waybill_publisher::{Exported, FlushError, Publisher, outbox::State};
+use waybill_publisher::{
+    Exported, FlushError, Publisher,
+    outbox::{AnyOutbox, State},
+};
 
 use super::run::relay_line;
-use crate::{Publish, Target, settings::Settings};
+use crate::{Publish, STANDARD_INPUT, settings::Settings};
 
 /// How long the file under way may take to finish after a stop: one that waits for a service that is gone would not end.
 const FINISH: Duration = Duration::from_secs(3);
+
+/// What standard input is called.
+const STANDARD_INPUT_NAME: &str = "standard input";
 
 /// What became of a file.
 #[derive(Debug, Serialize)]
@@ -95,7 +100,7 @@ impl At {
     fn begin(&self, number: usize, file: &Path) {
         let bytes = std::fs::metadata(file).ok().map(|facts| facts.len());
         self.bytes_read.store(0, Ordering::Relaxed);
-        *self.current() = Some(Current { name: file.display().to_string(), number, bytes });
+        *self.current() = Some(Current { name: name_of(file), number, bytes });
     }
 
     fn sending(&self) {
@@ -106,7 +111,7 @@ impl At {
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn line(&self, files: usize, publisher: &Publisher) -> String {
+    fn line(&self, files: usize, publisher: &Publisher<AnyOutbox>) -> String {
         let current = self.current();
         let Some(Current { name, number, bytes }) = &*current else {
             return format!("sending{}", relay_line(publisher));
@@ -118,9 +123,13 @@ impl At {
     }
 }
 
+fn name_of(file: &Path) -> String {
+    if file.as_os_str() == STANDARD_INPUT { STANDARD_INPUT_NAME.to_owned() } else { file.display().to_string() }
+}
+
 /// One file after the other, so that their numbers follow the order in which they are named; the relay sends meanwhile.
 async fn export_and_send(
-    publisher: &Publisher,
+    publisher: &Publisher<AnyOutbox>,
     settings: &Settings,
     publish: &Publish,
     at: &At,
@@ -128,7 +137,7 @@ async fn export_and_send(
 ) -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::with_capacity(publish.files.len());
     for (index, path) in publish.files.iter().enumerate() {
-        let file = path.display().to_string();
+        let file = name_of(path);
         if stop.is_cancelled() {
             let error = "not begun, because it was stopped; publish it again".to_owned();
             eprintln!("waybill-publisher: {file}: {error}");
@@ -171,7 +180,7 @@ async fn export_and_send(
 }
 
 /// What became of each export, asked when the relay has ended: it may have sent more after we stopped waiting.
-async fn look_at_states(publisher: &Publisher, lines: &mut [Line]) -> anyhow::Result<()> {
+async fn look_at_states(publisher: &Publisher<AnyOutbox>, lines: &mut [Line]) -> anyhow::Result<()> {
     for line in lines {
         let Some(exported) = &line.exported else { continue };
         let row = publisher.show(&exported.export_id).await?.into_iter().next();
@@ -184,7 +193,7 @@ async fn look_at_states(publisher: &Publisher, lines: &mut [Line]) -> anyhow::Re
     Ok(())
 }
 
-async fn export(publisher: &Publisher, publish: &Publish, path: &Path, at: &At) -> anyhow::Result<Exported> {
+async fn export(publisher: &Publisher<AnyOutbox>, publish: &Publish, path: &Path, at: &At) -> anyhow::Result<Exported> {
     let mut export = publisher.export(&publish.blob_type)?.progress(Arc::clone(&at.bytes_read));
     if let Some(id) = &publish.id {
         export = export.id(id)?;
@@ -195,15 +204,14 @@ async fn export(publisher: &Publisher, publish: &Publish, path: &Path, at: &At) 
     if let Some(charset) = &publish.charset {
         export = export.charset(charset)?;
     }
-    match publish.target {
-        None => {}
-        Some(Target::Jsonl) => export = export.convert_to(FileFormat::JsonLines),
-        Some(Target::Json) => export = export.convert_to(FileFormat::Json),
-        Some(Target::Csv) => export = export.convert_to(FileFormat::Csv),
-        Some(Target::Xml) => export = export.convert_to(FileFormat::Xml),
-        Some(Target::Xmll) => export = export.convert_to(FileFormat::XmlLines),
+    if let Some(target) = publish.target {
+        export = export.convert_to(target.into());
     }
-    Ok(export.file(path).await?)
+    match publish.input.filter(|_| path.as_os_str() == STANDARD_INPUT) {
+        // It can be read once, so a passing fault of storage ends it.
+        Some(format) => Ok(export.reader(STANDARD_INPUT_NAME, format.into(), tokio::io::stdin()).await?),
+        None => Ok(export.file(path).await?),
+    }
 }
 
 fn report(common: &Common, files: Vec<Line>) -> anyhow::Result<Outcome> {

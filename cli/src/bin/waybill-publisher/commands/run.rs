@@ -1,4 +1,4 @@
-//! `run`: what waits in the outbox is sent.
+//! `run`: what is committed to the change log is published, and what waits in the outbox is sent.
 
 use std::time::Instant;
 
@@ -11,9 +11,12 @@ use waybill_cli::{
     output::{count, json, line, many},
     progress, signals,
 };
-use waybill_publisher::{Publisher, RelayState, outbox::Counts};
+use waybill_publisher::{
+    FollowState, Publisher, RelayState,
+    outbox::{AnyOutbox, Counts},
+};
 
-use crate::settings::Settings;
+use crate::{health, settings::Settings};
 
 /// What a run did, as JSON.
 #[derive(Serialize)]
@@ -24,32 +27,48 @@ struct Summary {
     seconds: f64,
 }
 
-pub(crate) async fn run(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
+pub(crate) async fn run(common: &Common, settings: &Settings, health: Option<&str>) -> anyhow::Result<Outcome> {
+    let options = settings.follow_options()?;
+    let log = settings.change_log().await?;
     let publisher = settings.publisher(common.local.as_deref()).await?;
+    let _serving = health::serve(health.or(settings.health()), &publisher, log.as_ref()).await?;
     let began = Instant::now();
     let before = publisher.status().await?.counts;
     if common.format == Format::Text {
-        eprintln!("{} to send in {}", many(before.uploaded, "message"), settings.outbox_path().display());
+        eprintln!("{} to send in {}", many(before.uploaded, "message"), publisher.outbox().shown());
+        if let Some(log) = &log {
+            eprintln!("publishing what is committed to {}", log.shown());
+        }
     }
     let stop = CancellationToken::new();
     let done = CancellationToken::new();
+    let follow = async {
+        let Some(log) = &log else { return Ok(()) };
+        // It ends by itself only when a person has to help: then there is nothing more to do here.
+        let ended = publisher.follow(log, options, stop.clone()).await;
+        stop.cancel();
+        ended
+    };
     let work = async {
-        publisher.run(stop.clone()).await;
+        let ((), followed) = tokio::join!(publisher.run(stop.clone()), follow);
         done.cancel();
+        followed
     };
     let (latest, counting) = watch_counts(&publisher, before, done.clone());
     let progress_now = || {
         let now = *latest.borrow();
         let sent = now.sent.saturating_sub(before.sent);
-        format!("{} sent, {} waiting{}", count(sent), count(now.uploaded), relay_line(&publisher))
+        let (relay, follow) = (relay_line(&publisher), follow_line(&publisher));
+        format!("{} sent, {} waiting{relay}{follow}", count(sent), count(now.uploaded))
     };
-    tokio::select! {
-        _ = async { tokio::join!(work, counting, progress::show(progress_now, done.clone())) } => {}
+    let followed = tokio::select! {
+        (followed, (), ()) = async { tokio::join!(work, counting, progress::show(progress_now, done.clone())) } => followed,
         listening = signals::listen(stop.clone(), "the broker's answers are waited for") => {
             listening.context("cannot listen to signals")?;
             unreachable!("listening ends with the process");
         }
-    }
+    };
+    followed?;
     let after = publisher.status().await?.counts;
     let summary = Summary {
         sent: after.sent.saturating_sub(before.sent),
@@ -65,7 +84,7 @@ pub(crate) async fn run(common: &Common, settings: &Settings) -> anyhow::Result<
 }
 
 /// What keeps the relay from sending, for a line of progress.
-pub(crate) fn relay_line(publisher: &Publisher) -> String {
+pub(crate) fn relay_line(publisher: &Publisher<AnyOutbox>) -> String {
     match &*publisher.relay().borrow() {
         RelayState::Waiting { problem, .. } => format!("; the bus cannot be used: {problem}"),
         RelayState::Standby => "; another process sends this outbox's messages".to_owned(),
@@ -73,9 +92,18 @@ pub(crate) fn relay_line(publisher: &Publisher) -> String {
     }
 }
 
+/// What keeps the log from being published, for a line of progress.
+fn follow_line(publisher: &Publisher<AnyOutbox>) -> String {
+    match &*publisher.following().borrow() {
+        FollowState::Waiting(problem) => format!("; changes wait: {problem}"),
+        FollowState::Standby => "; another publisher follows the change log".to_owned(),
+        FollowState::Stopped | FollowState::Active => String::new(),
+    }
+}
+
 /// The counts, read every second until `done`: a line of progress cannot wait for a database.
 fn watch_counts(
-    publisher: &Publisher,
+    publisher: &Publisher<AnyOutbox>,
     first: Counts,
     done: CancellationToken,
 ) -> (tokio::sync::watch::Receiver<Counts>, impl Future<Output = ()>) {

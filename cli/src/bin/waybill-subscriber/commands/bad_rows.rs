@@ -5,16 +5,16 @@ use serde::Serialize;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, in_lines, json, line, many},
+    output::{count, in_lines, in_one_line, json, line, many},
 };
 use waybill_contracts::Entities;
 use waybill_subscriber::{
     FileKey,
     inbox::Inbox,
-    sink::{AnySink, BadRowEntry, BadRowsOf, SinkError, SqlSink},
+    sink::{self, AnySink, BadRowEntry, BadRowsOf, SinkError, SqlSink},
 };
 
-use super::parked::open;
+use super::{parked::open, types::say_unknown};
 use crate::{BadRows, settings::Settings};
 
 /// Of a row that is shown without `--full`.
@@ -40,7 +40,7 @@ struct Shown {
 
 pub(crate) async fn list(common: &Common, settings: &Settings, wanted: &BadRows) -> anyhow::Result<Outcome> {
     let target = settings.sink()?;
-    let place = Place::of(target);
+    let (target, place) = (sink::shown(target), Place::of(target));
     if place != Place::Tables {
         bail!("{target} keeps no list of bad rows: {place}");
     }
@@ -80,6 +80,13 @@ pub(crate) async fn list(common: &Common, settings: &Settings, wanted: &BadRows)
     }
     if shown.is_empty() {
         line(format_args!("no row is kept with an error"))?;
+        if let Some(name) = &wanted.blob_type {
+            let announced = match &inbox {
+                Some(inbox) => inbox.types().await?,
+                None => Vec::new(),
+            };
+            say_unknown(name, &settings.read_entities()?, &announced)?;
+        }
     }
     if shown.is_empty() && found_bad > 0 && of.after == 0 {
         line(format_args!(
@@ -122,7 +129,7 @@ impl Shown {
 
 fn say(row: &Shown) -> anyhow::Result<()> {
     let file = row.file.map_or_else(|| row.file_key.to_string(), |id| id.to_string());
-    let blob_type = row.blob_type.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+    let blob_type = row.blob_type.as_ref().map(|name| format!(" ({})", in_one_line(name))).unwrap_or_default();
     let offset = row.offset.map(|offset| format!(", byte {offset}")).unwrap_or_default();
     let key = row.key.as_ref().map(|key| format!(", key {}", printable(key))).unwrap_or_default();
     line(format_args!(
@@ -154,7 +161,7 @@ impl Place {
     pub(super) fn of(target: &str) -> Self {
         match target.split_once(':') {
             None => Self::Log,
-            Some((kind, path)) if kind.starts_with("dir") => Self::Files(path.to_owned()),
+            Some((kind, path)) if kind == "dir" || kind.starts_with("dir+") => Self::Files(path.to_owned()),
             Some(_) => Self::Tables,
         }
     }

@@ -8,11 +8,12 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, cut, instant, json, line, many, table},
+    output::{count, cut, in_one_line, instant, json, line, many, table},
 };
 use waybill_contracts::Entities;
 use waybill_subscriber::sink::{AnySink, MissingParent, Released, SqlSink};
 
+use super::types::say_unknown;
 use crate::settings::Settings;
 
 /// Longer keys are cut in the table; JSON has them whole.
@@ -37,6 +38,7 @@ struct LetGo {
     ignored: u64,
     still_waiting: u64,
     bad: u64,
+    rescued: u64,
 }
 
 pub(crate) async fn list(
@@ -71,13 +73,18 @@ pub(crate) async fn list(
         missing.iter().map(|parent| {
             vec![
                 parent.entity.clone(),
-                cut(&parent.key, KEY_SHOWN_MAX),
+                in_one_line(&cut(&parent.key, KEY_SHOWN_MAX)),
                 count(parent.rows),
                 parent.waiting.clone(),
                 OffsetDateTime::parse(&parent.since, &Rfc3339).map_or_else(|_| parent.since.clone(), instant),
             ]
         }),
     )?;
+    if missing.is_empty()
+        && let Some(name) = blob_type
+    {
+        say_unknown(name, &settings.read_entities()?, &[])?;
+    }
     if missing.len() == limit as usize {
         line(format_args!("\nthere may be more; see them with --limit"))?;
     }
@@ -94,17 +101,19 @@ pub(crate) async fn release(common: &Common, settings: &Settings, parent: &str, 
             if names.is_empty() { "(none is configured)".to_owned() } else { names.join(", ") }
         );
     }
+    // No argument can hold a U+0000, so it is written as the list shows it.
+    let with_nul = key.replace("\\u{0}", "\0");
     let released = match open(settings, &entities).await? {
-        AnySink::Sqlite(sink) => sink.release(&entity, key).await?,
-        AnySink::Postgres(sink) => sink.release(&entity, key).await?,
+        AnySink::Sqlite(sink) => sink.release(&entity, &with_nul).await?,
+        AnySink::Postgres(sink) => sink.release(&entity, &with_nul).await?,
         _ => bail!("{NO_PARKING}"),
     };
     if released.rows() == 0 {
         bail!("no row waits for {entity} {key:?}; `waybill-subscriber parked` lists what is missing");
     }
-    let Released { applied, ignored, still_waiting, bad } = released;
+    let Released { applied, ignored, still_waiting, bad, rescued } = released;
     if common.format == Format::Json {
-        json(&LetGo { applied, ignored, still_waiting, bad })?;
+        json(&LetGo { applied, ignored, still_waiting, bad, rescued })?;
     } else {
         line(format_args!(
             "{} applied without {entity} {key:?}, with those that waited for them",
@@ -114,6 +123,7 @@ pub(crate) async fn release(common: &Common, settings: &Settings, parent: &str, 
             (ignored, "older than what is there by now, ignored"),
             (still_waiting, "still waiting for another parent"),
             (bad, "kept with their error"),
+            (rescued, "with a value that does not fit its column, kept in _rescued"),
         ];
         for (number, what) in others.iter().filter(|(number, _)| *number > 0) {
             line(format_args!("{} {what}", many(*number, "row")))?;

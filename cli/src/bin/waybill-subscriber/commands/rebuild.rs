@@ -62,7 +62,7 @@ pub(crate) async fn rebuild(
     }
     let wanted = Wanted {
         types: Some(scope.types().iter().filter(|name| settings.wants(name)).cloned().collect()),
-        since: None,
+        ..Wanted::default()
     };
     let gaps = refuse_gaps(&inbox, &wanted, incomplete).await?;
 

@@ -1,4 +1,4 @@
-//! `reconcile`: the container's listing against the inbox.
+//! `reconcile`: manifests and the container's listing against the inbox.
 
 use waybill_cli::{
     args::{Common, Format},
@@ -35,16 +35,33 @@ pub(crate) async fn reconcile(
 }
 
 fn say(found: &Reconciled, dry_run: bool) -> anyhow::Result<()> {
-    let Reconciled { listed, added, known, other_types, foreign, unusable, missing } = found;
+    let Reconciled { listed, added, known, other_types, foreign, unusable, missing, .. } = found;
+    let compared = if found.unlisted > 0 && *listed == 0 {
+        "by manifests alone".to_owned()
+    } else {
+        format!("{} in the container", many(*listed, "blob"))
+    };
     line(format_args!(
-        "{} in the container: {} {}, {} known, {} of other types, {} of others",
-        many(*listed, "blob"),
+        "{compared}: {} {}, {} known, {} of other types, {} of others",
         count(added.count),
         if dry_run { "to be added" } else { "added" },
         count(*known),
         count(*other_types),
         count(*foreign)
     ))?;
+    if found.manifests > 0 {
+        let gone = match found.manifests_gone {
+            0 => String::new(),
+            gone => format!(", {} of them gone from the container", count(gone)),
+        };
+        line(format_args!("{} compared with the inbox{gone}", many(found.manifests, "manifest")))?;
+    }
+    if found.unlisted > 0 {
+        line(format_args!(
+            "{} not listed, because the grant does not allow it (`sp=rl`): files that no manifest names may be missing",
+            many(found.unlisted, "container")
+        ))?;
+    }
     if added.count > 0 {
         let id = |id: Option<i64>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
         line(format_args!(""))?;

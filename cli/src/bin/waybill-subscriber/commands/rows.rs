@@ -40,6 +40,7 @@ pub(crate) async fn rows(common: &Common, settings: &Settings, of: &RowsOf) -> a
         filter,
         fields: of.fields.as_ref().map(|Fields(fields)| fields.as_slice()),
         left: of.limit.unwrap_or(u64::MAX),
+        is_counting: of.count,
         writer: RowWriter::new(WriterOptions::JsonLines, Compression::None),
         bad: 0,
     };
@@ -47,6 +48,9 @@ pub(crate) async fn rows(common: &Common, settings: &Settings, of: &RowsOf) -> a
         && let Some(batch) = file.next().await?
     {
         printer.print(&batch)?;
+    }
+    if of.count {
+        writeln!(io::stdout(), "{}", of.limit.unwrap_or(u64::MAX) - printer.left)?;
     }
     Ok(if printer.bad > 0 { Outcome::Quarantined } else { Outcome::Done })
 }
@@ -84,6 +88,8 @@ struct Printer<'o> {
     fields: Option<&'o [FieldPath]>,
     /// Rows that may still be printed.
     left: u64,
+    /// Only how many they are is printed.
+    is_counting: bool,
     writer: RowWriter,
     bad: u64,
 }
@@ -117,11 +123,14 @@ impl Printer<'_> {
     }
 
     fn write(&mut self, row: &Row<'_>) -> anyhow::Result<()> {
+        self.left -= 1;
+        if self.is_counting {
+            return Ok(());
+        }
         let written = match self.fields {
             Some(fields) => self.writer.select(row, fields),
             None => self.writer.copy(row),
         };
-        self.left -= 1;
         written.with_context(|| format!("{}: row {} cannot be written as JSON", self.name, row.number()))
     }
 

@@ -36,15 +36,16 @@ struct Status {
     workers: Vec<WorkerSeen>,
     at_risk: u64,
     first_at_risk: Vec<AtRisk>,
+    missing: u64,
 }
 
 pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
     let inbox = settings.existing_inbox().await?;
     let files = inbox.counts().await?;
-    let wanted = Wanted { types: settings.types().map(<[String]>::to_vec), since: None };
+    let wanted = Wanted { types: settings.types().map(<[String]>::to_vec), ..Wanted::default() };
     let Pending { due, later, next_due_in, .. } = inbox.pending(&wanted).await?;
     let (backlog, workers) = (inbox.backlog().await?, inbox.workers().await?);
-    let Backlog { by_type, oldest_waiting, at_risk, first_at_risk } = backlog;
+    let Backlog { by_type, oldest_waiting, at_risk, first_at_risk, missing } = backlog;
     let status = Status {
         files,
         filtered_rows: files.filtered_rows,
@@ -57,6 +58,7 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
         workers,
         at_risk,
         first_at_risk,
+        missing,
     };
     if common.format == Format::Json {
         json(&status)?;
@@ -96,6 +98,12 @@ fn say_files(status: &Status, next_due_in: Option<Duration>, oldest_waiting: Opt
     }
     if status.bad_rows > 0 {
         line(format_args!("{} could not be used: waybill-subscriber bad-rows", many(status.bad_rows, "row")))?;
+    }
+    if status.missing > 0 {
+        line(format_args!(
+            "{} never announced, though later ones were: waybill-subscriber complete",
+            many(status.missing, "file")
+        ))?;
     }
     if files.quarantined > 0 {
         line(format_args!("see what is quarantined: waybill-subscriber list --state quarantined"))?;

@@ -1,8 +1,9 @@
 //! What the configuration's types mean for the files that were announced: names that no file has, and files that an earlier
 //! choice of types put aside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use waybill_cli::output::{in_one_line, line};
 use waybill_contracts::{Entities, Metadata, is_of_types};
 use waybill_subscriber::inbox::{Inbox, InboxError, ListFilter, OTHER_TYPE, Pages, State, TypeTotals};
 
@@ -49,6 +50,18 @@ pub(super) fn say_unseen(unseen: &[String], announced: &[TypeTotals]) -> Option<
         some(unseen.iter().map(String::as_str).collect()),
         some(announced.iter().map(|of| of.blob_type.as_str()).collect())
     ))
+}
+
+/// Says that a name which was asked for is that of no entity and no type so far, and which there are.
+pub(super) fn say_unknown(name: &str, entities: &Entities, announced: &[TypeTotals]) -> anyhow::Result<()> {
+    let types = entities.0.values().flat_map(|entity| &entity.types).chain(announced.iter().map(|of| &of.blob_type));
+    let known: BTreeSet<&str> = entities.0.keys().chain(types).map(String::as_str).collect();
+    if known.contains(name) {
+        return Ok(());
+    }
+    let known: Vec<String> = known.into_iter().map(in_one_line).collect();
+    let known = if known.is_empty() { "none; give --entities".to_owned() } else { known.join(", ") };
+    line(format_args!("{name:?} is no entity and no type that has come; case counts, and known are: {known}"))
 }
 
 /// Skipped files of a type that is wanted.

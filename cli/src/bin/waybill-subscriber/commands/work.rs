@@ -78,7 +78,7 @@ pub(crate) async fn receive(
     let _serving = health::serve(settings, &subscriber).await?;
     check_grant(&subscriber, until_idle.is_some()).await?;
     // Files that are due do not hold the end: nobody works them here.
-    let nothing = Wanted { types: Some(Vec::new()), since: None };
+    let nothing = Wanted { types: Some(Vec::new()), ..Wanted::default() };
     supervise(common, &subscriber, &nothing, until_idle, true, Say::beside_nothing(), async |stop| {
         subscriber.receive(stop).await;
         Ok(())
@@ -317,6 +317,7 @@ struct Summary {
     rows_filtered: u64,
     rows_parked: u64,
     rows_released: u64,
+    rows_rescued: u64,
     waiting_for_a_later_try: u64,
     seconds: f64,
 }
@@ -349,6 +350,7 @@ async fn summary(
         rows_filtered: read(&worked.filtered),
         rows_parked: read(&worked.parked),
         rows_released: read(&worked.released),
+        rows_rescued: read(&worked.rescued),
         waiting_for_a_later_try: match pending {
             Some(pending) => pending.later,
             None => subscriber.inbox().pending(&Wanted::default()).await?.later,
@@ -401,6 +403,13 @@ async fn summary(
     }
     if summary.rows_bad > 0 {
         say.line(format_args!("{} cannot be used; {}", many(summary.rows_bad, "row"), say.bad_rows))?;
+    }
+    if summary.rows_rescued > 0 {
+        say.line(format_args!(
+            "{} of which a value does not fit its column: the column is empty, the value is in the row's `_rescued`; declare the \
+             column's type in entities.toml, then `waybill-subscriber rebuild`",
+            many(summary.rows_rescued, "row")
+        ))?;
     }
     if summary.files_expired > 0 {
         say.line(format_args!(

@@ -3,8 +3,14 @@
 //! Where the guard of the upsert judges the versions, a pass needs nothing that only the database knows, but whether parents
 //! are there, and that it may guess. So it can run while the server is busy with the batch before; the transaction then has
 //! its tuples ready. What it went on with is compared with what the transaction finds, and else it counts for nothing.
+//!
+//! Tuples of a large batch are copied ahead as well: into a temporary table, in the session in which the transaction will run.
+//! The server then has a second processor to do it on, and nobody waits for it, because a temporary table needs no lock of ours.
 
 use std::sync::Arc;
+
+use tokio::sync::OwnedSemaphorePermit;
+use waybill_store::PostgresConnection;
 
 use super::{
     super::{
@@ -12,17 +18,28 @@ use super::{
         planned::{Planned, PlannedRows},
     },
     overlay::{Flags, Overlay},
+    write,
 };
 use crate::{
     apply::{Batch, EntityPlan, EntityPlans, Shape},
     sink::Applied,
 };
 
+/// Tuples that are worth a transaction of their own before the one that they are for. In our tests all are, so that every
+/// case of a property goes that way too.
+const STAGED_BYTES_MIN: usize = if cfg!(test) { 1 } else { 256 * 1024 };
+
 /// What a batch comes to if the guard judges its rows.
-#[derive(Debug)]
 pub(super) struct Foregone {
     overlay: Overlay,
     result: (Applied, Arrived),
+    session: Option<Session>,
+}
+
+/// A connection with a temporary table that is filled.
+pub(super) struct Session {
+    pub(super) connection: PostgresConnection,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// Whether the guard may judge these rows, as far as they themselves tell: none takes a row away or may refer to another of
@@ -66,7 +83,28 @@ impl Foregone {
         let stretch = Stretch { file, from, rows: &planned.batch.rows };
         // A failure is met again, and told, where it counts.
         let result = apply_entity(&mut overlay, plan, &stretch, batch).ok()?;
-        Some(Self { overlay, result })
+        Some(Self { overlay, result, session: None })
+    }
+
+    pub(super) fn is_worth_staging(&self) -> bool {
+        self.overlay.changes.tuples.len() >= STAGED_BYTES_MIN
+    }
+
+    /// Copies the tuples. What fails here is met again where it counts.
+    pub(super) async fn stage(&mut self, mut connection: PostgresConnection, permit: OwnedSemaphorePermit) {
+        match write::stage(&mut connection, &mut self.overlay).await {
+            Ok(()) => self.session = Some(Session { connection, _permit: permit }),
+            Err(error) => tracing::debug!(%error, "a batch cannot be copied ahead of its transaction"),
+        }
+    }
+
+    /// The session in which the transaction has to run, if the tuples are there.
+    pub(super) fn session(&mut self) -> Option<Session> {
+        let session = self.session.take().filter(|session| !session.connection.is_closed());
+        if session.is_none() {
+            self.overlay.changes.staged = None;
+        }
+        session
     }
 
     /// Takes the place of the first pass, if the transaction finds what it went on with.

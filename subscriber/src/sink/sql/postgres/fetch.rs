@@ -216,6 +216,38 @@ pub(super) async fn waiting(
     Ok(rows.iter().map(parked).collect())
 }
 
+/// Rows that wait for these, those that wait for them, and so on, the nearest first: at most `rows_max`, and no further one
+/// once they take `bytes_max`. Each is given with what it waits for.
+pub(super) async fn below(
+    tx: &PostgresTransaction<'_>,
+    waiting: &[Parked],
+    configured: &[&str],
+    (rows_max, bytes_max): (i64, i64),
+) -> Result<Vec<((String, String), Parked)>, Failure> {
+    // The inner limit has each step go by the index, whatever is known of the table.
+    let next = |of: &str| {
+        format!(
+            "SELECT p.id, p.entity, p.key FROM {of} CROSS JOIN LATERAL (
+                 SELECT id, entity, key FROM _waybill_parked
+                 WHERE missing_entity = w.entity AND missing_key = w.key AND entity = ANY ($3) ORDER BY id LIMIT $4::int8) p"
+        )
+    };
+    let sql = format!(
+        "WITH RECURSIVE below AS ({} UNION {})
+         SELECT id, entity, key, version, row, file, file_row, without, missing_entity, missing_key FROM (
+             SELECT p.*, n, sum(octet_length(row)) OVER (ORDER BY n) - octet_length(row) AS before
+             FROM (SELECT id, row_number() OVER () AS n FROM below LIMIT $4::int8) found JOIN _waybill_parked p USING (id)
+         ) AS counted WHERE before < $5::int8 ORDER BY n",
+        next("unnest($1::text[], $2::text[]) w (entity, key)"),
+        next("below w"),
+    );
+    let entities: Vec<&str> = waiting.iter().map(|parked| parked.entity.as_str()).collect();
+    let keys: Vec<&str> = waiting.iter().map(|parked| parked.key.as_str()).collect();
+    let statement = tx.prepare_cached(&sql).await?;
+    let rows = tx.query(&statement, &[&entities, &keys, &configured, &rows_max, &bytes_max]).await?;
+    Ok(rows.iter().map(|row| ((row.get(8), row.get(9)), parked(row))).collect())
+}
+
 /// Rows whose reference has run out of patience: parked before `cutoff`, the longest waiting first, at most `rows_max`, and
 /// no further one once they take `bytes_max`. Each is to go without what it waits for now.
 pub(super) async fn overdue(

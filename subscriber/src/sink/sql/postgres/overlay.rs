@@ -88,8 +88,19 @@ pub(super) struct Changes {
     pub(super) waits: Vec<Wait>,
     pub(super) bad: Vec<BadRow>,
     awaited: HashSet<(TableId, String)>,
+    /// The temporary table that holds the tuples of the guarded table already, in the session that will write them.
+    pub(super) staged: Option<String>,
     /// What a guarded upsert did.
     pub(super) guarded: Option<Guarded>,
+    pub(super) skipped: Skipped,
+}
+
+/// Rows that were written and did not come in, because a trigger of the user's left them out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Skipped {
+    /// Of those whose keys were not there.
+    pub(super) new: u64,
+    pub(super) known: u64,
 }
 
 /// The figures of a guarded upsert.
@@ -126,6 +137,7 @@ pub(super) struct ParkedRow {
 /// What a parked row waits for from now on.
 #[derive(Debug)]
 pub(super) struct Wait {
+    pub(super) row: RowId,
     pub(super) id: i64,
     pub(super) missing: (TableId, String),
     pub(super) without: Option<String>,
@@ -153,7 +165,7 @@ pub(super) struct Overlay {
     places: HashMap<String, TableId>,
     pub(super) changes: Changes,
     /// Rows that the database refused when they were written, and what it said.
-    pub(super) refused: HashMap<RowId, String>,
+    refused: HashMap<RowId, String>,
     /// The same for rows of no entity, by their numbers.
     pub(super) refused_appended: HashMap<u64, String>,
     /// What was asked for and not known.
@@ -161,6 +173,11 @@ pub(super) struct Overlay {
     scratch: Vec<u8>,
     /// What the last guarded upsert did.
     pub(super) guarded: Option<Guarded>,
+    /// Of the last pass.
+    pub(super) skipped: Skipped,
+    /// Whether a pass brings in rows together with those that wait for them. What the user has put between the tables may
+    /// want one before the other in the database: then it is done again a step at a time.
+    pub(super) is_deep: bool,
 }
 
 /// What a pass went on with.
@@ -184,6 +201,8 @@ impl Overlay {
             guessed: Vec::new(),
             scratch: Vec::new(),
             guarded: None,
+            skipped: Skipped::default(),
+            is_deep: false,
         }
     }
 
@@ -249,7 +268,7 @@ impl Overlay {
     /// What the last pass said was written: what was fetched is no longer so.
     pub(super) fn written(&mut self) {
         let changes = std::mem::take(&mut self.changes);
-        self.guarded = changes.guarded;
+        (self.guarded, self.skipped) = (changes.guarded, changes.skipped);
         for (table, changed) in self.open.iter_mut().zip(&changes.tables) {
             table.known.clear();
             table.is_guarded = false;
@@ -266,6 +285,18 @@ impl Overlay {
     /// Whether the pass must run again without a guard: the guard judges no row that waits for a parent.
     pub(super) fn must_give_up_guard(&mut self) -> bool {
         !self.changes.parked.is_empty() && self.give_up_guard()
+    }
+
+    /// Takes note of rows that the database does not take, once it was asked step by step.
+    pub(super) fn refused(&mut self, refused: Vec<(RowId, String)>) {
+        if !std::mem::take(&mut self.is_deep) {
+            self.refused.extend(refused);
+        }
+    }
+
+    /// Whether a row waits for this one since this pass.
+    pub(super) fn is_newly_awaited(&self, id: TableId, key: &str) -> bool {
+        self.changes.awaited.contains(&(id, key.to_owned()))
     }
 
     /// From now on what is there is fetched. Whether it was not so already.
@@ -514,11 +545,19 @@ impl Tables for Overlay {
         Ok(())
     }
 
-    fn wait_for(&mut self, parked: &Parked, parent: TableId, missing_key: &str) -> Result<(), Failure> {
-        let missing = (parent, missing_key.to_owned());
+    fn wait_for(
+        &mut self,
+        parked: &Parked,
+        (table, parent): (TableId, TableId),
+        missing_key: &str,
+    ) -> Result<Written, Failure> {
+        if let Some(problem) = self.refusal(table, &parked.key, &parked.version) {
+            return Ok(Written::Refused(problem));
+        }
+        let (row, missing) = ((table, parked.key.clone(), parked.version.clone()), (parent, missing_key.to_owned()));
         self.changes.awaited.insert(missing.clone());
-        self.changes.waits.push(Wait { id: parked.id, missing, without: write_without(&parked.without) });
-        Ok(())
+        self.changes.waits.push(Wait { row, id: parked.id, missing, without: write_without(&parked.without) });
+        Ok(Written::Done)
     }
 
     fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure> {

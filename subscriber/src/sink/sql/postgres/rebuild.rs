@@ -12,12 +12,12 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, would_lose},
+        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, wont_widen, would_lose},
         rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
         tables::Outgrown,
     },
-    PLACE, PostgresSink, connect, lock_number, schema, stream_lock_number, without_prefix,
+    PLACE, PostgresSink, connect, entity_lock, schema, stream_lock_number, without_prefix,
 };
 use crate::{
     FileKey,
@@ -71,7 +71,7 @@ impl PostgresRebuild {
         let prepared = async {
             let place: String = live.query_one(PLACE, &[]).await?.get(0);
             let name: String = live.query_one("SELECT current_schema()::text", &[]).await?.get(0);
-            let number = lock_number(&place, "rebuild");
+            let number = entity_lock(&place, "rebuild");
             let is_alone: bool = live.query_one("SELECT pg_try_advisory_lock($1)", &[&number]).await?.get(0);
             Ok::<_, Failure>((place, name, is_alone))
         };
@@ -116,7 +116,7 @@ impl PostgresRebuild {
     }
 
     pub(in super::super) async fn hold(&mut self) -> Result<(), RebuildError> {
-        let entities = self.scope.order.iter().map(|entity| lock_number(&self.place, entity));
+        let entities = self.scope.order.iter().map(|entity| entity_lock(&self.place, entity));
         let streams = self.scope.types().iter().filter(|name| self.plans.for_type(name).is_none());
         let numbers: BTreeSet<i64> =
             entities.chain(streams.map(|name| stream_lock_number(&self.place, name))).collect();
@@ -221,6 +221,7 @@ impl PostgresRebuild {
             live.batch_execute(&format!("ANALYZE {}", schemas.of_shadow(name.as_str()))).await?;
         }
 
+        let references = self.without_references().await?;
         let mut swapped = Vec::with_capacity(tables.len());
         for (name, _) in &tables {
             let way = self.make_room(name).await?;
@@ -250,9 +251,29 @@ impl PostgresRebuild {
                 swapped.inserted = swapped.rows;
             }
         }
+        for sql in references {
+            live.batch_execute(&sql).await?;
+        }
         swapped.extend(self.leave_behind(&tables).await?);
         self.take_over(&tables).await?;
         Ok(swapped)
+    }
+
+    /// Drops the foreign keys that tables which are made anew have, and those that refer to them. Gives the statements that
+    /// make them again, which fail if a row would refer to one that is not there.
+    async fn without_references(&self) -> Result<Vec<String>, Failure> {
+        let anew: Vec<String> = self.anew.iter().map(|name| self.schemas.of_live(name.as_str())).collect();
+        let sql = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+                       format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+                   FROM pg_constraint WHERE contype = 'f' AND conparentid = 0
+                     AND (ARRAY[conrelid, confrelid]::oid[] && ARRAY(SELECT to_regclass(t)::oid FROM unnest($1::text[]) t))
+                   ORDER BY conrelid, conname";
+        let mut again = Vec::new();
+        for row in self.live.query(sql, &[&anew]).await? {
+            self.live.batch_execute(row.get(0)).await?;
+            again.push(row.get(1));
+        }
+        Ok(again)
     }
 
     /// The tables of types that have an entity with another table now: they are forgotten, not dropped.
@@ -344,11 +365,11 @@ impl PostgresRebuild {
     }
 }
 
-/// Statements that give a table what the user put on it: constraints but for the key, indexes, triggers and grants.
+/// Statements that give a table what the user put on it: constraints but for keys, indexes, triggers and grants.
 const ATTACHED: &str = "WITH r AS (SELECT c.oid, c.relacl, c.relowner FROM pg_class c WHERE c.oid = to_regclass($1))
     SELECT sql FROM (
         SELECT 1 AS n, format('ALTER TABLE %s ADD CONSTRAINT %I %s', $1::text, conname, pg_get_constraintdef(k.oid)) AS sql
-            FROM pg_constraint k, r WHERE conrelid = r.oid AND contype IN ('c', 'f', 'u', 'x')
+            FROM pg_constraint k, r WHERE conrelid = r.oid AND contype IN ('c', 'u', 'x')
         UNION ALL SELECT 2, pg_get_indexdef(i.indexrelid) FROM pg_index i, r WHERE i.indrelid = r.oid
             AND NOT EXISTS (SELECT 1 FROM pg_constraint k WHERE k.conindid = i.indexrelid AND k.conrelid = i.indrelid)
         UNION ALL SELECT 3, pg_get_triggerdef(t.oid) FROM pg_trigger t, r WHERE tgrelid = r.oid AND NOT tgisinternal
@@ -466,10 +487,10 @@ impl Schemas {
     async fn columns(&self, live: &PostgresConnection, name: &SqlName, key: &[String]) -> Result<Columns, Failure> {
         let (old, new) = (self.of_live(name.as_str()), self.of_shadow(name.as_str()));
         let sql = format!(
-            "SELECT x.attname::text, t.typname::text, format_type(x.atttypid, x.atttypmod),
-                 EXISTS (SELECT 1 FROM pg_attribute m WHERE m.attrelid = to_regclass($2) AND m.attname = x.attname
-                           AND NOT m.attisdropped)
+            "SELECT x.attname::text, t.typname::text, format_type(x.atttypid, x.atttypmod), m.attname IS NOT NULL,
+                 x.atttypid = 'numeric'::regtype AND m.atttypid = 'int8'::regtype
              FROM pg_attribute x JOIN pg_type t ON t.oid = x.atttypid
+                 LEFT JOIN pg_attribute m ON m.attrelid = to_regclass($2) AND m.attname = x.attname AND NOT m.attisdropped
              WHERE x.attrelid = to_regclass($1) AND x.attnum > 0 AND NOT x.attisdropped AND x.attgenerated = ''
                AND (x.attname IN ('{VERSION}', '{RESCUED}')
                     OR EXISTS (SELECT 1 FROM {} c WHERE c.table_name = $3 AND c.name = x.attname))",
@@ -480,6 +501,9 @@ impl Schemas {
             let (column, kind, declared): (String, String, String) = (row.get(0), row.get(1), row.get(2));
             if !row.get::<_, bool>(3) {
                 live.batch_execute(&format!("ALTER TABLE {old} ADD COLUMN {} {declared}", quoted(&column))).await?;
+            } else if row.get::<_, Option<bool>>(4) == Some(true) {
+                let widened = live.batch_execute(&schema::widen_sql(&old, &quoted(&column))).await;
+                widened.map_err(|error| wont_widen(name, &column, &told(error.into())))?;
             }
             if !key.contains(&column) {
                 others.push((column, kind));

@@ -4,7 +4,7 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use waybill_contracts::{ColumnType, SchemaMode, SqlName};
 use waybill_formats::RowFilter;
-use waybill_store::{Migration, PostgresTransaction, Schema};
+use waybill_store::{Migration, PostgresTransaction, Schema, tokio_postgres};
 
 use super::{
     super::{
@@ -13,9 +13,11 @@ use super::{
             FILE, RESCUED, ROW, Registered, TO_STRING, VERSION, key_columns, lacks_frozen_column, lacks_key,
             lacks_own_column, needs_column, quoted, stream_is_taken,
         },
+        planned::Shapes,
         refused, type_from_name,
     },
     encode::declared_type,
+    is_answer,
 };
 use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn, folded};
 
@@ -31,6 +33,7 @@ pub(super) const SCHEMA: Schema = Schema {
         },
         Migration { name: "waits that end", sql: include_str!("0003_waits.sql") },
         Migration { name: "bad rows have their key", sql: include_str!("0004_bad_row_keys.sql") },
+        Migration { name: "inferred types are known as such", sql: include_str!("0005_inferred.sql") },
     ],
     shared_with_user: true,
 };
@@ -120,6 +123,10 @@ pub(super) async fn install(tx: &PostgresTransaction<'_>, plans: &EntityPlans) -
     Ok(())
 }
 
+/// A sink that does not see all rows cannot know which are newer.
+pub(super) const ROW_SECURITY_ADVICE: &str = "; the sink has to see and to write every row: ALTER ROLE … BYPASSRLS, or let \
+    its role own the table, without FORCE ROW LEVEL SECURITY";
+
 /// PostgreSQL, "System Columns".
 const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
 
@@ -203,6 +210,11 @@ pub(super) async fn check(
     if !matches!(relation.cast_unsigned(), b'r' | b'p') {
         return Err(refused(format!(
             "entity {entity:?}: {name} is no table (a view or foreign table); give the entity another `table`"
+        )));
+    }
+    if tx.query_one("SELECT row_security_active(to_regclass($1))", &[&name.to_string()]).await?.get(0) {
+        return Err(refused(format!(
+            "entity {entity:?}: row-level security of table {name} hides rows from this role{ROW_SECURITY_ADVICE}"
         )));
     }
     let place = |field: &str| {
@@ -290,10 +302,11 @@ async fn add_column(
 }
 
 async fn note_column(tx: &PostgresTransaction<'_>, name: &SqlName, column: &ShapeColumn) -> Result<(), Failure> {
-    let sql = "INSERT INTO _waybill_column (table_name, field, name, type) VALUES ($1, $2, $3, $4)
-               ON CONFLICT (table_name, field) DO UPDATE SET name = excluded.name, type = excluded.type";
-    let sql_name = SqlName::new(&column.field);
-    tx.execute(sql, &[&name.as_str(), &column.field, &sql_name.as_str(), &column.kind.to_string()]).await?;
+    let sql = "INSERT INTO _waybill_column (table_name, field, name, type, is_inferred) VALUES ($1, $2, $3, $4, $5)
+               ON CONFLICT (table_name, field)
+               DO UPDATE SET name = excluded.name, type = excluded.type, is_inferred = excluded.is_inferred";
+    let (sql_name, kind) = (SqlName::new(&column.field), column.kind.to_string());
+    tx.execute(sql, &[&name.as_str(), &column.field, &sql_name.as_str(), &kind, &column.is_inferred]).await?;
     Ok(())
 }
 
@@ -311,9 +324,11 @@ pub(super) async fn shape(
         ..Shape::default()
     };
     let mut noted = HashMap::new();
-    let sql = "SELECT name, field, type FROM _waybill_column WHERE table_name = $1";
+    let sql = "SELECT name, field, type, is_inferred FROM _waybill_column WHERE table_name = $1";
     for row in tx.query(&tx.prepare_cached(sql).await?, &[&name.as_str()]).await? {
-        noted.insert(row.get::<_, String>(0), (row.get::<_, String>(1), row.get::<_, String>(2)));
+        if let Some(kind) = type_from_name(row.get(2)) {
+            noted.insert(row.get::<_, String>(0), ShapeColumn { field: row.get(1), kind, is_inferred: row.get(3) });
+        }
     }
     let mut is_exact = true;
     let key: HashMap<_, _> = plan
@@ -329,10 +344,10 @@ pub(super) async fn shape(
         } else if found.name == RESCUED {
             is_exact &= found.is_exactly(ColumnType::Json);
         } else if !found.is_generated && ![FILE, ROW].contains(&found.name.as_str()) {
-            match noted.remove(&found.name).and_then(|(field, kind)| Some((field, type_from_name(&kind)?))) {
-                Some((field, kind)) => {
-                    is_exact &= found.is_exactly(kind);
-                    shape.columns.push(ShapeColumn { field, kind });
+            match noted.remove(&found.name) {
+                Some(column) => {
+                    is_exact &= found.is_exactly(column.kind);
+                    shape.columns.push(column);
                 }
                 None => shape.free.extend(found.holds().map(|kind| (found.name, kind))),
             }
@@ -349,19 +364,20 @@ pub(super) async fn is_plain(tx: &PostgresTransaction<'_>, name: &SqlName) -> Re
     Ok(found.is_some_and(|row| row.get(0)))
 }
 
-/// Gives new fields their columns; whether any got one.
+/// Gives new fields their columns, and columns the type that holds their fields; whether there was anything to do.
 pub(super) async fn grow(
-    tx: &PostgresTransaction<'_>,
+    tx: &mut PostgresTransaction<'_>,
     name: &SqlName,
     plan: Option<&EntityPlan>,
-    known: &Shape,
+    (known, shapes): (&Shape, &Shapes),
     fields: &NewFields,
 ) -> Result<bool, Failure> {
     let mode = plan.map_or(SchemaMode::Evolve, EntityPlan::mode);
-    let mut grown = known.grow(fields, mode, |field| SqlName::new(field).as_str().to_owned());
+    let grown = known.grow(fields, mode, |field| SqlName::new(field).as_str().to_owned());
+    let mut grown = shapes.without_stuck(name, grown);
     // No name of PostgreSQL has a U+0000; such a field is rescued.
     grown.retain(|grown| match grown {
-        Grown::Added(column) | Grown::Adopted(column) => !column.field.contains('\0'),
+        Grown::Added(column) | Grown::Adopted(column) | Grown::Widened(column) => !column.field.contains('\0'),
     });
     for grown in &grown {
         let column = match grown {
@@ -371,10 +387,82 @@ pub(super) async fn grow(
                 column
             }
             Grown::Adopted(column) => column,
+            Grown::Widened(column) => match widen(tx, name, column).await? {
+                Ok(()) => column,
+                Err(problem) => {
+                    shapes.stick(name, &column.field, &problem);
+                    continue;
+                }
+            },
         };
         note_column(tx, name, column).await?;
     }
     Ok(!grown.is_empty())
+}
+
+/// Makes a column of integers one of decimals, and fills it with what was rescued before. Or else what the database says: a
+/// view, a policy or a constraint may stand on the column, and the table may be somebody else's.
+async fn widen(
+    tx: &mut PostgresTransaction<'_>,
+    name: &SqlName,
+    column: &ShapeColumn,
+) -> Result<Result<(), String>, Failure> {
+    let inner = tx.savepoint("widen").await?;
+    let widened = inner.batch_execute(&widen_sql(&name.to_string(), &SqlName::new(&column.field).to_string())).await;
+    if let Err(error) = widened {
+        inner.rollback().await?;
+        return if is_answer(&error) { Ok(Err(told(&error))) } else { Err(error.into()) };
+    }
+    inner.commit().await?;
+    fill(tx, name, column).await?;
+    Ok(Ok(()))
+}
+
+/// Numbers stay what they are.
+pub(super) fn widen_sql(table: &str, column: &str) -> String {
+    format!("ALTER TABLE {table} ALTER COLUMN {column} TYPE {}", declared_type(ColumnType::Decimal))
+}
+
+/// Takes numbers out of `_rescued` for which there is room now. Others, and all where the table refuses one of them, stay
+/// there until the row comes again or the table is rebuilt.
+async fn fill(tx: &mut PostgresTransaction<'_>, name: &SqlName, column: &ShapeColumn) -> Result<(), Failure> {
+    let inner = tx.savepoint("fill").await?;
+    // Spelt as they are. A text with U+0000, which cannot be read here, is left alone.
+    let sql = format!(
+        r#"UPDATE {name} SET {column} = ({RESCUED} ->> $1)::numeric, {RESCUED} = (
+               SELECT ('{{' || string_agg(to_json(key)::text || ':' || value::text, ',') || '}}')::json
+               FROM json_each({RESCUED}) WHERE key <> $1)
+           WHERE {RESCUED} IS NOT NULL AND {column} IS NULL AND CASE WHEN strpos({RESCUED}::text, '\u0000') > 0 THEN false
+               ELSE json_typeof({RESCUED} -> $1) = 'number' AND length({RESCUED} ->> $1) < 1000
+                   AND {RESCUED} ->> $1 ~ '^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]{{1,3}})?$' END"#,
+        column = SqlName::new(&column.field)
+    );
+    match inner.execute(&sql, &[&column.field]).await {
+        Ok(_) => inner.commit().await?,
+        Err(error) if is_answer(&error) => {
+            inner.rollback().await?;
+            let problem = told(&error);
+            tracing::warn!(
+                table = name.as_str(),
+                field = column.field,
+                problem,
+                "what was rescued before stays in _rescued"
+            );
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// What the server says, with what it says beside.
+fn told(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(error) => match error.detail() {
+            Some(detail) => format!("{} ({})", error.message(), detail.replace('\n', "; ")),
+            None => error.message().to_owned(),
+        },
+        None => error.to_string(),
+    }
 }
 
 /// What the table of a blobType without an entity is called.

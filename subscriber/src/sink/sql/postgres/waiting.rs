@@ -15,6 +15,7 @@ use super::{
         waiting::{MissingParent, OVERDUE_ROWS_MAX, Patience, Released, SqlSink, again_in},
     },
     BEGIN, PostgresSink, RELEASED_BYTES_MAX, RELEASED_ROWS_MAX, Run, TRIES, fetch, is_worth_another_try,
+    write::without_nul,
 };
 use crate::{
     apply::EntityPlan,
@@ -54,7 +55,8 @@ impl SqlSink for PostgresSink {
             let problem = format!("entity {entity:?} is not among those that the sink was opened with");
             return Err(self.gave_up(refused(problem)));
         };
-        Ok(self.let_go(plan, &Which::For(key)).await?.unwrap_or_default())
+        // As it is stored.
+        Ok(self.let_go(plan, &Which::For(&without_nul(key))).await?.unwrap_or_default())
     }
 
     async fn bad_rows(&self, of: &BadRowsOf, limit: u32) -> Result<Vec<BadRowEntry>, SinkError> {

@@ -6,17 +6,20 @@ use std::{fmt::Write as _, ops::Range};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::{SinkExt as _, pin_mut};
 use sha2::{Digest as _, Sha256};
-use waybill_store::{PostgresTransaction, tokio_postgres};
+use waybill_store::{
+    PostgresConnection, PostgresTransaction,
+    tokio_postgres::{self, SimpleQueryMessage, error::SqlState},
+};
 
 use super::{
     super::{
         Failure,
-        catalogue::{TO_STRING, VERSION, key_columns},
+        catalogue::{FOREIGN_KEY_ADVICE, TO_STRING, VERSION, key_columns},
         tables::TableId,
     },
     encode::{HEADER, TRAILER},
     fetch::{Keys, same_key},
-    overlay::{Changes, Guarded, Held, Open, Overlay, ParkedRow, RowChange, RowId},
+    overlay::{Change, Changes, Guarded, Held, Open, Overlay, ParkedRow, RowChange, RowId, Wait},
     schema::tuple_columns,
 };
 
@@ -40,6 +43,8 @@ struct Put {
     refused: Vec<(usize, String)>,
     inserted: u64,
     updated: u64,
+    /// Left out by a trigger of the user's.
+    skipped: u64,
 }
 
 /// Writes everything. Where rows were refused, what was written is taken back, and `overlay` knows them: the pass is to run
@@ -57,7 +62,7 @@ pub(super) async fn write(tx: &mut PostgresTransaction<'_>, overlay: &mut Overla
     let refused_appended = append_rows(&mut tx, overlay).await?;
     if !refused.is_empty() || !refused_appended.is_empty() {
         tx.rollback().await?;
-        overlay.refused.extend(refused);
+        overlay.refused(refused);
         overlay.refused_appended.extend(refused_appended);
         return Ok(false);
     }
@@ -65,7 +70,7 @@ pub(super) async fn write(tx: &mut PostgresTransaction<'_>, overlay: &mut Overla
     refused.extend(write_parked(&mut tx, overlay, now).await?);
     if !refused.is_empty() {
         tx.rollback().await?;
-        overlay.refused.extend(refused);
+        overlay.refused(refused);
         return Ok(false);
     }
     write_bad_rows(&tx, &overlay.changes, now).await?;
@@ -85,15 +90,28 @@ const CLASSES: [&str; 43] = [
 /// Source: PostgreSQL, "Error Codes": 21 two rows with what the database takes for one key, 22 data exception, 23 integrity
 /// constraint violation, 44 the check of a view, 54 program limit exceeded (a value too long for an index), P0 raised by a
 /// trigger; and what a trigger raises with a code of its own.
-fn row_fault(error: &tokio_postgres::Error) -> Option<String> {
+fn row_fault(error: &tokio_postgres::Error) -> Option<RowFault> {
     let error = error.as_db_error()?;
     let class = error.code().code().get(..2)?;
     (matches!(class, "21" | "22" | "23" | "44" | "54" | "P0") || !CLASSES.contains(&class)).then(|| {
-        match error.detail() {
+        let wants_another = *error.code() == SqlState::FOREIGN_KEY_VIOLATION;
+        let mut problem = match error.detail() {
             Some(detail) => format!("{} ({detail})", error.message()),
             None => error.message().to_owned(),
+        };
+        if wants_another {
+            problem.push_str(FOREIGN_KEY_ADVICE);
         }
+        RowFault { problem, wants_another }
     })
+}
+
+/// Why the database does not take a row.
+#[derive(Debug)]
+struct RowFault {
+    problem: String,
+    /// It may take it once another one is written.
+    wants_another: bool,
 }
 
 async fn delete_rows(
@@ -130,7 +148,7 @@ async fn delete_rows(
             }
         }
     }
-    refused.extend(halves.refused.into_iter().map(|(at, problem)| {
+    refused.extend(halves.refused().map(|(at, problem)| {
         let (key, version) = gone[at];
         ((id, key.to_owned(), version.clone()), problem)
     }));
@@ -141,21 +159,31 @@ fn is_there(table: &Open, key: &str) -> bool {
     table.known(key).is_some_and(|known| matches!(known.row, Held::Row(_)))
 }
 
-/// Finds the rows that the database refuses among many, by halving what fails.
+/// Finds the rows that the database refuses among many, by halving what fails. One that only wanted another one to be
+/// there, or gone, which came after it, is tried again.
 struct Halves {
     /// Still to be tried, the last one first.
     stretches: Vec<Range<usize>>,
     /// Single rows, and what is wrong with them.
-    refused: Vec<(usize, String)>,
+    faults: Vec<(usize, RowFault)>,
+    /// Faults when the last round began.
+    faults_before: usize,
 }
 
 impl Halves {
     fn of(rows: usize) -> Self {
-        Self { stretches: (rows > 0).then_some(0..rows).into_iter().collect(), refused: Vec::new() }
+        let stretches = (rows > 0).then_some(0..rows).into_iter().collect();
+        Self { stretches, faults: Vec::new(), faults_before: rows }
     }
 
     /// What is to be tried next.
     fn next(&mut self) -> Option<Range<usize>> {
+        if self.stretches.is_empty() && self.faults.len() < self.faults_before {
+            self.faults_before = self.faults.len();
+            let again = self.faults.extract_if(.., |(_, fault)| fault.wants_another);
+            self.stretches.extend(again.map(|(at, _)| at..at + 1));
+            self.stretches.reverse();
+        }
         self.stretches.pop()
     }
 
@@ -164,21 +192,22 @@ impl Halves {
     /// # Errors
     /// The error, when it is not about what a row is.
     fn failed(&mut self, stretch: Range<usize>, error: tokio_postgres::Error) -> Result<(), Failure> {
-        let Some(problem) = row_fault(&error) else { return Err(error.into()) };
+        let Some(fault) = row_fault(&error) else { return Err(error.into()) };
         if stretch.len() > 1 {
-            halve(stretch, &mut self.stretches);
+            // The first half is looked at first.
+            let middle = stretch.start + stretch.len() / 2;
+            self.stretches.push(middle..stretch.end);
+            self.stretches.push(stretch.start..middle);
         } else {
-            self.refused.push((stretch.start, problem));
+            self.faults.push((stretch.start, fault));
         }
         Ok(())
     }
-}
 
-/// The first half is looked at first.
-fn halve(stretch: Range<usize>, stretches: &mut Vec<Range<usize>>) {
-    let middle = stretch.start + stretch.len() / 2;
-    stretches.push(middle..stretch.end);
-    stretches.push(stretch.start..middle);
+    /// Rows that are not taken, whatever came before them.
+    fn refused(self) -> impl Iterator<Item = (usize, String)> {
+        self.faults.into_iter().map(|(at, fault)| (at, fault.problem))
+    }
 }
 
 async fn put_rows(
@@ -188,7 +217,7 @@ async fn put_rows(
     refused: &mut Vec<(RowId, String)>,
 ) -> Result<(), Failure> {
     let table = overlay.table(id);
-    let mut guarded = None;
+    let (mut guarded, mut skipped) = (None, Vec::new());
     let (mut new, mut others) = (Vec::new(), Vec::new());
     for (key, change) in &overlay.changes.tables[id.0] {
         if let Some(RowChange::Put { version, tuple }) = &change.row {
@@ -206,14 +235,20 @@ async fn put_rows(
         // In the order of the pass, which is that of the keys.
         rows.sort_unstable_by_key(|(tuple, ..)| tuple.start);
         let tuples: Vec<Range<usize>> = rows.iter().map(|(tuple, ..)| tuple.clone()).collect();
-        let put = put_tuples(tx, table, &overlay.changes.tuples, &tuples, way).await?;
+        let staged = overlay.changes.staged.as_deref().filter(|_| way == Way::Guarded);
+        let put = put_tuples(tx, table, &overlay.changes.tuples, &tuples, (way, staged)).await?;
         for (at, problem) in put.refused {
             let (_, key, version) = &rows[at];
             refused.push(((id, (*key).clone(), (*version).clone()), problem));
         }
+        skipped.push(put.skipped);
         if way == Way::Guarded {
             guarded = Some(Guarded { put: tuples.len() as u64, inserted: put.inserted, updated: put.updated });
         }
+    }
+    if let [new, known] = skipped[..] {
+        overlay.changes.skipped.new += new;
+        overlay.changes.skipped.known += known;
     }
     if guarded.is_some() {
         overlay.changes.guarded = guarded;
@@ -221,87 +256,98 @@ async fn put_rows(
     Ok(())
 }
 
-async fn append_rows(tx: &mut PostgresTransaction<'_>, overlay: &Overlay) -> Result<Vec<(u64, String)>, Failure> {
+async fn append_rows(tx: &mut PostgresTransaction<'_>, overlay: &mut Overlay) -> Result<Vec<(u64, String)>, Failure> {
     let appended = &overlay.changes.appended;
     let Some(table) = overlay.open.iter().find(|table| table.plan.is_none()) else { return Ok(Vec::new()) };
     let tuples: Vec<Range<usize>> = appended.iter().map(|(tuple, _)| tuple.clone()).collect();
     let way = if table.is_exact { Way::Copy } else { Way::Upsert };
-    let put = put_tuples(tx, table, &overlay.changes.tuples, &tuples, way).await?;
-    Ok(put.refused.into_iter().map(|(at, problem)| (appended[at].1, problem)).collect())
+    let put = put_tuples(tx, table, &overlay.changes.tuples, &tuples, (way, None)).await?;
+    let refused = put.refused.into_iter().map(|(at, problem)| (appended[at].1, problem)).collect();
+    overlay.changes.skipped.new += put.skipped;
+    Ok(refused)
 }
 
-/// Brings tuples into a table; those that it refuses are found, with what the database says.
+/// Brings tuples into a table; those that it refuses are found, with what the database says. `staged` is a temporary table
+/// that holds all of them already.
 async fn put_tuples(
     tx: &mut PostgresTransaction<'_>,
     table: &Open,
     bytes: &[u8],
     tuples: &[Range<usize>],
-    way: Way,
+    (way, mut staged): (Way, Option<&str>),
 ) -> Result<Put, Failure> {
     let mut put = Put::default();
-    if tuples.is_empty() {
-        return Ok(put);
-    }
-    let mut stretches = vec![(0..tuples.len(), way)];
-    while let Some((stretch, way)) = stretches.pop() {
-        let inner = tx.savepoint("rows").await?;
-        match put_stretch(&inner, table, bytes, &tuples[stretch.clone()], way).await {
-            Ok((inserted, updated)) => {
-                inner.commit().await?;
-                put.inserted += inserted;
-                put.updated += updated;
-            }
-            Err(Failure::Postgres(error)) => {
-                let fault = row_fault(&error);
-                inner.rollback().await?;
-                let Some(problem) = fault else { return Err(error.into()) };
-                if stretch.len() > 1 {
-                    let mut halves = Vec::new();
-                    halve(stretch, &mut halves);
-                    stretches.extend(halves.into_iter().map(|half| (half, way)));
-                } else if way == Way::Copy && table.plan.is_some() {
-                    // Somebody else may have put a row with this key there meanwhile.
-                    stretches.push((stretch, Way::Upsert));
-                } else {
-                    put.refused.push((stretch.start, problem));
+    let mut halves = Halves::of(tuples.len());
+    while let Some(stretch) = halves.next() {
+        let ways: &[Way] = match way {
+            // Somebody else may have put a row with this key there meanwhile.
+            Way::Copy if stretch.len() == 1 && table.plan.is_some() => &[Way::Copy, Way::Upsert],
+            Way::Copy => &[Way::Copy],
+            Way::Upsert => &[Way::Upsert],
+            Way::Guarded => &[Way::Guarded],
+        };
+        let mut failed = None;
+        for way in ways {
+            let inner = tx.savepoint("rows").await?;
+            match put_stretch(&inner, table, bytes, &tuples[stretch.clone()], (*way, staged.take())).await {
+                Ok(Stretch { inserted, updated, skipped }) => {
+                    inner.commit().await?;
+                    put.inserted += inserted;
+                    put.updated += updated;
+                    put.skipped += skipped;
+                    failed = None;
+                    break;
                 }
+                Err(Failure::Postgres(error)) => {
+                    inner.rollback().await?;
+                    failed = Some(error);
+                }
+                Err(failure) => return Err(failure),
             }
-            Err(failure) => return Err(failure),
+        }
+        if let Some(error) = failed {
+            halves.failed(stretch, error)?;
         }
     }
+    put.refused = halves.refused().collect();
     Ok(put)
 }
 
-/// How many rows are new and how many replaced another, where that is counted.
+/// How many rows are new and how many replaced another, where that is counted; elsewhere how many did not come in.
+#[derive(Debug, Default)]
+struct Stretch {
+    inserted: u64,
+    updated: u64,
+    skipped: u64,
+}
+
+impl Stretch {
+    fn of(tuples: usize, written: u64) -> Self {
+        Self { skipped: (tuples as u64).saturating_sub(written), ..Self::default() }
+    }
+}
+
 async fn put_stretch(
     tx: &PostgresTransaction<'_>,
     table: &Open,
     bytes: &[u8],
     tuples: &[Range<usize>],
-    way: Way,
-) -> Result<(u64, u64), Failure> {
+    (way, staged): (Way, Option<&str>),
+) -> Result<Stretch, Failure> {
     let shape = table.shape.as_ref().expect("it is loaded where rows are written");
     let columns = tuple_columns(table.plan.as_deref(), shape);
     let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
     let names = names.join(", ");
     if way == Way::Copy {
-        copy(tx, &format!("COPY {} ({names}) FROM STDIN (FORMAT binary)", table.name), bytes, tuples).await?;
-        return Ok((0, 0));
+        let sql = format!("COPY {} ({names}) FROM STDIN (FORMAT binary)", table.name);
+        return Ok(Stretch::of(tuples.len(), copy(tx, &sql, bytes, tuples).await?));
     }
-    let mut declared = String::new();
-    for (name, kind) in &columns {
-        let comma = if declared.is_empty() { "" } else { ", " };
-        write!(declared, "{comma}{name} {kind}").expect(TO_STRING);
+    let stage = Stage::new(table, &columns);
+    if staged != Some(stage.name.as_str()) {
+        tx.batch_execute(&stage.empty()).await?;
+        copy(tx, &format!("COPY {} ({names}) FROM STDIN (FORMAT binary)", stage.name), bytes, tuples).await?;
     }
-    // Its name tells its columns, so one that the session has already is right.
-    let hash = Sha256::digest(format!("{} {declared}", table.name).as_bytes());
-    let stage = format!("pg_temp._waybill_stage_{}", super::super::hex(hash.get(..12).unwrap_or_default()));
-    tx.batch_execute(&format!(
-        "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({declared}) ON COMMIT DELETE ROWS; TRUNCATE {stage}",
-        stage.trim_start_matches("pg_temp.")
-    ))
-    .await?;
-    copy(tx, &format!("COPY {stage} ({names}) FROM STDIN (FORMAT binary)"), bytes, tuples).await?;
+    let stage = stage.name;
     let conflict = match &table.plan {
         Some(plan) => {
             let key = key_columns(plan);
@@ -317,8 +363,12 @@ async fn put_stretch(
     };
     let sql = format!("INSERT INTO {} AS t ({names}) SELECT {names} FROM {stage}{conflict}", table.name);
     if way == Way::Upsert {
-        tx.batch_execute(&sql).await?;
-        return Ok((0, 0));
+        let answers = tx.simple_query(&sql).await?;
+        let written = answers.iter().rev().find_map(|answer| match answer {
+            SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+            _ => None,
+        });
+        return Ok(Stretch::of(tuples.len(), written.unwrap_or_default()));
     }
     // A row that replaced another carries the lock under which it did.
     let counted = format!(
@@ -326,10 +376,76 @@ async fn put_stretch(
          SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM put"
     );
     let row = tx.query_one(&tx.prepare_cached(&counted).await?, &[]).await?;
-    Ok((row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i64>(1).cast_unsigned()))
+    let count = |at| row.get::<_, i64>(at).cast_unsigned();
+    Ok(Stretch { inserted: count(0), updated: count(1), skipped: 0 })
 }
 
-async fn copy(tx: &PostgresTransaction<'_>, sql: &str, bytes: &[u8], tuples: &[Range<usize>]) -> Result<(), Failure> {
+/// The temporary table through which tuples pass.
+struct Stage {
+    name: String,
+    declared: String,
+}
+
+impl Stage {
+    fn new(table: &Open, columns: &[(String, &'static str)]) -> Self {
+        let mut declared = String::new();
+        for (name, kind) in columns {
+            let comma = if declared.is_empty() { "" } else { ", " };
+            write!(declared, "{comma}{name} {kind}").expect(TO_STRING);
+        }
+        // Its name tells its columns, so one that the session has already is right.
+        let hash = Sha256::digest(format!("{} {declared}", table.name).as_bytes());
+        let name = format!("pg_temp._waybill_stage_{}", super::super::hex(hash.get(..12).unwrap_or_default()));
+        Self { name, declared }
+    }
+
+    /// Statements that make it, or take away what an earlier batch left in it.
+    fn empty(&self) -> String {
+        let Self { name, declared } = self;
+        format!(
+            "CREATE TEMPORARY TABLE IF NOT EXISTS {} ({declared}); TRUNCATE {name}",
+            name.trim_start_matches("pg_temp.")
+        )
+    }
+}
+
+/// Copies the tuples of the guarded table before the transaction that writes them, in the same session.
+pub(super) async fn stage(
+    connection: &mut PostgresConnection,
+    overlay: &mut Overlay,
+) -> Result<(), tokio_postgres::Error> {
+    let Some((at, table)) = overlay.open.iter().enumerate().find(|(_, table)| table.is_guarded) else { return Ok(()) };
+    let Some(shape) = &table.shape else { return Ok(()) };
+    let columns = tuple_columns(table.plan.as_deref(), shape);
+    let names: Vec<&str> = columns.iter().map(|(name, _)| name.as_str()).collect();
+    let stage = Stage::new(table, &columns);
+    let mut tuples: Vec<Range<usize>> = overlay.changes.tables[at].values().filter_map(put_tuple).collect();
+    tuples.sort_unstable_by_key(|tuple| tuple.start);
+
+    let tx = connection.transaction().await?;
+    // Nothing of it has to outlive the session.
+    tx.batch_execute(&format!("SET LOCAL synchronous_commit = off; {}", stage.empty())).await?;
+    let copying = format!("COPY {} ({}) FROM STDIN (FORMAT binary)", stage.name, names.join(", "));
+    copy(&tx, &copying, &overlay.changes.tuples, &tuples).await?;
+    tx.commit().await?;
+    overlay.changes.staged = Some(stage.name);
+    Ok(())
+}
+
+fn put_tuple(change: &Change) -> Option<Range<usize>> {
+    match &change.row {
+        Some(RowChange::Put { tuple, .. }) => Some(tuple.clone()),
+        Some(RowChange::Gone { .. }) | None => None,
+    }
+}
+
+/// Gives how many rows came in.
+async fn copy(
+    tx: &PostgresTransaction<'_>,
+    sql: &str,
+    bytes: &[u8],
+    tuples: &[Range<usize>],
+) -> Result<u64, tokio_postgres::Error> {
     let sink = tx.copy_in::<_, Bytes>(sql).await?;
     pin_mut!(sink);
     let mut chunk = BytesMut::with_capacity(CHUNK + 4096);
@@ -342,8 +458,7 @@ async fn copy(tx: &PostgresTransaction<'_>, sql: &str, bytes: &[u8], tuples: &[R
     }
     chunk.put_slice(TRAILER);
     sink.send(chunk.freeze()).await?;
-    sink.finish().await?;
-    Ok(())
+    sink.finish().await
 }
 
 /// Gives the deletions that cannot be remembered: their keys may be longer than an index takes.
@@ -382,7 +497,7 @@ async fn write_tombstones(
                    WHERE t.entity = u.e AND t.key = u.k";
         tx.execute(&tx.prepare_cached(sql).await?, &[&gone_entities, &gone_keys]).await?;
     }
-    let refused = halves.refused.into_iter().map(|(at, problem)| {
+    let refused = halves.refused().map(|(at, problem)| {
         let (id, key, version) = come[at];
         ((id, key.to_owned(), version.to_owned()), format!("its deletion cannot be remembered: {problem}"))
     });
@@ -416,15 +531,20 @@ async fn write_parked(
         let sql = "DELETE FROM _waybill_parked WHERE id = ANY ($1)";
         tx.execute(&tx.prepare_cached(sql).await?, &[&changes.unparked]).await?;
     }
-    if !changes.waits.is_empty() {
-        let ids: Vec<i64> = changes.waits.iter().map(|wait| wait.id).collect();
-        let entities: Vec<&str> = changes.waits.iter().map(|wait| overlay.table(wait.missing.0).entity()).collect();
-        let keys: Vec<String> = changes.waits.iter().map(|wait| without_nul(&wait.missing.1)).collect();
-        let without: Vec<Option<&str>> = changes.waits.iter().map(|wait| wait.without.as_deref()).collect();
-        let sql = "UPDATE _waybill_parked p SET missing_entity = u.e, missing_key = u.k, without = u.w
-                   FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[]) AS u(i, e, k, w) WHERE p.id = u.i";
-        tx.execute(&tx.prepare_cached(sql).await?, &[&ids, &entities, &keys, &without]).await?;
+    let mut refused = Vec::new();
+    let cannot_wait = |problem: String| format!("it cannot wait for what it refers to: {problem}");
+    let mut halves = Halves::of(changes.waits.len());
+    while let Some(stretch) = halves.next() {
+        let inner = tx.savepoint("rows").await?;
+        match wait(&inner, overlay, changes.waits.get(stretch.clone()).unwrap_or_default()).await {
+            Ok(()) => inner.commit().await?,
+            Err(error) => {
+                inner.rollback().await?;
+                halves.failed(stretch, error)?;
+            }
+        }
     }
+    refused.extend(halves.refused().map(|(at, problem)| (changes.waits[at].row.clone(), cannot_wait(problem))));
     let (mut gone_entities, mut gone_keys) = (Vec::new(), Vec::new());
     let mut come = Vec::new();
     // In the order in which they came, which is the one in which they are listed.
@@ -455,11 +575,22 @@ async fn write_parked(
             }
         }
     }
-    let refused = halves.refused.into_iter().map(|(at, problem)| {
+    refused.extend(halves.refused().map(|(at, problem)| {
         let (id, key, parked) = come[at];
-        ((id, key.to_owned(), parked.version.clone()), format!("it cannot wait for what it refers to: {problem}"))
-    });
-    Ok(refused.collect())
+        ((id, key.to_owned(), parked.version.clone()), cannot_wait(problem))
+    }));
+    Ok(refused)
+}
+
+async fn wait(tx: &PostgresTransaction<'_>, overlay: &Overlay, waits: &[Wait]) -> Result<(), tokio_postgres::Error> {
+    let ids: Vec<i64> = waits.iter().map(|wait| wait.id).collect();
+    let entities: Vec<&str> = waits.iter().map(|wait| overlay.table(wait.missing.0).entity()).collect();
+    let keys: Vec<String> = waits.iter().map(|wait| without_nul(&wait.missing.1)).collect();
+    let without: Vec<Option<&str>> = waits.iter().map(|wait| wait.without.as_deref()).collect();
+    let sql = "UPDATE _waybill_parked p SET missing_entity = u.e, missing_key = u.k, without = u.w
+               FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[]) AS u(i, e, k, w) WHERE p.id = u.i";
+    tx.execute(&tx.prepare_cached(sql).await?, &[&ids, &entities, &keys, &without]).await?;
+    Ok(())
 }
 
 async fn park(
@@ -494,7 +625,7 @@ async fn park(
 }
 
 /// A key that no row can have, as PostgreSQL can write it.
-fn without_nul(key: &str) -> String {
+pub(super) fn without_nul(key: &str) -> String {
     key.replace('\0', "\u{fffd}")
 }
 

@@ -18,7 +18,7 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, would_lose},
+        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, wont_widen, would_lose},
         rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
         tables::Outgrown,
@@ -28,7 +28,8 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans},
-    sink::{SinkOpenError, blocking},
+    sink::SinkOpenError,
+    tasks::blocking,
 };
 
 /// How long a writer of the old tables may take to end.
@@ -534,19 +535,29 @@ impl Columns {
 
 /// The columns that the shadow fills; the old table gets those that it lacks.
 fn columns(live: &Connection, name: &SqlName, key: &[String]) -> Result<Columns, Failure> {
-    let sql = "SELECT x.name, x.type, EXISTS (SELECT 1 FROM pragma_table_xinfo(?1, 'main') m WHERE m.name = x.name COLLATE NOCASE)
+    let sql = "SELECT x.name, x.type, EXISTS (SELECT 1 FROM pragma_table_xinfo(?1, 'main') m WHERE m.name = x.name COLLATE NOCASE),
+                 (SELECT s.field FROM shadow._waybill_column s JOIN main._waybill_column m
+                    ON m.table_name = s.table_name AND m.field = s.field
+                  WHERE s.table_name = ?1 AND s.name = x.name AND s.type = 'decimal' AND m.type = 'integer' AND m.is_inferred)
                FROM pragma_table_xinfo(?1, 'shadow') x WHERE x.hidden = 0 AND (x.name IN (?2, ?3) OR EXISTS
                  (SELECT 1 FROM shadow._waybill_column c WHERE c.table_name = ?1 AND c.name = x.name))";
     let mut statement = live.prepare(sql)?;
     let found = statement.query_map((name.as_str(), VERSION, RESCUED), |row| {
-        Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, bool>(2)?))
+        Ok((
+            row.get::<_, String>(0)?,
+            row.get::<_, String>(1)?,
+            row.get::<_, bool>(2)?,
+            row.get::<_, Option<String>>(3)?,
+        ))
     })?;
     let found = found.collect::<Result<Vec<_>, _>>()?;
     drop(statement);
     let mut others = Vec::new();
-    for (column, declared, is_there) in found {
+    for (column, declared, is_there, narrow) in found {
         if !is_there {
             live.execute_batch(&format!("ALTER TABLE main.{name} ADD COLUMN {} {declared}", quoted(&column)))?;
+        } else if let Some(field) = narrow {
+            schema::widen(live, name, &column, &field)?.map_err(|problem| wont_widen(name, &column, &problem))?;
         }
         if !key.contains(&column) {
             others.push(column);
@@ -581,12 +592,12 @@ fn our_columns(live: &Connection, name: &SqlName) -> Result<Vec<String>, Failure
 }
 
 fn copy_columns(live: &Connection, shadow: &Connection, name: &SqlName) -> Result<(), Failure> {
-    let mut read = live.prepare("SELECT table_name, field, name, type FROM _waybill_column WHERE table_name = ?1")?;
-    let mut write =
-        shadow.prepare("INSERT INTO _waybill_column (table_name, field, name, type) VALUES (?1, ?2, ?3, ?4)")?;
+    let columns = "table_name, field, name, type, is_inferred";
+    let mut read = live.prepare(&format!("SELECT {columns} FROM _waybill_column WHERE table_name = ?1"))?;
+    let mut write = shadow.prepare(&format!("INSERT INTO _waybill_column ({columns}) VALUES (?1, ?2, ?3, ?4, ?5)"))?;
     let mut rows = read.query([name.as_str()])?;
     while let Some(row) = rows.next()? {
-        let values: [Value; 4] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
+        let values: [Value; 5] = [row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?];
         write.execute(rusqlite::params_from_iter(values))?;
     }
     Ok(())

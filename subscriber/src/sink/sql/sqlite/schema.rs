@@ -9,16 +9,20 @@ use waybill_contracts::{ColumnType, SchemaMode, SqlName};
 use waybill_formats::RowFilter;
 use waybill_store::{
     Migration, Schema,
-    rusqlite::{self, Connection},
+    rusqlite::{self, Connection, OptionalExtension as _},
 };
 
-use super::super::{
-    Failure,
-    catalogue::{
-        FILE, RESCUED, ROW, Registered, TO_STRING, VERSION, key_columns, lacks_frozen_column, lacks_key,
-        lacks_own_column, needs_column, quoted, stream_is_taken,
+use super::{
+    super::{
+        Failure,
+        catalogue::{
+            FILE, RESCUED, ROW, Registered, TO_STRING, VERSION, key_columns, lacks_frozen_column, lacks_key,
+            lacks_own_column, needs_column, quoted, stream_is_taken,
+        },
+        planned::Shapes,
+        refused, type_from_name,
     },
-    refused, type_from_name,
+    is_answer,
 };
 use crate::apply::{EntityPlan, EntityPlans, Grown, NewFields, Shape, ShapeColumn, folded};
 
@@ -34,6 +38,7 @@ pub(super) const SCHEMA: Schema = Schema {
         },
         Migration { name: "waits that end", sql: include_str!("0003_waits.sql") },
         Migration { name: "bad rows have their key", sql: include_str!("0004_bad_row_keys.sql") },
+        Migration { name: "inferred types are known as such", sql: include_str!("0005_inferred.sql") },
     ],
     shared_with_user: true,
 };
@@ -328,10 +333,11 @@ fn is_noted(tx: &Connection, name: &SqlName) -> rusqlite::Result<bool> {
 }
 
 fn note_column(tx: &Connection, name: &SqlName, column: &ShapeColumn) -> Result<(), Failure> {
-    let sql = "INSERT INTO _waybill_column (table_name, field, name, type) VALUES (?1, ?2, ?3, ?4)
-               ON CONFLICT (table_name, field) DO UPDATE SET name = excluded.name, type = excluded.type";
-    let sql_name = SqlName::new(&column.field);
-    tx.prepare_cached(sql)?.execute((name.as_str(), &column.field, sql_name.as_str(), column.kind.to_string()))?;
+    let sql = "INSERT INTO _waybill_column (table_name, field, name, type, is_inferred) VALUES (?1, ?2, ?3, ?4, ?5)
+               ON CONFLICT (table_name, field)
+               DO UPDATE SET name = excluded.name, type = excluded.type, is_inferred = excluded.is_inferred";
+    let (sql_name, kind) = (SqlName::new(&column.field), column.kind.to_string());
+    tx.prepare_cached(sql)?.execute((name.as_str(), &column.field, sql_name.as_str(), kind, column.is_inferred))?;
     Ok(())
 }
 
@@ -344,10 +350,14 @@ pub(super) fn shape(tx: &Connection, name: &SqlName, plan: Option<&EntityPlan>) 
         ..Shape::default()
     };
     let mut noted = HashMap::new();
-    let mut statement = tx.prepare_cached("SELECT name, field, type FROM _waybill_column WHERE table_name = ?1")?;
+    let sql = "SELECT name, field, type, is_inferred FROM _waybill_column WHERE table_name = ?1";
+    let mut statement = tx.prepare_cached(sql)?;
     let mut rows = statement.query([name.as_str()])?;
     while let Some(row) = rows.next()? {
-        noted.insert(row.get::<_, String>(0)?, (row.get::<_, String>(1)?, row.get::<_, String>(2)?));
+        if let Some(kind) = type_from_name(&row.get::<_, String>(2)?) {
+            let column = ShapeColumn { field: row.get(1)?, kind, is_inferred: row.get(3)? };
+            noted.insert(row.get::<_, String>(0)?, column);
+        }
     }
     let key: HashSet<_> = shape.key.iter().map(|field| SqlName::new(field).as_str().to_owned()).collect();
     let is_free = |found: &Found| {
@@ -356,8 +366,8 @@ pub(super) fn shape(tx: &Connection, name: &SqlName, plan: Option<&EntityPlan>) 
             && ![VERSION, RESCUED, FILE, ROW].contains(&found.name.as_str())
     };
     for found in found.into_iter().filter(is_free) {
-        match noted.remove(&found.name).and_then(|(field, kind)| Some((field, type_from_name(&kind)?))) {
-            Some((field, kind)) => shape.columns.push(ShapeColumn { field, kind }),
+        match noted.remove(&found.name) {
+            Some(column) => shape.columns.push(column),
             None => {
                 shape.free.extend(Affinity::of(&found.declared).kind(&found.declared).map(|kind| (found.name, kind)));
             }
@@ -366,16 +376,17 @@ pub(super) fn shape(tx: &Connection, name: &SqlName, plan: Option<&EntityPlan>) 
     Ok(shape)
 }
 
-/// Gives new fields their columns; `None` when none gets one.
+/// Gives new fields their columns, and columns the type that holds their fields; `None` when there is nothing to do.
 pub(super) fn grow(
     tx: &Connection,
     name: &SqlName,
     plan: Option<&EntityPlan>,
-    known: &Shape,
+    (known, shapes): (&Shape, &Shapes),
     fields: &NewFields,
 ) -> Result<Option<Shape>, Failure> {
     let mode = plan.map_or(SchemaMode::Evolve, EntityPlan::mode);
     let grown = known.grow(fields, mode, |field| SqlName::new(field).as_str().to_owned());
+    let grown = shapes.without_stuck(name, grown);
     if grown.is_empty() {
         return Ok(None);
     }
@@ -387,10 +398,81 @@ pub(super) fn grow(
                 column
             }
             Grown::Adopted(column) => column,
+            Grown::Widened(column) => match widen(tx, name, SqlName::new(&column.field).as_str(), &column.field)? {
+                Ok(()) => column,
+                Err(problem) => {
+                    shapes.stick(name, &column.field, &problem);
+                    continue;
+                }
+            },
         };
         note_column(tx, name, column)?;
     }
     Ok(Some(shape(tx, name, plan)?))
+}
+
+/// Makes a column of integers one of decimals, which is text, and fills it with what was rescued before. Or else what stands
+/// in the way: a view or a constraint that has the column, a trigger, which every row would set off.
+pub(super) fn widen(
+    tx: &Connection,
+    name: &SqlName,
+    column: &str,
+    field: &str,
+) -> Result<Result<(), String>, rusqlite::Error> {
+    let triggers = "SELECT name FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE";
+    if let Some(trigger) = tx.query_row(triggers, [name.as_str()], |row| row.get::<_, String>(0)).optional()? {
+        return Ok(Err(format!("trigger {trigger:?} would run for every row of table {:?}", name.as_str())));
+    }
+    let sql = "SELECT l.name, m.sql FROM pragma_index_list(?1, 'main') l JOIN main.sqlite_schema m ON m.name = l.name
+               WHERE m.sql IS NOT NULL AND EXISTS (SELECT 1 FROM pragma_index_info(l.name, 'main') i WHERE i.name = ?2)";
+    let mut statement = tx.prepare(sql)?;
+    let indexes = statement.query_map((name.as_str(), column), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let indexes: Vec<(String, String)> = indexes.collect::<Result<_, _>>()?;
+    drop(statement);
+
+    tx.execute_batch("SAVEPOINT widen")?;
+    let column = quoted(column);
+    let widened = indexes
+        .iter()
+        .try_for_each(|(index, _)| tx.execute_batch(&format!("DROP INDEX main.{}", quoted(index))))
+        .and_then(|()| {
+            tx.execute_batch(&format!(
+                "ALTER TABLE main.{name} ADD COLUMN {WIDE} {declared};
+                 UPDATE main.{name} SET {WIDE} = CAST({column} AS TEXT) WHERE {column} IS NOT NULL",
+                declared = declared_type(ColumnType::Decimal)
+            ))
+        })
+        .and_then(|()| fill(tx, name, field))
+        .and_then(|()| {
+            tx.execute_batch(&format!(
+                "ALTER TABLE main.{name} DROP COLUMN {column};
+                 ALTER TABLE main.{name} RENAME COLUMN {WIDE} TO {column}"
+            ))
+        })
+        .and_then(|()| indexes.iter().try_for_each(|(_, sql)| tx.execute_batch(sql)));
+    match widened {
+        Ok(()) => tx.execute_batch("RELEASE widen").map(Ok),
+        Err(error) => {
+            tx.execute_batch("ROLLBACK TO widen; RELEASE widen")?;
+            if is_answer(&error) { Ok(Err(error.to_string())) } else { Err(error) }
+        }
+    }
+}
+
+/// While a column gets another type.
+const WIDE: &str = "_waybill_wide";
+
+/// Takes numbers out of `_rescued`, spelt as they are. Others stay there until the row comes again or the table is rebuilt.
+fn fill(tx: &Connection, name: &SqlName, field: &str) -> rusqlite::Result<()> {
+    // Paths have no way to spell it.
+    if field.contains('"') {
+        return Ok(());
+    }
+    let sql = format!(
+        "UPDATE main.{name} SET {WIDE} = {RESCUED} -> ?1, {RESCUED} = nullif(json_remove({RESCUED}, ?1), '{{}}')
+         WHERE {WIDE} IS NULL AND CASE WHEN json_valid({RESCUED}) THEN json_type({RESCUED}, ?1) IN ('integer', 'real') END"
+    );
+    tx.execute(&sql, [format!("$.\"{field}\"")]).map(drop)
 }
 
 /// What the table of a blobType without an entity is called.

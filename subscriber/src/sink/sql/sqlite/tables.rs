@@ -11,8 +11,9 @@ use waybill_store::rusqlite::{
 use super::{
     super::{
         Failure,
-        catalogue::same_definition,
+        catalogue::{FOREIGN_KEY_ADVICE, same_definition},
         foreign_publisher,
+        planned::Shapes,
         tables::{
             BAD_BYTES_MAX, Current, Origin, Parked, Parking, TableId, Tables, Written, read_without, stored,
             write_without,
@@ -73,11 +74,11 @@ impl<'tx> SqliteTables<'tx> {
         TableId(self.open.len() - 1)
     }
 
-    /// Gives new fields their columns.
-    pub(super) fn grow(&mut self, id: TableId, fields: &NewFields) -> Result<(), Failure> {
+    /// Gives new fields their columns, and columns the type that holds their fields.
+    pub(super) fn grow(&mut self, id: TableId, shapes: &Shapes, fields: &NewFields) -> Result<(), Failure> {
         let shape = self.shape(id)?;
         let Table { plan, name, .. } = &self.open[id.0];
-        if let Some(grown) = schema::grow(self.tx, name, *plan, &shape, fields)? {
+        if let Some(grown) = schema::grow(self.tx, name, *plan, (&shape, shapes), fields)? {
             self.open[id.0].shape = Some(Arc::new(grown));
         }
         Ok(())
@@ -337,13 +338,18 @@ impl<'tx> Tables for SqliteTables<'tx> {
         Ok(())
     }
 
-    fn wait_for(&mut self, parked: &Parked, parent: TableId, missing_key: &str) -> Result<(), Failure> {
+    fn wait_for(
+        &mut self,
+        parked: &Parked,
+        (_, parent): (TableId, TableId),
+        missing_key: &str,
+    ) -> Result<Written, Failure> {
         let entity = self.open[parent.0].entity();
         let sql = "UPDATE _waybill_parked SET missing_entity = ?2, missing_key = ?3, without = ?4 WHERE id = ?1";
         let without = write_without(&parked.without);
         let statement = prepared(self.tx, &mut self.statements.wait_for, || sql)?;
         statement.execute((parked.id, entity, missing_key, without))?;
-        Ok(())
+        Ok(Written::Done)
     }
 
     fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure> {
@@ -487,6 +493,8 @@ impl ToSql for Bound<'_> {
 /// A statement that fails on what the row is had no effect; the transaction goes on without it.
 fn written(tx: &Connection, result: rusqlite::Result<usize>) -> Result<Written, Failure> {
     let error = match result {
+        // No newer row is there, so only a trigger has it that none is written: RAISE(IGNORE).
+        Ok(0) => return Ok(Written::Skipped),
         Ok(_) => return Ok(Written::Done),
         Err(error) => error,
     };
@@ -494,5 +502,10 @@ fn written(tx: &Connection, result: rusqlite::Result<usize>) -> Result<Written, 
         error.sqlite_error_code(),
         Some(ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig)
     );
-    if is_the_rows && !tx.is_autocommit() { Ok(Written::Refused(error.to_string())) } else { Err(error.into()) }
+    if !is_the_rows || tx.is_autocommit() {
+        return Err(error.into());
+    }
+    let is_foreign_key =
+        error.sqlite_error().is_some_and(|error| error.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+    Ok(Written::Refused(format!("{error}{}", if is_foreign_key { FOREIGN_KEY_ADVICE } else { "" })))
 }

@@ -67,6 +67,8 @@ impl World {
     pub(in super::super) const CASES: u32 = 40;
     /// What the database takes for the name of the table `Taken`.
     pub(in super::super) const NAMES_OF_TAKEN: &[&str] = &["Taken"];
+    /// What a table of the user has for the sink.
+    pub(in super::super) const OWN_COLUMNS: &str = "_waybill_version bytea, _rescued json";
     /// A table that takes no price of 13.
     pub(in super::super) const ITEM_WITHOUT_13: &str =
         "CREATE TABLE item (id bigint, site text, changed timestamptz, price numeric CHECK (price <> 13),
@@ -77,6 +79,13 @@ impl World {
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
            $$ BEGIN IF NEW.id = 5 THEN RAISE 'not this one'; END IF; RETURN NEW; END $$",
         "CREATE TRIGGER refuse BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ];
+
+    /// A trigger that leaves item 5 out.
+    pub(in super::super) const SKIPPING: &[&str] = &[
+        "CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS
+           $$ BEGIN IF NEW.id = 5 THEN RETURN NULL; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER skip BEFORE INSERT ON item FOR EACH ROW EXECUTE FUNCTION skip()",
     ];
 
     /// What the first schema left.
@@ -100,6 +109,11 @@ impl World {
         let (address, entities, clock) = (Place::new().await.schema("w").await, entities(toml), clock.clone());
         let sink = PostgresSink::open_with(&address, &entities, move || clock.now()).await.unwrap();
         Self { address, entities, sink, files: std::cell::Cell::new(0) }
+    }
+
+    /// Also what its sessions are called.
+    pub(in super::super) fn schema(&self) -> &str {
+        self.address.rsplit_once("search_path%3D").unwrap().1
     }
 
     /// As `sink::open` knows it.

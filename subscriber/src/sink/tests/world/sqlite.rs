@@ -29,6 +29,8 @@ impl World {
     pub(in super::super) const CASES: u32 = 100;
     /// What the database takes for the name of the table `Taken`.
     pub(in super::super) const NAMES_OF_TAKEN: &[&str] = &["Taken", "taken"];
+    /// What a table of the user has for the sink.
+    pub(in super::super) const OWN_COLUMNS: &str = "_waybill_version BLOB, _rescued TEXT";
     /// A table that takes no price of 13.
     pub(in super::super) const ITEM_WITHOUT_13: &str =
         "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
@@ -37,6 +39,10 @@ impl World {
     /// A trigger that takes no item 5.
     pub(in super::super) const REFUSING: &[&str] =
         &["CREATE TRIGGER refuse BEFORE INSERT ON item WHEN NEW.id = 5 BEGIN SELECT RAISE(ABORT, 'not this one'); END"];
+
+    /// A trigger that leaves item 5 out.
+    pub(in super::super) const SKIPPING: &[&str] =
+        &["CREATE TRIGGER skip BEFORE INSERT ON item WHEN NEW.id = 5 BEGIN SELECT RAISE(IGNORE); END"];
 
     /// What the first schema left.
     pub(in super::super) const GOLDEN_1: &str = include_str!("../../../../golden/sink-sqlite-1.sql");

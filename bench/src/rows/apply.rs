@@ -1,0 +1,291 @@
+//! Rows 8 and 9: a file of changes into a table that holds half of the ids already.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    rc::Rc,
+};
+
+use anyhow::{Context as _, Result, ensure};
+
+use super::{Setting, absent};
+use crate::{
+    bench::{Bench, Contender, Figure, Target},
+    data::{Layout, Set},
+    program::Program,
+};
+
+const OURS: &str = "waybill";
+const EXECUTEMANY: &str = "Python executemany";
+const CHANGED: &str =
+    "change, sku, name, gtin, price, currency, unit, vat, stock, categories, attributes, updated_at, version";
+
+/// The table before, and the changes.
+fn sets(setting: &Setting) -> (Set, Set) {
+    (setting.set("base", 500_000, 50_000, 8), setting.set("changes", 1_000_000, 100_000, 7))
+}
+
+/// What every column holds in the end, added up so that another value, row or order of keys is another sum.
+fn sums(cents: impl Fn(&str) -> String) -> String {
+    format!(
+        "select count(*), sum(version % 1000003), sum(id % 1009 * version % 1000033), sum(stock * (id % 1009)), \
+         sum(length(name) * (id % 997)), sum(length(sku || gtin || currency || unit || change) * (id % 883)), \
+         sum({} * (id % 991)), sum({} * (id % 877)) from item",
+        cents("price"),
+        cents("vat")
+    )
+}
+
+pub(crate) fn postgres(setting: &Setting) -> Result<Bench> {
+    let (copy, executemany) = ("zcat | \\copy + merge", "psycopg executemany");
+    let (base, changes) = sets(setting);
+    let (lines, rows) = (setting.data.gzip(changes, Layout::JsonLines)?, setting.data.gzip(changes, Layout::Csv)?);
+    let mut missing = Vec::new();
+    let (mut contenders, mut keep) = (Vec::new(), Vec::<Box<dyn std::any::Any>>::new());
+    if let Some(server) = Server::of(setting) {
+        let base_rows = setting.data.plain(base, Layout::Csv)?;
+        let base_lines = setting.data.gzip(base, Layout::JsonLines)?;
+        server.make("bench_ours_base")?;
+        ours(setting, &server.database("bench_ours_base"), &base_lines).run()?;
+        server.make("bench_peers_base")?;
+        server.psql(
+            "bench_peers_base",
+            &[
+                &format!("create unlogged table raw {TABLE}"),
+                &format!(r"\copy raw from '{}' (format csv, header)", base_rows.display()),
+                &format!("create table item {TABLE}"),
+                "alter table item add primary key (id)",
+                "insert into item select distinct on (id) * from raw order by id, version desc",
+                "drop table raw",
+                "vacuum analyze item",
+            ],
+        )?;
+        let server = Rc::new(server);
+        let fresh = |base: &'static str| {
+            let server = Rc::clone(&server);
+            move || {
+                server.remove(RUN)?;
+                server.psql("postgres", &[&format!("create database {RUN} template {base}"), "checkpoint"]).map(drop)
+            }
+        };
+        let found = || {
+            let sums = server.sums();
+            move |_: &_| sums()
+        };
+        let run = server.database(RUN);
+        contenders
+            .push(Contender::new(OURS, ours(setting, &run, &lines)).before(fresh("bench_ours_base")).found_by(found()));
+        let psql = Program::new("psql").args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-d", &run]);
+        let by_hand = psql.args([
+            "-c".to_owned(),
+            format!("create unlogged table staging {TABLE}"),
+            "-c".to_owned(),
+            format!(r"\copy staging from program 'zcat {}' (format csv, header)", rows.display()),
+            "-c".to_owned(),
+            format!(
+                "insert into item select distinct on (id) * from staging order by id, version desc \
+                 on conflict (id) do update set ({CHANGED}) = ({}) where item.version < excluded.version",
+                CHANGED.split(", ").map(|column| format!("excluded.{column}")).collect::<Vec<_>>().join(", ")
+            ),
+            "-c".to_owned(),
+            "drop table staging".to_owned(),
+        ]);
+        contenders.push(Contender::new(copy, by_hand).before(fresh("bench_peers_base")).found_by(found()));
+        match &setting.tools.python {
+            Some(python) => {
+                let program = Program::new(python).args([setting.tools.peer("apply.py")]).args(["postgres", &run]);
+                contenders.push(
+                    Contender::new(executemany, program.args([&lines]))
+                        .before(fresh("bench_peers_base"))
+                        .found_by(found())
+                        .at_most_rounds(3),
+                );
+            }
+            None => absent(&mut missing, executemany, "cargo xtask bench prepares a Python environment"),
+        }
+        keep.push(Box::new(Dropped(server)));
+    } else {
+        absent(&mut missing, "PostgreSQL", "apt-get install postgresql");
+    }
+    Ok(Bench {
+        number: "8",
+        name: "postgres",
+        title: "A file of changes into PostgreSQL".to_owned(),
+        meaning: "A million changes from a .jsonl.gz, 2 % of the ids twice, into a table of 500,000 rows, half of which they change: \
+                  the last version wins. We decode and check JSON, number the rows' versions, note tombstones and progress, and commit \
+                  every 16 MiB of them, so that a crash costs little; `psql` gets CSV of the same rows, which the server parses itself, \
+                  and merges in one statement. The server is durable, and shares the two cores. CPU and memory are the client's.",
+        contenders,
+        targets: vec![Target::at_most(OURS, 1.0, copy), Target::at_least(OURS, 3.0, executemany)],
+        missing,
+        keep,
+    })
+}
+
+/// The database in which a contender works.
+pub(super) const RUN: &str = "bench_run";
+const TABLE: &str = "(id bigint, change text, sku text, name text, gtin text, price numeric(12,2), currency text, unit text, \
+                     vat numeric(5,2), stock int, categories text, attributes jsonb, updated_at timestamptz, version bigint)";
+
+fn ours(setting: &Setting, sink: &str, file: &Path) -> Program {
+    Program::new(setting.tools.ours("waybill-bench")).args(["work", "apply", "--sink", sink]).args([file])
+}
+
+/// A PostgreSQL server of which we have all rights.
+pub(super) struct Server {
+    /// `postgres://USER@HOST:PORT/postgres`.
+    url: String,
+}
+
+impl Server {
+    pub(super) fn of(setting: &Setting) -> Option<Self> {
+        setting.tools.program("psql")?;
+        setting.tools.postgres.clone().map(|url| Self { url })
+    }
+
+    pub(super) fn database(&self, name: &str) -> String {
+        let (server, _) = self.url.rsplit_once('/').unwrap_or((&self.url, ""));
+        format!("{server}/{name}")
+    }
+
+    /// Runs commands one after the other, and gives what the last one prints.
+    fn psql(&self, database: &str, commands: &[&str]) -> Result<String> {
+        let mut psql = Command::new("psql");
+        psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-d", &self.database(database)]);
+        commands.iter().for_each(|command| {
+            psql.args(["-c", command]);
+        });
+        let output = psql.output().context("psql cannot be started")?;
+        ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        self.psql("postgres", &[&format!("drop database if exists {name} with (force)")]).map(drop)
+    }
+
+    pub(super) fn make(&self, name: &str) -> Result<()> {
+        self.remove(name)?;
+        self.psql("postgres", &[&format!("create database {name}")]).map(drop)
+    }
+
+    /// What a contender's table holds.
+    pub(super) fn sums(self: &Rc<Self>) -> impl Fn() -> Result<String> + use<> {
+        let server = Rc::clone(self);
+        let sums = sums(|column| format!("({column} * 100)::bigint"));
+        move || server.psql(RUN, &[&sums])
+    }
+}
+
+/// Dropped, the databases are.
+pub(super) struct Dropped(pub(super) Rc<Server>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        for name in [RUN, "bench_ours_base", "bench_peers_base"] {
+            if let Err(error) = self.0.remove(name) {
+                eprintln!("   {name} stays: {error:#}");
+            }
+        }
+    }
+}
+
+pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
+    let upsert = "C upsert, sorted";
+    let (base, changes) = sets(setting);
+    let lines = setting.data.gzip(changes, Layout::JsonLines)?;
+    let base_lines = setting.data.gzip(base, Layout::JsonLines)?;
+    let folder = tempfile::tempdir_in(setting.data.path(""))?;
+    let (run, ours_base, peers_base) =
+        (folder.path().join("run.sqlite"), folder.path().join("ours.sqlite"), folder.path().join("peers.sqlite"));
+    let mut missing = Vec::new();
+
+    ours(setting, &sqlite_sink(&ours_base), &base_lines).run()?;
+    // So that a copy of the file is a copy of all.
+    sqlite3(&ours_base, "pragma wal_checkpoint(truncate)")?;
+    sqlite3(
+        &peers_base,
+        "pragma journal_mode=wal; create table item(id integer primary key, change, sku, name, gtin, price, currency, unit, vat, stock integer, categories, attributes, updatedAt, version integer)",
+    )?;
+    let fresh = |base: &Path| {
+        let (base, run) = (base.to_owned(), run.clone());
+        move || {
+            for suffix in ["", "-wal", "-shm"] {
+                let with_suffix = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
+                match fs::remove_file(with_suffix(&run)) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+                    _ => {}
+                }
+            }
+            fs::copy(&base, &run)?;
+            // What is still to be written to disk is nobody's work.
+            fs::File::open(&run)?.sync_all()?;
+            Ok(())
+        }
+    };
+    let found = || {
+        let sums = sqlite_sums(&run);
+        move |_: &_| sums()
+    };
+    let mut contenders = vec![
+        Contender::new(OURS, ours(setting, &sqlite_sink(&run), &lines)).before(fresh(&ours_base)).found_by(found()),
+    ];
+    match setting.tools.built.iter().map(|folder| folder.join("upsert")).find(|path| path.exists()) {
+        Some(program) => {
+            let (base, sorted) =
+                (setting.data.plain(base, Layout::SortedTabs)?, setting.data.plain(changes, Layout::SortedTabs)?);
+            Program::new(&program).args([&peers_base, &base]).run()?;
+            sqlite3(&peers_base, "pragma wal_checkpoint(truncate)")?;
+            let program = Program::new(program).args([&run, &sorted]);
+            contenders.push(Contender::new(upsert, program).before(fresh(&peers_base)).found_by(found()));
+        }
+        None => absent(&mut missing, upsert, "apt-get install gcc libsqlite3-dev"),
+    }
+    match &setting.tools.python {
+        Some(python) if contenders.len() > 1 => {
+            let program = Program::new(python).args([setting.tools.peer("apply.py")]).args(["sqlite"]);
+            contenders.push(
+                Contender::new(EXECUTEMANY, program.args([&run, &lines]))
+                    .before(fresh(&peers_base))
+                    .found_by(found())
+                    .at_most_rounds(3),
+            );
+        }
+        _ => absent(&mut missing, EXECUTEMANY, "cargo xtask bench prepares a Python environment"),
+    }
+    Ok(Bench {
+        number: "9",
+        name: "sqlite",
+        title: "A file of changes into SQLite".to_owned(),
+        meaning: "The same changes into SQLite. The limit is a C program that gets them parsed, in the order of their keys, and does \
+                  nothing but upsert them in one transaction. We get .jsonl.gz in the file's order, and keep tombstones, order and \
+                  progress, in transactions of 4 MiB of rows.",
+        contenders,
+        targets: vec![
+            Target::at_most(OURS, 1.6, upsert),
+            Target::at_least(OURS, 2.5, EXECUTEMANY),
+            Target::no_more(OURS, 256.0, Figure::PeakMib),
+        ],
+        missing,
+        keep: vec![Box::new(folder)],
+    })
+}
+
+fn sqlite_sink(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}
+
+/// What the table in a file holds.
+pub(super) fn sqlite_sums(path: &Path) -> impl Fn() -> Result<String> + use<> {
+    let path = path.to_owned();
+    let sums = sums(|column| format!("cast(round(cast({column} as real) * 100) as integer)"));
+    move || sqlite3(&path, &sums)
+}
+
+/// Runs a statement, and gives what it prints.
+fn sqlite3(path: &Path, statement: &str) -> Result<String> {
+    let output = Command::new("sqlite3").arg(path).arg(statement).output().context("sqlite3 cannot be started")?;
+    ensure!(output.status.success(), "sqlite3: {}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}

@@ -1,0 +1,116 @@
+//! Our side of a row, where no binary of ours does just that.
+
+mod apply;
+mod beside;
+mod decode;
+mod encode;
+mod publish;
+mod save;
+mod send;
+mod subscribe;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::program::Said;
+
+/// What there is to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Work {
+    /// Count the wanted rows of several files, some of them at a time
+    Decode {
+        /// Files at once, and processors
+        #[arg(long)]
+        workers: usize,
+        files: Vec<PathBuf>,
+    },
+    /// Write the rows of a CSV file as packed JSON Lines
+    Encode {
+        #[arg(long)]
+        level: u32,
+        rows: PathBuf,
+        out: PathBuf,
+    },
+    /// Bring files of item changes into effect
+    Apply {
+        #[arg(long)]
+        sink: String,
+        /// Plain bytes in a commit [default: what suits the sink]
+        #[arg(long)]
+        commit_mib: Option<usize>,
+        files: Vec<PathBuf>,
+    },
+    /// Save messages in a new inbox
+    Save {
+        #[arg(long)]
+        messages: u64,
+        #[arg(long)]
+        at_once: u64,
+        inbox: PathBuf,
+    },
+    /// Send messages that stand for files
+    Send {
+        #[arg(long)]
+        bus: String,
+        #[arg(long)]
+        blob: String,
+        #[arg(long)]
+        topic: String,
+        messages: u64,
+    },
+    /// Save and settle messages
+    Receive {
+        #[command(flatten)]
+        source: subscribe::Source,
+        messages: u64,
+        inbox: PathBuf,
+    },
+    /// Publish files of item changes
+    Publish {
+        #[command(flatten)]
+        place: publish::Place,
+        #[arg(long)]
+        state: PathBuf,
+        files: Vec<PathBuf>,
+    },
+    /// Bring published files into effect
+    Subscribe {
+        #[command(flatten)]
+        source: subscribe::Source,
+        #[arg(long)]
+        sink: String,
+        files: u64,
+        inbox: PathBuf,
+    },
+    /// Tell what a server uses while a client works
+    Beside {
+        #[arg(long)]
+        pid: u32,
+        #[arg(long)]
+        messages: u64,
+        #[arg(last = true)]
+        client: Vec<String>,
+    },
+}
+
+pub(crate) fn run(work: &Work) -> Result<()> {
+    let said = match work {
+        Work::Decode { workers, files } => decode::decode(*workers, files)?,
+        Work::Encode { level, rows, out } => encode::encode(*level, rows, out)?,
+        Work::Apply { sink, commit_mib, files } => apply::apply(sink, *commit_mib, files)?,
+        Work::Save { messages, at_once, inbox } => save::save(inbox, *messages, *at_once)?,
+        Work::Send { bus, blob, topic, messages } => send::send(bus, blob, topic, *messages)?,
+        Work::Receive { source, messages, inbox } => subscribe::receive(source, inbox, *messages)?,
+        Work::Publish { place, state, files } => publish::publish(place, state, files)?,
+        Work::Subscribe { source, sink, files, inbox } => subscribe::run(source, inbox, sink, *files)?,
+        Work::Beside { pid, messages, client } => beside::beside(*pid, *messages, client)?,
+    };
+    println!("{}", serde_json::to_string(&said)?);
+    Ok(())
+}
+
+fn result(text: impl ToString) -> Said {
+    Said { result: text.to_string(), ..Said::default() }
+}

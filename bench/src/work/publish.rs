@@ -1,0 +1,52 @@
+//! Files to blobs and messages.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Result;
+use tokio_util::sync::CancellationToken;
+use waybill_azure::connection_string::key_tokens;
+use waybill_publisher::Publisher;
+
+use super::result;
+use crate::program::Said;
+
+/// Where they go.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Place {
+    #[arg(long)]
+    bus: String,
+    #[arg(long)]
+    blob: String,
+    #[arg(long)]
+    topic: String,
+    #[arg(long)]
+    container: String,
+}
+
+/// Publishes each file as one export of item changes, and sends its message.
+pub(super) fn publish(place: &Place, state: &Path, files: &[PathBuf]) -> Result<Said> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let Place { bus, blob, topic, container } = place;
+        let life = Duration::from_secs(3600);
+        let tokens = key_tokens(bus.parse()?, topic.clone(), blob.parse()?, container.clone(), life);
+        let publisher = Publisher::builder(tokens, state).build().await?;
+        let stop = CancellationToken::new();
+        let exporting = async {
+            for path in files {
+                publisher.export("ItemChanges")?.file(path).await?;
+            }
+            publisher.flush(Duration::from_secs(120)).await?;
+            stop.cancel();
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            exported = exporting => exported?,
+            () = publisher.run(stop.clone()) => {}
+        }
+        Ok(result(files.len()))
+    })
+}

@@ -1,0 +1,120 @@
+//! `manifest` and `prune`: what was sent is told, and what is told and over goes.
+
+use anyhow::Context;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use waybill_cli::{
+    args::{Common, Format},
+    exit::Outcome,
+    output::{count, json, line, many},
+    progress, signals,
+};
+use waybill_publisher::{FlushError, Manifest, Pruned};
+
+use super::run::relay_line;
+use crate::settings::Settings;
+
+/// What was made, as JSON.
+#[derive(Serialize)]
+struct Made {
+    manifests: Vec<Manifest>,
+    /// Whether their messages are sent.
+    sent: bool,
+}
+
+pub(crate) async fn manifest(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
+    let publisher = settings.publisher(common.local.as_deref()).await?;
+    let (stop, over) = (CancellationToken::new(), CancellationToken::new());
+    let work = async {
+        let made = tokio::select! {
+            made = publisher.make_manifests() => made.map_err(anyhow::Error::from),
+            () = stop.cancelled() => Err(anyhow::anyhow!("stopped; what was begun is made by the next run")),
+        };
+        let sent = match &made {
+            Ok(made) => {
+                let ids: Vec<&str> = made.iter().map(|manifest| manifest.export.export_id.as_str()).collect();
+                tokio::select! {
+                    flushed = publisher.flush_exports(&ids, settings.send_timeout()) => flushed,
+                    () = stop.cancelled() => Ok(()),
+                }
+            }
+            Err(_) => Ok(()),
+        };
+        over.cancel();
+        made.map(|made| (made, sent))
+    };
+    let progress_now = || format!("making manifests{}", relay_line(&publisher));
+    let (made, sent) = tokio::select! {
+        (done, (), ()) = async {
+            tokio::join!(work, publisher.run(over.clone()), progress::show(progress_now, over.clone()))
+        } => done?,
+        listening = signals::listen(stop.clone(), "the broker's answers are waited for") => {
+            listening.context("cannot listen to signals")?;
+            unreachable!("listening ends with the process");
+        }
+    };
+    match sent {
+        Ok(()) | Err(FlushError::Timeout { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let counts = publisher.status().await?.counts;
+    if common.format == Format::Json {
+        json(&Made { manifests: made, sent: sent.is_ok() })?;
+        return Ok(Outcome::Done);
+    }
+    if made.is_empty() {
+        line(format_args!("nothing that is sent or void waits to be named"))?;
+    }
+    for Manifest { blob_type, first, last, void, export, .. } in &made {
+        let void = if *void == 0 { String::new() } else { format!(", {} void", count(*void)) };
+        line(format_args!("{blob_type}: {} to {}{void}: {}", count(*first), count(*last), export.uri))?;
+    }
+    if sent.is_err() {
+        line(format_args!(
+            "{} still in the outbox; `waybill-publisher run` sends what is there",
+            many(counts.uploaded, "message")
+        ))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// As JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    dry_run: bool,
+    #[serde(flatten)]
+    pruned: Pruned,
+}
+
+pub(crate) async fn prune(common: &Common, settings: &Settings, dry_run: bool) -> anyhow::Result<Outcome> {
+    let publisher = settings.publisher(common.local.as_deref()).await?;
+    let pruned = publisher.prune(dry_run).await?;
+    let outcome = if pruned.kept > 0 { Outcome::Quarantined } else { Outcome::Done };
+    if common.format == Format::Json {
+        json(&Said { dry_run, pruned })?;
+        return Ok(outcome);
+    }
+    let Pruned { exports, blobs, bytes, unnamed, kept, problem } = pruned;
+    line(format_args!(
+        "{}: {} with {}, {}",
+        if dry_run { "would go" } else { "gone" },
+        many(exports, "export"),
+        many(blobs, "blob"),
+        many(bytes, "byte")
+    ))?;
+    if unnamed > 0 {
+        line(format_args!(
+            "{} whose term is over stay, because no manifest that is sent names them: `waybill-publisher manifest`",
+            many(unnamed, "export")
+        ))?;
+    }
+    if kept > 0 {
+        let problem = problem.unwrap_or_default();
+        line(format_args!(
+            "{} cannot be deleted and stay with their exports, the first: {problem}",
+            many(kept, "blob")
+        ))?;
+    }
+    Ok(outcome)
+}

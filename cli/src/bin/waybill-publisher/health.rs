@@ -1,0 +1,191 @@
+//! What a publisher says of itself at `/health/live`, `/health/ready` and `/metrics`. What each means stands in
+//! `docs/publishing.md`.
+
+use std::{fmt, time::Duration};
+
+use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
+use serde::Serialize;
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+use tokio::time::timeout;
+use waybill_cli::{
+    health::{self, Serving, Told},
+    metrics::{self, Labels, Page, label, truth},
+};
+use waybill_publisher::{
+    FollowState, Publisher, RelayState,
+    change_log::{ChangeLog, LogStatus},
+    figures::Figures,
+    outbox::{AnyOutbox, Counts, Outbox},
+};
+
+/// How long a database may take to say what waits; without it the page has all but that.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Series of what waits: services choose the names of types, so there is an end to what they cost.
+const TYPES_MAX: usize = 100;
+
+#[derive(Clone)]
+struct Asked {
+    publisher: Publisher<AnyOutbox>,
+    log: Option<ChangeLog>,
+}
+
+/// Why it cannot do all that it was asked to do.
+#[derive(Debug, Serialize)]
+struct Problem {
+    part: &'static str,
+    problem: String,
+}
+
+/// Begins to answer at this address, if there is one.
+pub(crate) async fn serve(
+    address: Option<&str>,
+    publisher: &Publisher<AnyOutbox>,
+    log: Option<&ChangeLog>,
+) -> anyhow::Result<Option<Serving>> {
+    let asked = Asked { publisher: publisher.clone(), log: log.cloned() };
+    health::serve("waybill-publisher", address, asked).await
+}
+
+impl Asked {
+    /// Whoever stands by for another is as it should be.
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut tell = |part, problem: String| problems.push(Problem { part, problem });
+        match &*self.publisher.relay().borrow() {
+            RelayState::Attached | RelayState::Standby => {}
+            RelayState::Stopped => tell("bus", "it begins, or has ended".to_owned()),
+            RelayState::Waiting { problem, .. } => tell("bus", problem.clone()),
+        }
+        if self.log.is_some() {
+            match &*self.publisher.following().borrow() {
+                FollowState::Active | FollowState::Standby => {}
+                FollowState::Stopped => tell("change log", "it begins, or has ended".to_owned()),
+                FollowState::Waiting(problem) => tell("change log", problem.clone()),
+            }
+        }
+        problems
+    }
+}
+
+impl Told for Asked {
+    fn live(&self) -> (bool, Value) {
+        let stuck = self.publisher.stuck();
+        (stuck.is_empty(), json!({ "live": stuck.is_empty(), "stuck": stuck }))
+    }
+
+    fn ready(&self) -> (bool, Value) {
+        let (stuck, problems) = (self.publisher.stuck(), self.problems());
+        let ready = stuck.is_empty() && problems.is_empty();
+        (ready, json!({ "ready": ready, "stuck": stuck, "problems": problems }))
+    }
+
+    async fn page(&self) -> String {
+        let asked = async {
+            let exports = self.publisher.outbox().counts().await.ok();
+            let paused = self.publisher.outbox().paused().await.ok();
+            let log = match &self.log {
+                Some(log) => log.status().await.ok(),
+                None => None,
+            };
+            (exports, paused.map(|paused| paused.len()), log)
+        };
+        // The health says what is wrong.
+        let (exports, paused, log) = timeout(PATIENCE, asked).await.unwrap_or_default();
+        metrics::page(Snapshot {
+            figures: self.publisher.figures(),
+            ready: self.ready().0,
+            exports,
+            paused,
+            log,
+            now: OffsetDateTime::now_utc(),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    figures: Figures,
+    ready: bool,
+    exports: Option<Counts>,
+    paused: Option<usize>,
+    log: Option<LogStatus>,
+    now: OffsetDateTime,
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut page = Page::new(encoder);
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        page.gauges("publisher_build_info", "Always 1", None, [(version, 1.0)])?;
+        page.gauge("publisher_ready", "1 while /health/ready answers 200", None, truth(self.ready))?;
+        self.counts(&mut page)?;
+        self.outbox(&mut page)?;
+        self.log(&mut page)
+    }
+}
+
+impl Snapshot {
+    fn counts(&self, page: &mut Page<'_>) -> fmt::Result {
+        let figures = &self.figures;
+        for (name, help, unit, count) in [
+            ("files_planned", "Files that were fixed in the change log", None, figures.files_planned),
+            ("changes_planned", "Changes in them", None, figures.changes_planned),
+            ("changes_refused", "Changes that no file can hold", None, figures.changes_refused),
+            ("exports_uploaded", "Exports whose blob was committed", None, figures.exports_uploaded),
+            ("exports_failed", "Tries at an export that came to nothing", None, figures.exports_failed),
+            ("rows_uploaded", "Rows in committed blobs", None, figures.rows_uploaded),
+            ("uploaded", "What was committed, as stored", Some(Unit::Bytes), figures.bytes_uploaded),
+            ("messages_sent", "Messages that the broker accepted", None, figures.messages_sent),
+            ("messages_refused", "Times that the broker refused a message", None, figures.messages_refused),
+            ("sends_failed", "Batches that an outage of the bus held back", None, figures.sends_failed),
+        ] {
+            page.counters(&format!("publisher_{name}"), help, unit, [(Labels::new(), count)])?;
+        }
+        Ok(())
+    }
+
+    fn outbox(&self, page: &mut Page<'_>) -> fmt::Result {
+        let states = self.exports.iter().flat_map(|exports| {
+            [
+                ("planned", exports.planned),
+                ("uploaded", exports.uploaded),
+                ("sent", exports.sent),
+                ("void", exports.void),
+            ]
+        });
+        let states = states.map(|(state, count)| (label("state", state), count as f64));
+        page.gauges("publisher_exports", "Exports in the outbox, by state", None, states)?;
+        let oldest = self.exports.map(|exports| (Labels::new(), self.seconds_since(exports.waiting_since)));
+        let help = "Since when the oldest uploaded export waits for its message, 0 when none does";
+        page.gauges("publisher_oldest_unsent", help, Some(Unit::Seconds), oldest)?;
+        let paused = self.paused.map(|paused| (Labels::new(), paused as f64));
+        page.gauges("publisher_types_paused", "Types whose messages a person holds back", None, paused)
+    }
+
+    fn log(&self, page: &mut Page<'_>) -> fmt::Result {
+        let log = || self.log.iter();
+        let one = |value: f64| (Labels::new(), value);
+        let mut types: Vec<_> = log().flat_map(|log| &log.types).collect();
+        types.sort_by_key(|of| std::cmp::Reverse(of.waiting));
+        let waiting = types.iter().take(TYPES_MAX).map(|of| (label("type", &of.blob_type), of.waiting as f64));
+        let help = "Changes in no file yet, by type; no more than 100,000 are counted";
+        page.gauges("publisher_changes_waiting", help, None, waiting)?;
+        let help = "Since when the oldest change waits for its file, 0 when none does";
+        let oldest = log().map(|log| one(self.seconds_since(log.waiting_since)));
+        page.gauges("publisher_oldest_change", help, Some(Unit::Seconds), oldest)?;
+        let open = log().map(|log| one(log.open_files.len() as f64));
+        page.gauges("publisher_files_open", "Files that are planned and not uploaded, up to 100", None, open)?;
+        let stuck = log().map(|log| one(log.open_files.iter().filter(|file| file.problem.is_some()).count() as f64));
+        page.gauges("publisher_files_stuck", "Those of them that cannot be made by their own fault", None, stuck)?;
+        let followed = log().map(|log| one(truth(log.followed)));
+        page.gauges("publisher_log_followed", "1 while a publisher, any, follows the log", None, followed)?;
+        let horizon = log().map(|log| one(self.seconds_since(log.held_back_by.as_ref().map(|holder| holder.since))));
+        let help = "For how long the oldest open transaction has held changes back, 0 when none does";
+        page.gauges("publisher_horizon_age", help, Some(Unit::Seconds), horizon)
+    }
+
+    fn seconds_since(&self, at: Option<OffsetDateTime>) -> f64 {
+        at.map_or(0.0, |at| (self.now - at).as_seconds_f64().max(0.0))
+    }
+}

@@ -1,0 +1,592 @@
+//! The change log in a schema of the service's PostgreSQL database.
+//!
+//! Many transactions write at once, and one that began early may commit late. An id is given when a row is inserted, so
+//! what is not there yet may have a lower id than what is. What is settled is found so: the highest id that was given is read,
+//! then our own transaction takes a number. Whoever has taken an id up to there had its number before, hence a lower one.
+//! Once no transaction with a lower number is under way, every id up to there is committed or will never be.
+
+use bytes::Bytes;
+use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use time::OffsetDateTime;
+use tokio::time::{Duration, timeout};
+use uuid::Uuid;
+use waybill_contracts::{BlobType, ExportId};
+use waybill_store::{
+    Migration, Postgres, PostgresConnection, PostgresError, Schema, lock_number, signed,
+    tokio_postgres::{Error, Row, types::ToSql},
+};
+
+use super::{
+    BadChange, COUNTED_MAX, ChangeFilter, Cut, FILE_COLUMNS, Holder, LogError, LogStatus, LoggedChange, OpenFile,
+    PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, Tail, WaitingType, line, too_long,
+    triggers::{self, Table},
+};
+use crate::session::{self, Session};
+
+const SCHEMA: Schema = Schema {
+    application_id: 0,
+    name: "change log",
+    migrations: &[Migration { name: "changes, and the files made of them", sql: include_str!("postgres_0001.sql") }],
+    shared_with_user: false,
+};
+
+/// The schema of the log, unless another is named.
+pub(super) const SCHEMA_NAME: &str = "waybill";
+/// One for the right to plan, the others for files that are read.
+const CONNECTIONS_MAX: usize = 8;
+/// For one answer; then the connection counts as dead.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Lines that are handed on at once, in bytes; more when one row is longer.
+const CHUNK_BYTES: usize = 256 * 1024;
+/// Changes that are deleted in one transaction.
+const PRUNED_AT_ONCE: i64 = 20_000;
+/// Most transactions are over in a moment: how often is looked for that sooner than for news.
+const LOOKS_SOON: u32 = 10;
+/// Changes that are looked at first to cut a file; then more, if they do not fill it. Rows may be long, and there may be many.
+const LOOKED_AT_FIRST: i64 = 2_000;
+
+/// A log in a schema.
+#[derive(Debug, Clone)]
+pub(crate) struct PostgresLog {
+    store: Postgres,
+    schema: String,
+    /// The advisory lock of the one who plans.
+    lock: i64,
+}
+
+/// The right to plan, which this session has. What it writes goes through this session, so that whoever has lost the right
+/// cannot write any more.
+#[derive(Debug)]
+pub(crate) struct PostgresSeat {
+    log: PostgresLog,
+    session: Session,
+    /// What gives ids, as SQL names it.
+    sequence: String,
+    /// Every id up to here is committed or will never be.
+    settled: i64,
+    awaited: Option<Awaited>,
+}
+
+/// Ids that are settled once some transactions are over.
+#[derive(Debug, Clone, Copy)]
+struct Awaited {
+    up_to: i64,
+    /// None with a lower number may be under way.
+    number: i64,
+    /// How often they were under way still.
+    looks: u32,
+}
+
+impl PostgresLog {
+    pub(crate) fn at(address: &str, schema: &str) -> Result<Self, LogError> {
+        let options = session::options("waybill publisher", schema, CONNECTIONS_MAX);
+        let store = Postgres::new(address, &options).map_err(opening)?;
+        Ok(Self { store, schema: schema.to_owned(), lock: lock_number(&format!("waybill change log {schema}")) })
+    }
+
+    pub(crate) async fn open(address: &str, schema: &str) -> Result<Self, LogError> {
+        let log = Self::at(address, schema)?;
+        log.store.migrate(&SCHEMA).await.map_err(opening)?;
+        let sql = format!("INSERT INTO log (one, cluster) VALUES (1, {CLUSTER}) ON CONFLICT DO NOTHING");
+        let connection = log.connection().await?;
+        connection.execute(&sql, &[]).await.map_err(|error| log.failed(error))?;
+        Ok(log)
+    }
+
+    pub(crate) async fn is_there(address: &str, schema: &str) -> Result<bool, LogError> {
+        let log = Self::at(address, schema)?;
+        Ok(log.store.version(&SCHEMA).await.map_err(opening)?.is_some())
+    }
+
+    pub(crate) fn shown(&self) -> String {
+        format!("{}, schema {}", self.store.shown(), self.schema)
+    }
+
+    pub(crate) fn close(&self) {
+        self.store.close();
+    }
+
+    async fn connection(&self) -> Result<PostgresConnection, LogError> {
+        self.store.connection().await.map_err(|error| LogError::Unavailable(error.into()))
+    }
+
+    fn failed(&self, error: Error) -> LogError {
+        LogError::Unavailable(self.store.error(error).into())
+    }
+
+    /// The session that has the lock, unless another has it.
+    async fn lock(&self) -> Result<Option<Session>, LogError> {
+        Session::lock(&self.store, self.lock).await.map_err(|error| LogError::Unavailable(error.into()))
+    }
+
+    pub(crate) async fn seat(&self, epoch: &str) -> Result<Option<PostgresSeat>, LogError> {
+        let Some(session) = self.lock().await? else { return Ok(None) };
+        let asked = async {
+            session.get().execute("UPDATE log SET epoch = $1 WHERE epoch IS NULL", &[&epoch]).await?;
+            session.get().query_one(&format!("SELECT epoch, cluster, {CLUSTER} FROM log"), &[]).await
+        };
+        let row = asked.await.map_err(|error| self.failed(error))?;
+        let (theirs, made_on, here): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        if made_on != here {
+            return Err(LogError::OtherCluster { shown: self.shown(), theirs: made_on, ours: here });
+        }
+        if theirs != epoch {
+            return Err(LogError::OtherOutbox { shown: self.shown(), theirs, ours: epoch.to_owned() });
+        }
+        let ids = session.get().query_one(IDS, &[]).await.map_err(|error| self.failed(error))?;
+        let sequence = self.sound(&ids)?;
+        Ok(Some(PostgresSeat { log: self.clone(), session, sequence, settled: 0, awaited: None }))
+    }
+
+    pub(crate) async fn adopt(&self, epoch: &str) -> Result<bool, LogError> {
+        let Some(session) = self.lock().await? else { return Ok(false) };
+        let adopted =
+            session.get().execute(&format!("UPDATE log SET epoch = $1, cluster = {CLUSTER}"), &[&epoch]).await;
+        adopted.map(|_| true).map_err(|error| self.failed(error))
+    }
+
+    pub(crate) async fn check(&self) -> Result<(), LogError> {
+        let ids = self.connection().await?.query_one(IDS, &[]).await.map_err(|error| self.failed(error))?;
+        self.sound(&ids).map(drop)
+    }
+
+    /// Whether ids are given one by one, and each is higher than those that were published: the name of what gives them.
+    fn sound(&self, ids: &Row) -> Result<String, LogError> {
+        let (sequence, given, highest) = (ids.get::<_, String>(0), ids.get::<_, i64>(1), ids.get::<_, i64>(2));
+        let (step, cache) = (ids.get::<_, i64>(3), ids.get::<_, i64>(4));
+        if step != 1 || cache != 1 {
+            let problem = format!(
+                "a session takes {cache} ids at a time in steps of {step}, so a lower one may be committed after a higher one \
+                 was published, and would be missing; say: ALTER SEQUENCE {sequence} INCREMENT 1 CACHE 1"
+            );
+            return Err(LogError::Ids { shown: self.shown(), problem });
+        }
+        if given < highest {
+            return Err(self.begun_anew(&sequence, given, highest));
+        }
+        Ok(sequence)
+    }
+
+    fn begun_anew(&self, sequence: &str, given: i64, highest: i64) -> LogError {
+        let problem = format!(
+            "its ids began anew (TRUNCATE … RESTART IDENTITY, or rows that were copied in): the last one given is {given}, but \
+             those up to {highest} are published or there; what is logged with a lower one would be missing. Say: SELECT \
+             setval('{}', {highest}), and log again what was logged since",
+            sequence.replace('\'', "''")
+        );
+        LogError::Ids { shown: self.shown(), problem }
+    }
+
+    /// The file's lines; the server sends on as they are taken.
+    pub(crate) fn lines(&self, file: &PlannedFile) -> BoxStream<'static, std::io::Result<Bytes>> {
+        let (log, blob_type, after, up_to) = (self.clone(), file.blob_type.clone(), file.after, file.up_to);
+        let chunks = async move {
+            let connection = log.connection().await.map_err(std::io::Error::other)?;
+            let sql = format!("SELECT op = 'delete', row::text {OF_A_FILE} ORDER BY id");
+            let values: [&(dyn ToSql + Sync); 3] = [&blob_type, &after, &up_to];
+            let statement = connection.prepare_cached(&sql).await.map_err(std::io::Error::other)?;
+            let rows = connection.query_raw(&statement, values).await.map_err(std::io::Error::other)?;
+            // The connection is held as long as rows come over it.
+            let rows = Box::pin(rows.fuse());
+            Ok::<_, std::io::Error>(futures::stream::try_unfold(
+                (rows, connection),
+                |(mut rows, connection)| async move {
+                    let mut lines = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+                    while lines.len() < CHUNK_BYTES
+                        && let Some(row) = rows.try_next().await.map_err(std::io::Error::other)?
+                    {
+                        line::push(row.get::<_, &str>(1).as_bytes(), row.get(0), &mut lines);
+                    }
+                    Ok((!lines.is_empty()).then(|| (Bytes::from(lines), (rows, connection))))
+                },
+            ))
+        };
+        futures::stream::once(chunks).try_flatten().boxed()
+    }
+
+    pub(crate) async fn status(&self) -> Result<LogStatus, LogError> {
+        let connection = self.connection().await?;
+        let asked = async {
+            let limit = signed(COUNTED_MAX + 1);
+            let sql = format!(
+                "{TYPES} SELECT blob_type, waiting, occurred_at FROM known
+                 JOIN LATERAL (
+                     SELECT occurred_at FROM change_log c WHERE c.blob_type = known.blob_type AND id > after
+                     ORDER BY id LIMIT 1) AS first ON true
+                 JOIN LATERAL (
+                     SELECT count(*) AS waiting FROM (
+                         SELECT FROM change_log c WHERE c.blob_type = known.blob_type AND id > after LIMIT $1) AS of_them) AS counted
+                     ON true
+                 ORDER BY blob_type"
+            );
+            let types = connection.query(&sql, &[&limit]).await?;
+            let files = connection
+                .query(
+                    "SELECT export_id, blob_type, changes, planned_at, problem FROM file WHERE exported_at IS NULL
+                     ORDER BY number LIMIT 100",
+                    &[],
+                )
+                .await?;
+            let refused = connection.query_one("SELECT count(*) FROM refused", &[]).await?;
+            let holder = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+                AND (classid::bigint << 32 | objid::bigint) = $1)";
+            let followed = connection.query_one(holder, &[&self.lock]).await?;
+            let held = connection.query_opt(OLDEST, &[]).await?;
+            Ok((types, files, refused, followed, held))
+        };
+        let (types, files, refused, followed, held) = asked.await.map_err(|error: Error| self.failed(error))?;
+        let types = types.iter().map(|row| WaitingType::counted(row.get(0), unsigned(row, 1), row.get(2)));
+        Ok(LogStatus {
+            open_files: files
+                .iter()
+                .map(|row| OpenFile {
+                    export_id: row.get(0),
+                    blob_type: row.get(1),
+                    changes: unsigned(row, 2),
+                    planned_at: row.get(3),
+                    problem: row.get(4),
+                })
+                .collect(),
+            refused: unsigned(&refused, 0),
+            followed: followed.get(0),
+            held_back_by: held.map(|row| Holder {
+                ended_by: row.get(0),
+                who: row.get(1),
+                since: row.get(2),
+                doing: row.get(3),
+            }),
+            ..LogStatus::of(self.shown(), types.collect())
+        })
+    }
+
+    pub(crate) async fn triggers(&self, table: &str, blob_type: &BlobType, key: &[String]) -> Result<String, LogError> {
+        let (schema, name) = match table.split_once('.') {
+            Some((schema, name)) => (Some(schema), name),
+            None => (None, table),
+        };
+        let sql = "SELECT nspname, relname,
+                ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+                      ORDER BY attnum),
+                ARRAY(SELECT attname::text FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (number, place)
+                          JOIN pg_attribute ON attnum = number
+                      WHERE indrelid = c.oid AND indisprimary AND attrelid = c.oid ORDER BY place)
+            FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+            WHERE relname = $1 AND nspname = coalesce($2, nspname) AND relkind IN ('r', 'p') AND nspname <> $3
+                AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')";
+        let connection = self.connection().await?;
+        let found = connection.query(sql, &[&name, &schema, &self.schema]).await.map_err(|error| self.failed(error))?;
+        let refused = |problem| Err(LogError::Table { table: table.to_owned(), problem });
+        match &*found {
+            [] => refused(format!("there is no such table in {}", self.store.shown())),
+            [row] => {
+                let known = Table { schema: Some(row.get(0)), name: row.get(1), columns: row.get(2), key: row.get(3) };
+                Ok(triggers::postgres(&known.keyed(key)?, &self.schema, blob_type))
+            }
+            several => {
+                let schemas: Vec<&str> = several.iter().map(|row| row.get(0)).collect();
+                refused(format!("there is one in each of the schemas {}; name it as SCHEMA.TABLE", schemas.join(", ")))
+            }
+        }
+    }
+
+    pub(crate) async fn changes(&self, filter: &ChangeFilter) -> Result<Vec<LoggedChange>, LogError> {
+        let sql = "SELECT id, blob_type, op, key, left(row::text, $6),
+                to_char(occurred_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), correlation_id, causation_id,
+                (SELECT CASE WHEN after < c.id THEN export_id END FROM file
+                 WHERE file.blob_type = c.blob_type AND file.up_to >= c.id ORDER BY file.up_to LIMIT 1),
+                (SELECT problem FROM refused WHERE change = c.id)
+            FROM change_log c
+            WHERE ($1::text IS NULL OR blob_type = $1) AND ($2::text IS NULL OR key = $2)
+                AND ($3::text IS NULL OR correlation_id = $3) AND ($4::bigint IS NULL OR id < $4)
+            ORDER BY id DESC LIMIT $5";
+        let ChangeFilter { blob_type, key, correlation_id, before, most } = filter;
+        let values: &[&(dyn ToSql + Sync)] = &[blob_type, key, correlation_id, before, &i64::from(*most), &SHOWN_MAX];
+        let rows = self.connection().await?.query(sql, values).await.map_err(|error| self.failed(error))?;
+        let changes = rows.iter().map(|row| LoggedChange {
+            id: row.get(0),
+            blob_type: row.get(1),
+            op: row.get(2),
+            key: row.get(3),
+            row: row.get(4),
+            occurred_at: row.get(5),
+            correlation_id: row.get(6),
+            causation_id: row.get(7),
+            export_id: row.get(8),
+            refused: row.get(9),
+        });
+        Ok(changes.collect())
+    }
+
+    pub(crate) async fn refused(&self, most: u32) -> Result<Vec<RefusedChange>, LogError> {
+        let sql = "SELECT id, blob_type, key, problem, at FROM refused JOIN change_log ON change = id
+                   ORDER BY id DESC LIMIT $1";
+        let rows =
+            self.connection().await?.query(sql, &[&i64::from(most)]).await.map_err(|error| self.failed(error))?;
+        let refused = rows.iter().map(|row| RefusedChange {
+            id: row.get(0),
+            blob_type: row.get(1),
+            key: row.get(2),
+            problem: row.get(3),
+            at: row.get(4),
+        });
+        Ok(refused.collect())
+    }
+}
+
+/// The oldest transaction that has a number, and how to end it. Source: PostgreSQL, "pg_locks": a transaction holds an exclusive
+/// lock on its own number until it ends; everybody may see that, and little else of others' sessions.
+const OLDEST: &str = "SELECT * FROM (
+        SELECT format('SELECT pg_terminate_backend(%s)', pid) AS ended_by,
+            format('user %s, program %s', coalesce(usename, '?'), coalesce(nullif(application_name, ''), '?')) AS who,
+            coalesce(xact_start, clock_timestamp() - interval '2 s') AS since,
+            format('%s: %s', coalesce(state, '?'), coalesce(left(query, 200), '?')) AS doing
+        FROM pg_locks JOIN pg_stat_activity USING (pid)
+        WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted AND pid <> pg_backend_pid()
+        UNION ALL
+        SELECT format('ROLLBACK PREPARED %L', gid), format('user %s, database %s', owner, database), prepared, 'prepared'
+        FROM pg_prepared_xacts) AS under_way
+    WHERE since < clock_timestamp() - interval '1 s' ORDER BY since LIMIT 1";
+
+/// The server's identity, which is made with its files, and the database's in it.
+const CLUSTER: &str =
+    "(SELECT system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())
+    FROM pg_control_system())";
+
+/// How ids are given, and up to where they are published or there.
+const IDS: &str = "SELECT format('%I.%I', nspname, relname), CASE WHEN is_called THEN last_value ELSE 0 END,
+        greatest((SELECT max(id) FROM change_log), (SELECT max(up_to) FROM planned), 0), seqincrement, seqcache
+    FROM pg_sequence JOIN pg_class ON pg_class.oid = seqrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace,
+        change_log_id_seq
+    WHERE seqrelid = 'change_log_id_seq'::regclass";
+
+/// The types that are there, and up to where each is planned. They are found by jumps through the index, whatever number of
+/// changes they have.
+const TYPES: &str = "WITH RECURSIVE there (blob_type) AS (
+        SELECT min(blob_type) FROM change_log
+        UNION ALL
+        SELECT (SELECT min(blob_type) FROM change_log c WHERE c.blob_type > there.blob_type)
+        FROM there WHERE there.blob_type IS NOT NULL),
+    known AS (
+        SELECT there.blob_type, coalesce(planned.up_to, 0) AS after FROM there LEFT JOIN planned USING (blob_type)
+        WHERE there.blob_type IS NOT NULL)";
+
+/// The changes of a file: its type, and its range.
+const OF_A_FILE: &str = "FROM change_log WHERE blob_type = $1 AND id > $2 AND id <= $3
+    AND NOT EXISTS (SELECT FROM refused WHERE change = change_log.id)";
+
+impl PostgresSeat {
+    async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, LogError> {
+        let session = self.session.get();
+        let asked = timeout(PATIENCE, async {
+            let statement = session.prepare_cached(sql).await?;
+            session.query(&statement, values).await
+        });
+        match asked.await {
+            Ok(answer) => answer.map_err(|error| self.log.failed(error)),
+            Err(_) => Err(LogError::Unavailable("no answer in time".into())),
+        }
+    }
+
+    async fn number(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<i64, LogError> {
+        Ok(self.query(sql, values).await?.first().map_or(0, |row| row.get(0)))
+    }
+
+    pub(crate) async fn settled(&mut self) -> Result<i64, LogError> {
+        if let Some(Awaited { up_to, number, looks }) = self.awaited {
+            let oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+            // Our own transaction with that number is over.
+            if self.number(oldest, &[]).await? <= number {
+                self.awaited = Some(Awaited { up_to, number, looks: looks.saturating_add(1) });
+                return Ok(self.settled);
+            }
+            (self.settled, self.awaited) = (up_to, None);
+        }
+        let given = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM change_log_id_seq";
+        let given = self.number(given, &[]).await?;
+        if given < self.settled {
+            return Err(self.log.begun_anew(&self.sequence, given, self.settled));
+        }
+        if given > self.settled {
+            // The snapshot is taken first: when nothing was under way then, its oldest is at most our number.
+            let sql =
+                "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint, pg_current_xact_id()::text::bigint";
+            let rows = self.query(sql, &[]).await?;
+            let (oldest, number) = rows.first().map_or((0, i64::MAX), |row| (row.get(0), row.get::<_, i64>(1)));
+            if oldest >= number {
+                self.settled = given;
+            } else {
+                self.awaited = Some(Awaited { up_to: given, number, looks: 0 });
+            }
+        }
+        Ok(self.settled)
+    }
+
+    pub(crate) fn may_settle_soon(&self) -> bool {
+        self.awaited.as_ref().is_some_and(|awaited| awaited.looks < LOOKS_SOON)
+    }
+
+    pub(crate) async fn waiting(&mut self, up_to: i64) -> Result<Vec<(String, i64)>, LogError> {
+        let sql = format!(
+            "{TYPES} SELECT blob_type, after FROM known WHERE EXISTS (
+                SELECT FROM change_log c WHERE c.blob_type = known.blob_type AND c.id > after AND c.id <= $1)"
+        );
+        Ok(self.query(&sql, &[&up_to]).await?.iter().map(|row| (row.get(0), row.get(1))).collect())
+    }
+
+    pub(crate) async fn plan(
+        &mut self,
+        blob_type: &str,
+        up_to: i64,
+        cut: Cut,
+        due: bool,
+    ) -> Result<Option<Tail>, LogError> {
+        // One statement, so that a file and the place up to which its type is planned are one transaction.
+        let sql = "WITH place AS MATERIALIZED (SELECT coalesce((SELECT up_to FROM planned WHERE blob_type = $1), 0) AS after),
+            taken AS MATERIALIZED (
+                SELECT id, octet_length(row::text)::bigint AS length, correlation_id, causation_id, traceparent
+                FROM change_log WHERE blob_type = $1 AND id > (SELECT after FROM place) AND id <= $2 ORDER BY id LIMIT $3::bigint),
+            measured AS (SELECT *, CASE WHEN length <= $10::bigint THEN length + 1 ELSE 0 END AS bytes FROM taken),
+            summed AS (SELECT *, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM measured),
+            cut AS MATERIALIZED (
+                SELECT *, NOT is_full AND (SELECT count(*) FROM taken) = $3::bigint AND $3::bigint < $8::bigint AS is_more FROM (
+                    SELECT max(id) AS up_to, count(*) AS changes, sum(bytes)::bigint AS bytes,
+                        CASE WHEN min(correlation_id) = max(correlation_id) AND count(correlation_id) = count(*)
+                             THEN min(correlation_id) ELSE $6 END AS correlation_id,
+                        CASE WHEN min(causation_id) = max(causation_id) AND count(causation_id) = count(*)
+                             THEN min(causation_id) END AS causation_id,
+                        CASE WHEN min(traceparent) = max(traceparent) AND count(traceparent) = count(*)
+                             THEN min(traceparent) END AS traceparent,
+                        count(*) < (SELECT count(*) FROM taken) OR count(*) = $8::bigint OR sum(bytes) >= $4::bigint AS is_full
+                    FROM summed WHERE before < $4::bigint HAVING count(*) > 0) AS of_them),
+            made AS (
+                INSERT INTO file (export_id, blob_type, after, up_to, changes, bytes, correlation_id, causation_id, traceparent,
+                    planned_at)
+                SELECT $5, $1, after, up_to, changes, bytes, correlation_id, causation_id, traceparent, clock_timestamp()
+                FROM cut, place WHERE (is_full OR $7) AND NOT is_more
+                RETURNING number, after, up_to),
+            moved AS (
+                INSERT INTO planned (blob_type, up_to) SELECT $1, up_to FROM made
+                ON CONFLICT (blob_type) DO UPDATE SET up_to = excluded.up_to),
+            left_out AS (
+                INSERT INTO refused (change, problem, at)
+                SELECT id, format($9::text, length), clock_timestamp() FROM taken, made
+                WHERE length > $10::bigint AND id <= made.up_to
+                ON CONFLICT DO NOTHING)
+            SELECT cut.changes, cut.is_full, made.number, made.after, made.up_to, cut.correlation_id, cut.causation_id,
+                cut.traceparent, cut.is_more
+            FROM cut LEFT JOIN made ON true";
+        let export_id = ExportId::random();
+        let max_rows = i64::from(cut.max_rows.get());
+        let mut looked_at = LOOKED_AT_FIRST.min(max_rows);
+        let (found, row) = loop {
+            let values: &[&(dyn ToSql + Sync)] = &[
+                &blob_type,
+                &up_to,
+                &looked_at,
+                &signed(cut.max_bytes.get()),
+                &export_id.as_str(),
+                &Uuid::new_v4().to_string(),
+                &due,
+                &max_rows,
+                &too_long("%s"),
+                &ROW_BYTES_MAX,
+            ];
+            let rows = self.query(sql, values).await?;
+            let Some(row) = rows.into_iter().next() else { return Ok(None) };
+            if !row.get::<_, bool>(8) {
+                break (unsigned(&row, 0), row);
+            }
+            looked_at = looked_at.saturating_mul(8).min(max_rows);
+        };
+        let Some(number) = row.get::<_, Option<i64>>(2) else { return Ok(Some(Tail::Waits(found))) };
+        let file = PlannedFile {
+            number,
+            export_id,
+            blob_type: blob_type.to_owned(),
+            after: row.get(3),
+            up_to: row.get(4),
+            changes: found,
+            correlation_id: row.get(5),
+            causation_id: row.get(6),
+            traceparent: row.get(7),
+        };
+        Ok(Some(Tail::File(Box::new(file), row.get(1))))
+    }
+
+    pub(crate) async fn open_files(&mut self) -> Result<Vec<PlannedFile>, LogError> {
+        let sql = format!("SELECT {FILE_COLUMNS} FROM file WHERE exported_at IS NULL ORDER BY number");
+        self.query(&sql, &[]).await?.iter().map(planned_file).collect()
+    }
+
+    pub(crate) async fn exported(&mut self, number: i64, expires_at: Option<OffsetDateTime>) -> Result<(), LogError> {
+        let sql = "UPDATE file SET exported_at = clock_timestamp(), expires_at = $2 WHERE number = $1";
+        self.query(sql, &[&number, &expires_at]).await.map(drop)
+    }
+
+    pub(crate) async fn refuse(&mut self, file: &PlannedFile, bad: &[BadChange]) -> Result<Vec<i64>, LogError> {
+        let sql = format!(
+            "INSERT INTO refused (change, problem, at)
+             SELECT id, problem, clock_timestamp()
+             FROM (SELECT id, row_number() OVER (ORDER BY id) AS place {OF_A_FILE}) AS of_it
+             JOIN unnest($4::bigint[], $5::text[]) AS bad (place, problem) USING (place)
+             ON CONFLICT DO NOTHING RETURNING change"
+        );
+        let places: Vec<i64> = bad.iter().map(|bad| signed(bad.row)).collect();
+        let problems: Vec<String> = bad.iter().map(|bad| shown(&bad.problem)).collect();
+        let values: &[&(dyn ToSql + Sync)] = &[&file.blob_type, &file.after, &file.up_to, &places, &problems];
+        Ok(self.query(&sql, values).await?.iter().map(|row| row.get(0)).collect())
+    }
+
+    pub(crate) async fn not_made(&mut self, number: i64, problem: &str) -> Result<(), LogError> {
+        let sql = "UPDATE file SET problem = $2 WHERE number = $1";
+        self.query(sql, &[&number, &shown(problem)]).await.map(drop)
+    }
+
+    /// Deletes changes whose file has expired, some at a time: how many; none when there is nothing more.
+    pub(crate) async fn prune(&mut self, expired_by: OffsetDateTime) -> Result<u64, LogError> {
+        let sql = "WITH first AS MATERIALIZED (
+                SELECT number, blob_type, after, up_to FROM file WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1),
+            old AS MATERIALIZED (
+                SELECT id FROM first JOIN LATERAL (
+                    SELECT id FROM change_log c WHERE c.blob_type = first.blob_type AND id > after AND id <= up_to
+                        AND NOT EXISTS (SELECT FROM refused WHERE change = c.id)
+                    ORDER BY id LIMIT $2) AS of_it ON true),
+            deleted AS (DELETE FROM change_log USING old WHERE change_log.id = old.id),
+            ended AS (
+                DELETE FROM file USING first WHERE file.number = first.number AND (SELECT count(*) FROM old) < $2
+                RETURNING 1)
+            SELECT greatest((SELECT count(*) FROM old), (SELECT count(*) FROM ended))";
+        Ok(self.number(sql, &[&expired_by, &PRUNED_AT_ONCE]).await?.unsigned_abs())
+    }
+}
+
+fn planned_file(row: &Row) -> Result<PlannedFile, LogError> {
+    Ok(PlannedFile {
+        number: row.get(0),
+        export_id: ExportId::new(row.get::<_, String>(1)).map_err(|error| LogError::Unreadable(error.into()))?,
+        blob_type: row.get(2),
+        after: row.get(3),
+        up_to: row.get(4),
+        changes: unsigned(row, 5),
+        correlation_id: row.get(6),
+        causation_id: row.get(7),
+        traceparent: row.get(8),
+    })
+}
+
+/// A text that is only shown: PostgreSQL takes no zero.
+fn shown(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn unsigned(row: &Row, at: usize) -> u64 {
+    row.get::<_, i64>(at).unsigned_abs()
+}
+
+fn opening(error: PostgresError) -> LogError {
+    match error {
+        PostgresError::Unreachable { .. } | PostgresError::Failed { .. } => LogError::Unavailable(error.into()),
+        error => LogError::Open(error.into()),
+    }
+}

@@ -1,0 +1,2 @@
+-- Whether the type came from the first values, so that others may widen it; of columns that are there it is not known.
+ALTER TABLE _waybill_column ADD COLUMN is_inferred boolean NOT NULL DEFAULT false;

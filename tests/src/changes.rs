@@ -1,0 +1,194 @@
+//! A service's own table, logged by triggers, against the table of a subscriber: they have to be the same in the end, whoever
+//! wrote when.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use tokio::{task::JoinSet, time::sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use waybill_contracts::{BlobType, Entities};
+use waybill_publisher::{
+    FollowOptions, Publisher, TypeOptions,
+    change_log::{ChangeLog, PostgresChangeLogOptions},
+};
+use waybill_store::tokio_postgres::{Client, NoTls, connect};
+use waybill_subscriber::Subscriber;
+
+use crate::harness::{PATIENCE, Publishing, World, assert_nothing_was_dead_lettered, query};
+
+/// Rows have no version of their own: only the order of the changes tells which is the newest.
+const ENTITIES: &str =
+    "[entity.item]\ntypes = [\"ItemChanges\"]\nkey = [\"id\"]\ncolumns = { id = \"integer\", price = \"decimal\" }\n";
+const WRITERS: u32 = 8;
+const TRANSACTIONS: u32 = 60;
+const KEYS: u32 = 6;
+
+/// A session, and what serves it.
+async fn session() -> (Client, JoinSet<()>) {
+    let server = std::env::var("WAYBILL_TEST_POSTGRES")
+        .expect("WAYBILL_TEST_POSTGRES is not set: run `cargo xtask test`, which starts a PostgreSQL");
+    let (client, connection) = connect(&format!("{server}?sslmode=disable"), NoTls).await.expect("the server answers");
+    let mut served = JoinSet::new();
+    served.spawn(async { connection.await.unwrap_or_default() });
+    (client, served)
+}
+
+/// Follows the log until nothing waits in it or in the outbox, then ends.
+async fn follow_all(publisher: &Publisher, log: &ChangeLog, writing: impl Future<Output = ()>) {
+    let stop = CancellationToken::new();
+    let files = TypeOptions { max_age: Duration::from_millis(20), ..TypeOptions::default() };
+    let options = FollowOptions { files, ..FollowOptions::default() };
+    let drained = async {
+        writing.await;
+        let look = async || {
+            let status = log.status().await.expect("the log answers");
+            status.waiting == 0 && status.open_files.is_empty()
+        };
+        tokio::time::timeout(PATIENCE, async {
+            while !look().await {
+                sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
+        .expect("everything that is committed is in files");
+        stop.cancel();
+    };
+    let (followed, ()) = tokio::join!(publisher.follow(log, options, stop.clone()), drained);
+    followed.expect("the log is ours");
+}
+
+/// One writer: transactions of a few changes each. Some take a number early and write late, some stay open, some are rolled back;
+/// those that the database ends (a deadlock, a key that is there) have done nothing.
+async fn write(place: &str, number: u32) {
+    let (client, _served) = session().await;
+    client.batch_execute("SET deadlock_timeout = '10ms'").await.expect("the user of the tests may");
+    for round in 0..TRANSACTIONS {
+        let (early, pause, statements, keep) = {
+            let mut random = rand::rng();
+            let statement = |random: &mut rand::rngs::ThreadRng| {
+                let (key, other) = (random.random_range(0..KEYS), random.random_range(0..KEYS));
+                let price = format!("{number}.{round:02}");
+                match random.random_range(0..6) {
+                    0 => format!("DELETE FROM {place} WHERE id = {key}"),
+                    1 => format!("UPDATE {place} SET id = {other} WHERE id = {key}"),
+                    2 => format!("UPDATE {place} SET price = price + 0.10 WHERE id = {key}"),
+                    _ => format!(
+                        "INSERT INTO {place} VALUES ({key}, {price}) ON CONFLICT (id) DO UPDATE SET price = excluded.price"
+                    ),
+                }
+            };
+            let many = random.random_range(1..4);
+            let statements: Vec<String> = (0..many).map(|_| statement(&mut random)).collect();
+            (random.random_bool(0.3), random.random_range(0..30), statements, random.random_bool(0.85))
+        };
+        let run = async {
+            client.batch_execute("BEGIN").await?;
+            if early {
+                client.batch_execute("SELECT pg_current_xact_id()").await?;
+                sleep(Duration::from_millis(pause)).await;
+            }
+            for statement in &statements {
+                client.batch_execute(statement).await?;
+            }
+            if !early && pause > 20 {
+                sleep(Duration::from_millis(pause)).await;
+            }
+            client.batch_execute(if keep { "COMMIT" } else { "ROLLBACK" }).await
+        };
+        if run.await.is_err() {
+            client.batch_execute("ROLLBACK").await.expect("the session is there still");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_of_the_same_keys_in_postgresql_end_in_the_same_table_at_the_subscriber() {
+    let world = World::new().await;
+    let schema = format!("changes_{}", Uuid::new_v4().simple());
+    let address = format!("{}?sslmode=disable", std::env::var("WAYBILL_TEST_POSTGRES").expect("it is set"));
+    let log =
+        ChangeLog::postgres(&address, PostgresChangeLogOptions { schema: format!("{schema}_log") }).await.unwrap();
+    let (client, _served) = session().await;
+    let place = format!("{schema}.item");
+    let make =
+        format!("CREATE SCHEMA {schema}; CREATE TABLE {place} (id integer PRIMARY KEY, price numeric(12,2) NOT NULL)");
+    client.batch_execute(&make).await.unwrap();
+    client.batch_execute(&format!("INSERT INTO {place} VALUES (0, 19.90), (99, 0.50)")).await.unwrap();
+    let triggers = log.triggers(&place, &BlobType::new("ItemChanges").unwrap(), &[]).await.unwrap();
+    client.batch_execute(&triggers).await.unwrap();
+    client.batch_execute(&triggers).await.expect("they can be made again");
+    let truncated = client.batch_execute(&format!("TRUNCATE {place}")).await.unwrap_err();
+    assert!(truncated.as_db_error().unwrap().message().contains("TRUNCATE does not tell"), "{truncated:?}");
+
+    let entities = Entities::parse(ENTITIES, "entities.toml").unwrap();
+    let subscribing = world.subscriber(Subscriber::builder(), &entities).await;
+    let publishing: Publishing = world.publisher().await;
+    let writing = async {
+        let mut writers = JoinSet::new();
+        for number in 0..WRITERS {
+            let place = place.clone();
+            writers.spawn(async move { write(&place, number).await });
+        }
+        while let Some(ended) = writers.join_next().await {
+            ended.expect("a writer does not panic");
+        }
+    };
+    follow_all(&publishing.publisher, &log, writing).await;
+    publishing.sent().await;
+    let files = publishing.publisher.status().await.unwrap().counts.sent;
+    assert!(files > 5, "the publisher worked while others wrote: {files} files");
+    subscribing.done(files).await;
+
+    let rows = client.query(&format!("SELECT id, price::text FROM {place} ORDER BY id"), &[]).await.unwrap();
+    let source: Vec<String> =
+        rows.iter().map(|row| format!("{}|{}", row.get::<_, i32>(0), row.get::<_, String>(1))).collect();
+    assert!(source.contains(&"99|0.50".to_owned()), "what was there before the triggers: {source:?}");
+    assert_eq!(world.query("SELECT id, price FROM item ORDER BY id"), source);
+    world.all_settled().await;
+    assert_nothing_was_dead_lettered(&world);
+    subscribing.end().await;
+    publishing.end().await;
+    client.batch_execute(&format!("DROP SCHEMA {schema} CASCADE; DROP SCHEMA {schema}_log CASCADE")).await.unwrap();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_in_sqlite_with_triggers_is_the_same_table_at_the_subscriber() {
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    let service = rusqlite::Connection::open(&path).unwrap();
+    service.busy_timeout(PATIENCE).unwrap();
+    let make =
+        "CREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT NOT NULL, \"it's a \"\"note\"\"\" TEXT, picture BLOB);
+                INSERT INTO item VALUES (99, '0.50', NULL, x'00ff')";
+    service.execute_batch(make).unwrap();
+    let triggers = log.triggers("item", &BlobType::new("ItemChanges").unwrap(), &[]).await.unwrap();
+    service.execute_batch(&triggers).unwrap();
+    let entities = Entities::parse(ENTITIES, "entities.toml").unwrap();
+    let subscribing = world.subscriber(Subscriber::builder(), &entities).await;
+    let publishing = world.publisher().await;
+    let writing = async {
+        for number in 0..200 {
+            let (key, other) = (number * 7 % KEYS, number * 5 % KEYS);
+            let sql = match number % 4 {
+                0 => format!("DELETE FROM item WHERE id = {key}"),
+                1 => format!("UPDATE OR IGNORE item SET id = {other} WHERE id = {key}"),
+                2 => format!("UPDATE item SET price = '{number}.90' WHERE id = {key}"),
+                _ => format!("INSERT INTO item VALUES ({key}, '{number}.10', 'a\n\"b\"', NULL) ON CONFLICT DO NOTHING"),
+            };
+            service.execute_batch(&sql).unwrap();
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    follow_all(&publishing.publisher, &log, writing).await;
+    publishing.sent().await;
+    subscribing.done(publishing.publisher.status().await.unwrap().counts.sent).await;
+    let sql = "SELECT id, price, \"it's a \"\"note\"\"\" FROM item ORDER BY id";
+    assert_eq!(world.query(sql), query(&path, sql));
+    assert_eq!(world.query("SELECT picture FROM item WHERE id = 99"), ["00ff"]);
+    subscribing.end().await;
+    publishing.end().await;
+    world.end().await;
+}
