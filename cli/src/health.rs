@@ -1,6 +1,9 @@
 //! `/health/live`, `/health/ready` and `/metrics` on a port of its own, where somebody asked for it. It only tells, asks for
 //! no credential, and says nothing of a token but how long it lives.
 
+pub mod publisher;
+pub mod subscriber;
+
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use anyhow::{Context, bail};

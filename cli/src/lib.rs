@@ -10,6 +10,7 @@ pub mod progress;
 pub mod settings;
 pub mod signals;
 pub mod starter;
+pub mod work;
 
 #[cfg(test)]
 mod tests;

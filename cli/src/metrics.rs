@@ -1,5 +1,7 @@
 //! Figures as a page for Prometheus.
 
+pub mod subscriber;
+
 use std::{collections::BTreeMap, fmt};
 
 use prometheus_client::{

@@ -1,7 +1,12 @@
 //! Settings: one TOML file with a section per program, then the environment, then flags.
 //!
 //! A key of the section `[subscriber]` such as `tenant.url` is also `WAYBILL_SUBSCRIBER__TENANT__URL`. Unknown keys are
-//! refused, in the file with their line, in the environment with the variable's name.
+//! refused, in the file with their line, in the environment with the variable's name. `subscriber` and `publisher` are what the
+//! sections of these names say; more than one program reads them.
+
+pub mod publisher;
+pub mod subscriber;
+pub mod tenant;
 
 use std::{collections::BTreeMap, fmt, path::Path};
 

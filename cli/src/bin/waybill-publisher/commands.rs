@@ -8,10 +8,10 @@ mod manifest;
 mod publish;
 mod run;
 
-use waybill_cli::{args::Common, exit::Outcome, starter};
+use waybill_cli::{args::Common, exit::Outcome, settings::publisher::Settings, starter};
 use waybill_publisher::{change_log::ChangeFilter, outbox::ListFilter};
 
-use crate::{Command, settings::Settings};
+use crate::Command;
 
 pub(crate) async fn dispatch(common: Common, change_log: Option<String>, command: Command) -> anyhow::Result<Outcome> {
     if matches!(command, Command::Init) {

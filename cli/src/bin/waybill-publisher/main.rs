@@ -1,8 +1,6 @@
 //! The publisher: files, and changes of a change log, become blobs with a message each.
 
 mod commands;
-mod health;
-mod settings;
 
 use std::{path::PathBuf, process::ExitCode};
 

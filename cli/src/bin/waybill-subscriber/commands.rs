@@ -18,25 +18,33 @@ mod status;
 mod types;
 mod work;
 
-use waybill_cli::{args::Common, exit::Outcome};
+use waybill_cli::{
+    args::Common,
+    exit::Outcome,
+    settings::subscriber::{Flags, Settings},
+};
 use waybill_subscriber::inbox::{ListFilter, Retention, Wanted};
 
-pub(crate) use self::work::Local;
-use crate::{Command, Target, settings::Settings};
+use crate::{Command, PROGRAM, Target};
 
 /// `inbox` is the flag.
 pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Command) -> anyhow::Result<Outcome> {
-    let load = |target| Settings::load(&common, inbox.as_deref(), target);
+    let load = |target: Option<&Target>| {
+        let Target { sink, entities } = target.cloned().unwrap_or_default();
+        Settings::load(PROGRAM, &common, &Flags { inbox: inbox.clone(), sink, entities })
+    };
     match command {
         Command::Init { from } if from.is_empty() => init::init(),
         Command::Init { from } => init::from_samples(&from),
         Command::Run { target, until_idle, watch } => {
-            work::run(&common, &load(Some(&target))?.watched(watch), until_idle).await
+            work::run(&common, &load(Some(&target))?.watched(watch.health), until_idle).await
         }
-        Command::Receive { until_idle, watch } => work::receive(&common, &load(None)?.watched(watch), until_idle).await,
+        Command::Receive { until_idle, watch } => {
+            work::receive(&common, &load(None)?.watched(watch.health), until_idle).await
+        }
         Command::Process { target, types, since, watch } => {
             let wanted = Wanted { types: (!types.is_empty()).then_some(types), since, ..Wanted::default() };
-            work::process(&common, &load(Some(&target))?.watched(watch), wanted).await
+            work::process(&common, &load(Some(&target))?.watched(watch.health), wanted).await
         }
         Command::Rows(of) => {
             let target = Target { sink: None, entities: of.entities.clone() };

@@ -1,10 +1,6 @@
 //! The reference subscriber: your database follows the publisher's.
 
 mod commands;
-mod health;
-mod metrics;
-mod settings;
-mod tenant;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -17,9 +13,12 @@ use waybill_cli::{
 use waybill_formats::{FieldPath, FieldPathError};
 use waybill_subscriber::inbox::State;
 
+/// As it is called.
+const PROGRAM: &str = "waybill-subscriber";
+
 /// Receives waybills, fetches their files and brings each row into effect once.
 #[derive(Debug, Parser)]
-#[command(name = "waybill-subscriber", version, arg_required_else_help = true)]
+#[command(name = PROGRAM, version, arg_required_else_help = true)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -281,7 +280,7 @@ fn fields(text: &str) -> Result<Fields, FieldPathError> {
 }
 
 /// Where rows go, and what they mean.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 struct Target {
     /// Where rows go: sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, dir:PATH or stdout
     #[arg(long, value_name = "SINK")]
@@ -328,9 +327,9 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("waybill-subscriber: cannot start: {error}");
+            eprintln!("{PROGRAM}: cannot start: {error}");
             return ExitCode::FAILURE;
         }
     };
-    exit::end("waybill-subscriber", runtime.block_on(commands::dispatch(cli.common, cli.inbox, cli.command)))
+    exit::end(PROGRAM, runtime.block_on(commands::dispatch(cli.common, cli.inbox, cli.command)))
 }

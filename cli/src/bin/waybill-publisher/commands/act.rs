@@ -6,11 +6,11 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{json, line},
+    settings::publisher::Settings,
 };
 use waybill_publisher::outbox::{ExportRow, Outbox, Paused, State};
 
 use super::look::found;
-use crate::settings::Settings;
 
 /// What is paused now, as JSON.
 #[derive(Serialize)]

@@ -5,14 +5,13 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, cut, in_one_line, instant, json, line, many, table},
+    settings::publisher::Settings,
 };
 use waybill_contracts::BlobType;
 use waybill_publisher::{
     change_log::{ChangeFilter, Holder, LogStatus},
     outbox::Outbox,
 };
-
-use crate::settings::Settings;
 
 /// Makes the log, and says how to write it.
 pub(crate) async fn init(settings: &Settings) -> anyhow::Result<Outcome> {

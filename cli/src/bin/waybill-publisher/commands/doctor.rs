@@ -13,11 +13,11 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{json, line, many},
+    settings::publisher::{Reached, Settings},
 };
 use waybill_publisher::{change_log::LogStatus, outbox::Outbox};
 
 use super::change_log::{held_back, waiting_in_words};
-use crate::settings::{Reached, Settings};
 
 /// For one question to somebody else.
 const PATIENCE: Duration = Duration::from_secs(20);

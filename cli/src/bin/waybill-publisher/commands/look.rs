@@ -7,6 +7,7 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, cut, in_one_line, instant, json, line, table},
+    settings::publisher::Settings,
 };
 use waybill_publisher::{
     change_log::LogStatus,
@@ -14,7 +15,6 @@ use waybill_publisher::{
 };
 
 use super::change_log;
-use crate::settings::Settings;
 
 /// A status, as JSON.
 #[derive(Serialize)]

@@ -7,12 +7,13 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, json, line, many},
-    progress, signals,
+    progress,
+    settings::publisher::Settings,
+    signals,
 };
 use waybill_publisher::{FlushError, Manifest, Pruned};
 
 use super::run::relay_line;
-use crate::settings::Settings;
 
 /// What was made, as JSON.
 #[derive(Serialize)]

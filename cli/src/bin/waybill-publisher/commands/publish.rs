@@ -17,7 +17,9 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{json, line, many},
-    progress, signals,
+    progress,
+    settings::publisher::Settings,
+    signals,
 };
 use waybill_publisher::{
     Exported, FlushError, Publisher,
@@ -25,7 +27,7 @@ use waybill_publisher::{
 };
 
 use super::run::relay_line;
-use crate::{Publish, STANDARD_INPUT, settings::Settings};
+use crate::{Publish, STANDARD_INPUT};
 
 /// How long the file under way may take to finish after a stop: one that waits for a service that is gone would not end.
 const FINISH: Duration = Duration::from_secs(3);

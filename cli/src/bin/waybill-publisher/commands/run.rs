@@ -8,15 +8,16 @@ use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
+    health::publisher as health,
     output::{count, json, line, many},
-    progress, signals,
+    progress,
+    settings::publisher::Settings,
+    signals,
 };
 use waybill_publisher::{
     FollowState, Publisher, RelayState,
     outbox::{AnyOutbox, Counts},
 };
-
-use crate::{health, settings::Settings};
 
 /// What a run did, as JSON.
 #[derive(Serialize)]

@@ -6,6 +6,7 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, in_lines, in_one_line, json, line, many},
+    settings::subscriber::Settings,
 };
 use waybill_contracts::Entities;
 use waybill_subscriber::{
@@ -15,7 +16,7 @@ use waybill_subscriber::{
 };
 
 use super::{parked::open, types::say_unknown};
-use crate::{BadRows, settings::Settings};
+use crate::BadRows;
 
 /// Of a row that is shown without `--full`.
 const SHOWN_MAX: usize = 200;

@@ -6,11 +6,10 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, cut, instant, json, line, many, table},
+    settings::subscriber::Settings,
 };
 use waybill_contracts::is_of_types;
 use waybill_subscriber::inbox::{Inbox, SequenceNamed, SequenceSeen};
-
-use crate::settings::Settings;
 
 pub(crate) async fn complete(
     common: &Common,

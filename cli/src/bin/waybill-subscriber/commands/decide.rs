@@ -5,11 +5,11 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{json, line, many},
+    settings::subscriber::Settings,
 };
 use waybill_subscriber::inbox::{Asked, Inbox, InboxRow, ListFilter, OTHER_TYPE, Pages, State};
 
 use super::types::skipped;
-use crate::settings::Settings;
 
 /// Rows that are looked up at once.
 const PAGE: u32 = 500;

@@ -16,6 +16,8 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{instant, json, line},
+    settings::subscriber::Settings,
+    settings::tenant::Reached,
 };
 use waybill_contracts::Entities;
 use waybill_subscriber::{
@@ -24,7 +26,6 @@ use waybill_subscriber::{
 };
 
 use super::types::{say_unseen, unseen};
-use crate::{settings::Settings, tenant::Reached};
 
 /// For one question to somebody else.
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -6,10 +6,9 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, cut, instant, json, line, table},
+    settings::subscriber::Settings,
 };
 use waybill_subscriber::inbox::{HistoryEntry, Inbox, InboxRow, ListFilter, State};
-
-use crate::settings::Settings;
 
 pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilter) -> anyhow::Result<Outcome> {
     let rows = settings.existing_inbox().await?.list(filter).await?;

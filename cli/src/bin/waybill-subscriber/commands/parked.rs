@@ -9,12 +9,12 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, cut, in_one_line, instant, json, line, many, table},
+    settings::subscriber::Settings,
 };
 use waybill_contracts::Entities;
 use waybill_subscriber::sink::{AnySink, MissingParent, Released, SqlSink};
 
 use super::types::say_unknown;
-use crate::settings::Settings;
 
 /// Longer keys are cut in the table; JSON has them whole.
 const KEY_SHOWN_MAX: usize = 60;

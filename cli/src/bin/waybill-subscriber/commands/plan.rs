@@ -5,6 +5,7 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, json, line, many, table},
+    settings::subscriber::Settings,
 };
 use waybill_contracts::Entities;
 use waybill_subscriber::{
@@ -13,7 +14,6 @@ use waybill_subscriber::{
 };
 
 use super::types::{put_aside, say_unseen, unseen};
-use crate::settings::Settings;
 
 /// A type and what becomes of it.
 #[derive(Serialize)]

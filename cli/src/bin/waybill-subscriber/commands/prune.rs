@@ -8,10 +8,9 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{json, line, many},
+    settings::subscriber::Settings,
 };
 use waybill_subscriber::inbox::{Inbox, Pruned, Retention, prune as prune_all};
-
-use crate::settings::Settings;
 
 /// As JSON.
 #[derive(Serialize)]

@@ -13,6 +13,8 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, json, line, many, table},
+    settings::subscriber::Settings,
+    work::{Local, check_grant, watch},
 };
 use waybill_contracts::Entities;
 use waybill_subscriber::{
@@ -24,9 +26,10 @@ use waybill_subscriber::{
 
 use super::{
     copy::{remove, say_failed, say_gaps},
-    work::{Local, check_grant, watch},
+    work::progress_line,
 };
-use crate::settings::Settings;
+
+use crate::PROGRAM;
 
 /// Rounds in which a running subscriber goes on; then it waits for the rest.
 const ROUNDS_BESIDE: u32 = 3;
@@ -73,12 +76,20 @@ pub(crate) async fn rebuild(
         // What one that died has left.
         remove(&path)?;
         let subscriber = settings.subscriber_on(settings.copy_inbox(&path).await?, common.local.as_deref()).await?;
-        check_grant(&subscriber, true).await?;
+        check_grant(PROGRAM, &subscriber, true).await?;
         let derive = Derive { inbox: &inbox, subscriber: &subscriber, wanted: &wanted, incomplete };
-        watch(&subscriber, &wanted, None, false, async |stop| {
-            files_left_out = derive.until_ready(&mut rebuild, &stop).await?;
-            Ok(())
-        })
+        watch(
+            PROGRAM,
+            &subscriber,
+            &wanted,
+            None,
+            false,
+            || progress_line(&subscriber),
+            async |stop| {
+                files_left_out = derive.until_ready(&mut rebuild, &stop).await?;
+                Ok(())
+            },
+        )
         .await?;
         Ok(subscriber)
     }

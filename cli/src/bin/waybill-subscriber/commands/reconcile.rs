@@ -4,11 +4,12 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, json, line, many, table},
+    settings::subscriber::Settings,
+    work::check_grant,
 };
 use waybill_subscriber::reconcile::{Found, Reconciled};
 
-use super::work::check_grant;
-use crate::settings::Settings;
+use crate::PROGRAM;
 
 pub(crate) async fn reconcile(
     common: &Common,
@@ -23,7 +24,7 @@ pub(crate) async fn reconcile(
     } else {
         settings.subscriber(local).await?
     };
-    check_grant(&subscriber, true).await?;
+    check_grant(PROGRAM, &subscriber, true).await?;
     let found = subscriber.reconcile(types, dry_run).await?;
     let outcome = if found.missing.count + found.unusable.count > 0 { Outcome::Quarantined } else { Outcome::Done };
     if common.format == Format::Json {

@@ -3,7 +3,13 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::bail;
-use waybill_cli::{args::Common, exit::Outcome, output::many};
+use waybill_cli::{
+    args::Common,
+    exit::Outcome,
+    output::many,
+    settings::subscriber::Settings,
+    work::{Local, check_grant},
+};
 use waybill_subscriber::{
     inbox::{Inbox, State, Wanted},
     replay::{Copied, Waiting, copy_files, coverage},
@@ -12,9 +18,9 @@ use waybill_subscriber::{
 
 use super::{
     copy::{remove, say_failed, say_gaps},
-    work::{Local, Say, check_grant, supervise, while_read},
+    work::{Say, supervise, while_read},
 };
-use crate::settings::Settings;
+use crate::PROGRAM;
 
 pub(crate) async fn replay(
     common: &Common,
@@ -44,7 +50,7 @@ pub(crate) async fn replay(
     }
     let sink = settings.open_sink(&settings.checked_entities()?).await?;
     let subscriber = settings.subscriber_on(copy, common.local.as_deref()).await?;
-    check_grant(&subscriber, true).await?;
+    check_grant(PROGRAM, &subscriber, true).await?;
     let say = Say::beside(settings)?;
     let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
         Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use clap::{CommandFactory, error::ErrorKind};
-use waybill_cli::{args::Common, exit::Outcome};
+use waybill_cli::{args::Common, exit::Outcome, settings::subscriber::Settings};
 use waybill_contracts::{Encoding, Entity, Format, Media, Reason};
 use waybill_formats::{
     Compression, FieldPath, Limits, Row, RowBatch, RowFilter, RowWriter, WriterOptions,
@@ -15,7 +15,7 @@ use waybill_formats::{
 };
 use waybill_subscriber::{apply::filter_columns, inbox::Inbox, look::FileRows};
 
-use crate::{Cli, Fields, RowsOf, settings::Settings};
+use crate::{Cli, Fields, RowsOf};
 
 pub(crate) async fn rows(common: &Common, settings: &Settings, of: &RowsOf) -> anyhow::Result<Outcome> {
     let entities = settings.read_entities()?;

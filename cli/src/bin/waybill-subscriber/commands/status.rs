@@ -8,11 +8,11 @@ use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, cut, instant, json, line, many, span, table},
+    settings::subscriber::Settings,
 };
 use waybill_subscriber::inbox::{AtRisk, Backlog, Counts, Inbox, Pending, State, TypeBacklog, Wanted, WorkerSeen};
 
 use super::look::who;
-use crate::settings::Settings;
 
 /// Types and states that are shown to people; programs get all.
 const TYPES_SHOWN: usize = 20;

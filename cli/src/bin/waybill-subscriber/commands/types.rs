@@ -3,11 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use waybill_cli::output::{in_one_line, line};
+use waybill_cli::{
+    output::{in_one_line, line},
+    settings::subscriber::Settings,
+};
 use waybill_contracts::{Entities, Metadata, is_of_types};
 use waybill_subscriber::inbox::{Inbox, InboxError, ListFilter, OTHER_TYPE, Pages, State, TypeTotals};
-
-use crate::settings::Settings;
 
 /// Rows of the inbox that are looked at together.
 const PAGE: u32 = 500;

@@ -6,35 +6,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
-use waybill_azure::GrantError;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
+    health::subscriber as health,
     output::{count, json, line, many},
-    progress, signals,
+    settings::subscriber::Settings,
+    work::{Local, check_grant, watch},
 };
 use waybill_subscriber::{
-    Subscriber,
-    inbox::{AnyInbox, Inbox, Pending, Wanted},
+    inbox::{Inbox, Pending, Wanted},
     sink::{AnySink, Outgrown, SqlSink as _},
 };
 
 use super::{bad_rows::Place, types};
-use crate::{health, settings::Settings};
-
-/// With `--until-idle`, how long the bus and TenantService may be out of reach before we give up.
-const CONTACT_PATIENCE: Duration = Duration::from_secs(30);
-
-pub(crate) type Local = Subscriber<AnyInbox>;
+use crate::PROGRAM;
 
 pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option<Duration>) -> anyhow::Result<Outcome> {
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
-    let _serving = health::serve(settings, &subscriber).await?;
-    check_grant(&subscriber, until_idle.is_some()).await?;
+    let _serving = health::serve(settings.health.as_deref(), &subscriber).await?;
+    check_grant(PROGRAM, &subscriber, until_idle.is_some()).await?;
     let told = say_types(settings, &subscriber).await?;
     let say = Say::beside(settings)?;
     let outcome = supervise(common, &subscriber, &Wanted::default(), until_idle, true, say, async |stop| {
@@ -75,8 +70,8 @@ pub(crate) async fn receive(
     until_idle: Option<Duration>,
 ) -> anyhow::Result<Outcome> {
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
-    let _serving = health::serve(settings, &subscriber).await?;
-    check_grant(&subscriber, until_idle.is_some()).await?;
+    let _serving = health::serve(settings.health.as_deref(), &subscriber).await?;
+    check_grant(PROGRAM, &subscriber, until_idle.is_some()).await?;
     // Files that are due do not hold the end: nobody works them here.
     let nothing = Wanted { types: Some(Vec::new()), ..Wanted::default() };
     supervise(common, &subscriber, &nothing, until_idle, true, Say::beside_nothing(), async |stop| {
@@ -89,8 +84,8 @@ pub(crate) async fn receive(
 pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted) -> anyhow::Result<Outcome> {
     let sink = open_sink(settings).await?;
     let subscriber = settings.subscriber(common.local.as_deref()).await?;
-    let _serving = health::serve(settings, &subscriber).await?;
-    check_grant(&subscriber, true).await?;
+    let _serving = health::serve(settings.health.as_deref(), &subscriber).await?;
+    check_grant(PROGRAM, &subscriber, true).await?;
     say_types(settings, &subscriber).await?;
     let say = Say::beside(settings)?;
     let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
@@ -167,45 +162,6 @@ pub(super) async fn while_read<T>(sink: &AnySink, stop: &CancellationToken, work
     }
 }
 
-/// A wrong credential shows at once. An outage is waited out, except where a script waits for the end.
-pub(super) async fn check_grant(subscriber: &Local, impatient: bool) -> anyhow::Result<()> {
-    let (began, mut told) = (Instant::now(), false);
-    loop {
-        match subscriber.check_grant().await {
-            Ok(()) => return Ok(()),
-            Err(error @ GrantError::Unavailable { .. }) => {
-                if impatient && !told {
-                    eprintln!("waybill-subscriber: {error}; trying for {} s", CONTACT_PATIENCE.as_secs());
-                    told = true;
-                }
-                if impatient && began.elapsed() > CONTACT_PATIENCE {
-                    return Err(error).context("TenantService is out of reach");
-                }
-                if !impatient {
-                    eprintln!("waybill-subscriber: {error}; going on, and trying again");
-                    return Ok(());
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Returns when no link to the bus has been attached for [`CONTACT_PATIENCE`], at the start or since it was lost.
-async fn out_of_reach(subscriber: &Local) {
-    let (mut attached_at, mut told) = (Instant::now(), false);
-    while attached_at.elapsed() < CONTACT_PATIENCE {
-        if subscriber.receive_stats().attached.load(Ordering::Relaxed) > 0 {
-            (attached_at, told) = (Instant::now(), false);
-        } else if !told && let Some(why) = subscriber.receive_stats().problem() {
-            eprintln!("waybill-subscriber: {why}; trying for {} s", CONTACT_PATIENCE.as_secs());
-            told = true;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
-
 /// Runs `work` until a signal, or until idle, shows progress meanwhile and a summary at the end.
 pub(super) async fn supervise(
     common: &Common,
@@ -217,73 +173,11 @@ pub(super) async fn supervise(
     work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<Outcome> {
     let began = Instant::now();
-    let pending = watch(subscriber, wanted, until_idle, receiving, work).await?;
+    let pending = watch(PROGRAM, subscriber, wanted, until_idle, receiving, || progress_line(subscriber), work).await?;
     summary(common, subscriber, pending, began.elapsed(), say).await
 }
 
-/// Runs `work` until a signal, or until idle, and shows progress meanwhile. What was pending then is known only in the latter
-/// case.
-pub(super) async fn watch(
-    subscriber: &Local,
-    wanted: &Wanted,
-    until_idle: Option<Duration>,
-    receiving: bool,
-    work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
-) -> anyhow::Result<Option<Pending>> {
-    let stop = CancellationToken::new();
-    let idle = async {
-        match until_idle {
-            None => {
-                stop.cancelled().await;
-                Ok(None)
-            }
-            Some(quiet) => {
-                let idle = subscriber.until_idle(wanted, quiet, receiving, &stop);
-                tokio::pin!(idle);
-                let patience = async {
-                    if !receiving {
-                        std::future::pending::<()>().await;
-                    }
-                    out_of_reach(subscriber).await;
-                };
-                let pending = tokio::select! {
-                    pending = &mut idle => pending,
-                    () = patience => {
-                        stop.cancel();
-                        let why = subscriber.receive_stats().problem().map(|why| format!(": {why}")).unwrap_or_default();
-                        bail!("the bus was out of reach for {} s; nothing was received{why}", CONTACT_PATIENCE.as_secs());
-                    }
-                };
-                stop.cancel();
-                Ok(Some(pending?))
-            }
-        }
-    };
-    let done = CancellationToken::new();
-    let all = async {
-        let work = async {
-            let result = work(stop.clone()).await;
-            // A run that ended by itself ends the watch for idleness too.
-            stop.cancel();
-            result
-        };
-        let (worked, pending) = tokio::join!(work, idle);
-        done.cancel();
-        worked?;
-        pending
-    };
-    let progress_now = || progress_line(subscriber);
-    let (pending, ()) = tokio::select! {
-        both = async { tokio::join!(all, progress::show(progress_now, done.clone())) } => both,
-        listening = signals::listen(stop.clone(), "files under way finish first") => {
-            listening.context("cannot listen to signals")?;
-            unreachable!("listening ends with the process");
-        }
-    };
-    pending
-}
-
-fn progress_line(subscriber: &Local) -> String {
+pub(super) fn progress_line(subscriber: &Local) -> String {
     let (received, worked) = (subscriber.receive_stats(), subscriber.work_stats());
     let read = |counter: &AtomicU64| count(counter.load(Ordering::Relaxed));
     format!(

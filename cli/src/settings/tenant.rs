@@ -5,6 +5,10 @@ use std::{
     sync::Arc,
 };
 
+use crate::{
+    local,
+    settings::{self, Hidden},
+};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -13,16 +17,12 @@ use waybill_azure::{
     http::{HttpClient, HttpOptions},
     identity::{AccessTokenOptions, AccessTokens, ClientCertificate, Identity, Signing},
 };
-use waybill_cli::{
-    local,
-    settings::{self, Hidden},
-};
 use waybill_contracts::{GrantLayout, ReadyFile};
 use waybill_subscriber::grants::Credential;
 
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Tenant {
+pub(super) struct Tenant {
     /// TenantService's base address.
     url: Option<Url>,
     /// A fixed bearer token; from the environment.
@@ -31,7 +31,7 @@ pub(crate) struct Tenant {
     /// A file that holds it.
     bearer_token_file: Option<PathBuf>,
     /// Where TenantService's answer holds each field.
-    pub(crate) layout: GrantLayout,
+    pub(super) layout: GrantLayout,
     entra: Entra,
 }
 
@@ -72,21 +72,24 @@ enum SigningName {
 }
 
 /// Where grants come from, and with what.
-pub(crate) struct Reached {
-    pub(crate) url: Url,
-    pub(crate) credential: Credential,
+#[derive(Debug)]
+pub struct Reached {
+    /// TenantService's.
+    pub url: Url,
+    /// Ours.
+    pub credential: Credential,
     /// Whom to trust besides the system's authorities.
-    pub(crate) ca_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
 }
 
 impl Tenant {
     /// Whether it has what a ready file would take the place of.
-    pub(crate) fn names_another(&self) -> bool {
+    pub(super) fn names_another(&self) -> bool {
         self.url.is_some() || self.bearer_token.is_some() || self.bearer_token_file.is_some()
     }
 
     /// From the ready file of a running `local`, or from the settings.
-    pub(crate) async fn reach(&self, local: Option<&Path>, ca_file: Option<&PathBuf>) -> anyhow::Result<Reached> {
+    pub(super) async fn reach(&self, local: Option<&Path>, ca_file: Option<&PathBuf>) -> anyhow::Result<Reached> {
         let ready = match local {
             Some(path) => Some(local::ready_file(path).await?),
             None => None,

@@ -8,6 +8,11 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    args::Common,
+    local,
+    settings::{self, Hidden},
+};
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use waybill_azure::{
@@ -15,11 +20,6 @@ use waybill_azure::{
     bus::{BusOptions, Transport},
     connection_string::{BlobConnectionString, BusConnectionString, key_tokens},
     http::HttpOptions,
-};
-use waybill_cli::{
-    args::Common,
-    local,
-    settings::{self, Hidden},
 };
 use waybill_contracts::BlobType;
 use waybill_formats::Compression;
@@ -35,7 +35,7 @@ const TOPIC: &str = "exports";
 /// The section. Every key has a default but the two connection strings.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// Folder of our own state.
     data: PathBuf,
     /// Who publishes.
@@ -77,10 +77,14 @@ pub(crate) struct Settings {
 }
 
 /// Tokens, and how to connect.
-pub(crate) struct Reached {
-    pub(crate) tokens: Arc<dyn TokenSource>,
-    pub(crate) bus_options: BusOptions,
-    pub(crate) ca_file: Option<PathBuf>,
+#[allow(missing_debug_implementations, reason = "keys have nothing to show")]
+pub struct Reached {
+    /// Signed with the keys.
+    pub tokens: Arc<dyn TokenSource>,
+    /// Of the bus.
+    pub bus_options: BusOptions,
+    /// Whom to trust besides the system's authorities.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Where the change log is.
@@ -186,9 +190,10 @@ struct Target {
     ca_file: Option<PathBuf>,
 }
 
+#[allow(clippy::missing_errors_doc, reason = "each says which setting is wrong, or what cannot be reached or opened")]
 impl Settings {
     /// File, environment, then flags.
-    pub(crate) fn load(common: &Common, change_log: Option<&str>) -> anyhow::Result<Self> {
+    pub fn load(common: &Common, change_log: Option<&str>) -> anyhow::Result<Self> {
         let mut settings: Self = settings::load("publisher", common.config.as_deref(), std::env::vars())?;
         if let Some(data) = &common.data {
             settings.data.clone_from(data);
@@ -201,18 +206,18 @@ impl Settings {
     }
 
     /// With `--level`, which counts more.
-    pub(crate) fn with_level(mut self, level: Option<u32>) -> Self {
+    pub fn with_level(mut self, level: Option<u32>) -> Self {
         self.compression_level = level.unwrap_or(self.compression_level);
         self
     }
 
     /// How long `publish` tries.
-    pub(crate) fn send_timeout(&self) -> Duration {
+    pub fn send_timeout(&self) -> Duration {
         Duration::from_millis(self.send_timeout_ms)
     }
 
     /// Where `run` answers about itself, if it is asked to.
-    pub(crate) fn health(&self) -> Option<&str> {
+    pub fn health(&self) -> Option<&str> {
         self.health.as_deref()
     }
 
@@ -231,7 +236,7 @@ impl Settings {
     }
 
     /// The outbox, if there is one: for commands that only look.
-    pub(crate) async fn existing_outbox(&self) -> anyhow::Result<AnyOutbox> {
+    pub async fn existing_outbox(&self) -> anyhow::Result<AnyOutbox> {
         if let Some((address, options)) = self.outbox_server()? {
             let outbox = PostgresOutbox::open_existing(address, options).await?;
             let outbox = outbox.context("there is no outbox in that database yet; `waybill-publisher run` makes it")?;
@@ -248,7 +253,7 @@ impl Settings {
     }
 
     /// The change log, if one is named; made if it is not there.
-    pub(crate) async fn made_change_log(&self) -> anyhow::Result<Option<ChangeLog>> {
+    pub async fn made_change_log(&self) -> anyhow::Result<Option<ChangeLog>> {
         Ok(match self.change_log_place()? {
             None => None,
             Some(LogPlace::File(path)) => Some(ChangeLog::sqlite(path).await?),
@@ -257,7 +262,7 @@ impl Settings {
     }
 
     /// The change log, if one is named; it has to be there, so that a slip makes no second one.
-    pub(crate) async fn change_log(&self) -> anyhow::Result<Option<ChangeLog>> {
+    pub async fn change_log(&self) -> anyhow::Result<Option<ChangeLog>> {
         let log = match self.change_log_place()? {
             None => return Ok(None),
             Some(LogPlace::File(path)) => {
@@ -289,7 +294,7 @@ impl Settings {
     }
 
     /// The change log, which this command is about.
-    pub(crate) async fn needed_change_log(&self) -> anyhow::Result<ChangeLog> {
+    pub async fn needed_change_log(&self) -> anyhow::Result<ChangeLog> {
         let log = self.change_log().await?;
         log.context(
             "no change log is named: give --change-log sqlite:PATH or --change-log postgres://USER@HOST:PORT/DATABASE, or \
@@ -298,13 +303,13 @@ impl Settings {
     }
 
     /// The table that services write.
-    pub(crate) fn change_log_table(&self) -> String {
+    pub fn change_log_table(&self) -> String {
         self.change_log_schema()
             .map_or_else(|| "waybill_change_log".to_owned(), |schema| format!("{schema}.change_log"))
     }
 
     /// The log's schema as SQL names it, where it has one.
-    pub(crate) fn change_log_schema(&self) -> Option<String> {
+    pub fn change_log_schema(&self) -> Option<String> {
         let is_file = self.change_log.as_deref().is_none_or(|place| place.starts_with("sqlite:"));
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
         let quoted = || format!("\"{}\"", self.change_log_schema.replace('"', "\"\""));
@@ -313,7 +318,7 @@ impl Settings {
     }
 
     /// The outbox; made if it is not there.
-    pub(crate) async fn outbox(&self) -> anyhow::Result<AnyOutbox> {
+    pub async fn outbox(&self) -> anyhow::Result<AnyOutbox> {
         if let Some((address, options)) = self.outbox_server()? {
             return Ok(AnyOutbox::Postgres(PostgresOutbox::open(address, options).await?));
         }
@@ -322,7 +327,7 @@ impl Settings {
     }
 
     /// How files are cut.
-    pub(crate) fn follow_options(&self) -> anyhow::Result<FollowOptions> {
+    pub fn follow_options(&self) -> anyhow::Result<FollowOptions> {
         let files = self.files.over(&TypeOptions::default(), "publisher.files")?;
         let mut types = BTreeMap::new();
         for (name, of_type) in &self.types {
@@ -333,12 +338,14 @@ impl Settings {
         Ok(FollowOptions { files, types, ..FollowOptions::default() })
     }
 
-    pub(crate) fn has_change_log(&self) -> bool {
+    /// Whether one is named.
+    #[must_use]
+    pub fn has_change_log(&self) -> bool {
         self.change_log.is_some()
     }
 
     /// What a run reaches the bus and storage with.
-    pub(crate) async fn reached(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
+    pub async fn reached(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
         let Target { bus, topic, blob, container, ca_file } = self.target(local).await?;
         let tokens = key_tokens(bus, topic, blob, container, Duration::from_millis(self.token_life_ms));
         let bus_options = BusOptions { ca_file: ca_file.clone(), transport: self.transport, ..BusOptions::default() };
@@ -346,7 +353,7 @@ impl Settings {
     }
 
     /// The publisher, with its keys from `--local` or the settings.
-    pub(crate) async fn publisher(&self, local: Option<&Path>) -> anyhow::Result<Publisher<AnyOutbox>> {
+    pub async fn publisher(&self, local: Option<&Path>) -> anyhow::Result<Publisher<AnyOutbox>> {
         ensure!(self.compression_level <= 9, "compression_level is {}; it is 0 to 9", self.compression_level);
         let compression = match self.compression_level {
             0 => Compression::None,

@@ -3,15 +3,15 @@
 
 use std::{fmt, time::Duration};
 
+use crate::{
+    health::{self, Serving, Told},
+    metrics::{self, Labels, Page, label, truth},
+};
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
 use serde::Serialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use tokio::time::timeout;
-use waybill_cli::{
-    health::{self, Serving, Told},
-    metrics::{self, Labels, Page, label, truth},
-};
 use waybill_publisher::{
     FollowState, Publisher, RelayState,
     change_log::{ChangeLog, LogStatus},
@@ -38,7 +38,10 @@ struct Problem {
 }
 
 /// Begins to answer at this address, if there is one.
-pub(crate) async fn serve(
+///
+/// # Errors
+/// As [`health::serve`].
+pub async fn serve(
     address: Option<&str>,
     publisher: &Publisher<AnyOutbox>,
     log: Option<&ChangeLog>,

@@ -2,21 +2,27 @@
 
 use std::time::Duration;
 
+use crate::{
+    health::{self, Serving, Told},
+    metrics,
+    work::Local,
+};
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use waybill_cli::health::{self, Serving, Told};
-
-use crate::{commands::Local, metrics, settings::Settings};
 
 /// How long the inbox may take to say what waits; without it the page has all but that.
 const BACKLOG_PATIENCE: Duration = Duration::from_secs(5);
 
-#[derive(Clone)]
-struct Asked(Local);
+/// A subscriber that is asked.
+#[derive(Debug, Clone)]
+pub struct Asked(pub Local);
 
-/// Begins to answer at the address of the settings, if there is one.
-pub(crate) async fn serve(settings: &Settings, subscriber: &Local) -> anyhow::Result<Option<Serving>> {
-    health::serve("waybill-subscriber", settings.health.as_deref(), Asked(subscriber.clone())).await
+/// Begins to answer at this address, if there is one.
+///
+/// # Errors
+/// As [`health::serve`].
+pub async fn serve(address: Option<&str>, subscriber: &Local) -> anyhow::Result<Option<Serving>> {
+    health::serve("waybill-subscriber", address, Asked(subscriber.clone())).await
 }
 
 impl Told for Asked {
@@ -37,6 +43,6 @@ impl Told for Asked {
             // The health says what is wrong.
             Ok(Err(_)) | Err(_) => None,
         };
-        metrics::page(&self.0, backlog)
+        metrics::page(metrics::subscriber::Snapshot::of(&self.0, backlog))
     }
 }

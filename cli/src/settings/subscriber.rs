@@ -15,7 +15,6 @@ use waybill_azure::{
     bus::{BusOptions, Transport},
     http::HttpOptions,
 };
-use waybill_cli::{args::Common, settings};
 use waybill_contracts::{Entities, GrantLayout, Predicate, is_of_types};
 use waybill_formats::{RowFilter, filter::FilterColumns};
 use waybill_subscriber::{
@@ -26,24 +25,27 @@ use waybill_subscriber::{
 };
 
 use crate::{
-    Target, Watch,
-    tenant::{Reached, Tenant},
+    args::Common,
+    settings::{
+        self,
+        tenant::{Reached, Tenant},
+    },
 };
 
 /// The section. Every key has a default but the tenant's address and credential, and the sink.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Settings {
+pub struct Settings {
     /// Folder of our own state.
-    pub(crate) data: PathBuf,
+    pub data: PathBuf,
     /// The database that holds the inbox, where several subscribers share it; else it is a file in `data`.
     inbox: Option<String>,
     /// The schema in that database.
     inbox_schema: String,
     /// Where rows go.
-    pub(crate) sink: Option<String>,
+    pub sink: Option<String>,
     /// The file that says what rows mean.
-    pub(crate) entities: Option<PathBuf>,
+    pub entities: Option<PathBuf>,
     /// Work only these blobTypes; `*` stands for any characters.
     types: Option<Vec<String>>,
     /// Which rows are wanted of a blobType that no entity has.
@@ -69,7 +71,7 @@ pub(crate) struct Settings {
     /// `auto`, `amqp` or `websocket`.
     transport: Transport,
     /// Where health and metrics are told; nowhere by default.
-    pub(crate) health: Option<String>,
+    pub health: Option<String>,
     /// What of the inbox is forgotten, and when; nothing by default.
     retention: RetentionDays,
     tenant: Tenant,
@@ -94,6 +96,17 @@ enum BadRow {
     Quarantine,
     Skip,
     Fail,
+}
+
+/// What flags say instead.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--inbox`.
+    pub inbox: Option<String>,
+    /// `--sink`.
+    pub sink: Option<String>,
+    /// `--entities`.
+    pub entities: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -125,39 +138,40 @@ impl Default for Settings {
     }
 }
 
+#[allow(clippy::missing_errors_doc, reason = "each says which setting is wrong, or what cannot be reached or opened")]
 impl Settings {
-    /// File, environment, then flags.
-    pub(crate) fn load(common: &Common, inbox: Option<&str>, target: Option<&Target>) -> anyhow::Result<Self> {
+    /// File, environment, then flags; `program` is who says what --local takes the place of.
+    pub fn load(program: &str, common: &Common, flags: &Flags) -> anyhow::Result<Self> {
         let mut settings: Self = settings::load("subscriber", common.config.as_deref(), std::env::vars())?;
         if !settings.filters.is_empty() {
             settings.filters_at = settings::predicates("subscriber", "filters", common.config.as_deref())?;
         }
         if common.local.is_some() && settings.tenant.names_another() {
             eprintln!(
-                "waybill-subscriber: --local wins: address and token are those of its ready file, and not those of \
+                "{program}: --local wins: address and token are those of its ready file, and not those of \
                  [subscriber.tenant] (or of WAYBILL_SUBSCRIBER__TENANT__…)"
             );
         }
         if let Some(data) = &common.data {
             settings.data.clone_from(data);
         }
+        let Flags { inbox, sink, entities } = flags;
         if let Some(inbox) = inbox {
             settings::refuse_password("--inbox", "WAYBILL_SUBSCRIBER__INBOX", inbox)?;
-            settings.inbox = Some(inbox.to_owned());
         }
-        if let Some(target) = target {
-            if let Some(sink) = &target.sink {
-                settings::refuse_password("--sink", "WAYBILL_SUBSCRIBER__SINK", sink)?;
-            }
-            settings.sink = target.sink.clone().or(settings.sink);
-            settings.entities = target.entities.clone().or(settings.entities);
+        if let Some(sink) = sink {
+            settings::refuse_password("--sink", "WAYBILL_SUBSCRIBER__SINK", sink)?;
         }
+        settings.inbox = inbox.clone().or(settings.inbox);
+        settings.sink = sink.clone().or(settings.sink);
+        settings.entities = entities.clone().or(settings.entities);
         Ok(settings)
     }
 
-    /// With the flags of commands that can be watched.
-    pub(crate) fn watched(mut self, watch: Watch) -> Self {
-        self.health = watch.health.or(self.health);
+    /// With the flag of commands that can be watched.
+    #[must_use]
+    pub fn watched(mut self, health: Option<String>) -> Self {
+        self.health = health.or(self.health);
         self
     }
 
@@ -166,7 +180,7 @@ impl Settings {
     }
 
     /// Where the inbox is or would be, without user or password.
-    pub(crate) fn inbox_place(&self) -> anyhow::Result<String> {
+    pub fn inbox_place(&self) -> anyhow::Result<String> {
         Ok(match self.inbox_address()? {
             None => self.inbox_path().display().to_string(),
             Some(address) => PostgresInbox::place(address, &self.inbox_schema)?,
@@ -188,7 +202,8 @@ impl Settings {
         }
     }
 
-    pub(crate) async fn inbox(&self) -> anyhow::Result<AnyInbox> {
+    /// The inbox; made if it is not there.
+    pub async fn inbox(&self) -> anyhow::Result<AnyInbox> {
         match self.inbox_address()? {
             Some(address) => Ok(AnyInbox::Postgres(PostgresInbox::open(address, self.postgres_options()).await?)),
             None => {
@@ -204,7 +219,7 @@ impl Settings {
     }
 
     /// The inbox, if there is one: for commands that only look.
-    pub(crate) async fn existing_inbox(&self) -> anyhow::Result<AnyInbox> {
+    pub async fn existing_inbox(&self) -> anyhow::Result<AnyInbox> {
         if let Some(inbox) = self.inbox_if_there().await? {
             return Ok(inbox);
         }
@@ -219,7 +234,7 @@ impl Settings {
     }
 
     /// The same, where none is no error.
-    pub(crate) async fn inbox_if_there(&self) -> anyhow::Result<Option<AnyInbox>> {
+    pub async fn inbox_if_there(&self) -> anyhow::Result<Option<AnyInbox>> {
         let path = self.inbox_path();
         Ok(match self.inbox_address()? {
             Some(address) => {
@@ -231,7 +246,7 @@ impl Settings {
     }
 
     /// The inbox, if there is one: for a person's decisions.
-    pub(crate) async fn inbox_to_change(&self) -> anyhow::Result<AnyInbox> {
+    pub async fn inbox_to_change(&self) -> anyhow::Result<AnyInbox> {
         match self.existing_inbox().await? {
             AnyInbox::Sqlite(_) => self.open_file().await,
             shared => Ok(shared),
@@ -251,17 +266,17 @@ impl Settings {
     }
 
     /// How the bus is reached.
-    pub(crate) fn bus_options(&self, ca_file: Option<PathBuf>) -> BusOptions {
+    pub fn bus_options(&self, ca_file: Option<PathBuf>) -> BusOptions {
         BusOptions { ca_file, transport: self.transport, ..BusOptions::default() }
     }
 
     /// Where TenantService's answer holds each field.
-    pub(crate) fn grant_layout(&self) -> GrantLayout {
+    pub fn grant_layout(&self) -> GrantLayout {
         self.tenant.layout.clone()
     }
 
     /// Where rows go.
-    pub(crate) fn sink(&self) -> anyhow::Result<&str> {
+    pub fn sink(&self) -> anyhow::Result<&str> {
         match &self.sink {
             Some(target) => Ok(target),
             None => bail!(
@@ -271,12 +286,14 @@ impl Settings {
         }
     }
 
-    pub(crate) async fn open_sink(&self, entities: &Entities) -> anyhow::Result<AnySink> {
+    /// The sink.
+    pub async fn open_sink(&self, entities: &Entities) -> anyhow::Result<AnySink> {
         self.make_data()?;
         Ok(sink::open(self.sink()?, entities, &self.data).await?)
     }
 
-    pub(crate) fn read_entities(&self) -> anyhow::Result<Entities> {
+    /// The entities as they are written.
+    pub fn read_entities(&self) -> anyhow::Result<Entities> {
         let Some(path) = &self.entities else { return Ok(Entities::default()) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Entities::parse(&text, &path.display().to_string())?)
@@ -284,7 +301,7 @@ impl Settings {
 
     /// The entities, once all that the configuration says of types, entities and filters is checked as a run checks it; each
     /// mistake with its file and line.
-    pub(crate) fn checked_entities(&self) -> anyhow::Result<Entities> {
+    pub fn checked_entities(&self) -> anyhow::Result<Entities> {
         let entities = self.read_entities()?;
         EntityPlans::compile(&entities)?;
         entities.check_types(self.types())?;
@@ -311,67 +328,64 @@ impl Settings {
     }
 
     /// What of the inbox is forgotten, and when.
-    pub(crate) fn retention(&self) -> Retention {
+    pub fn retention(&self) -> Retention {
         let days = |days: Option<u32>| days.map(|days| Duration::from_secs(u64::from(days) * 86_400));
         let RetentionDays { history_days, files_days, identities_days } = self.retention;
         Retention { history: days(history_days), files: days(files_days), identities: days(identities_days) }
     }
 
     /// Only these types, as configured.
-    pub(crate) fn types(&self) -> Option<&[String]> {
+    pub fn types(&self) -> Option<&[String]> {
         self.types.as_deref()
     }
 
     /// Whether a blobType is among them.
-    pub(crate) fn wants(&self, blob_type: &str) -> bool {
+    pub fn wants(&self, blob_type: &str) -> bool {
         self.types().is_none_or(|types| is_of_types(blob_type, types))
     }
 
     /// Predicates by the blobType, of those that no entity has.
-    pub(crate) fn filters(&self) -> &BTreeMap<String, String> {
+    pub fn filters(&self) -> &BTreeMap<String, String> {
         &self.filters
     }
 
     /// Where the files of a replay or rebuild into this sink are listed while it goes on.
-    pub(crate) fn copy_path(&self, what: &str) -> anyhow::Result<PathBuf> {
+    pub fn copy_path(&self, what: &str) -> anyhow::Result<PathBuf> {
         let mut hasher = DefaultHasher::new();
         self.sink()?.hash(&mut hasher);
         Ok(self.data.join(what).join(format!("{:016x}.sqlite", hasher.finish())))
     }
 
     /// An inbox at [`Settings::copy_path`], the one that is there or a new one.
-    pub(crate) async fn copy_inbox(&self, path: &Path) -> anyhow::Result<AnyInbox> {
+    pub async fn copy_inbox(&self, path: &Path) -> anyhow::Result<AnyInbox> {
         let folder = path.parent().context("the copy is in a folder")?;
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
         Ok(AnyInbox::Sqlite(SqliteInbox::open(path, self.inbox_options()).await?))
     }
 
     /// The subscriber, with its tenant from `--local` or the settings.
-    pub(crate) async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
+    pub async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
         // A missing tenant is said before a folder is made.
         self.tenant(local).await?;
         self.subscriber_on(self.inbox().await?, local).await
     }
 
     /// The same, with another inbox.
-    pub(crate) async fn subscriber_on(
-        &self,
-        inbox: AnyInbox,
-        local: Option<&Path>,
-    ) -> anyhow::Result<Subscriber<AnyInbox>> {
+    pub async fn subscriber_on(&self, inbox: AnyInbox, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
         let Reached { url, credential, ca_file } = self.tenant(local).await?;
         let builder = self.builder(ca_file)?;
         Ok(builder.with_tenant(inbox, &url, credential)?)
     }
 
     /// One that only looks.
-    pub(crate) async fn looker(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
+    pub async fn looker(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
         let inbox = self.existing_inbox().await?;
         let Reached { url, credential, ca_file } = self.tenant(local).await?;
         Ok(self.builder(ca_file)?.with_tenant(inbox, &url, credential)?)
     }
 
-    pub(crate) async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
+    /// Where grants come from.
+    pub async fn tenant(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
         self.tenant.reach(local, self.ca_file.as_ref()).await
     }
 

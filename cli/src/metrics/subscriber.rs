@@ -4,33 +4,25 @@ use std::{collections::BTreeMap, fmt};
 
 use prometheus_client::{collector::Collector, encoding::DescriptorEncoder, registry::Unit};
 use time::OffsetDateTime;
-use waybill_cli::metrics::{self, Labels, Page, label, labels, truth, with_zeros};
 use waybill_subscriber::{
     figures::{Distribution, Figures, QueueFigures},
     health::Health,
     inbox::{Backlog, State, TypeBacklog},
 };
 
-use crate::commands::Local;
+use crate::{
+    metrics::{Labels, Page, label, labels, truth, with_zeros},
+    work::Local,
+};
 
 /// Series of the backlog: publishers choose the names of types, so there is an end to what they cost.
 const TYPES_MAX: usize = 100;
 /// What is summed up of the others; no blobType is empty.
 const OTHERS: &str = "(others)";
 
-/// The page; without a backlog, where the inbox did not say it.
-pub(crate) fn page(subscriber: &Local, backlog: Option<Backlog>) -> String {
-    let snapshot = Snapshot {
-        figures: subscriber.figures(),
-        health: subscriber.health(),
-        backlog,
-        now: OffsetDateTime::now_utc(),
-    };
-    metrics::page(snapshot)
-}
-
+/// Its figures now.
 #[derive(Debug)]
-struct Snapshot {
+pub struct Snapshot {
     figures: Figures,
     health: Health,
     backlog: Option<Backlog>,
@@ -55,6 +47,13 @@ impl Collector for Snapshot {
 }
 
 impl Snapshot {
+    /// Without a backlog, where the inbox did not say it.
+    #[must_use]
+    pub fn of(subscriber: &Local, backlog: Option<Backlog>) -> Self {
+        let (figures, health) = (subscriber.figures(), subscriber.health());
+        Self { figures, health, backlog, now: OffsetDateTime::now_utc() }
+    }
+
     fn process(&self, page: &mut Page<'_>) -> fmt::Result {
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         page.gauges("build_info", "Always 1", None, [(version, 1.0)])?;
