@@ -217,7 +217,8 @@ impl StreamRows {
 }
 
 /// The fields that make a row's key and version, by their slots.
-struct HeadReader {
+#[derive(Debug)]
+pub(super) struct HeadReader {
     fields: FieldReader,
     key: Vec<usize>,
     version: Option<usize>,
@@ -225,7 +226,7 @@ struct HeadReader {
 }
 
 impl HeadReader {
-    fn new<'n>(plan: &EntityPlan, known: impl IntoIterator<Item = &'n str>) -> Self {
+    pub(super) fn new<'n>(plan: &EntityPlan, known: impl IntoIterator<Item = &'n str>) -> Self {
         let mut fields = FieldReader::new([]);
         let key = plan.key.iter().map(|name| fields.want(name)).collect();
         let version = plan.version.as_ref().map(|version| fields.want(&version.field));
@@ -248,6 +249,25 @@ impl HeadReader {
         key: &mut String,
         version: &mut Vec<u8>,
     ) -> Result<bool, RowFault> {
+        let is_deletion = self.identity(plan, values, key, version)?;
+        version.extend_from_slice(position);
+        version::push_row(row.number(), is_deletion, row.raw(), version);
+        Ok(is_deletion)
+    }
+
+    /// Reads a row's fields: its values by their slots.
+    pub(super) fn read<'r>(&mut self, row: &Row<'r>, values: &mut Vec<waybill_formats::Field<'r>>) {
+        self.fields.read(row, values, |_, _| {});
+    }
+
+    /// Appends the row's key, and what its own version says; whether it deletes.
+    pub(super) fn identity(
+        &self,
+        plan: &EntityPlan,
+        values: &[waybill_formats::Field<'_>],
+        key: &mut String,
+        version: &mut Vec<u8>,
+    ) -> Result<bool, RowFault> {
         plan.key_form.push(self.key.iter().filter_map(|slot| values.get(*slot)), key).map_err(|fault| match fault {
             KeyFault::Missing { part } => RowFault {
                 reason: Reason::MissingKey,
@@ -263,10 +283,6 @@ impl HeadReader {
                 problem: format!("version field {:?} {problem}", declared.field),
             })?;
         }
-        let is_deletion =
-            is_deletion(&values[self.deleted]).map_err(|problem| RowFault { reason: Reason::MalformedRow, problem })?;
-        version.extend_from_slice(position);
-        version::push_row(row.number(), is_deletion, row.raw(), version);
-        Ok(is_deletion)
+        is_deletion(&values[self.deleted]).map_err(|problem| RowFault { reason: Reason::MalformedRow, problem })
     }
 }

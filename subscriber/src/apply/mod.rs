@@ -7,6 +7,7 @@
 
 mod batch;
 mod fields;
+mod judge;
 mod key;
 mod plan;
 mod reference;
@@ -21,6 +22,7 @@ mod tests;
 
 pub(crate) use batch::{Batch, Faulty, Head, RowAt, StreamRows};
 pub(crate) use fields::is_marked_deleted;
+pub use judge::{Judge, Judged};
 pub(crate) use key::KeyPart;
 pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault, filter_columns};
 pub(crate) use row::RowReader;

@@ -22,8 +22,9 @@ impl<'f, 'r> Sieve<'f, 'r> {
         Self { filter, deleted: Some(FieldPath::name(DELETED)), fields: FilterFields::default() }
     }
 
-    /// Rows of no entity know no deletions.
-    pub(crate) fn of_type(filter: Option<&'f RowFilter>) -> Self {
+    /// By a filter alone, as of rows of no entity: they know no deletions. `None` wants every row.
+    #[must_use]
+    pub fn of_type(filter: Option<&'f RowFilter>) -> Self {
         Self { filter, deleted: None, fields: FilterFields::default() }
     }
 

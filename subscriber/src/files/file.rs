@@ -190,6 +190,11 @@ impl<I: Inbox + Clone> File<I> {
         Rows::new(self, row)
     }
 
+    /// So many of the rows that were read were not wanted: for what the inbox tells of it. To be said after the last row.
+    pub fn note_filtered(&mut self, rows: u64) {
+        self.read.filtered_rows = Some(rows);
+    }
+
     /// The file is worked to its end. Rows that were not asked for are not missed, as in a file whose blob was of no interest;
     /// after an error of its rows it is refused.
     ///
@@ -207,6 +212,7 @@ impl<I: Inbox + Clone> File<I> {
         self.end(End::Done(read)).await?;
         let stats = &source.stats;
         WorkStats::add(&stats.files_done, 1);
+        WorkStats::add(&stats.filtered, read.filtered_rows.unwrap_or_default());
         stats.lag.add_between(received_at, (source.now)());
         WorkStats::add(&stats.stored_bytes, read.stored_bytes);
         WorkStats::add(&stats.plain_bytes, read.plain_bytes);
