@@ -411,9 +411,9 @@ impl<O: Outbox> Publisher<O> {
     /// # Cancel safety
     /// Cancel-safe.
     pub async fn flush(&self, limit: Duration) -> Result<(), FlushError> {
-        let waiting = async || {
+        let waiting = || async {
             let counts = self.context.outbox.counts().await?;
-            Ok(counts.uploaded)
+            Ok::<_, FlushError>(counts.uploaded)
         };
         self.until_none(limit, waiting).await
     }
@@ -426,7 +426,7 @@ impl<O: Outbox> Publisher<O> {
     /// # Cancel safety
     /// Cancel-safe.
     pub async fn flush_exports(&self, export_ids: &[&str], limit: Duration) -> Result<(), FlushError> {
-        let waiting = async || {
+        let waiting = || async {
             let mut waiting = 0;
             for export_id in export_ids {
                 let row = self.show(export_id).await?.into_iter().next();
@@ -443,15 +443,16 @@ impl<O: Outbox> Publisher<O> {
                     }
                 }
             }
-            Ok(waiting)
+            Ok::<_, FlushError>(waiting)
         };
         self.until_none(limit, waiting).await
     }
 
-    async fn until_none(
+    /// `waiting` is no `AsyncFn`: a task that calls this would not be known to be `Send`.
+    async fn until_none<F: Future<Output = Result<u64, FlushError>>>(
         &self,
         limit: Duration,
-        waiting: impl AsyncFn() -> Result<u64, FlushError>,
+        waiting: impl Fn() -> F,
     ) -> Result<(), FlushError> {
         let end = Instant::now() + limit;
         let mut progress = self.context.progress.subscribe();
