@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::{EnvFilter, fmt};
 
-/// Flags common to all commands of the publisher and the subscriber.
+/// Flags common to all commands of the publisher, the subscriber and the republisher.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Settings file [default: waybill.toml, if it is there]
@@ -46,7 +46,7 @@ pub enum LogFormat {
 /// Sends logs to standard error: `default_level` for our own crates unless `RUST_LOG` says otherwise.
 pub fn start_logs(format: LogFormat, default_level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        let ours = ["azure", "cli", "formats", "local", "publisher", "store", "subscriber"];
+        let ours = ["azure", "cli", "formats", "local", "publisher", "republish", "store", "subscriber"];
         let directives: Vec<String> =
             ours.iter().map(|name| format!("waybill_{name}={default_level}")).chain(["warn".to_owned()]).collect();
         EnvFilter::new(directives.join(","))

@@ -23,9 +23,18 @@ pub type Labels = Vec<(&'static str, String)>;
 /// When the collector fails, which a text gives no reason for.
 #[must_use]
 pub fn page(collector: impl Collector) -> String {
+    page_of(vec![Box::new(collector)])
+}
+
+/// The same, by several collectors.
+///
+/// # Panics
+/// As [`page`].
+#[must_use]
+pub fn page_of(collectors: Vec<Box<dyn Collector>>) -> String {
     // A registry for each page, so that two in one process could not share one.
     let mut registry = Registry::with_prefix("waybill");
-    registry.register_collector(Box::new(collector));
+    collectors.into_iter().for_each(|collector| registry.register_collector(collector));
     let mut page = String::new();
     prometheus_text::encode(&mut page, &registry).expect("a text takes what is written");
     page

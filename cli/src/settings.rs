@@ -19,8 +19,8 @@ use waybill_contracts::Predicate;
 /// The file that is read when `--config` names none.
 pub const DEFAULT_FILE: &str = "waybill.toml";
 
-/// What the file may hold. A section of a program that has none yet would only be forgotten there.
-const SECTIONS: [&str; 2] = ["subscriber", "publisher"];
+/// What the file may hold: a section for each program, some of which read those of others.
+const SECTIONS: [&str; 3] = ["subscriber", "publisher", "republish"];
 
 /// Reads `[section]` of the settings file, then overlays the environment.
 ///
@@ -41,16 +41,26 @@ where
     overlay(section, settings, environment)
 }
 
-/// The predicates of a table of `[section]` in the settings file, each with its place there.
+/// The predicates of a table of `[section]` in the settings file, each with its place there; with a `key`, that one of each
+/// table in it.
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn predicates(section: &str, table: &str, file: Option<&Path>) -> anyhow::Result<BTreeMap<String, Predicate>> {
+pub fn predicates(
+    section: &str,
+    table: &str,
+    key: Option<&str>,
+    file: Option<&Path>,
+) -> anyhow::Result<BTreeMap<String, Predicate>> {
     let Some((file, text)) = read(file)? else { return Ok(BTreeMap::new()) };
     let Ok(document) = DeTable::parse(&text) else { return Ok(BTreeMap::new()) };
     let section = document.get_ref().get(section).and_then(|section| section.get_ref().as_table());
     let table = section.and_then(|section| section.get(table)?.get_ref().as_table());
     let placed = table.into_iter().flatten().filter_map(|(name, value)| {
+        let value = match key {
+            Some(key) => value.get_ref().as_table()?.get(key)?,
+            None => value,
+        };
         let predicate = value.get_ref().as_str()?;
         let placed = Predicate::in_document(predicate, &file.display().to_string(), &text, value.span());
         Some((name.get_ref().to_string(), placed))

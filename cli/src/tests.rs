@@ -10,6 +10,7 @@ mod publishing;
 mod readme;
 mod rebuild;
 mod reconcile;
+mod republish;
 mod retention;
 mod rows;
 mod shared_inbox;

@@ -115,9 +115,10 @@ impl<I: Inbox + Clone, O: Outbox> Republisher<I, O> {
     /// # Cancel safety
     /// As [`Republisher::run`].
     pub async fn work(&self, stop: CancellationToken) {
-        let Shared { subscriber, options, pause, .. } = &*self.shared;
+        let Shared { jobs, subscriber, options, pause, .. } = &*self.shared;
         let most = options.files_in_flight_max.get() as usize;
-        let (mut files, mut at_work) = (subscriber.files(Wanted::default()), JoinSet::new());
+        let wanted = Wanted { types: Some(jobs.types().collect()), ..Wanted::default() };
+        let (mut files, mut at_work) = (subscriber.files(wanted), JoinSet::new());
         let give_back = CancellationToken::new();
         while !stop.is_cancelled() {
             let paused = pause.left();
@@ -179,7 +180,7 @@ impl<I: Inbox + Clone, O: Outbox> Shared<I, O> {
         (self.hook)(Step::Leased);
         let id = file.id();
         let Some(task) = self.jobs.task(&file.metadata().blob_type) else {
-            unreachable!("the subscriber gives files of the jobs' types")
+            unreachable!("only files of the jobs' types are taken")
         };
         let transfer = Transfer { publisher: &self.publisher, task, now: self.options.now, hook: self.hook };
         let transferred = tokio::select! {

@@ -24,10 +24,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Series of what waits: services choose the names of types, so there is an end to what they cost.
 const TYPES_MAX: usize = 100;
 
-#[derive(Clone)]
-struct Asked {
-    publisher: Publisher<AnyOutbox>,
-    log: Option<ChangeLog>,
+/// A publisher that is asked.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The publisher.
+    pub publisher: Publisher<AnyOutbox>,
+    /// The change log that it follows, if any.
+    pub log: Option<ChangeLog>,
 }
 
 /// Why it cannot do all that it was asked to do.
@@ -69,6 +72,29 @@ impl Asked {
         }
         problems
     }
+
+    /// Its figures now.
+    pub async fn snapshot(&self) -> Snapshot {
+        let asked = async {
+            let exports = self.publisher.outbox().counts().await.ok();
+            let paused = self.publisher.outbox().paused().await.ok();
+            let log = match &self.log {
+                Some(log) => log.status().await.ok(),
+                None => None,
+            };
+            (exports, paused.map(|paused| paused.len()), log)
+        };
+        // The health says what is wrong.
+        let (exports, paused, log) = timeout(PATIENCE, asked).await.unwrap_or_default();
+        Snapshot {
+            figures: self.publisher.figures(),
+            ready: self.ready().0,
+            exports,
+            paused,
+            log,
+            now: OffsetDateTime::now_utc(),
+        }
+    }
 }
 
 impl Told for Asked {
@@ -84,30 +110,13 @@ impl Told for Asked {
     }
 
     async fn page(&self) -> String {
-        let asked = async {
-            let exports = self.publisher.outbox().counts().await.ok();
-            let paused = self.publisher.outbox().paused().await.ok();
-            let log = match &self.log {
-                Some(log) => log.status().await.ok(),
-                None => None,
-            };
-            (exports, paused.map(|paused| paused.len()), log)
-        };
-        // The health says what is wrong.
-        let (exports, paused, log) = timeout(PATIENCE, asked).await.unwrap_or_default();
-        metrics::page(Snapshot {
-            figures: self.publisher.figures(),
-            ready: self.ready().0,
-            exports,
-            paused,
-            log,
-            now: OffsetDateTime::now_utc(),
-        })
+        metrics::page(self.snapshot().await)
     }
 }
 
+/// Its figures at one moment.
 #[derive(Debug)]
-struct Snapshot {
+pub struct Snapshot {
     figures: Figures,
     ready: bool,
     exports: Option<Counts>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     health::{self, Serving, Told},
-    metrics,
+    metrics::{self, subscriber::Snapshot},
     work::Local,
 };
 use serde_json::{Value, json};
@@ -25,6 +25,18 @@ pub async fn serve(address: Option<&str>, subscriber: &Local) -> anyhow::Result<
     health::serve("waybill-subscriber", address, Asked(subscriber.clone())).await
 }
 
+impl Asked {
+    /// Its figures now.
+    pub async fn snapshot(&self) -> Snapshot {
+        let backlog = match timeout(BACKLOG_PATIENCE, self.0.backlog()).await {
+            Ok(Ok(backlog)) => Some(backlog),
+            // The health says what is wrong.
+            Ok(Err(_)) | Err(_) => None,
+        };
+        Snapshot::of(&self.0, backlog)
+    }
+}
+
 impl Told for Asked {
     fn live(&self) -> (bool, Value) {
         let health = self.0.health();
@@ -38,11 +50,6 @@ impl Told for Asked {
     }
 
     async fn page(&self) -> String {
-        let backlog = match timeout(BACKLOG_PATIENCE, self.0.backlog()).await {
-            Ok(Ok(backlog)) => Some(backlog),
-            // The health says what is wrong.
-            Ok(Err(_)) | Err(_) => None,
-        };
-        metrics::page(metrics::subscriber::Snapshot::of(&self.0, backlog))
+        metrics::page(self.snapshot().await)
     }
 }

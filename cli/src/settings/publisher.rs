@@ -21,7 +21,7 @@ use waybill_azure::{
     connection_string::{BlobConnectionString, BusConnectionString, key_tokens},
     http::HttpOptions,
 };
-use waybill_contracts::BlobType;
+use waybill_contracts::{BlobType, Format};
 use waybill_formats::Compression;
 use waybill_publisher::{
     FileFormat, FollowOptions, Publisher, TypeOptions,
@@ -106,15 +106,29 @@ struct Files {
     columns: Option<Vec<String>>,
 }
 
-/// `format` of [`Files`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// `format` of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum FileKind {
+#[allow(missing_docs, reason = "the names say it")]
+pub enum FileKind {
+    #[default]
     Jsonl,
     Json,
     Csv,
     Xml,
     Xmll,
+}
+
+impl From<FileKind> for Format {
+    fn from(kind: FileKind) -> Self {
+        match kind {
+            FileKind::Jsonl => Self::JsonLines,
+            FileKind::Json => Self::Json,
+            FileKind::Csv => Self::Csv,
+            FileKind::Xml => Self::Xml,
+            FileKind::Xmll => Self::XmlLines,
+        }
+    }
 }
 
 impl Files {
@@ -203,6 +217,22 @@ impl Settings {
             settings.change_log = Some(change_log.to_owned());
         }
         Ok(settings)
+    }
+
+    /// With its own state in this folder.
+    #[must_use]
+    pub fn in_folder(mut self, data: &Path) -> Self {
+        data.clone_into(&mut self.data);
+        self
+    }
+
+    /// How files are packed.
+    pub fn compression(&self) -> anyhow::Result<Compression> {
+        ensure!(self.compression_level <= 9, "compression_level is {}; it is 0 to 9", self.compression_level);
+        Ok(match self.compression_level {
+            0 => Compression::None,
+            level => Compression::Gzip(level),
+        })
     }
 
     /// With `--level`, which counts more.
@@ -354,11 +384,7 @@ impl Settings {
 
     /// The publisher, with its keys from `--local` or the settings.
     pub async fn publisher(&self, local: Option<&Path>) -> anyhow::Result<Publisher<AnyOutbox>> {
-        ensure!(self.compression_level <= 9, "compression_level is {}; it is 0 to 9", self.compression_level);
-        let compression = match self.compression_level {
-            0 => Compression::None,
-            level => Compression::Gzip(level),
-        };
+        let compression = self.compression()?;
         let Reached { tokens, bus_options, ca_file } = self.reached(local).await?;
         let publisher = Publisher::builder(tokens, &self.data)
             .name(&self.name)

@@ -144,7 +144,7 @@ impl Settings {
     pub fn load(program: &str, common: &Common, flags: &Flags) -> anyhow::Result<Self> {
         let mut settings: Self = settings::load("subscriber", common.config.as_deref(), std::env::vars())?;
         if !settings.filters.is_empty() {
-            settings.filters_at = settings::predicates("subscriber", "filters", common.config.as_deref())?;
+            settings.filters_at = settings::predicates("subscriber", "filters", None, common.config.as_deref())?;
         }
         if common.local.is_some() && settings.tenant.names_another() {
             eprintln!(
@@ -166,6 +166,13 @@ impl Settings {
         settings.sink = sink.clone().or(settings.sink);
         settings.entities = entities.clone().or(settings.entities);
         Ok(settings)
+    }
+
+    /// With its own state in this folder.
+    #[must_use]
+    pub fn in_folder(mut self, data: &Path) -> Self {
+        data.clone_into(&mut self.data);
+        self
     }
 
     /// With the flag of commands that can be watched.
@@ -365,23 +372,47 @@ impl Settings {
 
     /// The subscriber, with its tenant from `--local` or the settings.
     pub async fn subscriber(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
+        self.subscriber_with(local, |builder| builder).await
+    }
+
+    /// The same, built with something more.
+    pub async fn subscriber_with(
+        &self,
+        local: Option<&Path>,
+        more: impl FnOnce(SubscriberBuilder) -> SubscriberBuilder,
+    ) -> anyhow::Result<Subscriber<AnyInbox>> {
         // A missing tenant is said before a folder is made.
         self.tenant(local).await?;
-        self.subscriber_on(self.inbox().await?, local).await
+        self.build(self.inbox().await?, local, more).await
     }
 
     /// The same, with another inbox.
     pub async fn subscriber_on(&self, inbox: AnyInbox, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
-        let Reached { url, credential, ca_file } = self.tenant(local).await?;
-        let builder = self.builder(ca_file)?;
-        Ok(builder.with_tenant(inbox, &url, credential)?)
+        self.build(inbox, local, |builder| builder).await
     }
 
     /// One that only looks.
     pub async fn looker(&self, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
-        let inbox = self.existing_inbox().await?;
+        self.looker_with(local, |builder| builder).await
+    }
+
+    /// The same, built with something more.
+    pub async fn looker_with(
+        &self,
+        local: Option<&Path>,
+        more: impl FnOnce(SubscriberBuilder) -> SubscriberBuilder,
+    ) -> anyhow::Result<Subscriber<AnyInbox>> {
+        self.build(self.existing_inbox().await?, local, more).await
+    }
+
+    async fn build(
+        &self,
+        inbox: AnyInbox,
+        local: Option<&Path>,
+        more: impl FnOnce(SubscriberBuilder) -> SubscriberBuilder,
+    ) -> anyhow::Result<Subscriber<AnyInbox>> {
         let Reached { url, credential, ca_file } = self.tenant(local).await?;
-        Ok(self.builder(ca_file)?.with_tenant(inbox, &url, credential)?)
+        Ok(more(self.builder(ca_file)?).with_tenant(inbox, &url, credential)?)
     }
 
     /// Where grants come from.

@@ -1,0 +1,147 @@
+//! `waybill-republish` as its user meets it.
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::binaries::{PATIENCE, Running, beside_local, command, publish, run};
+
+const ENTITIES: &str = r#"
+[entity.item]
+types = ["ItemChanges"]
+key = ["ItemID"]
+version = { field = "Version", type = "integer" }
+columns = { ItemID = "integer", Price = "decimal" }
+"#;
+const SETTINGS: &str = r#"[subscriber]
+entities = "entities.toml"
+
+[republish.types.PublicItems]
+from = ["ItemChanges"]
+where = 'row.Price > 10.0'
+fields = ["ItemID", "Version", "Price"]
+"#;
+/// Where the other binaries look into its folder.
+const DATA: [&str; 2] = ["--data", ".waybill/republish"];
+
+fn republish(folder: &TempDir, arguments: &[&str]) -> std::process::Command {
+    command(folder, "waybill-republish", arguments)
+}
+
+fn write(folder: &TempDir, name: &str, text: &str) {
+    std::fs::write(folder.path().join(name), text).unwrap();
+}
+
+#[tokio::test]
+async fn files_are_republished_as_the_plan_said_and_the_other_binaries_look_into_its_folder() {
+    let (folder, local) = beside_local().await;
+    write(&folder, "waybill.toml", SETTINGS);
+    write(&folder, "entities.toml", ENTITIES);
+    write(&folder, "items.csv", "ItemID,Version,Price,Secret\n1,1,19.90,x\n2,1,5.00,y\n");
+    write(&folder, "odd.csv", "ItemID,Version,Price\n3,1,\n");
+    run(publish(&folder, &["items.csv", "odd.csv"])).await.with(0);
+    let none = run(republish(&folder, &["plan", "--local", "local.json"])).await.with(1);
+    assert!(none.err.contains("no inbox in .waybill/republish/inbox.sqlite"), "{}", none.err);
+
+    let receive = ["receive", "--local", "local.json", "--until-idle", "0.5"];
+    run(command(&folder, "waybill-subscriber", &[&receive[..], &DATA].concat())).await.with(0);
+    let planned = run(republish(&folder, &["plan", "--local", "local.json", "--format", "json"])).await.with(3).json();
+    let of = &planned["types"][0];
+    assert_eq!((&of["from"], &of["to"]), (&Value::from("ItemChanges"), &Value::from("PublicItems")));
+    let counted = ["files", "filesOut", "filesQuarantined", "rowsPassed", "rowsUnwanted"].map(|name| of[name].as_u64());
+    assert_eq!(counted, [2, 1, 1, 1, 1].map(Some), "{planned}");
+    assert_eq!(planned["files"][0]["reason"], "filter-error");
+    let told = run(republish(&folder, &["plan", "--local", "local.json"])).await.with(3).out;
+    assert!(told.contains("1 file would be quarantined:\n") && told.contains("filter-error: row 1: "), "{told}");
+
+    let follow = ["run", "--local", "local.json", "--until-idle", "0.5", "--format", "json"];
+    let ran = run(republish(&folder, &follow)).await.with(3).json();
+    let counted = ["filesRepublished", "filesQuarantined", "rowsPassed", "rowsUnwanted", "unsent"];
+    assert_eq!(counted.map(|name| ran[name].as_u64()), [1, 1, 1, 1, 0].map(Some), "{ran}");
+    let list = |name| command(&folder, name, &[&["list", "--format", "json"], &DATA[..]].concat());
+    let exports = run(list("waybill-publisher")).await.with(0).json();
+    let export = &exports[0];
+    assert_eq!(
+        (&export["blobType"], &export["state"]),
+        (&Value::from("PublicItems"), &Value::from("sent")),
+        "{exports}"
+    );
+    let files = run(list("waybill-subscriber")).await.with(0).json();
+    let states: Vec<_> = files.as_array().unwrap().iter().map(|row| row["state"].as_str().unwrap()).collect();
+    assert!(states.contains(&"done") && states.contains(&"quarantined"), "{files}");
+
+    // Once more: nothing is there to do.
+    let told = run(republish(&folder, &follow[..5])).await.with(0);
+    assert!(told.out.contains("0 files republished"), "{}", told.out);
+    assert!(told.err.contains("ItemChanges becomes PublicItems"), "{}", told.err);
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_republished_is_said_with_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, "entities.toml", ENTITIES);
+    for (settings, wanted) in [
+        ("".to_owned(), "name an output under [republish.types.TYPE] in waybill.toml"),
+        (
+            SETTINGS.replace("> 10.0", "> 'x'").replace('\'', "\"").replace("\"x\"", "'x'"),
+            "waybill.toml:6:20: [republish.types.PublicItems]: `where`: ",
+        ),
+        (
+            SETTINGS.replace("\"Version\", ", ""),
+            "[republish.types.PublicItems]: `fields` leaves out \"Version\", which is the version of entity \"item\"",
+        ),
+        (SETTINGS.replace("from = [\"ItemChanges\"]", ""), "nothing says from which blobTypes"),
+        (SETTINGS.replace("where", "wher"), "waybill.toml:6: unknown field `wher`"),
+        (format!("{SETTINGS}format = \"yaml\"\n"), "unknown variant `yaml`"),
+    ] {
+        write(&folder, "waybill.toml", &settings);
+        let refused = run(republish(&folder, &["run", "--local", "local.json"])).await.with(1).err;
+        assert!(refused.starts_with("waybill-republish: ") && refused.contains(wanted), "{wanted}: {refused}");
+    }
+    run(republish(&folder, &["publish"])).await.with(2);
+}
+
+#[tokio::test]
+async fn health_and_metrics_tell_of_both_sides_and_what_the_guide_lists() {
+    let (folder, local) = beside_local().await;
+    write(&folder, "waybill.toml", SETTINGS);
+    write(&folder, "entities.toml", ENTITIES);
+    write(&folder, "items.csv", "ItemID,Version,Price\n1,1,19.90\n");
+    run(publish(&folder, &["items.csv"])).await.with(0);
+    let mut running = Running::start(republish(&folder, &["run", "--local", "local.json", "--health", "127.0.0.1:0"]));
+    let address = running.says("waybill-republish: health and metrics at ").await;
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("{address}{path}")).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    };
+    let until = async |path: &str, wanted: &dyn Fn(u16, &str) -> bool| {
+        let asking = async {
+            loop {
+                let (status, text) = get(path).await;
+                if wanted(status, &text) {
+                    return text;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("{path} never said it"))
+    };
+    let ready: Value = serde_json::from_str(&until("/health/ready", &|status, _| status == 200).await).unwrap();
+    assert_eq!((&ready["subscriber"]["ready"], &ready["publisher"]["ready"]), (&Value::from(true), &Value::from(true)));
+    assert_eq!(get("/health/live").await.0, 200);
+    let page = until("/metrics", &|_, page| {
+        page.contains("waybill_republish_files_total{outcome=\"republished\"} 1\n")
+            && page.contains("waybill_publisher_messages_sent_total 1\n")
+    })
+    .await;
+    assert!(page.contains("waybill_files_done_total 1\n"), "{page}");
+    let guide = include_str!("../../../docs/republish.md");
+    let listed = guide.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
+    let listed: Vec<_> = listed.filter(|name| name.starts_with("waybill_republish_")).collect();
+    let told = page.lines().filter_map(|line| line.strip_prefix("# TYPE waybill_republish_")?.split_once(' '));
+    let told: Vec<_> =
+        told.map(|(name, _)| format!("waybill_republish_{name}_total").replace("_total_total", "_total")).collect();
+    assert_eq!(listed, told);
+    running.terminate().await.with(0);
+    local.stop().await;
+}
