@@ -40,6 +40,8 @@ mod readers;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]
+mod republish;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod tokens;
