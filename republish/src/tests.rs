@@ -5,5 +5,6 @@ mod jobs;
 mod outages;
 mod plan;
 mod rule;
+mod stops;
 mod transfer;
 mod world;

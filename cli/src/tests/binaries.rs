@@ -226,6 +226,8 @@ async fn without_configuration_one_line_says_what_to_do() {
         ("waybill-subscriber", &["run", "--sink", "sqlite:x.sqlite"], "WAYBILL_SUBSCRIBER__TENANT__URL"),
         ("waybill-subscriber", &["receive"], "--local READY_FILE"),
         ("waybill-subscriber", &["list"], "--data"),
+        ("waybill-republish", &["run"], "[republish.types.TYPE]"),
+        ("waybill-republish", &["plan"], "[republish.types.TYPE]"),
         ("waybill-local", &["run", "--config", "none.toml"], "none.toml"),
     ] {
         let ended = run(command(&folder, name, arguments)).await.with(1);
@@ -249,6 +251,7 @@ async fn wrong_usage_ends_with_2() {
         ("waybill-publisher", &["list", "--state", "lost"], "planned, uploaded, sent and void"),
         ("waybill-subscriber", &["list", "--state", "lost"], "quarantined"),
         ("waybill-subscriber", &["run", "--until-idle", "soon"], "soon"),
+        ("waybill-republish", &["run", "--until-idle", "soon"], "soon"),
         ("waybill-local", &["walk"], "walk"),
     ] {
         let ended = run(command(&folder, name, arguments)).await.with(2);

@@ -17,7 +17,7 @@ use waybill_publisher::outbox::State as ExportState;
 use waybill_subscriber::inbox::State;
 
 use super::world::{PATIENCE, Running, World, job, republisher};
-use crate::transfer::Step;
+use crate::{RepublisherOptions, transfer::Step};
 
 /// Tells the other process at which step it stops, where Azure is, and where its inbox and outbox are.
 const STEP: &str = "WAYBILL_TEST_STEP";
@@ -88,7 +88,9 @@ async fn republish_until_killed() {
     let ready = std::fs::read(std::env::var_os(READY).unwrap()).unwrap();
     let ready: ReadyFile = serde_json::from_slice(&ready).unwrap();
     let folder = std::env::var_os(FOLDER).unwrap();
-    let republisher = republisher(&ready, Path::new(&folder), &[job()]).await.hooked(stand_at_the_step);
+    let republisher = republisher(&ready, Path::new(&folder), &[job()], RepublisherOptions::default())
+        .await
+        .hooked(stand_at_the_step);
     republisher.run(CancellationToken::new()).await;
 }
 

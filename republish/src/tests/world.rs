@@ -111,7 +111,11 @@ impl World {
     }
 
     pub(super) async fn republisher(&self, jobs: &[Job]) -> Republisher {
-        republisher(self.ready(), self.folder.path(), jobs).await
+        self.republisher_with(jobs, RepublisherOptions::default()).await
+    }
+
+    pub(super) async fn republisher_with(&self, jobs: &[Job], options: RepublisherOptions) -> Republisher {
+        republisher(self.ready(), self.folder.path(), jobs, options).await
     }
 
     /// The messages of a type that came to the partner.
@@ -170,17 +174,22 @@ impl World {
 }
 
 /// On this folder, in this process or in one that will be killed.
-pub(super) async fn republisher(ready: &ReadyFile, folder: &Path, jobs: &[Job]) -> Republisher {
+pub(super) async fn republisher(
+    ready: &ReadyFile,
+    folder: &Path,
+    jobs: &[Job],
+    options: RepublisherOptions,
+) -> Republisher {
     let jobs = Jobs::compile(jobs, &entities()).expect("they can be done");
-    let options = SqliteInboxOptions { lease: LEASE, ..SqliteInboxOptions::default() };
-    let inbox = SqliteInbox::open(&folder.join("inbox.sqlite"), options).await.expect("an inbox");
+    let leased = SqliteInboxOptions { lease: LEASE, ..SqliteInboxOptions::default() };
+    let inbox = SqliteInbox::open(&folder.join("inbox.sqlite"), leased).await.expect("an inbox");
     let tenant = Url::parse(&ready.tenant_url).unwrap();
     let credential = Credential::Bearer(Secret::new(&ready.bearer_token));
     let subscriber = jobs.prepare(Subscriber::builder()).with_tenant(inbox, &tenant, credential).expect("a subscriber");
     let publisher: PublisherBuilder =
         Publisher::builder(tokens(ready), folder.join("feed")).name("feed").backoff_max(Duration::from_millis(200));
     let publisher = publisher.build().await.expect("a publisher");
-    Republisher::new(jobs, subscriber, publisher, RepublisherOptions::default())
+    Republisher::new(jobs, subscriber, publisher, options)
 }
 
 /// A republisher at work until it is stopped.
