@@ -31,7 +31,7 @@ async fn while_storage_takes_no_output_files_wait_and_are_published_once_when_it
         assert_eq!(running.ended(id).await.state, State::Done);
     }
     running.sent().await;
-    let figures = running.republisher.figures();
+    let figures = running.counted(3).await;
     assert_eq!((figures.files_republished, figures.files_quarantined), (3, 0));
     assert!(figures.tries_put_off > 0, "{figures:?}");
     let mut causes: Vec<_> =

@@ -43,7 +43,7 @@ async fn a_plan_tells_what_a_run_then_does_and_does_nothing_itself() {
         running.ended(id).await;
     }
     running.sent().await;
-    let figures = running.republisher.figures();
+    let figures = running.counted(3).await;
     assert_eq!(figures.rows, of.rows);
     assert_eq!((figures.files_republished, figures.files_quarantined), (of.files_out, of.files_quarantined));
     let published: u64 = world.messages("Public").iter().map(|message| message.extras.bytes.unwrap()).sum();

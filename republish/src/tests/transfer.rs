@@ -26,7 +26,7 @@ async fn a_file_becomes_one_export_that_keeps_its_correlation_and_names_its_caus
     let wanted =
         [r#"{"id":1,"v":1,"price":19.90}"#, r#"{"id":2,"v":1,"_deleted":true}"#, r#"{"id":3,"v":4,"_deleted":true}"#];
     assert_eq!(world.rows(message).await, wanted);
-    let figures = running.republisher.figures();
+    let figures = running.counted(1).await;
     assert_eq!((figures.files_republished, figures.rows.rows_passed), (1, 1));
     assert_eq!((figures.rows.rows_unwanted, figures.rows.rows_deleted), (1, 1));
     running.stop().await;
@@ -49,7 +49,7 @@ async fn a_file_without_an_export_id_is_named_by_its_key_and_other_types_are_ski
     assert_eq!(message.extras.causation_id, Some(format!("uri:{uri}")));
     assert_eq!(message.metadata.content_type, "text/csv");
     assert_eq!(world.rows(&message).await, [r#"{"who":"a"}"#]);
-    assert_eq!(running.republisher.figures().rows.rows_left_out, 1);
+    assert_eq!(running.counted(1).await.rows.rows_left_out, 1);
     running.stop().await;
     world.end().await;
 }
@@ -63,7 +63,7 @@ async fn a_file_nothing_of_which_is_wanted_is_done_and_leaves_no_export() {
     let input = running.ended("c-a.jsonl").await;
     assert_eq!((input.state, input.filtered_rows), (State::Done, Some(1)));
     assert!(running.exports().await.is_empty());
-    assert_eq!(running.republisher.figures().files_empty, 1);
+    assert_eq!(running.counted(1).await.files_empty, 1);
     running.stop().await;
     world.end().await;
 }
@@ -132,7 +132,8 @@ async fn a_file_that_is_received_anew_meets_its_export_and_is_published_once() {
     world.announce_again("Item", "a.jsonl").await;
     assert_eq!(again.ended("c-a.jsonl").await.state, State::Done);
     again.sent().await;
-    assert_eq!((again.republisher.figures().files_repeated, again.republisher.figures().files_republished), (1, 0));
+    let figures = again.counted(1).await;
+    assert_eq!((figures.files_repeated, figures.files_republished), (1, 0));
     assert_eq!((world.messages("Public").len(), world.blobs("Public").await), (1, 1));
     again.stop().await;
     world.end().await;

@@ -27,7 +27,7 @@ use waybill_subscriber::{
 };
 
 use super::rule::entities;
-use crate::{Job, Jobs, Republisher, RepublisherOptions};
+use crate::{Job, Jobs, Republisher, RepublisherOptions, figures::Figures};
 
 /// Where the partner's messages arrive.
 const PARTNER: &str = "exports/subscriptions/partner";
@@ -226,6 +226,21 @@ impl Running {
             }
         };
         timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("{correlation_id} did not come to its end"))
+    }
+
+    /// Its figures, once they tell of so many files: a moment after the inbox does.
+    pub(super) async fn counted(&self, files: u64) -> Figures {
+        let looking = async {
+            loop {
+                let figures = self.republisher.figures();
+                let Figures { files_republished, files_repeated, files_empty, files_quarantined, .. } = figures;
+                if files_republished + files_repeated + files_empty + files_quarantined >= files {
+                    return figures;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, looking).await.expect("it is counted")
     }
 
     /// Every export that is made is sent.
