@@ -45,7 +45,9 @@ use crate::{
     receive::{Buses, ReceiveStats, Reception, chain},
     reconcile::{ReconcileError, Reconciled, Walk},
     rows::{GroupLimits, Pool},
-    schedule::{Circuits, CompareError, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks},
+    schedule::{
+        Circuits, CompareError, SORT_BYTES, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks,
+    },
     sink::Sink,
     tasks::all,
     watched::{Calls, Watched},
@@ -162,7 +164,7 @@ impl Default for SubscriberBuilder {
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
             commit_rows_max: 100_000,
             commit_bytes_max: None,
-            sort_bytes_max: 48 << 20,
+            sort_bytes_max: SORT_BYTES,
             limits: Limits::default(),
             on_bad_row: OnBadRow::Quarantine,
             verify_hash: false,
@@ -205,7 +207,7 @@ impl SubscriberBuilder {
     }
 
     /// Most files worked at once (default 4). Decoded rows in memory stay below
-    /// `files_in_flight_max × 4 × commit_bytes_max`.
+    /// `files_in_flight_max × 4 × commit_bytes_max`, with a [`sort_bytes_max`](Self::sort_bytes_max) more where files are sorted.
     #[must_use]
     pub fn files_in_flight_max(mut self, files: NonZeroU32) -> Self {
         self.files_in_flight_max = files;

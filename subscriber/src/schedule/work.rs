@@ -44,6 +44,9 @@ use crate::{
 /// Stored bytes between two checkpoints at least: a note costs a write, and after a crash so much may be downloaded again.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 
+/// Bytes of rows that are sorted in memory, unless it is said.
+pub(crate) const SORT_BYTES: usize = 48 << 20;
+
 /// Everything that working a file needs.
 #[derive(Debug)]
 pub(crate) struct Workshop<I, S> {
@@ -388,7 +391,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let is_large = plain_bytes > self.sort_bytes as u64;
         let sorter = match (plan.as_ref(), sorts_in) {
             (Some(plan), Some(folder)) if is_sorted || (from == 0 && is_large) => {
-                Some(Sorter::new(folder, Arc::clone(plan), self.sort_bytes))
+                // One that was begun in this order ends in it, also where none are sorted any more.
+                let run_bytes = if self.sort_bytes == usize::MAX { SORT_BYTES } else { self.sort_bytes };
+                Some(Sorter::new(folder, Arc::clone(plan), run_bytes))
             }
             _ => None,
         };

@@ -40,7 +40,11 @@ fn row(number: u64) -> String {
 }
 
 fn whole() -> String {
-    (1..=ROWS).map(row).collect()
+    lines(ROWS)
+}
+
+fn lines(rows: u64) -> String {
+    (1..=rows).map(row).collect()
 }
 
 /// Sorts all files, and commits often.
@@ -108,8 +112,12 @@ fn query(world: &World, sql: &str) -> String {
 
 /// The newest row of each key, as a sum that another row would change.
 fn expected() -> String {
+    expected_of(ROWS)
+}
+
+fn expected_of(rows: u64) -> String {
     let newest: std::collections::BTreeMap<u64, u64> =
-        (1..=ROWS).map(|number| (number * 7919 % (ROWS / 2), number)).collect();
+        (1..=rows).map(|number| (number * 7919 % (ROWS / 2), number)).collect();
     let sum: u64 = newest.iter().map(|(id, number)| (id + 1) * number).sum();
     format!("{} {sum}", newest.len())
 }
@@ -171,6 +179,28 @@ async fn a_large_file_goes_on_where_it_stopped() {
         let ignored = "SELECT CAST(ignored AS TEXT) FROM _waybill_progress";
         assert!(query(&world, ignored).parse::<u64>().unwrap() <= ROWS / 200, "only keys that two commits share");
         assert_eq!(query(&world, COUNTED), format!("{ROWS} 1 {ROWS}"));
+    }
+}
+
+#[tokio::test]
+async fn a_file_ends_in_the_order_in_which_it_began() {
+    // In its own order a file is cut where the decoder's batches end, after 10,000 rows.
+    for (rows, first, then, is_sorted) in [(ROWS, 100_000, usize::MAX, "1"), (12_000, usize::MAX, 100_000, "0")] {
+        let world = World::new().await;
+        world.publish("b", &lines(rows), "").await;
+        let inbox = world.inbox("inbox").await;
+        let sink = Counting::new(&world, 1).await;
+        let running = Running::run(&world.subscriber(inbox.clone(), sorting().sort_bytes_max(first)), sink.clone());
+        until("an outage", || async { sink.is_down() }).await;
+        running.stop().await;
+        let begun = query(&world, "SELECT rows || ' ' || done FROM _waybill_progress");
+        assert_eq!(begun, if is_sorted == "1" { "200 0" } else { "10000 0" });
+        sink.let_on();
+        let running = Running::run(&world.subscriber(inbox.clone(), sorting().sort_bytes_max(then)), sink);
+        rows_in(&inbox, State::Done, 1).await;
+        running.stop().await;
+        assert_eq!((query(&world, IS_SORTED).as_str(), query(&world, TABLE)), (is_sorted, expected_of(rows)));
+        assert_eq!(query(&world, COUNTED), format!("{rows} 1 {rows}"));
     }
 }
 
