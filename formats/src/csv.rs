@@ -81,6 +81,16 @@ impl Columns {
     }
 }
 
+/// Where a field ends, counted from the row's `start`, and whether its quotes are marked.
+pub(crate) fn end_place(end: u32, start: u32) -> (u32, bool) {
+    ((end & !DOUBLED) - start, end & DOUBLED != 0)
+}
+
+/// The end whose [`end_place`] this is.
+pub(crate) fn end_of_place((place, is_marked): (u32, bool), start: u32) -> u32 {
+    (start + place) | if is_marked { DOUBLED } else { 0 }
+}
+
 /// Reads field `index` of a row that begins at `start`.
 pub(crate) fn cell<'a>(text: &'a str, start: usize, ends: &[u32], index: usize) -> Field<'a> {
     let end_of = |index: usize| (ends[index] & !DOUBLED) as usize;

@@ -50,6 +50,8 @@ struct Inner {
     rows: Vec<RowSpan>,
     bad: Vec<BadRow>,
     place: Place,
+    /// Of rows that are not in the file's order, each one's; else empty.
+    numbers: Vec<u64>,
     first_row: u64,
     last_row: u64,
     end_offset: u64,
@@ -92,8 +94,31 @@ impl RowBatch {
         let (good, refused) = (0..rows.len(), 0..bad.len());
         let text_size = text.capacity();
         let text = FastStr::from_vec_u8(text).expect("every row was checked, and what is between rows is ASCII");
-        let inner = Inner { text, text_size, layout, rows, bad, place, first_row, last_row, end_offset };
+        let numbers = Vec::new();
+        let inner = Inner { text, text_size, layout, rows, bad, place, numbers, first_row, last_row, end_offset };
         Self { rows: good, bad: refused, first_row, inner: Arc::new(inner) }
+    }
+
+    /// Rows from anywhere in their file, each with its number and its offset there. `None` when the text is none.
+    pub(crate) fn gathered(
+        text: Vec<u8>,
+        layout: Layout,
+        rows: Vec<RowSpan>,
+        bad: Vec<BadRow>,
+        (numbers, offsets): (Vec<u64>, Vec<u64>),
+    ) -> Option<Self> {
+        let all = || numbers.iter().copied().chain(bad.iter().map(|bad| bad.row));
+        let (first_row, last_row) = (all().min().unwrap_or(1), all().max().unwrap_or(0));
+        let (good, refused) = (0..rows.len(), 0..bad.len());
+        let text_size = text.capacity();
+        let text = FastStr::from_vec_u8(text).ok()?;
+        let (place, end_offset) = (Place::Each(offsets), 0);
+        let inner = Inner { text, text_size, layout, rows, bad, place, numbers, first_row, last_row, end_offset };
+        Some(Self { rows: good, bad: refused, first_row, inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn layout(&self) -> &Layout {
+        &self.inner.layout
     }
 
     /// Moves the stretch behind `rows` rows and `bytes` plain bytes.
@@ -173,10 +198,14 @@ impl RowBatch {
             Place::Each(places) => places.capacity() * size_of::<u64>(),
         };
         let bad = inner.bad.iter().map(|bad| size_of::<BadRow>() + bad.problem.len() + bad.bytes.len()).sum::<usize>();
-        inner.text_size + inner.rows.capacity() * size_of::<RowSpan>() + fields + places + bad
+        let numbers = inner.numbers.capacity() * size_of::<u64>();
+        inner.text_size + inner.rows.capacity() * size_of::<RowSpan>() + fields + places + numbers + bad
     }
     /// The part of this batch after row number `row` (1-based, in the file), to go on where an earlier try stopped;
     /// `None` when nothing is after it. Shares the rows.
+    ///
+    /// # Panics
+    /// When its rows are not in the file's order, and some of them are after it: see [`Gathering`](crate::Gathering).
     #[must_use]
     pub fn after(&self, row: u64) -> Option<Self> {
         if row < self.first_row {
@@ -186,6 +215,7 @@ impl RowBatch {
             return None;
         }
         let inner = &self.inner;
+        assert!(inner.numbers.is_empty(), "gathered rows are in no order of numbers");
         let good = inner.rows.partition_point(|span| inner.first_row + u64::from(span.number) <= row);
         let bad = inner.bad.partition_point(|bad| bad.row <= row);
         Some(Self { rows: good..self.rows.end, bad: bad..self.bad.end, first_row: row + 1, inner: Arc::clone(inner) })
@@ -257,7 +287,10 @@ impl<'a> Row<'a> {
     /// 1-based, in the file.
     #[must_use]
     pub fn number(&self) -> u64 {
-        self.inner.first_row + u64::from(self.span().number)
+        match self.inner.numbers.get(self.index) {
+            Some(number) => *number,
+            None => self.inner.first_row + u64::from(self.span().number),
+        }
     }
     /// Where it begins, in plain bytes from the file's begin.
     #[must_use]

@@ -139,9 +139,9 @@ impl Sqlite {
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), shown, readers, orders: sender, counters }) })
     }
 
-    /// Runs `job` on the writer's thread within a transaction (`BEGIN IMMEDIATE`), in a savepoint of its own, and returns
-    /// after the commit is on disk. Jobs that wait together share one commit. An `Err` of the job rolls back its own
-    /// savepoint only, and is returned as the inner result; a failed commit fails every job of the group. When the job's
+    /// Runs `job` on the writer's thread within a transaction (`BEGIN IMMEDIATE`), apart from the jobs before it, and returns
+    /// after the commit is on disk. Jobs that wait together share one commit. An `Err` of the job takes back what
+    /// it wrote itself, and is returned as the inner result; a failed commit fails every job of the group. When the job's
     /// error is a `rusqlite::Error` that says the disk is full, it is returned as [`StoreError::DiskFull`] instead; an
     /// error type of its own can do the same with [`Sqlite::error`].
     ///

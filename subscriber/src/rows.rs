@@ -17,7 +17,7 @@ use waybill_formats::{
 };
 
 use self::segments::Segments;
-use crate::{Verdict, tasks::blocking};
+use crate::{Verdict, sink::Stretch, tasks::blocking};
 
 /// Pieces between download and decoder: enough to keep both busy.
 pub(crate) const CHUNKS_QUEUED: usize = 8;
@@ -53,7 +53,21 @@ pub(crate) struct Group {
     pub(crate) end: Option<FileStats>,
     /// A place within these rows, or before them, where the file can be gone on with once they took effect.
     pub(crate) checkpoint: Option<Checkpoint>,
+    /// The rows are in the order of their keys, and `to` counts them in it.
+    pub(crate) sorted: Option<Stretch>,
     bytes: usize,
+}
+
+impl Group {
+    /// Of rows in the order of their keys: how many there are, and how many up to the last of them.
+    pub(crate) fn sorted(
+        batches: Vec<RowBatch>,
+        (rows, to): (u64, u64),
+        end: Option<FileStats>,
+        stretch: Stretch,
+    ) -> Self {
+        Self { batches, to, rows, end, sorted: Some(stretch), ..Self::default() }
+    }
 }
 
 /// How large a group grows.

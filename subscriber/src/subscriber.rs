@@ -13,7 +13,11 @@ use std::{
 };
 
 use time::OffsetDateTime;
-use tokio::{sync::Notify, task::JoinSet, time::Instant};
+use tokio::{
+    sync::{Notify, Semaphore},
+    task::JoinSet,
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
@@ -41,7 +45,9 @@ use crate::{
     receive::{Buses, ReceiveStats, Reception, chain},
     reconcile::{ReconcileError, Reconciled, Walk},
     rows::{GroupLimits, Pool},
-    schedule::{Circuits, CompareError, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks},
+    schedule::{
+        Circuits, CompareError, SORT_BYTES, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks,
+    },
     sink::Sink,
     tasks::all,
     watched::{Calls, Watched},
@@ -133,6 +139,7 @@ pub struct SubscriberBuilder {
     files_in_flight_max: NonZeroU32,
     commit_rows_max: u64,
     commit_bytes_max: Option<usize>,
+    sort_bytes_max: usize,
     limits: Limits,
     on_bad_row: OnBadRow,
     verify_hash: bool,
@@ -157,6 +164,7 @@ impl Default for SubscriberBuilder {
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
             commit_rows_max: 100_000,
             commit_bytes_max: None,
+            sort_bytes_max: SORT_BYTES,
             limits: Limits::default(),
             on_bad_row: OnBadRow::Quarantine,
             verify_hash: false,
@@ -199,7 +207,7 @@ impl SubscriberBuilder {
     }
 
     /// Most files worked at once (default 4). Decoded rows in memory stay below
-    /// `files_in_flight_max × 4 × commit_bytes_max`.
+    /// `files_in_flight_max × 4 × commit_bytes_max`, with a [`sort_bytes_max`](Self::sort_bytes_max) more where files are sorted.
     #[must_use]
     pub fn files_in_flight_max(mut self, files: NonZeroU32) -> Self {
         self.files_in_flight_max = files;
@@ -218,6 +226,16 @@ impl SubscriberBuilder {
     #[must_use]
     pub fn commit_bytes_max(mut self, bytes: usize) -> Self {
         self.commit_bytes_max = Some(bytes.max(1));
+        self
+    }
+
+    /// Most bytes of rows that are sorted in memory at once (default 48 MiB), whatever the number of files. Rows of a file with
+    /// more plain bytes are brought into effect in the order of their keys, where [the sink gains by it](Sink::sorts_in): SQLite
+    /// writes each page of a table once then. They are sorted in a temporary file, which takes a little more than the file's
+    /// plain bytes. `usize::MAX`: none are.
+    #[must_use]
+    pub fn sort_bytes_max(mut self, bytes: usize) -> Self {
+        self.sort_bytes_max = bytes;
         self
     }
 
@@ -672,6 +690,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
             pool: Pool::new(cores),
             limits: options.limits.clone(),
             groups: GroupLimits { rows_max: options.commit_rows_max, bytes_max: commit_bytes_max },
+            sort_bytes: options.sort_bytes_max,
+            sorting: Semaphore::new(1),
             on_bad_row: options.on_bad_row,
             verify_hash: options.verify_hash,
             lease: options.lease,

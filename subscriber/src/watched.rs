@@ -1,6 +1,7 @@
 //! Inbox and sink as a subscriber uses them: each call that fails is counted, and what is wrong is known until one works.
 
 use std::{
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -244,6 +245,14 @@ impl<S: Sink> Sink for Watched<S> {
 
     fn commit_bytes(&self) -> usize {
         self.inner.commit_bytes()
+    }
+
+    fn sorts_in(&self) -> Option<&Path> {
+        self.inner.sorts_in()
+    }
+
+    async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {
+        self.sunk(self.inner.begin_again(file, at).await)
     }
 
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {

@@ -128,6 +128,7 @@ async fn load(sink: &impl Sink, entities: &Entities, tables: &[Table], (format, 
             to: rows.last().map_or(0, RowBatch::last_row),
             rows,
             end: None,
+            sorted: None,
             ahead: Ahead::default(),
         };
         sum += sink.apply(&FileKey::of_export("shop", &nth.to_string()), 0, batch).await.expect("rows take effect");

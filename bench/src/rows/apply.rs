@@ -259,8 +259,8 @@ pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
         name: "sqlite",
         title: "A file of changes into SQLite".to_owned(),
         meaning: "The same changes into SQLite. The limit is a C program that gets them parsed, in the order of their keys, and does \
-                  nothing but upsert them in one transaction. We get .jsonl.gz in the file's order, and keep tombstones, order and \
-                  progress, in transactions of 4 MiB of rows.",
+                  nothing but upsert them in one transaction. We get .jsonl.gz in the file's order, sort it in a temporary file, and \
+                  keep tombstones, order and progress, in transactions of 4 MiB of rows.",
         contenders,
         targets: vec![
             Target::at_most(OURS, 1.6, upsert),

@@ -62,6 +62,7 @@ pub struct Settings {
     files_in_flight_max: NonZeroU32,
     commit_rows_max: NonZeroU32,
     commit_bytes_max: Option<usize>,
+    sort_bytes_max: usize,
     /// Bytes asked for in one ranged read.
     range_bytes: u64,
     drain_timeout_ms: u64,
@@ -126,6 +127,7 @@ impl Default for Settings {
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
             commit_rows_max: NonZeroU32::new(100_000).expect("it is not zero"),
             commit_bytes_max: None,
+            sort_bytes_max: 48 << 20,
             range_bytes: 8 << 20,
             drain_timeout_ms: 20_000,
             lease_ms: 60_000,
@@ -434,6 +436,7 @@ impl Settings {
             .dead_letters(self.dead_letters)
             .drain_timeout(Duration::from_millis(self.drain_timeout_ms))
             .lease(Duration::from_millis(self.lease_ms))
+            .sort_bytes_max(self.sort_bytes_max)
             .retention(self.retention())
             .grant_layout(self.grant_layout())
             .http(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })

@@ -13,6 +13,7 @@
 //! RFC 1952, section 2.3.1.1 (extra field); LEB128 as in DWARF 5, section 7.6.
 
 use super::{DEFLATE, EXTRA, MAGIC};
+use crate::varint;
 
 /// busybox's gunzip refuses a longer extra field.
 pub(crate) const EXTRA_BYTES_MAX: usize = 16_384;
@@ -45,7 +46,7 @@ impl Entry {
 
     /// Bytes that it takes in the index.
     fn length(&self) -> usize {
-        [self.stored, self.plain, self.rows].map(varint_length).iter().sum()
+        [self.stored, self.plain, self.rows].map(varint::length).iter().sum()
     }
 }
 
@@ -114,10 +115,10 @@ impl IndexWriter {
         if self.segments > 1 {
             let mut index = vec![VERSION, if self.rows { ROWS } else { 0 }];
             for entry in &self.entries {
-                write_varint(entry.stored, &mut index);
-                write_varint(entry.plain, &mut index);
+                varint::write(entry.stored, &mut index);
+                varint::write(entry.plain, &mut index);
                 if self.rows {
-                    write_varint(entry.rows, &mut index);
+                    varint::write(entry.rows, &mut index);
                 }
             }
             let length = |bytes: usize| u16::try_from(bytes).expect("the index was kept short").to_le_bytes();
@@ -194,7 +195,7 @@ fn parse(index: &[u8], header: u64, length: u64) -> Option<Index> {
     let (mut entries, mut end) = (Vec::new(), header.checked_add(TAIL_BYTES)?);
     let (mut plain_bytes, mut all_rows) = (0_u64, 0_u64);
     while !rest.is_empty() {
-        let mut next = || read_varint(&mut rest);
+        let mut next = || varint::read(&mut rest);
         let entry = Entry { stored: next()?, plain: next()?, rows: if rows { next()? } else { 0 } };
         if entry.stored == 0 || entry.plain == 0 || entry.plain > entry.stored.checked_mul(RATIO_MAX)? {
             return None;
@@ -205,32 +206,6 @@ fn parse(index: &[u8], header: u64, length: u64) -> Option<Index> {
         entries.push(entry);
     }
     (end == length && !entries.is_empty()).then_some(Index { header, entries, rows })
-}
-
-fn varint_length(value: u64) -> usize {
-    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
-}
-
-fn write_varint(mut value: u64, into: &mut Vec<u8>) {
-    while value > 0x7f {
-        into.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    into.push(value as u8);
-}
-
-/// At most nine bytes, which is 63 bits.
-fn read_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..63).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

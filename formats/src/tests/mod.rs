@@ -3,6 +3,7 @@
 mod charsets;
 mod csv;
 mod fields;
+mod gather;
 mod gzip;
 mod json;
 mod jsonl;

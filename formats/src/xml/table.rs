@@ -10,7 +10,7 @@ use super::{
     scanner::{Scanner, Token},
     value,
 };
-use crate::{Field, FieldPath, Limits, batch::shrink, field::Step, json};
+use crate::{Field, FieldPath, Limits, batch::shrink, field::Step, json, varint};
 
 /// Marks a flag at the top of a place: rows are shorter than 1 GiB.
 const FLAG: u32 = 1 << 31;
@@ -48,6 +48,14 @@ impl Span {
         (self.name_start & !FLAG) as usize..(self.name_end & !FLAG) as usize
     }
 
+    /// Of an attribute whose name is kept among these.
+    fn be_named(&mut self, name: &str, attributes: &mut String) {
+        let start = attributes.len();
+        attributes.push_str(name);
+        self.name_start = place(start) | FLAG;
+        self.name_end = place(attributes.len()) | (self.name_end & FLAG);
+    }
+
     fn value(self, row: &str) -> &str {
         slice(row, (self.value_start & !FLAG) as usize..(self.value_end & !FLAG) as usize)
     }
@@ -80,6 +88,49 @@ impl XmlTable {
     pub(crate) fn row<'a>(&'a self, text: &'a str, from: usize, to: usize) -> XmlRow<'a> {
         XmlRow { text, spans: &self.spans[from..to], attributes: &self.attributes, xsi: &self.xsi }
     }
+}
+
+impl XmlTable {
+    /// Without rows.
+    pub(crate) fn new() -> Self {
+        Self { spans: Vec::new(), attributes: String::new(), xsi: Arc::new([]) }
+    }
+
+    /// Takes a row that [`XmlRow::pack`] wrote, which is all of `packed`; `None` when it is none.
+    pub(crate) fn unpack(&mut self, mut packed: &[u8]) -> Option<()> {
+        let from = &mut packed;
+        let xsi = read_prefixes(from)?;
+        if !xsi.iter().copied().eq(self.xsi.iter().map(|prefix| &**prefix)) {
+            self.xsi = xsi.into_iter().map(Box::from).collect();
+        }
+        for _ in 0..varint::read(from)? {
+            let mut place = || u32::try_from(varint::read(from)?).ok().map(|place| place.rotate_right(1));
+            let (name_start, name_end, value_start, value_end) = (place()?, place()?, place()?, place()?);
+            let mut span = Span { name_start, name_end, value_start, value_end };
+            if span.is_attribute() {
+                span.be_named(read_text(from)?, &mut self.attributes);
+            }
+            self.spans.push(span);
+        }
+        from.is_empty().then_some(())
+    }
+
+    /// Whether a packed row can be among those that are here: prefixes mean the same in it.
+    pub(crate) fn takes(&self, mut packed: &[u8]) -> bool {
+        let is_alike = |xsi: Vec<&str>| xsi.into_iter().eq(self.xsi.iter().map(|prefix| &**prefix));
+        self.spans.is_empty() || read_prefixes(&mut packed).is_some_and(is_alike)
+    }
+}
+
+fn read_prefixes<'p>(from: &mut &'p [u8]) -> Option<Vec<&'p str>> {
+    (0..varint::read(from)?).map(|_| read_text(from)).collect()
+}
+
+fn read_text<'p>(from: &mut &'p [u8]) -> Option<&'p str> {
+    let length = usize::try_from(varint::read(from)?).ok()?;
+    let (text, rest) = from.split_at_checked(length)?;
+    *from = rest;
+    std::str::from_utf8(text).ok()
 }
 
 /// Fills the table.
@@ -399,11 +450,7 @@ impl Collector {
         // The row being read refers to names that go with this batch.
         let attributes = mem::take(&mut self.attributes);
         for span in self.row.iter_mut().filter(|span| span.is_attribute()) {
-            let range = span.name_range();
-            let start = self.attributes.len();
-            self.attributes.push_str(slice(&attributes, range));
-            span.name_start = place(start) | FLAG;
-            span.name_end = place(self.attributes.len()) | (span.name_end & FLAG);
+            span.be_named(slice(&attributes, span.name_range()), &mut self.attributes);
         }
         XmlTable { spans, attributes, xsi: Arc::clone(&self.xsi) }
     }
@@ -422,6 +469,26 @@ pub(crate) struct XmlRow<'a> {
 pub(super) const TEXT: &str = "#text";
 
 impl<'a> XmlRow<'a> {
+    /// Appends where its fields lie, for [`XmlTable::unpack`].
+    pub(crate) fn pack(&self, into: &mut Vec<u8>) {
+        let write_text = |text: &str, into: &mut Vec<u8>| {
+            varint::write(text.len() as u64, into);
+            into.extend_from_slice(text.as_bytes());
+        };
+        varint::write(self.xsi.len() as u64, into);
+        self.xsi.iter().for_each(|prefix| write_text(prefix, into));
+        varint::write(self.spans.len() as u64, into);
+        for span in self.spans {
+            // A flag at the top would make every place one of five bytes.
+            for place in [span.name_start, span.name_end, span.value_start, span.value_end] {
+                varint::write(u64::from(place.rotate_left(1)), into);
+            }
+            if span.is_attribute() {
+                write_text(self.name(*span), into);
+            }
+        }
+    }
+
     fn name(&self, span: Span) -> &'a str {
         match span.name_range() {
             range if span.is_attribute() => slice(self.attributes, range),

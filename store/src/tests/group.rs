@@ -101,6 +101,26 @@ async fn a_failing_job_does_not_roll_back_its_neighbours() {
 }
 
 #[tokio::test]
+async fn a_job_that_fails_before_all_others_leaves_nothing_and_those_behind_it_are_written() {
+    let folder = Folder::new();
+    let notes = open(&folder.file());
+    for id in 0..20 {
+        let failing = notes.write(move |tx| {
+            tx.execute("INSERT INTO note (id, text) VALUES (?1, 'half done')", [500 + id]).unwrap();
+            if id % 2 == 0 { panic!("a bug in a job") } else { Err::<(), _>("I changed my mind") }
+        });
+        // The first is polled first, and mostly found alone.
+        let (failed, added) = tokio::join!(failing, add(&notes, id));
+        match failed {
+            Err(StoreError::Panicked { .. }) => assert_eq!(id % 2, 0),
+            other => assert_eq!((other.unwrap().unwrap_err(), id % 2), ("I changed my mind", 1)),
+        }
+        assert_eq!(added.unwrap().unwrap(), 1);
+    }
+    assert_eq!(ids(&notes).await, (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn a_job_that_ends_the_transaction_fails_and_the_writer_goes_on() {
     let folder = Folder::new();
     let notes = open(&folder.file());

@@ -1,21 +1,26 @@
 //! One file's way from a lease to its end: download, decode and apply run side by side, each a queue apart.
 
+mod sorting;
+
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use futures::FutureExt;
 use time::OffsetDateTime;
-use tokio::{sync::mpsc, time::MissedTickBehavior};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::MissedTickBehavior,
+};
 use tokio_util::sync::CancellationToken;
 use waybill_azure::blob::{BlobError, Download};
 use waybill_contracts::{Entities, Extras, Format, MANIFEST_TYPE, Reason};
-use waybill_formats::{DecodeOptions, Limits, RowBatch, RowFilter, seek::Checkpoint};
+use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch, RowFilter, seek::Checkpoint};
 
 use super::{
     WorkStats,
@@ -33,10 +38,14 @@ use crate::{
     receive::chain,
     rows::{self, CHUNKS_QUEUED, Decoded, GROUPS_QUEUED, Group, GroupLimits, Grouping, Pool, RowsError, Way},
     sink::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError},
+    sorted::{SortError, Sorter},
 };
 
 /// Stored bytes between two checkpoints at least: a note costs a write, and after a crash so much may be downloaded again.
 const CHECKPOINT_BYTES: u64 = 4 << 20;
+
+/// Bytes of rows that are sorted in memory, unless it is said.
+pub(crate) const SORT_BYTES: usize = 48 << 20;
 
 /// Everything that working a file needs.
 #[derive(Debug)]
@@ -57,6 +66,10 @@ pub(crate) struct Workshop<I, S> {
     pub(crate) pool: Pool,
     pub(crate) limits: Limits,
     pub(crate) groups: GroupLimits,
+    /// A file of more plain bytes is sorted, where the sink wants it, and so many of them at once in memory.
+    pub(crate) sort_bytes: usize,
+    /// The turn of the one file that is sorted in memory.
+    pub(crate) sorting: Semaphore,
     pub(crate) on_bad_row: OnBadRow,
     pub(crate) verify_hash: bool,
     pub(crate) lease: std::time::Duration,
@@ -70,6 +83,8 @@ enum WorkError {
     Fetch(#[from] FetchError),
     #[error(transparent)]
     Rows(#[from] RowsError),
+    #[error(transparent)]
+    Sort(#[from] SortError),
     #[error(transparent)]
     Sink(#[from] SinkError),
     #[error(transparent)]
@@ -106,7 +121,7 @@ impl WorkError {
     /// Whose clock runs, when it is a dependency's.
     fn dependency(&self) -> Dependency {
         match self {
-            Self::Sink(_) => Dependency::Sink,
+            Self::Sink(_) | Self::Sort(_) => Dependency::Sink,
             Self::Inbox(_) | Self::Fetch(FetchError::Inbox(_)) => Dependency::Inbox,
             _ => Dependency::Storage,
         }
@@ -122,6 +137,8 @@ struct Reached {
     to: AtomicU64,
     /// Those of its rows that cannot be used.
     bad: AtomicU64,
+    /// In the order of their keys.
+    is_sorted: AtomicBool,
 }
 
 impl Reached {
@@ -133,6 +150,7 @@ impl Reached {
     fn at(&self, now: &Progress) {
         self.to.store(now.rows, Ordering::Relaxed);
         self.bad.store(now.bad, Ordering::Relaxed);
+        self.is_sorted.store(now.trail.is_some(), Ordering::Relaxed);
     }
 }
 
@@ -203,7 +221,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             WorkError::Fetch(error) => error.verdict(),
             WorkError::Rows(error) => error.verdict(),
             WorkError::Sink(error) => error.verdict().unwrap_or(Verdict::Retry { after: None, blame: Blame::File }),
-            WorkError::Inbox(_) => Verdict::Retry { after: None, blame: Blame::Dependency },
+            WorkError::Inbox(_) | WorkError::Sort(_) => Verdict::Retry { after: None, blame: Blame::Dependency },
             WorkError::ContentChanged { .. } => Verdict::Quarantine(Reason::ContentChanged),
             WorkError::BadRow { .. } | WorkError::Manifest { .. } => Verdict::Quarantine(Reason::MalformedRow),
             WorkError::Defect(_) => Verdict::Retry { after: None, blame: Blame::File },
@@ -226,7 +244,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let mut problem = chain(&error);
         let applied_to = reached.to.load(Ordering::Relaxed);
         if applied_to > 0 {
-            problem.push_str(&format!("; applied up to row {applied_to}"));
+            problem.push_str(&match reached.is_sorted.load(Ordering::Relaxed) {
+                true => format!("; {applied_to} rows were applied, in the order of their keys"),
+                false => format!("; applied up to row {applied_to}"),
+            });
             let bad = reached.bad.load(Ordering::Relaxed);
             if bad > 0 {
                 problem.push_str(&format!(", but for {bad} that cannot be used"));
@@ -301,21 +322,29 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             return self.try_manifest(file).await;
         }
         let key = &file.waybill.key;
-        let before = self.sink.progress(key).await?;
+        let mut before = self.sink.progress(key).await?;
+        let metadata = &file.waybill.metadata;
+        let plan = self.plans.for_type(&metadata.blob_type).cloned();
+        let sorts_in = plan.as_ref().and_then(|_| self.sink.sorts_in());
+        if before.trail.is_some() && !before.done && sorts_in.is_none() {
+            self.sink.begin_again(key, before).await?;
+            before = self.sink.progress(key).await?;
+        }
         let from = before.rows;
         reached.begin(&before);
         if before.done {
             let Progress { rows, bad, filtered, .. } = before;
             return Ok(FileDone { rows, bad_rows: bad, filtered_rows: Some(filtered), ..FileDone::default() });
         }
-        let metadata = &file.waybill.metadata;
+        // In which order a file began, it goes on.
+        let is_sorted = from > 0 && before.trail.is_some();
         let entity = self.entities.for_type(&metadata.blob_type);
         let extras = metadata.extras().unwrap_or_default();
         // After a try that ended early the file may be another one: then it is looked at closely.
         let again = from > 0 || file.attempts > 0;
         let hash_plain = (self.verify_hash || again) && extras.plain_sha256.is_some();
         // The packing is decided by the file's first bytes; here it is only checked that we know its name.
-        metadata.encoding().map_err(RowsError::from)?;
+        let encoding = metadata.encoding().map_err(RowsError::from)?;
         let options = rows::decode_options(
             metadata.media().map_err(RowsError::from)?,
             &metadata.blob_type,
@@ -328,8 +357,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         // Rows of one content must not follow rows of another, nor any row a bad one that fails the file. So what is read
         // next is pinned to what was looked at.
         // A hash tells whether another blob has the same content; without one, only the blob of before will do.
-        let resumed = self.resume(file, &blob, from).await?;
-        let etag = if resumed.is_some() {
+        let resumed = if is_sorted { None } else { self.resume(file, &blob, from).await? };
+        // What is sorted is read to its end, and compared with what was announced, before any of it takes effect.
+        let is_looked_through = is_sorted && extras.plain_sha256.is_some();
+        let etag = if resumed.is_some() || is_looked_through {
             None
         } else if fail_on_bad_row || (from > 0 && extras.plain_sha256.is_some()) {
             Some(self.look_through(file, &blob, options.clone(), &extras, fail_on_bad_row).await?)
@@ -344,79 +375,93 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             FetchError::Blob(BlobError::Changed { .. }) if of_before => content_changed(file, from),
             error => error.into(),
         };
-        let (download, way) = match resumed {
+        let open = async || {
+            let from_begin = (0, etag.as_deref());
+            blob.open(Claim::of(file), from_begin, (self.now)()).await.map_err(changed)
+        };
+        let (mut download, way) = match resumed {
             Some((download, checkpoint)) => (download, Way::From(checkpoint)),
             None => {
-                let from_begin = (0, etag.as_deref());
-                let opened = blob.open(Claim::of(file), from_begin, (self.now)()).await;
-                let download = opened.map_err(changed)?;
+                let download = open().await?;
                 let length = download.facts().length;
                 (download, Way::BySegments(length))
             }
         };
-        let seen = BlobSeen::new(download.facts());
-        // Stored bytes up to the checkpoint that was noted last.
-        let mut noted = 0;
+        let plain_bytes = sorting::plain_bytes(extras.plain_bytes, download.facts().length, encoding);
+        let is_large = plain_bytes > self.sort_bytes as u64;
+        let sorter = match (plan.as_ref(), sorts_in) {
+            (Some(plan), Some(folder)) if is_sorted || (from == 0 && is_large) => {
+                // One that was begun in this order ends in it, also where none are sorted any more.
+                let run_bytes = if self.sort_bytes == usize::MAX { SORT_BYTES } else { self.sort_bytes };
+                Some(Sorter::new(folder, Arc::clone(plan), run_bytes))
+            }
+            _ => None,
+        };
         let format = metadata.media().map_or(Format::JsonLines, |media| media.format);
-        let batch = BatchFacts {
+        let facts = BatchFacts {
             blob_type: metadata.blob_type.as_str().into(),
-            entity: self.plans.for_type(&metadata.blob_type).cloned(),
+            entity: plan,
             filter: self.filters.get(&metadata.blob_type).cloned(),
             format,
             position: position_of(file),
         };
-        let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
-        let mut end = None;
-        let mut at = before;
-        let applying = async {
-            let mut ahead = from;
-            let mut next = self.next_batch(&mut group_from, key, &mut ahead, &batch).await;
-            while let Some(Ready { rows, batch: ready, checkpoint }) = next {
-                let ready = ready?;
-                if let Some(stats) = &ready.end {
-                    rows::check_figures(blob.name(), &extras, stats)?;
-                    end = Some(stats.clone());
-                }
-                let (to, done) = (ready.to, ready.end.is_some());
-                // Rows that take effect together with the end of their file are followed by none.
-                let mut note = from == 0 && at.rows == 0 && !done;
-                let taking_effect = async {
-                    // Rows of a blob that was noted earlier may still take effect, if an earlier try was cut short; then the
-                    // sink fences this one, and the earlier note must stand.
-                    if note && file.blob.as_ref().is_none_or(|earlier| earlier.is(&seen)) {
-                        self.note_blob(file, &seen).await?;
-                        note = false;
-                    }
-                    let applied = self.sink.apply(key, at.rows, ready).await?;
-                    self.circuits.of(Dependency::Sink).worked();
-                    let now = at.after(to, done, &applied);
-                    self.count(&applied, rows, now.bad - at.bad);
-                    reached.at(&now);
-                    if note {
-                        self.note_blob(file, &seen).await?;
-                    }
-                    // The rows before it took effect: whoever comes after this process goes on there.
-                    if let Some(checkpoint) = checkpoint.filter(|at| !done && at.stored >= noted + CHECKPOINT_BYTES) {
-                        noted = checkpoint.stored;
-                        self.note_blob(file, &BlobSeen { checkpoint: Some(checkpoint), ..seen.clone() }).await?;
-                    }
-                    Ok::<_, WorkError>(now)
-                };
-                let reading_ahead = async { Ok(self.next_batch(&mut group_from, key, &mut ahead, &batch).await) };
-                (at, next) = tokio::try_join!(taking_effect, reading_ahead)?;
+        let (group_to, group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
+        let (at, end) = match sorter {
+            None => {
+                let seen = BlobSeen::new(download.facts());
+                let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached };
+                let reading = self.read(file, download, &blob, (options, way), from, group_to);
+                let (read, applied) = tokio::join!(reading, self.bring_into_effect(&effect, group_from, before));
+                let applied = applied?;
+                read.map_err(|error| match error {
+                    WorkError::Fetch(error) => changed(error),
+                    error => error,
+                })?;
+                applied
             }
-            // Dropped here, so that the stages before it notice an error and end.
-            drop(group_from);
-            Ok::<_, WorkError>(at)
+            Some(sorter) => {
+                // One at a time: what is sorted in memory is not held for each file that is worked.
+                let turn = match self.sorting.try_acquire() {
+                    Ok(turn) => turn,
+                    Err(_) => {
+                        drop(download);
+                        let turn = self.sorting.acquire().await.expect("it is never closed");
+                        download = open().await?;
+                        turn
+                    }
+                };
+                let seen = BlobSeen::new(download.facts());
+                let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached };
+                let reading = self.read(file, download, &blob, (options, way), 0, group_to);
+                let (read, sorted) = tokio::join!(reading, sorting::collect(sorter, group_from));
+                let sorted = sorted?;
+                read.map_err(|error| match error {
+                    WorkError::Fetch(error) => changed(error),
+                    error => error,
+                })?;
+                drop(turn);
+                let Some((sorted, stats)) = sorted else { return Err(without_end()) };
+                rows::check_figures(blob.name(), &extras, &stats)?;
+                let Some((sorted, is_alike)) = sorting::go_on(sorted, &before).await? else {
+                    return Err(without_end());
+                };
+                if !is_alike {
+                    tracing::warn!(%before, "its rows come in another order now; it begins again");
+                    self.sink.begin_again(key, before).await?;
+                    before = self.sink.progress(key).await?;
+                    reached.begin(&before);
+                }
+                let (group_to, group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
+                let handing_on = sorting::hand_on(sorted, stats, before, self.groups, group_to);
+                let applying = self.bring_into_effect(&effect, group_from, before);
+                let (handed_on, applied) = tokio::join!(handing_on, applying);
+                let applied = applied?;
+                handed_on?;
+                applied
+            }
         };
-        let reading = self.read(file, download, &blob, (options, way), from, group_to);
-        let (read, applied) = tokio::join!(reading, applying);
-        let Progress { bad, filtered, .. } = applied?;
-        read.map_err(|error| match error {
-            WorkError::Fetch(error) => changed(error),
-            error => error,
-        })?;
-        let stats = end.ok_or_else(|| WorkError::Defect("the file ended without an end".to_owned()))?;
+        let Progress { bad, filtered, .. } = at;
+        let stats = end.ok_or_else(without_end)?;
         WorkStats::add(&self.stats.stored_bytes, stats.stored_bytes);
         WorkStats::add(&self.stats.plain_bytes, stats.plain_bytes);
         Ok(FileDone {
@@ -426,6 +471,57 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             stored_bytes: stats.stored_bytes,
             plain_bytes: stats.plain_bytes,
         })
+    }
+
+    /// Gives groups to the sink, one after the other. Says how far the file is then, and its figures, if its end was among them.
+    async fn bring_into_effect(
+        &self,
+        effect: &Effect<'_>,
+        mut groups: mpsc::Receiver<Group>,
+        before: Progress,
+    ) -> Result<(Progress, Option<FileStats>), WorkError> {
+        let Effect { file, blob, extras, facts, seen, reached } = effect;
+        let key = &file.waybill.key;
+        // Stored bytes up to the checkpoint that was noted last.
+        let mut noted = 0;
+        let (mut end, mut at, mut ahead) = (None, before, before.rows);
+        let mut next = self.next_batch(&mut groups, key, &mut ahead, facts).await;
+        while let Some(Ready { rows, batch: ready, checkpoint }) = next {
+            let ready = ready?;
+            if let Some(stats) = &ready.end {
+                rows::check_figures(blob.name(), extras, stats)?;
+                end = Some(stats.clone());
+            }
+            let (to, done, sorted) = (ready.to, ready.end.is_some(), ready.sorted);
+            // Rows that take effect together with the end of their file are followed by none.
+            let mut note = before.rows == 0 && at.rows == 0 && !done;
+            let taking_effect = async {
+                // Rows of a blob that was noted earlier may still take effect, if an earlier try was cut short; then the
+                // sink fences this one, and the earlier note must stand.
+                if note && file.blob.as_ref().is_none_or(|earlier| earlier.is(seen)) {
+                    self.note_blob(file, seen).await?;
+                    note = false;
+                }
+                let applied = self.sink.apply(key, at.rows, ready).await?;
+                self.circuits.of(Dependency::Sink).worked();
+                let now = Progress { trail: sorted.map(|stretch| stretch.after), ..at.after(to, done, &applied) };
+                self.count(&applied, rows, now.bad - at.bad);
+                reached.at(&now);
+                if note {
+                    self.note_blob(file, seen).await?;
+                }
+                // The rows before it took effect: whoever comes after this process goes on there.
+                if let Some(checkpoint) = checkpoint.filter(|at| !done && at.stored >= noted + CHECKPOINT_BYTES) {
+                    noted = checkpoint.stored;
+                    self.note_blob(file, &BlobSeen { checkpoint: Some(checkpoint), ..seen.clone() }).await?;
+                }
+                Ok::<_, WorkError>(now)
+            };
+            let reading_ahead = async { Ok(self.next_batch(&mut groups, key, &mut ahead, facts).await) };
+            (at, next) = tokio::try_join!(taking_effect, reading_ahead)?;
+        }
+        // The queue is dropped here, so that the stages before it notice an error and end.
+        Ok((at, end))
     }
 
     /// The next group, read by the sink as far as it can be before its turn. `ahead` is how far the groups before it go.
@@ -570,6 +666,20 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "a panic".to_owned())
 }
 
+fn without_end() -> WorkError {
+    WorkError::Defect("the file ended without an end".to_owned())
+}
+
+/// What bringing a file into effect needs to know of it.
+struct Effect<'a> {
+    file: &'a Leased,
+    blob: &'a Located,
+    extras: &'a Extras,
+    facts: &'a BatchFacts,
+    seen: BlobSeen,
+    reached: &'a Reached,
+}
+
 /// A batch that waits for its turn.
 struct Ready {
     /// Good and bad ones.
@@ -602,6 +712,7 @@ impl BatchFacts {
             rows,
             to: group.to,
             end: group.end,
+            sorted: group.sorted,
             ahead: Ahead::default(),
         }
     }

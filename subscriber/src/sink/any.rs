@@ -74,6 +74,7 @@ fn dir_format(kind: &str) -> Option<DirFormat> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl Sink for AnySink {
     fn guarantee(&self) -> Guarantee {
         match self {
@@ -90,6 +91,24 @@ impl Sink for AnySink {
             Self::Postgres(sink) => sink.commit_bytes(),
             Self::Dir(sink) => sink.commit_bytes(),
             Self::Stdout(sink) => sink.commit_bytes(),
+        }
+    }
+
+    fn sorts_in(&self) -> Option<&Path> {
+        match self {
+            Self::Sqlite(sink) => sink.sorts_in(),
+            Self::Postgres(sink) => sink.sorts_in(),
+            Self::Dir(sink) => sink.sorts_in(),
+            Self::Stdout(sink) => sink.sorts_in(),
+        }
+    }
+
+    async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {
+        match self {
+            Self::Sqlite(sink) => sink.begin_again(file, at).await,
+            Self::Postgres(sink) => sink.begin_again(file, at).await,
+            Self::Dir(sink) => sink.begin_again(file, at).await,
+            Self::Stdout(sink) => sink.begin_again(file, at).await,
         }
     }
 

@@ -7,10 +7,11 @@ use futures::future::join_all;
 use waybill_contracts::{Entities, Entity, Format, SchemaMode};
 use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, RowFilter, Source, Step, filter::FilterColumns};
 
-use super::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError};
+use super::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError, Stretch};
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
+    sorted::{Sorter, Trail},
 };
 
 /// The entities that a sink under test is opened with: one, `item`, of the blobType `ItemChanges`.
@@ -48,6 +49,7 @@ pub async fn exercise<S: Sink>(mut open: impl AsyncFnMut(&str) -> S) {
     rows_that_the_filter_does_not_want_are_left_out_and_counted(open("filter").await).await;
     files_do_not_know_each_other(open("files").await).await;
     a_batch_may_be_read_ahead_of_the_one_before(open("ahead").await).await;
+    rows_in_the_order_of_their_keys_follow_their_trail(open("sorted").await).await;
 }
 
 async fn progress_begins_at_nothing(sink: impl Sink) {
@@ -186,6 +188,69 @@ async fn a_batch_may_be_read_ahead_of_the_one_before(sink: impl Sink) {
     assert_eq!(progress(&sink, "a").await, done(4));
 }
 
+/// Of a sink that sorts.
+async fn rows_in_the_order_of_their_keys_follow_their_trail(sink: impl Sink) {
+    let Some(folder) = sink.sorts_in() else { return };
+    // The last row comes first.
+    let text = "{\"id\":3}\n{\"id\":2}\nnot a row\n{\"id\":2,\"again\":true}\n{\"id\":1}\n";
+    let file = Sample::of("a", text);
+    let plan = file.plans.get("item").expect("the suite's own entity");
+    let mut sorter = Sorter::new(folder, Arc::clone(plan), 1);
+    file.rows.iter().for_each(|batch| sorter.add(batch.clone()).expect("rows are sorted"));
+    let mut sorted = sorter.finish().expect("rows are sorted");
+    let mut trail = Trail::default();
+    let mut next = |from: u64, to: u64| {
+        let rows = sorted.next_rows(to - from, usize::MAX).expect("rows are sorted").expect("there are more");
+        let stretch = Stretch { before: std::mem::replace(&mut trail, rows.trail), after: rows.trail };
+        EntityBatch { rows: rows.batches, sorted: Some(stretch), ..file.batch(0, to, to == 5) }
+    };
+    let (first, rest) = (next(0, 2), next(2, 5));
+    let (after_first, whole) = (first.sorted.map(|stretch| stretch.after), rest.sorted);
+    let wrong = EntityBatch {
+        sorted: Some(Stretch { before: Trail::default(), ..whole.expect("it is sorted") }),
+        ..next_of(&rest)
+    };
+
+    let applied = sink.apply(&file.key, 0, first).await.expect("rows whose numbers are not the first");
+    assert_eq!(applied, Applied { inserted: 1, bad: 1, ..Applied::default() });
+    let known = progress(&sink, "a").await;
+    assert_eq!(known, Progress { bad: 1, trail: after_first, ..at(2) });
+
+    for other in [wrong, file.batch(2, 5, true)] {
+        let result = sink.apply(&file.key, 2, other).await;
+        assert!(matches!(result, Err(SinkError::Fenced { .. })), "rows of another order: {result:?}");
+    }
+    let result = sink.begin_again(&file.key, at(2)).await;
+    assert!(matches!(result, Err(SinkError::Fenced { .. })), "whoever does not know how far it is: {result:?}");
+    assert_eq!(progress(&sink, "a").await, known, "nothing of these had an effect");
+    sink.begin_again(&file.key, known).await.expect("it is there");
+    assert_eq!(progress(&sink, "a").await, Progress::default());
+
+    file.apply(&sink, 0, 4, false).await.expect("in the file's order this time");
+    assert_eq!(progress(&sink, "a").await, Progress { bad: 1, ..at(4) });
+    let result = sink.apply(&file.key, 4, rest).await;
+    assert!(matches!(result, Err(SinkError::Fenced { .. })), "rows in the order of keys: {result:?}");
+    let applied = file.apply(&sink, 4, 5, true).await.expect("the rest");
+    assert_eq!(applied, Applied { ignored: 1, ..Applied::default() }, "it took effect before");
+    assert_eq!(progress(&sink, "a").await, Progress { bad: 1, ..done(5) });
+}
+
+/// The same rows for another try.
+fn next_of(batch: &EntityBatch) -> EntityBatch {
+    EntityBatch {
+        blob_type: Arc::clone(&batch.blob_type),
+        entity: batch.entity.clone(),
+        filter: None,
+        format: batch.format,
+        position: batch.position.clone(),
+        rows: batch.rows.clone(),
+        to: batch.to,
+        end: batch.end.clone(),
+        sorted: batch.sorted,
+        ahead: Ahead::default(),
+    }
+}
+
 async fn files_do_not_know_each_other(sink: impl Sink) {
     let files: Vec<_> = (0..8).map(|nth| Sample::new(&format!("file {nth} / \\ ☃"), 5)).collect();
     let results = join_all(files.iter().map(|file| file.apply(&sink, 0, 5, true))).await;
@@ -250,6 +315,7 @@ impl Sample {
             rows: stretch.cloned().collect(),
             to,
             end: end.then_some(stats),
+            sorted: None,
             ahead: Ahead::default(),
         }
     }

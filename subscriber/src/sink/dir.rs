@@ -91,7 +91,7 @@ struct State {
 impl State {
     fn progress(&self) -> Progress {
         let bad = self.rows.saturating_sub(self.good_rows + self.filtered_rows);
-        Progress { rows: self.rows, done: self.done, bad, filtered: self.filtered_rows }
+        Progress { rows: self.rows, done: self.done, bad, filtered: self.filtered_rows, trail: None }
     }
 }
 

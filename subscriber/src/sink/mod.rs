@@ -9,7 +9,7 @@ mod stdout;
 #[cfg(test)]
 mod tests;
 
-use std::{any::Any, fmt, future::Future, sync::Arc, time::Duration};
+use std::{any::Any, fmt, future::Future, path::Path, sync::Arc, time::Duration};
 
 use waybill_contracts::Format;
 use waybill_formats::{FileStats, RowBatch, RowFilter};
@@ -27,6 +27,7 @@ pub use self::{
 use crate::{
     FileKey, Verdict,
     apply::{EntityPlan, PlanError, Position, Sieve},
+    sorted::Trail,
 };
 
 /// What a sink promises about the effect of a row.
@@ -49,22 +50,30 @@ pub struct Progress {
     pub bad: u64,
     /// Those that the filter did not want.
     pub filtered: u64,
+    /// Where they take effect in the order of their keys: the trail of those that have, and [`Progress::rows`] is how many
+    /// they are.
+    pub trail: Option<Trail>,
 }
 
 impl Progress {
     /// How far the file is once its rows up to `to` have taken effect too. Rows that were not given to the sink were left out
-    /// as bad.
+    /// as bad. The trail stays what it was.
     #[must_use]
     pub fn after(self, to: u64, done: bool, applied: &Applied) -> Self {
         let usable = applied.rows() - applied.bad;
         let bad = to.saturating_sub(self.rows).saturating_sub(usable);
-        Self { rows: to, done, bad: self.bad + bad, filtered: self.filtered + applied.filtered }
+        Self { rows: to, done, bad: self.bad + bad, filtered: self.filtered + applied.filtered, trail: self.trail }
     }
 }
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", if self.done { "done with row" } else { "at row" }, self.rows)
+        let at = match (self.done, self.trail) {
+            (true, _) => "done with row",
+            (false, None) => "at row",
+            (false, Some(_)) => "in the order of keys at row",
+        };
+        write!(f, "{at} {}", self.rows)
     }
 }
 
@@ -88,8 +97,20 @@ pub struct EntityBatch {
     pub to: u64,
     /// The file ends here; its figures.
     pub end: Option<FileStats>,
+    /// Its rows are in the order of their keys, only for a sink that [asks for it](Sink::sorts_in). `from` and `to` count rows
+    /// in that order then, and say nothing of their numbers.
+    pub sorted: Option<Stretch>,
     /// What the sink found out ahead.
     pub ahead: Ahead,
+}
+
+/// A stretch of a file's rows in the order of their keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// The trail of the rows before it.
+    pub before: Trail,
+    /// And with its own.
+    pub after: Trail,
 }
 
 /// What a sink's [`Sink::look_ahead`] leaves with a batch for its `apply`. Empty by default.
@@ -110,6 +131,19 @@ impl Ahead {
 }
 
 impl EntityBatch {
+    /// Rows up to this number took effect before, where progress is at `from`.
+    #[must_use]
+    pub fn passed_over(&self, from: u64) -> u64 {
+        if self.sorted.is_some() { 0 } else { from }
+    }
+
+    /// Whether it follows what took effect before.
+    #[must_use]
+    pub fn follows(&self, known: &Progress, from: u64) -> bool {
+        let trail = self.sorted.map(|stretch| stretch.before);
+        !known.done && known.rows == from && (from == 0 || known.trail == trail)
+    }
+
     /// Which rows are wanted; `None` for all. Of an entity a deletion always is, and a row that is not wanted removes what
     /// the sink holds under its key, if that is older.
     #[must_use]
@@ -283,7 +317,8 @@ pub enum SinkError {
 ///
 /// - `apply` is atomic: rows, bad rows and progress `from → to` take effect together or not at all (a sink that is only
 ///   [`Guarantee::AtLeastOnce`] may repeat rows after a crash, never skip them).
-/// - `apply` fails with [`SinkError::Fenced`] and no effect when progress is not `from`, or the file is done.
+/// - `apply` fails with [`SinkError::Fenced`] and no effect when progress is not `from`, or the file is done; where rows are in the
+///   order of their keys, also when those before it were others: see [`EntityBatch::follows`].
 /// - `progress` moves on by [`Progress::after`], with the figures of all batches of the file, whoever brought them.
 /// - Rows that do not pass the batch's [`sieve`](EntityBatch::sieve) are [`filtered`](Applied::filtered): they are left out, and
 ///   a sink that holds rows by their keys removes the older one. Those of which it cannot be said are bad rows.
@@ -310,6 +345,17 @@ pub trait Sink: Send + Sync + 'static {
     /// Plain bytes in one [`apply`](Sink::apply) that suit it, where the user does not say how many.
     fn commit_bytes(&self) -> usize {
         4 << 20
+    }
+    /// The folder in which rows of a large file of an entity are sorted by their keys before they are applied; `None`: they are
+    /// applied in the file's order, as always where there is no entity.
+    fn sorts_in(&self) -> Option<&Path> {
+        None
+    }
+    /// Forgets how far a file has come in the order of its keys, if it is there still: its rows begin again, and those that took
+    /// effect change nothing. Only asked of a sink that sorts.
+    fn begin_again(&self, file: &FileKey, at: Progress) -> impl Future<Output = Result<(), SinkError>> + Send {
+        let _ = (file, at);
+        std::future::ready(Ok(()))
     }
     /// Brings a batch into effect.
     fn apply(

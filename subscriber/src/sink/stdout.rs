@@ -114,7 +114,7 @@ impl Sink for StdoutSink {
             let sql = "INSERT INTO progress (file, rows, done, bad, filtered) VALUES (?1, ?2, ?3, ?4, ?5)
                        ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done, bad = excluded.bad,
                            filtered = excluded.filtered";
-            let Progress { rows, done, bad, filtered } = known.after(to, done, &applied);
+            let Progress { rows, done, bad, filtered, .. } = known.after(to, done, &applied);
             let [rows, bad, filtered] = [rows, bad, filtered].map(u64::cast_signed);
             tx.prepare_cached(sql)?.execute((&key, rows, done, bad, filtered))?;
             Ok(())
@@ -150,7 +150,7 @@ fn progress(connection: &Connection, file: &str) -> rusqlite::Result<Progress> {
     let mut statement = connection.prepare_cached("SELECT rows, done, bad, filtered FROM progress WHERE file = ?1")?;
     let known = statement.query_row([file], |row| {
         let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
-        Ok(Progress { rows: count(0)?, done: row.get(1)?, bad: count(2)?, filtered: count(3)? })
+        Ok(Progress { rows: count(0)?, done: row.get(1)?, bad: count(2)?, filtered: count(3)?, trail: None })
     });
     known.optional().map(Option::unwrap_or_default)
 }

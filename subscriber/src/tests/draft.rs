@@ -84,6 +84,7 @@ async fn the_draft_of_42_real_tables_takes_them_all_and_leaves_no_row_waiting() 
             rows: batches,
             to,
             end: Some(stats),
+            sorted: None,
             ahead: Ahead::default(),
         };
         sink.apply(&FileKey::of_export("", &name), 0, batch).await.unwrap();

@@ -11,6 +11,7 @@ mod receiving;
 mod reconciling;
 mod segments;
 mod sink;
+mod sorting;
 mod waiting;
 mod working;
 mod world;

@@ -83,8 +83,7 @@ pub struct ParkedRow {
 /// A file's [`Progress`](super::Progress). Each row is counted once, so what is in none of the other figures is bad; rows that
 /// were left out as such are in none at all.
 const PROGRESS: &str =
-    "SELECT rows, done, rows - (inserted + updated + deleted + ignored + superseded + parked + filtered), filtered
-     FROM _waybill_progress";
+    "rows, done, rows - (inserted + updated + deleted + ignored + superseded + parked + filtered), filtered";
 
 /// Why a transaction was given up. Nothing of it took effect.
 #[derive(Debug)]

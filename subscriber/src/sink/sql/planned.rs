@@ -115,7 +115,7 @@ impl<More: Default + Send + Sync + 'static> Planned<More> {
             Some(ReadAhead { rows, seen, more, .. }) => (rows, seen, more),
             None => {
                 let seen = shapes.get(&shape_name).unwrap_or_default();
-                (PlannedRows::new(plan, &seen, from, &batch), seen, More::default())
+                (PlannedRows::new(plan, &seen, batch.passed_over(from), &batch), seen, More::default())
             }
         };
         Ok(Self { batch, shape_name, rows, seen, more })
@@ -136,7 +136,7 @@ impl<More: Default + Send + Sync + 'static> Planned<More> {
                 PlannedRows::Entity(plan, _) => Some(Arc::clone(plan)),
                 PlannedRows::Stream(_) => None,
             };
-            self.rows = PlannedRows::new(plan, shape, from, &self.batch);
+            self.rows = PlannedRows::new(plan, shape, self.batch.passed_over(from), &self.batch);
         }
     }
 }

@@ -335,10 +335,10 @@ fn stream_lock_number(place: &str, blob_type: &str) -> i64 {
     entity_lock(place, &format!("type {blob_type}"))
 }
 
-/// A line of [`PROGRESS`].
+/// A line of what [`PROGRESS`] names.
 fn progress_of(row: &tokio_postgres::Row) -> Progress {
     let count = |at| row.get::<_, i64>(at).cast_unsigned();
-    Progress { rows: count(0), done: row.get(1), bad: count(2), filtered: count(3) }
+    Progress { rows: count(0), done: row.get(1), bad: count(2), filtered: count(3), trail: None }
 }
 
 /// The sink's name is said once.
@@ -363,7 +363,7 @@ impl Sink for PostgresSink {
     }
 
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
-        let sql = format!("{PROGRESS} WHERE file = $1");
+        let sql = format!("SELECT {PROGRESS} FROM _waybill_progress WHERE file = $1");
         let row = self.connection().await?.query_opt(&sql, &[&file.as_str()]).await;
         let row = row.map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
         Ok(row.as_ref().map(progress_of).unwrap_or_default())
@@ -601,7 +601,7 @@ impl Run<'_> {
                    VALUES ($1, $2, 0, false, $3::text::timestamptz, $3::text::timestamptz) ON CONFLICT (file) DO NOTHING";
         let blob_type = batch.blob_type.replace('\0', "\u{fffd}");
         tx.execute(&tx.prepare_cached(sql).await?, &[&self.file, &blob_type, &self.now]).await?;
-        let sql = format!("{PROGRESS} WHERE file = $1 FOR UPDATE");
+        let sql = format!("SELECT {PROGRESS} FROM _waybill_progress WHERE file = $1 FOR UPDATE");
         let known = progress_of(&tx.query_one(&tx.prepare_cached(&sql).await?, &[&self.file]).await?);
         if known.rows != self.from || known.done {
             return Err(Failure::Fenced { found: known });

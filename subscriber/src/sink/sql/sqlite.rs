@@ -6,7 +6,12 @@ mod schema;
 mod tables;
 mod waiting;
 
-use std::{collections::HashMap, fmt, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use waybill_contracts::{Entities, SqlName};
@@ -30,6 +35,7 @@ use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans, Position, Shape},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    sorted::Trail,
     tasks::blocking,
 };
 
@@ -46,6 +52,8 @@ pub struct SqliteSink {
 
 struct Inner {
     name: String,
+    /// Where the file lies.
+    folder: PathBuf,
     plans: EntityPlans,
     /// Tables that are derived again: parents may come late into these, so no wait ends by itself.
     is_shadow: bool,
@@ -83,6 +91,7 @@ impl SqliteSink {
     ) -> Result<Self, SinkOpenError> {
         let name = format!("sqlite:{}", path.display());
         let plans = EntityPlans::compile(entities)?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         let open = move || Sqlite::open(&path, &schema::SCHEMA, SqliteOptions::default());
         let store = blocking(open).await.ok_or_else(|| SinkOpenError::closing(&name))??;
         let installed = plans.clone();
@@ -105,7 +114,7 @@ impl SqliteSink {
             }
             Err(error) => return Err(SinkOpenError::Unavailable { problem: error.to_string(), sink: name }),
         };
-        let inner = Inner { name, plans, is_shadow, now: Box::new(now), shapes: Shapes::new(shapes) };
+        let inner = Inner { name, folder, plans, is_shadow, now: Box::new(now), shapes: Shapes::new(shapes) };
         Ok(Self { store, inner: Arc::new(inner) })
     }
 
@@ -206,6 +215,18 @@ impl Sink for SqliteSink {
         Guarantee::ExactlyOnce
     }
 
+    fn sorts_in(&self) -> Option<&Path> {
+        Some(&self.inner.folder)
+    }
+
+    async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {
+        let (key, now) = (file.as_str().to_owned(), self.inner.now());
+        match self.store.write(move |tx| begin_again(tx, &key, at, &now)).await {
+            Ok(begun) => begun.map_err(|failure| self.failed(failure, file, at.rows)),
+            Err(error) => Err(self.unavailable(error.to_string())),
+        }
+    }
+
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
         let file = file.as_str().to_owned();
         self.read(move |connection| progress(connection, &file)).await
@@ -275,7 +296,7 @@ fn apply(
     from: u64,
 ) -> Result<(Applied, Arc<Shape>), Failure> {
     let known = progress(tx, file)?;
-    if known.rows != from || known.done {
+    if !planned.batch.follows(&known, from) {
         return Err(Failure::Fenced { found: known });
     }
     let now = inner.now();
@@ -288,7 +309,7 @@ fn apply(
         }
     };
     planned.fit(&*tables.shape(table)?, from);
-    let stretch = Stretch { file, from, rows: &planned.batch.rows };
+    let stretch = Stretch { file, from: planned.batch.passed_over(from), rows: &planned.batch.rows };
     let applied = match &planned.rows {
         PlannedRows::Entity(plan, batch) => {
             if let (true, Position::Sequenced { publisher, .. }) =
@@ -344,12 +365,29 @@ fn release_some(
 }
 
 fn progress(connection: &Connection, file: &str) -> rusqlite::Result<Progress> {
-    let mut statement = connection.prepare_cached(&format!("{PROGRESS} WHERE file = ?1"))?;
+    let mut statement =
+        connection.prepare_cached(&format!("SELECT {PROGRESS}, trail FROM _waybill_progress WHERE file = ?1"))?;
     let known = statement.query_row([file], |row| {
         let count = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
-        Ok(Progress { rows: count(0)?, done: row.get(1)?, bad: count(2)?, filtered: count(3)? })
+        let trail = row.get::<_, Option<i64>>(4)?.map(Trail::from_stored);
+        Ok(Progress { rows: count(0)?, done: row.get(1)?, bad: count(2)?, filtered: count(3)?, trail })
     });
     known.optional().map(Option::unwrap_or_default)
+}
+
+/// Of a file whose rows took effect in an order that does not come out again.
+fn begin_again(tx: &Transaction<'_>, file: &str, at: Progress, now: &str) -> Result<(), Failure> {
+    let known = progress(tx, file)?;
+    if known != at || at.done || at.trail.is_none() {
+        return Err(Failure::Fenced { found: known });
+    }
+    let sql =
+        "UPDATE _waybill_progress SET rows = 0, trail = NULL, inserted = 0, updated = 0, deleted = 0, ignored = 0,
+                   superseded = 0, parked = 0, bad = 0, filtered = 0, changed_at = ?2 WHERE file = ?1";
+    tx.prepare_cached(sql)?.execute((file, now))?;
+    // Those that cannot be used are found again.
+    tx.prepare_cached("DELETE FROM _waybill_bad_row WHERE file = ?1")?.execute([file])?;
+    Ok(())
 }
 
 fn advance(
@@ -361,9 +399,9 @@ fn advance(
 ) -> rusqlite::Result<()> {
     let sql =
         "INSERT INTO _waybill_progress (file, blob_type, rows, done, inserted, updated, deleted, ignored, superseded,
-                   parked, released, bad, filtered, stored_bytes, plain_bytes, plain_sha256, began_at, changed_at)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17)
-               ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done,
+                   parked, released, bad, filtered, stored_bytes, plain_bytes, plain_sha256, began_at, changed_at, trail)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?17, ?18)
+               ON CONFLICT (file) DO UPDATE SET rows = excluded.rows, done = excluded.done, trail = excluded.trail,
                    inserted = inserted + excluded.inserted, updated = updated + excluded.updated,
                    deleted = deleted + excluded.deleted, ignored = ignored + excluded.ignored,
                    superseded = superseded + excluded.superseded, parked = parked + excluded.parked,
@@ -391,6 +429,7 @@ fn advance(
         end.map(|stats| stats.plain_bytes.cast_signed()),
         hash,
         now,
+        batch.sorted.map(|stretch| stretch.after.to_stored()),
     ])?;
     Ok(())
 }

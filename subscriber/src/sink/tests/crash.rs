@@ -19,7 +19,8 @@ use super::world::{
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{Ahead, DirSink, EntityBatch, Sink, SinkError, SqliteSink},
+    sink::{Ahead, DirSink, EntityBatch, Sink, SinkError, SqliteSink, Stretch},
+    sorted::{SortedRows, Sorter},
 };
 
 const SHOP: &str = r#"
@@ -66,6 +67,7 @@ fn stretch(blob_type: &str, plans: Option<&EntityPlans>, rows: &[RowBatch], from
         rows: rows.iter().filter(|batch| batch.first_row() > from && batch.last_row() <= to).cloned().collect(),
         to,
         end: (to == ROWS).then(|| stats(ROWS)),
+        sorted: None,
         ahead: Ahead::default(),
     }
 }
@@ -82,6 +84,40 @@ async fn work(sink: &impl Sink, plans: Option<&EntityPlans>, mut tell: impl FnMu
             match sink.apply(&key, at.rows, stretch(blob_type, plans, &rows, at.rows)).await {
                 Ok(_) | Err(SinkError::Fenced { .. }) => {}
                 Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// As [`work`], in the order of keys, in steps of `rows`.
+async fn work_in_key_order(sink: &SqliteSink, rows: u64, mut tell: impl FnMut(u64)) {
+    for (blob_type, key, batches) in files() {
+        loop {
+            let mut at = progress(sink, &key).await;
+            if at.done {
+                break;
+            }
+            let whole = stretch(blob_type, Some(sink.plans()), &batches, 0);
+            let mut sorter = Sorter::new(sink.sorts_in().unwrap(), whole.entity.unwrap(), 20_000);
+            batches.iter().for_each(|batch| sorter.add(batch.clone()).unwrap());
+            let mut sorted = sorter.finish().unwrap();
+            let mut before = at.trail.unwrap_or_default();
+            assert!(sorted.skip(at.rows, before).unwrap(), "the same order comes out");
+            while let Some(SortedRows { batches, rows, trail }) = sorted.next_rows(rows, usize::MAX).unwrap() {
+                tell(at.rows);
+                let to = at.rows + rows;
+                let batch = EntityBatch {
+                    rows: batches,
+                    to,
+                    end: (to == ROWS).then(|| stats(ROWS)),
+                    sorted: Some(Stretch { before, after: trail }),
+                    ..stretch(blob_type, Some(sink.plans()), &[], 0)
+                };
+                match sink.apply(&key, at.rows, batch).await {
+                    Ok(_) => (at.rows, before) = (to, trail),
+                    Err(SinkError::Fenced { .. }) => break,
+                    Err(error) => panic!("{error}"),
+                }
             }
         }
     }
@@ -153,6 +189,42 @@ async fn kill_nine_in_the_middle_of_apply_changes_nothing_but_time() {
     println!("after ten kills: {rows} of {} rows, {done} files done", 2 * ROWS);
     work(&sink, Some(sink.plans()), |_| ()).await;
     assert_eq!(tables(&path), expected);
+}
+
+#[tokio::test]
+async fn kill_nine_in_the_middle_of_rows_in_the_order_of_keys_changes_nothing_but_time() {
+    let open = async |folder: &Path| SqliteSink::open(folder.join(DATABASE), &entities(SHOP)).await.unwrap();
+    if let Some(folder) = child_folder() {
+        return work_in_key_order(&open(&folder).await, STEP, applying).await;
+    }
+    let calm = tempfile::tempdir().unwrap();
+    work_in_key_order(&open(calm.path()).await, STEP, |_| ()).await;
+
+    let killed = tempfile::tempdir().unwrap();
+    let mut at_work = 0;
+    for _ in 0..8 {
+        let before = rand::rng().random_range(2..9);
+        let test = "kill_nine_in_the_middle_of_rows_in_the_order_of_keys_changes_nothing_but_time";
+        at_work += u32::from(kill_at_random(test, killed.path(), before));
+    }
+    assert!(at_work >= 4, "only {at_work} of 8 were killed at work");
+    let path = killed.path().join(DATABASE);
+    work_in_key_order(&open(killed.path()).await, STEP, |_| ()).await;
+    assert_eq!(tables(&path), tables(&calm.path().join(DATABASE)));
+    let left: Vec<_> = std::fs::read_dir(killed.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name.to_str().unwrap().starts_with(DATABASE)), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_that_race_in_the_order_of_keys_apply_each_row_once() {
+    let calm = World::new(SHOP).await;
+    work_in_key_order(&calm.sink, 500, |_| ()).await;
+
+    let raced = World::new(SHOP).await;
+    let other = SqliteSink::open(raced.folder.path().join(DATABASE), &raced.entities).await.unwrap();
+    let workers = [&raced.sink, &other, &other].map(|sink| work_in_key_order(sink, 500, |_| ()));
+    futures::future::join_all(workers).await;
+    assert_eq!(tables(&raced.folder.path().join(DATABASE)), tables(&calm.folder.path().join(DATABASE)));
 }
 
 #[tokio::test]

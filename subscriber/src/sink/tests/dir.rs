@@ -23,6 +23,7 @@ fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bo
         rows,
         to,
         end: end.then(|| stats(to)),
+        sorted: None,
         ahead: Ahead::default(),
     }
 }

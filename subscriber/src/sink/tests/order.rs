@@ -8,11 +8,11 @@ use std::{
 use futures::future::join_all;
 use proptest::prelude::*;
 use tokio::sync::Notify;
-use waybill_formats::Source;
+use waybill_formats::{RowBatch, Source};
 
 use super::{
     World,
-    world::{decode, stats},
+    world::{decode, in_key_order, stats},
 };
 use crate::{
     FileKey,
@@ -69,6 +69,8 @@ struct Op {
 #[derive(Debug, Clone)]
 struct File {
     entity: usize,
+    /// Its rows come in the order of their keys, where the database takes them so.
+    is_sorted: bool,
     rows: Vec<Op>,
 }
 
@@ -111,7 +113,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn files() -> impl Strategy<Value = Vec<File>> {
-    let file = (0..3_usize, prop::collection::vec(op(), 1..10)).prop_map(|(entity, rows)| File { entity, rows });
+    let file = (0..3_usize, any::<bool>(), prop::collection::vec(op(), 1..10))
+        .prop_map(|(entity, is_sorted, rows)| File { entity, is_sorted, rows });
     prop::collection::vec(file, 1..8)
 }
 
@@ -168,10 +171,16 @@ impl File {
 
     fn batch(&self, world: &World, place: usize, from: u64, to: u64) -> EntityBatch {
         let rows = decode(Source::JsonLines, &self.text(), 1);
-        let rows: Vec<_> = rows.into_iter().filter(|row| row.first_row() > from && row.last_row() <= to).collect();
         let position = Position::Broker { sequence_number: place as i64 };
         let end = (to == self.rows.len() as u64).then(|| stats(to));
-        EntityBatch { to, end, ..world.batch(ENTITIES[self.entity], position, rows) }
+        let whole = world.batch(ENTITIES[self.entity], position, rows);
+        if self.is_sorted && World::SORTS {
+            let plan = whole.entity.as_ref().unwrap();
+            let (rows, stretch) = in_key_order(plan, whole.rows, from, to);
+            return EntityBatch { rows, to, end, sorted: Some(stretch), ..whole };
+        }
+        let is_wanted = |row: &RowBatch| row.first_row() > from && row.last_row() <= to;
+        EntityBatch { rows: whole.rows.into_iter().filter(is_wanted).collect(), to, end, ..whole }
     }
 }
 
@@ -370,7 +379,7 @@ fn missing_parents(files: &[File]) -> Vec<File> {
             return added;
         };
         let row = Op { key: add.1, version: 100, is_deletion: false, is_filtered: false, category: None, item: None };
-        added.push(File { entity: add.0, rows: vec![row] });
+        added.push(File { entity: add.0, is_sorted: false, rows: vec![row] });
     }
 }
 
@@ -497,8 +506,13 @@ proptest! {
             let world = World::new(FAMILY).await;
             let mut model = Model::default();
             for (place, file) in files.iter().enumerate() {
-                for (row, op) in (1..).zip(&file.rows) {
-                    let applied = world.sink.apply(&file_key(place, 0), row - 1, file.batch(&world, place, row - 1, row)).await.unwrap();
+                let mut rows: Vec<_> = (1..).zip(&file.rows).collect();
+                if file.is_sorted && World::SORTS {
+                    rows.sort_by_key(|(row, op)| (op.key, *row));
+                }
+                for (from, (row, op)) in (0..).zip(rows) {
+                    let batch = file.batch(&world, place, from, from + 1);
+                    let applied = world.sink.apply(&file_key(place, 0), from, batch).await.unwrap();
                     let expected = model.arrive(file.entity, op, (op.version, place as i64, row));
                     assert_eq!(applied, expected, "{op:?}");
                     assert_eq!(state(&world), model.state(), "after {op:?}");

@@ -15,8 +15,9 @@ use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, Source, St
 
 use crate::{
     FileKey,
-    apply::{EntityPlans, Position},
-    sink::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError},
+    apply::{EntityPlan, EntityPlans, Position},
+    sink::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError, Stretch},
+    sorted::Sorter,
 };
 
 /// An entity with a version, and a price to change.
@@ -57,8 +58,29 @@ pub(super) fn batch(plans: &EntityPlans, blob_type: &str, position: Position, ro
         rows,
         to,
         end: Some(stats(to)),
+        sorted: None,
         ahead: Ahead::default(),
     }
+}
+
+/// Of the rows of a file those from the one after `from` to `to` in the order of their keys.
+pub(super) fn in_key_order(
+    plan: &Arc<EntityPlan>,
+    rows: Vec<RowBatch>,
+    from: u64,
+    to: u64,
+) -> (Vec<RowBatch>, Stretch) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sorter = Sorter::new(folder.path(), Arc::clone(plan), 1_000);
+    rows.into_iter().for_each(|batch| sorter.add(batch).unwrap());
+    let mut sorted = sorter.finish().unwrap();
+    let mut take = |rows| match sorted.next_rows(rows, usize::MAX).unwrap() {
+        Some(taken) => (taken.batches, Some(taken.trail)),
+        None => (Vec::new(), None),
+    };
+    let before = take(from).1.unwrap_or_default();
+    let (rows, after) = take(to - from);
+    (rows, Stretch { before, after: after.unwrap_or(before) })
 }
 
 pub(super) fn stats(rows: u64) -> FileStats {

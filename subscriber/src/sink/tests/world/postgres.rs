@@ -63,6 +63,8 @@ pub(in super::super) struct World {
 }
 
 impl World {
+    /// Whether it takes rows in the order of their keys.
+    pub(in super::super) const SORTS: bool = false;
     /// Of each property.
     pub(in super::super) const CASES: u32 = 40;
     /// What the database takes for the name of the table `Taken`.

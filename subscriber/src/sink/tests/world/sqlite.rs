@@ -27,6 +27,8 @@ pub(in super::super) const DATABASE: &str = "sink.sqlite";
 impl World {
     /// Of each property.
     pub(in super::super) const CASES: u32 = 100;
+    /// Whether it takes rows in the order of their keys.
+    pub(in super::super) const SORTS: bool = true;
     /// What the database takes for the name of the table `Taken`.
     pub(in super::super) const NAMES_OF_TAKEN: &[&str] = &["Taken", "taken"];
     /// What a table of the user has for the sink.

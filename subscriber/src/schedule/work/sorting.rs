@@ -1,0 +1,87 @@
+//! A large file's way in the order of its keys: first all of it is read and sorted, then it is handed on.
+
+use tokio::sync::mpsc;
+use waybill_contracts::Encoding;
+use waybill_formats::FileStats;
+
+use crate::{
+    rows::{Group, GroupLimits},
+    sink::{Progress, Stretch},
+    sorted::{SortError, Sorted, SortedRows, Sorter},
+    tasks::blocking,
+};
+
+/// What gzip makes of rows, about: plain bytes for each stored one.
+const RATIO: u64 = 5;
+
+/// How many plain bytes a file has: as it was announced, or else guessed.
+pub(super) fn plain_bytes(announced: Option<u64>, stored: u64, encoding: Option<Encoding>) -> u64 {
+    announced.unwrap_or(match encoding {
+        Some(Encoding::Identity) => stored,
+        Some(Encoding::Gzip) | None => stored.saturating_mul(RATIO),
+    })
+}
+
+/// Sorts all rows of a file; `None` when they ended before the file did: who reads it says why.
+///
+/// # Errors
+/// [`SortError`].
+pub(super) async fn collect(
+    mut sorter: Sorter,
+    mut groups: mpsc::Receiver<Group>,
+) -> Result<Option<(Sorted, FileStats)>, SortError> {
+    let sorted = blocking(move || {
+        while let Some(group) = groups.blocking_recv() {
+            group.batches.into_iter().try_for_each(|batch| sorter.add(batch))?;
+            if let Some(stats) = group.end {
+                return Ok(Some((sorter.finish()?, stats)));
+            }
+        }
+        Ok(None)
+    });
+    sorted.await.unwrap_or(Ok(None))
+}
+
+/// Goes to where the file is: behind its first rows, if they are those that took effect. Says whether they are.
+///
+/// # Errors
+/// [`SortError`].
+pub(super) async fn go_on(mut sorted: Sorted, at: &Progress) -> Result<Option<(Sorted, bool)>, SortError> {
+    let (rows, trail) = (at.rows, at.trail.unwrap_or_default());
+    blocking(move || sorted.skip(rows, trail).map(|is_alike| (sorted, is_alike))).await.transpose()
+}
+
+/// Hands on what was sorted, a group beside the one that takes effect.
+///
+/// # Errors
+/// [`SortError`].
+pub(super) async fn hand_on(
+    mut sorted: Sorted,
+    stats: FileStats,
+    at: Progress,
+    limits: GroupLimits,
+    groups: mpsc::Sender<Group>,
+) -> Result<(), SortError> {
+    let handed_on = blocking(move || {
+        let (mut to, mut before) = (at.rows, at.trail.unwrap_or_default());
+        let mut is_over = false;
+        while !is_over {
+            let (batches, rows, after) = match sorted.next_rows(limits.rows_max, limits.bytes_max)? {
+                Some(SortedRows { batches, rows, trail }) => (batches, rows, trail),
+                // A file without rows ends all the same.
+                None => (Vec::new(), 0, before),
+            };
+            to += rows;
+            is_over = rows == 0 || to >= stats.rows;
+            let end = is_over.then(|| stats.clone());
+            let stretch = Stretch { before: std::mem::replace(&mut before, after), after };
+            let group = Group::sorted(batches, (rows, to), end, stretch);
+            if groups.blocking_send(group).is_err() {
+                // The sink failed and says so itself.
+                break;
+            }
+        }
+        Ok(())
+    });
+    handed_on.await.unwrap_or(Ok(()))
+}

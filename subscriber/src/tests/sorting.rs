@@ -1,0 +1,268 @@
+//! Large files, brought into effect in the order of their keys: P4, P7 and P9 where they are worked.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use waybill_contracts::{Entities, Reason};
+use waybill_formats::Limits;
+use waybill_store::rusqlite::Connection;
+
+use super::world::{Running, World, builder, rows_in, until};
+use crate::{
+    FileKey, SubscriberBuilder,
+    inbox::{Inbox, ListFilter, State},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SqliteSink, WaitsEnded},
+};
+
+const ENTITIES: &str = r#"
+    [entity.item]
+    types = ["T"]
+    key = ["id"]
+    version = { field = "v", type = "integer" }
+    columns = { id = "integer", text = "text" }
+"#;
+
+const ROWS: u64 = 3_000;
+
+fn entities() -> Entities {
+    Entities::parse(ENTITIES, "entities.toml").unwrap()
+}
+
+/// Row `number` of the file: keys in no order, each of them twice.
+fn row(number: u64) -> String {
+    let id = number * 7919 % (ROWS / 2);
+    format!("{{\"id\":{id},\"v\":{number},\"text\":\"row {number}\"}}\n")
+}
+
+fn whole() -> String {
+    lines(ROWS)
+}
+
+fn lines(rows: u64) -> String {
+    (1..=rows).map(row).collect()
+}
+
+/// Sorts all files, and commits often.
+fn sorting() -> SubscriberBuilder {
+    builder().entities(entities()).sort_bytes_max(100_000).commit_rows_max(200.try_into().unwrap())
+}
+
+/// A sink that takes as many batches as it is let, and then is down.
+#[derive(Clone)]
+struct Counting {
+    inner: SqliteSink,
+    left: Arc<AtomicI64>,
+    folder: Option<PathBuf>,
+}
+
+impl Counting {
+    async fn new(world: &World, left: i64) -> Self {
+        let inner = SqliteSink::open(world.folder.path().join("sink.sqlite"), &entities()).await.unwrap();
+        Self { inner, left: Arc::new(AtomicI64::new(left)), folder: None }
+    }
+
+    fn let_on(&self) {
+        self.left.store(i64::MAX, Ordering::SeqCst);
+    }
+
+    fn is_down(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
+    }
+}
+
+impl Sink for Counting {
+    fn guarantee(&self) -> Guarantee {
+        self.inner.guarantee()
+    }
+
+    async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
+        self.inner.progress(file).await
+    }
+
+    fn sorts_in(&self) -> Option<&Path> {
+        self.folder.as_deref().or(self.inner.sorts_in())
+    }
+
+    async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {
+        self.inner.begin_again(file, at).await
+    }
+
+    async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) <= 0 {
+            return Err(SinkError::Unavailable { sink: "test".to_owned(), problem: "it is down".to_owned() });
+        }
+        self.inner.apply(file, from, batch).await
+    }
+
+    async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
+        self.inner.end_waits().await
+    }
+}
+
+/// One value, or `-`.
+fn query(world: &World, sql: &str) -> String {
+    let connection = Connection::open(world.folder.path().join("sink.sqlite")).unwrap();
+    connection.query_row(sql, [], |row| row.get::<_, Option<String>>(0)).unwrap().unwrap_or("-".to_owned())
+}
+
+/// The newest row of each key, as a sum that another row would change.
+fn expected() -> String {
+    expected_of(ROWS)
+}
+
+fn expected_of(rows: u64) -> String {
+    let newest: std::collections::BTreeMap<u64, u64> =
+        (1..=rows).map(|number| (number * 7919 % (ROWS / 2), number)).collect();
+    let sum: u64 = newest.iter().map(|(id, number)| (id + 1) * number).sum();
+    format!("{} {sum}", newest.len())
+}
+
+const TABLE: &str = "SELECT count(*) || ' ' || sum((id + 1) * v) FROM item WHERE text = 'row ' || v";
+const COUNTED: &str =
+    "SELECT rows || ' ' || done || ' ' || (inserted + updated + superseded + ignored) FROM _waybill_progress";
+const IS_SORTED: &str = "SELECT CAST(trail IS NOT NULL AS TEXT) FROM _waybill_progress";
+
+#[tokio::test]
+async fn a_large_file_takes_effect_by_key_and_bad_rows_keep_their_places() {
+    let world = World::new().await;
+    let mut lines: Vec<String> = (1..=ROWS).map(row).collect();
+    let offset = |row: usize, lines: &[String]| lines[..row - 1].iter().map(String::len).sum::<usize>();
+    lines[1_233] = "{\"id\":\n".to_owned();
+    lines[2_345] = "{\"id\":\"none\",\"v\":1}\n".to_owned();
+    let places = format!("1234 {}, 2346 {}", offset(1_234, &lines), offset(2_346, &lines));
+    world.publish("b", &lines.concat(), "").await;
+    let inbox = world.inbox("inbox").await;
+    let sink = Counting::new(&world, i64::MAX).await;
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink);
+    let done = rows_in(&inbox, State::Done, 1).await.remove("c-b").unwrap();
+    running.stop().await;
+    assert_eq!((done.rows, done.bad_rows), (ROWS, 2));
+    assert_eq!(query(&world, IS_SORTED), "1");
+    let bad = "SELECT group_concat(row || ' ' || byte_offset, ', ') FROM (SELECT * FROM _waybill_bad_row ORDER BY row)";
+    assert_eq!(query(&world, bad), places);
+    assert_eq!(query(&world, "SELECT CAST(count(*) AS TEXT) FROM item WHERE text <> 'row ' || v"), "0");
+    assert_eq!(query(&world, COUNTED), format!("{ROWS} 1 {}", ROWS - 2));
+}
+
+#[tokio::test]
+async fn a_small_file_is_applied_as_it_comes() {
+    let world = World::new().await;
+    world.publish("b", &whole(), "").await;
+    let inbox = world.inbox("inbox").await;
+    let sink = Counting::new(&world, i64::MAX).await;
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting().sort_bytes_max(48 << 20)), sink);
+    rows_in(&inbox, State::Done, 1).await;
+    running.stop().await;
+    assert_eq!((query(&world, IS_SORTED), query(&world, TABLE)), ("0".to_owned(), expected()));
+}
+
+#[tokio::test]
+async fn a_large_file_goes_on_where_it_stopped() {
+    for extras in [String::new(), format!(r#""plainBytes":{},"rows":{ROWS}"#, whole().len())] {
+        let world = World::new().await;
+        world.publish("b", &whole(), &extras).await;
+        let inbox = world.inbox("inbox").await;
+        let sink = Counting::new(&world, 5).await;
+        let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink.clone());
+        until("an outage", || async { sink.is_down() }).await;
+        assert_eq!(query(&world, COUNTED), "1000 0 1000");
+        sink.let_on();
+        rows_in(&inbox, State::Done, 1).await;
+        running.stop().await;
+        assert_eq!(query(&world, TABLE), expected());
+        // None of them was looked at twice: then it would be ignored, and as many less be superseded.
+        let ignored = "SELECT CAST(ignored AS TEXT) FROM _waybill_progress";
+        assert!(query(&world, ignored).parse::<u64>().unwrap() <= ROWS / 200, "only keys that two commits share");
+        assert_eq!(query(&world, COUNTED), format!("{ROWS} 1 {ROWS}"));
+    }
+}
+
+#[tokio::test]
+async fn a_file_ends_in_the_order_in_which_it_began() {
+    // In its own order a file is cut where the decoder's batches end, after 10,000 rows.
+    for (rows, first, then, is_sorted) in [(ROWS, 100_000, usize::MAX, "1"), (12_000, usize::MAX, 100_000, "0")] {
+        let world = World::new().await;
+        world.publish("b", &lines(rows), "").await;
+        let inbox = world.inbox("inbox").await;
+        let sink = Counting::new(&world, 1).await;
+        let running = Running::run(&world.subscriber(inbox.clone(), sorting().sort_bytes_max(first)), sink.clone());
+        until("an outage", || async { sink.is_down() }).await;
+        running.stop().await;
+        let begun = query(&world, "SELECT rows || ' ' || done FROM _waybill_progress");
+        assert_eq!(begun, if is_sorted == "1" { "200 0" } else { "10000 0" });
+        sink.let_on();
+        let running = Running::run(&world.subscriber(inbox.clone(), sorting().sort_bytes_max(then)), sink);
+        rows_in(&inbox, State::Done, 1).await;
+        running.stop().await;
+        assert_eq!((query(&world, IS_SORTED).as_str(), query(&world, TABLE)), (is_sorted, expected_of(rows)));
+        assert_eq!(query(&world, COUNTED), format!("{rows} 1 {rows}"));
+    }
+}
+
+#[tokio::test]
+async fn a_file_whose_order_is_another_one_after_a_change_begins_again() {
+    let world = World::new().await;
+    // A row that is too long, until the limit is raised; then it is the last but one.
+    let long = format!("{{\"id\":{},\"v\":1,\"long\":\"{}\"}}\n", ROWS, "x".repeat(2_000));
+    let last = format!("{{\"id\":{},\"v\":1,\"text\":\"row 1\"}}\n", ROWS + 1);
+    world.publish("b", &(long + &whole() + &last), "").await;
+    let inbox = world.inbox("inbox").await;
+    let sink = Counting::new(&world, 5).await;
+    let limits = Limits { row_bytes_max: 1_000, ..Limits::default() };
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting().limits(limits)), sink.clone());
+    until("an outage", || async { sink.is_down() }).await;
+    running.stop().await;
+    assert_eq!(query(&world, "SELECT group_concat(row || ' ' || reason) FROM _waybill_bad_row"), "1 malformed-row");
+    assert_eq!(query(&world, COUNTED), "1000 0 999");
+
+    sink.let_on();
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink);
+    let done = rows_in(&inbox, State::Done, 1).await.remove("c-b").unwrap();
+    running.stop().await;
+    assert_eq!((done.rows, done.bad_rows), (ROWS + 2, 0));
+    assert_eq!(query(&world, COUNTED), format!("{} 1 {}", ROWS + 2, ROWS + 2));
+    assert_eq!(query(&world, "SELECT CAST(count(*) AS TEXT) FROM _waybill_bad_row"), "0");
+    let of_old = format!("{TABLE} AND id < {ROWS}");
+    assert_eq!(query(&world, &of_old), expected());
+    assert_eq!(query(&world, &format!("SELECT CAST(length(long) AS TEXT) FROM item WHERE id = {ROWS}")), "2000");
+}
+
+#[tokio::test]
+async fn nothing_of_a_large_file_takes_effect_before_all_of_it_was_read() {
+    let world = World::new().await;
+    let hash = "0".repeat(64);
+    world.publish("differs", &whole(), &format!(r#""plainSha256":"{hash}""#)).await;
+    world.publish("rows", &whole(), r#""rows":2999"#).await;
+    let inbox = world.inbox("inbox").await;
+    let sink = Counting::new(&world, i64::MAX).await;
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting().verify_hash(true)), sink);
+    let quarantined = rows_in(&inbox, State::Quarantined, 2).await;
+    running.stop().await;
+    assert!(quarantined.values().all(|row| row.reason == Some(Reason::HashMismatch)), "{quarantined:?}");
+    assert_eq!(query(&world, "SELECT CAST(count(*) AS TEXT) FROM item"), "0");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_sorted_waits_and_says_why() {
+    let world = World::new().await;
+    world.publish("b", &whole(), "").await;
+    let inbox = world.inbox("inbox").await;
+    let sink = Counting::new(&world, i64::MAX).await;
+    let folder = world.folder.path().join("of the sink");
+    let sink = Counting { folder: Some(folder.clone()), ..sink };
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink);
+    let told = async || {
+        let rows = inbox.list(&ListFilter::default()).await.unwrap();
+        rows.into_iter().find_map(|row| row.problem).unwrap_or_default()
+    };
+    until("a try", || async { told().await.contains("a large file cannot be sorted there") }).await;
+    std::fs::create_dir(folder).unwrap();
+    rows_in(&inbox, State::Done, 1).await;
+    running.stop().await;
+    assert_eq!(query(&world, TABLE), expected());
+}
