@@ -1,5 +1,6 @@
 //! What Waybill adds to a message, under the one key `properties.waybill`. Every part is optional to a reader.
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -40,7 +41,8 @@ pub struct Extras {
 }
 
 /// A file's place in a full export.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     /// The full export's identity, 1–128 characters.
     pub id: String,

@@ -4,8 +4,16 @@
 //! when no number is missing, every one of them took effect, and there is one epoch: where an earlier epoch ended, no number
 //! tells. Manifests say which numbers no file has, and up to where there are files; what was published after that cannot be known,
 //! and still comes.
+//!
+//! A full export of which every part came stands for all files up to its place, and for earlier epochs: what comes after is all
+//! that is needed besides. Files up to there are then left out: what deleted some of their rows may be among those that are lost.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use waybill_contracts::Snapshot;
 
 use crate::inbox::{PublisherSequence, SequenceNamed, State};
 
@@ -31,9 +39,42 @@ pub struct Coverage {
     pub gaps: Vec<Gap>,
     /// All gaps, those that are not kept among them.
     pub gaps_found: u64,
+    starts: Option<Vec<Start>>,
+    has_unnumbered: bool,
     waiting: Waiting,
     /// By type and publisher, and then by epoch.
     sequences: BTreeMap<(String, String), BTreeMap<String, Numbers>>,
+}
+
+/// From where on the files of a publisher's type are all that there are: behind the place of a full export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Start {
+    /// The type.
+    pub blob_type: String,
+    /// The publisher's name.
+    pub publisher: String,
+    /// The epoch of the full export.
+    pub epoch: String,
+    /// The full export's identity.
+    pub snapshot: String,
+    /// Its place: files of this epoch up to this number, and those of earlier epochs, are left out.
+    pub as_of: u64,
+}
+
+impl Start {
+    /// Whether the full export holds what this file brought.
+    #[must_use]
+    pub fn supersedes(&self, blob_type: &str, of: &PublisherSequence) -> bool {
+        (self.blob_type.as_str(), &self.publisher) == (blob_type, &of.publisher)
+            && (of.epoch < self.epoch || of.epoch == self.epoch && of.sequence <= self.as_of)
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { blob_type, publisher, snapshot, as_of, .. } = self;
+        write!(f, "{blob_type}: from the full export {snapshot:?} of publisher {publisher:?} on, as of number {as_of}")
+    }
 }
 
 /// Numbers that were seen, as stretches without a gap: from the first, to the last.
@@ -42,6 +83,17 @@ struct Numbers {
     seen: BTreeMap<u64, u64>,
     /// There are so many.
     up_to: u64,
+    /// Of files whose rows did not take effect.
+    not_done: Vec<u64>,
+    /// Parts of full exports, by place and identity.
+    snapshots: BTreeMap<(u64, String), Parts>,
+}
+
+/// The parts of a full export that are there.
+#[derive(Debug, Clone, Default)]
+struct Parts {
+    of: u64,
+    there: BTreeSet<u64>,
 }
 
 impl Numbers {
@@ -63,15 +115,26 @@ impl Numbers {
         self.seen.insert(from, to);
     }
 
-    /// What is missing between 1 and the last one.
-    fn gaps(self) -> impl Iterator<Item = (u64, u64)> {
-        let mut next = 1;
+    /// What is missing between this number and the last one.
+    fn gaps_after(&self, number: u64) -> impl Iterator<Item = (u64, u64)> {
+        let mut next = number.saturating_add(1);
         let behind = (self.up_to.saturating_add(1), self.up_to);
-        self.seen.into_iter().chain([behind]).filter_map(move |(from, to)| {
+        self.seen.iter().map(|(from, to)| (*from, *to)).chain([behind]).filter_map(move |(from, to)| {
             let gap = (from > next).then(|| (next, from - 1));
             next = next.max(to.saturating_add(1));
             gap
         })
+    }
+}
+
+impl Numbers {
+    /// The latest full export of which all parts are there, and everything after its place.
+    fn start(&self) -> Option<(u64, &str)> {
+        let is_whole = |parts: &Parts| parts.there.len() as u64 == parts.of;
+        let is_all =
+            |as_of: u64| self.gaps_after(as_of).next().is_none() && self.not_done.iter().all(|number| *number <= as_of);
+        let whole = self.snapshots.iter().rev().filter(|(_, parts)| is_whole(parts));
+        whole.map(|((as_of, id), _)| (*as_of, id.as_str())).find(|(as_of, _)| is_all(*as_of))
     }
 }
 
@@ -147,18 +210,44 @@ impl Coverage {
         self.gaps_found == 0
     }
 
-    pub(super) fn see(&mut self, id: i64, state: State, blob_type: &str, sequence: Option<&PublisherSequence>) {
+    /// Whether nothing speaks against it where full exports stand for what was before them: those that do. `None`: something
+    /// speaks against it all the same.
+    #[must_use]
+    pub fn starts(&self) -> Option<&[Start]> {
+        self.starts.as_deref()
+    }
+
+    pub(super) fn see(
+        &mut self,
+        id: i64,
+        state: State,
+        blob_type: &str,
+        sequence: Option<&PublisherSequence>,
+        snapshot: Option<Snapshot>,
+    ) {
         self.files += 1;
         let comes = matches!(state, State::Saved | State::Working) && self.waiting == Waiting::Comes;
-        if state != State::Done && !comes {
+        let counts = state == State::Done || comes;
+        if !counts {
             self.add(Gap::NotDone { id, blob_type: blob_type.to_owned(), state });
         }
         match sequence {
             Some(PublisherSequence { publisher, epoch, sequence }) => {
                 let of = self.sequences.entry((blob_type.to_owned(), publisher.clone())).or_default();
-                of.entry(epoch.clone()).or_default().insert(*sequence);
+                let numbers = of.entry(epoch.clone()).or_default();
+                numbers.insert(*sequence);
+                if !counts {
+                    numbers.not_done.push(*sequence);
+                } else if let Some(Snapshot { id, part, of, as_of }) = snapshot {
+                    let parts = numbers.snapshots.entry((as_of, id)).or_default();
+                    parts.of = of;
+                    parts.there.insert(part);
+                }
             }
-            None => self.add(Gap::Unnumbered { id, blob_type: blob_type.to_owned() }),
+            None => {
+                self.has_unnumbered = true;
+                self.add(Gap::Unnumbered { id, blob_type: blob_type.to_owned() });
+            }
         }
     }
 
@@ -174,16 +263,29 @@ impl Coverage {
     }
 
     pub(super) fn finish(&mut self) {
+        let mut starts = (!self.has_unnumbered).then(Vec::new);
         for ((blob_type, publisher), epochs) in std::mem::take(&mut self.sequences) {
+            let found_before = self.gaps_found;
             if epochs.len() > 1 {
                 self.add(Gap::SeveralEpochs { blob_type: blob_type.clone(), publisher: publisher.clone() });
             }
-            for numbers in epochs.into_values() {
-                for (from, to) in numbers.gaps() {
-                    self.add(Gap::Missing { blob_type: blob_type.clone(), publisher: publisher.clone(), from, to });
+            for (from, to) in epochs.values().flat_map(|numbers| numbers.gaps_after(0)) {
+                self.add(Gap::Missing { blob_type: blob_type.clone(), publisher: publisher.clone(), from, to });
+            }
+            let has_gap = self.gaps_found > found_before || epochs.values().any(|numbers| !numbers.not_done.is_empty());
+            if !has_gap {
+                continue;
+            }
+            let latest = epochs.last_key_value().and_then(|(epoch, numbers)| Some((epoch.clone(), numbers.start()?)));
+            match (&mut starts, latest) {
+                (Some(starts), Some((epoch, (as_of, snapshot)))) => {
+                    let snapshot = snapshot.to_owned();
+                    starts.push(Start { blob_type, publisher, epoch, snapshot, as_of });
                 }
+                _ => starts = None,
             }
         }
+        self.starts = starts;
     }
 
     fn add(&mut self, gap: Gap) {
@@ -206,7 +308,7 @@ mod tests {
                 epoch: (*epoch).to_owned(),
                 sequence: *sequence,
             };
-            coverage.see(id, State::Done, blob_type, Some(&sequence));
+            coverage.see(id, State::Done, blob_type, Some(&sequence), None);
         }
         coverage.finish();
         assert_eq!(coverage.is_complete(), coverage.gaps.is_empty());
@@ -237,12 +339,13 @@ mod tests {
     fn what_numbers_cannot_prove_is_not_called_complete() {
         assert_eq!(of(&[("T", "a", "e", 1), ("T", "a", "f", 1)]).len(), 1, "where the first epoch ended is unknown");
         let mut coverage = Coverage::default();
-        coverage.see(7, State::Done, "T", None);
+        coverage.see(7, State::Done, "T", None, None);
         coverage.see(
             8,
             State::Quarantined,
             "T",
             Some(&PublisherSequence { publisher: "a".to_owned(), epoch: "e".to_owned(), sequence: 1 }),
+            None,
         );
         coverage.finish();
         let found: Vec<_> = coverage.gaps.iter().map(Gap::to_string).collect();
@@ -262,7 +365,7 @@ mod tests {
             (Waiting::Comes, State::Skipped, false),
         ] {
             let mut coverage = Coverage::new(waiting);
-            coverage.see(1, state, "T", Some(&sequence));
+            coverage.see(1, state, "T", Some(&sequence), None);
             coverage.finish();
             assert_eq!(coverage.is_complete(), is_complete, "{waiting:?} {state}");
         }
@@ -279,7 +382,7 @@ mod tests {
             .for_each(|n| numbers.insert(n));
         numbers.insert(u64::MAX);
         assert_eq!(numbers.seen, BTreeMap::from([(1, 2_000), (u64::MAX, u64::MAX)]));
-        assert_eq!(numbers.gaps().collect::<Vec<_>>(), [(2_001, u64::MAX - 1)]);
+        assert_eq!(numbers.gaps_after(0).collect::<Vec<_>>(), [(2_001, u64::MAX - 1)]);
     }
 
     #[test]
@@ -289,7 +392,7 @@ mod tests {
             for number in files {
                 let (publisher, epoch) = ("a".to_owned(), "e".to_owned());
                 let sequence = PublisherSequence { publisher, epoch, sequence: *number };
-                coverage.see(1, State::Done, "T", Some(&sequence));
+                coverage.see(1, State::Done, "T", Some(&sequence), None);
             }
             let (blob_type, publisher, epoch) = ("T".to_owned(), "a".to_owned(), epoch.to_owned());
             coverage.named(&SequenceNamed { blob_type, publisher, epoch, up_to, void: void.to_vec() });
