@@ -6,14 +6,21 @@
 //! there are. A crash before that leaves nothing; a crash while they are committed leaves parts of a full export that nobody
 //! calls complete, and the next try makes another one.
 
-use std::num::NonZeroU64;
+use std::{
+    io::{self, BufRead, BufReader, Read},
+    num::NonZeroU64,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde::Serialize;
+use tokio_util::io::{StreamReader, SyncIoBridge};
 use waybill_contracts::{Format, Snapshot};
 use waybill_formats::{Field, Row};
 
 use crate::{
-    export::{ExportBuilder, ExportError, ExportWriter, Exported, Staged},
+    change_log::ChangeLog,
+    export::{self, ExportBuilder, ExportError, ExportWriter, Exported, Staged},
     outbox::{ExportRow, Outbox, SqliteOutbox, State},
 };
 
@@ -156,15 +163,36 @@ impl<O: Outbox> SnapshotWriter<O> {
         &mut self,
         name: &str,
         format: Format,
-        reader: impl std::io::Read + Send + 'static,
+        reader: impl Read + Send + 'static,
     ) -> Result<(), ExportError> {
         let Writing::New(open) = &mut self.0 else { return Ok(()) };
         open.end_part().await?;
+        open.stage(name, format, reader).await
+    }
+
+    /// Takes a file as a part of its own, as [`ExportBuilder::file`] does.
+    ///
+    /// # Errors
+    /// As [`ExportBuilder::file`].
+    pub async fn file(&mut self, path: &Path) -> Result<(), ExportError> {
+        let Writing::New(open) = &mut self.0 else { return Ok(()) };
+        open.end_part().await?;
         open.failed = true;
-        let staged = open.part.again().stage(name.to_owned(), format, move || Ok(reader)).await?;
+        let staged = open.part.again().stage_file(path).await?;
         open.staged.push(staged);
         open.failed = false;
         Ok(())
+    }
+
+    /// Takes all rows of a table of the service, as its triggers log them, from the database that the change log is in: as they
+    /// are in one moment, however long it takes.
+    ///
+    /// # Errors
+    /// [`ExportError::Read`] for a table that is not there or cannot be read; as [`ExportBuilder::reader`].
+    pub async fn table(&mut self, log: &ChangeLog, table: &str) -> Result<(), ExportError> {
+        let Writing::New(open) = &mut self.0 else { return Ok(()) };
+        open.end_part().await?;
+        open.table(log, table).await
     }
 
     /// Ends the full export: when this returns, every part is durable, as an export is. Without a row there is one empty part: a
@@ -199,6 +227,33 @@ impl<O: Outbox> Open<O> {
         Ok(self.writer.insert(writer))
     }
 
+    async fn stage(
+        &mut self,
+        name: &str,
+        format: Format,
+        reader: impl Read + Send + 'static,
+    ) -> Result<(), ExportError> {
+        // A part that is lost must not be missed in silence.
+        self.failed = true;
+        let staged = self.part.again().stage(name.to_owned(), format, move || Ok(reader)).await?;
+        self.staged.push(staged);
+        self.failed = false;
+        Ok(())
+    }
+
+    async fn table(&mut self, log: &ChangeLog, table: &str) -> Result<(), ExportError> {
+        self.failed = true;
+        let name = format!("table {table}");
+        let unreadable = |source: io::Error| ExportError::Read { name: name.clone(), source };
+        let rows = log.rows_of(table).await.map_err(|error| unreadable(io::Error::other(error)))?;
+        let lines = Lines(Arc::new(Mutex::new(BufReader::new(SyncIoBridge::new(StreamReader::new(rows))))));
+        while !lines.at_end().await.map_err(unreadable)? {
+            self.stage(&name, Format::JsonLines, lines.part(&self.options)).await?;
+        }
+        self.failed = false;
+        Ok(())
+    }
+
     /// Ends the part that grows, if it is large enough.
     async fn cut(&mut self) -> Result<(), ExportError> {
         let (rows, bytes) = self.writer.as_ref().map_or((0, 0), ExportWriter::size);
@@ -213,7 +268,6 @@ impl<O: Outbox> Open<O> {
             return Err(ExportError::Failed { export_id: self.id.clone() });
         }
         if let Some(writer) = self.writer.take() {
-            // A part that is lost must not be missed in silence.
             self.failed = true;
             self.staged.push(writer.stage().await?);
             self.failed = false;
@@ -234,6 +288,59 @@ impl<O: Outbox> Open<O> {
         }
         tracing::info!(snapshot = self.id, parts = of, as_of = self.as_of, "a full export is made");
         Ok(parts)
+    }
+}
+
+/// Lines that several parts are read from, one after the other.
+struct Lines<R>(Arc<Mutex<R>>);
+
+impl<R: BufRead + Send + 'static> Lines<R> {
+    async fn at_end(&self) -> io::Result<bool> {
+        let lines = Arc::clone(&self.0);
+        export::blocking(move || {
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.fill_buf().map(<[u8]>::is_empty)
+        })
+        .await
+    }
+
+    /// The next lines, as many as a part has.
+    fn part(&self, options: &SnapshotOptions) -> PartOfLines<R> {
+        let (rows_left, bytes_left) = (options.max_rows.get(), options.max_bytes.get());
+        PartOfLines { lines: Arc::clone(&self.0), rows_left, bytes_left }
+    }
+}
+
+struct PartOfLines<R> {
+    lines: Arc<Mutex<R>>,
+    rows_left: u64,
+    /// The line that passes them is the last one; 0 once it was read.
+    bytes_left: u64,
+}
+
+impl<R: BufRead> Read for PartOfLines<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rows_left == 0 {
+            return Ok(0);
+        }
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut there = lines.fill_buf()?;
+        there = there.get(..buffer.len()).unwrap_or(there);
+        let mut length = there.len();
+        for at in memchr::memchr_iter(b'\n', there) {
+            self.rows_left -= 1;
+            if at as u64 + 1 >= self.bytes_left {
+                self.rows_left = 0;
+            }
+            if self.rows_left == 0 {
+                length = at + 1;
+                break;
+            }
+        }
+        self.bytes_left = self.bytes_left.saturating_sub(length as u64);
+        buffer.get_mut(..length).expect("as long as it is").copy_from_slice(there.get(..length).expect("as long"));
+        lines.consume(length);
+        Ok(length)
     }
 }
 

@@ -155,6 +155,15 @@ impl ChangeLog {
         either!(&self.0, log => log.lines(file))
     }
 
+    /// All rows of a table of the service, as JSON Lines: as the triggers log them, and as they are in one moment after this is
+    /// called.
+    ///
+    /// # Errors
+    /// [`LogError::Table`] for a table that is not there; [`LogError::Unavailable`].
+    pub(crate) async fn rows_of(&self, table: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LogError> {
+        either!(&self.0, log => log.rows_of(table).await)
+    }
+
     /// Whether its ids can be relied on.
     ///
     /// # Errors

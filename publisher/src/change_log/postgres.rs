@@ -179,11 +179,20 @@ impl PostgresLog {
 
     /// The file's lines; the server sends on as they are taken.
     pub(crate) fn lines(&self, file: &PlannedFile) -> BoxStream<'static, std::io::Result<Bytes>> {
-        let (log, blob_type, after, up_to) = (self.clone(), file.blob_type.clone(), file.after, file.up_to);
+        let sql = format!("SELECT op = 'delete', row::text {OF_A_FILE} ORDER BY id");
+        self.stream(sql, vec![Box::new(file.blob_type.clone()), Box::new(file.after), Box::new(file.up_to)])
+    }
+
+    /// The rows that a statement gives, each with whether it is deleted, as JSON Lines.
+    fn stream(
+        &self,
+        sql: String,
+        values: Vec<Box<dyn ToSql + Send + Sync>>,
+    ) -> BoxStream<'static, std::io::Result<Bytes>> {
+        let log = self.clone();
         let chunks = async move {
             let connection = log.connection().await.map_err(std::io::Error::other)?;
-            let sql = format!("SELECT op = 'delete', row::text {OF_A_FILE} ORDER BY id");
-            let values: [&(dyn ToSql + Sync); 3] = [&blob_type, &after, &up_to];
+            let values = values.iter().map(|value| &**value as &(dyn ToSql + Sync));
             let statement = connection.prepare_cached(&sql).await.map_err(std::io::Error::other)?;
             let rows = connection.query_raw(&statement, values).await.map_err(std::io::Error::other)?;
             // The connection is held as long as rows come over it.
@@ -261,6 +270,16 @@ impl PostgresLog {
     }
 
     pub(crate) async fn triggers(&self, table: &str, blob_type: &BlobType, key: &[String]) -> Result<String, LogError> {
+        Ok(triggers::postgres(&self.table(table).await?.keyed(key)?, &self.schema, blob_type))
+    }
+
+    /// All rows of a table as they are when it is asked for, as JSON Lines; the server sends on as they are taken.
+    pub(crate) async fn rows_of(&self, table: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LogError> {
+        let sql = triggers::rows_in_postgres(&self.table(table).await?);
+        Ok(self.stream(sql, Vec::new()))
+    }
+
+    async fn table(&self, table: &str) -> Result<Table, LogError> {
         let (schema, name) = match table.split_once('.') {
             Some((schema, name)) => (Some(schema), name),
             None => (None, table),
@@ -279,10 +298,7 @@ impl PostgresLog {
         let refused = |problem| Err(LogError::Table { table: table.to_owned(), problem });
         match &*found {
             [] => refused(format!("there is no such table in {}", self.store.shown())),
-            [row] => {
-                let known = Table { schema: Some(row.get(0)), name: row.get(1), columns: row.get(2), key: row.get(3) };
-                Ok(triggers::postgres(&known.keyed(key)?, &self.schema, blob_type))
-            }
+            [row] => Ok(Table { schema: Some(row.get(0)), name: row.get(1), columns: row.get(2), key: row.get(3) }),
             several => {
                 let schemas: Vec<&str> = several.iter().map(|row| row.get(0)).collect();
                 refused(format!("there is one in each of the schemas {}; name it as SCHEMA.TABLE", schemas.join(", ")))

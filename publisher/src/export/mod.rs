@@ -421,6 +421,13 @@ impl<O: Outbox> ExportBuilder<O> {
         }
     }
 
+    /// As [`stage`](Self::stage), of a file.
+    pub(crate) async fn stage_file(self, path: &Path) -> Result<Staged<O>, ExportError> {
+        let format = format_of(path)?;
+        let (source, read) = (path.to_owned(), Arc::clone(&self.bytes_read));
+        self.stage(path.display().to_string(), format, move || Counted::open(&source, read)).await
+    }
+
     /// Reads on a thread for such work; segments come over, are packed and staged.
     async fn pack<R: Read + Send + 'static>(
         self,

@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 
 use serde_json::json;
 use waybill_contracts::{Format, Snapshot};
+use waybill_store::rusqlite::Connection;
 
 use super::{
     crash::{is_the_one_to_be_killed, kill_at, publisher_to_be_killed},
@@ -12,6 +13,7 @@ use super::{
 };
 use crate::{
     ExportError, Exported, Publisher, SnapshotOptions, SnapshotWriter,
+    change_log::ChangeLog,
     context::Step,
     outbox::{Outbox, State},
 };
@@ -155,6 +157,46 @@ async fn files_are_parts_beside_rows_and_say_since_when_they_are_right() {
     assert_eq!(world.messages().len(), 5);
     world.assert_promises(&running.publisher, 0).await;
     running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_table_is_cut_into_parts_with_all_its_rows_in_the_format_of_the_export() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    let path = world.path("service.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    let service = Connection::open(&path).unwrap();
+    service
+        .execute_batch(
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, price); INSERT INTO item VALUES (1, 1.5), (2, '2'), (3, NULL)",
+        )
+        .unwrap();
+    let lines = ["{\"id\":1,\"price\":1.5}\n", "{\"id\":2,\"price\":\"2\"}\n", "{\"id\":3,\"price\":null}\n"];
+    let bytes = |bytes| SnapshotOptions { max_bytes: NonZeroU64::new(bytes).unwrap(), ..SnapshotOptions::default() };
+    for (id, options, expected) in [
+        ("by rows", in_twos(), vec![lines[..2].concat(), lines[2].to_owned()]),
+        ("by bytes", bytes(20), vec![lines[0].to_owned(), lines[1].to_owned(), lines[2].to_owned()]),
+        ("just so", bytes(lines[0].len() as u64 + 1), vec![lines[..2].concat(), lines[2].to_owned()]),
+        ("whole", SnapshotOptions::default(), vec![lines.concat()]),
+    ] {
+        let mut snapshot = begin(&publisher, id, options).await.unwrap();
+        snapshot.table(&log, "item").await.unwrap();
+        let mut plain = Vec::new();
+        for part in snapshot.finish().await.unwrap() {
+            plain.push(String::from_utf8(world.plain(&part.uri).await).unwrap());
+        }
+        assert_eq!(plain, expected, "{id}");
+    }
+    let as_csv = publisher.export("Number").unwrap().convert_to(Format::Csv).columns(["id", "price"]);
+    let mut snapshot = as_csv.snapshot("csv", in_twos()).await.unwrap();
+    snapshot.table(&log, "item").await.unwrap();
+    let parts = snapshot.finish().await.unwrap();
+    assert_eq!(world.plain(&parts[1].uri).await, b"id,price\n3,\n", "each part is a file by itself");
+
+    let mut snapshot = begin(&publisher, "missing", in_twos()).await.unwrap();
+    let error = crate::relay::chain(&snapshot.table(&log, "elsewhere").await.unwrap_err());
+    assert!(error.contains("table elsewhere: cannot be read") && error.contains("no such table"), "{error}");
     world.end().await;
 }
 

@@ -407,6 +407,73 @@ mod tests {
         assert!(found(&[], "e", 3, &[]).is_empty(), "no file of it came, so no row is derived from it");
     }
 
+    /// Epoch, number, state; of a part of a full export its place, which part it is, and of how many.
+    type File<'f> = (&'f str, u64, State, Option<(u64, u64, u64)>);
+
+    fn starts(files: &[File<'_>]) -> Option<Vec<(String, u64)>> {
+        let mut coverage = Coverage::new(Waiting::Comes);
+        for (id, (epoch, sequence, state, part)) in (1..).zip(files) {
+            let (publisher, epoch) = ("a".to_owned(), (*epoch).to_owned());
+            let of = PublisherSequence { publisher, epoch, sequence: *sequence };
+            let snapshot = part.map(|(as_of, part, of)| Snapshot { id: format!("full {as_of}"), part, of, as_of });
+            coverage.see(id, *state, "T", Some(&of), snapshot);
+        }
+        coverage.finish();
+        let starts = coverage.starts()?;
+        Some(starts.iter().map(|start| (start.epoch.clone(), start.as_of)).collect())
+    }
+
+    #[test]
+    fn a_whole_full_export_and_all_after_it_are_all_there_is() {
+        use State::{Done, Quarantined, Saved};
+        let from = |epoch: &str, as_of| Some(vec![(epoch.to_owned(), as_of)]);
+        let full = |as_of, part, of| Some((as_of, part, of));
+        assert_eq!(starts(&[("e", 1, Done, None), ("e", 2, Done, full(1, 1, 1))]), Some(vec![]), "it is not needed");
+        assert_eq!(starts(&[("e", 5, Done, None)]), None, "nothing stands for 1 to 4");
+        // 3 is lost; the full export holds it.
+        let lost =
+            [("e", 1, Done, None), ("e", 4, Done, full(3, 1, 2)), ("e", 5, Saved, full(3, 2, 2)), ("e", 6, Done, None)];
+        assert_eq!(starts(&lost), from("e", 3));
+        assert_eq!(starts(&lost[..2]), None, "a part of it is missing");
+        let after = [("e", 2, Done, full(1, 1, 1)), ("e", 4, Done, None)];
+        assert_eq!(starts(&after), None, "3 is lost, and came later");
+        assert_eq!(starts(&[("e", 4, Done, full(2, 1, 1))]), None, "3 was published while it was made");
+        // What could not be worked before it does not matter, and what could not after it does.
+        let bad = [("e", 1, Quarantined, None), ("e", 2, Done, full(1, 1, 1)), ("e", 3, Quarantined, None)];
+        assert_eq!(starts(&bad[..2]), from("e", 1));
+        assert_eq!(starts(&bad), None);
+        assert_eq!(starts(&[("e", 2, Quarantined, full(1, 1, 1))]), None, "its own rows are not in effect");
+        // Of several the latest that is whole; an earlier one may have to do.
+        let two =
+            [("e", 5, Done, full(4, 1, 1)), ("e", 8, Done, full(7, 1, 1)), ("e", 6, Done, None), ("e", 7, Done, None)];
+        assert_eq!(starts(&two), from("e", 7));
+        let half = [("e", 5, Done, full(4, 1, 1)), ("e", 6, Done, full(5, 1, 2))];
+        assert_eq!(starts(&half), from("e", 4));
+        // Where an earlier epoch ended does not matter any more; that of a later one would.
+        let (old, new) = ("01890000-0000-7000-8000-000000000000", "01990000-0000-7000-8000-000000000000");
+        assert_eq!(starts(&[(old, 7, Done, None), (new, 1, Done, full(0, 1, 1))]), from(new, 0));
+        assert_eq!(starts(&[(old, 2, Done, full(1, 1, 1)), (new, 1, Done, None)]), None);
+    }
+
+    #[test]
+    fn what_a_full_export_stands_for_is_of_its_publisher_and_not_after_it() {
+        let (blob_type, publisher, epoch) = ("T".to_owned(), "a".to_owned(), "e2".to_owned());
+        let start = Start { blob_type, publisher, epoch, snapshot: "full".to_owned(), as_of: 3 };
+        let of = |publisher: &str, epoch: &str, sequence| {
+            let (publisher, epoch) = (publisher.to_owned(), epoch.to_owned());
+            start.supersedes("T", &PublisherSequence { publisher, epoch, sequence })
+        };
+        assert!(of("a", "e2", 3) && of("a", "e1", 99));
+        assert!(!of("a", "e2", 4) && !of("a", "e3", 1) && !of("b", "e2", 1));
+        let unnumbered = {
+            let mut coverage = Coverage::default();
+            coverage.see(1, State::Done, "T", None, None);
+            coverage.finish();
+            coverage.starts().is_none()
+        };
+        assert!(unnumbered, "what has no number is before or after nothing");
+    }
+
     #[test]
     fn gaps_are_bounded_and_counted() {
         let files: Vec<_> = (1..=500).map(|n| ("T", "a", "e", n * 2)).collect();
