@@ -206,11 +206,11 @@ struct Snapshot {
     /// For tracking, in the message of every part [default: a new UUID]
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
-    /// Rows of a part at most [default: 1,000,000]
-    #[arg(long, value_name = "ROWS", requires = "table")]
+    /// Of a table: rows of a part at most [default: 1,000,000]
+    #[arg(long, value_name = "ROWS")]
     max_rows: Option<NonZeroU64>,
-    /// Plain bytes of a part, reached by its last row [default: 256 MiB]
-    #[arg(long, value_name = "BYTES", requires = "table")]
+    /// Of a table: plain bytes of a part, reached by its last row [default: 256 MiB]
+    #[arg(long, value_name = "BYTES")]
     max_bytes: Option<NonZeroU64>,
     /// Each a part. Plain or .gz; the suffix names the format: jsonl, ndjson, csv, json, xml or xmll. `-` is standard input, with
     /// --input
@@ -255,6 +255,16 @@ impl Publish {
     }
 }
 
+impl Snapshot {
+    /// Why the arguments do not fit together.
+    fn conflict(&self) -> Option<&'static str> {
+        if self.table.is_none() && (self.max_rows.is_some() || self.max_bytes.is_some()) {
+            return Some("--max-rows and --max-bytes cut a table into parts; each FILE is a part as it is");
+        }
+        input_conflict(&self.files, self.input)
+    }
+}
+
 fn input_conflict(files: &[PathBuf], input: Option<Target>) -> Option<&'static str> {
     let inputs = files.iter().filter(|file| file.as_os_str() == STANDARD_INPUT).count();
     match (inputs, input) {
@@ -277,7 +287,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let conflict = match &cli.command {
         Command::Publish(publish) => publish.conflict(),
-        Command::Snapshot(snapshot) => input_conflict(&snapshot.files, snapshot.input),
+        Command::Snapshot(snapshot) => snapshot.conflict(),
         _ => None,
     };
     if let Some(problem) = conflict {
