@@ -23,7 +23,7 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// Each runs with no arguments, and fails when it does not come to the end that it tells of.
-const EXAMPLES: [&str; 10] = [
+const EXAMPLES: [&str; 11] = [
     "quickstart",
     "embed",
     "own_code",
@@ -34,6 +34,7 @@ const EXAMPLES: [&str; 10] = [
     "own_tokens",
     "own_service",
     "folder",
+    "nightly",
 ];
 
 /// What the tests need beside Rust, into the ignored folder `.cache/`.
