@@ -19,9 +19,9 @@ use waybill_contracts::{Format, Snapshot};
 use waybill_formats::{Field, Row};
 
 use crate::{
-    change_log::ChangeLog,
+    change_log::{ChangeLog, TableRows},
     export::{self, ExportBuilder, ExportError, ExportWriter, Exported, Staged},
-    outbox::{ExportRow, Outbox, SqliteOutbox, State},
+    outbox::{ExportRow, Outbox, OutboxError, SqliteOutbox, State},
 };
 
 /// Longest id: there is room for the number of a further try behind it.
@@ -245,7 +245,9 @@ impl<O: Outbox> Open<O> {
         self.failed = true;
         let name = format!("table {table}");
         let unreadable = |source: io::Error| ExportError::Read { name: name.clone(), source };
-        let rows = log.rows_of(table).await.map_err(|error| unreadable(io::Error::other(error)))?;
+        let TableRows { columns, rows } =
+            log.rows_of(table).await.map_err(|error| unreadable(io::Error::other(error)))?;
+        self.part.columns_of(columns);
         let lines = Lines(Arc::new(Mutex::new(BufReader::new(SyncIoBridge::new(StreamReader::new(rows))))));
         while !lines.at_end().await.map_err(unreadable)? {
             self.stage(&name, Format::JsonLines, lines.part(&self.options)).await?;
@@ -284,10 +286,21 @@ impl<O: Outbox> Open<O> {
         let mut parts = Vec::with_capacity(self.staged.len());
         for (part, staged) in (1..).zip(self.staged) {
             let snapshot = Snapshot { id: self.id.clone(), part, of, as_of: self.as_of };
-            parts.push(staged.commit(Some(snapshot)).await?);
+            parts.push(staged.commit(Some(snapshot)).await.map_err(|error| of_the_whole(error, &self.id))?);
         }
         tracing::info!(snapshot = self.id, parts = of, as_of = self.as_of, "a full export is made");
         Ok(parts)
+    }
+}
+
+/// Somebody else who makes the same full export has taken over, not another try at this part, whose id nobody knows.
+fn of_the_whole(error: ExportError, id: &str) -> ExportError {
+    match error {
+        ExportError::Outbox { source: OutboxError::Overtaken { .. }, .. } => {
+            let export_id = id.to_owned();
+            ExportError::Outbox { source: OutboxError::Overtaken { export_id: export_id.clone() }, export_id }
+        }
+        error => error,
     }
 }
 

@@ -13,12 +13,12 @@ use super::binaries::{ITEM, PATIENCE, Running, beside_local, command, publish, p
 
 const SINK: [&str; 6] = ["--local", "local.json", "--entities", "entities.toml", "--sink", "sqlite:a.sqlite"];
 
-fn with_sink(folder: &TempDir, what: &'static str, more: &[&str]) -> std::process::Command {
+pub(super) fn with_sink(folder: &TempDir, what: &'static str, more: &[&str]) -> std::process::Command {
     command(folder, "waybill-subscriber", &[&[what], &SINK[..], more].concat())
 }
 
 /// What a query gives, the columns by `|`.
-fn query(folder: &TempDir, sql: &str) -> Vec<String> {
+pub(super) fn query(folder: &TempDir, sql: &str) -> Vec<String> {
     let connection = Connection::open(folder.path().join("a.sqlite")).unwrap();
     connection.busy_timeout(PATIENCE).unwrap();
     let mut statement = connection.prepare(sql).unwrap();
@@ -101,95 +101,6 @@ async fn a_damaged_table_is_right_again_beside_a_running_subscriber_which_goes_o
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name == "a.sqlite.rebuild"), "{left:?}");
     assert_eq!(std::fs::read_dir(folder.path().join(".waybill/rebuild")).unwrap().count(), 0);
-    local.stop().await;
-}
-
-/// A deletion is lost, and nobody can have it again. A full export stands for it.
-#[tokio::test]
-async fn tables_are_derived_from_a_full_export_where_files_before_it_are_lost() {
-    let (folder, local) = beside_local().await;
-    std::fs::write(folder.path().join("waybill.toml"), "[publisher]\nchange_log = \"sqlite:shop.sqlite\"\n").unwrap();
-    std::fs::write(folder.path().join("entities.toml"), "[entity.item]\ntypes = [\"ItemChanges\"]\nkey = [\"id\"]\n")
-        .unwrap();
-    let publisher = async |arguments: &[&str]| run(command(&folder, "waybill-publisher", arguments)).await;
-    let follow = async || run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
-    publisher(&["init"]).await;
-    let service = Connection::open(folder.path().join("shop.sqlite")).unwrap();
-    service.busy_timeout(PATIENCE).unwrap();
-    service.execute_batch("CREATE TABLE item (id INTEGER PRIMARY KEY, price)").unwrap();
-    let triggers = publisher(&["triggers", "item", "--type", "ItemChanges"]).await.with(0).out;
-    service.execute_batch(&triggers).unwrap();
-    // Each in a file of its own; this is its number.
-    let publish = async |number: u64, sql: &str| {
-        service.execute_batch(sql).unwrap();
-        let running = Running::start(command(&folder, "waybill-publisher", &["run", "--local", "local.json"]));
-        let list = ["list", "--type", "ItemChanges", "--format", "json", "--state", "sent"];
-        let is_sent = async || {
-            let listed = run(command(&folder, "waybill-publisher", &list)).await;
-            // Before the first one there is no outbox.
-            listed.code == Some(0) && listed.json()[0]["sequence"] == number
-        };
-        while !is_sent().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        running.terminate().await.with(0);
-    };
-    publish(1, "INSERT INTO item VALUES (1, 1), (2, 2), (3, 3)").await;
-    follow().await;
-    publish(2, "DELETE FROM item WHERE id = 2").await;
-    let elsewhere =
-        ["run", "--local", "local.json", "--data", "other", "--sink", "sqlite:other.sqlite", "--until-idle", "0.5"];
-    run(command(&folder, "waybill-subscriber", &elsewhere)).await.with(0);
-    publish(3, "UPDATE item SET price = 10 WHERE id = 1").await;
-    follow().await;
-    let rows = "SELECT CAST(id AS TEXT), CAST(price AS TEXT) FROM item ORDER BY id";
-    assert_eq!(query(&folder, rows), ["1|10", "2|2", "3|3"], "it is not known that one is deleted");
-    let refused = run(with_sink(&folder, "rebuild", &[])).await.with(1).err;
-    assert!(refused.contains("number 2 of publisher \"waybill\" never came"), "{refused}");
-    assert!(refused.contains("a full export stands for all before it"), "{refused}");
-
-    let snapshot = ["snapshot", "--local", "local.json", "--type", "ItemChanges", "--table", "item", "--id", "nightly"];
-    let in_parts = [&snapshot[..], &["--max-rows", "1"]].concat();
-    let made = publisher(&[&in_parts[..], &["--format", "json"]].concat()).await.with(0).json();
-    let shown = (&made["snapshot"], &made["asOf"], &made["rows"], &made["sent"], &made["repeated"]);
-    assert_eq!(shown, (&"nightly".into(), &3.into(), &2.into(), &true.into(), &false.into()));
-    let told = publisher(&snapshot).await.with(0).out;
-    assert!(told.ends_with("full export \"nightly\" of 2 rows, as of number 3: sent before, not again\n"), "{told}");
-    publish(6, "INSERT INTO item VALUES (4, 4)").await;
-    follow().await;
-    assert_eq!(query(&folder, rows), ["1|10", "2|2", "3|3", "4|4"], "a full export deletes nothing");
-    let rebuilt = run(with_sink(&folder, "rebuild", &[])).await.with(0);
-    let said = "ItemChanges: from the full export \"nightly\" of publisher \"waybill\" on, as of number 3; files before it are left out";
-    assert!(rebuilt.err.contains(said), "{}", rebuilt.err);
-    assert!(rebuilt.out.contains("0 inserted, 0 updated, 1 deleted"), "{}", rebuilt.out);
-    assert_eq!(query(&folder, rows), ["1|10", "3|3", "4|4"]);
-    // What was left out is not worked again.
-    follow().await;
-    assert_eq!(query(&folder, rows), ["1|10", "3|3", "4|4"]);
-    local.stop().await;
-}
-
-#[tokio::test]
-async fn a_full_export_of_files_says_as_of_which_number_they_are() {
-    let (folder, local) = beside_local().await;
-    run(publish(&folder, &["item.csv"])).await.with(0);
-    let snapshot = ["snapshot", "--local", "local.json", "--type", "ItemChanges", "item.csv"];
-    let of = async |more: &[&str]| run(command(&folder, "waybill-publisher", &[&snapshot[..], more].concat())).await;
-    let refused = of(&[]).await.with(1).err;
-    assert!(
-        refused.contains("ItemChanges has files up to number 1 already") && refused.contains("give --as-of"),
-        "{refused}"
-    );
-    let refused = of(&["--as-of", "2"]).await.with(1).err;
-    assert!(refused.contains("2 is no number of ItemChanges yet; the last one is 1"), "{refused}");
-    let told = of(&["--as-of", "0", "--id", "first", "item.csv"]).await.with(0).out;
-    assert!(told.contains("part 2 of 2: 2 rows"), "{told}");
-    assert!(told.ends_with("full export \"first\" of 4 rows, as of number 0: sent\n"), "{told}");
-    for wrong in [&["--table", "item"][..], &["-"], &["--input", "csv"], &["--max-rows", "5"]] {
-        of(wrong).await.with(2);
-    }
-    let shown = run(command(&folder, "waybill-publisher", &["list", "--format", "json"])).await.with(0).json();
-    assert_eq!(shown[0]["snapshot"], serde_json::json!({ "id": "first", "part": 2, "of": 2, "asOf": 0 }));
     local.stop().await;
 }
 

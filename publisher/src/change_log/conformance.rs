@@ -7,6 +7,7 @@ use std::{
 
 use futures::TryStreamExt;
 use time::OffsetDateTime;
+use waybill_contracts::BlobType;
 
 use super::{BadChange, ChangeFilter, ChangeLog, Cut, LogError, PlannedFile, Seat, Tail};
 
@@ -106,10 +107,10 @@ async fn a_table_is_read_as_it_is_in_one_moment<S: Service>((log, service): (Cha
     let quoted = format!("\"{}\"", table.replace('"', "\"\""));
     service.must(&format!("CREATE TABLE {quoted} (id integer PRIMARY KEY, price numeric(9, 2), name text)")).await;
     let text = |chunks: &[bytes::Bytes]| String::from_utf8(chunks.concat()).unwrap();
-    let none: Vec<bytes::Bytes> = log.rows_of(&table).await.unwrap().try_collect().await.unwrap();
+    let none: Vec<bytes::Bytes> = log.rows_of(&table).await.unwrap().rows.try_collect().await.unwrap();
     assert!(none.is_empty());
     service.must(&format!("INSERT INTO {quoted} VALUES (1, 19.5, 'a\nb'), (2, NULL, '\u{e9}')")).await;
-    let all: Vec<bytes::Bytes> = log.rows_of(&table).await.unwrap().try_collect().await.unwrap();
+    let all: Vec<bytes::Bytes> = log.rows_of(&table).await.unwrap().rows.try_collect().await.unwrap();
     let rows: Vec<serde_json::Value> = text(&all).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 2);
     assert_eq!((&rows[0]["name"], &rows[1]["price"]), (&"a\nb".into(), &serde_json::Value::Null));
@@ -122,15 +123,26 @@ async fn a_table_is_read_as_it_is_in_one_moment<S: Service>((log, service): (Cha
     for from in [0, 500, 1_000, 1_500] {
         service.must(&format!("INSERT INTO {quoted} VALUES {}", rows(from))).await;
     }
-    let mut reading = log.rows_of(&table).await.unwrap();
+    let mut reading = log.rows_of(&table).await.unwrap().rows;
     let mut chunks = vec![reading.try_next().await.unwrap().unwrap()];
     service.must(&format!("DELETE FROM {quoted} WHERE id > 5")).await;
     service.must(&format!("UPDATE {quoted} SET name = 'new'")).await;
     chunks.extend(reading.try_collect::<Vec<_>>().await.unwrap());
-    let (read, few) = (text(&chunks), log.rows_of(&table).await.unwrap().try_collect::<Vec<_>>().await.unwrap());
+    let (read, few) = (text(&chunks), log.rows_of(&table).await.unwrap().rows.try_collect::<Vec<_>>().await.unwrap());
     assert_eq!((read.lines().count(), read.contains("new"), text(&few).lines().count()), (2_000, false, 6));
-    // A reader that goes away leaves nothing behind that would hold up others.
-    drop(log.rows_of(&table).await.unwrap());
+    // A reader that goes away in the middle leaves nothing behind that would hold up others.
+    let mut reading = log.rows_of(&table).await.unwrap();
+    assert_eq!(reading.columns, ["id", "price", "name"]);
+    reading.rows.try_next().await.unwrap().unwrap();
+    drop(reading);
+    let types = BlobType::new("Rows").unwrap();
+    assert!(log.other_tables_of(&types, std::slice::from_ref(&table)).await.unwrap().is_empty());
+    service.must(&log.triggers(&table, &types, &[]).await.unwrap()).await;
+    let others = async |of: &str, tables: &[String]| {
+        log.other_tables_of(&BlobType::new(of).unwrap(), tables).await.unwrap().len()
+    };
+    let named = [table.clone()];
+    assert_eq!((others("Rows", &[]).await, others("Rows", &named).await, others("Row", &[]).await), (1, 0, 0));
     service.must(&format!("DROP TABLE {quoted}")).await;
     let Err(missing) = log.rows_of(&table).await else { panic!("it is gone") };
     assert!(matches!(&missing, LogError::Table { problem, .. } if problem.contains("no such table")), "{missing}");

@@ -23,7 +23,7 @@ use waybill_store::{
 
 use super::{
     BadChange, COUNTED_MAX, ChangeFilter, Cut, FILE_COLUMNS, LogError, LogStatus, LoggedChange, OpenFile, PlannedFile,
-    ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, Tail, WaitingType, line, too_long,
+    ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line, too_long,
     triggers::{self, Table},
 };
 
@@ -211,10 +211,11 @@ impl SqliteLog {
         Ok(triggers::sqlite(&self.table(table).await?.keyed(key)?, blob_type))
     }
 
-    /// All rows of a table as they are when the first is read, as JSON Lines. A connection of its own reads on as they are taken:
-    /// while it does, the write-ahead log cannot be shortened.
-    pub(crate) async fn rows_of(&self, table: &str) -> Result<BoxStream<'static, std::io::Result<Bytes>>, LogError> {
-        let sql = triggers::rows_in_sqlite(&self.table(table).await?);
+    /// All rows of a table as they are when the first is read, and its columns. A connection of its own reads on as they are
+    /// taken: while it does, the write-ahead log cannot be shortened.
+    pub(crate) async fn rows_of(&self, table: &str) -> Result<TableRows, LogError> {
+        let table = self.table(table).await?;
+        let sql = triggers::rows_in_sqlite(&table);
         let path = self.db.path().to_owned();
         let (sender, chunks) = mpsc::channel(CHUNKS_WAITING);
         let reading = tokio::task::spawn_blocking(move || {
@@ -226,7 +227,29 @@ impl SqliteLog {
         let rows = unfold((chunks, reading), |(mut chunks, reading)| async move {
             chunks.recv().await.map(|chunk| (chunk, (chunks, reading)))
         });
-        Ok(rows.boxed())
+        Ok(TableRows { columns: table.columns, rows: rows.boxed() })
+    }
+
+    /// Tables whose triggers log a type.
+    pub(crate) async fn tables_of(&self, blob_type: &BlobType) -> Result<Vec<String>, LogError> {
+        let logs = triggers::logs_as(blob_type);
+        read(&self.db, move |db| {
+            let sql = "SELECT DISTINCT tbl_name FROM sqlite_master
+                       WHERE type = 'trigger' AND name LIKE 'waybill % inserted' AND instr(sql, ?1) > 0 ORDER BY 1";
+            db.prepare(sql)?.query_map([logs], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// The table's name as it was made.
+    pub(crate) async fn table_name(&self, table: &str) -> Result<String, LogError> {
+        let name = self.table(table).await?.name;
+        read(&self.db, move |db| {
+            let sql = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND lower(name) = lower(?1)";
+            let known = db.query_row(sql, [&name], |row| row.get(0)).optional()?;
+            Ok(known.unwrap_or(name))
+        })
+        .await
     }
 
     async fn table(&self, table: &str) -> Result<Table, LogError> {

@@ -138,14 +138,19 @@ COMMIT;
     )
 }
 
-/// The statement that gives all rows, each with whether it is deleted: none is.
+/// The statement that gives all rows, as the triggers log them.
 pub(super) fn rows_in_postgres(table: &Table) -> String {
-    format!("SELECT false, row_to_json(there)::text FROM {} AS there", table.place())
+    format!("SELECT row_to_json(there)::text FROM {} AS there", table.place())
 }
 
 /// As [`rows_in_postgres`].
 pub(super) fn rows_in_sqlite(table: &Table) -> String {
     format!("SELECT {} FROM {} AS there", object("there", &table.columns), table.place())
+}
+
+/// What a trigger of ours has in its text that logs this type, and no other has.
+pub(super) fn logs_as(blob_type: &BlobType) -> String {
+    format!("'{}', 'upsert'", blob_type.as_str())
 }
 
 /// A row as JSON, put together as text: `json_object` takes 127 arguments at most. Bytes become hex.

@@ -373,6 +373,11 @@ impl<O: Outbox> ExportBuilder<O> {
         SnapshotWriter::begin(part, id, options).await
     }
 
+    /// The columns of CSV, unless they were given.
+    pub(crate) fn columns_of(&mut self, columns: Vec<String>) {
+        self.columns.get_or_insert(columns);
+    }
+
     pub(crate) fn context(&self) -> &Context<O> {
         &self.context
     }

@@ -9,12 +9,12 @@ mod coverage;
 
 use std::collections::HashSet;
 
-pub use coverage::{Coverage, GAPS_SHOWN_MAX, Gap, Start, Waiting};
+pub use coverage::{Coverage, GAPS_SHOWN_MAX, Gap, Waiting};
 use waybill_contracts::{MANIFEST_TYPE, is_of_types};
 
 use crate::{
     FileKey,
-    inbox::{Announced, Arrival, Inbox, InboxError, InboxRow, ListFilter, Pages, State, Wanted, Waybill},
+    inbox::{Announced, Arrival, Inbox, InboxError, InboxRow, ListFilter, Pages, State, Wanted},
     receive::announced,
 };
 
@@ -36,7 +36,7 @@ pub struct Copied {
 /// # Errors
 /// [`InboxError`]; what was copied before stays.
 pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> Result<Copied, InboxError> {
-    copy(from, to, wanted, &[], |row| match row.state {
+    copy(from, to, wanted, |row| match row.state {
         State::Done | State::Saved | State::Working => Some(true),
         State::Quarantined | State::Expired => Some(false),
         State::Skipped | State::Duplicate => None,
@@ -45,7 +45,7 @@ pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> 
 }
 
 /// Copies the wanted files that are done, and those of `also`: which took effect in the sink, whatever the inbox says of them
-/// yet. What else the inbox has comes later, or not at all. Files that a full export of `starts` supersedes stay out.
+/// yet. What else the inbox has comes later, or not at all.
 ///
 /// # Errors
 /// As [`copy_files`].
@@ -54,44 +54,11 @@ pub async fn copy_done(
     to: &impl Inbox,
     wanted: &Wanted,
     also: &HashSet<FileKey>,
-    starts: &[Start],
 ) -> Result<Copied, InboxError> {
-    copy(from, to, wanted, starts, |row| {
+    copy(from, to, wanted, |row| {
         (row.state == State::Done || row.file.as_ref().is_some_and(|file| also.contains(file))).then_some(true)
     })
     .await
-}
-
-/// The next wanted files that full exports supersede, in whatever state: what they brought is in those.
-#[derive(Debug)]
-pub struct Superseded<'s> {
-    pages: Pages,
-    wanted: &'s Wanted,
-    starts: &'s [Start],
-}
-
-impl<'s> Superseded<'s> {
-    /// Of all files of an inbox.
-    #[must_use]
-    pub fn new(wanted: &'s Wanted, starts: &'s [Start]) -> Self {
-        Self { pages: pages(), wanted, starts }
-    }
-
-    /// The next files, with their types, of which there may be none; `None` at the end.
-    ///
-    /// # Errors
-    /// [`InboxError`].
-    pub async fn next(&mut self, inbox: &impl Inbox) -> Result<Option<Vec<(FileKey, String)>>, InboxError> {
-        let Some(rows) = self.pages.next(inbox).await? else { return Ok(None) };
-        let wanted = rows.into_iter().filter(|row| is_wanted(row, self.wanted));
-        let files = wanted.filter_map(|row| match arrival_of(row)?.announced {
-            Announced::File(waybill) if is_superseded(&waybill, self.starts) => {
-                Some((waybill.key, waybill.metadata.blob_type))
-            }
-            _ => None,
-        });
-        Ok(Some(files.collect()))
-    }
 }
 
 /// `choose`: whether a file is copied or left out; `None`: it does not count.
@@ -99,7 +66,6 @@ async fn copy(
     from: &impl Inbox,
     to: &impl Inbox,
     wanted: &Wanted,
-    starts: &[Start],
     choose: impl Fn(&InboxRow) -> Option<bool>,
 ) -> Result<Copied, InboxError> {
     for place in from.places().await? {
@@ -111,7 +77,7 @@ async fn copy(
         let mut arrivals = Vec::with_capacity(rows.len());
         for row in rows.into_iter().filter(|row| is_wanted(row, wanted)) {
             match choose(&row) {
-                Some(true) => arrivals.extend(arrival_of(row).filter(|arrival| !is_left_out(arrival, starts))),
+                Some(true) => arrivals.extend(arrival_of(row)),
                 Some(false) => copied.left_out += 1,
                 None => {}
             }
@@ -133,8 +99,7 @@ pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted, waiting: Waiting) -> 
         for row in rows.into_iter().filter(|row| is_wanted(row, wanted)) {
             let (id, state) = (row.id, row.state);
             let Some(Arrival { announced: Announced::File(waybill), .. }) = arrival_of(row) else { continue };
-            let snapshot = waybill.snapshot();
-            coverage.see(id, state, &waybill.metadata.blob_type, waybill.sequence.as_ref(), snapshot);
+            coverage.see(id, state, &waybill.metadata.blob_type, waybill.sequence.as_ref());
         }
     }
     for named in inbox.named().await? {
@@ -157,15 +122,6 @@ fn is_wanted(row: &InboxRow, wanted: &Wanted) -> bool {
         && row.state != State::Duplicate
         && wanted.types.as_ref().is_none_or(is_of_type)
         && wanted.since.is_none_or(|since| row.received_at >= since)
-}
-
-fn is_left_out(arrival: &Arrival, starts: &[Start]) -> bool {
-    matches!(&arrival.announced, Announced::File(waybill) if is_superseded(waybill, starts))
-}
-
-fn is_superseded(waybill: &Waybill, starts: &[Start]) -> bool {
-    let supersedes = |of| starts.iter().any(|start| start.supersedes(&waybill.metadata.blob_type, of));
-    waybill.sequence.as_ref().is_some_and(supersedes)
 }
 
 /// The row's message as it came; `None` for what is no file.

@@ -612,8 +612,7 @@ fn position_of(file: &Leased) -> Position {
         return Position::Broker { sequence_number: file.sequence_number };
     };
     match file.waybill.snapshot() {
-        // No full export can hold what was published after it.
-        Some(of) => Position::Snapshot { publisher, epoch, as_of: of.as_of.min(sequence.saturating_sub(1)), sequence },
+        Some(of) => Position::Snapshot { publisher, epoch, as_of: of.as_of, sequence },
         None => Position::Sequenced { publisher, epoch, sequence },
     }
 }

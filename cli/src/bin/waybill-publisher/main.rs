@@ -182,9 +182,10 @@ struct Snapshot {
     /// What the rows are: the message's blobType
     #[arg(long = "type", value_name = "TYPE", value_parser = blob_type)]
     blob_type: String,
-    /// All rows of this table in the change log's database, as its triggers log them; in PostgreSQL also SCHEMA.TABLE
+    /// All rows of this table in the change log's database, as its triggers log them; in PostgreSQL also SCHEMA.TABLE. Again for
+    /// each further table that the type is made of
     #[arg(long, value_name = "TABLE", conflicts_with_all = ["files", "as_of", "input", "charset"])]
-    table: Option<String>,
+    table: Vec<String>,
     /// The full export's identity, such as nightly-2026-01-31: made again, the same one does nothing [default: a new UUID]
     #[arg(long, value_name = "ID")]
     id: Option<String>,
@@ -258,7 +259,7 @@ impl Publish {
 impl Snapshot {
     /// Why the arguments do not fit together.
     fn conflict(&self) -> Option<&'static str> {
-        if self.table.is_none() && (self.max_rows.is_some() || self.max_bytes.is_some()) {
+        if self.table.is_empty() && (self.max_rows.is_some() || self.max_bytes.is_some()) {
             return Some("--max-rows and --max-bytes cut a table into parts; each FILE is a part as it is");
         }
         input_conflict(&self.files, self.input)

@@ -279,18 +279,6 @@ impl Rebuild {
         }
     }
 
-    /// Marks files as done of which no row is to take effect, because a full export holds what they brought: each with its
-    /// blobType. Whoever has them still to be worked finds them done.
-    ///
-    /// # Errors
-    /// [`RebuildError`].
-    pub async fn pass_over(&self, files: Vec<(FileKey, String)>) -> Result<(), RebuildError> {
-        match &self.dialect {
-            Dialect::Sqlite(rebuild) => rebuild.pass_over(files).await,
-            Dialect::Postgres(rebuild) => rebuild.pass_over(files).await,
-        }
-    }
-
     /// Waits for whoever writes to the old tables, and keeps all others out until the end. They wait, and go on afterwards.
     ///
     /// # Errors

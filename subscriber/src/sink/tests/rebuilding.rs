@@ -313,27 +313,6 @@ async fn a_refused_swap_changes_nothing_and_the_next_one_throws_the_shadow_away(
 }
 
 #[tokio::test]
-async fn files_that_a_full_export_stands_for_are_passed_over_and_done() {
-    let world = filled(ITEM, ITEMS).await;
-    let before = world.query("SELECT file FROM _waybill_progress ORDER BY file");
-    let key = |number: i64| FileKey::of_export("shop", &number.to_string());
-    // The first two are in the third, says somebody; a further one was never worked.
-    let passed = [key(1), key(2), key(9)].map(|file| (file, "item".to_owned()));
-    let (mut rebuild, scope) = begin(&world, ITEM, &["item"]).await.unwrap();
-    rebuild.pass_over(passed.to_vec()).await.unwrap();
-    rebuild.pass_over(passed.to_vec()).await.unwrap();
-    work(&rebuild.shadow(), scope.entities(), ITEMS).await;
-    rebuild.hold().await.unwrap();
-    assert_eq!(rebuild.behind().await.unwrap(), [], "they are done");
-    let swapped = rebuild.swap().await.unwrap();
-    assert_eq!(swapped, [compared("item", 1, [0, 0, 2])]);
-    assert_eq!(world.query("SELECT id FROM item"), ["4"]);
-    let done = "SELECT file FROM _waybill_progress WHERE done ORDER BY file";
-    let expected: Vec<String> = before.into_iter().chain([key(9).as_str().to_owned()]).collect();
-    assert_eq!(world.query(done), expected, "nobody works them any more");
-}
-
-#[tokio::test]
 async fn a_type_without_an_entity_is_derived_again_and_one_that_gets_an_entity_too() {
     let files: Files<'_> = &[("Log", "{\"n\":1}\n{\"n\":2}"), ("Log", r#"{"n":2,"more":3}"#)];
     let mut world = filled("", files).await;

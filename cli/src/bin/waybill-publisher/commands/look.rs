@@ -8,6 +8,7 @@ use waybill_cli::{
     exit::Outcome,
     output::{count, cut, in_one_line, instant, json, line, table},
 };
+use waybill_contracts::Snapshot;
 use waybill_publisher::{
     change_log::LogStatus,
     outbox::{AnyOutbox, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, Paused, State},
@@ -145,6 +146,8 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: &str) -> anyh
     fact("publisher", Some(row.publisher));
     fact("type", Some(row.blob_type));
     fact("sequence", row.sequence.map(|sequence| format!("{sequence} of epoch {}", row.epoch)));
+    let part = |of: Snapshot| format!("{:?}, part {} of {}, as of number {}", of.id, of.part, of.of, count(of.as_of));
+    fact("full export", row.snapshot.map(part));
     fact("correlation id", Some(row.correlation_id));
     fact("caused by", row.causation_id);
     fact("message id", row.message_id);

@@ -9,7 +9,7 @@ use waybill_cli::{
     exit::Outcome,
     output::{count, json, line, many},
 };
-use waybill_contracts::ExportId;
+use waybill_contracts::{BlobType, ExportId};
 use waybill_publisher::{Exported, Publisher, SnapshotOptions, SnapshotWriter, outbox::AnyOutbox};
 
 use super::beside::{beside_relay, flushed};
@@ -58,7 +58,7 @@ async fn make(
     if let Some(charset) = &args.charset {
         part = part.charset(charset)?;
     }
-    if args.table.is_some() {
+    if !args.table.is_empty() {
         // As the files of the type's changes are.
         let options = settings.follow_options()?;
         let of_type = options.types.get(&args.blob_type).unwrap_or(&options.files);
@@ -89,9 +89,20 @@ async fn make(
 }
 
 async fn write(snapshot: &mut SnapshotWriter<AnyOutbox>, settings: &Settings, args: &Snapshot) -> anyhow::Result<()> {
-    if let Some(table) = &args.table {
+    if !args.table.is_empty() {
         let log = settings.needed_change_log().await?;
-        return Ok(snapshot.table(&log, table).await?);
+        let others = log.other_tables_of(&BlobType::new(&*args.blob_type)?, &args.table).await?;
+        if !others.is_empty() {
+            let others = others.join(", ");
+            bail!(
+                "rows of {} also come from {others}, by its triggers: name all its tables with --table",
+                args.blob_type
+            );
+        }
+        for table in &args.table {
+            snapshot.table(&log, table).await?;
+        }
+        return Ok(());
     }
     if args.as_of.is_none() && snapshot.as_of() > 0 {
         bail!(

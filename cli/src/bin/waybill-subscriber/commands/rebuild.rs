@@ -18,7 +18,7 @@ use waybill_contracts::Entities;
 use waybill_subscriber::{
     FileKey,
     inbox::{AnyInbox, Inbox, State, Wanted},
-    replay::{Start, Superseded, Waiting, copy_done, coverage},
+    replay::{Waiting, copy_done, coverage},
     sink::{Rebuild, Scope, SwappedTable, Way},
 };
 
@@ -64,7 +64,7 @@ pub(crate) async fn rebuild(
         types: Some(scope.types().iter().filter(|name| settings.wants(name)).cloned().collect()),
         ..Wanted::default()
     };
-    let Proof { gaps, starts } = prove(&inbox, &wanted, incomplete).await?;
+    let gaps = refuse_gaps(&inbox, &wanted, incomplete).await?;
 
     let mut rebuild = Rebuild::begin(settings.sink()?, &scope).await?;
     let path = settings.copy_path("rebuild")?;
@@ -74,7 +74,7 @@ pub(crate) async fn rebuild(
         remove(&path)?;
         let subscriber = settings.subscriber_on(settings.copy_inbox(&path).await?, common.local.as_deref()).await?;
         check_grant(&subscriber, true).await?;
-        let derive = Derive { inbox: &inbox, subscriber: &subscriber, wanted: &wanted, starts: &starts, incomplete };
+        let derive = Derive { inbox: &inbox, subscriber: &subscriber, wanted: &wanted, incomplete };
         watch(&subscriber, &wanted, None, false, async |stop| {
             files_left_out = derive.until_ready(&mut rebuild, &stop).await?;
             Ok(())
@@ -138,35 +138,23 @@ fn say_scope(scope: &Scope) {
     }
 }
 
-/// What the tables are derived from.
-struct Proof {
-    /// What is not proven to be there and gone over.
-    gaps: u64,
-    /// Full exports that stand for what was before them.
-    starts: Vec<Start>,
-}
-
 /// What is not proven to be there: refused, or counted when that was asked for.
-async fn prove(inbox: &impl Inbox, wanted: &Wanted, incomplete: bool) -> anyhow::Result<Proof> {
+async fn refuse_gaps(inbox: &impl Inbox, wanted: &Wanted, incomplete: bool) -> anyhow::Result<u64> {
     let coverage = coverage(inbox, wanted, Waiting::Comes).await?;
     if coverage.files == 0 {
         bail!("no file to derive tables from; `waybill-subscriber list` shows what was received");
     }
-    if let Some(starts) = coverage.starts() {
-        for start in starts {
-            eprintln!("waybill-subscriber: {start}; files before it are left out, they are not all there");
-        }
-        return Ok(Proof { gaps: 0, starts: starts.to_vec() });
+    if coverage.is_complete() {
+        return Ok(0);
     }
     say_gaps(&coverage);
     if incomplete {
         eprintln!("waybill-subscriber: going on without what is named above");
-        return Ok(Proof { gaps: coverage.gaps_found, starts: Vec::new() });
+        return Ok(coverage.gaps_found);
     }
     bail!(
         "the files are not provably all, so tables derived from them might lack rows; nothing was done. Mend what is named above \
-         (`waybill-subscriber reconcile` finds files whose messages are lost; a full export stands for all before it), or go on \
-         without it: --incomplete"
+         (`waybill-subscriber reconcile` finds files whose messages are lost), or go on without it: --incomplete"
     )
 }
 
@@ -175,7 +163,6 @@ struct Derive<'d> {
     inbox: &'d AnyInbox,
     subscriber: &'d Local,
     wanted: &'d Wanted,
-    starts: &'d [Start],
     incomplete: bool,
 }
 
@@ -186,8 +173,7 @@ impl Derive<'_> {
         let mut also: HashSet<FileKey> = HashSet::new();
         let mut is_held = false;
         for round in 1.. {
-            self.pass_over(rebuild).await?;
-            copy_done(self.inbox, self.subscriber.inbox(), self.wanted, &also, self.starts).await?;
+            copy_done(self.inbox, self.subscriber.inbox(), self.wanted, &also).await?;
             self.work(rebuild, stop).await?;
             let failed = self.refuse_failed().await?;
             let mut behind = rebuild.behind().await?;
@@ -207,17 +193,6 @@ impl Derive<'_> {
             return Ok(failed + lost);
         }
         unreachable!("rounds do not end")
-    }
-
-    /// Whoever still has files to work that a full export stands for must find them done.
-    async fn pass_over(&self, rebuild: &Rebuild) -> anyhow::Result<()> {
-        let mut superseded = Superseded::new(self.wanted, self.starts);
-        while !self.starts.is_empty()
-            && let Some(files) = superseded.next(self.inbox).await?
-        {
-            rebuild.pass_over(files).await?;
-        }
-        Ok(())
     }
 
     async fn work(&self, rebuild: &Rebuild, stop: &CancellationToken) -> anyhow::Result<()> {

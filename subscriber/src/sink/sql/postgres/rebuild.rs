@@ -18,7 +18,6 @@ use super::{
         tables::Outgrown,
     },
     PLACE, PostgresSink, connect, entity_lock, schema, stream_lock_number, without_prefix,
-    write::without_nul,
 };
 use crate::{
     FileKey,
@@ -114,18 +113,6 @@ impl PostgresRebuild {
         let rows = self.live.query(&sql, &[&self.scope.types(), &limit]).await;
         let rows = rows.map_err(|error| self.failed(error.into()))?;
         Ok(rows.iter().map(|row| FileKey::from_stored(row.get(0))).collect())
-    }
-
-    pub(in super::super) async fn pass_over(&self, files: Vec<(FileKey, String)>) -> Result<(), RebuildError> {
-        let sql = format!(
-            "INSERT INTO {} (file, blob_type, rows, done, began_at, changed_at)
-             SELECT file, blob_type, 0, true, now(), now() FROM unnest($1::text[], $2::text[]) AS of (file, blob_type)
-             ON CONFLICT (file) DO NOTHING",
-            self.schemas.of_shadow("_waybill_progress"),
-        );
-        let (keys, types): (Vec<_>, Vec<_>) = files.iter().map(|(file, of)| (file.as_str(), without_nul(of))).unzip();
-        let passed = self.live.execute(&sql, &[&keys, &types]).await;
-        passed.map(drop).map_err(|error| self.failed(error.into()))
     }
 
     pub(in super::super) async fn hold(&mut self) -> Result<(), RebuildError> {

@@ -109,22 +109,6 @@ impl SqliteRebuild {
         .await
     }
 
-    pub(in super::super) async fn pass_over(&self, files: Vec<(FileKey, String)>) -> Result<(), RebuildError> {
-        let inner = Arc::clone(&self.shadow.inner);
-        let passed = self.shadow.write(move |tx| {
-            let now = inner.now();
-            let mut insert = tx.prepare_cached(
-                "INSERT INTO _waybill_progress (file, blob_type, rows, done, began_at, changed_at)
-                 VALUES (?1, ?2, 0, 1, ?3, ?3) ON CONFLICT (file) DO NOTHING",
-            )?;
-            for (file, blob_type) in &files {
-                insert.execute([file.as_str(), blob_type, &now])?;
-            }
-            Ok(())
-        });
-        Ok(passed.await?)
-    }
-
     pub(in super::super) async fn hold(&mut self) -> Result<(), RebuildError> {
         let (place, Some(live)) = (Arc::clone(&self.place), self.live.take()) else { return Ok(()) };
         let live = self.on(move || {

@@ -81,7 +81,7 @@ impl SqliteSink {
         self.write(move |tx| release_these(tx, &inner, &ids)).await
     }
 
-    pub(super) async fn write<T, F>(&self, job: F) -> Result<T, SinkError>
+    async fn write<T, F>(&self, job: F) -> Result<T, SinkError>
     where
         T: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, Failure> + Send + 'static,
