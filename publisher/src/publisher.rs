@@ -32,7 +32,7 @@ use crate::{
     manifest::{self, Manifest, ManifestError},
     outbox::{
         Attempt, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, OutboxError, SqliteOutbox, SqliteOutboxOptions,
-        State,
+        State, last_error,
     },
     plan::{FollowOptions, FollowState, Follower},
     prune::{self, PruneError, Pruned},
@@ -469,7 +469,7 @@ impl<O: Outbox> Publisher<O> {
                 }
             };
             if timeout_at(end, look_again).await.is_err() {
-                let last_error = self.last_error().await?;
+                let last_error = last_error(&self.context.outbox).await?;
                 return Err(FlushError::Timeout { waiting: count, after: limit, last_error });
             }
         }
@@ -508,7 +508,7 @@ impl<O: Outbox> Publisher<O> {
             publisher: self.context.publisher.clone(),
             epoch: self.context.outbox.epoch().to_owned(),
             counts: self.context.outbox.counts().await?,
-            last_error: self.last_error().await?,
+            last_error: last_error(&self.context.outbox).await?,
         })
     }
 
@@ -535,12 +535,6 @@ impl<O: Outbox> Publisher<O> {
     /// When the outbox cannot be read.
     pub async fn history(&self, row: i64) -> Result<Vec<HistoryEntry>, OutboxError> {
         self.context.outbox.history(row).await
-    }
-
-    async fn last_error(&self) -> Result<Option<String>, OutboxError> {
-        let filter = ListFilter { state: Some(State::Uploaded), ..ListFilter::default() };
-        let waiting = self.context.outbox.list(&filter).await?;
-        Ok(waiting.into_iter().rev().find_map(|row| row.last_error))
     }
 }
 

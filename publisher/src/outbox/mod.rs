@@ -213,6 +213,17 @@ pub trait Outbox: Send + Sync + 'static {
     fn history(&self, row: i64) -> impl Future<Output = Result<Vec<HistoryEntry>, OutboxError>> + Send;
 }
 
+/// What the last try to send the longest waiting message met.
+///
+/// # Errors
+/// When the outbox cannot be read.
+pub async fn last_error(outbox: &impl Outbox) -> Result<Option<String>, OutboxError> {
+    // In an outage all are due, and those that waited longest were tried.
+    let due = outbox.due(1).await?;
+    let newest = outbox.list(&ListFilter { state: Some(State::Uploaded), ..ListFilter::default() }).await?;
+    Ok(due.into_iter().chain(newest.into_iter().rev()).find_map(|row| row.last_error))
+}
+
 /// The parts of a full export, of $1, $2 and $3, in their order.
 const PARTS: &str = "publisher = $1 AND blob_type = $2 AND snapshot_id = $3 ORDER BY snapshot_part";
 

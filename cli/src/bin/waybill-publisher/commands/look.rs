@@ -11,7 +11,7 @@ use waybill_cli::{
 use waybill_contracts::Snapshot;
 use waybill_publisher::{
     change_log::LogStatus,
-    outbox::{AnyOutbox, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, Paused, State},
+    outbox::{self, AnyOutbox, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, Paused, State},
 };
 
 use super::change_log;
@@ -36,7 +36,7 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
     // With a change log, nothing need have been published yet.
     let outbox = if log.is_some() { settings.outbox().await? } else { settings.existing_outbox().await? };
     let exports = outbox.counts().await?;
-    let last_error = last_error(&outbox).await?;
+    let last_error = outbox::last_error(&outbox).await?;
     let paused = outbox.paused().await?;
     if common.format == Format::Json {
         json(&Status { epoch: outbox.epoch().to_owned(), exports, last_error, paused, change_log: log })?;
@@ -76,13 +76,6 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
         change_log::report(&log)?;
     }
     Ok(Outcome::Done)
-}
-
-/// What the last try to send the longest waiting message met.
-async fn last_error(outbox: &AnyOutbox) -> anyhow::Result<Option<String>> {
-    let filter = ListFilter { state: Some(State::Uploaded), ..ListFilter::default() };
-    let waiting = outbox.list(&filter).await?;
-    Ok(waiting.into_iter().rev().find_map(|row| row.last_error))
 }
 
 pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilter) -> anyhow::Result<Outcome> {
