@@ -154,6 +154,7 @@ impl Publisher {
                 compression: Compression::Gzip(4),
                 block_bytes: NonZeroUsize::new(4 << 20).expect("it is not 0"),
                 blocks_in_flight_max: NonZeroUsize::new(4).expect("it is not 0"),
+                upload_bytes_max: NonZeroUsize::new(64 << 20).expect("it is not 0"),
                 segments_at_once_max: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
                 batches_in_flight_max: NonZeroU32::new(4).expect("it is not 0"),
                 storage_patience: Duration::from_secs(300),
@@ -190,6 +191,14 @@ impl PublisherBuilder {
     #[must_use]
     pub fn blocks(mut self, block_bytes: NonZeroUsize, in_flight_max: NonZeroUsize) -> Self {
         (self.limits.block_bytes, self.limits.blocks_in_flight_max) = (block_bytes, in_flight_max);
+        self
+    }
+
+    /// Bytes of blocks that all files together hold (default 64 MiB), half of them under way. With many files open at once blocks get
+    /// smaller, down to 128 KiB, and wait for each other.
+    #[must_use]
+    pub fn upload_bytes_max(mut self, bytes: NonZeroUsize) -> Self {
+        self.limits.upload_bytes_max = bytes;
         self
     }
 

@@ -30,6 +30,7 @@ use uuid::Uuid;
 use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Format, MANIFEST_TYPE, Metadata, Snapshot};
 use waybill_formats::{Charset, Compression, Segment, WriterOptions, Written};
 
+pub(crate) use blocks::Uploads;
 pub use error::ExportError;
 pub(crate) use settle::{is_ours, settle};
 pub(crate) use source::bad_rows;

@@ -95,7 +95,7 @@ impl<O: Outbox> ExportWriter<O> {
         let attempt = Unfinished { context: Arc::clone(&context), attempt: Some(attempt) };
         context.reached(Step::Planned);
         let raw = options == WriterOptions::Raw;
-        let blocks = Blocks::new(context.container.upload(blob.as_str()), &context.limits);
+        let blocks = Blocks::new(context.container.upload(blob.as_str()), &context.limits, &context.uploads);
         let packer = Packer::new(compression, &context.packing, context.limits.segments_at_once_max.get());
         let plan = Plan { blob, ..plan };
         Ok(Self(Writing::New(Box::new(Open {
