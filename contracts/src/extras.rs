@@ -1,5 +1,6 @@
 //! What Waybill adds to a message, under the one key `properties.waybill`. Every part is optional to a reader.
 
+use serde::Serialize;
 use serde_json::value::RawValue;
 use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
@@ -40,7 +41,8 @@ pub struct Extras {
 }
 
 /// A file's place in a full export.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Snapshot {
     /// The full export's identity, 1–128 characters.
     pub id: String,
@@ -48,7 +50,7 @@ pub struct Snapshot {
     pub part: u64,
     /// How many parts there are.
     pub of: u64,
-    /// The last planned sequence number that the snapshot holds the effect of; 0 when there was none.
+    /// The last planned sequence number that the snapshot holds the effect of, below that of each part; 0 when there was none.
     pub as_of: u64,
 }
 
@@ -71,6 +73,7 @@ impl Extras {
     /// Reads the value of `properties.waybill`.
     pub(crate) fn from_raw(value: &RawValue) -> Result<Self, ExtrasError> {
         let parts = Parts::of(value, "")?;
+        let sequence = parts.number("sequence", 1)?;
         Ok(Self {
             export_id: match parts.text("exportId", usize::MAX)? {
                 Some(text) => Some(ExportId::new(text).map_err(|error| parts.error("exportId", error.to_string()))?),
@@ -78,7 +81,7 @@ impl Extras {
             },
             publisher: parts.text("publisher", 256)?,
             epoch: parts.text("epoch", 128)?.map(epoch_of),
-            sequence: parts.number("sequence", 1)?,
+            sequence,
             rows: parts.number("rows", 0)?,
             bytes: parts.number("bytes", 0)?,
             plain_bytes: parts.number("plainBytes", 0)?,
@@ -86,7 +89,7 @@ impl Extras {
             sha256: parts.hash("sha256")?,
             schema: parts.text("schema", 2_048)?,
             snapshot: match parts.value("snapshot") {
-                Some(value) => Some(Snapshot::from_raw(value)?),
+                Some(value) => Some(Snapshot::from_raw(value, sequence)?),
                 None => None,
             },
             expires_at: match parts.text("expiresAt", 64)? {
@@ -129,7 +132,8 @@ impl Extras {
 }
 
 impl Snapshot {
-    fn from_raw(value: &RawValue) -> Result<Self, ExtrasError> {
+    /// `sequence`: the file's own number.
+    fn from_raw(value: &RawValue, sequence: Option<u64>) -> Result<Self, ExtrasError> {
         let parts = Parts::of(value, "/snapshot")?;
         let missing = |name| move || parts_error("/snapshot", name, "is missing".to_owned());
         let snapshot = Self {
@@ -140,6 +144,10 @@ impl Snapshot {
         };
         if snapshot.part > snapshot.of {
             return Err(parts.error("part", format!("is {}, more than of, {}", snapshot.part, snapshot.of)));
+        }
+        // No full export holds what was published after it.
+        if let Some(own) = sequence.filter(|own| snapshot.as_of >= *own) {
+            return Err(parts.error("asOf", format!("is {}, not below the file's own sequence, {own}", snapshot.as_of)));
         }
         Ok(snapshot)
     }

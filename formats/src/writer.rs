@@ -229,6 +229,12 @@ impl SegmentWriter {
         self.cut.push_back(Segment { plain, rows, compression: self.compression });
     }
 
+    /// Rows and plain bytes so far.
+    #[must_use]
+    pub fn size(&self) -> (u64, u64) {
+        (self.rows, self.plain_bytes + self.encoder.text.len() as u64)
+    }
+
     /// The next segment that is complete.
     pub fn segment(&mut self) -> Option<Segment> {
         self.cut.pop_front()

@@ -11,7 +11,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use waybill_azure::{TokenSource, blob::Container};
 use waybill_formats::Compression;
 
-use crate::{figures::Counting, outbox::Attempt};
+use crate::{export::Uploads, figures::Counting, outbox::Attempt};
 
 /// Limits of a publisher; the builder documents each.
 #[derive(Debug, Clone)]
@@ -19,6 +19,7 @@ pub(crate) struct Limits {
     pub(crate) compression: Compression,
     pub(crate) block_bytes: NonZeroUsize,
     pub(crate) blocks_in_flight_max: NonZeroUsize,
+    pub(crate) upload_bytes_max: NonZeroUsize,
     pub(crate) segments_at_once_max: NonZeroUsize,
     pub(crate) batches_in_flight_max: NonZeroU32,
     pub(crate) storage_patience: Duration,
@@ -38,6 +39,8 @@ pub(crate) struct Context<O> {
     pub(crate) now: fn() -> OffsetDateTime,
     /// Places for segments that are packed at once.
     pub(crate) packing: Arc<Semaphore>,
+    /// What files that are uploaded at once share.
+    pub(crate) uploads: Arc<Uploads>,
     /// Something was uploaded: the relay has work.
     pub(crate) uploaded: Notify,
     /// A try of this process ended without a result: the recovery has work.
@@ -90,6 +93,7 @@ impl<O> Context<O> {
         now: fn() -> OffsetDateTime,
     ) -> Self {
         let packing = Arc::new(Semaphore::new(limits.segments_at_once_max.get()));
+        let uploads = Arc::new(Uploads::new(limits.upload_bytes_max.get()));
         Self {
             publisher,
             outbox,
@@ -98,6 +102,7 @@ impl<O> Context<O> {
             limits,
             now,
             packing,
+            uploads,
             uploaded: Notify::new(),
             left: Notify::new(),
             left_tries: Mutex::default(),

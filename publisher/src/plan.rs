@@ -85,7 +85,8 @@ pub enum FileFormat {
 
 impl FileFormat {
     /// What rows are converted to, with the columns of CSV; `None` when they stay as they are.
-    fn target(&self) -> Option<(Format, Option<Vec<String>>)> {
+    #[must_use]
+    pub fn target(&self) -> Option<(Format, Option<Vec<String>>)> {
         match self {
             Self::JsonLines => None,
             Self::Json => Some((Format::Json, None)),

@@ -32,7 +32,7 @@ use crate::{
     manifest::{self, Manifest, ManifestError},
     outbox::{
         Attempt, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, OutboxError, SqliteOutbox, SqliteOutboxOptions,
-        State,
+        State, last_error,
     },
     plan::{FollowOptions, FollowState, Follower},
     prune::{self, PruneError, Pruned},
@@ -154,6 +154,7 @@ impl Publisher {
                 compression: Compression::Gzip(4),
                 block_bytes: NonZeroUsize::new(4 << 20).expect("it is not 0"),
                 blocks_in_flight_max: NonZeroUsize::new(4).expect("it is not 0"),
+                upload_bytes_max: NonZeroUsize::new(64 << 20).expect("it is not 0"),
                 segments_at_once_max: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
                 batches_in_flight_max: NonZeroU32::new(4).expect("it is not 0"),
                 storage_patience: Duration::from_secs(300),
@@ -190,6 +191,14 @@ impl PublisherBuilder {
     #[must_use]
     pub fn blocks(mut self, block_bytes: NonZeroUsize, in_flight_max: NonZeroUsize) -> Self {
         (self.limits.block_bytes, self.limits.blocks_in_flight_max) = (block_bytes, in_flight_max);
+        self
+    }
+
+    /// Bytes of blocks that all files together hold (default 64 MiB), half of them under way. With many files open at once blocks get
+    /// smaller, down to 128 KiB, and wait for each other.
+    #[must_use]
+    pub fn upload_bytes_max(mut self, bytes: NonZeroUsize) -> Self {
+        self.limits.upload_bytes_max = bytes;
         self
     }
 
@@ -470,7 +479,7 @@ impl<O: Outbox> Publisher<O> {
                 }
             };
             if timeout_at(end, look_again).await.is_err() {
-                let last_error = self.last_error().await?;
+                let last_error = last_error(&self.context.outbox).await?;
                 return Err(FlushError::Timeout { waiting: count, after: limit, last_error });
             }
         }
@@ -509,7 +518,7 @@ impl<O: Outbox> Publisher<O> {
             publisher: self.context.publisher.clone(),
             epoch: self.context.outbox.epoch().to_owned(),
             counts: self.context.outbox.counts().await?,
-            last_error: self.last_error().await?,
+            last_error: last_error(&self.context.outbox).await?,
         })
     }
 
@@ -536,12 +545,6 @@ impl<O: Outbox> Publisher<O> {
     /// When the outbox cannot be read.
     pub async fn history(&self, row: i64) -> Result<Vec<HistoryEntry>, OutboxError> {
         self.context.outbox.history(row).await
-    }
-
-    async fn last_error(&self) -> Result<Option<String>, OutboxError> {
-        let filter = ListFilter { state: Some(State::Uploaded), ..ListFilter::default() };
-        let waiting = self.context.outbox.list(&filter).await?;
-        Ok(waiting.into_iter().rev().find_map(|row| row.last_error))
     }
 }
 

@@ -11,4 +11,5 @@ mod manifests;
 mod pruning;
 mod sending;
 mod settling;
+mod snapshots;
 mod world;

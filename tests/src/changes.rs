@@ -8,6 +8,10 @@ use tokio::{task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use waybill_contracts::{BlobType, Entities};
+use waybill_local::{
+    Local,
+    config::{Config, Ports, TopicConfig},
+};
 use waybill_publisher::{
     FollowOptions, Publisher, TypeOptions,
     change_log::{ChangeLog, PostgresChangeLogOptions},
@@ -23,6 +27,10 @@ const ENTITIES: &str =
 const WRITERS: u32 = 8;
 const TRANSACTIONS: u32 = 60;
 const KEYS: u32 = 6;
+/// Of batches, while the topic is full: two rounds, 10 s apart, as Service Bus asks for. An hour has more of the same.
+const FAILED_TRIES: u64 = 5;
+/// Changes meanwhile, at least: more than one page of what the outbox shows.
+const COMMITS: u32 = 150;
 
 /// A session, and what serves it.
 async fn session() -> (Client, JoinSet<()>) {
@@ -188,6 +196,59 @@ async fn a_table_in_sqlite_with_triggers_is_the_same_table_at_the_subscriber() {
     let sql = "SELECT id, price, \"it's a \"\"note\"\"\" FROM item ORDER BY id";
     assert_eq!(world.query(sql), query(&path, sql));
     assert_eq!(world.query("SELECT picture FROM item WHERE id = 99"), ["00ff"]);
+    subscribing.end().await;
+    publishing.end().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_full_fails_no_commit_and_all_is_sent_once_it_is_emptied() {
+    let topic = TopicConfig { name: "exports".to_owned(), max_size_bytes: Some(5_000), ..TopicConfig::default() };
+    let config = Config { topics: vec![topic], ..Config::default() };
+    let world = World::of(Local::builder().config(config).ports(Ports::RANDOM)).await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    let service = rusqlite::Connection::open(&path).unwrap();
+    service.busy_timeout(PATIENCE).unwrap();
+    service.execute_batch("CREATE TABLE item (id INTEGER PRIMARY KEY, price TEXT NOT NULL)").unwrap();
+    let triggers = log.triggers("item", &BlobType::new("ItemChanges").unwrap(), &[]).await.unwrap();
+    service.execute_batch(&triggers).unwrap();
+    let publisher = Publisher::builder(world.tokens(), world.path("publisher"))
+        .name("shop")
+        .backoff_max(Duration::from_millis(20))
+        .build()
+        .await
+        .unwrap();
+    let publishing = Publishing::start(publisher);
+    let writing = async {
+        let mut number = 0;
+        while number < COMMITS || publishing.publisher.figures().sends_failed < FAILED_TRIES {
+            number += 1;
+            let key = number % KEYS;
+            let sql = format!(
+                "INSERT INTO item VALUES ({key}, '{number}.90') ON CONFLICT DO UPDATE SET price = excluded.price"
+            );
+            service.execute_batch(&sql).expect("the service does not know that the topic is full");
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    follow_all(&publishing.publisher, &log, writing).await;
+    let held = publishing.publisher.status().await.unwrap();
+    assert!(held.counts.sent > 0 && held.counts.uploaded > 0, "{held:?}");
+    assert!(held.last_error.as_deref().is_some_and(|error| error.contains("maximum entity size")), "{held:?}");
+    assert_eq!(held.counts.sent, world.counts().active as u64, "what the topic took, it holds");
+    assert_eq!(held.counts.void + held.counts.planned, 0, "all the others wait in the outbox");
+
+    let entities = Entities::parse(ENTITIES, "entities.toml").unwrap();
+    let subscribing = world.subscriber(Subscriber::builder(), &entities).await;
+    publishing.sent().await;
+    let sent = publishing.publisher.status().await.unwrap().counts.sent;
+    assert_eq!(sent, held.counts.sent + held.counts.uploaded);
+    subscribing.done(sent).await;
+    let sql = "SELECT id, price FROM item ORDER BY id";
+    assert_eq!(world.query(sql), query(&path, sql));
+    world.all_settled().await;
+    assert_nothing_was_dead_lettered(&world);
     subscribing.end().await;
     publishing.end().await;
     world.end().await;

@@ -4,6 +4,7 @@
 //! and reads what the kernel says of that process. So the peak is that of one side alone.
 
 use std::{
+    num::NonZeroU32,
     process::Stdio,
     sync::{
         Arc,
@@ -16,6 +17,10 @@ use tokio::{process::Command, time::timeout};
 use tokio_util::sync::CancellationToken;
 use waybill_contracts::ReadyFile;
 use waybill_formats::Field;
+use waybill_local::{
+    BlobOperation,
+    fault::{BlobRequests, Step, What, When},
+};
 use waybill_publisher::Publisher;
 use waybill_subscriber::{
     FileKey, Subscriber,
@@ -37,9 +42,22 @@ const WORDS: [&str; 8] = ["saddle", "frame", "bell", "wheel", "pedal", "chain", 
 
 async fn publish(ready: &ReadyFile, folder: &std::path::Path, plain_bytes: u64) {
     let publisher = Publisher::builder(tokens(ready), folder.join("publisher")).build().await.expect("a publisher");
+    export(&publisher, plain_bytes, 4).await;
+    send(&publisher).await;
+}
+
+/// A hundred files at once, each of so many bytes.
+async fn publish_a_hundred(ready: &ReadyFile, folder: &std::path::Path, plain_bytes: u64) {
+    let publisher = Publisher::builder(tokens(ready), folder.join("publisher")).build().await.expect("a publisher");
+    futures::future::join_all((0..100).map(|_| export(&publisher, plain_bytes, 0))).await;
+    send(&publisher).await;
+}
+
+/// With fewer repetitions of a note, rows pack less well.
+async fn export(publisher: &Publisher, plain_bytes: u64, notes: usize) {
     let mut writer = publisher.export("Large").expect("a good type").start().await.expect("the export begins");
     let (mut written, mut number, mut noise) = (0, 0_u64, 1_u64);
-    let note = "a bicycle has two wheels and a rider who wants to get somewhere; ".repeat(4);
+    let note = "a bicycle has two wheels and a rider who wants to get somewhere; ".repeat(notes);
     while written < plain_bytes {
         number += 1;
         noise = noise.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -56,6 +74,9 @@ async fn publish(ready: &ReadyFile, folder: &std::path::Path, plain_bytes: u64) 
     }
     let exported = writer.finish().await.expect("the export is durable");
     assert!(exported.plain_bytes >= plain_bytes && exported.rows == Some(number), "{exported:?}");
+}
+
+async fn send(publisher: &Publisher) {
     let stop = CancellationToken::new();
     let flushed = async {
         let flushed = publisher.flush(PATIENCE).await;
@@ -148,6 +169,7 @@ async fn play(part: &str) {
     let work = async {
         match side {
             "publisher" => publish(&ready, &folder, plain_bytes).await,
+            "hundred" => publish_a_hundred(&ready, &folder, plain_bytes).await,
             "subscriber" => subscribe(&ready, &folder, plain_bytes).await,
             other => panic!("no such part: {other}"),
         }
@@ -202,4 +224,18 @@ async fn peaks_for(megabytes: u64) -> [(&'static str, u64); 2] {
     until("the file is settled", || world.counts().totals.completed == 1).await;
     world.end().await;
     peaks
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_files_at_once_take_less_than_400_mb_of_heap_while_storage_is_slow() {
+    let world = World::new().await;
+    world.ready_file();
+    let every_block = When::Blob(BlobRequests::of(BlobOperation::PutBlock));
+    let slow = Step::new(every_block, What::Delay(Duration::from_millis(300))).times(NonZeroU32::MAX);
+    world.local.faults().install([slow]).expect("a good script");
+    let (heap, all) = peak_of(&world, "hundred 8000000".to_owned()).await;
+    println!("100 files of 8 MB: {} MiB of heap, {} MiB in all", heap / MIB, all / MIB);
+    assert!(heap < 400 * 1_000_000, "{} MiB of heap", heap / MIB);
+    world.end().await;
 }

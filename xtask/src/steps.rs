@@ -23,7 +23,7 @@ pub(crate) fn root() -> PathBuf {
 }
 
 /// Each runs with no arguments, and fails when it does not come to the end that it tells of.
-const EXAMPLES: [&str; 11] = [
+const EXAMPLES: [&str; 12] = [
     "quickstart",
     "embed",
     "own_code",
@@ -35,6 +35,7 @@ const EXAMPLES: [&str; 11] = [
     "own_service",
     "folder",
     "republish",
+    "nightly",
 ];
 
 /// What the tests need beside Rust, into the ignored folder `.cache/`.

@@ -46,7 +46,7 @@ pub(super) fn command(folder: &TempDir, name: &str, arguments: &[&str]) -> Comma
 }
 
 pub(super) struct Ended {
-    code: Option<i32>,
+    pub(super) code: Option<i32>,
     pub(super) out: String,
     pub(super) err: String,
 }

@@ -13,12 +13,12 @@ use super::binaries::{ITEM, PATIENCE, Running, beside_local, command, publish, p
 
 const SINK: [&str; 6] = ["--local", "local.json", "--entities", "entities.toml", "--sink", "sqlite:a.sqlite"];
 
-fn with_sink(folder: &TempDir, what: &'static str, more: &[&str]) -> std::process::Command {
+pub(super) fn with_sink(folder: &TempDir, what: &'static str, more: &[&str]) -> std::process::Command {
     command(folder, "waybill-subscriber", &[&[what], &SINK[..], more].concat())
 }
 
 /// What a query gives, the columns by `|`.
-fn query(folder: &TempDir, sql: &str) -> Vec<String> {
+pub(super) fn query(folder: &TempDir, sql: &str) -> Vec<String> {
     let connection = Connection::open(folder.path().join("a.sqlite")).unwrap();
     connection.busy_timeout(PATIENCE).unwrap();
     let mut statement = connection.prepare(sql).unwrap();

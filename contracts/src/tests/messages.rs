@@ -242,7 +242,7 @@ fn full_extras() -> Extras {
 }
 
 /// File, reason, and the words by which a person finds the fault.
-const REFUSALS: [(&str, Reason, &str); 46] = [
+const REFUSALS: [(&str, Reason, &str); 47] = [
     ("empty.json", Reason::NotJson, "EOF while parsing a value at line 1 column 0"),
     ("not-json.json", Reason::NotJson, "expected value at line 1 column 1"),
     ("xml.json", Reason::NotJson, "expected value at line 1 column 1"),
@@ -299,6 +299,11 @@ const REFUSALS: [(&str, Reason, &str); 46] = [
     ("extras-hash-no-hex.json", Reason::BadExtras, "/sha256: is no SHA-256 in 64 hexadecimal digits"),
     ("extras-expiresAt-without-zone.json", Reason::BadExtras, "/expiresAt: is no RFC 3339 time"),
     ("extras-snapshot-part-after-of.json", Reason::BadExtras, "/snapshot/part: is 4, more than of, 3"),
+    (
+        "extras-snapshot-asOf-not-before.json",
+        Reason::BadExtras,
+        "/snapshot/asOf: is 7, not below the file's own sequence, 7",
+    ),
     ("extras-snapshot-without-asOf.json", Reason::BadExtras, "/snapshot/asOf: is missing"),
     ("extras-publisher-empty.json", Reason::BadExtras, "/publisher: has 0 characters; it needs 1 to 256"),
 ];

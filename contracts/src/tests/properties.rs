@@ -58,6 +58,8 @@ fn any_extras() -> impl Strategy<Value = Extras> {
     (texts, numbers, hash(), hash(), proptest::option::of(snapshot), times).prop_map(
         |((export_id, publisher, epoch, schema, causation_id), numbers, plain_sha256, sha256, snapshot, expires_at)| {
             let (sequence, rows, bytes, plain_bytes) = numbers;
+            let before = |of: Snapshot| Snapshot { as_of: sequence.map_or(of.as_of, |own| of.as_of % own), ..of };
+            let snapshot = snapshot.map(before);
             Extras {
                 export_id: export_id.map(|id| ExportId::new(id).unwrap()),
                 publisher,

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use waybill_contracts::BlobType;
 
 use super::{
-    BadChange, ChangeFilter, Cut, LogError, LogStatus, LoggedChange, PlannedFile, RefusedChange, Tail,
+    BadChange, ChangeFilter, Cut, LogError, LogStatus, LoggedChange, PlannedFile, RefusedChange, TableRows, Tail,
     postgres::{PostgresLog, PostgresSeat, SCHEMA_NAME},
     sqlite::{SqliteLog, SqliteSeat},
 };
@@ -153,6 +153,29 @@ impl ChangeLog {
     /// The rows of a file as JSON Lines.
     pub(crate) fn lines(&self, file: &PlannedFile) -> BoxStream<'static, std::io::Result<Bytes>> {
         either!(&self.0, log => log.lines(file))
+    }
+
+    /// All rows of a table of the service, as JSON Lines: as the triggers log them, and as they are in one moment after this is
+    /// called.
+    ///
+    /// # Errors
+    /// [`LogError::Table`] for a table that is not there; [`LogError::Unavailable`].
+    pub(crate) async fn rows_of(&self, table: &str) -> Result<TableRows, LogError> {
+        either!(&self.0, log => log.rows_of(table).await)
+    }
+
+    /// Of the tables whose [triggers](Self::triggers) log the type, those that are none of `tables`: what all rows of the type
+    /// would lack.
+    ///
+    /// # Errors
+    /// [`LogError::Table`] for a table that is not there; [`LogError::Unavailable`].
+    pub async fn other_tables_of(&self, blob_type: &BlobType, tables: &[String]) -> Result<Vec<String>, LogError> {
+        let mut others = either!(&self.0, log => log.tables_of(blob_type).await)?;
+        for table in tables {
+            let name = either!(&self.0, log => log.table_name(table).await)?;
+            others.retain(|other| *other != name);
+        }
+        Ok(others)
     }
 
     /// Whether its ids can be relied on.

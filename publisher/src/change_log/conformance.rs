@@ -7,6 +7,7 @@ use std::{
 
 use futures::TryStreamExt;
 use time::OffsetDateTime;
+use waybill_contracts::BlobType;
 
 use super::{BadChange, ChangeFilter, ChangeLog, Cut, LogError, PlannedFile, Seat, Tail};
 
@@ -40,6 +41,7 @@ pub(crate) async fn exercise<S: Service, F: Future<Output = (ChangeLog, S)>>(ope
     a_status_tells_what_waits(make("status").await).await;
     a_status_does_not_count_all_that_waits(make("backlog").await).await;
     changes_are_found_by_key_and_correlation_with_their_export(make("changes").await).await;
+    a_table_is_read_as_it_is_in_one_moment(make("table").await).await;
 }
 
 pub(crate) const EPOCH: &str = "0193-epoch";
@@ -98,6 +100,52 @@ async fn changes_become_a_file_in_their_order<S: Service>((log, service): (Chang
     assert!(files(&mut seat, &service, "Item", cut(100, 1 << 20)).await.is_empty(), "planned once");
     let settled = all_settled(&mut seat, &service).await;
     assert!(seat.waiting(settled).await.unwrap().is_empty());
+}
+
+async fn a_table_is_read_as_it_is_in_one_moment<S: Service>((log, service): (ChangeLog, S)) {
+    let table = format!("all \"rows\" {}", uuid::Uuid::new_v4().simple());
+    let quoted = format!("\"{}\"", table.replace('"', "\"\""));
+    service.must(&format!("CREATE TABLE {quoted} (id integer PRIMARY KEY, price numeric(9, 2), name text)")).await;
+    let text = |chunks: &[bytes::Bytes]| String::from_utf8(chunks.concat()).unwrap();
+    let none: Vec<bytes::Bytes> = log.rows_of(&table).await.unwrap().rows.try_collect().await.unwrap();
+    assert!(none.is_empty());
+    service.must(&format!("INSERT INTO {quoted} VALUES (1, 19.5, 'a\nb'), (2, NULL, '\u{e9}')")).await;
+    let all: Vec<bytes::Bytes> = log.rows_of(&table).await.unwrap().rows.try_collect().await.unwrap();
+    let rows: Vec<serde_json::Value> = text(&all).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 2);
+    assert_eq!((&rows[0]["name"], &rows[1]["price"]), (&"a\nb".into(), &serde_json::Value::Null));
+    assert!(text(&all).starts_with("{\"id\":1,\"price\":19.5"), "{}", text(&all));
+
+    // More than is sent at once; what happens to the table while it is read is not seen.
+    service.must(&format!("DELETE FROM {quoted}")).await;
+    let filler = "x".repeat(1_000);
+    let rows = |from: u32| (from..from + 500).map(|id| format!("({id}, 1, '{filler}')")).collect::<Vec<_>>().join(", ");
+    for from in [0, 500, 1_000, 1_500] {
+        service.must(&format!("INSERT INTO {quoted} VALUES {}", rows(from))).await;
+    }
+    let mut reading = log.rows_of(&table).await.unwrap().rows;
+    let mut chunks = vec![reading.try_next().await.unwrap().unwrap()];
+    service.must(&format!("DELETE FROM {quoted} WHERE id > 5")).await;
+    service.must(&format!("UPDATE {quoted} SET name = 'new'")).await;
+    chunks.extend(reading.try_collect::<Vec<_>>().await.unwrap());
+    let (read, few) = (text(&chunks), log.rows_of(&table).await.unwrap().rows.try_collect::<Vec<_>>().await.unwrap());
+    assert_eq!((read.lines().count(), read.contains("new"), text(&few).lines().count()), (2_000, false, 6));
+    // A reader that goes away in the middle leaves nothing behind that would hold up others.
+    let mut reading = log.rows_of(&table).await.unwrap();
+    assert_eq!(reading.columns, ["id", "price", "name"]);
+    reading.rows.try_next().await.unwrap().unwrap();
+    drop(reading);
+    let types = BlobType::new("Rows").unwrap();
+    assert!(log.other_tables_of(&types, std::slice::from_ref(&table)).await.unwrap().is_empty());
+    service.must(&log.triggers(&table, &types, &[]).await.unwrap()).await;
+    let others = async |of: &str, tables: &[String]| {
+        log.other_tables_of(&BlobType::new(of).unwrap(), tables).await.unwrap().len()
+    };
+    let named = [table.clone()];
+    assert_eq!((others("Rows", &[]).await, others("Rows", &named).await, others("Row", &[]).await), (1, 0, 0));
+    service.must(&format!("DROP TABLE {quoted}")).await;
+    let Err(missing) = log.rows_of(&table).await else { panic!("it is gone") };
+    assert!(matches!(&missing, LogError::Table { problem, .. } if problem.contains("no such table")), "{missing}");
 }
 
 async fn files_end_at_rows_and_at_bytes<S: Service>((log, service): (ChangeLog, S)) {

@@ -2,6 +2,8 @@
 
 use std::num::{NonZeroU32, NonZeroU64};
 
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use serde::Serialize;
 use time::OffsetDateTime;
 use waybill_contracts::ExportId;
@@ -282,4 +284,12 @@ pub struct OpenFile {
     pub planned_at: OffsetDateTime,
     /// Why it could not be made when that was tried last, if the fault is its own.
     pub problem: Option<String>,
+}
+
+/// All rows of a table of the service, as they were in one moment.
+pub(crate) struct TableRows {
+    /// In the table's order.
+    pub(crate) columns: Vec<String>,
+    /// JSON Lines.
+    pub(crate) rows: BoxStream<'static, std::io::Result<Bytes>>,
 }

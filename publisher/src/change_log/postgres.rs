@@ -6,7 +6,7 @@
 //! Once no transaction with a lower number is under way, every id up to there is committed or will never be.
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt, TryStreamExt};
+use futures::stream::{BoxStream, StreamExt, TryStreamExt, try_unfold};
 use time::OffsetDateTime;
 use tokio::time::{Duration, timeout};
 use uuid::Uuid;
@@ -18,7 +18,7 @@ use waybill_store::{
 
 use super::{
     BadChange, COUNTED_MAX, ChangeFilter, Cut, FILE_COLUMNS, Holder, LogError, LogStatus, LoggedChange, OpenFile,
-    PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, Tail, WaitingType, line, too_long,
+    PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line, too_long,
     triggers::{self, Table},
 };
 use crate::session::{self, Session};
@@ -38,6 +38,8 @@ const CONNECTIONS_MAX: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines that are handed on at once, in bytes; more when one row is longer.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Rows of a table that are read at once: they may be long.
+const FETCH: &str = "FETCH FORWARD 200 FROM waybill_rows";
 /// Changes that are deleted in one transaction.
 const PRUNED_AT_ONCE: i64 = 20_000;
 /// Most transactions are over in a moment: how often is looked for that sooner than for news.
@@ -261,6 +263,58 @@ impl PostgresLog {
     }
 
     pub(crate) async fn triggers(&self, table: &str, blob_type: &BlobType, key: &[String]) -> Result<String, LogError> {
+        Ok(triggers::postgres(&self.table(table).await?.keyed(key)?, &self.schema, blob_type))
+    }
+
+    /// All rows of a table as they are in one moment, and its columns. A policy that hides rows from us is an error.
+    pub(crate) async fn rows_of(&self, table: &str) -> Result<TableRows, LogError> {
+        let table = self.table(table).await?;
+        let begin = format!(
+            "BEGIN READ ONLY; SET LOCAL row_security = off; DECLARE waybill_rows CURSOR FOR {}",
+            triggers::rows_in_postgres(&table)
+        );
+        let log = self.clone();
+        let begun = async move {
+            // Not the pool's any more: whoever goes away in the middle leaves no transaction open in it.
+            let connection = PostgresConnection::take(log.connection().await.map_err(std::io::Error::other)?);
+            connection.batch_execute(&begin).await.map_err(std::io::Error::other)?;
+            Ok::<_, std::io::Error>(try_unfold(connection, |connection| async move {
+                let mut lines = Vec::new();
+                while lines.len() < CHUNK_BYTES {
+                    let rows = connection.query(FETCH, &[]).await.map_err(std::io::Error::other)?;
+                    if rows.is_empty() {
+                        break;
+                    }
+                    for row in &rows {
+                        line::push(row.get::<_, &str>(0).as_bytes(), false, &mut lines);
+                    }
+                }
+                Ok((!lines.is_empty()).then(|| (Bytes::from(lines), connection)))
+            }))
+        };
+        let rows = futures::stream::once(begun).try_flatten().boxed();
+        Ok(TableRows { columns: table.columns, rows })
+    }
+
+    /// Tables whose triggers log a type.
+    pub(crate) async fn tables_of(&self, blob_type: &BlobType) -> Result<Vec<String>, LogError> {
+        let sql = "SELECT n.nspname || '.' || relname FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+                JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_proc p ON p.oid = tgfoid
+                JOIN pg_namespace f ON f.oid = pronamespace
+            WHERE tgname = 'waybill_changed' AND f.nspname = $1 AND position($2 IN prosrc) > 0 AND tgparentid = 0 ORDER BY 1";
+        let connection = self.connection().await?;
+        let logs = triggers::logs_as(blob_type);
+        let found = connection.query(sql, &[&self.schema, &logs]).await.map_err(|error| self.failed(error))?;
+        Ok(found.iter().map(|row| row.get(0)).collect())
+    }
+
+    /// The table's name with its schema.
+    pub(crate) async fn table_name(&self, table: &str) -> Result<String, LogError> {
+        let Table { schema, name, .. } = self.table(table).await?;
+        Ok(format!("{}.{name}", schema.unwrap_or_default()))
+    }
+
+    async fn table(&self, table: &str) -> Result<Table, LogError> {
         let (schema, name) = match table.split_once('.') {
             Some((schema, name)) => (Some(schema), name),
             None => (None, table),
@@ -279,10 +333,7 @@ impl PostgresLog {
         let refused = |problem| Err(LogError::Table { table: table.to_owned(), problem });
         match &*found {
             [] => refused(format!("there is no such table in {}", self.store.shown())),
-            [row] => {
-                let known = Table { schema: Some(row.get(0)), name: row.get(1), columns: row.get(2), key: row.get(3) };
-                Ok(triggers::postgres(&known.keyed(key)?, &self.schema, blob_type))
-            }
+            [row] => Ok(Table { schema: Some(row.get(0)), name: row.get(1), columns: row.get(2), key: row.get(3) }),
             several => {
                 let schemas: Vec<&str> = several.iter().map(|row| row.get(0)).collect();
                 refused(format!("there is one in each of the schemas {}; name it as SCHEMA.TABLE", schemas.join(", ")))

@@ -7,8 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::stream::{BoxStream, StreamExt, try_unfold};
+use futures::stream::{BoxStream, StreamExt, try_unfold, unfold};
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 use waybill_contracts::{BlobType, ExportId};
 use waybill_store::{
@@ -22,7 +23,7 @@ use waybill_store::{
 
 use super::{
     BadChange, COUNTED_MAX, ChangeFilter, Cut, FILE_COLUMNS, LogError, LogStatus, LoggedChange, OpenFile, PlannedFile,
-    ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, Tail, WaitingType, line, too_long,
+    ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line, too_long,
     triggers::{self, Table},
 };
 
@@ -35,6 +36,8 @@ const SCHEMA: Schema = Schema {
 
 /// Lines that are read at once, in bytes; more when one row is longer.
 const CHUNK_BYTES: usize = 256 * 1024;
+/// Chunks of a table that are read ahead.
+const CHUNKS_WAITING: usize = 2;
 /// Changes that are deleted in one transaction: others wait as long.
 const PRUNED_AT_ONCE: i64 = 5_000;
 
@@ -205,6 +208,51 @@ impl SqliteLog {
     }
 
     pub(crate) async fn triggers(&self, table: &str, blob_type: &BlobType, key: &[String]) -> Result<String, LogError> {
+        Ok(triggers::sqlite(&self.table(table).await?.keyed(key)?, blob_type))
+    }
+
+    /// All rows of a table as they are when the first is read, and its columns. A connection of its own reads on as they are
+    /// taken: while it does, the write-ahead log cannot be shortened.
+    pub(crate) async fn rows_of(&self, table: &str) -> Result<TableRows, LogError> {
+        let table = self.table(table).await?;
+        let sql = triggers::rows_in_sqlite(&table);
+        let path = self.db.path().to_owned();
+        let (sender, chunks) = mpsc::channel(CHUNKS_WAITING);
+        let reading = tokio::task::spawn_blocking(move || {
+            if let Err(error) = read_rows(&path, &sql, &sender) {
+                // Nobody may be there to take it.
+                drop(sender.blocking_send(Err(std::io::Error::other(error))));
+            }
+        });
+        let rows = unfold((chunks, reading), |(mut chunks, reading)| async move {
+            chunks.recv().await.map(|chunk| (chunk, (chunks, reading)))
+        });
+        Ok(TableRows { columns: table.columns, rows: rows.boxed() })
+    }
+
+    /// Tables whose triggers log a type.
+    pub(crate) async fn tables_of(&self, blob_type: &BlobType) -> Result<Vec<String>, LogError> {
+        let logs = triggers::logs_as(blob_type);
+        read(&self.db, move |db| {
+            let sql = "SELECT DISTINCT tbl_name FROM sqlite_master
+                       WHERE type = 'trigger' AND name LIKE 'waybill % inserted' AND instr(sql, ?1) > 0 ORDER BY 1";
+            db.prepare(sql)?.query_map([logs], |row| row.get(0))?.collect()
+        })
+        .await
+    }
+
+    /// The table's name as it was made.
+    pub(crate) async fn table_name(&self, table: &str) -> Result<String, LogError> {
+        let name = self.table(table).await?.name;
+        read(&self.db, move |db| {
+            let sql = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND lower(name) = lower(?1)";
+            let known = db.query_row(sql, [&name], |row| row.get(0)).optional()?;
+            Ok(known.unwrap_or(name))
+        })
+        .await
+    }
+
+    async fn table(&self, table: &str) -> Result<Table, LogError> {
         let name = table.to_owned();
         let known = read(&self.db, move |db| {
             let mut select = db.prepare("SELECT name, pk FROM pragma_table_xinfo(?1) WHERE hidden <> 1")?;
@@ -220,7 +268,7 @@ impl SqliteLog {
             let problem = format!("there is no such table in {}", self.shown());
             return Err(LogError::Table { table: table.to_owned(), problem });
         }
-        Ok(triggers::sqlite(&known.keyed(key)?, blob_type))
+        Ok(known)
     }
 
     pub(crate) async fn changes(&self, filter: &ChangeFilter) -> Result<Vec<LoggedChange>, LogError> {
@@ -291,6 +339,24 @@ const TYPES: &str = "WITH RECURSIVE there (blob_type) AS (
         SELECT there.blob_type, coalesce(p.up_to, 0) AS after
         FROM there LEFT JOIN waybill_planned p ON p.blob_type = there.blob_type
         WHERE there.blob_type IS NOT NULL)";
+
+/// All that a statement gives, in one transaction, as long as somebody takes it.
+fn read_rows(path: &Path, sql: &str, taker: &mpsc::Sender<std::io::Result<Bytes>>) -> rusqlite::Result<()> {
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let mut select = db.prepare(sql)?;
+    let mut rows = select.query([])?;
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next()? {
+        line::push(bytes(row.get_ref(0)?), false, &mut lines);
+        if lines.len() >= CHUNK_BYTES && taker.blocking_send(Ok(std::mem::take(&mut lines).into())).is_err() {
+            return Ok(());
+        }
+    }
+    if !lines.is_empty() {
+        drop(taker.blocking_send(Ok(lines.into())));
+    }
+    Ok(())
+}
 
 fn lines_after(db: &Connection, blob_type: &str, after: i64, up_to: i64) -> rusqlite::Result<Option<(i64, Vec<u8>)>> {
     let mut select = db.prepare_cached(&format!("SELECT id, op, row {OF_A_FILE} ORDER BY id"))?;

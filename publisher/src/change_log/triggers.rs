@@ -1,4 +1,5 @@
-//! Triggers that log the changes of a table, for a service that nobody can change.
+//! Tables of the service: triggers that log the changes of one, for a service that nobody can change, and all rows of one, as the
+//! triggers log them.
 //!
 //! A key that changes is a deletion and an upsert. Existing rows are logged once under a lock that keeps writers away, so that no
 //! older state of a row gets a higher id than a newer one.
@@ -18,6 +19,14 @@ pub(super) struct Table {
 }
 
 impl Table {
+    /// Its name in a statement.
+    fn place(&self) -> String {
+        match &self.schema {
+            Some(schema) => format!("{}.{}", name(schema), name(&self.name)),
+            None => name(&self.name),
+        }
+    }
+
     /// The key that the caller names, or else the table's own; every column of it has to be there.
     pub(super) fn keyed(mut self, key: &[String]) -> Result<Self, LogError> {
         let refused = |problem: String| LogError::Table { table: self.name.clone(), problem };
@@ -40,10 +49,7 @@ pub(super) fn postgres(table: &Table, log: &str, blob_type: &BlobType) -> String
     let (log, blob_type) = (name(log), blob_type.as_str());
     let called = format!("{} to {blob_type}", table.name);
     let function = format!("{log}.{}", name(SqlName::new(&called).as_str()));
-    let place = match &table.schema {
-        Some(schema) => format!("{}.{}", name(schema), name(&table.name)),
-        None => name(&table.name),
-    };
+    let place = table.place();
     let of =
         |row: &str| table.key.iter().map(|column| format!("{row}.{}", name(column))).collect::<Vec<_>>().join(", ");
     let (old, new) = (of("OLD"), of("NEW"));
@@ -85,7 +91,7 @@ COMMIT;
 
 /// The statements for SQLite.
 pub(super) fn sqlite(table: &Table, blob_type: &BlobType) -> String {
-    let (place, blob_type) = (name(&table.name), blob_type.as_str());
+    let (place, blob_type) = (table.place(), blob_type.as_str());
     let trigger = |event: &str| name(&format!("waybill {} to {blob_type} {event}", table.name));
     let (inserted, updated, deleted) = (trigger("inserted"), trigger("updated"), trigger("deleted"));
     let of = |row: &str| table.key.iter().map(|column| format!("{row}.{}", name(column))).collect::<Vec<_>>();
@@ -130,6 +136,21 @@ SELECT '{blob_type}', {row} FROM {place} AS there;
 COMMIT;
 "
     )
+}
+
+/// The statement that gives all rows, as the triggers log them.
+pub(super) fn rows_in_postgres(table: &Table) -> String {
+    format!("SELECT row_to_json(there)::text FROM {} AS there", table.place())
+}
+
+/// As [`rows_in_postgres`].
+pub(super) fn rows_in_sqlite(table: &Table) -> String {
+    format!("SELECT {} FROM {} AS there", object("there", &table.columns), table.place())
+}
+
+/// What a trigger of ours has in its text that logs this type, and no other has.
+pub(super) fn logs_as(blob_type: &BlobType) -> String {
+    format!("'{}', 'upsert'", blob_type.as_str())
 }
 
 /// A row as JSON, put together as text: `json_object` takes 127 arguments at most. Bytes become hex.

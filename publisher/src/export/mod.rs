@@ -27,19 +27,21 @@ use time::OffsetDateTime;
 use tokio::{io::AsyncRead, sync::mpsc};
 use tokio_util::io::SyncIoBridge;
 use uuid::Uuid;
-use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Format, MANIFEST_TYPE, Metadata};
-use waybill_formats::{Charset, Compression, Segment, WriterOptions};
+use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Format, MANIFEST_TYPE, Metadata, Snapshot};
+use waybill_formats::{Charset, Compression, Segment, WriterOptions, Written};
 
+pub(crate) use blocks::Uploads;
 pub use error::ExportError;
 pub(crate) use settle::{is_ours, settle};
 pub(crate) use source::bad_rows;
 use source::{Counted, Gone, PackError, Packing, Treatment};
 pub use writer::ExportWriter;
-pub(crate) use writer::address;
+pub(crate) use writer::{Staged, address};
 
 use crate::{
     context::Context,
     outbox::{ExportRow, ListFilter, Outbox, Plan, SqliteOutbox, State},
+    snapshot::{SnapshotOptions, SnapshotWriter},
 };
 
 /// Longest `properties`: with the rest, a message stays within the 256 KiB that the standard tier takes. Source: Microsoft,
@@ -74,12 +76,15 @@ pub struct Exported {
     pub plain_bytes: u64,
     /// SHA-256 of the plain bytes, lower-case hex.
     pub plain_sha256: String,
+    /// The full export that it is a part of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
     /// It had been exported before, and nothing was done now.
     pub repeated: bool,
 }
 
 impl Exported {
-    fn of(row: &ExportRow, repeated: bool) -> Self {
+    pub(crate) fn of(row: &ExportRow, repeated: bool) -> Self {
         Self {
             export_id: row.export_id.as_str().to_owned(),
             blob_type: row.blob_type.clone(),
@@ -90,6 +95,7 @@ impl Exported {
             bytes: row.bytes.unwrap_or_default(),
             plain_bytes: row.plain_bytes.unwrap_or_default(),
             plain_sha256: row.plain_sha256.clone().unwrap_or_default(),
+            snapshot: row.snapshot.clone(),
             repeated,
         }
     }
@@ -332,7 +338,7 @@ impl<O: Outbox> ExportBuilder<O> {
             let source = PathBuf::from(path);
             let read = Arc::clone(&this.bytes_read);
             let open = move || Counted::open(&source, read);
-            let error = match this.again().pack(path.display().to_string(), format, open).await {
+            let error = match this.again().publish(path.display().to_string(), format, open).await {
                 Ok(exported) => return Ok(exported),
                 Err(error) => error,
             };
@@ -354,6 +360,33 @@ impl<O: Outbox> ExportBuilder<O> {
         }
     }
 
+    /// Begins a full export with this builder's type, properties and format: all rows of the type as they are at one place of its
+    /// sequence, in parts. `id` is its identity, such as the night's date: made again, the same one is answered with what was made
+    /// before. Read the rows after this returns, so that they hold all that was published until then. An export id that was
+    /// set does not count: parts have their own.
+    ///
+    /// # Errors
+    /// [`ExportError::Outbox`]; [`ExportError::Invalid`] for an id that is not 1–120 characters, and for a place that no file has
+    /// reached.
+    pub async fn snapshot(self, id: &str, options: SnapshotOptions) -> Result<SnapshotWriter<O>, ExportError> {
+        let correlation_id = self.correlation_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+        let part = Self { export_id: None, correlation_id: Some(correlation_id), ..self };
+        SnapshotWriter::begin(part, id, options).await
+    }
+
+    /// The columns of CSV, unless they were given.
+    pub(crate) fn columns_of(&mut self, columns: Vec<String>) {
+        self.columns.get_or_insert(columns);
+    }
+
+    pub(crate) fn context(&self) -> &Context<O> {
+        &self.context
+    }
+
+    pub(crate) fn blob_type(&self) -> &BlobType {
+        &self.blob_type
+    }
+
     /// Publishes what a reader gives, as [`ExportBuilder::file`] does a file, except that it is read once: what fails
     /// must be begun again by the caller. `name` stands for it in errors.
     ///
@@ -366,7 +399,39 @@ impl<O: Outbox> ExportBuilder<O> {
         reader: impl AsyncRead + Send + Unpin + 'static,
     ) -> Result<Exported, ExportError> {
         let bridge = SyncIoBridge::new(reader);
-        self.pack(name.to_owned(), format, move || Ok(bridge)).await
+        self.publish(name.to_owned(), format, move || Ok(bridge)).await
+    }
+
+    async fn publish<R: Read + Send + 'static>(
+        self,
+        name: String,
+        format: Format,
+        open: impl FnOnce() -> std::io::Result<R> + Send + 'static,
+    ) -> Result<Exported, ExportError> {
+        match self.pack(name, format, open).await? {
+            Packed::Now(writer, written) => writer.finish_written(*written).await,
+            Packed::Before(exported) => Ok(*exported),
+        }
+    }
+
+    /// Stages what a reader gives as one file, and commits nothing.
+    pub(crate) async fn stage<R: Read + Send + 'static>(
+        self,
+        name: String,
+        format: Format,
+        open: impl FnOnce() -> std::io::Result<R> + Send + 'static,
+    ) -> Result<Staged<O>, ExportError> {
+        match self.pack(name, format, open).await? {
+            Packed::Now(writer, written) => writer.stage_written(*written).await,
+            Packed::Before(exported) => Err(ExportError::Failed { export_id: exported.export_id }),
+        }
+    }
+
+    /// As [`stage`](Self::stage), of a file.
+    pub(crate) async fn stage_file(self, path: &Path) -> Result<Staged<O>, ExportError> {
+        let format = format_of(path)?;
+        let (source, read) = (path.to_owned(), Arc::clone(&self.bytes_read));
+        self.stage(path.display().to_string(), format, move || Counted::open(&source, read)).await
     }
 
     /// Reads on a thread for such work; segments come over, are packed and staged.
@@ -375,7 +440,7 @@ impl<O: Outbox> ExportBuilder<O> {
         name: String,
         format: Format,
         open: impl FnOnce() -> std::io::Result<R> + Send + 'static,
-    ) -> Result<Exported, ExportError> {
+    ) -> Result<Packed<O>, ExportError> {
         let (treatment, written) = match self.format {
             None => (Treatment::Verbatim, format),
             Some(target) => (Treatment::Convert(target, self.columns.clone()), target),
@@ -386,13 +451,13 @@ impl<O: Outbox> ExportBuilder<O> {
         let input = match blocking(open).await {
             Ok(input) => input,
             Err(source) => match self.exported_before().await? {
-                Some(known) => return Ok(known),
+                Some(known) => return Ok(Packed::Before(Box::new(known))),
                 None => return Err(ExportError::Read { name, source }),
             },
         };
         let mut writer = self.start_as(WriterOptions::Raw, written).await?;
-        if writer.already_exported().is_some() {
-            return writer.finish().await;
+        if let Some(known) = writer.already_exported() {
+            return Ok(Packed::Before(Box::new(known.clone())));
         }
         let (sender, mut segments) = mpsc::channel::<Segment>(SEGMENTS_WAITING);
         let reader = tokio::task::spawn_blocking(move || {
@@ -405,7 +470,7 @@ impl<O: Outbox> ExportBuilder<O> {
             }
         }
         match reader.await {
-            Ok(Ok(written)) => writer.finish_written(written).await,
+            Ok(Ok(written)) => Ok(Packed::Now(writer, Box::new(written))),
             Ok(Err(PackError::Export(error))) => Err(writer.failed(error).await),
             Ok(Err(PackError::Gone)) => unreachable!("its receiver lives as long as this call"),
             Err(failed) => std::panic::resume_unwind(failed.into_panic()),
@@ -425,7 +490,7 @@ impl<O: Outbox> ExportBuilder<O> {
     }
 
     /// The same export once more.
-    fn again(&self) -> Self {
+    pub(crate) fn again(&self) -> Self {
         Self {
             context: Arc::clone(&self.context),
             blob_type: self.blob_type.clone(),
@@ -480,6 +545,14 @@ impl<O: Outbox> fmt::Debug for ExportBuilder<O> {
             .field("export_id", &self.export_id)
             .finish_non_exhaustive()
     }
+}
+
+/// What became of a source.
+enum Packed<O: Outbox> {
+    /// All segments are packed, and the last of them is not staged yet.
+    Now(ExportWriter<O>, Box<Written>),
+    /// It was exported with this id before.
+    Before(Box<Exported>),
 }
 
 /// Runs work that blocks its thread on one for such work.

@@ -6,9 +6,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 use waybill_azure::{
     Service,
-    blob::{BlobError, BlobHeaders},
+    blob::{BlobError, BlobHeaders, Upload},
 };
-use waybill_contracts::BlobPath;
+use waybill_contracts::{BlobPath, Snapshot};
 use waybill_formats::{Compression, Field, Finished, Row, Segment, SegmentWriter, WriterOptions, Written};
 
 use super::{
@@ -95,7 +95,7 @@ impl<O: Outbox> ExportWriter<O> {
         let attempt = Unfinished { context: Arc::clone(&context), attempt: Some(attempt) };
         context.reached(Step::Planned);
         let raw = options == WriterOptions::Raw;
-        let blocks = Blocks::new(context.container.upload(blob.as_str()), &context.limits);
+        let blocks = Blocks::new(context.container.upload(blob.as_str()), &context.limits, &context.uploads);
         let packer = Packer::new(compression, &context.packing, context.limits.segments_at_once_max.get());
         let plan = Plan { blob, ..plan };
         Ok(Self(Writing::New(Box::new(Open {
@@ -193,17 +193,15 @@ impl<O: Outbox> ExportWriter<O> {
     pub async fn finish(self) -> Result<Exported, ExportError> {
         match self.0 {
             Writing::Known(known) => Ok(*known),
-            Writing::New(mut open) => {
-                open.usable()?;
-                let (options, compression) = (WriterOptions::Raw, Compression::None);
-                let rows = mem::replace(&mut open.rows, SegmentWriter::new(options, compression));
-                let (last, written) = rows.finish();
-                for segment in last {
-                    open.pack(segment).await?;
-                }
-                let rows = if open.raw { open.rows_of_raw } else { Some(written.rows) };
-                open.finish(written, rows).await
-            }
+            Writing::New(open) => open.stage().await?.commit(None).await,
+        }
+    }
+
+    /// Stages all there is of a file with an id of its own, and commits nothing.
+    pub(crate) async fn stage(self) -> Result<Staged<O>, ExportError> {
+        match self.0 {
+            Writing::Known(known) => Err(ExportError::Failed { export_id: known.export_id }),
+            Writing::New(open) => open.stage().await,
         }
     }
 
@@ -211,11 +209,23 @@ impl<O: Outbox> ExportWriter<O> {
     pub(super) async fn finish_written(self, written: Written) -> Result<Exported, ExportError> {
         match self.0 {
             Writing::Known(known) => Ok(*known),
-            Writing::New(open) => {
-                open.usable()?;
-                let rows = written.rows;
-                open.finish(written, Some(rows)).await
-            }
+            Writing::New(open) => open.stage_written(written).await?.commit(None).await,
+        }
+    }
+
+    /// As [`ExportWriter::stage`], for segments that were written elsewhere.
+    pub(super) async fn stage_written(self, written: Written) -> Result<Staged<O>, ExportError> {
+        match self.0 {
+            Writing::Known(known) => Err(ExportError::Failed { export_id: known.export_id }),
+            Writing::New(open) => open.stage_written(written).await,
+        }
+    }
+
+    /// Rows and plain bytes so far.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        match &self.0 {
+            Writing::New(open) => open.rows.size(),
+            Writing::Known(known) => (known.rows.unwrap_or_default(), known.plain_bytes),
         }
     }
 
@@ -278,24 +288,27 @@ impl<O: Outbox> Open<O> {
         Ok(())
     }
 
-    async fn finish(self, written: Written, rows: Option<u64>) -> Result<Exported, ExportError> {
-        let Self { attempt, plan, packer, blocks, .. } = self;
-        let finished = packer.finish(written).await;
-        File { attempt, plan, blocks }.finish(finished, rows).await
+    async fn stage(mut self) -> Result<Staged<O>, ExportError> {
+        self.usable()?;
+        let (options, compression) = (WriterOptions::Raw, Compression::None);
+        let rows = mem::replace(&mut self.rows, SegmentWriter::new(options, compression));
+        let (last, written) = rows.finish();
+        for segment in last {
+            self.pack(segment).await?;
+        }
+        let rows = if self.raw { self.rows_of_raw } else { Some(written.rows) };
+        self.stage_rest(written, rows).await
     }
-}
 
-/// A file whose rows are all written.
-struct File<O: Outbox> {
-    attempt: Unfinished<O>,
-    plan: Plan,
-    blocks: Blocks,
-}
+    async fn stage_written(self, written: Written) -> Result<Staged<O>, ExportError> {
+        self.usable()?;
+        let rows = written.rows;
+        self.stage_rest(written, Some(rows)).await
+    }
 
-impl<O: Outbox> File<O> {
-    async fn finish(self, finished: Finished, rows: Option<u64>) -> Result<Exported, ExportError> {
-        let Finished { head, rest, stats } = finished;
-        let Self { attempt, plan, mut blocks } = self;
+    async fn stage_rest(self, written: Written, rows: Option<u64>) -> Result<Staged<O>, ExportError> {
+        let Self { attempt, plan, packer, mut blocks, .. } = self;
+        let Finished { head, rest, stats } = packer.finish(written).await;
         let context = Arc::clone(&attempt.context);
         let id = plan.export_id.as_str().to_owned();
         let staged = async {
@@ -324,7 +337,27 @@ impl<O: Outbox> File<O> {
             plain_bytes: stats.plain_bytes,
             plain_sha256: hex(&stats.plain_sha256),
             sha256: stats.sha256.map(|hash| hex(&hash)),
+            snapshot: None,
         };
+        Ok(Staged { attempt, plan, upload, facts })
+    }
+}
+
+/// A file all of which is staged, and nothing committed: no number is taken yet. Dropped, it is void.
+pub(crate) struct Staged<O: Outbox> {
+    attempt: Unfinished<O>,
+    plan: Plan,
+    upload: Upload,
+    facts: FileFacts,
+}
+
+impl<O: Outbox> Staged<O> {
+    /// Numbers the file, and commits it. `snapshot`: the full export that it is a part of.
+    pub(crate) async fn commit(self, snapshot: Option<Snapshot>) -> Result<Exported, ExportError> {
+        let Self { attempt, plan, upload, facts } = self;
+        let facts = FileFacts { snapshot, ..facts };
+        let context = Arc::clone(&attempt.context);
+        let id = plan.export_id.as_str().to_owned();
         let headers_of = facts.clone();
         let outbox_failed = |source| ExportError::Outbox { export_id: id.clone(), source };
         let number = context.outbox.number(attempt.get(), facts).await.map_err(outbox_failed)?;
@@ -400,6 +433,12 @@ fn headers(plan: &Plan, facts: &FileFacts, epoch: &str, number: u64) -> BlobHead
     ]);
     if let Some(rows) = facts.rows {
         metadata.insert("rows".to_owned(), rows.to_string());
+    }
+    if let Some(Snapshot { id, part, of, as_of }) = &facts.snapshot {
+        metadata.insert("snapshotid".to_owned(), utf8_percent_encode(id, HEADER).to_string());
+        metadata.insert("snapshotpart".to_owned(), part.to_string());
+        metadata.insert("snapshotof".to_owned(), of.to_string());
+        metadata.insert("snapshotasof".to_owned(), as_of.to_string());
     }
     BlobHeaders { content_type: plan.content_type.clone(), metadata }
 }

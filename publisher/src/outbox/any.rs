@@ -1,6 +1,7 @@
 //! The outboxes that a configuration can name.
 
 use time::OffsetDateTime;
+use waybill_contracts::BlobType;
 
 use super::{
     Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
@@ -56,6 +57,19 @@ impl Outbox for AnyOutbox {
 
     async fn number(&self, attempt: &Attempt, facts: FileFacts) -> Result<u64, OutboxError> {
         either!(self, outbox => outbox.number(attempt, facts))
+    }
+
+    async fn last_number(&self, publisher: &str, blob_type: &BlobType) -> Result<u64, OutboxError> {
+        either!(self, outbox => outbox.last_number(publisher, blob_type))
+    }
+
+    async fn parts(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        snapshot: &str,
+    ) -> Result<Vec<ExportRow>, OutboxError> {
+        either!(self, outbox => outbox.parts(publisher, blob_type, snapshot))
     }
 
     async fn uploaded(&self, attempt: &Attempt) -> Result<ExportRow, OutboxError> {

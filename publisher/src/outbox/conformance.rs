@@ -5,7 +5,7 @@
 use std::{future::Future, time::Duration};
 
 use time::OffsetDateTime;
-use waybill_contracts::{BlobPath, BlobType, ExportId, MANIFEST_TYPE};
+use waybill_contracts::{BlobPath, BlobType, ExportId, MANIFEST_TYPE, Snapshot};
 
 use super::{Attempt, FileFacts, ListFilter, ManifestRange, Outbox, OutboxError, Plan, Planned, State};
 
@@ -41,6 +41,7 @@ pub fn facts() -> FileFacts {
         plain_bytes: 60,
         plain_sha256: "aa".repeat(32),
         sha256: Some("bb".repeat(32)),
+        snapshot: None,
     }
 }
 
@@ -68,6 +69,7 @@ where
     a_long_backlog_is_named_by_several_manifests(&open("long").await).await;
     what_is_over_goes_once_a_manifest_that_is_sent_names_it(&open("over").await).await;
     what_is_not_over_is_not_forgotten(&open("not-over").await).await;
+    parts_of_a_full_export_are_one_file_each(&open("parts").await).await;
     numbers_begin_anew_with_an_epoch(&open).await;
     lists_come_newest_first_and_in_pages(&open("list").await).await;
     one_relay_at_a_time(&open).await;
@@ -148,6 +150,36 @@ async fn numbers_of_a_type_have_no_gap(outbox: &impl Outbox) {
         let attempt = begin(outbox, id, blob_type).await;
         assert_eq!(outbox.number(&attempt, facts()).await.unwrap(), number, "{id}");
     }
+}
+
+async fn parts_of_a_full_export_are_one_file_each(outbox: &impl Outbox) {
+    let blob_type = BlobType::new("T").unwrap();
+    let last = async || outbox.last_number("suite", &blob_type).await.unwrap();
+    let parts = async |id: &'static str| outbox.parts("suite", &blob_type, id).await.unwrap();
+    let part =
+        |part| FileFacts { snapshot: Some(Snapshot { id: "full".to_owned(), part, of: 2, as_of: 1 }), ..facts() };
+    assert_eq!(last().await, 0);
+    upload(outbox, "change", "T").await;
+    upload(outbox, "another", "U").await;
+    assert_eq!(last().await, 1);
+
+    let [one, two, again] = [begin(outbox, "one", "T"), begin(outbox, "two", "T"), begin(outbox, "again", "T")];
+    let (one, two, again) = (one.await, two.await, again.await);
+    assert!(parts("full").await.is_empty(), "nothing is fixed yet");
+    // In any order.
+    assert_eq!(outbox.number(&two, part(2)).await.unwrap(), 2);
+    assert!(overtaken(outbox.number(&again, part(2)).await), "somebody else makes it too");
+    assert_eq!(outbox.number(&one, part(1)).await.unwrap(), 3);
+    assert_eq!(outbox.number(&one, part(1)).await.unwrap(), 3, "asked again");
+    outbox.uploaded(&one).await.unwrap();
+    outbox.void(&two, "no room").await.unwrap();
+    assert!(overtaken(outbox.number(&again, part(2)).await), "void as it is, its number is told as this part's");
+    let known = parts("full").await;
+    let shown: Vec<_> = known.iter().map(|row| (row.export_id.as_str(), row.state)).collect();
+    assert_eq!(shown, [("one", State::Uploaded), ("two", State::Void)]);
+    assert_eq!(known[0].snapshot, part(1).snapshot);
+    assert!(outbox.get(again.row).await.unwrap().unwrap().snapshot.is_none());
+    assert!(parts("fuller").await.is_empty() && outbox.parts("another", &blob_type, "full").await.unwrap().is_empty());
 }
 
 async fn an_id_that_was_exported_is_exported_once(outbox: &impl Outbox) {

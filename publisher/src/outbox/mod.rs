@@ -37,6 +37,7 @@ pub use model::{
 pub use postgres::{PostgresOutbox, PostgresOutboxOptions};
 pub use sqlite::{SqliteOutbox, SqliteOutboxOptions};
 use time::OffsetDateTime;
+use waybill_contracts::BlobType;
 use waybill_store::{rusqlite, tokio_postgres};
 
 /// Why the outbox could not do something. Nothing of the call took effect.
@@ -105,8 +106,27 @@ pub trait Outbox: Send + Sync + 'static {
     /// Fixes the number, and keeps what is known of the file. Asked again by the same try, it is the same number.
     ///
     /// # Errors
-    /// Also [`OutboxError::Overtaken`] and [`OutboxError::OtherEpoch`].
+    /// Also [`OutboxError::Overtaken`], by another file that is this part of the same full export too, and
+    /// [`OutboxError::OtherEpoch`].
     fn number(&self, attempt: &Attempt, facts: FileFacts) -> impl Future<Output = Result<u64, OutboxError>> + Send;
+
+    /// The last number that a file of the type got in this epoch; 0 before the first.
+    ///
+    /// # Errors
+    /// Also [`OutboxError::OtherEpoch`].
+    fn last_number(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+    ) -> impl Future<Output = Result<u64, OutboxError>> + Send;
+
+    /// The parts of a full export that have a number, void ones too, by part.
+    fn parts(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        snapshot: &str,
+    ) -> impl Future<Output = Result<Vec<ExportRow>, OutboxError>> + Send;
 
     /// The blob is committed: from here on its message will be sent.
     ///
@@ -191,6 +211,24 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// What happened to a row, oldest first.
     fn history(&self, row: i64) -> impl Future<Output = Result<Vec<HistoryEntry>, OutboxError>> + Send;
+}
+
+/// What the last try to send the longest waiting message met.
+///
+/// # Errors
+/// When the outbox cannot be read.
+pub async fn last_error(outbox: &impl Outbox) -> Result<Option<String>, OutboxError> {
+    // In an outage all are due, and those that waited longest were tried.
+    let due = outbox.due(1).await?;
+    let newest = outbox.list(&ListFilter { state: Some(State::Uploaded), ..ListFilter::default() }).await?;
+    Ok(due.into_iter().chain(newest.into_iter().rev()).find_map(|row| row.last_error))
+}
+
+/// The parts of a full export, of $1, $2 and $3, in their order.
+const PARTS: &str = "publisher = $1 AND blob_type = $2 AND snapshot_id = $3 ORDER BY snapshot_part";
+
+fn overtaken(attempt: &Attempt) -> OutboxError {
+    OutboxError::Overtaken { export_id: attempt.export_id.as_str().to_owned() }
 }
 
 /// Why a row cannot be sent again.

@@ -5,7 +5,7 @@ use std::{any::Any, fmt, str::FromStr};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
-use waybill_contracts::{BlobPath, BlobType, ExportId};
+use waybill_contracts::{BlobPath, BlobType, ExportId, Snapshot};
 
 /// Where an export is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -100,6 +100,8 @@ pub struct FileFacts {
     pub plain_sha256: String,
     /// SHA-256 of the stored bytes, lower-case hex; `None` for a file whose first block was known last.
     pub sha256: Option<String>,
+    /// The full export that it is a part of.
+    pub snapshot: Option<Snapshot>,
 }
 
 /// One try at an export. A later one for the same export fences it.
@@ -169,6 +171,8 @@ pub struct ExportRow {
     pub plain_sha256: Option<String>,
     /// SHA-256 of the stored bytes.
     pub sha256: Option<String>,
+    /// The full export that it is a part of; `None` until the file is staged.
+    pub snapshot: Option<Snapshot>,
     /// Where it is in its life.
     pub state: State,
     /// Why it is void.

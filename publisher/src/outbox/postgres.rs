@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use tokio::{sync::Mutex, time::timeout};
 use uuid::Uuid;
-use waybill_contracts::{BlobPath, ExportId};
+use waybill_contracts::{BlobPath, BlobType, ExportId, Snapshot};
 use waybill_store::{
     Migration, Postgres, PostgresConnection, PostgresError, PostgresTransaction, Schema, lock_number, signed,
     tokio_postgres::{Error, Row, types::ToSql},
@@ -17,7 +17,7 @@ use waybill_store::{
 
 use super::{
     Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
-    Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again,
+    PARTS, Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again, overtaken,
 };
 use crate::session::{self, Session};
 
@@ -27,6 +27,7 @@ const SCHEMA: Schema = Schema {
     migrations: &[
         Migration { name: "exports, their numbers and history", sql: include_str!("postgres_0001.sql") },
         Migration { name: "manifests name what is sent", sql: include_str!("postgres_0002.sql") },
+        Migration { name: "parts of full exports", sql: include_str!("postgres_0003.sql") },
     ],
     shared_with_user: false,
 };
@@ -40,9 +41,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 const COLUMNS: &str = "row, export_id, publisher, epoch, blob_type, sequence, correlation_id, causation_id, traceparent, \
     blob, uri, content_type, content_encoding, properties, schema, rows, bytes, plain_bytes, plain_sha256, sha256, state, \
-    reason, replaced_by, message_id, created_at, uploaded_at, sent_at, expires_at, tries, due_at, last_error, attempt";
+    reason, replaced_by, message_id, created_at, uploaded_at, sent_at, expires_at, tries, due_at, last_error, attempt, \
+    snapshot_id, snapshot_part, snapshot_of, snapshot_as_of";
 /// So many.
-const COLUMNS_COUNT: usize = 32;
+const COLUMNS_COUNT: usize = 36;
 
 /// Whether the type of an export is paused. Nobody resumes it until the transaction ends: whoever resumes it then finds the row.
 const PAUSED: &str = "EXISTS (SELECT FROM paused WHERE paused.blob_type = export.blob_type FOR SHARE)";
@@ -251,6 +253,13 @@ impl PostgresOutbox {
         .await
     }
 
+    /// Whether the outbox still is in the epoch in which we opened it.
+    async fn same_epoch(&self) -> Result<(), OutboxError> {
+        let rows = self.query("SELECT epoch FROM outbox", &[]).await?;
+        let is_same = rows.first().is_some_and(|row| row.get::<_, &str>(0) == &*self.epoch);
+        if is_same { Ok(()) } else { Err(OutboxError::OtherEpoch) }
+    }
+
     /// The row of a try, if the try is the latest one and the row is in one of these states.
     async fn latest(&self, attempt: &Attempt, states: &[State]) -> Result<ExportRow, OutboxError> {
         let row = self.get(attempt.row).await?;
@@ -300,18 +309,23 @@ impl Outbox for PostgresOutbox {
                 SELECT row, publisher, blob_type FROM export
                 WHERE row = $1 AND attempt = $2 AND state = 'planned' AND sequence IS NULL
                     AND EXISTS (SELECT FROM outbox WHERE one = 1 AND epoch = $10 FOR SHARE)
+                    AND NOT EXISTS (
+                        SELECT FROM export AS other WHERE other.publisher = export.publisher
+                            AND other.blob_type = export.blob_type AND other.snapshot_id = $11 AND other.snapshot_part = $12)
                 FOR UPDATE),
             next AS (
                 INSERT INTO sequence AS known (publisher, blob_type, last) SELECT publisher, blob_type, 1 FROM mine
                 ON CONFLICT (publisher, blob_type) DO UPDATE SET last = known.last + 1 RETURNING last),
             numbered AS (
                 UPDATE export SET epoch = $10, sequence = next.last, uri = $3, rows = $4, bytes = $5, plain_bytes = $6,
-                    plain_sha256 = $7, sha256 = $8
+                    plain_sha256 = $7, sha256 = $8, snapshot_id = $11, snapshot_part = $12, snapshot_of = $13,
+                    snapshot_as_of = $14
                 FROM mine, next WHERE export.row = mine.row RETURNING export.row, export.sequence),
             noted AS (
                 INSERT INTO history (export, at, state, note)
                 SELECT row, $9::timestamptz, 'planned', 'number ' || sequence FROM numbered)
             SELECT sequence FROM numbered";
+        let part = facts.snapshot.as_ref();
         let values: &[&(dyn ToSql + Sync)] = &[
             &attempt.row,
             &attempt.number,
@@ -323,12 +337,37 @@ impl Outbox for PostgresOutbox {
             &facts.sha256,
             &self.now(),
             &&*self.epoch,
+            &part.map(|of| &of.id),
+            &part.map(|of| signed(of.part)),
+            &part.map(|of| signed(of.of)),
+            &part.map(|of| signed(of.as_of)),
         ];
         if let Some(numbered) = self.query(sql, values).await?.first() {
             return Ok(numbered.get::<_, i64>(0).unsigned_abs());
         }
         let row = self.latest(attempt, &[State::Planned]).await?;
-        row.sequence.ok_or(OutboxError::OtherEpoch)
+        let Some(number) = row.sequence else {
+            self.same_epoch().await?;
+            return Err(overtaken(attempt));
+        };
+        Ok(number)
+    }
+
+    async fn last_number(&self, publisher: &str, blob_type: &BlobType) -> Result<u64, OutboxError> {
+        self.same_epoch().await?;
+        let sql = "SELECT last FROM sequence WHERE publisher = $1 AND blob_type = $2";
+        let rows = self.query(sql, &[&publisher, &blob_type.as_str()]).await?;
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+    }
+
+    async fn parts(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        snapshot: &str,
+    ) -> Result<Vec<ExportRow>, OutboxError> {
+        let sql = format!("SELECT {COLUMNS} FROM export WHERE {PARTS}");
+        self.query(&sql, &[&publisher, &blob_type.as_str(), &snapshot]).await?.iter().map(export_row).collect()
     }
 
     async fn uploaded(&self, attempt: &Attempt) -> Result<ExportRow, OutboxError> {
@@ -620,10 +659,6 @@ async fn note(
     rows(tx, sql, &[&row, &at, &state.as_str(), &note]).await.map(drop)
 }
 
-fn overtaken(attempt: &Attempt) -> OutboxError {
-    OutboxError::Overtaken { export_id: attempt.export_id.as_str().to_owned() }
-}
-
 async fn row_where(
     tx: &PostgresTransaction<'_>,
     clause: &str,
@@ -681,7 +716,14 @@ fn export_row(row: &Row) -> Result<ExportRow, OutboxError> {
         due_at: row.get::<_, Option<OffsetDateTime>>(29).filter(|at| *at < paused_until()),
         last_error: row.get(30),
         attempt: row.get(31),
+        snapshot: snapshot(row),
     })
+}
+
+fn snapshot(row: &Row) -> Option<Snapshot> {
+    let id = row.get::<_, Option<String>>(32)?;
+    let number = |at: usize| row.get::<_, Option<i64>>(at).unwrap_or_default().unsigned_abs();
+    Some(Snapshot { id, part: number(33), of: number(34), as_of: number(35) })
 }
 
 fn parsed<T: FromStr>(text: &str) -> Result<T, OutboxError>

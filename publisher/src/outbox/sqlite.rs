@@ -5,7 +5,7 @@ use std::{fmt, path::Path, str::FromStr, sync::Arc};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
-use waybill_contracts::{BlobPath, ExportId};
+use waybill_contracts::{BlobPath, BlobType, ExportId, Snapshot};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{
@@ -17,9 +17,9 @@ use waybill_store::{
 
 use super::{
     Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
-    Paused, Plan, Planned, RelayLock, State,
+    PARTS, Paused, Plan, Planned, RelayLock, State,
     model::paused_until,
-    named, not_again,
+    named, not_again, overtaken,
     owner::{self, Owner},
 };
 
@@ -30,15 +30,17 @@ const SCHEMA: Schema = Schema {
     migrations: &[
         Migration { name: "exports, their numbers and history", sql: include_str!("sqlite_0001.sql") },
         Migration { name: "manifests name what is sent", sql: include_str!("sqlite_0002.sql") },
+        Migration { name: "parts of full exports", sql: include_str!("sqlite_0003.sql") },
     ],
     shared_with_user: false,
 };
 
 const COLUMNS: &str = "row, export_id, publisher, epoch, blob_type, sequence, correlation_id, causation_id, traceparent, \
     blob, uri, content_type, content_encoding, properties, schema, rows, bytes, plain_bytes, plain_sha256, sha256, state, \
-    reason, replaced_by, message_id, created_at, uploaded_at, sent_at, expires_at, tries, due_at, last_error, attempt";
+    reason, replaced_by, message_id, created_at, uploaded_at, sent_at, expires_at, tries, due_at, last_error, attempt, \
+    snapshot_id, snapshot_part, snapshot_of, snapshot_as_of";
 /// So many.
-const COLUMNS_COUNT: usize = 32;
+const COLUMNS_COUNT: usize = 36;
 
 /// An outbox in a SQLite file. Clones share it.
 #[derive(Clone)]
@@ -172,9 +174,17 @@ impl Outbox for SqliteOutbox {
             if let Some(number) = row.sequence {
                 return Ok(number);
             }
-            let current: String = tx.prepare_cached("SELECT epoch FROM outbox")?.query_row([], |row| row.get(0))?;
-            if current != *epoch {
-                return Err(OutboxError::OtherEpoch.into());
+            same_epoch(tx, &epoch)?;
+            if let Some(Snapshot { id, part, .. }) = &facts.snapshot {
+                let taken = tx
+                    .prepare_cached(
+                        "SELECT EXISTS (SELECT 1 FROM export WHERE publisher = ?1 AND blob_type = ?2
+                             AND snapshot_id = ?3 AND snapshot_part = ?4)",
+                    )?
+                    .query_row(params![row.publisher, row.blob_type, id, signed(*part)], |row| row.get(0))?;
+                if taken {
+                    return Err(overtaken(&attempt).into());
+                }
             }
             let number: i64 = tx
                 .prepare_cached(
@@ -184,7 +194,9 @@ impl Outbox for SqliteOutbox {
                 .query_row(params![row.publisher, row.blob_type], |row| row.get(0))?;
             tx.prepare_cached(
                 "UPDATE export SET epoch = :epoch, sequence = :sequence, uri = :uri, rows = :rows, bytes = :bytes,
-                 plain_bytes = :plain_bytes, plain_sha256 = :plain_sha256, sha256 = :sha256 WHERE row = :row",
+                 plain_bytes = :plain_bytes, plain_sha256 = :plain_sha256, sha256 = :sha256, snapshot_id = :snapshot_id,
+                 snapshot_part = :snapshot_part, snapshot_of = :snapshot_of, snapshot_as_of = :snapshot_as_of
+                 WHERE row = :row",
             )?
             .execute(named_params! {
                 ":epoch": &*epoch,
@@ -195,10 +207,42 @@ impl Outbox for SqliteOutbox {
                 ":plain_bytes": signed(facts.plain_bytes),
                 ":plain_sha256": facts.plain_sha256,
                 ":sha256": facts.sha256,
+                ":snapshot_id": facts.snapshot.as_ref().map(|of| &of.id),
+                ":snapshot_part": facts.snapshot.as_ref().map(|of| signed(of.part)),
+                ":snapshot_of": facts.snapshot.as_ref().map(|of| signed(of.of)),
+                ":snapshot_as_of": facts.snapshot.as_ref().map(|of| signed(of.as_of)),
                 ":row": attempt.row,
             })?;
             note(tx, attempt.row, now, State::Planned, Some(&format!("number {number}")))?;
             Ok(number.unsigned_abs())
+        })
+        .await
+    }
+
+    async fn last_number(&self, publisher: &str, blob_type: &BlobType) -> Result<u64, OutboxError> {
+        let (publisher, blob_type, epoch) = (publisher.to_owned(), blob_type.clone(), Arc::clone(&self.epoch));
+        checked(&self.db, move |tx| {
+            same_epoch(tx, &epoch)?;
+            let last = tx
+                .prepare_cached("SELECT last FROM sequence WHERE publisher = ?1 AND blob_type = ?2")?
+                .query_row(params![publisher, blob_type.as_str()], |row| unsigned(row, 0))
+                .optional()?;
+            Ok(last.flatten().unwrap_or_default())
+        })
+        .await
+    }
+
+    async fn parts(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        snapshot: &str,
+    ) -> Result<Vec<ExportRow>, OutboxError> {
+        let (publisher, blob_type, snapshot) = (publisher.to_owned(), blob_type.clone(), snapshot.to_owned());
+        read(&self.db, move |db| {
+            db.prepare_cached(&format!("SELECT {COLUMNS} FROM export WHERE {PARTS}"))?
+                .query_map(params![publisher, blob_type.as_str(), snapshot], export_row)?
+                .collect()
         })
         .await
     }
@@ -599,11 +643,17 @@ fn owners_that_are_gone(tx: &Transaction<'_>, path: &Path) -> rusqlite::Result<V
     Ok(owners.into_iter().filter(|id| owner::is_gone(path, id)).collect())
 }
 
+/// Whether the outbox still is in the epoch in which we opened it.
+fn same_epoch(tx: &Transaction<'_>, epoch: &str) -> Result<(), JobError> {
+    let current: String = tx.prepare_cached("SELECT epoch FROM outbox")?.query_row([], |row| row.get(0))?;
+    if current == epoch { Ok(()) } else { Err(OutboxError::OtherEpoch.into()) }
+}
+
 /// The row of a try, if the try is the latest one and the row is in one of these states.
 fn latest(tx: &Transaction<'_>, attempt: &Attempt, states: &[State]) -> Result<ExportRow, JobError> {
     row_where(tx, "row = ?1 AND attempt = ?2", params![attempt.row, attempt.number])?
         .filter(|row| states.contains(&row.state))
-        .ok_or_else(|| OutboxError::Overtaken { export_id: attempt.export_id.as_str().to_owned() }.into())
+        .ok_or_else(|| overtaken(attempt).into())
 }
 
 fn row_where(db: &Connection, clause: &str, values: impl rusqlite::Params) -> rusqlite::Result<Option<ExportRow>> {
@@ -646,7 +696,14 @@ fn export_row(row: &Row<'_>) -> rusqlite::Result<ExportRow> {
         due_at: instant(row, 29)?.filter(|at| *at < paused_until()),
         last_error: row.get(30)?,
         attempt: row.get(31)?,
+        snapshot: snapshot(row)?,
     })
+}
+
+fn snapshot(row: &Row<'_>) -> rusqlite::Result<Option<Snapshot>> {
+    let Some(id) = row.get(32)? else { return Ok(None) };
+    let [part, of, as_of] = [unsigned(row, 33)?, unsigned(row, 34)?, unsigned(row, 35)?].map(Option::unwrap_or_default);
+    Ok(Some(Snapshot { id, part, of, as_of }))
 }
 
 fn manifest_range(row: &Row<'_>) -> rusqlite::Result<ManifestRange> {

@@ -34,7 +34,7 @@ pub(crate) fn metadata(row: &ExportRow) -> Result<Metadata, ExtrasError> {
         plain_sha256: row.plain_sha256.clone(),
         sha256: row.sha256.clone(),
         schema: row.schema.clone(),
-        snapshot: None,
+        snapshot: row.snapshot.clone(),
         expires_at: row.expires_at,
         causation_id: row.causation_id.clone(),
     })?;
@@ -83,6 +83,7 @@ fn time_to_live(row: &ExportRow, now: OffsetDateTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use waybill_contracts::Snapshot;
 
     use super::*;
     use crate::outbox::State;
@@ -109,6 +110,7 @@ mod tests {
             plain_bytes: Some(60),
             plain_sha256: Some("aa".repeat(32)),
             sha256: Some("bb".repeat(32)),
+            snapshot: Some(Snapshot { id: "full".to_owned(), part: 1, of: 2, as_of: 2 }),
             state: State::Uploaded,
             reason: None,
             replaced_by: None,
@@ -140,6 +142,7 @@ mod tests {
         assert_eq!((extras.export_id, extras.sequence), (Some(row().export_id), Some(3)));
         assert_eq!((extras.rows, extras.bytes, extras.plain_bytes), (Some(2), Some(40), Some(60)));
         assert_eq!((extras.publisher, extras.epoch), (Some(row().publisher), Some(row().epoch)));
+        assert_eq!(extras.snapshot, row().snapshot);
         assert_eq!((extras.plain_sha256, extras.sha256), (row().plain_sha256, row().sha256));
         assert_eq!((extras.expires_at, extras.causation_id), (row().expires_at, row().causation_id));
 

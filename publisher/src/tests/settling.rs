@@ -12,6 +12,7 @@ use std::{
 use time::OffsetDateTime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use waybill_contracts::BlobType;
 use waybill_formats::Field;
 use waybill_local::{
     BlobOperation,
@@ -60,6 +61,19 @@ impl Outbox for Full {
 
     async fn number(&self, attempt: &Attempt, facts: FileFacts) -> Result<u64, OutboxError> {
         self.inner.number(attempt, facts).await
+    }
+
+    async fn last_number(&self, publisher: &str, blob_type: &BlobType) -> Result<u64, OutboxError> {
+        self.inner.last_number(publisher, blob_type).await
+    }
+
+    async fn parts(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        snapshot: &str,
+    ) -> Result<Vec<ExportRow>, OutboxError> {
+        self.inner.parts(publisher, blob_type, snapshot).await
     }
 
     async fn uploaded(&self, attempt: &Attempt) -> Result<ExportRow, OutboxError> {

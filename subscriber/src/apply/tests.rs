@@ -89,8 +89,11 @@ fn parts() -> impl Strategy<Value = Parts> {
     let sequenced = (0..EPOCHS.len(), "[a\0]{0,2}", count()).prop_map(|(epoch, publisher, sequence)| {
         Position::Sequenced { publisher, epoch: EPOCHS[epoch].to_owned(), sequence }
     });
+    let snapshot = (0..EPOCHS.len(), "[a\0]{0,2}", count(), count()).prop_map(|(epoch, publisher, as_of, sequence)| {
+        Position::Snapshot { publisher, epoch: EPOCHS[epoch].to_owned(), as_of, sequence }
+    });
     let broker = prop_oneof![-2..3_i64, any::<i64>()].prop_map(|sequence_number| Position::Broker { sequence_number });
-    ("[a\0\u{1}é]{0,3}", prop_oneof![sequenced, broker], count(), any::<bool>(), "[ab]{0,1}")
+    ("[a\0\u{1}é]{0,3}", prop_oneof![sequenced, snapshot, broker], count(), any::<bool>(), "[ab]{0,1}")
         .prop_map(|(field, position, row, deletion, content)| Parts { field, position, row, deletion, content })
 }
 
@@ -103,11 +106,14 @@ impl Parts {
     }
 
     fn compare(&self, other: &Self) -> Ordering {
-        fn position(position: &Position) -> (u8, i64, bool, &str, &str, u64) {
+        fn position(position: &Position) -> (u8, i64, bool, &str, &str, u64, Option<u64>) {
             match position {
-                Position::Broker { sequence_number } => (0, *sequence_number, false, "", "", 0),
+                Position::Broker { sequence_number } => (0, *sequence_number, false, "", "", 0, None),
                 Position::Sequenced { publisher, epoch, sequence } => {
-                    (1, 0, epoch.len() == 36, epoch, publisher, *sequence)
+                    (1, 0, epoch.len() == 36, epoch, publisher, *sequence, None)
+                }
+                Position::Snapshot { publisher, epoch, as_of, sequence } => {
+                    (1, 0, epoch.len() == 36, epoch, publisher, *as_of, Some(*sequence))
                 }
             }
         }

@@ -11,7 +11,8 @@
 //! | timestamp | 5 of seconds, digits of the fraction, `00` |
 //! | integer, decimal | see [`Number::push_order_key`] |
 //! | text | UTF-8 with `00` as `00 FF`, then `00 00` |
-//! | position | `01` broker: sequence number, row; `02` sequenced: epoch, publisher, sequence, row |
+//! | position | `01` broker: sequence number, row; `02` sequenced: epoch, publisher, sequence, row; of a full export: epoch,
+//! publisher, its place, `FF`, sequence, row |
 //! | epoch | `02` and the 16 bytes of a UUID, else `01` and text |
 //! | sequence, row | the count of bytes that follow, big-endian |
 //! | deletion | `01`, else `00` |
@@ -42,6 +43,17 @@ pub enum Position {
         /// 1, 2, 3 …
         sequence: u64,
     },
+    /// A part of a full export: newer than the file with the number of its place, older than the next one.
+    Snapshot {
+        /// The publisher's name; empty when it gave none.
+        publisher: String,
+        /// As of a sequenced file.
+        epoch: String,
+        /// The last number that its rows hold the effect of.
+        as_of: u64,
+        /// Its own number: of two full exports of one place the later one counts.
+        sequence: u64,
+    },
     /// Without these: the broker's sequence number.
     Broker {
         /// `x-opt-sequence-number`.
@@ -58,24 +70,40 @@ impl Position {
                 key.push(1);
                 key.extend_from_slice(&sequence_number.wrapping_sub(i64::MIN).to_be_bytes());
             }
-            Self::Sequenced { publisher, epoch, sequence } => {
-                key.push(2);
-                match Uuid::try_parse(epoch) {
-                    Ok(uuid) => {
-                        key.push(2);
-                        key.extend_from_slice(uuid.as_bytes());
-                    }
-                    Err(_) => {
-                        key.push(1);
-                        push_text(epoch, &mut key);
-                    }
-                }
-                push_text(publisher, &mut key);
+            Self::Sequenced { publisher, epoch, sequence } => push_place(publisher, epoch, *sequence, &mut key),
+            Self::Snapshot { publisher, epoch, as_of, sequence } => {
+                push_place(publisher, epoch, *as_of, &mut key);
+                // Behind every row of that file: a row's number begins with 8 at most.
+                key.push(u8::MAX);
                 push_count(*sequence, &mut key);
             }
         }
         key
     }
+
+    /// Who published it, where it is in a sequence.
+    pub(crate) fn publisher(&self) -> Option<&str> {
+        match self {
+            Self::Sequenced { publisher, .. } | Self::Snapshot { publisher, .. } => Some(publisher),
+            Self::Broker { .. } => None,
+        }
+    }
+}
+
+fn push_place(publisher: &str, epoch: &str, sequence: u64, key: &mut Vec<u8>) {
+    key.push(2);
+    match Uuid::try_parse(epoch) {
+        Ok(uuid) => {
+            key.push(2);
+            key.extend_from_slice(uuid.as_bytes());
+        }
+        Err(_) => {
+            key.push(1);
+            push_text(epoch, key);
+        }
+    }
+    push_text(publisher, key);
+    push_count(sequence, key);
 }
 
 /// Appends the declared field's part.

@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use url::Url;
 use waybill_azure::blob::BlobFacts;
-use waybill_contracts::{BlobUri, Metadata, Reason};
+use waybill_contracts::{BlobUri, Metadata, Reason, Snapshot};
 use waybill_formats::seek::Checkpoint;
 
 /// The identity of a file: its publisher and exportId, else its normalised uri.
@@ -185,6 +185,14 @@ pub struct Waybill {
     pub sequence: Option<PublisherSequence>,
     /// When the blob may be deleted.
     pub expires_at: Option<OffsetDateTime>,
+}
+
+impl Waybill {
+    /// The full export that the file is a part of.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        self.metadata.extras().ok()?.snapshot
+    }
 }
 
 /// A file's place in its publisher's sequence.

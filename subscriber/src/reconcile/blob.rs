@@ -4,7 +4,7 @@ use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use waybill_azure::blob::ListedBlob;
-use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Metadata};
+use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Metadata, Snapshot};
 
 use super::UnusableBlob;
 use crate::{
@@ -47,6 +47,11 @@ fn message(place: &Place, listed: &ListedBlob, blob_type: &BlobType, path: &Blob
     let number = |name: &str, text: &str| {
         text.parse::<u64>().map_err(|_| format!("its header x-ms-meta-{name} is {text:?}, no whole number"))
     };
+    let decoded = |name: &str, text: &str| match percent_decode_str(text).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(format!("its header x-ms-meta-{name} is not UTF-8 when decoded")),
+    };
+    let counted = |name: &str| number(name, needed(name)?);
     // Without its place in the sequence its rows could overwrite newer ones, and without its publisher it would be another
     // file than its message says.
     let extras = Extras {
@@ -57,12 +62,18 @@ fn message(place: &Place, listed: &ListedBlob, blob_type: &BlobType, path: &Blob
         rows: said("rows").map(|text| number("rows", text)).transpose()?,
         bytes: Some(listed.length),
         plain_sha256: said("plainsha256").map(str::to_owned),
+        snapshot: match said("snapshotid") {
+            None => None,
+            Some(id) => Some(Snapshot {
+                id: decoded("snapshotid", id)?,
+                part: counted("snapshotpart")?,
+                of: counted("snapshotof")?,
+                as_of: counted("snapshotasof")?,
+            }),
+        },
         ..Extras::default()
     };
-    let correlation_id = percent_decode_str(needed("correlationid")?)
-        .decode_utf8()
-        .map_err(|_| "its header x-ms-meta-correlationid is not UTF-8 when decoded".to_owned())?
-        .into_owned();
+    let correlation_id = decoded("correlationid", needed("correlationid")?)?;
     let mut metadata = Metadata {
         blob_type: blob_type.as_str().to_owned(),
         correlation_id,

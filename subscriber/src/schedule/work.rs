@@ -32,7 +32,7 @@ use crate::{
     fetch::{self, Claim, FetchError, Located, Storage},
     grants::jittered,
     health::Alarm,
-    inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased},
+    inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased, PublisherSequence},
     look::{FileRows, LookError},
     manifest::{BadRow, Names},
     receive::chain,
@@ -719,13 +719,12 @@ impl BatchFacts {
 }
 
 fn position_of(file: &Leased) -> Position {
-    match &file.waybill.sequence {
-        Some(sequence) => Position::Sequenced {
-            publisher: sequence.publisher.clone(),
-            epoch: sequence.epoch.clone(),
-            sequence: sequence.sequence,
-        },
-        None => Position::Broker { sequence_number: file.sequence_number },
+    let Some(PublisherSequence { publisher, epoch, sequence }) = file.waybill.sequence.clone() else {
+        return Position::Broker { sequence_number: file.sequence_number };
+    };
+    match file.waybill.snapshot() {
+        Some(of) => Position::Snapshot { publisher, epoch, as_of: of.as_of, sequence },
+        None => Position::Sequenced { publisher, epoch, sequence },
     }
 }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 use waybill_azure::blob::BlobHeaders;
+use waybill_contracts::{Metadata, Snapshot};
 use waybill_local::{
     BlobOperation, Local,
     config::{Config, Ports, TenantConfig},
@@ -90,6 +91,26 @@ async fn a_file_whose_message_is_lost_is_admitted_and_its_late_message_is_no_sec
     assert_eq!(late.duplicate_of, Some(row.id));
     running.stop().await;
     assert_eq!(sink.rows().len(), 6, "each row once");
+}
+
+#[tokio::test]
+async fn a_part_of_a_full_export_is_known_as_one_by_its_headers() {
+    let world = world().await;
+    let part = |headers: BlobHeaders, of: [(&str, &str); 4]| {
+        let of = of.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        BlobHeaders { metadata: headers.metadata.into_iter().chain(of).collect(), ..headers }
+    };
+    let said = [("snapshotid", "n%C3%A4chtlich"), ("snapshotpart", "2"), ("snapshotof", "3"), ("snapshotasof", "0")];
+    put(&world, &name("T", 1), &part(headers(1), said)).await;
+    let odd = [("snapshotid", "x"), ("snapshotpart", "4"), ("snapshotof", "3"), ("snapshotasof", "0")];
+    put(&world, &name("T", 2), &part(headers(2), odd)).await;
+    let inbox = world.inbox("inbox").await;
+    let found = world.subscriber(inbox.clone(), builder()).reconcile(None, false).await.unwrap();
+    assert_eq!((found.added.count, found.unusable.count), (1, 1));
+    assert!(found.unusable.first[0].problem.contains("part: is 4, more than of, 3"), "{:?}", found.unusable.first);
+    let row = inbox.list(&ListFilter::default()).await.unwrap().remove(0);
+    let extras = Metadata::parse(row.body.as_bytes()).unwrap().extras().unwrap();
+    assert_eq!(extras.snapshot, Some(Snapshot { id: "nächtlich".to_owned(), part: 2, of: 3, as_of: 0 }));
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ test("message-too-large-for-entity", async (c) => {
 test("schedule", async (c) => {
   const receiver = c.deleting();
   await c.nothing(receiver);
-  const due = inMs(3_000);
+  const due = inMs(8_000);
   const [number] = await c.sender().scheduleMessages({ body: "later", messageId: "later" }, due);
   assert(number.greaterThan(0), `sequence number ${number}`);
   await c.nothing(receiver);
@@ -83,7 +83,7 @@ test("schedule", async (c) => {
 
 test("schedule-many", async (c) => {
   const messages = ["a", "b", "c"].map((messageId) => ({ body: messageId, messageId }));
-  const numbers = await c.sender().scheduleMessages(messages, inMs(3_000));
+  const numbers = await c.sender().scheduleMessages(messages, inMs(8_000));
   same(new Set(numbers.map(String)).size, 3, "different sequence numbers");
   same(ids(await c.take(c.deleting(), 3)), ["a", "b", "c"]);
 });
@@ -91,7 +91,7 @@ test("schedule-many", async (c) => {
 test("schedule-cancel", async (c) => {
   const [sender, receiver] = [c.sender(), c.deleting()];
   const messages = ["keep", "drop"].map((messageId) => ({ body: messageId, messageId }));
-  const [, drop] = await sender.scheduleMessages(messages, inMs(4_000));
+  const [, drop] = await sender.scheduleMessages(messages, inMs(8_000));
   await sender.cancelScheduledMessages(drop);
   same(ids(await receiver.peekMessages(10)), ["keep"], "what is still scheduled");
   same(ids(await c.take(receiver, 1)), ["keep"]);
@@ -100,7 +100,7 @@ test("schedule-cancel", async (c) => {
 
 test("schedule-by-property", async (c) => {
   const receiver = c.deleting();
-  const due = inMs(4_000);
+  const due = inMs(8_000);
   const later = { body: "later", messageId: "later", scheduledEnqueueTimeUtc: due };
   await c.sender().sendMessages([later, { body: "now", messageId: "now" }]);
   same(ids(await c.take(receiver, 1)), ["now"]);

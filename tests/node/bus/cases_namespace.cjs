@@ -35,7 +35,7 @@ test("subscription-dead-letter-queue", async (c) => {
 test("topic-schedule", async (c) => {
   const sender = c.sender();
   const messages = ["keep", "drop"].map((messageId) => ({ body: messageId, messageId }));
-  const [, drop] = await sender.scheduleMessages(messages, inMs(3_000));
+  const [, drop] = await sender.scheduleMessages(messages, inMs(8_000));
   await sender.cancelScheduledMessages([drop]);
   for (const name of ["s1", "s2"]) {
     const receiver = c.subscriber(name, { receiveMode: "receiveAndDelete" });

@@ -94,7 +94,7 @@ async def message_too_large_for_entity(c):
 @case("schedule")
 async def schedule(c):
     sender, receiver = await c.sender(), await c.receiver(receive_mode=DELETE)
-    due = in_seconds(3)
+    due = in_seconds(8)
     [number] = await sender.schedule_messages(ServiceBusMessage("later", message_id="later"), due)
     assert number > 0, f"sequence number {number}"
     await c.nothing(receiver)
@@ -106,7 +106,7 @@ async def schedule(c):
 @case("schedule-many")
 async def schedule_many(c):
     messages = [ServiceBusMessage(name, message_id=name) for name in ("a", "b", "c")]
-    numbers = await (await c.sender()).schedule_messages(messages, in_seconds(3))
+    numbers = await (await c.sender()).schedule_messages(messages, in_seconds(8))
     same(len(set(numbers)), 3, "different sequence numbers")
     same(ids(await c.take(await c.receiver(receive_mode=DELETE), 3)), ["a", "b", "c"])
 
@@ -115,7 +115,7 @@ async def schedule_many(c):
 async def schedule_cancel(c):
     sender, receiver = await c.sender(), await c.receiver(receive_mode=DELETE)
     messages = [ServiceBusMessage(name, message_id=name) for name in ("keep", "drop")]
-    keep, drop = await sender.schedule_messages(messages, in_seconds(4))
+    keep, drop = await sender.schedule_messages(messages, in_seconds(8))
     await sender.cancel_scheduled_messages(drop)
     same(ids(await receiver.peek_messages(10)), ["keep"], "what is still scheduled")
     same(ids(await c.take(receiver, 1)), ["keep"])
@@ -126,7 +126,7 @@ async def schedule_cancel(c):
 @case("schedule-by-property")
 async def schedule_by_property(c):
     receiver = await c.receiver(receive_mode=DELETE)
-    due = in_seconds(4)
+    due = in_seconds(8)
     message = ServiceBusMessage("later", message_id="later", scheduled_enqueue_time_utc=due)
     await (await c.sender()).send_messages([message, ServiceBusMessage("now", message_id="now")])
     same(ids(await c.take(receiver, 1)), ["now"])

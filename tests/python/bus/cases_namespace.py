@@ -48,7 +48,7 @@ async def subscription_dead_letter_queue(c):
 
 @case("topic-schedule")
 async def topic_schedule(c):
-    due = in_seconds(3)
+    due = in_seconds(8)
     sender = await c.topic_sender()
     keep, drop = await sender.schedule_messages(
         [ServiceBusMessage("keep", message_id="keep"), ServiceBusMessage("drop", message_id="drop")], due)

@@ -55,7 +55,7 @@ def message_too_large_for_entity(c):
 
 @case("schedule")
 def schedule(c):
-    receiver, due = c.receiver(delete=True), time.time() + 3
+    receiver, due = c.receiver(delete=True), time.time() + 8
     [number] = scheduled(c, due, "later")
     assert number > 0, f"sequence number {number}"
     receiver.nothing()
@@ -65,13 +65,13 @@ def schedule(c):
 
 @case("schedule-many")
 def schedule_many(c):
-    same(len(set(scheduled(c, time.time() + 3, "a", "b", "c"))), 3, "different sequence numbers")
+    same(len(set(scheduled(c, time.time() + 8, "a", "b", "c"))), 3, "different sequence numbers")
     same(bodies(c.receiver(delete=True).take(3)), ["a", "b", "c"])
 
 
 @case("schedule-cancel")
 def schedule_cancel(c):
-    _, drop = scheduled(c, time.time() + 4, "keep", "drop")
+    _, drop = scheduled(c, time.time() + 8, "keep", "drop")
     c.ask("cancel-scheduled-message", sequence_numbers=longs([drop]))
     same([message.body for message in c.peek()], ["keep"], "what is still scheduled")
     receiver = c.receiver(delete=True)
@@ -81,7 +81,7 @@ def schedule_cancel(c):
 
 @case("schedule-by-property")
 def schedule_by_property(c):
-    due = time.time() + 2
+    due = time.time() + 8
     later = Message(body="later", annotations={symbol("x-opt-scheduled-enqueue-time"): timestamp(int(due * 1000))})
     sender, receiver = c.sender(), c.receiver(delete=True)
     sender.send(later)

@@ -38,7 +38,7 @@ def subscription_dead_letter_queue(c):
 
 @case("topic-schedule")
 def topic_schedule(c):
-    _, drop = scheduled(c, time.time() + 3, "keep", "drop")
+    _, drop = scheduled(c, time.time() + 8, "keep", "drop")
     c.ask("cancel-scheduled-message", sequence_numbers=longs([drop]))
     for name in ("s1", "s2"):
         receiver = c.receiver(f"{c.entity}/Subscriptions/{name}", delete=True)

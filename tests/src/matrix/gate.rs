@@ -300,6 +300,13 @@ impl Sink for Behind<SqliteSink> {
     async fn look_ahead(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<EntityBatch, SinkError> {
         self.inner.look_ahead(file, from, batch).await
     }
+    fn sorts_in(&self) -> Option<&Path> {
+        self.inner.sorts_in()
+    }
+    async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {
+        self.gate.sink_works()?;
+        self.inner.begin_again(file, at).await
+    }
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
         self.gate.pass(Step::Apply).await;
         self.gate.sink_works()?;

@@ -2,7 +2,7 @@
 
 mod commands;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{num::NonZeroU64, path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum, error::ErrorKind};
 use waybill_cli::{
@@ -34,6 +34,8 @@ enum Command {
     Init,
     /// Publish files, each as one export, or what comes on standard input; ends when every message is sent
     Publish(Publish),
+    /// Publish all rows of a type, as of one number of its sequence: from a table beside the change log, or from files
+    Snapshot(Snapshot),
     /// Publish what is committed to the change log, and send what waits in the outbox, until stopped
     Run {
         /// Answer /health/live, /health/ready and /metrics (Prometheus) there: 9465 for this machine alone, or ADDRESS:PORT
@@ -173,6 +175,48 @@ struct Publish {
     files: Vec<PathBuf>,
 }
 
+#[derive(Debug, clap::Args)]
+struct Snapshot {
+    /// What the rows are: the message's blobType
+    #[arg(long = "type", value_name = "TYPE", value_parser = blob_type)]
+    blob_type: String,
+    /// All rows of this table in the change log's database, as its triggers log them; in PostgreSQL also SCHEMA.TABLE. Again for
+    /// each further table that the type is made of
+    #[arg(long, value_name = "TABLE", conflicts_with_all = ["files", "as_of", "input", "charset"])]
+    table: Vec<String>,
+    /// The full export's identity, such as nightly-2026-01-31: made again, the same one does nothing [default: a new UUID]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// The last number of the type that was published when the rows of FILE began to be written; 0: none was
+    #[arg(long, value_name = "NUMBER")]
+    as_of: Option<u64>,
+    /// Write the rows in this format [default: of a table, the format of its type; else the same bytes as the file]
+    #[arg(long = "as", value_enum, value_name = "FORMAT")]
+    target: Option<Target>,
+    /// The format of what comes on standard input
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    input: Option<Target>,
+    /// The charset that FILE is in, such as windows-1252 [default: by its byte order mark or XML declaration, else UTF-8]
+    #[arg(long, value_name = "CHARSET")]
+    charset: Option<String>,
+    /// How hard to pack, 0 (not at all) to 9 (smallest) [default: compression_level of waybill.toml, else 4]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u32).range(0..=9))]
+    level: Option<u32>,
+    /// For tracking, in the message of every part [default: a new UUID]
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<String>,
+    /// Of a table: rows of a part at most [default: 1,000,000]
+    #[arg(long, value_name = "ROWS")]
+    max_rows: Option<NonZeroU64>,
+    /// Of a table: plain bytes of a part, reached by its last row [default: 256 MiB]
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<NonZeroU64>,
+    /// Each a part. Plain or .gz; the suffix names the format: jsonl, ndjson, csv, json, xml or xmll. `-` is standard input, with
+    /// --input
+    #[arg(required_unless_present = "table", value_name = "FILE")]
+    files: Vec<PathBuf>,
+}
+
 /// `--as` and `--input`.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Target {
@@ -203,16 +247,30 @@ impl From<Target> for Format {
 impl Publish {
     /// Why the arguments do not fit together.
     fn conflict(&self) -> Option<&'static str> {
-        let inputs = self.files.iter().filter(|file| file.as_os_str() == STANDARD_INPUT).count();
         if self.id.is_some() && self.files.len() > 1 {
             return Some("--id names one export, and each FILE is one: give one FILE, or leave --id out");
         }
-        match (inputs, self.input) {
-            (0, Some(_)) => Some("--input is the format of standard input: give `-` for FILE, or leave --input out"),
-            (1.., None) => Some("standard input has no suffix that names its format: say it with --input"),
-            (2.., _) => Some("`-` is standard input, which can be read once only"),
-            _ => None,
+        input_conflict(&self.files, self.input)
+    }
+}
+
+impl Snapshot {
+    /// Why the arguments do not fit together.
+    fn conflict(&self) -> Option<&'static str> {
+        if self.table.is_empty() && (self.max_rows.is_some() || self.max_bytes.is_some()) {
+            return Some("--max-rows and --max-bytes cut a table into parts; each FILE is a part as it is");
         }
+        input_conflict(&self.files, self.input)
+    }
+}
+
+fn input_conflict(files: &[PathBuf], input: Option<Target>) -> Option<&'static str> {
+    let inputs = files.iter().filter(|file| file.as_os_str() == STANDARD_INPUT).count();
+    match (inputs, input) {
+        (0, Some(_)) => Some("--input is the format of standard input: give `-` for FILE, or leave --input out"),
+        (1.., None) => Some("standard input has no suffix that names its format: say it with --input"),
+        (2.., _) => Some("`-` is standard input, which can be read once only"),
+        _ => None,
     }
 }
 
@@ -226,9 +284,12 @@ fn export_id(text: &str) -> Result<String, NameError> {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    if let Command::Publish(publish) = &cli.command
-        && let Some(problem) = publish.conflict()
-    {
+    let conflict = match &cli.command {
+        Command::Publish(publish) => publish.conflict(),
+        Command::Snapshot(snapshot) => snapshot.conflict(),
+        _ => None,
+    };
+    if let Some(problem) = conflict {
         Cli::command().error(ErrorKind::ArgumentConflict, problem).exit();
     }
     start_logs(cli.common.log, "warn");

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     FileKey,
-    apply::{Batch, EntityPlan, EntityPlans, Position},
+    apply::{Batch, EntityPlan, EntityPlans},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
     tasks::blocking,
 };
@@ -507,7 +507,7 @@ impl Run<'_> {
         }
         self.fence(&tx, &planned.batch).await?;
         let Some(table) = self.open_tables(&tx, plan.as_ref(), &planned.batch).await? else { return Ok(None) };
-        if let (Some(plan), Position::Sequenced { publisher, .. }) = (&plan, &planned.batch.position)
+        if let (Some(plan), Some(publisher)) = (&plan, planned.batch.position.publisher())
             && plan.is_ordered_by_position()
         {
             admit_publisher(&tx, plan, publisher).await?;

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     FileKey,
-    apply::{EntityPlan, EntityPlans, Position, Shape},
+    apply::{EntityPlan, EntityPlans, Shape},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
     sorted::Trail,
     tasks::blocking,
@@ -312,9 +312,7 @@ fn apply(
     let stretch = Stretch { file, from: planned.batch.passed_over(from), rows: &planned.batch.rows };
     let applied = match &planned.rows {
         PlannedRows::Entity(plan, batch) => {
-            if let (true, Position::Sequenced { publisher, .. }) =
-                (plan.is_ordered_by_position(), &planned.batch.position)
-            {
+            if let (true, Some(publisher)) = (plan.is_ordered_by_position(), planned.batch.position.publisher()) {
                 tables.admit_publisher(table, publisher)?;
             }
             tables.grow(table, &inner.shapes, &batch.new_fields)?;

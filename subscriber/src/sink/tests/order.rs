@@ -636,6 +636,43 @@ async fn without_a_declared_version_the_place_in_the_sequence_decides() {
 }
 
 #[tokio::test]
+async fn rows_of_a_full_export_count_as_of_its_place_whenever_they_come() {
+    let (publisher, epoch) = ("shop".to_owned(), "01890000-0000-7000-8000-000000000000".to_owned());
+    let change = |sequence| Position::Sequenced { publisher: publisher.clone(), epoch: epoch.clone(), sequence };
+    let full = |as_of, sequence| {
+        let (publisher, epoch) = (publisher.clone(), epoch.clone());
+        Position::Snapshot { publisher, epoch, as_of, sequence }
+    };
+    // Of key 1 the last change before the full export, of key 2 one that was published while it was made, of key 3 a deletion.
+    let files = [
+        (change(5), "{\"id\":1,\"n\":5}\n{\"id\":2,\"n\":5}\n{\"id\":3,\"n\":5}"),
+        (full(5, 7), "{\"id\":1,\"n\":7}\n{\"id\":2,\"n\":7}\n{\"id\":3,\"n\":7}"),
+        (change(6), "{\"id\":2,\"n\":6}\n{\"id\":3,\"_deleted\":true}"),
+        (full(5, 8), "{\"id\":4,\"n\":8}"),
+        (full(3, 9), "{\"id\":1,\"n\":9}\n{\"id\":4,\"n\":9}"),
+    ];
+    for rotation in 0..files.len() {
+        for reversed in [false, true] {
+            let world = World::new("[entity.item]\nkey = [\"id\"]").await;
+            let mut order: Vec<usize> = (0..files.len()).map(|place| (place + rotation) % files.len()).collect();
+            if reversed {
+                order.reverse();
+            }
+            for place in order {
+                let (position, rows) = &files[place];
+                let batch = world.batch("item", position.clone(), super::world::json_lines(rows));
+                world.sink.apply(&FileKey::of_export("shop", &place.to_string()), 0, batch).await.unwrap();
+            }
+            assert_eq!(
+                world.query("SELECT id, n FROM item ORDER BY id"),
+                ["1|7", "2|6", "4|8"],
+                "{rotation} {reversed}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn at_a_full_tie_the_deletion_wins_whichever_comes_first() {
     for deletion_first in [true, false] {
         let world = World::new(

@@ -9,9 +9,10 @@ use waybill_cli::{
     output::{count, cut, in_one_line, instant, json, line, table},
     settings::publisher::Settings,
 };
+use waybill_contracts::Snapshot;
 use waybill_publisher::{
     change_log::LogStatus,
-    outbox::{AnyOutbox, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, Paused, State},
+    outbox::{self, AnyOutbox, Counts, ExportRow, HistoryEntry, ListFilter, Outbox, Paused, State},
 };
 
 use super::change_log;
@@ -35,7 +36,7 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
     // With a change log, nothing need have been published yet.
     let outbox = if log.is_some() { settings.outbox().await? } else { settings.existing_outbox().await? };
     let exports = outbox.counts().await?;
-    let last_error = last_error(&outbox).await?;
+    let last_error = outbox::last_error(&outbox).await?;
     let paused = outbox.paused().await?;
     if common.format == Format::Json {
         json(&Status { epoch: outbox.epoch().to_owned(), exports, last_error, paused, change_log: log })?;
@@ -75,13 +76,6 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
         change_log::report(&log)?;
     }
     Ok(Outcome::Done)
-}
-
-/// What the last try to send the longest waiting message met.
-async fn last_error(outbox: &AnyOutbox) -> anyhow::Result<Option<String>> {
-    let filter = ListFilter { state: Some(State::Uploaded), ..ListFilter::default() };
-    let waiting = outbox.list(&filter).await?;
-    Ok(waiting.into_iter().rev().find_map(|row| row.last_error))
 }
 
 pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilter) -> anyhow::Result<Outcome> {
@@ -145,6 +139,8 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: &str) -> anyh
     fact("publisher", Some(row.publisher));
     fact("type", Some(row.blob_type));
     fact("sequence", row.sequence.map(|sequence| format!("{sequence} of epoch {}", row.epoch)));
+    let part = |of: Snapshot| format!("{:?}, part {} of {}, as of number {}", of.id, of.part, of.of, count(of.as_of));
+    fact("full export", row.snapshot.map(part));
     fact("correlation id", Some(row.correlation_id));
     fact("caused by", row.causation_id);
     fact("message id", row.message_id);

@@ -1,19 +1,16 @@
 //! `manifest` and `prune`: what was sent is told, and what is told and over goes.
 
-use anyhow::Context;
+use anyhow::bail;
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, json, line, many},
-    progress,
     settings::publisher::Settings,
-    signals,
 };
-use waybill_publisher::{FlushError, Manifest, Pruned};
+use waybill_publisher::{Manifest, Pruned};
 
-use super::run::relay_line;
+use super::beside::{beside_relay, flushed};
 
 /// What was made, as JSON.
 #[derive(Serialize)]
@@ -25,42 +22,19 @@ struct Made {
 
 pub(crate) async fn manifest(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
     let publisher = settings.publisher(common.local.as_deref()).await?;
-    let (stop, over) = (CancellationToken::new(), CancellationToken::new());
-    let work = async {
+    let (made, sent) = beside_relay(&publisher, "making manifests", async |stop| {
         let made = tokio::select! {
-            made = publisher.make_manifests() => made.map_err(anyhow::Error::from),
-            () = stop.cancelled() => Err(anyhow::anyhow!("stopped; what was begun is made by the next run")),
+            made = publisher.make_manifests() => made?,
+            () = stop.cancelled() => bail!("stopped; what was begun is made by the next run"),
         };
-        let sent = match &made {
-            Ok(made) => {
-                let ids: Vec<&str> = made.iter().map(|manifest| manifest.export.export_id.as_str()).collect();
-                tokio::select! {
-                    flushed = publisher.flush_exports(&ids, settings.send_timeout()) => flushed,
-                    () = stop.cancelled() => Ok(()),
-                }
-            }
-            Err(_) => Ok(()),
-        };
-        over.cancel();
-        made.map(|made| (made, sent))
-    };
-    let progress_now = || format!("making manifests{}", relay_line(&publisher));
-    let (made, sent) = tokio::select! {
-        (done, (), ()) = async {
-            tokio::join!(work, publisher.run(over.clone()), progress::show(progress_now, over.clone()))
-        } => done?,
-        listening = signals::listen(stop.clone(), "the broker's answers are waited for") => {
-            listening.context("cannot listen to signals")?;
-            unreachable!("listening ends with the process");
-        }
-    };
-    match sent {
-        Ok(()) | Err(FlushError::Timeout { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
+        let ids: Vec<&str> = made.iter().map(|manifest| manifest.export.export_id.as_str()).collect();
+        let sent = flushed(&publisher, settings, &ids, stop).await?;
+        Ok((made, sent))
+    })
+    .await?;
     let counts = publisher.status().await?.counts;
     if common.format == Format::Json {
-        json(&Made { manifests: made, sent: sent.is_ok() })?;
+        json(&Made { manifests: made, sent })?;
         return Ok(Outcome::Done);
     }
     if made.is_empty() {
@@ -70,7 +44,7 @@ pub(crate) async fn manifest(common: &Common, settings: &Settings) -> anyhow::Re
         let void = if *void == 0 { String::new() } else { format!(", {} void", count(*void)) };
         line(format_args!("{blob_type}: {} to {}{void}: {}", count(*first), count(*last), export.uri))?;
     }
-    if sent.is_err() {
+    if !sent {
         line(format_args!(
             "{} still in the outbox; `waybill-publisher run` sends what is there",
             many(counts.uploaded, "message")

@@ -8,6 +8,7 @@ use waybill_cli::{
     output::{count, cut, instant, json, line, table},
     settings::subscriber::Settings,
 };
+use waybill_contracts::{Metadata, Snapshot};
 use waybill_subscriber::inbox::{HistoryEntry, Inbox, InboxRow, ListFilter, State};
 
 pub(crate) async fn list(common: &Common, settings: &Settings, filter: &ListFilter) -> anyhow::Result<Outcome> {
@@ -75,6 +76,7 @@ pub(crate) async fn show(common: &Common, settings: &Settings, id: i64) -> anyho
     fact("uri", row.uri);
     fact("content type", row.content_type);
     fact("sequence", row.sequence.map(|sequence| sequence.to_string()));
+    fact("full export", full_export(&row.body));
     fact("from", Some(format!("{} #{} at {}", row.entity_path, row.sequence_number, instant(row.enqueued_at))));
     fact("message id", row.message_id);
     fact("received", Some(instant(row.received_at)));
@@ -136,6 +138,12 @@ pub(crate) async fn trace(common: &Common, settings: &Settings, correlation_id: 
         line(format_args!("the newest {MOST} with this id; `list --correlation` pages through all"))?;
     }
     Ok(Outcome::Done)
+}
+
+/// Which part of which full export the message announces.
+fn full_export(body: &str) -> Option<String> {
+    let Snapshot { id, part, of, as_of } = Metadata::parse(body.as_bytes()).ok()?.extras().ok()?.snapshot?;
+    Some(format!("{id:?}, part {part} of {of}, as of number {}", count(as_of)))
 }
 
 /// Machine and process of a worker, without what tells its starts apart.
