@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     FileKey,
+    apply::EntityPlan,
     figures::Histogram,
     inbox::{
         Admitted, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, HistoryEntry, Inbox, InboxError, InboxRow,
@@ -249,6 +250,10 @@ impl<S: Sink> Sink for Watched<S> {
 
     fn sorts_in(&self) -> Option<&Path> {
         self.inner.sorts_in()
+    }
+
+    async fn may_sort(&self, entity: &EntityPlan) -> Result<bool, SinkError> {
+        self.sunk(self.inner.may_sort(entity).await)
     }
 
     async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {

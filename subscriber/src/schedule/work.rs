@@ -5,17 +5,19 @@ mod sorting;
 use std::{
     collections::HashMap,
     panic::AssertUnwindSafe,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use futures::FutureExt;
 use time::OffsetDateTime;
 use tokio::{
     sync::{Semaphore, mpsc},
-    time::MissedTickBehavior,
+    time::{MissedTickBehavior, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use waybill_azure::blob::{BlobError, Download};
@@ -46,6 +48,9 @@ const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// Bytes of rows that are sorted in memory, unless it is said.
 pub(crate) const SORT_BYTES: usize = 48 << 20;
+
+/// How long a large file waits for its turn to be sorted; then it goes in its own order.
+const SORT_TURN_MAX: Duration = Duration::from_secs(10);
 
 /// Everything that working a file needs.
 #[derive(Debug)]
@@ -221,7 +226,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             WorkError::Fetch(error) => error.verdict(),
             WorkError::Rows(error) => error.verdict(),
             WorkError::Sink(error) => error.verdict().unwrap_or(Verdict::Retry { after: None, blame: Blame::File }),
-            WorkError::Inbox(_) | WorkError::Sort(_) => Verdict::Retry { after: None, blame: Blame::Dependency },
+            WorkError::Inbox(_) => Verdict::Retry { after: None, blame: Blame::Dependency },
+            // The next try goes in the file's order.
+            WorkError::Sort(_) => Verdict::Retry { after: None, blame: Blame::File },
             WorkError::ContentChanged { .. } => Verdict::Quarantine(Reason::ContentChanged),
             WorkError::BadRow { .. } | WorkError::Manifest { .. } => Verdict::Quarantine(Reason::MalformedRow),
             WorkError::Defect(_) => Verdict::Retry { after: None, blame: Blame::File },
@@ -389,13 +396,37 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         };
         let plain_bytes = sorting::plain_bytes(extras.plain_bytes, download.facts().length, encoding);
         let is_large = plain_bytes > self.sort_bytes as u64;
+        // What was read before and brought nothing into effect goes in its own order: the disk may have no room to sort it, or
+        // nobody may come to its end before the next restart.
+        let was_read = from == 0 && (file.attempts > 0 || file.blob.is_some());
         let sorter = match (plan.as_ref(), sorts_in) {
-            (Some(plan), Some(folder)) if is_sorted || (from == 0 && is_large) => {
-                // One that was begun in this order ends in it, also where none are sorted any more.
-                let run_bytes = if self.sort_bytes == usize::MAX { SORT_BYTES } else { self.sort_bytes };
+            (Some(plan), Some(folder))
+                if is_sorted || (from == 0 && is_large && !was_read && self.sink.may_sort(plan).await?) =>
+            {
+                // One that was begun in this order ends in it, also where it is not large any more.
+                let run_bytes = if is_large { self.sort_bytes } else { SORT_BYTES };
                 Some(Sorter::new(folder, Arc::clone(plan), run_bytes))
             }
             _ => None,
+        };
+        // One at a time: what is sorted in memory is not held for each file that is worked. But no file waits for long for another
+        // one, which may come slowly.
+        let (sorter, turn) = match sorter {
+            Some(sorter) => match self.sorting.try_acquire() {
+                Ok(turn) => (Some(sorter), Some(turn)),
+                Err(_) => {
+                    drop(download);
+                    let turn = timeout(SORT_TURN_MAX, self.sorting.acquire()).await;
+                    let turn = turn.ok().map(|turn| turn.expect("it is never closed"));
+                    download = open().await?;
+                    match turn {
+                        Some(turn) => (Some(sorter), Some(turn)),
+                        None if is_sorted => (Some(sorter), None),
+                        None => (None, None),
+                    }
+                }
+            },
+            None => (None, None),
         };
         let format = metadata.media().map_or(Format::JsonLines, |media| media.format);
         let facts = BatchFacts {
@@ -420,17 +451,19 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 applied
             }
             Some(sorter) => {
-                // One at a time: what is sorted in memory is not held for each file that is worked.
-                let turn = match self.sorting.try_acquire() {
-                    Ok(turn) => turn,
-                    Err(_) => {
-                        drop(download);
+                let turn = match turn {
+                    Some(turn) => turn,
+                    None => {
                         let turn = self.sorting.acquire().await.expect("it is never closed");
                         download = open().await?;
                         turn
                     }
                 };
+                tracing::info!(plain_bytes, folder = %sorts_in.unwrap_or(Path::new("")).display(), "a large file is sorted");
                 let seen = BlobSeen::new(download.facts());
+                if file.blob.is_none() {
+                    self.note_blob(file, &seen).await?;
+                }
                 let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached };
                 let reading = self.read(file, download, &blob, (options, way), 0, group_to);
                 let (read, sorted) = tokio::join!(reading, sorting::collect(sorter, group_from));
@@ -450,7 +483,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     self.sink.begin_again(key, before).await?;
                     before = self.sink.progress(key).await?;
                     reached.begin(&before);
+                    if before != Progress::default() {
+                        // Somebody who had the file before was slow to end.
+                        return Err(SinkError::Fenced { file: key.to_string(), expected: 0, found: before }.into());
+                    }
                 }
+                tracing::info!(rows = stats.rows, "it is sorted, and takes effect in the order of its keys");
                 let (group_to, group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
                 let handing_on = sorting::hand_on(sorted, stats, before, self.groups, group_to);
                 let applying = self.bring_into_effect(&effect, group_from, before);

@@ -8,7 +8,7 @@ use super::{
     Applied, DirFormat, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError,
     SqliteSink, StdoutSink, WaitsEnded,
 };
-use crate::FileKey;
+use crate::{FileKey, apply::EntityPlan};
 
 /// A sink named by `sqlite:PATH`, `postgres://…`, `dir:PATH` or `stdout`.
 #[derive(Debug, Clone)]
@@ -100,6 +100,15 @@ impl Sink for AnySink {
             Self::Postgres(sink) => sink.sorts_in(),
             Self::Dir(sink) => sink.sorts_in(),
             Self::Stdout(sink) => sink.sorts_in(),
+        }
+    }
+
+    async fn may_sort(&self, entity: &EntityPlan) -> Result<bool, SinkError> {
+        match self {
+            Self::Sqlite(sink) => sink.may_sort(entity).await,
+            Self::Postgres(sink) => sink.may_sort(entity).await,
+            Self::Dir(sink) => sink.may_sort(entity).await,
+            Self::Stdout(sink) => sink.may_sort(entity).await,
         }
     }
 

@@ -351,11 +351,17 @@ pub trait Sink: Send + Sync + 'static {
     fn sorts_in(&self) -> Option<&Path> {
         None
     }
+    /// Whether rows of this entity may come in the order of their keys: not where it decides whether the database takes a row, as it
+    /// does beside a constraint between rows or a trigger. Asked before a file of a sink that sorts begins; default yes.
+    fn may_sort(&self, entity: &EntityPlan) -> impl Future<Output = Result<bool, SinkError>> + Send {
+        let _ = entity;
+        std::future::ready(Ok(true))
+    }
     /// Forgets how far a file has come in the order of its keys, if it is there still: its rows begin again, and those that took
-    /// effect change nothing. Only asked of a sink that sorts.
+    /// effect change nothing. Only asked of a sink that sorts, which has to have it.
     fn begin_again(&self, file: &FileKey, at: Progress) -> impl Future<Output = Result<(), SinkError>> + Send {
-        let _ = (file, at);
-        std::future::ready(Ok(()))
+        let problem = format!("{at} in the order of keys, which this sink cannot take back");
+        std::future::ready(Err(SinkError::Failed { sink: file.to_string(), problem }))
     }
     /// Brings a batch into effect.
     fn apply(

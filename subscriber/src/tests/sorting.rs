@@ -15,7 +15,8 @@ use waybill_store::rusqlite::Connection;
 use super::world::{Running, World, builder, rows_in, until};
 use crate::{
     FileKey, SubscriberBuilder,
-    inbox::{Inbox, ListFilter, State},
+    apply::{EntityPlan, EntityPlans},
+    inbox::{Inbox, State},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SqliteSink, WaitsEnded},
 };
 
@@ -86,6 +87,10 @@ impl Sink for Counting {
 
     fn sorts_in(&self) -> Option<&Path> {
         self.folder.as_deref().or(self.inner.sorts_in())
+    }
+
+    async fn may_sort(&self, entity: &EntityPlan) -> Result<bool, SinkError> {
+        self.inner.may_sort(entity).await
     }
 
     async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {
@@ -248,21 +253,85 @@ async fn nothing_of_a_large_file_takes_effect_before_all_of_it_was_read() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_sorted_waits_and_says_why() {
+async fn a_file_that_cannot_be_sorted_says_why_and_goes_in_its_own_order() {
     let world = World::new().await;
     world.publish("b", &whole(), "").await;
     let inbox = world.inbox("inbox").await;
     let sink = Counting::new(&world, i64::MAX).await;
-    let folder = world.folder.path().join("of the sink");
-    let sink = Counting { folder: Some(folder.clone()), ..sink };
+    let sink = Counting { folder: Some(world.folder.path().join("not there")), ..sink };
     let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink);
-    let told = async || {
-        let rows = inbox.list(&ListFilter::default()).await.unwrap();
-        rows.into_iter().find_map(|row| row.problem).unwrap_or_default()
-    };
-    until("a try", || async { told().await.contains("a large file cannot be sorted there") }).await;
-    std::fs::create_dir(folder).unwrap();
+    let done = rows_in(&inbox, State::Done, 1).await.remove("c-b").unwrap();
+    running.stop().await;
+    let told: Vec<String> =
+        inbox.history(done.id).await.unwrap().into_iter().filter_map(|entry| entry.problem).collect();
+    assert!(told.iter().any(|problem| problem.contains("a large file cannot be sorted there")), "{told:?}");
+    assert_eq!((query(&world, IS_SORTED), query(&world, TABLE)), ("0".to_owned(), expected()));
+}
+
+/// Whoever is stopped more often than a file is read would never come to its end otherwise.
+#[tokio::test]
+async fn a_file_that_was_read_in_vain_goes_in_its_own_order() {
+    let world = World::new().await;
+    world.publish("b", &whole(), "").await;
+    let inbox = world.inbox("inbox").await;
+    let sink = Counting::new(&world, 0).await;
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink.clone());
+    until("an outage", || async { sink.is_down() }).await;
+    running.stop().await;
+    sink.let_on();
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink);
     rows_in(&inbox, State::Done, 1).await;
     running.stop().await;
-    assert_eq!(query(&world, TABLE), expected());
+    assert_eq!((query(&world, IS_SORTED), query(&world, TABLE)), ("0".to_owned(), expected()));
+}
+
+#[tokio::test]
+async fn rows_whose_order_the_table_looks_at_are_not_sorted() {
+    let world = World::new().await;
+    let database = Connection::open(world.folder.path().join("sink.sqlite")).unwrap();
+    database.execute_batch("CREATE TABLE item (id INTEGER PRIMARY KEY, v INTEGER, text TEXT UNIQUE, _waybill_version BLOB, _rescued TEXT)").unwrap();
+    // Texts that go from high ids to low ones, which would come first.
+    let had = |id: u64| format!("{{\"id\":{},\"v\":1,\"text\":\"t {id}\"}}\n", id + ROWS);
+    let gone = |id: u64| format!("{{\"id\":{},\"v\":2,\"_deleted\":true}}\n", id + ROWS);
+    let has = |id: u64| format!("{{\"id\":{id},\"v\":2,\"text\":\"t {id}\"}}\n");
+    let inbox = world.inbox("inbox").await;
+    let sink = Counting::new(&world, i64::MAX).await;
+    let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink);
+    world.publish("a", &(0..ROWS).map(had).collect::<String>(), "").await;
+    rows_in(&inbox, State::Done, 1).await;
+    world.publish("b", &(0..ROWS).map(gone).chain((0..ROWS).map(has)).collect::<String>(), "").await;
+    let done = rows_in(&inbox, State::Done, 2).await.remove("c-b").unwrap();
+    running.stop().await;
+    assert_eq!((done.rows, done.bad_rows), (2 * ROWS, 0));
+    let rows = format!("SELECT CAST(count(*) AS TEXT) FROM item WHERE id < {ROWS} AND text = 't ' || id");
+    assert_eq!(query(&world, &rows), ROWS.to_string());
+}
+
+#[tokio::test]
+async fn only_a_table_that_takes_rows_in_any_order_is_filled_by_key() {
+    const PARENTS: &str = "[entity.item]\nkey = [\"id\"]\ncolumns = { id = \"integer\" }\n";
+    let cases = [
+        ("CREATE TABLE item (id INTEGER PRIMARY KEY, boss INTEGER)", "", true),
+        ("CREATE TABLE item (id INTEGER NOT NULL UNIQUE, boss INTEGER)", "", true),
+        ("CREATE TABLE item (id INTEGER PRIMARY KEY, boss INTEGER UNIQUE)", "", false),
+        ("CREATE TABLE item (id INTEGER PRIMARY KEY, boss INTEGER REFERENCES item (id))", "", false),
+        (
+            "CREATE TABLE item (id INTEGER PRIMARY KEY, boss INTEGER);
+             CREATE TRIGGER t BEFORE INSERT ON item BEGIN SELECT 1; END",
+            "",
+            false,
+        ),
+        ("CREATE TABLE other (id INTEGER PRIMARY KEY, x UNIQUE)", "", true),
+        ("", "references = [{ fields = [\"boss\"], entity = \"item\", on_missing = \"park\" }]\n", false),
+    ];
+    for (number, (tables, more, expected)) in cases.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sink.sqlite");
+        let tables = tables.replace("TABLE item (", "TABLE item (_waybill_version BLOB, _rescued TEXT, ");
+        Connection::open(&path).unwrap().execute_batch(&tables).unwrap();
+        let entities = Entities::parse(&format!("{PARENTS}{more}"), "entities.toml").unwrap();
+        let sink = SqliteSink::open(path, &entities).await.unwrap();
+        let plans = EntityPlans::compile(&entities).unwrap();
+        assert_eq!(sink.may_sort(plans.get("item").unwrap()).await.unwrap(), expected, "{number}: {tables} {more}");
+    }
 }

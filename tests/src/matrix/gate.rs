@@ -25,6 +25,7 @@ use waybill_local::{
 };
 use waybill_subscriber::{
     FileKey, Subscriber,
+    apply::EntityPlan,
     grants::Credential,
     inbox::{
         Admitted, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, HistoryEntry, Inbox, InboxError, InboxRow,
@@ -302,6 +303,10 @@ impl Sink for Behind<SqliteSink> {
     }
     fn sorts_in(&self) -> Option<&Path> {
         self.inner.sorts_in()
+    }
+    async fn may_sort(&self, entity: &EntityPlan) -> Result<bool, SinkError> {
+        self.gate.sink_works()?;
+        self.inner.may_sort(entity).await
     }
     async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {
         self.gate.sink_works()?;

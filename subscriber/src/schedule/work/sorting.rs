@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 use waybill_contracts::Encoding;
 use waybill_formats::FileStats;
 
+use super::WorkError;
 use crate::{
     rows::{Group, GroupLimits},
     sink::{Progress, Stretch},
@@ -54,14 +55,14 @@ pub(super) async fn go_on(mut sorted: Sorted, at: &Progress) -> Result<Option<(S
 /// Hands on what was sorted, a group beside the one that takes effect.
 ///
 /// # Errors
-/// [`SortError`].
+/// [`SortError`]; [`WorkError::Defect`] when there are fewer rows than the file has.
 pub(super) async fn hand_on(
     mut sorted: Sorted,
     stats: FileStats,
     at: Progress,
     limits: GroupLimits,
     groups: mpsc::Sender<Group>,
-) -> Result<(), SortError> {
+) -> Result<(), WorkError> {
     let handed_on = blocking(move || {
         let (mut to, mut before) = (at.rows, at.trail.unwrap_or_default());
         let mut is_over = false;
@@ -72,7 +73,10 @@ pub(super) async fn hand_on(
                 None => (Vec::new(), 0, before),
             };
             to += rows;
-            is_over = rows == 0 || to >= stats.rows;
+            if rows == 0 && to < stats.rows {
+                return Err(WorkError::Defect(format!("{to} of {} rows came out of sorting", stats.rows)));
+            }
+            is_over = to >= stats.rows;
             let end = is_over.then(|| stats.clone());
             let stretch = Stretch { before: std::mem::replace(&mut before, after), after };
             let group = Group::sorted(batches, (rows, to), end, stretch);

@@ -17,7 +17,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
 use waybill_store::{
-    Sqlite, SqliteOptions,
+    OpenError, Sqlite, SqliteOptions,
     rusqlite::{self, Connection, ErrorCode, OptionalExtension, Transaction},
 };
 
@@ -91,9 +91,13 @@ impl SqliteSink {
     ) -> Result<Self, SinkOpenError> {
         let name = format!("sqlite:{}", path.display());
         let plans = EntityPlans::compile(entities)?;
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
-        let open = move || Sqlite::open(&path, &schema::SCHEMA, SqliteOptions::default());
-        let store = blocking(open).await.ok_or_else(|| SinkOpenError::closing(&name))??;
+        let open = move || {
+            let store = Sqlite::open(&path, &schema::SCHEMA, SqliteOptions::default())?;
+            // Of the file itself, wherever a link to it lies.
+            let file = path.canonicalize().unwrap_or(path);
+            Ok::<_, OpenError>((store, file.parent().unwrap_or(Path::new(".")).to_owned()))
+        };
+        let (store, folder) = blocking(open).await.ok_or_else(|| SinkOpenError::closing(&name))??;
         let installed = plans.clone();
         let install = move |tx: &Transaction<'_>| {
             schema::install(tx, &installed)?;
@@ -217,6 +221,16 @@ impl Sink for SqliteSink {
 
     fn sorts_in(&self) -> Option<&Path> {
         Some(&self.inner.folder)
+    }
+
+    async fn may_sort(&self, entity: &EntityPlan) -> Result<bool, SinkError> {
+        // A parent that stands before its children would come behind them.
+        if entity.references().iter().any(|reference| reference.parent == entity.name()) {
+            return Ok(false);
+        }
+        let name = SqlName::new(entity.table());
+        let key: Vec<String> = entity.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
+        self.read(move |connection| schema::takes_rows_in_any_order(connection, &name, &key)).await
     }
 
     async fn begin_again(&self, file: &FileKey, at: Progress) -> Result<(), SinkError> {

@@ -271,6 +271,20 @@ pub(super) fn check(tx: &Connection, plan: &EntityPlan, name: &SqlName, found: &
     }
 }
 
+/// Whether what the table takes does not depend on the order of rows of different keys: it has no trigger, nothing but the key is
+/// unique, and it does not refer to itself.
+pub(super) fn takes_rows_in_any_order(db: &Connection, name: &SqlName, key: &[String]) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE)
+                   OR EXISTS (SELECT 1 FROM pragma_foreign_key_list(?1) WHERE \"table\" = ?1 COLLATE NOCASE)
+                   OR EXISTS (SELECT 1 FROM pragma_index_list(?1) AS list WHERE \"unique\" AND (
+                       SELECT json_group_array(name) FROM (
+                           SELECT name FROM pragma_index_info(list.name) ORDER BY name)) <> ?2)";
+    let mut key: Vec<&String> = key.iter().collect();
+    key.sort_unstable();
+    let key = serde_json::json!(key).to_string();
+    db.prepare_cached(sql)?.query_row((name.as_str(), key), |row| row.get::<_, bool>(0)).map(|depends| !depends)
+}
+
 /// Whether the key's columns, and no others, are the primary key or unique.
 fn has_key(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> rusqlite::Result<bool> {
     let wanted: HashSet<String> = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
