@@ -8,7 +8,7 @@ use std::{
 
 use waybill_contracts::{BlobType, Entities, Entity, Format, MANIFEST_TYPE, OnMissing};
 use waybill_formats::{
-    RowFilter,
+    Compression, Field, RowFilter, RowWriter, WriterOptions,
     filter::{FilterColumns, FilterError},
 };
 use waybill_subscriber::{
@@ -118,6 +118,7 @@ impl Job {
         if self.from.iter().any(|name| name.contains('*')) {
             return Err(self.error("a star stands for nothing in `from`; name each blobType"));
         }
+        self.check_names(self.fields.iter().flatten())?;
         let Some(fields) = &self.fields else {
             return match self.format {
                 Format::Csv => Err(self.error("CSV needs its columns; name them in `fields`")),
@@ -132,6 +133,22 @@ impl Job {
             return Err(
                 self.error(format!("{DELETED} tells deletions and is there by itself; take it out of `fields`"))
             );
+        }
+        Ok(())
+    }
+
+    /// Whether the output's format can have fields of these names: one that it cannot have would quarantine every file.
+    fn check_names<'n>(&self, names: impl IntoIterator<Item = &'n String>) -> Result<(), JobError> {
+        let Some(options @ (WriterOptions::Xml { .. } | WriterOptions::XmlLines { .. })) =
+            WriterOptions::of(self.format)
+        else {
+            return Ok(());
+        };
+        let mut writer = RowWriter::new(options, Compression::None);
+        for name in names {
+            // Nothing is done with what is written: the writer knows best what it can write.
+            let field = (name.as_str(), Field::Text("x".into()));
+            writer.row(&[field]).map_err(|error| self.error(error.problem()))?;
         }
         Ok(())
     }
@@ -151,7 +168,15 @@ impl Job {
                 entity.name, self.to
             )));
         };
+        if let Some(lacking) = entity.types.iter().find(|name| !self.from.contains(name)) {
+            return Err(self.error(format!(
+                "`from` lacks {lacking:?}, a type of entity {:?} as {blob_type:?} is: what it brings, deletions perhaps, would never \
+                 get there; add it",
+                entity.name
+            )));
+        }
         let of_version = std::iter::once(&version.field);
+        self.check_names(entity.key.iter().chain(of_version.clone()))?;
         if let Some(fields) = projection {
             let references = entity.references.iter().flat_map(|reference| &reference.fields);
             let key = entity.key.iter().map(|name| (name, "of the key"));
@@ -194,7 +219,7 @@ impl Jobs {
     /// # Errors
     /// The first that cannot be done: a blobType that cannot be published, is the input of two jobs, or both output and
     /// input; a filter that is wrong; a projection that leaves out a key, version or reference; an entity without a
-    /// declared version; CSV without columns.
+    /// declared version, or of more types than the job takes; CSV without columns; a field's name that XML cannot have.
     pub fn compile(jobs: &[Job], entities: &Entities) -> Result<Self, JobError> {
         let of_entities = |error: PlanError| JobError {
             to: jobs.first().map(|job| job.to.clone()).unwrap_or_default(),
@@ -253,9 +278,8 @@ impl Jobs {
 
 impl Job {
     fn task(&self, blob_type: &str, entities: &Entities, plans: &EntityPlans) -> Result<Task, JobError> {
-        let has_deletions = self.from.iter().any(|name| entities.for_type(name).is_some());
         let columns = self.fields.clone().filter(|_| self.format == Format::Csv).map(|mut columns| {
-            columns.extend(has_deletions.then(|| DELETED.to_owned()));
+            columns.push(DELETED.to_owned());
             columns
         });
         let rule = self.rule(blob_type, entities, plans)?;

@@ -29,5 +29,5 @@ mod transfer;
 mod tests;
 
 pub use jobs::{Job, JobError, Jobs};
-pub use plan::{FilePlan, Plan, PlanError, TypePlan};
+pub use plan::{FilePlan, FileVerdict, Plan, PlanError, TypePlan};
 pub use republisher::{Republisher, RepublisherOptions};

@@ -6,8 +6,9 @@ use serde::Serialize;
 use waybill_contracts::Reason;
 use waybill_formats::{Compression, RowWriter, WriterOptions};
 use waybill_subscriber::{
-    Subscriber,
+    Blame, Subscriber, Verdict,
     inbox::{Inbox, InboxError, InboxRow, ListFilter, Pages, State},
+    look::LookError,
 };
 
 use crate::{
@@ -52,7 +53,9 @@ pub struct TypePlan {
     pub files_empty: u64,
     /// Those that would be quarantined.
     pub files_quarantined: u64,
-    /// Those that cannot be read now.
+    /// Those that are gone and past their time.
+    pub files_expired: u64,
+    /// Those that cannot be read now: they would be tried again.
     pub files_unreadable: u64,
     /// What their rows would become; of files that can be republished.
     #[serde(flatten)]
@@ -72,10 +75,25 @@ pub struct FilePlan {
     pub id: i64,
     /// The input's type.
     pub from: String,
-    /// As what it would be quarantined; `None` where it cannot be read now.
+    /// What a run would do with it.
+    pub verdict: FileVerdict,
+    /// As what it would be quarantined.
     pub reason: Option<Reason>,
     /// Where and why.
     pub problem: String,
+}
+
+/// What a run does with a file that it cannot republish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FileVerdict {
+    /// It waits for a person.
+    Quarantined,
+    /// It is gone and past its time.
+    Expired,
+    /// It is tried again.
+    PutOff,
 }
 
 /// Why there is no plan.
@@ -96,8 +114,16 @@ struct Judged {
 
 /// Why it comes to nothing.
 struct Refused {
-    reason: Option<Reason>,
+    verdict: Verdict,
     problem: String,
+}
+
+impl From<LookError> for Refused {
+    fn from(error: LookError) -> Self {
+        // What says nothing about the file would be tried again as well.
+        let later = Verdict::Retry { after: None, blame: Blame::Dependency };
+        Self { verdict: error.verdict().unwrap_or(later), problem: chain(&error) }
+    }
 }
 
 impl Jobs {
@@ -147,11 +173,17 @@ impl TypePlan {
                 self.bytes += bytes;
                 self.bytes_out += bytes_out;
             }
-            Err(Refused { reason, problem }) => {
-                let of = if reason.is_some() { &mut self.files_quarantined } else { &mut self.files_unreadable };
+            Err(Refused { verdict, problem }) => {
+                let (of, verdict, reason) = match verdict {
+                    Verdict::Quarantine(reason) => {
+                        (&mut self.files_quarantined, FileVerdict::Quarantined, Some(reason))
+                    }
+                    Verdict::Expire => (&mut self.files_expired, FileVerdict::Expired, None),
+                    Verdict::Retry { .. } => (&mut self.files_unreadable, FileVerdict::PutOff, None),
+                };
                 *of += 1;
                 if told.len() < TOLD_MAX {
-                    told.push(FilePlan { id, from: self.from.clone(), reason, problem });
+                    told.push(FilePlan { id, from: self.from.clone(), verdict, reason, problem });
                 }
             }
         }
@@ -165,16 +197,18 @@ impl Task {
         id: i64,
         compression: Compression,
     ) -> Result<Judged, Refused> {
-        let unreadable = |problem| Refused { reason: None, problem };
-        let faulty = |row, reason, problem| Refused { reason: Some(reason), problem: format!("row {row}: {problem}") };
+        let faulty = |row, reason, problem| {
+            let verdict = Verdict::Quarantine(reason);
+            Refused { verdict, problem: format!("row {row}: {problem}") }
+        };
         let csv = || self.columns.clone().map(|columns| WriterOptions::Csv { columns });
         let Some(options) = WriterOptions::of(self.format).or_else(csv) else {
             unreachable!("a job in CSV has columns")
         };
         let mut output = RowWriter::new(options, compression);
         let mut counted = Rows::default();
-        let mut rows = subscriber.rows(id).await.map_err(|error| unreadable(chain(&error)))?;
-        while let Some(batch) = rows.next().await.map_err(|error| unreadable(chain(&error)))? {
+        let mut rows = subscriber.rows(id).await?;
+        while let Some(batch) = rows.next().await? {
             if let Some(bad) = batch.bad().first() {
                 return Err(faulty(bad.row, Reason::MalformedRow, format!("byte {}: {}", bad.offset, bad.problem)));
             }
@@ -192,6 +226,7 @@ impl Task {
             // Only their number counts.
             drop(output.take(READY_BYTES));
         }
+        rows.check_announced()?;
         let bytes = rows.stats().map_or(0, |stats| stats.stored_bytes);
         let is_empty = counted.read() == counted.rows_left_out;
         let bytes_out = if is_empty { 0 } else { output.finish().stats.stored_bytes };

@@ -40,7 +40,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How a [`Republisher`] works.
 #[derive(Debug, Clone, Copy)]
 pub struct RepublisherOptions {
-    /// Files under way at once (default 4).
+    /// Files under way at once (default 1: their outputs are numbered in the order in which they came, which decides between
+    /// rows of one version).
     pub files_in_flight_max: NonZeroU32,
     /// How long files under way may take to finish after a stop (default 20 s); then they are given back.
     pub drain_timeout: Duration,
@@ -53,7 +54,7 @@ pub struct RepublisherOptions {
 impl Default for RepublisherOptions {
     fn default() -> Self {
         Self {
-            files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
+            files_in_flight_max: NonZeroU32::MIN,
             drain_timeout: Duration::from_secs(20),
             send_timeout: Duration::from_secs(10),
             now: OffsetDateTime::now_utc,
@@ -155,6 +156,12 @@ impl<I: Inbox + Clone, O: Outbox> Republisher<I, O> {
         self.shared.counting.figures()
     }
 
+    /// Why no output can be stored, from the first failure until one is stored again.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        self.shared.pause.problem()
+    }
+
     /// Its jobs.
     #[must_use]
     pub fn jobs(&self) -> &Jobs {
@@ -241,7 +248,7 @@ impl<I: Inbox + Clone, O: Outbox> Shared<I, O> {
             }
             TransferError::Export(error) => {
                 let problem = chain(&error);
-                let after = if is_overtaken(&error) { SOON } else { self.pause.longer() };
+                let after = if is_overtaken(&error) { SOON } else { self.pause.longer(&problem) };
                 tracing::warn!(id, error = problem, ?after, "what a file becomes could not be stored; trying again");
                 file.retry_in(after, &problem).await?;
                 add(&self.counting.tries_put_off, 1);
@@ -264,6 +271,7 @@ struct Pause(Mutex<Pausing>);
 struct Pausing {
     next: Option<ExponentialBackoff>,
     until: Option<Instant>,
+    problem: Option<String>,
 }
 
 impl Pause {
@@ -273,9 +281,14 @@ impl Pause {
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
+    fn problem(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).problem.clone()
+    }
+
     /// Something failed. Files that were under way together share a pause.
-    fn longer(&self) -> Duration {
+    fn longer(&self, problem: &str) -> Duration {
         let mut pausing = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pausing.problem = Some(problem.to_owned());
         let now = Instant::now();
         if let Some(until) = pausing.until.filter(|until| *until > now) {
             return until - now;

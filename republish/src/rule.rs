@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | the filter wants it | the row, projected | the row, projected |
 //! | it does not | a deletion | left out |
-//! | a deletion | a deletion | a row like any other |
+//! | a deletion | a deletion | a row like any other, which keeps its mark |
 //! | it cannot be said, or no sink could use it | a fault | a fault |
 //!
 //! A deletion has the key, the version and `_deleted`, and nothing else of the row.
@@ -94,9 +94,10 @@ impl Rule {
         Self { plan: Some(plan), filter, projection, identity: Fields::of(identity) }
     }
 
-    /// For rows of no entity.
+    /// For rows of no entity. Others may know one for them: without its mark a deletion would be a row.
     pub(crate) fn of_type(filter: Option<RowFilter>, projection: Option<&[String]>) -> Self {
-        let projection = projection.map(|names| Fields::of(names.iter().cloned()));
+        let projection =
+            projection.map(|names| Fields::of(names.iter().cloned().chain(std::iter::once(DELETED.to_owned()))));
         Self { plan: None, filter, projection, identity: Fields::default() }
     }
 

@@ -20,9 +20,6 @@ use crate::{
     rule::{Application, Became},
 };
 
-/// Longest `causationId`, in characters.
-const CAUSATION_MAX: usize = 256;
-
 /// What a file came to.
 #[derive(Debug)]
 pub(crate) struct Transferred {
@@ -82,20 +79,23 @@ pub(crate) fn export_id(to: &str, file: &FileKey) -> String {
     hash.update(to);
     hash.update(b"\n");
     hash.update(file.as_str());
-    hash.finalize().iter().fold(String::with_capacity(64), |mut id, byte| {
-        write!(id, "{byte:02x}").expect("a String takes everything");
-        id
-    })
+    hex(hash)
 }
 
-/// What caused the output: the input's export, or its key, whose end tells most.
+/// What caused the output: the input's export, or the hash of its key. Without an export the key is the blob's address, which is
+/// for those alone who may have all of it.
 fn causation_id(extras: &Extras, file: &FileKey) -> String {
-    if let Some(id) = &extras.export_id {
-        return id.as_str().to_owned();
+    match &extras.export_id {
+        Some(id) => id.as_str().to_owned(),
+        None => hex(Sha256::new_with_prefix(file.as_str())),
     }
-    let key = file.as_str();
-    let passed = key.chars().count().saturating_sub(CAUSATION_MAX);
-    key.chars().skip(passed).collect()
+}
+
+fn hex(hash: Sha256) -> String {
+    hash.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a String takes everything");
+        text
+    })
 }
 
 impl From<ExportError> for TransferError {
@@ -246,10 +246,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_an_export_id_causes_by_its_key_cut_to_what_a_message_holds() {
-        let key = FileKey::of_uri(&format!("https://x/{}end", "é".repeat(400)));
+    fn a_file_without_an_export_id_causes_by_the_hash_of_its_key() {
+        let key = FileKey::of_uri("abc");
+        assert_eq!(key.as_str(), "uri:abc");
         let id = causation_id(&Extras::default(), &key);
-        assert_eq!((id.chars().count(), id.ends_with("end")), (256, true));
+        assert_eq!(id, "1b73052137bec3288f5eeb3a379c67391a939b9d8f44c5ca6aec9e352ffc7a54");
         let extras = Extras { export_id: Some(waybill_contracts::ExportId::new("e-1").unwrap()), ..Extras::default() };
         assert_eq!(causation_id(&extras, &key), "e-1");
     }

@@ -15,10 +15,11 @@ use std::{
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::JoinSet};
 use waybill_azure::blob::Download;
-use waybill_contracts::{Entity, Media, Metadata, MetadataError};
+use waybill_contracts::{Entity, Extras, Media, Metadata, MetadataError};
 use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch};
 
 use crate::{
+    Verdict,
     fetch::FetchError,
     inbox::InboxError,
     rows::{self, Chunk, Decoded, Group, GroupLimits, Grouping, Pool, RowsError, Way},
@@ -70,6 +71,18 @@ pub enum LookError {
     Rows(#[from] RowsError),
 }
 
+impl LookError {
+    /// Where a run would put the file; `None` where that says nothing about the file.
+    #[must_use]
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Self::Fetch(error) => Some(error.verdict()),
+            Self::Rows(error) => Some(error.verdict()),
+            Self::Unknown { .. } | Self::NoFile { .. } | Self::Inbox(_) | Self::Closing | Self::Io { .. } => None,
+        }
+    }
+}
+
 /// The rows of one file, batch by batch, in the file's order. They are read and decoded ahead of who asks, a few batches far.
 #[derive(Debug)]
 pub struct FileRows {
@@ -79,6 +92,8 @@ pub struct FileRows {
     /// Batches that came with the one that was given last.
     waiting: VecDeque<RowBatch>,
     stats: Option<FileStats>,
+    /// What the message says of it.
+    announced: Option<Extras>,
     /// How to decode it again, should it be other than its index says.
     again: Option<(PathBuf, DecodeOptions)>,
 }
@@ -109,20 +124,25 @@ impl FileRows {
         let (file, length) = open(path).await?;
         let work = Work::of_file(file, path, options.clone(), Way::BySegments(length), 0);
         let again = Some((path.to_owned(), options));
-        Ok(Self { name: path.display().to_string(), work: Some(work), waiting: VecDeque::new(), stats: None, again })
+        let name = path.display().to_string();
+        Ok(Self { name, work: Some(work), waiting: VecDeque::new(), stats: None, announced: None, again })
     }
 
-    /// Of a blob, by the message that stands for it.
+    /// Of a blob, by the message that stands for it; to be compared with the announced hash if `verify_hash`.
     pub(crate) fn of_blob(
         name: String,
         download: Download,
         metadata: &Metadata,
         entity: Option<&Entity>,
         limits: &Limits,
+        verify_hash: bool,
     ) -> Result<Self, LookError> {
         let media = metadata.media().map_err(RowsError::from)?;
         let options = rows::decode_options(media, &metadata.blob_type, entity, limits)?;
-        Ok(Self::of_download(name, download, options))
+        let announced = metadata.extras().unwrap_or_default();
+        let hash_plain = verify_hash && announced.plain_sha256.is_some();
+        let rows = Self::of_download(name, download, DecodeOptions { hash_plain, ..options });
+        Ok(Self { announced: Some(announced), ..rows })
     }
 
     /// Of a download from the blob's begin.
@@ -136,7 +156,7 @@ impl FileRows {
             let _nobody_listens = chunks.send(Chunk::End).await;
             Ok(())
         });
-        Self { name, work: Some(work), waiting: VecDeque::new(), stats: None, again: None }
+        Self { name, work: Some(work), waiting: VecDeque::new(), stats: None, announced: None, again: None }
     }
 
     /// The file's name, for messages.
@@ -175,6 +195,17 @@ impl FileRows {
                 (Ok(Decoded::Doubt { .. }), None) => unreachable!("it is read in one go"),
                 (Err(source), _) => return Err(RowsError::Decode { blob: self.name.clone(), source }.into()),
             }
+        }
+    }
+
+    /// Once the file was read to its end: whether it is what its message announced, as a run asks before it is done.
+    ///
+    /// # Errors
+    /// [`LookError::Rows`]. The hash counts only where the subscriber was built to verify it.
+    pub fn check_announced(&self) -> Result<(), LookError> {
+        match (&self.announced, &self.stats) {
+            (Some(announced), Some(stats)) => Ok(rows::check_figures(&self.name, announced, stats)?),
+            _ => Ok(()),
         }
     }
 

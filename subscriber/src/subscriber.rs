@@ -497,7 +497,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let blob = self.storage().locate(&shared.inbox, claim, now).await?;
         let download = blob.open(claim, (0, None), now).await?;
         let entity = shared.entities.for_type(&metadata.blob_type);
-        FileRows::of_blob(blob.name().to_owned(), download, &metadata, entity, &shared.options.limits)
+        let (limits, verify_hash) = (&shared.options.limits, shared.options.verify_hash);
+        FileRows::of_blob(blob.name().to_owned(), download, &metadata, entity, limits, verify_hash)
     }
 
     /// Compares manifests, and the container's listing where the grant allows it, with the inbox, within `types` (default: the configured ones), and admits the files that

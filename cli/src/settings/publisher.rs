@@ -219,10 +219,13 @@ impl Settings {
         Ok(settings)
     }
 
-    /// With its own state in this folder.
+    /// For one who publishes what others published: with its own state in this folder, or this schema of the outbox's database.
+    /// A change log is the service's, and so is the outbox beside it.
     #[must_use]
-    pub fn in_folder(mut self, data: &Path) -> Self {
+    pub fn for_republishing(mut self, data: &Path, outbox_schema: &str) -> Self {
         data.clone_into(&mut self.data);
+        self.change_log = None;
+        outbox_schema.clone_into(&mut self.outbox_schema);
         self
     }
 

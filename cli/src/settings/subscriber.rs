@@ -170,10 +170,15 @@ impl Settings {
         Ok(settings)
     }
 
-    /// With its own state in this folder.
+    /// For one who republishes: with its own state in this folder, or this schema of the inbox's database. Which files and rows
+    /// are wanted is for it to say, and sinks are none of its concern.
     #[must_use]
-    pub fn in_folder(mut self, data: &Path) -> Self {
+    pub fn for_republishing(mut self, data: &Path, inbox_schema: &str) -> Self {
         data.clone_into(&mut self.data);
+        inbox_schema.clone_into(&mut self.inbox_schema);
+        (self.sink, self.types) = (None, None);
+        self.filters.clear();
+        self.filters_at.clear();
         self
     }
 
@@ -182,6 +187,12 @@ impl Settings {
     pub fn watched(mut self, health: Option<String>) -> Self {
         self.health = health.or(self.health);
         self
+    }
+
+    /// Whether the inbox is in a database.
+    #[must_use]
+    pub fn has_shared_inbox(&self) -> bool {
+        self.inbox.is_some()
     }
 
     fn inbox_path(&self) -> PathBuf {

@@ -50,6 +50,38 @@ fn what_is_no_type_or_leads_in_a_circle_or_to_two_outputs_is_refused() {
 }
 
 #[test]
+fn a_job_that_lacks_a_type_of_its_entity_is_refused_and_names_it() {
+    let text = "[entity.item]\ntypes = [\"Item\", \"ItemDeletions\"]\nkey = [\"id\"]\nversion = { field = \"v\", type = \"integer\" }\n";
+    let entities = Entities::parse(text, "entities.toml").unwrap();
+    for jobs in [
+        vec![Job::new("Public", ["Item"])],
+        vec![Job::new("Public", ["Item"]), Job::new("Deletions", ["ItemDeletions"])],
+    ] {
+        let told = refused(&jobs, &entities);
+        assert!(told.contains("\"Public\": `from` lacks \"ItemDeletions\", a type of entity \"item\""), "{told}");
+    }
+    assert!(Jobs::compile(&[Job::new("Public", ["Item", "ItemDeletions"])], &entities).is_ok());
+}
+
+#[test]
+fn a_name_that_xml_cannot_have_is_refused_for_xml_alone() {
+    let text =
+        "[entity.item]\ntypes = [\"Item\"]\nkey = [\"item id\"]\nversion = { field = \"v\", type = \"integer\" }\n";
+    let keyed = Entities::parse(text, "entities.toml").unwrap();
+    for format in [Format::Xml, Format::XmlLines] {
+        for (job, name) in
+            [(Job::new("Public", ["Audit"]).fields(["who", "2nd"]), "2nd"), (Job::new("Public", ["Item"]), "item id")]
+        {
+            let told = refused(&[job.clone().format(format)], &keyed);
+            assert!(told.contains(&format!("{name:?} is no name of an XML element")), "{told}");
+            assert!(Jobs::compile(&[job], &keyed).is_ok());
+        }
+        let attribute = Job::new("Public", ["Audit"]).fields(["@id", "who", "#text"]).format(format);
+        assert!(Jobs::compile(&[attribute], &keyed).is_ok());
+    }
+}
+
+#[test]
 fn a_filter_that_is_wrong_says_where_and_one_is_enough() {
     let error = Jobs::compile(&[Job::new("Public", ["Item"]).filter("row.price > \"x\"")], &entities()).unwrap_err();
     assert_eq!(error.filter_at, Some(10), "{error}");

@@ -1,6 +1,6 @@
 //! Storage that takes nothing, or answers nothing.
 
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, time::Duration};
 
 use waybill_local::{
     BlobOperation,
@@ -52,6 +52,29 @@ async fn a_commit_whose_answer_is_lost_is_found_and_published_once() {
     assert_eq!(running.ended("c-a").await.state, State::Done);
     running.sent().await;
     assert_eq!((world.messages("Public").len(), world.blobs("Public").await), (1, 1));
+    running.stop().await;
+    world.end().await;
+}
+
+/// What decides between rows of one version: by default no output overtakes another.
+#[tokio::test]
+async fn outputs_are_numbered_as_their_inputs_came_though_the_first_is_slow() {
+    let world = World::new().await;
+    for id in ["a", "b", "c"] {
+        world.publish("Item", id, ROWS).await;
+    }
+    // Long enough for any other file that is under way to be through.
+    let slow = What::Delay(Duration::from_secs(2));
+    world.local.faults().install([Step::new(BlobRequests::of(BlobOperation::GetBlob).named("Item/"), slow)]).unwrap();
+    let running = Running::start(world.republisher(&[job()]).await);
+    for id in ["c-a", "c-b", "c-c"] {
+        assert_eq!(running.ended(id).await.state, State::Done);
+    }
+    running.sent().await;
+    let mut messages = world.messages("Public");
+    messages.sort_unstable_by_key(|message| message.extras.sequence);
+    let causes: Vec<_> = messages.into_iter().filter_map(|message| message.extras.causation_id).collect();
+    assert_eq!(causes, ["a", "b", "c"]);
     running.stop().await;
     world.end().await;
 }

@@ -100,10 +100,10 @@ fn a_projection_keeps_its_fields_in_its_order_and_those_that_a_row_lacks_are_lef
 }
 
 #[test]
-fn rows_of_no_entity_pass_or_are_left_out_and_none_is_a_deletion() {
+fn rows_of_no_entity_pass_or_are_left_out_and_a_mark_of_deletion_is_never_projected_away() {
     with(Job::new("Logins", ["Audit"]).filter("row.kind == \"login\"").fields(["who"]), "Audit", |rule| {
         let text = "{\"kind\":\"login\",\"who\":\"a\"}\n{\"kind\":\"logout\",\"who\":\"b\"}\n{\"kind\":\"login\",\"who\":\"c\",\"_deleted\":true}\n";
-        assert_eq!(became(rule, text).unwrap(), [r#"{"who":"a"}"#, r#"{"who":"c"}"#]);
+        assert_eq!(became(rule, text).unwrap(), [r#"{"who":"a"}"#, r#"{"who":"c","_deleted":true}"#]);
     });
 }
 

@@ -34,7 +34,7 @@ async fn a_file_becomes_one_export_that_keeps_its_correlation_and_names_its_caus
 }
 
 #[tokio::test]
-async fn a_file_without_an_export_id_is_named_by_its_key_and_other_types_are_skipped() {
+async fn the_address_of_a_file_is_told_to_no_partner_and_other_types_are_skipped() {
     let world = World::new().await;
     let uri = world
         .announce("Audit", "a.jsonl", "{\"who\":\"a\",\"kind\":\"login\"}\n{\"who\":\"b\",\"kind\":\"x\"}\n")
@@ -46,9 +46,12 @@ async fn a_file_without_an_export_id_is_named_by_its_key_and_other_types_are_ski
     assert_eq!(running.ended("c-o.jsonl").await.state, State::Skipped);
     running.sent().await;
     let message = world.messages("Logins").remove(0);
-    assert_eq!(message.extras.causation_id, Some(format!("uri:{uri}")));
+    let cause = message.extras.causation_id.clone().unwrap();
+    assert_eq!((cause.len(), cause.bytes().all(|byte| byte.is_ascii_hexdigit())), (64, true), "{cause}");
+    let told = format!("{:?} {:?}", message.metadata, message.extras);
+    assert!(!told.contains(&uri), "{told}");
     assert_eq!(message.metadata.content_type, "text/csv");
-    assert_eq!(world.rows(&message).await, [r#"{"who":"a"}"#]);
+    assert_eq!(world.rows(&message).await, [r#"{"who":"a","_deleted":null}"#]);
     assert_eq!(running.counted(1).await.rows.rows_left_out, 1);
     running.stop().await;
     world.end().await;

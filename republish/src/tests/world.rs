@@ -88,20 +88,30 @@ impl World {
 
     /// Announces a file of JSON Lines as somebody else's publisher would, with nothing of ours in its message.
     pub(super) async fn announce(&self, blob_type: &str, blob: &str, rows: &str) -> String {
+        self.upload(blob, rows).await;
+        self.announce_again(blob_type, blob).await
+    }
+
+    /// A file that no message announces yet.
+    pub(super) async fn upload(&self, blob: &str, rows: &str) {
         let upload = self.container().upload(blob);
         upload.stage(rows.to_owned().into()).await.unwrap();
         let headers = BlobHeaders { content_type: "application/x-jsonlines".to_owned(), ..BlobHeaders::default() };
         upload.commit(&headers).await.unwrap();
-        self.announce_again(blob_type, blob).await
     }
 
     /// The same message, of a blob that is there.
     pub(super) async fn announce_again(&self, blob_type: &str, blob: &str) -> String {
+        self.announce_with(blob_type, blob, &serde_json::json!({})).await
+    }
+
+    /// The same, with this under `properties`.
+    pub(super) async fn announce_with(&self, blob_type: &str, blob: &str, properties: &serde_json::Value) -> String {
         let (port, container) = (self.local.ports().blob, &self.ready().container);
         let uri = format!("http://127.0.0.1:{port}/devstoreaccount1/{container}/{blob}");
         let body = serde_json::json!({
             "blobType": blob_type, "correlationId": format!("c-{blob}"), "uri": uri,
-            "contentType": "application/x-jsonlines",
+            "contentType": "application/x-jsonlines", "properties": properties,
         });
         let bus = Bus::new(tokens(self.ready()), BusOptions::default());
         let message = BusMessage { body: body.to_string().into(), ..BusMessage::default() };
@@ -185,7 +195,8 @@ pub(super) async fn republisher(
     let inbox = SqliteInbox::open(&folder.join("inbox.sqlite"), leased).await.expect("an inbox");
     let tenant = Url::parse(&ready.tenant_url).unwrap();
     let credential = Credential::Bearer(Secret::new(&ready.bearer_token));
-    let subscriber = jobs.prepare(Subscriber::builder()).with_tenant(inbox, &tenant, credential).expect("a subscriber");
+    let subscriber = jobs.prepare(Subscriber::builder().verify_hash(true));
+    let subscriber = subscriber.with_tenant(inbox, &tenant, credential).expect("a subscriber");
     let publisher: PublisherBuilder =
         Publisher::builder(tokens(ready), folder.join("feed")).name("feed").backoff_max(Duration::from_millis(200));
     let publisher = publisher.build().await.expect("a publisher");

@@ -43,7 +43,7 @@ impl<I: Inbox> Walk<'_, I> {
         let opened = async {
             let blob = self.storage.locate(self.inbox, claim, self.now).await?;
             let download = blob.open(claim, (0, None), self.now).await?;
-            FileRows::of_blob(blob.name().to_owned(), download, metadata, None, &self.limits)
+            FileRows::of_blob(blob.name().to_owned(), download, metadata, None, &self.limits, false)
         };
         let mut rows = match opened.await {
             Ok(rows) => rows,

@@ -305,7 +305,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let (metadata, now) = (&file.waybill.metadata, (self.now)());
         let blob = self.storage.locate(&self.inbox, Claim::of(file), now).await?;
         let download = blob.open(Claim::of(file), (0, None), now).await?;
-        let mut rows = FileRows::of_blob(blob.name().to_owned(), download, metadata, None, &self.limits)?;
+        let mut rows = FileRows::of_blob(blob.name().to_owned(), download, metadata, None, &self.limits, false)?;
         let mut names = Names::of(metadata);
         while let Some(batch) = rows.next().await? {
             names.add(&batch, &self.inbox).await?;

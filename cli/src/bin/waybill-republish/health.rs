@@ -36,8 +36,11 @@ impl Told for Asked {
 
     fn ready(&self) -> (bool, Value) {
         let ((from, subscriber), (to, publisher)) = (self.from.ready(), self.to.ready());
-        let ready = from && to;
-        (ready, json!({ "ready": ready, "subscriber": subscriber, "publisher": publisher }))
+        let problem = self.republisher.problem();
+        let ready = from && to && problem.is_none();
+        let problems: Vec<_> =
+            problem.map(|problem| json!({ "part": "storage of the output", "problem": problem })).into_iter().collect();
+        (ready, json!({ "ready": ready, "problems": problems, "subscriber": subscriber, "publisher": publisher }))
     }
 
     async fn page(&self) -> String {

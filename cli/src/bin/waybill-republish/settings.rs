@@ -37,6 +37,9 @@ pub(crate) type Republishing = Republisher<AnyInbox, AnyOutbox>;
 struct Section {
     /// Folder of our own state, in which a folder `republish` has inbox and outbox.
     data: PathBuf,
+    /// Schemas in the databases of inbox and outbox, where these are in databases. A sink and a service have others.
+    inbox_schema: String,
+    outbox_schema: String,
     files_in_flight_max: NonZeroU32,
     drain_timeout_ms: u64,
     /// Where health and metrics are told; nowhere by default.
@@ -62,6 +65,8 @@ impl Default for Section {
         let options = RepublisherOptions::default();
         Self {
             data: ".waybill".into(),
+            inbox_schema: "waybill_republish_inbox".to_owned(),
+            outbox_schema: "waybill_republish_outbox".to_owned(),
             files_in_flight_max: options.files_in_flight_max,
             drain_timeout_ms: u64::try_from(options.drain_timeout.as_millis()).unwrap_or(u64::MAX),
             health: None,
@@ -88,12 +93,14 @@ impl Settings {
         if let Some(data) = &common.data {
             republish.data.clone_from(data);
         }
-        // A sink keeps its inbox elsewhere: the two must not share one.
+        // A sink keeps its inbox elsewhere, and a service its outbox: what two share, one takes away from the other.
         let folder = republish.data.join(SECTION);
         let from = subscriber::Settings::load(PROGRAM, common, &Flags { entities, ..Flags::default() })?;
         let filters_at = settings::predicates(SECTION, "types", Some("where"), file)?;
         let to = publisher::Settings::load(common, None)?;
-        Ok(Self { republish, filters_at, from: from.in_folder(&folder), to: to.in_folder(&folder) })
+        let from = from.for_republishing(&folder, &republish.inbox_schema);
+        let to = to.for_republishing(&folder, &republish.outbox_schema);
+        Ok(Self { republish, filters_at, from, to })
     }
 
     /// Where health and metrics are told, if anywhere.
@@ -145,11 +152,24 @@ impl Settings {
         Ok(Republisher::new(jobs, subscriber, publisher, options))
     }
 
+    /// How a command of the subscriber looks into our inbox, for a hint.
+    pub(crate) fn looking(&self, command: &str) -> String {
+        let data = self.republish.data.join(SECTION);
+        match self.from.has_shared_inbox() {
+            false => format!("`{command} --data {}`", data.display()),
+            true => format!("`WAYBILL_SUBSCRIBER__INBOX_SCHEMA={} {command}`", self.republish.inbox_schema),
+        }
+    }
+
     /// One that only looks, and the jobs.
     pub(crate) async fn looker(&self, local: Option<&Path>) -> anyhow::Result<(Jobs, Local)> {
         let jobs = self.jobs()?;
         if self.from.inbox_if_there().await?.is_none() {
-            bail!("no inbox in {}; receive first with `{PROGRAM} run`", self.from.inbox_place()?);
+            bail!(
+                "no inbox in {}; to receive without publishing: {}",
+                self.from.inbox_place()?,
+                self.looking("waybill-subscriber receive")
+            );
         }
         let subscriber = self.from.looker_with(local, |builder| jobs.prepare(builder)).await?;
         Ok((jobs, subscriber))

@@ -10,7 +10,7 @@ use waybill_cli::{
     progress,
     work::check_grant,
 };
-use waybill_republish::{Plan, TypePlan};
+use waybill_republish::{FileVerdict, Plan, TypePlan};
 
 use crate::{PROGRAM, settings::Settings};
 
@@ -62,12 +62,14 @@ fn show(plan: &Plan) -> anyhow::Result<()> {
         }),
     )?;
     let sum = |of: fn(&TypePlan) -> u64| plan.types.iter().map(of).sum::<u64>();
-    let (quarantined, unreadable) = (sum(|of| of.files_quarantined), sum(|of| of.files_unreadable));
-    for (files, what) in [(quarantined, "would be quarantined"), (unreadable, "cannot be read now")] {
+    for (verdict, files, what) in [
+        (FileVerdict::Quarantined, sum(|of| of.files_quarantined), "would be quarantined"),
+        (FileVerdict::Expired, sum(|of| of.files_expired), "would be expired"),
+        (FileVerdict::PutOff, sum(|of| of.files_unreadable), "cannot be read now"),
+    ] {
         if files > 0 {
             line(format_args!("\n{} {what}:", many(files, "file")))?;
-            let is_told = |is_judged: bool| is_judged == (what == "would be quarantined");
-            for file in plan.files.iter().filter(|file| is_told(file.reason.is_some())) {
+            for file in plan.files.iter().filter(|file| file.verdict == verdict) {
                 let reason = file.reason.map(|reason| format!("{reason}: ")).unwrap_or_default();
                 line(format_args!("file {} ({}): {reason}{}", file.id, file.from, in_one_line(&file.problem)))?;
             }

@@ -57,7 +57,7 @@ pub(crate) async fn run(
     };
     let progress_now = || progress_line(&republisher);
     let pending = watch(PROGRAM, subscriber, &Wanted::default(), until_idle, true, progress_now, work).await?;
-    summary(common, &republisher, pending, began.elapsed()).await
+    summary(common, settings, &republisher, pending, began.elapsed()).await
 }
 
 fn progress_line(republisher: &Republishing) -> String {
@@ -74,6 +74,7 @@ fn progress_line(republisher: &Republishing) -> String {
 
 async fn summary(
     common: &Common,
+    settings: &Settings,
     republisher: &Republishing,
     pending: Option<Pending>,
     took: Duration,
@@ -92,7 +93,12 @@ async fn summary(
         seconds: took.as_secs_f64(),
     };
     let quarantined = summary.figures.files_quarantined + summary.messages_quarantined;
-    let outcome = if quarantined > 0 { Outcome::Quarantined } else { Outcome::Done };
+    let outcome = match (summary.waiting_for_a_later_try, quarantined) {
+        (0, 0) => Outcome::Done,
+        (0, _) => Outcome::Quarantined,
+        // A script that waits for the outputs has to know that some are not there.
+        (_, _) => Outcome::Failed,
+    };
     if common.format == Format::Json {
         json(&summary)?;
         return Ok(outcome);
@@ -118,25 +124,19 @@ async fn summary(
     if quarantined > 0 {
         line(format_args!(
             "quarantined: {}; {} says why",
-            many(quarantined, "file or message"),
-            looking("waybill-subscriber list --state quarantined", common)
+            count(quarantined),
+            settings.looking("waybill-subscriber list --state quarantined")
         ))?;
     }
     if summary.waiting_for_a_later_try > 0 {
         line(format_args!(
             "waiting for a later try: {}; {} says why",
             many(summary.waiting_for_a_later_try, "file"),
-            looking("waybill-subscriber list --state saved", common)
+            settings.looking("waybill-subscriber list --state saved")
         ))?;
     }
     if summary.unsent > 0 {
         line(format_args!("not sent yet: {}; the next run sends what waits", many(summary.unsent, "message")))?;
     }
     Ok(outcome)
-}
-
-/// The other binaries look into our folder as into theirs.
-fn looking(command: &str, common: &Common) -> String {
-    let data = common.data.as_deref().unwrap_or(".waybill".as_ref()).join("republish");
-    format!("`{command} --data {}`", data.display())
 }
