@@ -81,21 +81,33 @@ impl PostgresRebuild {
         }
         let shadow = SqlName::new(&format!("_waybill_rebuild_{name}")).as_str().to_owned();
         let schemas = Schemas { live: name, shadow };
-        schemas.clear(&live).await.map_err(Failure::from).map_err(failed)?;
-        let made = format!("CREATE SCHEMA {}", quoted(&schemas.shadow));
-        live.batch_execute(&made).await.map_err(|error| match error.code() {
-            Some(&SqlState::INSUFFICIENT_PRIVILEGE) => unavailable(format!(
-                "a rebuild needs a schema of its own, {}, which this role may not make: {}; GRANT CREATE ON DATABASE … TO …",
-                schemas.shadow,
-                told(error.into())
-            )),
-            _ => failed(error.into()),
-        })?;
-        let beside = connect(address, Some(&schemas.shadow))?;
-        beside.migrate(&schema::SCHEMA).await.map_err(|error| unavailable(error.to_string()))?;
-        let anew = schemas.model(&mut live, &plans, scope).await.map_err(failed)?;
-        let shadow = PostgresSink::open_on(beside, scope.entities(), OffsetDateTime::now_utc, true).await?;
-        Ok(Self { store, live, shadow, scope: scope.clone(), plans, schemas, place, anew })
+        let begun = async {
+            schemas.clear(&live).await.map_err(Failure::from).map_err(failed)?;
+            let made = format!("CREATE SCHEMA {}", quoted(&schemas.shadow));
+            live.batch_execute(&made).await.map_err(|error| match error.code() {
+                Some(&SqlState::INSUFFICIENT_PRIVILEGE) => unavailable(format!(
+                    "a rebuild needs a schema of its own, {}, which this role may not make: {}; GRANT CREATE ON DATABASE … TO …",
+                    schemas.shadow,
+                    told(error.into())
+                )),
+                _ => failed(error.into()),
+            })?;
+            let beside = connect(address, Some(&schemas.shadow))?;
+            beside.migrate(&schema::SCHEMA).await.map_err(|error| unavailable(error.to_string()))?;
+            let anew = schemas.model(&mut live, &plans, scope).await.map_err(failed)?;
+            let shadow = PostgresSink::open_on(beside, scope.entities(), OffsetDateTime::now_utc, true).await?;
+            Ok::<_, RebuildError>((anew, shadow))
+        };
+        match begun.await {
+            Ok((anew, shadow)) => Ok(Self { store, live, shadow, scope: scope.clone(), plans, schemas, place, anew }),
+            Err(error) => {
+                // The connection is closed some time after this; another rebuild may begin now.
+                if let Err(problem) = live.batch_execute("ROLLBACK; SELECT pg_advisory_unlock_all()").await {
+                    tracing::debug!(%problem, "the lock goes with the connection");
+                }
+                Err(error)
+            }
+        }
     }
 
     pub(in super::super) fn shadow(&self) -> &PostgresSink {
