@@ -177,11 +177,8 @@ impl<O: Outbox> SnapshotWriter<O> {
     pub async fn file(&mut self, path: &Path) -> Result<(), ExportError> {
         let Writing::New(open) = &mut self.0 else { return Ok(()) };
         open.end_part().await?;
-        open.failed = true;
-        let staged = open.part.again().stage_file(path).await?;
-        open.staged.push(staged);
-        open.failed = false;
-        Ok(())
+        let staging = open.part.again().stage_file(path);
+        open.keep(staging).await
     }
 
     /// Takes all rows of a table of the service, as its triggers log them, from the database that the change log is in: as they
@@ -227,18 +224,22 @@ impl<O: Outbox> Open<O> {
         Ok(self.writer.insert(writer))
     }
 
+    /// Keeps a part once it is staged. One that is lost must not be missed in silence: until then nothing can be finished.
+    async fn keep(&mut self, staging: impl Future<Output = Result<Staged<O>, ExportError>>) -> Result<(), ExportError> {
+        self.failed = true;
+        self.staged.push(staging.await?);
+        self.failed = false;
+        Ok(())
+    }
+
     async fn stage(
         &mut self,
         name: &str,
         format: Format,
         reader: impl Read + Send + 'static,
     ) -> Result<(), ExportError> {
-        // A part that is lost must not be missed in silence.
-        self.failed = true;
-        let staged = self.part.again().stage(name.to_owned(), format, move || Ok(reader)).await?;
-        self.staged.push(staged);
-        self.failed = false;
-        Ok(())
+        let staging = self.part.again().stage(name.to_owned(), format, move || Ok(reader));
+        self.keep(staging).await
     }
 
     async fn table(&mut self, log: &ChangeLog, table: &str) -> Result<(), ExportError> {
@@ -251,6 +252,8 @@ impl<O: Outbox> Open<O> {
         let lines = Lines(Arc::new(Mutex::new(BufReader::new(SyncIoBridge::new(StreamReader::new(rows))))));
         while !lines.at_end().await.map_err(unreadable)? {
             self.stage(&name, Format::JsonLines, lines.part(&self.options)).await?;
+            // What is still to be read may fail as well.
+            self.failed = true;
         }
         self.failed = false;
         Ok(())
@@ -269,12 +272,10 @@ impl<O: Outbox> Open<O> {
         if self.failed {
             return Err(ExportError::Failed { export_id: self.id.clone() });
         }
-        if let Some(writer) = self.writer.take() {
-            self.failed = true;
-            self.staged.push(writer.stage().await?);
-            self.failed = false;
+        match self.writer.take() {
+            Some(writer) => self.keep(writer.stage()).await,
+            None => Ok(()),
         }
-        Ok(())
     }
 
     async fn finish(mut self) -> Result<Vec<Exported>, ExportError> {

@@ -16,7 +16,7 @@ use std::{
 use futures::FutureExt;
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, SemaphorePermit, mpsc},
     time::{MissedTickBehavior, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -411,22 +411,17 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         };
         // One at a time: what is sorted in memory is not held for each file that is worked. But no file waits for long for another
         // one, which may come slowly.
-        let (sorter, turn) = match sorter {
+        let sorting = match sorter {
             Some(sorter) => match self.sorting.try_acquire() {
-                Ok(turn) => (Some(sorter), Some(turn)),
+                Ok(turn) => Some((sorter, turn)),
                 Err(_) => {
                     drop(download);
-                    let turn = timeout(SORT_TURN_MAX, self.sorting.acquire()).await;
-                    let turn = turn.ok().map(|turn| turn.expect("it is never closed"));
+                    let turn = self.turn_to_sort(is_sorted).await;
                     download = open().await?;
-                    match turn {
-                        Some(turn) => (Some(sorter), Some(turn)),
-                        None if is_sorted => (Some(sorter), None),
-                        None => (None, None),
-                    }
+                    turn.map(|turn| (sorter, turn))
                 }
             },
-            None => (None, None),
+            None => None,
         };
         let format = metadata.media().map_or(Format::JsonLines, |media| media.format);
         let facts = BatchFacts {
@@ -437,7 +432,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             position: position_of(file),
         };
         let (group_to, group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
-        let (at, end) = match sorter {
+        let (at, end) = match sorting {
             None => {
                 let seen = BlobSeen::new(download.facts());
                 let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached };
@@ -450,15 +445,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 })?;
                 applied
             }
-            Some(sorter) => {
-                let turn = match turn {
-                    Some(turn) => turn,
-                    None => {
-                        let turn = self.sorting.acquire().await.expect("it is never closed");
-                        download = open().await?;
-                        turn
-                    }
-                };
+            Some((sorter, turn)) => {
                 tracing::info!(plain_bytes, folder = %sorts_in.unwrap_or(Path::new("")).display(), "a large file is sorted");
                 let seen = BlobSeen::new(download.facts());
                 if file.blob.is_none() {
@@ -509,6 +496,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             stored_bytes: stats.stored_bytes,
             plain_bytes: stats.plain_bytes,
         })
+    }
+
+    /// A turn to sort; `None`: it did not come in time, and the file need not wait for it.
+    async fn turn_to_sort(&self, must_wait: bool) -> Option<SemaphorePermit<'_>> {
+        let turn = async { self.sorting.acquire().await.expect("it is never closed") };
+        if must_wait { Some(turn.await) } else { timeout(SORT_TURN_MAX, turn).await.ok() }
     }
 
     /// Gives groups to the sink, one after the other. Says how far the file is then, and its figures, if its end was among them.
