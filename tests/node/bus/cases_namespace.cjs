@@ -183,10 +183,10 @@ test("missing-right", async (c) => {
 });
 
 test("token-expires", async (c) => {
-  const client = c.client({ connection: c.plan.withSas(c.plan.sas(c.entity, { lifeS: 2 })), retries: NO_RETRIES });
+  const client = c.client({ connection: c.plan.withSas(c.plan.sas(c.entity, { lifeS: 6 })), retries: NO_RETRIES });
   const receiver = c.receiver({}, client);
   await refused("UnauthorizedAccess", async () => {
-    for (let time = 0; time < 10; time++) await receiver.receiveMessages(1, { maxWaitTimeInMs: 1_000 });
+    for (let time = 0; time < 20; time++) await receiver.receiveMessages(1, { maxWaitTimeInMs: 1_000 });
   });
 });
 

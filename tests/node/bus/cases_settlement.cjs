@@ -202,12 +202,12 @@ test("time-to-live-dead-letter", async (c) => {
 });
 
 test("time-to-live-of-entity", async (c) => {
-  // The entity's default is 2 s: it holds for a message without a life, and for one that asks for more.
+  // The entity's default is 8 s: it holds for a message without a life, and for one that asks for more.
   await c.sender().sendMessages([
     { body: "none", messageId: "none" }, { body: "more", messageId: "more", timeToLive: 3_600_000 },
   ]);
   const [, peeked] = await c.receiver().peekMessages(10);
-  assert(peeked.timeToLive >= 2_000 && peeked.timeToLive < 30_000, `a life of ${peeked.timeToLive} ms`);
+  assert(peeked.timeToLive >= 8_000 && peeked.timeToLive < 30_000, `a life of ${peeked.timeToLive} ms`);
   const dead = await c.take(c.dead(), 2);
   same(dead.map((message) => [message.messageId, message.deadLetterReason]),
     [["none", "TTLExpiredException"], ["more", "TTLExpiredException"]]);

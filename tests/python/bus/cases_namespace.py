@@ -190,10 +190,10 @@ async def missing_right(c):
 
 @case("token-expires")
 async def token_expires(c):
-    client = await c.client(c.plan.with_sas(c.plan.sas(c.entity, life_s=2)), retry_total=0)
+    client = await c.client(c.plan.with_sas(c.plan.sas(c.entity, life_s=6)), retry_total=0)
     receiver = await c.receiver(client=client)
     with refused(*UNAUTHORIZED, ServiceBusConnectionError):
-        for _ in range(10):
+        for _ in range(20):
             await receiver.receive_messages(max_wait_time=1)
 
 

@@ -207,11 +207,11 @@ async def time_to_live_dead_letter(c):
 
 @case("time-to-live-of-entity")
 async def time_to_live_of_entity(c):
-    # The entity's default is 2 s: it holds for a message without a life, and for one that asks for more.
+    # The entity's default is 8 s: it holds for a message without a life, and for one that asks for more.
     more = ServiceBusMessage("more", message_id="more", time_to_live=datetime.timedelta(hours=1))
     await (await c.sender()).send_messages([ServiceBusMessage("none", message_id="none"), more])
     [_, peeked] = await (await c.receiver()).peek_messages(10)
-    same(peeked.time_to_live, datetime.timedelta(seconds=2), "the life that a receiver sees")
+    same(peeked.time_to_live, datetime.timedelta(seconds=8), "the life that a receiver sees")
     dead = await c.take(await c.receiver(sub_queue=DEAD), 2)
     same([(message.message_id, message.dead_letter_reason) for message in dead],
          [("none", "TTLExpiredException"), ("more", "TTLExpiredException")])

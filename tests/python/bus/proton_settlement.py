@@ -213,7 +213,7 @@ def time_to_live_of_entity(c):
     sender = c.sender()
     sender.send(Message(body="none"))
     sender.send(Message(body="more", ttl=3600))
-    same([message.ttl for message in c.peek()], [2, 2], "the life that a receiver sees")
+    same([message.ttl for message in c.peek()], [8, 8], "the life that a receiver sees")
     same([(message.body, message.properties["DeadLetterReason"]) for message, _ in c.dead().take(2)],
          [("none", "TTLExpiredException"), ("more", "TTLExpiredException")])
 

@@ -196,7 +196,7 @@ fn dead_letters() -> Vec<Operation> {
         op("time-to-live"),
         op("time-to-live-dead-letter").with(|queue| queue.dead_letter_expired = true),
         op("time-to-live-of-entity").with(|queue| {
-            queue.default_ttl = Some(Duration::from_secs(2));
+            queue.default_ttl = Some(Duration::from_secs(8));
             queue.dead_letter_expired = true;
         }),
     ]
