@@ -85,7 +85,8 @@ pub(crate) fn everything() -> Result<()> {
 
 pub(crate) fn some_tests(names: &[&str]) -> Result<()> {
     let set_up = set_up()?;
-    step("binaries", cargo(["build", "--workspace", "--bins"]))?;
+    // With the tests: without them, features differ, and everything below would be built a second time.
+    step("binaries", cargo(["build", "--workspace", "--bins", "--tests"]))?;
     let mut tests = with(&set_up, cargo(["test", "--workspace", "--"]));
     tests.args(names);
     step("tests", tests)
