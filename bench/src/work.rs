@@ -1,6 +1,7 @@
 //! Our side of a row, where no binary of ours does just that.
 
 mod apply;
+mod backlog;
 mod beside;
 mod decode;
 mod encode;
@@ -50,6 +51,10 @@ pub(crate) enum Work {
         at_once: u64,
         inbox: PathBuf,
     },
+    /// Fill an inbox with messages, up to so many
+    Fill { inbox: String, messages: u64 },
+    /// Lease files of a long backlog
+    Lease { inbox: String },
     /// Send messages that stand for files
     Send {
         #[arg(long)]
@@ -101,6 +106,8 @@ pub(crate) fn run(work: &Work) -> Result<()> {
         Work::Encode { level, rows, out } => encode::encode(*level, rows, out)?,
         Work::Apply { sink, commit_mib, files } => apply::apply(sink, *commit_mib, files)?,
         Work::Save { messages, at_once, inbox } => save::save(inbox, *messages, *at_once)?,
+        Work::Fill { inbox, messages } => backlog::fill(inbox, *messages)?,
+        Work::Lease { inbox } => backlog::lease(inbox)?,
         Work::Send { bus, blob, topic, messages } => send::send(bus, blob, topic, *messages)?,
         Work::Receive { source, messages, inbox } => subscribe::receive(source, inbox, *messages)?,
         Work::Publish { place, state, files } => publish::publish(place, state, files)?,

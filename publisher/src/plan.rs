@@ -40,6 +40,10 @@ const PLANNED_AHEAD: usize = 2;
 const BAD_AT_ONCE: usize = 10_000;
 /// How much shorter the pause is while a transaction is waited for that is over in a moment.
 const SOONER: u32 = 8;
+/// After a silence the log is asked each time a hundredth of it later, up to so many times `poll_interval`: a change after minutes is
+/// noticed some hundredths of a second later, and who has nothing to publish leaves the processor and the database alone.
+const SILENCE_PARTS: u32 = 100;
+const QUIET_FACTOR: u32 = 4;
 /// The field that tells a deletion.
 const DELETED: &str = "_deleted";
 /// Between two looks for what can be deleted.
@@ -125,7 +129,8 @@ pub struct FollowOptions {
     pub files: TypeOptions,
     /// By blobType.
     pub types: BTreeMap<String, TypeOptions>,
-    /// How often the log is asked for news, which is one look at an index; default 25 ms.
+    /// How often the log is asked for news, which is one look at an index; default 25 ms. After a silence of ten seconds four times
+    /// as long.
     pub poll_interval: Duration,
     /// Files that are made at once, each of another type; default 4. Each takes memory as an export does.
     pub files_in_flight_max: NonZeroUsize,
@@ -181,6 +186,8 @@ struct Active<O: Outbox> {
     /// Types with a file that is being made.
     busy: HashSet<String>,
     prune_at: Instant,
+    /// When the log last held something new.
+    news_at: Instant,
     context: Arc<Context<O>>,
 }
 
@@ -298,6 +305,7 @@ impl<O: Outbox> Follower<O> {
             exports: JoinSet::new(),
             busy: HashSet::new(),
             prune_at: Instant::now() + PRUNE_EVERY,
+            news_at: Instant::now(),
             context: Arc::clone(&self.context),
         };
         for file in active.seat.open_files().await? {
@@ -315,7 +323,8 @@ impl<O: Outbox> Follower<O> {
             let pause = if active.seat.may_settle_soon() {
                 self.options.poll_interval / SOONER
             } else {
-                self.options.poll_interval
+                let pause = self.options.poll_interval;
+                (active.news_at.elapsed() / SILENCE_PARTS).clamp(pause, pause * QUIET_FACTOR)
             };
             tokio::select! {
                 biased;
@@ -420,6 +429,7 @@ impl<O: Outbox> Active<O> {
         if settled <= self.seen {
             return Ok(());
         }
+        self.news_at = Instant::now();
         let mut rest = false;
         for (blob_type, after) in self.seat.waiting(settled).await? {
             let wanted = options.of(&blob_type);

@@ -202,6 +202,9 @@ impl Grants {
     }
 
     /// Renews ahead of time until `stop`, so that an idle connection is given its next token before the old one dies.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: a renewal under way is given up, and whoever needs a token next asks for it.
     pub async fn run(&self, stop: &CancellationToken) {
         let mut seen = self.generation.subscribe();
         loop {

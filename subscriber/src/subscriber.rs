@@ -414,7 +414,9 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// [`RunError`], at the start only; afterwards everything is tried again until it works.
     ///
     /// # Cancel safety
-    /// Dropping the future ends everything at once; nothing is lost, as after a crash.
+    /// Dropping the future ends everything at once, and nothing is lost, as after a crash: links are closed, messages that were not
+    /// settled come again, files under way come again when their leases end and go on after the last rows that took effect.
+    /// To stop without that wait, cancel `stop` and await the future.
     pub async fn run(&self, sink: impl Sink, stop: CancellationToken) -> Result<(), RunError> {
         let _doing = (self.shared.receiving.begin(), self.shared.working.begin());
         let sink = self.watched(sink);
@@ -488,6 +490,9 @@ impl<I: Inbox + Clone> Subscriber<I> {
     ///
     /// # Errors
     /// [`LookError`]: there is no such file, or its blob cannot be had.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only asks.
     pub async fn rows(&self, id: i64) -> Result<FileRows, LookError> {
         let shared = &self.shared;
         let row = shared.inbox.get(id).await?.ok_or(LookError::Unknown { id })?;
@@ -509,7 +514,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// [`ReconcileError`]; what was admitted before stays.
     ///
     /// # Cancel safety
-    /// Dropping the future ends it, and nothing is lost: begin again.
+    /// Dropping the future ends it, and nothing is lost: what was admitted stays, and the next one finds the rest.
     pub async fn reconcile(&self, types: Option<Vec<String>>, dry_run: bool) -> Result<Reconciled, ReconcileError> {
         let Shared { inbox, admitted, options, .. } = &*self.shared;
         let types = with_manifests(types.or_else(|| options.types.clone()));
@@ -535,6 +540,9 @@ impl<I: Inbox + Clone> Subscriber<I> {
     ///
     /// # Errors
     /// What TenantService answered.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: whoever asks next asks TenantService again.
     pub async fn check_grant(&self) -> Result<(), GrantError> {
         self.shared.tokens.grant(Service::Blob, None).await.map(|_| ())
     }
@@ -546,6 +554,9 @@ impl<I: Inbox + Clone> Subscriber<I> {
     ///
     /// # Errors
     /// [`InboxError`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only looks; another call waits for the whole of `quiet` again.
     pub async fn until_idle(
         &self,
         wanted: &Wanted,
@@ -620,10 +631,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     async fn prepare(&self, sink: &impl Sink) -> Result<(), RunError> {
-        self.shared.preparing.fetch_add(1, Ordering::Relaxed);
-        let prepared = self.compare_with(sink).await;
-        self.shared.preparing.fetch_sub(1, Ordering::Relaxed);
-        prepared
+        let _preparing = Preparing::begin(&self.shared.preparing);
+        self.compare_with(sink).await
     }
 
     async fn compare_with(&self, sink: &impl Sink) -> Result<(), RunError> {
@@ -709,6 +718,22 @@ impl<I: Inbox + Clone> Subscriber<I> {
         }
         let (worker, admitted, stop) = (shared.worker.clone(), Arc::clone(&shared.admitted), stop.clone());
         tasks.spawn(async move { process(workshop, worker, wanted, files, drain, admitted, &stop).await });
+    }
+}
+
+/// Counts for as long as inbox and sink are compared, also where that is dropped.
+struct Preparing<'p>(&'p AtomicU64);
+
+impl<'p> Preparing<'p> {
+    fn begin(preparing: &'p AtomicU64) -> Self {
+        preparing.fetch_add(1, Ordering::Relaxed);
+        Self(preparing)
+    }
+}
+
+impl Drop for Preparing<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

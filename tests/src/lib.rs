@@ -22,6 +22,8 @@ mod faults;
 #[cfg(test)]
 mod identity;
 #[cfg(test)]
+mod line;
+#[cfg(test)]
 mod links;
 #[cfg(test)]
 mod live;
@@ -29,6 +31,8 @@ mod live;
 mod matrix;
 #[cfg(test)]
 mod memory;
+#[cfg(test)]
+mod outages;
 #[cfg(test)]
 mod peers;
 #[cfg(test)]

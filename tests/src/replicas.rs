@@ -7,6 +7,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep, timeout},
 };
+use url::Url;
 use uuid::Uuid;
 use waybill_local::Local;
 use waybill_store::tokio_postgres::{Client, NoTls, connect};
@@ -83,8 +84,39 @@ impl Database {
         format!("{}&application_name={}_{replica}&options={options}", self.server, self.name)
     }
 
+    /// The only value of a query; `None` where the table is not there yet.
+    pub(crate) async fn text(&self, sql: &str) -> Option<String> {
+        self.client.query_one(sql, &[]).await.ok().map(|row| row.get(0))
+    }
+
+    /// For a publisher's change log and outbox.
+    pub(crate) fn publisher_schemas(&self) -> [String; 2] {
+        ["log", "outbox"].map(|of| format!("{}_{of}", self.name))
+    }
+
+    /// Of the server.
+    pub(crate) fn port(&self) -> u16 {
+        Url::parse(&self.server).ok().and_then(|url| url.port()).expect("its address names a port")
+    }
+
+    /// Its address, by a port of this machine that leads to it.
+    pub(crate) fn address_by(&self, port: u16) -> String {
+        self.server.replace(&format!(":{}/", self.port()), &format!(":{port}/"))
+    }
+
+    pub(crate) fn inbox_schema(&self) -> String {
+        format!("{}_inbox", self.name)
+    }
+
+    pub(crate) fn sink_by(&self, port: u16) -> String {
+        let options = format!("-c search_path={}_sink", self.name).replace(' ', "%20").replace('=', "%3D");
+        format!("{}&options={options}", self.address_by(port))
+    }
+
     pub(crate) async fn end(self) {
-        self.run(&format!("DROP SCHEMA {0}_inbox CASCADE; DROP SCHEMA {0}_sink CASCADE", self.name)).await;
+        for of in ["inbox", "sink", "log", "outbox"] {
+            self.run(&format!("DROP SCHEMA IF EXISTS {}_{of} CASCADE", self.name)).await;
+        }
     }
 }
 
@@ -111,7 +143,7 @@ impl Replica {
         run.arg("run").arg("--local").arg(ready).arg("--data").arg(world.path(name));
         run.arg("--inbox").arg(database.address(name, ""));
         run.arg("--sink").arg(database.address(name, &format!(" -c search_path={}_sink", database.name)));
-        run.env("WAYBILL_SUBSCRIBER__INBOX_SCHEMA", format!("{}_inbox", database.name));
+        run.env("WAYBILL_SUBSCRIBER__INBOX_SCHEMA", database.inbox_schema());
         run.env("WAYBILL_SUBSCRIBER__LEASE_MS", LEASE.as_millis().to_string());
         run.env("WAYBILL_SUBSCRIBER__DRAIN_TIMEOUT_MS", "0").env("WAYBILL_SUBSCRIBER__FILES_IN_FLIGHT_MAX", "3");
         // Small transactions: more moments at which something can happen.

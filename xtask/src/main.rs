@@ -16,7 +16,8 @@ usage: cargo xtask COMMAND
 
   test         everything that must pass: format, lints, tests, documentation, examples, dependencies
   test NAME…   only the tests whose names contain NAME (after the same set-up)
-  soak [DATA]  for long: the properties over thousands of cases, ten minutes of torture (WAYBILL_SOAK_SECONDS, WAYBILL_SOAK_SEED);
+  soak [DATA]  for long: the properties over thousands of cases, ten minutes of torture (WAYBILL_SOAK_SECONDS, WAYBILL_SOAK_SEED)
+               and as long without TenantService, storage or database;
                with DATA, the folder of larger data sets, those too
   test-live    the pipeline against a real namespace, storage account and TenantService; without them it says what to set
   bench [NAME…] [--quick] [--list]

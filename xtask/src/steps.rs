@@ -102,10 +102,10 @@ pub(crate) fn soak(data: Option<&str>) -> Result<()> {
     kills.env("WAYBILL_SOAK_KILLS", std::env::var("WAYBILL_SOAK_KILLS").unwrap_or_else(|_| "200".to_owned()));
     step("a publisher killed 200 times", kills)?;
     step("binaries", cargo(["build", "--workspace", "--bins"]))?;
-    let torture = ["test", "--package", "waybill-tests", "--", "--nocapture", "torture::"];
+    let torture = ["test", "--package", "waybill-tests", "--", "--nocapture", "torture::", "outages::"];
     let mut torture = with(&set_up, cargo(torture));
     torture.env("WAYBILL_SOAK_SECONDS", std::env::var("WAYBILL_SOAK_SECONDS").unwrap_or_else(|_| "600".to_owned()));
-    step("torture", torture)?;
+    step("torture, and outages", torture)?;
     let Some(data) = data else {
         println!("\n── data sets: NOT RUN, name their folder: cargo xtask soak FOLDER");
         return Ok(());

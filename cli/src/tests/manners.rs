@@ -2,6 +2,8 @@
 
 use std::process::Stdio;
 
+use waybill_local::Local;
+
 use super::binaries::{beside_local, command, publish, run};
 
 #[tokio::test]
@@ -41,6 +43,52 @@ async fn who_cannot_be_reached_is_told_with_what_to_check() {
     let told = run(doctor).await.with(1).out;
     let advice = "; check `url` under [subscriber.tenant], and that a firewall or proxy lets this machine out (docs/networks.md)";
     assert_eq!(told.matches(advice).count(), 2, "clock and TenantService: {told}");
+}
+
+#[tokio::test]
+async fn the_doctor_tries_each_place_of_the_grant_and_names_those_that_fail() {
+    let (folder, local) = beside_local().await;
+    let gone = Local::builder().start().await.unwrap();
+    let (entity, container) = ("exports/subscriptions/acme", local.ready_file().container.clone());
+    let offers = [
+        local.bus_offer(entity),
+        gone.bus_offer(entity),
+        local.blob_offer(&container),
+        local.blob_offer("never-made"),
+        gone.blob_offer(&container),
+    ];
+    local.set_grant("acme", offers).unwrap();
+    let (bus, blob) = (gone.ports().amqp, gone.ports().blob);
+    gone.stop().await;
+    let doctor = ["doctor", "--local", "local.json", "--sink", "sqlite:shop.sqlite", "--format", "json"];
+    let checks = run(command(&folder, "waybill-subscriber", &doctor)).await.with(1).json();
+    let of = |name: &str| -> Vec<(String, String)> {
+        let checks = checks.as_array().unwrap().iter().filter(|check| check["check"] == name);
+        checks.map(|check| ["state", "detail"].map(|key| check[key].as_str().unwrap().to_owned()).into()).collect()
+    };
+    let granted = &of("TenantService")[0].1;
+    assert!(granted.ends_with("; 2 places on the bus, 3 containers"), "{granted}");
+    for (name, expected) in [
+        ("Service Bus", vec![("ok", "attached to"), ("failed", &*format!("127.0.0.1:{bus}/{entity}: cannot connect"))]),
+        (
+            "storage",
+            vec![
+                ("ok", "the container batchtoprocess can be read"),
+                ("failed", "/never-made: "),
+                ("failed", &*format!("127.0.0.1:{blob}/devstoreaccount1/batchtoprocess: ")),
+            ],
+        ),
+    ] {
+        let found = of(name);
+        assert_eq!(found.len(), expected.len(), "{found:?}");
+        for ((state, detail), (expected_state, text)) in found.iter().zip(expected) {
+            assert!(
+                state == expected_state && detail.contains(text),
+                "{state}: {detail}, not {expected_state}: {text}"
+            );
+        }
+    }
+    local.stop().await;
 }
 
 #[tokio::test]

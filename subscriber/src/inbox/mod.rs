@@ -29,6 +29,8 @@ mod sequences;
 mod sqlite;
 mod stored;
 mod turns;
+#[cfg(test)]
+mod upgrades;
 
 use std::future::Future;
 
@@ -66,6 +68,9 @@ pub enum InboxError {
 /// - A lease is named by `(worker, leased_at)` on the store's own clock, and ends at `until`. What a lapsed or foreign
 ///   lease asks for changes nothing and is answered with `false`. Its holder counts on it until [`Lease::trusted_until`].
 /// - Every change of state adds a row of history with its time and reason.
+///
+/// # Cancel safety
+/// A dropped call may still take effect, whole or not at all. Files of a dropped `lease` come again when it ends.
 pub trait Inbox: Send + Sync + 'static {
     /// Saves a burst of messages.
     fn admit(&self, burst: Vec<Arrival>) -> impl Future<Output = Result<Vec<Admitted>, InboxError>> + Send;

@@ -20,6 +20,9 @@ impl Pages {
     ///
     /// # Errors
     /// [`InboxError`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: the page of a call that was dropped is that of the next one.
     pub async fn next(&mut self, inbox: &impl Inbox) -> Result<Option<Vec<InboxRow>>, InboxError> {
         if self.is_over {
             return Ok(None);

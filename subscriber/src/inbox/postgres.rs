@@ -37,7 +37,7 @@ use super::{
     turns::{Share, Turns},
 };
 
-const SCHEMA: Schema = Schema {
+pub(super) const SCHEMA: Schema = Schema {
     application_id: 0,
     name: "inbox",
     migrations: &[

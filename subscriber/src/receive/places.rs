@@ -39,6 +39,17 @@ impl Buses {
     }
 }
 
+/// Lets go of connections when receiving is dropped: whoever only remembers them would keep them open.
+struct LetGo(Option<Arc<Buses>>);
+
+impl Drop for LetGo {
+    fn drop(&mut self) {
+        if let Some(buses) = &self.0 {
+            buses.all().clear();
+        }
+    }
+}
+
 /// Receives for a subscriber, wherever that is at the moment.
 #[derive(Debug)]
 pub(crate) struct Reception<I> {
@@ -57,6 +68,7 @@ impl<I: Inbox + Clone> Reception<I> {
     /// Until `stop`. When a grant names another place, what was received from the old one is settled first.
     pub(crate) async fn run(self, stop: CancellationToken) {
         self.buses.all().clear();
+        let mut let_go = LetGo(Some(Arc::clone(&self.buses)));
         let this = Arc::new(self);
         let mut changes = this.tokens.changes();
         let mut tasks: JoinSet<String> = JoinSet::new();
@@ -95,6 +107,8 @@ impl<I: Inbox + Clone> Reception<I> {
             }
         }
         all(tasks).await;
+        // They are closed, and when they were last heard of is still asked.
+        let_go.0 = None;
     }
 
     /// Opens the places that are new, and has those left that are not named any more.

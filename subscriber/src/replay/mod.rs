@@ -35,6 +35,9 @@ pub struct Copied {
 ///
 /// # Errors
 /// [`InboxError`]; what was copied before stays.
+///
+/// # Cancel safety
+/// Dropping the future ends it, and what was copied before stays: begin again.
 pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> Result<Copied, InboxError> {
     copy(from, to, wanted, |row| match row.state {
         State::Done | State::Saved | State::Working => Some(true),
@@ -48,6 +51,9 @@ pub async fn copy_files(from: &impl Inbox, to: &impl Inbox, wanted: &Wanted) -> 
 /// yet. What else the inbox has comes later, or not at all.
 ///
 /// # Errors
+/// As [`copy_files`].
+///
+/// # Cancel safety
 /// As [`copy_files`].
 pub async fn copy_done(
     from: &impl Inbox,
@@ -92,6 +98,9 @@ async fn copy(
 ///
 /// # Errors
 /// [`InboxError`].
+///
+/// # Cancel safety
+/// Cancel-safe: it only asks.
 pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted, waiting: Waiting) -> Result<Coverage, InboxError> {
     let mut coverage = Coverage::new(waiting);
     let mut pages = pages();

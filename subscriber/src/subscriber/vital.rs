@@ -83,6 +83,9 @@ impl<I: Inbox + Clone> Subscriber<I> {
     ///
     /// # Errors
     /// [`InboxError`].
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: it only asks.
     pub async fn backlog(&self) -> Result<Backlog, InboxError> {
         self.shared.inbox.backlog().await
     }

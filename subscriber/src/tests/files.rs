@@ -643,10 +643,10 @@ async fn streams_of_two_subscribers_in_one_process_share_an_inbox_and_never_a_fi
     assert_eq!((done(&one), done(&two)), (first.len() as u64, second.len() as u64), "nothing is shared but the inbox");
 }
 
-async fn postgres(schema: &str) -> PostgresInbox {
+pub(super) async fn postgres(schema: &str, lease: Duration) -> PostgresInbox {
     let server = std::env::var("WAYBILL_TEST_POSTGRES")
         .expect("WAYBILL_TEST_POSTGRES is not set: run `cargo xtask test`, which starts a PostgreSQL");
-    let options = PostgresInboxOptions { lease: LEASE, schema: schema.to_owned() };
+    let options = PostgresInboxOptions { lease, schema: schema.to_owned() };
     PostgresInbox::open(&format!("{server}?sslmode=disable"), options).await.unwrap()
 }
 
@@ -656,7 +656,7 @@ async fn when_the_inbox_stays_away_the_hold_ends_by_its_time_and_the_file_comes_
     world.publish("a", &rows(3), "").await;
     world.publish("b", &rows(3), "").await;
     let schema = format!("files {}", uuid::Uuid::new_v4().simple());
-    let (inbox, other) = (postgres(&schema).await, postgres(&schema).await);
+    let (inbox, other) = (postgres(&schema, LEASE).await, postgres(&schema, LEASE).await);
     let subscriber = world.subscriber(inbox.clone(), builder());
     received(&subscriber, 2).await;
     let mut files = subscriber.files(Wanted::default());

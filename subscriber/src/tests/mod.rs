@@ -1,5 +1,6 @@
 //! The subscriber against the services of `waybill-local`, one part at a time.
 
+mod cancelling;
 mod draft;
 mod files;
 mod grants;
@@ -12,6 +13,7 @@ mod reconciling;
 mod segments;
 mod sink;
 mod sorting;
+mod together;
 mod waiting;
 mod working;
 mod world;

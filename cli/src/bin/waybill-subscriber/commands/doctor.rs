@@ -1,13 +1,12 @@
 //! `doctor`: everything that a run needs, tried in the order in which it is needed. Changes nothing: no message is taken, no
 //! database made.
 
-use std::{fmt::Display, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt::Display, path::Path, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use time::OffsetDateTime;
-use url::Url;
 use waybill_azure::{
-    Grant, Service, TokenSource,
+    Grant, OnePlace, Service, TokenSource,
     blob::{BlobError, Container, ContainerOptions},
     bus::{Bus, ReceiverOptions, Transport},
     http::{HttpClient, HttpOptions, try_proxy},
@@ -15,7 +14,7 @@ use waybill_azure::{
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{instant, json, line},
+    output::{instant, json, line, many},
     settings::subscriber::Settings,
     settings::tenant::Reached,
 };
@@ -77,8 +76,16 @@ pub(crate) async fn doctor(common: &Common, settings: anyhow::Result<Settings>) 
 /// TenantService's answer.
 struct Granted {
     tokens: Arc<dyn TokenSource>,
-    bus: Grant,
-    storage: Grant,
+    /// Each with one place or more.
+    bus: Vec<Grant>,
+    storage: Vec<Grant>,
+}
+
+impl Granted {
+    /// The tokens of one place.
+    fn only(&self, grant: &Grant) -> Arc<dyn TokenSource> {
+        Arc::new(OnePlace::of(Arc::clone(&self.tokens), grant))
+    }
 }
 
 impl Doctor {
@@ -175,14 +182,21 @@ impl Doctor {
             Err(error) => return self.failed(CHECK, format_args!("{error:#}")).map(|()| None),
         };
         let granted = async {
-            let bus = tokens.grant(Service::Bus, None).await?;
-            let storage = tokens.grant(Service::Blob, None).await?;
+            let bus = tokens.grants(Service::Bus, None).await?;
+            let storage = tokens.grants(Service::Blob, None).await?;
             Ok::<_, waybill_azure::GrantError>((bus, storage))
         };
         match granted.await {
             Ok((bus, storage)) => {
-                let ends = instant(bus.expires_at.min(storage.expires_at));
-                self.ok(CHECK, format_args!("tokens until {ends}"))?;
+                let ends = bus.iter().chain(&storage).map(|grant| grant.expires_at).min();
+                let ends = ends.map(instant).unwrap_or_default();
+                let places = match (bus.len(), storage.len()) {
+                    (1, 1) => String::new(),
+                    (bus, storage) => {
+                        format!("; {} on the bus, {}", many(bus as u64, "place"), many(storage as u64, "container"))
+                    }
+                };
+                self.ok(CHECK, format_args!("tokens until {ends}{places}"))?;
                 Ok(Some(Granted { tokens, bus, storage }))
             }
             Err(error) => self.failed_there(CHECK, format_args!("{error}")).map(|()| None),
@@ -192,12 +206,14 @@ impl Doctor {
     async fn proxy(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
         const CHECK: &str = "proxy";
         let Some(reached) = reached else { return self.not_tried(CHECK) };
-        let places: Vec<(&str, &Url)> = [("TenantService", Some(&reached.url))]
-            .into_iter()
-            .chain([("bus", granted.map(|granted| &granted.bus.endpoint))])
-            .chain([("storage", granted.map(|granted| &granted.storage.endpoint))])
-            .filter_map(|(what, url)| Some((what, url?)))
-            .collect();
+        let mut places = vec![("TenantService", &reached.url)];
+        if let Some(Granted { bus, storage, .. }) = granted {
+            places.extend(bus.iter().map(|grant| ("bus", &grant.endpoint)));
+            places.extend(storage.iter().map(|grant| ("storage", &grant.endpoint)));
+        }
+        // Entities and containers of one host are one.
+        let mut hosts = BTreeSet::new();
+        places.retain(|(what, url)| hosts.insert((*what, url.host_str(), url.port())));
         let mut behind = Vec::new();
         for (what, url) in places {
             match try_proxy(url, reached.ca_file.as_deref(), PATIENCE).await {
@@ -223,21 +239,24 @@ impl Doctor {
         let (Some(settings), Some(reached), Some(granted)) = (settings, reached, granted) else {
             return self.not_tried(CHECK);
         };
-        let bus = Bus::new(Arc::clone(&granted.tokens), settings.bus_options(reached.ca_file.clone()));
-        // Without credit no message comes.
-        let attached = bus.receiver(ReceiverOptions::default()).await;
-        let way = match bus.transport().await {
-            Some(Transport::WebSocket) => "over WebSocket",
-            _ => "over AMQP",
-        };
-        match attached {
-            Ok(receiver) => {
-                self.ok(CHECK, format_args!("attached to {} {way}", receiver.entity()))?;
-                receiver.close().await;
+        for grant in &granted.bus {
+            let bus = Bus::new(granted.only(grant), settings.bus_options(reached.ca_file.clone()));
+            // Without credit no message comes.
+            let attached = bus.receiver(ReceiverOptions::default()).await;
+            let way = match bus.transport().await {
+                Some(Transport::WebSocket) => "over WebSocket",
+                _ => "over AMQP",
+            };
+            let at = named(grant, &granted.bus);
+            match attached {
+                Ok(receiver) => {
+                    self.ok(CHECK, format_args!("{at}attached to {} {way}", receiver.entity()))?;
+                    receiver.close().await;
+                }
+                Err(error) => self.failed_there(CHECK, format_args!("{at}{error}"))?,
             }
-            Err(error) => self.failed_there(CHECK, format_args!("{error}"))?,
+            bus.close().await;
         }
-        bus.close().await;
         Ok(())
     }
 
@@ -250,13 +269,17 @@ impl Doctor {
             Ok(http) => http,
             Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
         };
-        let container = Container::new(http, Arc::clone(&granted.tokens), ContainerOptions::default());
-        match container.head(NO_BLOB).await {
-            Ok(_) | Err(BlobError::NotFound { .. }) => {
-                self.ok(CHECK, format_args!("the container {} can be read", granted.storage.entity))
+        for grant in &granted.storage {
+            let container = Container::new(http.clone(), granted.only(grant), ContainerOptions::default());
+            let at = named(grant, &granted.storage);
+            match container.head(NO_BLOB).await {
+                Ok(_) | Err(BlobError::NotFound { .. }) => {
+                    self.ok(CHECK, format_args!("{at}the container {} can be read", grant.entity))?;
+                }
+                Err(error) => self.failed_there(CHECK, format_args!("{at}{error}"))?,
             }
-            Err(error) => self.failed_there(CHECK, format_args!("{error}")),
         }
+        Ok(())
     }
 
     async fn inbox(&mut self, config: Option<&(Settings, Entities)>) -> anyhow::Result<()> {
@@ -360,6 +383,11 @@ impl Doctor {
         let well = self.checks.iter().all(|check| check.state == State::Ok);
         Ok(if well { Outcome::Done } else { Outcome::Failed })
     }
+}
+
+/// Which of several places is meant.
+fn named(grant: &Grant, all: &[Grant]) -> String {
+    if all.len() > 1 { format!("{}: ", grant.place()) } else { String::new() }
 }
 
 /// The client as a run has it.
