@@ -60,6 +60,7 @@ pub(crate) const ALL: &[Row] = &[
     Row { number: "12", name: "blobs", make: pipeline::blobs },
     Row { number: "13", name: "small-files", make: pipeline::small_files },
     Row { number: "14", name: "bus", make: pipeline::bus },
+    Row { number: "15", name: "release", make: apply::release },
 ];
 
 /// What is not here.
