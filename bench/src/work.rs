@@ -41,7 +41,19 @@ pub(crate) enum Work {
         /// Plain bytes in a commit [default: what suits the sink]
         #[arg(long)]
         commit_mib: Option<usize>,
+        /// Every item refers to a row of another table
+        #[arg(long)]
+        referring: bool,
+        /// First fill that table, with so many rows
+        #[arg(long, requires = "referring")]
+        parents: Option<u64>,
         files: Vec<PathBuf>,
+    },
+    /// Let rows go that wait for one parent
+    Release {
+        #[arg(long)]
+        sink: String,
+        children: u64,
     },
     /// Save messages in a new inbox
     Save {
@@ -104,7 +116,10 @@ pub(crate) fn run(work: &Work) -> Result<()> {
     let said = match work {
         Work::Decode { workers, files } => decode::decode(*workers, files)?,
         Work::Encode { level, rows, out } => encode::encode(*level, rows, out)?,
-        Work::Apply { sink, commit_mib, files } => apply::apply(sink, *commit_mib, files)?,
+        Work::Apply { sink, commit_mib, referring, parents, files } => {
+            apply::apply(sink, *commit_mib, (*referring, *parents), files)?
+        }
+        Work::Release { sink, children } => apply::release(sink, *children)?,
         Work::Save { messages, at_once, inbox } => save::save(inbox, *messages, *at_once)?,
         Work::Fill { inbox, messages } => backlog::fill(inbox, *messages)?,
         Work::Lease { inbox } => backlog::lease(inbox)?,

@@ -109,6 +109,13 @@ pub struct StorageFigures {
 pub struct FileFigures {
     /// Worked to their end.
     pub done: u64,
+    /// Large ones that are read and sorted now: no row of theirs has taken effect in this try.
+    pub sorting: u64,
+    /// Large ones that were sorted, to take effect in the order of their keys.
+    pub sorted: u64,
+    /// Sorted ones whose rows came in another order after a change, and began again: their rows that had taken effect are counted
+    /// again.
+    pub begun_again: u64,
     /// Tries that ended early and are repeated, by whose clock runs: `storage`, `sink`, `inbox` or the `file`'s own.
     pub put_off: BTreeMap<&'static str, u64>,
     /// Put aside for a person, by why; without messages that are no waybill.

@@ -52,6 +52,11 @@ pub struct WorkStats {
     pub files_expired: AtomicU64,
     /// Tries that ended early and are repeated.
     pub tries_put_off: AtomicU64,
+    /// Large files of which all rows were read and sorted.
+    pub files_sorted: AtomicU64,
+    /// Sorted ones whose rows came in another order than those that had taken effect, and began again: rows that took effect are
+    /// counted again, mostly as `ignored`.
+    pub files_begun_again: AtomicU64,
     /// Rows, good and bad, brought into effect by this process.
     pub rows: AtomicU64,
     /// Those kept with their error.
@@ -82,6 +87,8 @@ pub struct WorkStats {
     pub stored_bytes: AtomicU64,
     /// Their plain bytes.
     pub plain_bytes: AtomicU64,
+    /// Files that are read and sorted now.
+    pub(crate) files_sorting: AtomicU64,
     pub(crate) quarantined_by: Tally<Reason>,
     /// By whose clock runs.
     pub(crate) put_off_by: Tally<&'static str>,
@@ -232,5 +239,21 @@ impl Others {
 impl WorkStats {
     pub(crate) fn add(counter: &AtomicU64, more: u64) {
         counter.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// A file is sorted until what this gives is dropped.
+    pub(crate) fn sorting(&self) -> UnderWay<'_> {
+        Self::add(&self.files_sorting, 1);
+        UnderWay(&self.files_sorting)
+    }
+}
+
+/// Something that a gauge counts.
+#[derive(Debug)]
+pub(crate) struct UnderWay<'s>(&'s AtomicU64);
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,11 +1,6 @@
-//! Rows 8 and 9: a file of changes into a table that holds half of the ids already.
+//! Rows 8 and 9: a file of changes into a table that holds half of the ids already. Row 17: rows that waited for one parent.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    rc::Rc,
-};
+use std::{fs, path::Path, process::Command, rc::Rc};
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -17,6 +12,7 @@ use crate::{
 };
 
 const OURS: &str = "waybill";
+const REFERRING: &str = "waybill, with references";
 const EXECUTEMANY: &str = "Python executemany";
 const CHANGED: &str =
     "change, sku, name, gtin, price, currency, unit, vat, stock, categories, attributes, updated_at, version";
@@ -48,6 +44,8 @@ pub(crate) fn postgres(setting: &Setting) -> Result<Bench> {
         let base_lines = setting.data.gzip(base, Layout::JsonLines)?;
         server.make("bench_ours_base")?;
         ours(setting, &server.database("bench_ours_base"), &base_lines).run()?;
+        server.make("bench_referring_base")?;
+        referring(setting, &server.database("bench_referring_base"), &base_lines, Some(changes.rows)).run()?;
         server.make("bench_peers_base")?;
         server.psql(
             "bench_peers_base",
@@ -76,6 +74,11 @@ pub(crate) fn postgres(setting: &Setting) -> Result<Bench> {
         let run = server.database(RUN);
         contenders
             .push(Contender::new(OURS, ours(setting, &run, &lines)).before(fresh("bench_ours_base")).found_by(found()));
+        contenders.push(
+            Contender::new(REFERRING, referring(setting, &run, &lines, None))
+                .before(fresh("bench_referring_base"))
+                .found_by(found()),
+        );
         let psql = Program::new("psql").args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-d", &run]);
         let by_hand = psql.args([
             "-c".to_owned(),
@@ -115,9 +118,14 @@ pub(crate) fn postgres(setting: &Setting) -> Result<Bench> {
         meaning: "A million changes from a .jsonl.gz, 2 % of the ids twice, into a table of 500,000 rows, half of which they change: \
                   the last version wins. We decode and check JSON, number the rows' versions, note tombstones and progress, and commit \
                   every 16 MiB of them, so that a crash costs little; `psql` gets CSV of the same rows, which the server parses itself, \
-                  and merges in one statement. The server is durable, and shares the two cores. CPU and memory are the client's.",
+                  and merges in one statement. With references every row has a parent of its own in another table, and none is missing. \
+                  The server is durable, and shares the two cores. CPU and memory are the client's.",
         contenders,
-        targets: vec![Target::at_most(OURS, 1.0, copy), Target::at_least(OURS, 3.0, executemany)],
+        targets: vec![
+            Target::at_most(OURS, 1.0, copy),
+            Target::at_least(OURS, 3.0, executemany),
+            Target::at_most(REFERRING, 1.2, OURS),
+        ],
         missing,
         keep,
     })
@@ -130,6 +138,15 @@ const TABLE: &str = "(id bigint, change text, sku text, name text, gtin text, pr
 
 fn ours(setting: &Setting, sink: &str, file: &Path) -> Program {
     Program::new(setting.tools.ours("waybill-bench")).args(["work", "apply", "--sink", sink]).args([file])
+}
+
+/// Where every row has a parent, first so many of these.
+fn referring(setting: &Setting, sink: &str, file: &Path, parents: Option<u64>) -> Program {
+    let program = ours(setting, sink, file).arg("--referring");
+    match parents {
+        Some(parents) => program.args(["--parents".to_owned(), parents.to_string()]),
+        None => program,
+    }
 }
 
 /// A PostgreSQL server of which we have all rights.
@@ -183,7 +200,7 @@ pub(super) struct Dropped(pub(super) Rc<Server>);
 
 impl Drop for Dropped {
     fn drop(&mut self) {
-        for name in [RUN, "bench_ours_base", "bench_peers_base"] {
+        for name in [RUN, "bench_ours_base", "bench_referring_base", "bench_peers_base"] {
             if let Err(error) = self.0.remove(name) {
                 eprintln!("   {name} stays: {error:#}");
             }
@@ -197,13 +214,16 @@ pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
     let lines = setting.data.gzip(changes, Layout::JsonLines)?;
     let base_lines = setting.data.gzip(base, Layout::JsonLines)?;
     let folder = tempfile::tempdir_in(setting.data.path(""))?;
-    let (run, ours_base, peers_base) =
-        (folder.path().join("run.sqlite"), folder.path().join("ours.sqlite"), folder.path().join("peers.sqlite"));
+    let [run, ours_base, referring_base, peers_base] =
+        ["run", "ours", "referring", "peers"].map(|name| folder.path().join(format!("{name}.sqlite")));
     let mut missing = Vec::new();
 
     ours(setting, &sqlite_sink(&ours_base), &base_lines).run()?;
-    // So that a copy of the file is a copy of all.
-    sqlite3(&ours_base, "pragma wal_checkpoint(truncate)")?;
+    referring(setting, &sqlite_sink(&referring_base), &base_lines, Some(changes.rows)).run()?;
+    for base in [&ours_base, &referring_base] {
+        // So that a copy of the file is a copy of all.
+        sqlite3(base, "pragma wal_checkpoint(truncate)")?;
+    }
     sqlite3(
         &peers_base,
         "pragma journal_mode=wal; create table item(id integer primary key, change, sku, name, gtin, price, currency, unit, vat, stock integer, categories, attributes, updatedAt, version integer)",
@@ -211,13 +231,7 @@ pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
     let fresh = |base: &Path| {
         let (base, run) = (base.to_owned(), run.clone());
         move || {
-            for suffix in ["", "-wal", "-shm"] {
-                let with_suffix = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
-                match fs::remove_file(with_suffix(&run)) {
-                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-                    _ => {}
-                }
-            }
+            remove_sqlite(&run)?;
             fs::copy(&base, &run)?;
             // What is still to be written to disk is nobody's work.
             fs::File::open(&run)?.sync_all()?;
@@ -230,6 +244,9 @@ pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
     };
     let mut contenders = vec![
         Contender::new(OURS, ours(setting, &sqlite_sink(&run), &lines)).before(fresh(&ours_base)).found_by(found()),
+        Contender::new(REFERRING, referring(setting, &sqlite_sink(&run), &lines, None))
+            .before(fresh(&referring_base))
+            .found_by(found()),
     ];
     match setting.tools.built.iter().map(|folder| folder.join("upsert")).find(|path| path.exists()) {
         Some(program) => {
@@ -243,7 +260,7 @@ pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
         None => absent(&mut missing, upsert, "apt-get install gcc libsqlite3-dev"),
     }
     match &setting.tools.python {
-        Some(python) if contenders.len() > 1 => {
+        Some(python) if contenders.len() > 2 => {
             let program = Program::new(python).args([setting.tools.peer("apply.py")]).args(["sqlite"]);
             contenders.push(
                 Contender::new(EXECUTEMANY, program.args([&run, &lines]))
@@ -260,16 +277,66 @@ pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
         title: "A file of changes into SQLite".to_owned(),
         meaning: "The same changes into SQLite. The limit is a C program that gets them parsed, in the order of their keys, and does \
                   nothing but upsert them in one transaction. We get .jsonl.gz in the file's order, sort it in a temporary file, and \
-                  keep tombstones, order and progress, in transactions of 4 MiB of rows.",
+                  keep tombstones, order and progress, in transactions of 4 MiB of rows. With references every row has a parent of its \
+                  own in another table, and none is missing.",
         contenders,
         targets: vec![
             Target::at_most(OURS, 1.6, upsert),
             Target::at_least(OURS, 2.5, EXECUTEMANY),
             Target::no_more(OURS, 256.0, Figure::PeakMib),
+            Target::at_most(REFERRING, 1.2, OURS),
         ],
         missing,
         keep: vec![Box::new(folder)],
     })
+}
+
+pub(crate) fn release(setting: &Setting) -> Result<Bench> {
+    const CHILDREN: u64 = 100_000;
+    let (in_sqlite, in_postgres) = ("waybill, SQLite", "waybill, PostgreSQL");
+    let children = setting.rows.unwrap_or(CHILDREN).to_string();
+    let program = |sink: &str| {
+        Program::new(setting.tools.ours("waybill-bench")).args(["work", "release", "--sink", sink, &children])
+    };
+    let folder = tempfile::tempdir_in(setting.data.path(""))?;
+    let path = folder.path().join("release.sqlite");
+    let (mut missing, mut keep) = (Vec::new(), Vec::<Box<dyn std::any::Any>>::new());
+    let sink = sqlite_sink(&path);
+    let fresh = move || remove_sqlite(&path);
+    let mut contenders = vec![Contender::new(in_sqlite, program(&sink)).before(fresh)];
+    match Server::of(setting) {
+        Some(server) => {
+            let server = Rc::new(server);
+            let fresh = Rc::clone(&server);
+            contenders
+                .push(Contender::new(in_postgres, program(&server.database(RUN))).before(move || fresh.make(RUN)));
+            keep.push(Box::new(Dropped(server)));
+        }
+        None => absent(&mut missing, "PostgreSQL", "apt-get install postgresql"),
+    }
+    keep.push(Box::new(folder));
+    Ok(Bench {
+        number: "17",
+        name: "release",
+        title: "Children of one parent, released".to_owned(),
+        meaning: "100,000 rows wait for one row of another table. Timed is the file with that row, which brings all of them into effect \
+                  in its own transaction, to the commit.",
+        contenders,
+        targets: [in_sqlite, in_postgres].map(|ours| Target::no_more(ours, 2.0, Figure::Seconds)).into(),
+        missing,
+        keep,
+    })
+}
+
+/// Removes a database, if it is there.
+fn remove_sqlite(path: &Path) -> Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        match fs::remove_file(format!("{}{suffix}", path.display())) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn sqlite_sink(path: &Path) -> String {

@@ -62,6 +62,7 @@ pub(crate) const ALL: &[Row] = &[
     Row { number: "13", name: "small-files", make: pipeline::small_files },
     Row { number: "14", name: "bus", make: pipeline::bus },
     Row { number: "15", name: "backlog", make: backlog::backlog },
+    Row { number: "17", name: "release", make: apply::release },
 ];
 
 /// What is not here.

@@ -155,6 +155,11 @@ impl Snapshot {
         let Figures { files, rows, .. } = &self.figures;
         let one = |many| [(Labels::new(), many)];
         page.counters("files_done", "Files worked to their end", None, one(files.done))?;
+        let sorting = "Large files that are read and sorted now, before any of their rows takes effect";
+        page.gauge("files_sorting", sorting, None, files.sorting as f64)?;
+        page.counters("files_sorted", "Large files that were sorted by their keys", None, one(files.sorted))?;
+        let begun_again = "Sorted files that began again, because their rows come in another order now";
+        page.counters("files_begun_again", begun_again, None, one(files.begun_again))?;
         page.counters(
             "files_retried",
             "Tries that ended early and are repeated, by whose fault it is",

@@ -66,6 +66,30 @@ async fn what_is_missing_is_listed_and_its_children_can_be_let_go() {
 }
 
 #[tokio::test]
+async fn a_key_with_a_nul_is_released_as_the_list_shows_it() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("entities.toml"), SHOP).unwrap();
+    std::fs::write(folder.path().join("item.jsonl"), "{\"ItemID\":1,\"MakerID\":\"m\\u0000n\"}\n").unwrap();
+    run(publish(&folder, &["item.jsonl"])).await.with(0);
+    let sink = ["--sink", "sqlite:shop.sqlite", "--entities", "entities.toml"];
+    let follow = [&["run", "--local", "local.json", "--until-idle", "0.5"], &sink[..]].concat();
+    run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
+    let parked = async |arguments: &[&str], code| {
+        let arguments = [&["parked"], &sink[..], arguments].concat();
+        run(command(&folder, "waybill-subscriber", &arguments)).await.with(code)
+    };
+    let listed = parked(&[], 0).await.out;
+    assert!(listed.contains(" m\\u{0}n "), "{listed}");
+    assert_eq!(parked(&["--format", "json"], 0).await.json()[0]["key"], "m\0n");
+    let err = parked(&["--release", "maker", "m"], 1).await.err;
+    assert!(err.contains("no row waits for maker \"m\""), "{err}");
+    let released = parked(&["--release", "maker", "m\\u{0}n"], 0).await.out;
+    assert!(released.starts_with("1 row applied without maker"), "{released}");
+    assert_eq!(parked(&[], 0).await.out.lines().count(), 1);
+    local.stop().await;
+}
+
+#[tokio::test]
 async fn a_draft_of_entities_is_loaded_and_the_samples_go_in_with_it() {
     let (folder, local) = beside_local().await;
     let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();

@@ -1,14 +1,16 @@
 //! A stretch of a file in the order in which it is applied: by key, and of each key the newest row first.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, num::NonZeroU32};
 
 use waybill_contracts::{Reason, SchemaMode};
 use waybill_formats::{Row, RowBatch, RowFilter};
 
 use super::{
     fields::{DELETED, FieldReader, is_deletion},
+    kept::{KeptRows, ReadRow},
     key::KeyFault,
     plan::{EntityPlan, RowFault},
+    row::{Rescued, RowForm},
     shape::{NewFields, Shape},
     sieve::Sieve,
     version::{self, Position},
@@ -43,6 +45,8 @@ pub(crate) struct Head {
     is_deletion: bool,
     /// The entity's filter does not want it.
     pub(crate) is_filtered: bool,
+    /// Its place among the rows that were kept.
+    kept: Option<NonZeroU32>,
     sort_prefix: u64,
     key: Span,
     version: Span,
@@ -80,11 +84,29 @@ pub(crate) struct Batch {
     pub(crate) new_fields: NewFields,
     keys: String,
     versions: Vec<u8>,
+    kept: KeptRows,
+}
+
+/// What is read of rows before the sink comes to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// Their keys and versions.
+    Heads,
+    /// Their columns and references too, for a table that has the columns that are known.
+    Whole,
 }
 
 impl Batch {
-    /// Reads every row's key and version. Rows up to the number `after` have taken effect before and are passed over.
-    pub(crate) fn new(plan: &EntityPlan, shape: &Shape, position: &Position, batches: &[RowBatch], after: u64) -> Self {
+    /// Reads every row's key and version, and what else there is to be read. Rows up to the number `after` have taken effect before
+    /// and are passed over.
+    pub(crate) fn new(
+        plan: &EntityPlan,
+        shape: &Shape,
+        reading: Reading,
+        position: &Position,
+        batches: &[RowBatch],
+        after: u64,
+    ) -> Self {
         let count = batches.iter().map(RowBatch::len).sum();
         let mut batch = Self {
             heads: Vec::with_capacity(count),
@@ -92,20 +114,27 @@ impl Batch {
             new_fields: NewFields::default(),
             keys: String::new(),
             versions: Vec::new(),
+            kept: KeptRows::default(),
         };
         let known = shape.columns.iter().map(|column| column.field.as_str());
         let mut reader = HeadReader::new(plan, known);
         let narrow: Vec<_> = shape.narrow(plan.mode()).map(|field| (reader.fields.want(field), field)).collect();
+        let form = (reading == Reading::Whole && has_columns(plan, shape))
+            .then(|| RowForm::new(Some(plan), shape, &mut reader.fields));
         let position = position.key();
-        let mut values = Vec::new();
+        let (mut values, mut rescued) = (Vec::new(), Rescued::default());
         let mut sieve = Sieve::of_entity(plan.filter());
         for (at, row) in RowAt::all(batches, after) {
             let is_wanted = sieve.ask(&row);
             // What is not stored needs no columns.
             let is_stored = matches!(is_wanted, Ok(true));
+            rescued.clear();
             reader.fields.read(&row, &mut values, |name, value| {
                 if is_stored {
                     batch.new_fields.see(name, &value);
+                    if form.is_some() {
+                        rescued.add(name, &value);
+                    }
                 }
             });
             for (slot, field) in narrow.iter().filter(|_| is_stored) {
@@ -122,7 +151,12 @@ impl Batch {
                     let text = batch.keys.get(key.begin..).unwrap_or_default();
                     let sort_prefix = plan.key_form.sort_prefix(text);
                     let version = Span { begin: version, end: batch.versions.len() };
-                    batch.heads.push(Head { at, is_deletion, is_filtered, sort_prefix, key, version });
+                    let mut head = Head { at, is_deletion, is_filtered, kept: None, sort_prefix, key, version };
+                    if let Some(form) = form.as_ref().filter(|_| !head.is_removal()) {
+                        form.keep(Some(plan), &mut values, &mut rescued, &mut batch.kept);
+                        head.kept = u32::try_from(batch.kept.len()).ok().and_then(NonZeroU32::new);
+                    }
+                    batch.heads.push(head);
                 }
                 Err(fault) => {
                     batch.keys.truncate(key);
@@ -145,6 +179,11 @@ impl Batch {
         });
     }
 
+    /// What was read of the row beside its head.
+    pub(crate) fn kept(&self, head: &Head) -> Option<ReadRow<'_>> {
+        head.kept.map(|number| self.kept.row(number.get() as usize - 1))
+    }
+
     /// Whether any row takes one away.
     pub(crate) fn has_removals(&self) -> bool {
         self.heads.iter().any(Head::is_removal)
@@ -162,6 +201,13 @@ impl Batch {
     pub(crate) fn version(&self, head: &Head) -> &[u8] {
         self.versions.get(head.version.begin..head.version.end).expect("the span was made here")
     }
+}
+
+/// Whether there are columns, those of all references among them: a field without one is new, and has to be seen as such.
+fn has_columns(plan: &EntityPlan, shape: &Shape) -> bool {
+    let has_column = |field: &String| shape.columns.iter().any(|column| column.field == *field);
+    let mut referring = plan.references.iter().flat_map(|reference| &reference.fields);
+    !shape.columns.is_empty() && referring.all(|field| plan.key.contains(field) || has_column(field))
 }
 
 /// Rows of no entity, before any table is asked.

@@ -1,13 +1,13 @@
 //! What a row means, whatever the order in which files arrive. Pure: no I/O, no clock.
 //!
-//! An [`EntityPlan`] is compiled once from the configuration. A stretch of a file is then read twice: first for each row's
-//! key and version, which gives the order in which rows are applied and says which are superseded (`batch`); then, row
-//! by row as the sink comes to it, for its references and its columns (`row`). So nothing is kept of a row but its key
-//! and version, however many columns it has.
+//! An [`EntityPlan`] is compiled once from the configuration. A stretch of a file is then read for each row's key and version,
+//! which gives the order in which rows are applied and says which are superseded (`batch`). Its references and its columns
+//! (`row`) are read with them and kept until the sink comes to the row (`kept`), or else only then, where it wants so.
 
 mod batch;
 mod fields;
 mod judge;
+mod kept;
 mod key;
 mod plan;
 mod reference;
@@ -20,9 +20,10 @@ mod version;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use batch::{Batch, Faulty, Head, RowAt, StreamRows};
+pub(crate) use batch::{Batch, Faulty, Head, Reading, RowAt, StreamRows};
 pub(crate) use fields::is_marked_deleted;
 pub use judge::{Judge, Judged};
+pub(crate) use kept::ReadRow;
 pub(crate) use key::KeyPart;
 pub use plan::{EntityPlan, EntityPlans, PlanError, RowFault, filter_columns};
 pub(crate) use row::RowReader;

@@ -62,6 +62,11 @@ impl Shape {
         other.columns.iter().all(|column| self.columns.contains(column))
     }
 
+    /// Whether rows that were read for one are read for the other.
+    pub(crate) fn reads_as(&self, other: &Self) -> bool {
+        self.columns == other.columns
+    }
+
     /// Fields of columns that a decimal widens.
     pub(crate) fn narrow(&self, mode: SchemaMode) -> impl Iterator<Item = &str> {
         let columns = self.columns.iter().filter(move |column| mode == SchemaMode::Evolve && column.is_narrow());

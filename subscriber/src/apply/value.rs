@@ -20,7 +20,7 @@ pub(crate) enum Value<'a> {
     Boolean(bool),
     /// Text, and every type whose spelling must stay: decimals, timestamps, dates, UUIDs, JSON.
     Text(Cow<'a, str>),
-    Binary(Vec<u8>),
+    Binary(Cow<'a, [u8]>),
 }
 
 const BASE64: engine::GeneralPurpose = engine::GeneralPurpose::new(
@@ -52,7 +52,10 @@ impl<'a> Value<'a> {
             ColumnType::Date => Self::as_text(field, |text| parse_date(text).is_some()),
             ColumnType::Uuid => Self::as_text(field, |text| Uuid::try_parse(text).is_ok()),
             ColumnType::Binary => match field {
-                Field::Text(text) => BASE64.decode(text.as_bytes()).map(Self::Binary).map_err(|_| Field::Text(text)),
+                Field::Text(text) => BASE64
+                    .decode(text.as_bytes())
+                    .map(|bytes| Self::Binary(bytes.into()))
+                    .map_err(|_| Field::Text(text)),
                 field => Err(field),
             },
             ColumnType::Text => Ok(Self::Text(match field {
@@ -199,8 +202,8 @@ mod tests {
                 text("694215B7-08F7-4C0D-ACB1-D734BA44C0C8"),
                 stored("694215B7-08F7-4C0D-ACB1-D734BA44C0C8"),
             ),
-            (ColumnType::Binary, text("aGk="), Value::Binary(b"hi".to_vec())),
-            (ColumnType::Binary, text("aGk"), Value::Binary(b"hi".to_vec())),
+            (ColumnType::Binary, text("aGk="), Value::Binary(b"hi".into())),
+            (ColumnType::Binary, text("aGk"), Value::Binary(b"hi".into())),
             (ColumnType::Text, Field::Number("1.0"), stored("1.0")),
             (ColumnType::Text, Field::Bool(true), stored("true")),
             (ColumnType::Text, Field::Nested(b"[1, 2]".into()), stored("[1, 2]")),

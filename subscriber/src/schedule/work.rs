@@ -123,6 +123,14 @@ impl From<LookError> for WorkError {
 }
 
 impl WorkError {
+    /// The first of the rows that is malformed.
+    fn of_bad_row(group: &Group) -> Result<(), Self> {
+        match group.batches.iter().flat_map(RowBatch::bad).min_by_key(|bad| bad.row) {
+            Some(bad) => Err(Self::BadRow { row: bad.row, offset: bad.offset, problem: bad.problem.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// Whose clock runs, when it is a dependency's.
     fn dependency(&self) -> Dependency {
         match self {
@@ -369,8 +377,8 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let is_looked_through = is_sorted && extras.plain_sha256.is_some();
         let etag = if resumed.is_some() || is_looked_through {
             None
-        } else if fail_on_bad_row || (from > 0 && extras.plain_sha256.is_some()) {
-            Some(self.look_through(file, &blob, options.clone(), &extras, fail_on_bad_row).await?)
+        } else if from > 0 && extras.plain_sha256.is_some() {
+            Some(self.look_through(file, &blob, options.clone(), &extras, false).await?)
         } else if from > 0 {
             let Some(noted) = &file.blob else { return Err(content_changed(file, from)) };
             Some(noted.etag.clone())
@@ -423,6 +431,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             },
             None => None,
         };
+        // Of what is sorted nothing takes effect either before all of it was read.
+        if fail_on_bad_row && sorting.is_none() {
+            drop(download);
+            let etag = self.look_through(file, &blob, options.clone(), &extras, true).await?;
+            download = blob.open(Claim::of(file), (0, Some(&etag)), (self.now)()).await?;
+        }
         let format = metadata.media().map_or(Format::JsonLines, |media| media.format);
         let facts = BatchFacts {
             blob_type: metadata.blob_type.as_str().into(),
@@ -447,19 +461,21 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             }
             Some((sorter, turn)) => {
                 tracing::info!(plain_bytes, folder = %sorts_in.unwrap_or(Path::new("")).display(), "a large file is sorted");
+                let under_way = self.stats.sorting();
                 let seen = BlobSeen::new(download.facts());
                 if file.blob.is_none() {
                     self.note_blob(file, &seen).await?;
                 }
                 let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached };
                 let reading = self.read(file, download, &blob, (options, way), 0, group_to);
-                let (read, sorted) = tokio::join!(reading, sorting::collect(sorter, group_from));
+                let (read, sorted) = tokio::join!(reading, sorting::collect(sorter, group_from, fail_on_bad_row));
                 let sorted = sorted?;
                 read.map_err(|error| match error {
                     WorkError::Fetch(error) => changed(error),
                     error => error,
                 })?;
                 drop(turn);
+                drop(under_way);
                 let Some((sorted, stats)) = sorted else { return Err(without_end()) };
                 rows::check_figures(blob.name(), &extras, &stats)?;
                 let Some((sorted, is_alike)) = sorting::go_on(sorted, &before).await? else {
@@ -468,6 +484,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 if !is_alike {
                     tracing::warn!(%before, "its rows come in another order now; it begins again");
                     self.sink.begin_again(key, before).await?;
+                    WorkStats::add(&self.stats.files_begun_again, 1);
                     before = self.sink.progress(key).await?;
                     reached.begin(&before);
                     if before != Progress::default() {
@@ -476,6 +493,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     }
                 }
                 tracing::info!(rows = stats.rows, "it is sorted, and takes effect in the order of its keys");
+                WorkStats::add(&self.stats.files_sorted, 1);
                 let (group_to, group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
                 let handing_on = sorting::hand_on(sorted, stats, before, self.groups, group_to);
                 let applying = self.bring_into_effect(&effect, group_from, before);
@@ -651,14 +669,14 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let looking = async move {
             while let Some(group) = group_from.recv().await {
-                if fail_on_bad_row && let Some(bad) = group.batches.iter().flat_map(RowBatch::bad).next() {
-                    return Err(WorkError::BadRow { row: bad.row, offset: bad.offset, problem: bad.problem.clone() });
+                if fail_on_bad_row {
+                    WorkError::of_bad_row(&group)?;
                 }
                 if let Some(stats) = &group.end {
                     rows::check_figures(blob.name(), extras, stats)?;
                 }
             }
-            Ok(())
+            Ok::<_, WorkError>(())
         };
         let (read, looked) = tokio::join!(self.read(file, download, blob, (options, way), 0, group_to), looking);
         looked?;

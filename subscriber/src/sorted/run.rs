@@ -19,12 +19,13 @@ const BLOCK_BYTES: usize = 64 << 10;
 /// Length and checksum.
 const HEAD_BYTES: usize = 8;
 
-/// A row's place in the order: whether it has a key, the key, the row's number. `prefix` sorts as the key does, and quicker.
+/// A row's place in the order: whether it has a key, the key, the row's number. `prefix` sorts as the key does, and quicker. Text is
+/// compared as its bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place<'k> {
     pub(super) has_key: bool,
     pub(super) prefix: u64,
-    pub(super) key: &'k str,
+    pub(super) key: &'k [u8],
     pub(super) number: u64,
 }
 
@@ -106,7 +107,7 @@ impl Collected {
 
     fn place(&self, entry: &Entry) -> Place<'_> {
         let Entry { has_key, prefix, number, key, .. } = *entry;
-        Place { has_key, prefix, key: self.key(key), number }
+        Place { has_key, prefix, key: self.key(key).as_bytes(), number }
     }
 
     /// Writes them in order.
@@ -191,7 +192,7 @@ impl RunWriter {
         self.block.extend_from_slice(&number.to_le_bytes());
         self.block.extend_from_slice(&length(key.len())?);
         self.block.extend_from_slice(&length(packed.len())?);
-        self.block.extend_from_slice(key.as_bytes());
+        self.block.extend_from_slice(key);
         self.block.extend_from_slice(packed);
         if self.block.len() >= BLOCK_BYTES { self.end_block() } else { Ok(()) }
     }
@@ -265,7 +266,7 @@ impl RunReader {
     pub(super) fn place(&self) -> Option<Place<'_>> {
         let record = self.record.as_ref()?;
         let (begin, end) = record.key;
-        let key = self.block.get(begin..end).and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+        let key = self.block.get(begin..end).unwrap_or_default();
         Some(Place { has_key: record.has_key, prefix: record.prefix, key, number: record.number })
     }
 

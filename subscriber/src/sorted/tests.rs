@@ -178,7 +178,7 @@ fn a_folder_that_is_not_there_is_told() {
 #[test]
 fn what_came_back_changed_is_never_taken_for_a_row() {
     let folder = tempfile::tempdir().unwrap();
-    let place = |number| Place { has_key: true, prefix: number, key: "k", number };
+    let place = |number| Place { has_key: true, prefix: number, key: b"k", number };
     let bytes = |spill: &Arc<Spill>| {
         let mut writer = RunWriter::new(spill).unwrap();
         (0..9).for_each(|number| writer.write(place(number), b"a packed row").unwrap());

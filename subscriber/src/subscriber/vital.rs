@@ -44,6 +44,9 @@ impl<I: Inbox + Clone> Subscriber<I> {
             },
             files: FileFigures {
                 done: read(&worked.files_done),
+                sorting: read(&worked.files_sorting),
+                sorted: read(&worked.files_sorted),
+                begun_again: read(&worked.files_begun_again),
                 put_off: worked.put_off_by.all(),
                 quarantined: worked.quarantined_by.all(),
                 expired: read(&worked.files_expired),

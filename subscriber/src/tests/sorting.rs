@@ -14,7 +14,7 @@ use waybill_store::rusqlite::Connection;
 
 use super::world::{Running, World, builder, rows_in, until};
 use crate::{
-    FileKey, SubscriberBuilder,
+    FileKey, OnBadRow, SubscriberBuilder,
     apply::{EntityPlan, EntityPlans},
     inbox::{Inbox, State},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SqliteSink, WaitsEnded},
@@ -226,9 +226,17 @@ async fn a_file_whose_order_is_another_one_after_a_change_begins_again() {
     assert_eq!(query(&world, COUNTED), "1000 0 999");
 
     sink.let_on();
-    let running = Running::run(&world.subscriber(inbox.clone(), sorting()), sink);
+    let subscriber = world.subscriber(inbox.clone(), sorting());
+    let running = Running::run(&subscriber, sink);
     let done = rows_in(&inbox, State::Done, 1).await.remove("c-b").unwrap();
     running.stop().await;
+    let files = subscriber.figures().files;
+    assert_eq!((files.sorting, files.sorted, files.begun_again), (0, 1, 1));
+    assert_eq!(
+        subscriber.figures().rows.ignored,
+        999 - 500,
+        "those that had taken effect, but for the older ones of each key"
+    );
     assert_eq!((done.rows, done.bad_rows), (ROWS + 2, 0));
     assert_eq!(query(&world, COUNTED), format!("{} 1 {}", ROWS + 2, ROWS + 2));
     assert_eq!(query(&world, "SELECT CAST(count(*) AS TEXT) FROM _waybill_bad_row"), "0");
@@ -250,6 +258,32 @@ async fn nothing_of_a_large_file_takes_effect_before_all_of_it_was_read() {
     running.stop().await;
     assert!(quarantined.values().all(|row| row.reason == Some(Reason::HashMismatch)), "{quarantined:?}");
     assert_eq!(query(&world, "SELECT CAST(count(*) AS TEXT) FROM item"), "0");
+}
+
+#[tokio::test]
+async fn nothing_of_a_large_file_with_a_bad_row_takes_effect_where_one_fails_it_and_it_is_read_once() {
+    for (sort_bytes, reads) in [(100_000, 1), (48 << 20, 2)] {
+        let world = World::new().await;
+        let rows = whole() + "{\"id\":\n";
+        world.publish("b", &rows, "").await;
+        let inbox = world.inbox("inbox").await;
+        let sink = Counting::new(&world, i64::MAX).await;
+        let options = sorting().sort_bytes_max(sort_bytes).on_bad_row(OnBadRow::Fail);
+        let subscriber = world.subscriber(inbox.clone(), options);
+        let running = Running::run(&subscriber, sink);
+        let row = rows_in(&inbox, State::Quarantined, 1).await.remove("c-b").unwrap();
+        world.publish("good", &whole(), "").await;
+        rows_in(&inbox, State::Done, 1).await;
+        running.stop().await;
+        let problem = row.problem.unwrap();
+        assert!(problem.starts_with(&format!("row {} at byte {}: ", ROWS + 1, whole().len())), "{problem}");
+        let files = query(&world, "SELECT CAST(count(*) AS TEXT) FROM _waybill_progress");
+        assert_eq!((files.as_str(), query(&world, TABLE)), ("1", expected()));
+        let received = subscriber.figures().storage.received_bytes;
+        // The bad one was not read again once it was known.
+        let expected = rows.len() as u64 + reads * whole().len() as u64;
+        assert!((expected..expected + 1_000).contains(&received), "{received}, not {expected}");
+    }
 }
 
 #[tokio::test]

@@ -26,13 +26,17 @@ pub(super) fn plain_bytes(announced: Option<u64>, stored: u64, encoding: Option<
 /// Sorts all rows of a file; `None` when they ended before the file did: who reads it says why.
 ///
 /// # Errors
-/// [`SortError`].
+/// [`SortError`]; with `fail_on_bad_row` the first row that is malformed.
 pub(super) async fn collect(
     mut sorter: Sorter,
     mut groups: mpsc::Receiver<Group>,
-) -> Result<Option<(Sorted, FileStats)>, SortError> {
+    fail_on_bad_row: bool,
+) -> Result<Option<(Sorted, FileStats)>, WorkError> {
     let sorted = blocking(move || {
         while let Some(group) = groups.blocking_recv() {
+            if fail_on_bad_row {
+                WorkError::of_bad_row(&group)?;
+            }
             group.batches.into_iter().try_for_each(|batch| sorter.add(batch))?;
             if let Some(stats) = group.end {
                 return Ok(Some((sorter.finish()?, stats)));

@@ -8,10 +8,10 @@ use waybill_formats::{DecodeOptions, Limits, Row, RowBatch, RowDecoder, Source, 
 
 use super::{
     Failure, Released,
-    tables::{Current, Origin, Parked, Parking, TableId, Tables, Written},
+    tables::{Current, Origin, Parked, Parking, Put, TableId, Tables, Written},
 };
 use crate::{
-    apply::{Batch, EntityPlan, Faulty, Head, RowAt, RowReader, StreamRows},
+    apply::{Batch, EntityPlan, Faulty, Head, ReadRow, RowAt, RowReader, StreamRows},
     sink::Applied,
 };
 
@@ -41,12 +41,14 @@ enum Outcome {
     Refused(String),
 }
 
-/// Brings an entity's rows into effect. The caller then lets those go that waited for what arrived.
+/// Brings an entity's rows into effect. The caller then lets those go that waited for what arrived. `is_kept`: what was kept of the
+/// rows was read for this table's columns.
 pub(super) fn apply_entity(
     tables: &mut impl Tables,
     plan: &EntityPlan,
     stretch: &Stretch<'_>,
     batch: &Batch,
+    is_kept: bool,
 ) -> Result<(Applied, Arrived), Failure> {
     let mut applied = Applied::default();
     record_bad_rows(tables, stretch, &mut applied)?;
@@ -56,6 +58,7 @@ pub(super) fn apply_entity(
     let mut run = Run {
         stretch,
         batch,
+        is_kept,
         rows,
         is_awaited,
         applied,
@@ -100,6 +103,7 @@ enum Settled {
 struct Run<'a, 'p> {
     stretch: &'a Stretch<'a>,
     batch: &'a Batch,
+    is_kept: bool,
     rows: Rows<'p, 'a>,
     /// Whether any row waits for some row of this entity.
     is_awaited: bool,
@@ -118,10 +122,11 @@ impl<'a> Run<'a, '_> {
     fn settle(&mut self, tables: &mut impl Tables, head: &'a Head, newer_waits: bool) -> Result<Settled, Failure> {
         let row = head.at.of(self.stretch.rows);
         let (key, version) = (self.batch.key(head), self.batch.version(head));
-        match self.rows.step(tables, key, version, head.is_removal(), &row, &[])? {
+        let kept = if self.is_kept { self.batch.kept(head) } else { None };
+        match self.rows.step(tables, key, version, head.is_removal(), (&row, kept), &[])? {
             Outcome::Inserted => {
                 self.applied.inserted += 1;
-                self.applied.rescued += u64::from(self.rows.reader.is_misfit());
+                self.applied.rescued += u64::from(self.rows.is_misfit);
                 self.due.extend(self.held.remove(key).unwrap_or_default());
                 if self.is_awaited && tables.is_waited_for(self.rows.table, key)? {
                     self.inserted.push((self.rows.table, key.to_owned()));
@@ -129,7 +134,7 @@ impl<'a> Run<'a, '_> {
             }
             Outcome::Updated => {
                 self.applied.updated += 1;
-                self.applied.rescued += u64::from(self.rows.reader.is_misfit());
+                self.applied.rescued += u64::from(self.rows.is_misfit);
             }
             Outcome::Removed if head.is_filtered => self.applied.filtered += 1,
             Outcome::Removed => self.applied.deleted += 1,
@@ -218,11 +223,11 @@ pub(super) fn append(
     record_faults(tables, stretch, &rows.faults, &mut applied)?;
     let mut reader = RowReader::new(None, &*tables.shape(table)?);
     for row in rows.rows(stretch.rows, stretch.from) {
-        reader.read(None, &row);
-        match tables.append(table, stretch.file, row.number(), &reader)? {
+        let read = reader.read(None, &row);
+        match tables.append(table, stretch.file, row.number(), read)? {
             Written::Done => {
                 applied.inserted += 1;
-                applied.rescued += u64::from(reader.is_misfit());
+                applied.rescued += u64::from(read.is_misfit());
             }
             Written::Skipped => applied.ignored += 1,
             Written::Refused(problem) => {
@@ -269,6 +274,8 @@ struct Rows<'p, 'r> {
     plan: &'p EntityPlan,
     table: TableId,
     reader: RowReader<'r>,
+    /// Whether a value of the row that took effect last does not fit its column.
+    is_misfit: bool,
     /// For each reference its parent's table, and keys that are known to be there.
     parents: Vec<(TableId, HashSet<String>)>,
 }
@@ -280,7 +287,7 @@ impl<'p, 'r> Rows<'p, 'r> {
         let parents =
             plan.references().iter().map(|of| &of.parent).map(|name| parent(name)).collect::<Result<_, _>>()?;
         let reader = RowReader::new(Some(plan), &*tables.shape(table)?);
-        Ok(Self { plan, table, reader, parents })
+        Ok(Self { plan, table, reader, is_misfit: false, parents })
     }
 
     fn step(
@@ -289,11 +296,16 @@ impl<'p, 'r> Rows<'p, 'r> {
         key: &str,
         version: &[u8],
         is_removal: bool,
-        row: &Row<'r>,
+        (row, kept): (&Row<'r>, Option<ReadRow<'_>>),
         without: &[(String, String)],
     ) -> Result<Outcome, Failure> {
         if let Err(problem) = tables.holds_key(self.table, key) {
             return Ok(Outcome::Refused(problem));
+        }
+        if let (false, Some(kept)) = (is_removal, kept)
+            && let Some(put) = self.put(tables, key, version, kept, without)?
+        {
+            return Ok(put);
         }
         let current = tables.compare(self.table, key, version)?;
         if current == Current::SameOrNewer {
@@ -314,11 +326,16 @@ impl<'p, 'r> Rows<'p, 'r> {
             }
             return Ok(Outcome::Removed);
         }
-        self.reader.read(Some(self.plan), row);
-        if let Some(missing) = self.missing(tables, key, without)? {
+        let Self { plan, table, reader, is_misfit, parents } = self;
+        let read = match kept {
+            Some(kept) => kept,
+            None => reader.read(Some(*plan), row),
+        };
+        if let Some(missing) = missing(tables, (*plan, *table), parents, (key, read), without)? {
             return Ok(Outcome::Waits(missing));
         }
-        match tables.upsert(self.table, key, version, &self.reader)? {
+        *is_misfit = read.is_misfit();
+        match tables.upsert(*table, key, version, read)? {
             Written::Done => {}
             Written::Skipped => return Ok(Outcome::Ignored),
             Written::Refused(problem) => return Ok(Outcome::Refused(problem)),
@@ -327,30 +344,54 @@ impl<'p, 'r> Rows<'p, 'r> {
         Ok(if current == Current::Older { Outcome::Updated } else { Outcome::Inserted })
     }
 
-    /// The first parent that is not there and not among those that the row goes `without`. A row is its own parent's equal:
-    /// it may refer to itself.
-    fn missing(
+    /// Brings a row that was read into effect without a look at what is there, where that can be.
+    fn put(
         &mut self,
         tables: &mut impl Tables,
-        own_key: &str,
+        key: &str,
+        version: &[u8],
+        kept: ReadRow<'_>,
         without: &[(String, String)],
-    ) -> Result<Option<Missing>, Failure> {
-        let parents = self.parents.iter_mut().zip(self.plan.references()).zip(self.reader.parents());
-        for (((parent, present), reference), key) in parents {
-            let Some(key) = key else { continue };
-            if present.contains(key) || (*parent == self.table && key == own_key) {
-                continue;
-            }
-            if without.iter().any(|(entity, gone)| *entity == reference.parent && is_stored_as(key, gone)) {
-                continue;
-            }
-            if !tables.is_present(*parent, key)? {
-                return Ok(Some(Missing { parent: *parent, key: key.to_owned() }));
-            }
-            present.insert(key.to_owned());
+    ) -> Result<Option<Outcome>, Failure> {
+        let Self { plan, table, parents, .. } = self;
+        if missing(tables, (*plan, *table), parents, (key, kept), without)?.is_some() {
+            return Ok(None);
         }
-        Ok(None)
+        let outcome = match tables.put(*table, key, version, kept)? {
+            Some(Put::Inserted) => Outcome::Inserted,
+            Some(Put::Updated) => Outcome::Updated,
+            Some(Put::NotNewer) => return Ok(Some(Outcome::Ignored)),
+            None => return Ok(None),
+        };
+        self.is_misfit = kept.is_misfit();
+        tables.forget_parked(self.table, key, version)?;
+        Ok(Some(outcome))
     }
+}
+
+/// The first parent that is not there and not among those that the row goes `without`. A row is its own parent's equal: it may
+/// refer to itself.
+fn missing(
+    tables: &mut impl Tables,
+    (plan, table): (&EntityPlan, TableId),
+    parents: &mut [(TableId, HashSet<String>)],
+    (own_key, read): (&str, ReadRow<'_>),
+    without: &[(String, String)],
+) -> Result<Option<Missing>, Failure> {
+    for (((parent, present), reference), key) in parents.iter_mut().zip(plan.references()).zip(read.parents()) {
+        let Some(key) = key else { continue };
+        if present.contains(key) || (*parent == table && key == own_key) {
+            continue;
+        }
+        if without.iter().any(|(entity, gone)| *entity == reference.parent && is_stored_as(key, gone)) {
+            continue;
+        }
+        if !tables.is_present(*parent, key)? {
+            return Ok(Some(Missing { parent: *parent, key: key.to_owned() }));
+        }
+        present.insert(key.to_owned());
+    }
+    Ok(None)
 }
 
 /// Whether a key that is missing is this one. PostgreSQL has no U+0000, and another character in its place.
@@ -371,21 +412,21 @@ pub(super) fn release_rows(
     let mut rows = Rows::new(tables, &plan)?;
     for (_, row) in RowAt::all(&batches, 0) {
         let parked = place(waiting, row.number());
-        match rows.step(tables, &parked.key, &parked.version, false, &row, &parked.without)? {
+        match rows.step(tables, &parked.key, &parked.version, false, (&row, None), &parked.without)? {
             Outcome::Waits(missing) => match tables.wait_for(parked, (rows.table, missing.parent), &missing.key)? {
                 Written::Done | Written::Skipped => released.still_waiting += 1,
                 Written::Refused(problem) => refuse(tables, parked, &problem, row.raw(), &mut released)?,
             },
             Outcome::Inserted => {
                 released.applied += 1;
-                released.rescued += u64::from(rows.reader.is_misfit());
+                released.rescued += u64::from(rows.is_misfit);
                 if plan.is_awaited() && tables.is_waited_for(rows.table, &parked.key)? {
                     arrived.push((rows.table, parked.key.clone()));
                 }
             }
             Outcome::Updated => {
                 released.applied += 1;
-                released.rescued += u64::from(rows.reader.is_misfit());
+                released.rescued += u64::from(rows.is_misfit);
             }
             Outcome::Refused(problem) => refuse(tables, parked, &problem, row.raw(), &mut released)?,
             Outcome::Ignored | Outcome::Removed => {

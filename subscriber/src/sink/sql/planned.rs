@@ -9,7 +9,7 @@ use waybill_contracts::{Reason, SchemaMode, SqlName};
 
 use super::Failure;
 use crate::{
-    apply::{Batch, EntityPlan, EntityPlans, Grown, Shape, StreamRows},
+    apply::{Batch, EntityPlan, EntityPlans, Grown, Reading, Shape, StreamRows},
     sink::{Ahead, EntityBatch},
 };
 
@@ -93,6 +93,7 @@ impl<More: Default + Send + Sync + 'static> Planned<More> {
     pub(super) fn new(
         plans: &EntityPlans,
         shapes: &Shapes,
+        reading: Reading,
         from: u64,
         mut batch: EntityBatch,
     ) -> Result<Self, Failure> {
@@ -115,7 +116,7 @@ impl<More: Default + Send + Sync + 'static> Planned<More> {
             Some(ReadAhead { rows, seen, more, .. }) => (rows, seen, more),
             None => {
                 let seen = shapes.get(&shape_name).unwrap_or_default();
-                (PlannedRows::new(plan, &seen, batch.passed_over(from), &batch), seen, More::default())
+                (PlannedRows::new(plan, (&*seen, reading), batch.passed_over(from), &batch), seen, More::default())
             }
         };
         Ok(Self { batch, shape_name, rows, seen, more })
@@ -127,6 +128,11 @@ impl<More: Default + Send + Sync + 'static> Planned<More> {
         EntityBatch { ahead: Ahead::new(ReadAhead { from, rows, seen, more }), ..batch }
     }
 
+    /// Whether rows that were read whole were read for this table.
+    pub(super) fn is_read_for(&self, shape: &Shape) -> bool {
+        shape.reads_as(&self.seen)
+    }
+
     /// Reads the rows again when somebody dropped a column since, as its field is new again, and when there is a column now
     /// that they may widen.
     pub(super) fn fit(&mut self, shape: &Shape, from: u64) {
@@ -136,16 +142,18 @@ impl<More: Default + Send + Sync + 'static> Planned<More> {
                 PlannedRows::Entity(plan, _) => Some(Arc::clone(plan)),
                 PlannedRows::Stream(_) => None,
             };
-            self.rows = PlannedRows::new(plan, shape, self.batch.passed_over(from), &self.batch);
+            // What they are read for then is not what was seen.
+            let reading = (shape, Reading::Heads);
+            self.rows = PlannedRows::new(plan, reading, self.batch.passed_over(from), &self.batch);
         }
     }
 }
 
 impl PlannedRows {
-    fn new(plan: Option<Arc<EntityPlan>>, shape: &Shape, from: u64, batch: &EntityBatch) -> Self {
+    fn new(plan: Option<Arc<EntityPlan>>, (shape, reading): (&Shape, Reading), from: u64, batch: &EntityBatch) -> Self {
         match plan {
             Some(plan) => {
-                let rows = Batch::new(&plan, shape, &batch.position, &batch.rows, from);
+                let rows = Batch::new(&plan, shape, reading, &batch.position, &batch.rows, from);
                 Self::Entity(plan, rows)
             }
             None => Self::Stream(StreamRows::new(batch.filter.as_deref(), shape, &batch.rows, from)),

@@ -45,7 +45,7 @@ use super::{
 };
 use crate::{
     FileKey,
-    apply::{Batch, EntityPlan, EntityPlans},
+    apply::{Batch, EntityPlan, EntityPlans, Reading},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
     tasks::blocking,
 };
@@ -261,7 +261,7 @@ impl PostgresSink {
     ) -> Result<PlannedBatch, SinkError> {
         let inner = Arc::clone(&self.inner);
         let planned = blocking(move || {
-            let mut planned = Planned::new(&inner.plans, &inner.shapes, from, batch)?;
+            let mut planned = Planned::new(&inner.plans, &inner.shapes, Reading::Heads, from, batch)?;
             then(&inner, &mut planned);
             Ok(planned)
         });
@@ -539,7 +539,7 @@ impl Run<'_> {
             move |overlay: &mut Overlay| {
                 let stretch = Stretch { file: &file, from, rows: &planned.batch.rows };
                 match &planned.rows {
-                    PlannedRows::Entity(plan, batch) => apply_entity(overlay, plan, &stretch, batch),
+                    PlannedRows::Entity(plan, batch) => apply_entity(overlay, plan, &stretch, batch, false),
                     PlannedRows::Stream(rows) => Ok((append(overlay, table, &stretch, rows)?, Arrived::new())),
                 }
             }

@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     FileKey,
-    apply::{EntityPlan, EntityPlans, Shape},
+    apply::{EntityPlan, EntityPlans, Reading, Shape},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
     sorted::Trail,
     tasks::blocking,
@@ -180,7 +180,7 @@ impl SqliteSink {
 
     async fn plan(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Planned, SinkError> {
         let inner = Arc::clone(&self.inner);
-        match blocking(move || Planned::new(&inner.plans, &inner.shapes, from, batch)).await {
+        match blocking(move || Planned::new(&inner.plans, &inner.shapes, Reading::Whole, from, batch)).await {
             Some(planned) => planned.map_err(|failure| self.failed(failure, file, from)),
             None => Err(self.unavailable("the program is ending".to_owned())),
         }
@@ -330,7 +330,8 @@ fn apply(
                 tables.admit_publisher(table, publisher)?;
             }
             tables.grow(table, &inner.shapes, &batch.new_fields)?;
-            let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch)?;
+            let is_kept = planned.is_read_for(&*tables.shape(table)?);
+            let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch, is_kept)?;
             let released = release(&mut tables, arrived)?;
             applied.released = released.applied;
             applied.rescued += released.rescued;

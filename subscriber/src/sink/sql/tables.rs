@@ -7,7 +7,7 @@ use std::sync::Arc;
 use waybill_contracts::Reason;
 
 use super::Failure;
-use crate::apply::{EntityPlan, EntityPlans, RowReader, Shape};
+use crate::apply::{EntityPlan, EntityPlans, ReadRow, Shape};
 
 /// A table that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -19,6 +19,15 @@ pub(crate) enum Current {
     Absent,
     Older,
     SameOrNewer,
+}
+
+/// What became of a row that was put without a look at what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Put {
+    Inserted,
+    Updated,
+    /// A row that is not older is there.
+    NotNewer,
 }
 
 /// Whether the database took a row.
@@ -125,10 +134,13 @@ pub(crate) trait Tables {
     fn compare(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Current, Failure>;
     /// Whether the table has a row with this key.
     fn is_present(&mut self, id: TableId, key: &str) -> Result<bool, Failure>;
-    /// Inserts or updates the row that was read last; a tombstone goes.
-    fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: &RowReader<'_>) -> Result<Written, Failure>;
-    /// Adds the row that was read last, of a file of no entity.
-    fn append(&mut self, id: TableId, file: &str, number: u64, row: &RowReader<'_>) -> Result<Written, Failure>;
+    /// Inserts or updates a row; a tombstone goes.
+    fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: ReadRow<'_>) -> Result<Written, Failure>;
+    /// The same for a row that may not be newer, where the database itself says what became of it. `None`: nothing did, and
+    /// [`compare`](Self::compare) has to say what is there.
+    fn put(&mut self, id: TableId, key: &str, version: &[u8], row: ReadRow<'_>) -> Result<Option<Put>, Failure>;
+    /// Adds a row of a file of no entity.
+    fn append(&mut self, id: TableId, file: &str, number: u64, row: ReadRow<'_>) -> Result<Written, Failure>;
     /// Deletes the row with this key. `version` is the deletion's own.
     fn delete(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<Written, Failure>;
     /// Remembers a deletion.

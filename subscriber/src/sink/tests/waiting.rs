@@ -139,6 +139,23 @@ async fn a_released_row_that_is_older_by_now_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_key_with_a_nul_is_released_as_it_is_written_and_as_it_is_listed() {
+    let row =
+        |id: u32| format!("{{\"id\":{id},\"site\":\"a\",\"changed\":\"2014-05-13T16:53:20Z\",\"p\":\"x\\u0000y\"}}");
+    for as_listed in [false, true] {
+        let world = World::new(ITEMS_WITH_SITES).await;
+        assert_eq!(world.file("item", &format!("{}\n{}", row(1), row(2))).await.parked, 2);
+        // PostgreSQL has no such character, and another one in its place.
+        let listed = world.sink.missing(None, 10).await.unwrap().remove(0).key;
+        let key = if as_listed { listed.as_str() } else { "x\0y" };
+        assert_eq!(world.sink.release("parent", "x").await.unwrap(), Released::default(), "a NUL ends no key");
+        let released = world.sink.release("parent", key).await.unwrap();
+        assert_eq!(released, Released { applied: 2, ..Released::default() }, "{listed:?}");
+        assert!(parked(&world).is_empty());
+    }
+}
+
+#[tokio::test]
 async fn only_configured_entities_can_be_released() {
     let world = World::new(SHOP).await;
     let error = world.sink.release("warehouse", "1").await.unwrap_err().to_string();

@@ -101,13 +101,18 @@ pub(crate) async fn release(common: &Common, settings: &Settings, parent: &str, 
             if names.is_empty() { "(none is configured)".to_owned() } else { names.join(", ") }
         );
     }
-    // No argument can hold a U+0000, so it is written as the list shows it.
-    let with_nul = key.replace("\\u{0}", "\0");
-    let released = match open(settings, &entities).await? {
-        AnySink::Sqlite(sink) => sink.release(&entity, &with_nul).await?,
-        AnySink::Postgres(sink) => sink.release(&entity, &with_nul).await?,
-        _ => bail!("{NO_PARKING}"),
-    };
+    let sink = open(settings, &entities).await?;
+    let mut released = Released::default();
+    // As it is written, and then as the list shows it: no argument can hold a U+0000.
+    for key in [key, &key.replace("\\u{0}", "\0")] {
+        if released.rows() == 0 {
+            released = match &sink {
+                AnySink::Sqlite(sink) => sink.release(&entity, key).await?,
+                AnySink::Postgres(sink) => sink.release(&entity, key).await?,
+                _ => bail!("{NO_PARKING}"),
+            };
+        }
+    }
     if released.rows() == 0 {
         bail!("no row waits for {entity} {key:?}; `waybill-subscriber parked` lists what is missing");
     }

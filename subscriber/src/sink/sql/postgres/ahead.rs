@@ -82,7 +82,7 @@ impl Foregone {
         overlay.begin();
         let stretch = Stretch { file, from, rows: &planned.batch.rows };
         // A failure is met again, and told, where it counts.
-        let result = apply_entity(&mut overlay, plan, &stretch, batch).ok()?;
+        let result = apply_entity(&mut overlay, plan, &stretch, batch, false).ok()?;
         Some(Self { overlay, result, session: None })
     }
 

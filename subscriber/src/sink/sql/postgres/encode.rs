@@ -7,7 +7,7 @@ use uuid::Uuid;
 use waybill_contracts::ColumnType;
 use waybill_formats::scalar::{Instant, days_since_2000};
 
-use crate::apply::{EntityPlan, KeyPart, RowReader, Shape, Value};
+use crate::apply::{EntityPlan, KeyPart, ReadRow, Shape, Value};
 
 /// Seconds from 1970 to 2000, from which PostgreSQL counts.
 const EPOCH: i64 = 946_684_800;
@@ -55,7 +55,7 @@ pub(super) fn push_row(
     plan: &EntityPlan,
     shape: &Shape,
     (key, version): (&str, &[u8]),
-    row: &RowReader<'_>,
+    row: ReadRow<'_>,
 ) -> Result<(), String> {
     let begin = out.len();
     push_count(out, plan.key().count() + 2 + shape.columns.len());
@@ -76,7 +76,7 @@ pub(super) fn push_appended(
     scratch: &mut Vec<u8>,
     shape: &Shape,
     (file, number): (&str, i64),
-    row: &RowReader<'_>,
+    row: ReadRow<'_>,
 ) {
     push_count(out, 3 + shape.columns.len());
     push_field(out, file.as_bytes());
@@ -84,13 +84,13 @@ pub(super) fn push_appended(
     push_columns(out, scratch, shape, row);
 }
 
-fn push_columns(out: &mut Vec<u8>, scratch: &mut Vec<u8>, shape: &Shape, row: &RowReader<'_>) {
+fn push_columns(out: &mut Vec<u8>, scratch: &mut Vec<u8>, shape: &Shape, row: ReadRow<'_>) {
     scratch.clear();
     let mut rescued = row.rescued().map(str::to_owned);
     for (column, value) in shape.columns.iter().zip(row.values()) {
-        let fit = push_value(scratch, column.kind, value);
+        let fit = push_value(scratch, column.kind, &value);
         if !matches!(fit, Fit::AsItIs) {
-            rescue(&mut rescued, &column.field, column.kind, value);
+            rescue(&mut rescued, &column.field, column.kind, &value);
         }
     }
     match &rescued {

@@ -15,11 +15,13 @@ use waybill_contracts::{Reason, SqlName};
 use super::{
     super::{
         Failure, refused,
-        tables::{BAD_BYTES_MAX, Current, Origin, Parked, Parking, TableId, Tables, Written, stored, write_without},
+        tables::{
+            BAD_BYTES_MAX, Current, Origin, Parked, Parking, Put, TableId, Tables, Written, stored, write_without,
+        },
     },
     encode,
 };
-use crate::apply::{EntityPlan, EntityPlans, RowReader, Shape};
+use crate::apply::{EntityPlan, EntityPlans, ReadRow, Shape};
 
 /// A table that a transaction works on.
 #[derive(Debug)]
@@ -454,7 +456,7 @@ impl Tables for Overlay {
         }
     }
 
-    fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: &RowReader<'_>) -> Result<Written, Failure> {
+    fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: ReadRow<'_>) -> Result<Written, Failure> {
         if let Some(problem) = self.refusal(id, key, version) {
             return Ok(Written::Refused(problem));
         }
@@ -476,7 +478,11 @@ impl Tables for Overlay {
         Ok(Written::Done)
     }
 
-    fn append(&mut self, id: TableId, file: &str, number: u64, row: &RowReader<'_>) -> Result<Written, Failure> {
+    fn put(&mut self, _: TableId, _: &str, _: &[u8], _: ReadRow<'_>) -> Result<Option<Put>, Failure> {
+        Ok(None)
+    }
+
+    fn append(&mut self, id: TableId, file: &str, number: u64, row: ReadRow<'_>) -> Result<Written, Failure> {
         if let Some(problem) = self.refused_appended.get(&number) {
             return Ok(Written::Refused(problem.clone()));
         }

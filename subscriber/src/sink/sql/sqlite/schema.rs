@@ -285,6 +285,16 @@ pub(super) fn takes_rows_in_any_order(db: &Connection, name: &SqlName, key: &[St
     db.prepare_cached(sql)?.query_row((name.as_str(), key), |row| row.get::<_, bool>(0)).map(|depends| !depends)
 }
 
+/// Whether a column of a table without triggers is the rowid itself.
+pub(super) fn has_rowid(db: &Connection, name: &SqlName, column: &SqlName) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM pragma_table_list(?1) WHERE schema = 'main' AND type = 'table' AND NOT wr)
+                   AND EXISTS (SELECT 1 FROM pragma_table_info(?1) WHERE name = ?2 AND pk = 1 AND upper(type) = 'INTEGER')
+                   AND NOT EXISTS (SELECT 1 FROM pragma_index_list(?1) WHERE origin = 'pk')
+                   AND NOT EXISTS (
+                       SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE)";
+    db.prepare_cached(sql)?.query_row((name.as_str(), column.as_str()), |row| row.get(0))
+}
+
 /// Whether the key's columns, and no others, are the primary key or unique.
 fn has_key(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> rusqlite::Result<bool> {
     let wanted: HashSet<String> = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();

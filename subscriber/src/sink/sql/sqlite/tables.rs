@@ -15,14 +15,14 @@ use super::{
         foreign_publisher,
         planned::Shapes,
         tables::{
-            BAD_BYTES_MAX, Current, Origin, Parked, Parking, TableId, Tables, Written, read_without, stored,
+            BAD_BYTES_MAX, Current, Origin, Parked, Parking, Put, TableId, Tables, Written, read_without, stored,
             write_without,
         },
         waiting::Patience,
     },
     schema,
 };
-use crate::apply::{EntityPlan, EntityPlans, KeyPart, NewFields, RowReader, Shape, Value};
+use crate::apply::{EntityPlan, EntityPlans, KeyPart, NewFields, ReadRow, Shape, Value};
 
 /// The tables that one transaction works on.
 pub(super) struct SqliteTables<'tx> {
@@ -42,6 +42,8 @@ struct Table<'tx> {
     shape: Option<Arc<Shape>>,
     version: Option<CachedStatement<'tx>>,
     write: Option<CachedStatement<'tx>>,
+    /// Whether SQLite tells a row that was inserted from one that was updated.
+    tells_inserts: Option<bool>,
     has_tombstones: bool,
     has_parked: bool,
 }
@@ -152,6 +154,18 @@ impl<'tx> SqliteTables<'tx> {
 }
 
 impl SqliteTables<'_> {
+    /// Whether a deletion that is not older is remembered.
+    fn is_buried(&mut self, id: TableId, key: &str, version: &[u8]) -> Result<bool, Failure> {
+        let table = &self.open[id.0];
+        let (Some(plan), true) = (table.plan, table.has_tombstones) else { return Ok(false) };
+        let sql = "SELECT version FROM _waybill_tombstone WHERE entity = ?1 AND key = ?2";
+        let mut rows = prepared(self.tx, &mut self.statements.tombstone, || sql)?.query((plan.name(), key))?;
+        Ok(match rows.next()? {
+            Some(row) => row.get_ref(0)?.as_blob().is_ok_and(|known| known >= version),
+            None => false,
+        })
+    }
+
     /// These parked rows, but no further one once they take `bytes_max`. Each is to go without what it waits for now.
     pub(crate) fn these(&self, ids: &[i64], bytes_max: usize) -> Result<Vec<Parked>, Failure> {
         let sql = "SELECT id, entity, key, version, row, file, file_row, without, missing_entity, missing_key
@@ -238,21 +252,14 @@ impl<'tx> Tables for SqliteTables<'tx> {
         if let Some(current) = table.with_version(self.tx, key, against)? {
             return Ok(current);
         }
-        let (Some(plan), true) = (table.plan, table.has_tombstones) else { return Ok(Current::Absent) };
-        let sql = "SELECT version FROM _waybill_tombstone WHERE entity = ?1 AND key = ?2";
-        let mut rows = prepared(self.tx, &mut self.statements.tombstone, || sql)?.query((plan.name(), key))?;
-        let blocks = match rows.next()? {
-            Some(row) => row.get_ref(0)?.as_blob().is_ok_and(|known| known >= version),
-            None => false,
-        };
-        Ok(if blocks { Current::SameOrNewer } else { Current::Absent })
+        Ok(if self.is_buried(id, key, version)? { Current::SameOrNewer } else { Current::Absent })
     }
 
     fn is_present(&mut self, id: TableId, key: &str) -> Result<bool, Failure> {
         Ok(self.open[id.0].with_version(self.tx, key, |_| ())?.is_some())
     }
 
-    fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: &RowReader<'_>) -> Result<Written, Failure> {
+    fn upsert(&mut self, id: TableId, key: &str, version: &[u8], row: ReadRow<'_>) -> Result<Written, Failure> {
         let Table { plan: Some(plan), name, shape: Some(shape), write, has_tombstones, .. } = &mut self.open[id.0]
         else {
             unreachable!("a reader was made from its shape");
@@ -269,7 +276,27 @@ impl<'tx> Tables for SqliteTables<'tx> {
         Ok(written)
     }
 
-    fn append(&mut self, id: TableId, file: &str, number: u64, row: &RowReader<'_>) -> Result<Written, Failure> {
+    fn put(&mut self, id: TableId, key: &str, version: &[u8], row: ReadRow<'_>) -> Result<Option<Put>, Failure> {
+        // An insert leaves its rowid, which is the key here, and an update what was left before. Source: SQLite,
+        // "sqlite3_last_insert_rowid".
+        let rowid = match self.open[id.0].tells_inserts(self.tx)? {
+            true => key.parse::<i64>().ok().filter(|rowid| self.tx.last_insert_rowid() != *rowid),
+            false => None,
+        };
+        let Some(rowid) = rowid else { return Ok(None) };
+        if self.is_buried(id, key, version)? {
+            return Ok(None);
+        }
+        Ok(match self.upsert(id, key, version, row)? {
+            Written::Done if self.tx.last_insert_rowid() == rowid => Some(Put::Inserted),
+            Written::Done => Some(Put::Updated),
+            Written::Skipped => Some(Put::NotNewer),
+            // Perhaps it is older than what is there, and need not be taken.
+            Written::Refused(_) => None,
+        })
+    }
+
+    fn append(&mut self, id: TableId, file: &str, number: u64, row: ReadRow<'_>) -> Result<Written, Failure> {
         let Table { name, shape: Some(shape), write, .. } = &mut self.open[id.0] else {
             unreachable!("a reader was made from its shape");
         };
@@ -405,11 +432,33 @@ fn parked(row: &rusqlite::Row<'_>) -> rusqlite::Result<Parked> {
 
 impl<'tx> Table<'tx> {
     fn new(plan: Option<&'tx EntityPlan>, name: SqlName) -> Self {
-        Self { plan, name, shape: None, version: None, write: None, has_tombstones: false, has_parked: false }
+        Self {
+            plan,
+            name,
+            shape: None,
+            version: None,
+            write: None,
+            tells_inserts: None,
+            has_tombstones: false,
+            has_parked: false,
+        }
     }
 
     fn entity(&self) -> &'tx str {
         self.plan.map(EntityPlan::name).expect("only rows of entities are parked and buried")
+    }
+
+    fn tells_inserts(&mut self, tx: &Connection) -> rusqlite::Result<bool> {
+        if let Some(tells) = self.tells_inserts {
+            return Ok(tells);
+        }
+        let mut key = self.plan.into_iter().flat_map(EntityPlan::key);
+        let tells = match (key.next(), key.next()) {
+            (Some((field, KeyPart::Integer)), None) => schema::has_rowid(tx, &self.name, &SqlName::new(field))?,
+            _ => false,
+        };
+        self.tells_inserts = Some(tells);
+        Ok(tells)
     }
 
     /// Calls `look` with the version of the row that has this key.
@@ -467,7 +516,7 @@ fn bind_key(statement: &mut CachedStatement<'_>, plan: &EntityPlan, key: &str) -
 }
 
 /// Binds what could not be stored in columns, and then these.
-fn bind_row(statement: &mut CachedStatement<'_>, first: usize, row: &RowReader<'_>) -> rusqlite::Result<()> {
+fn bind_row(statement: &mut CachedStatement<'_>, first: usize, row: ReadRow<'_>) -> rusqlite::Result<()> {
     statement.raw_bind_parameter(first, row.rescued())?;
     for (at, value) in (first + 1..).zip(row.values()) {
         statement.raw_bind_parameter(at, Bound(value))?;
@@ -475,11 +524,11 @@ fn bind_row(statement: &mut CachedStatement<'_>, first: usize, row: &RowReader<'
     Ok(())
 }
 
-struct Bound<'v>(&'v Value<'v>);
+struct Bound<'v>(Value<'v>);
 
 impl ToSql for Bound<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(match self.0 {
+        Ok(ToSqlOutput::Borrowed(match &self.0 {
             Value::Null => ValueRef::Null,
             Value::Integer(number) => ValueRef::Integer(*number),
             Value::Float(number) => ValueRef::Real(*number),
