@@ -28,6 +28,7 @@ const SCHEMA: Schema = Schema {
         Migration { name: "exports, their numbers and history", sql: include_str!("postgres_0001.sql") },
         Migration { name: "manifests name what is sent", sql: include_str!("postgres_0002.sql") },
         Migration { name: "parts of full exports", sql: include_str!("postgres_0003.sql") },
+        Migration { name: "how many are in each state", sql: include_str!("postgres_0004.sql") },
     ],
     shared_with_user: false,
 };
@@ -555,13 +556,15 @@ impl Outbox for PostgresOutbox {
 
     async fn counts(&self) -> Result<Counts, OutboxError> {
         let mut counts = Counts::default();
-        let sql = "SELECT state, count(*), min(coalesce(resent_at, uploaded_at)) FILTER (WHERE state = 'uploaded')
-                   FROM export GROUP BY state";
+        let sql = "SELECT state, sum(exports)::bigint,
+                       (SELECT min(coalesce(resent_at, uploaded_at)) FROM export WHERE state = 'uploaded')
+                   FROM tally GROUP BY state";
         for row in self.query(sql, &[]).await? {
             let count = row.get::<_, i64>(1).unsigned_abs();
+            counts.waiting_since = row.get(2);
             match parsed(row.get(0))? {
                 State::Planned => counts.planned = count,
-                State::Uploaded => (counts.uploaded, counts.waiting_since) = (count, row.get(2)),
+                State::Uploaded => counts.uploaded = count,
                 State::Sent => counts.sent = count,
                 State::Void => counts.void = count,
             }

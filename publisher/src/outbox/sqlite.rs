@@ -31,6 +31,7 @@ const SCHEMA: Schema = Schema {
         Migration { name: "exports, their numbers and history", sql: include_str!("sqlite_0001.sql") },
         Migration { name: "manifests name what is sent", sql: include_str!("sqlite_0002.sql") },
         Migration { name: "parts of full exports", sql: include_str!("sqlite_0003.sql") },
+        Migration { name: "how many are in each state", sql: include_str!("sqlite_0004.sql") },
     ],
     shared_with_user: false,
 };
@@ -41,6 +42,9 @@ const COLUMNS: &str = "row, export_id, publisher, epoch, blob_type, sequence, co
     snapshot_id, snapshot_part, snapshot_of, snapshot_as_of";
 /// So many.
 const COLUMNS_COUNT: usize = 36;
+
+/// A state in words of which SQLite knows that the index of what is not sent has all of it.
+const UNSENT: &str = "state <> 'sent' AND state = ?";
 
 /// An outbox in a SQLite file. Clones share it.
 #[derive(Clone)]
@@ -499,7 +503,7 @@ impl Outbox for SqliteOutbox {
     async fn counts(&self) -> Result<Counts, OutboxError> {
         read(&self.db, |db| {
             let mut counts = Counts::default();
-            let mut states = db.prepare_cached("SELECT state, count(*) FROM export GROUP BY state")?;
+            let mut states = db.prepare_cached("SELECT state, exports FROM tally")?;
             let mut rows = states.query([])?;
             while let Some(row) = rows.next()? {
                 let count = unsigned(row, 1)?.unwrap_or(0);
@@ -523,7 +527,7 @@ impl Outbox for SqliteOutbox {
         read(&self.db, move |db| {
             let mut wanted: Vec<(&str, Box<dyn ToSql>)> = Vec::new();
             if let Some(state) = filter.state {
-                wanted.push(("state = ?", Box::new(state.as_str())));
+                wanted.push((if state == State::Sent { "state = ?" } else { UNSENT }, Box::new(state.as_str())));
             }
             if let Some(blob_type) = filter.blob_type {
                 wanted.push(("blob_type = ?", Box::new(blob_type)));
