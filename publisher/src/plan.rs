@@ -397,7 +397,13 @@ pub(crate) fn is_its_own(error: &ExportError) -> bool {
     match error {
         ExportError::Storage { .. } | ExportError::Unsettled { .. } => false,
         ExportError::Outbox { source, .. } => {
-            !matches!(source, OutboxError::Unavailable(_) | OutboxError::Open(_) | OutboxError::OtherEpoch)
+            !matches!(
+                source,
+                OutboxError::Unavailable(_)
+                    | OutboxError::Open(_)
+                    | OutboxError::OtherEpoch
+                    | OutboxError::Newer { .. }
+            )
         }
         ExportError::Invalid { .. }
         | ExportError::Row { .. }

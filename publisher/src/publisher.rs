@@ -114,6 +114,9 @@ pub enum FlushError {
         /// Why.
         reason: String,
     },
+    /// This process sends nothing any more; what waits stays in the outbox.
+    #[error("nothing is sent any more: {0}")]
+    GaveUp(String),
     /// The outbox cannot be read.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
@@ -340,15 +343,23 @@ impl<O: Outbox> Publisher<O> {
         ExportBuilder::new(Arc::clone(&self.context), blob_type)
     }
 
-    /// Settles what earlier processes left, sends messages, and makes manifests, until it is stopped. It does not give up: what
-    /// the bus or storage refuse waits in the outbox. Of several on one outbox, one sends; the next takes over when it ends.
+    /// Settles what earlier processes left, sends messages, and makes manifests, until it is stopped. What the bus or storage refuse
+    /// waits in the outbox, and is tried again. Of several on one outbox, one sends; the next takes over when it ends. By itself it
+    /// ends only when a newer version of this program changed the outbox: [`relay`](Self::relay) says so.
     ///
     /// # Cancel safety
     /// Dropping it is like a crash: what the broker had not answered is sent again. Cancel `stop` to avoid that.
     pub async fn run(&self, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let bus = Bus::new(Arc::clone(&self.context.tokens), self.bus_options.clone());
-        tasks.spawn(Relay::new(Arc::clone(&self.context), bus, self.relay.clone()).run(stop.clone()));
+        let relay = Relay::new(Arc::clone(&self.context), bus, self.relay.clone());
+        let stop = stop.child_token();
+        let ends = stop.clone();
+        tasks.spawn(async move {
+            relay.run(ends.clone()).await;
+            // Without it the rest is of no use.
+            ends.cancel();
+        });
         tasks.spawn(recover(Arc::clone(&self.context), stop.clone()));
         if let Some(every) = self.context.limits.manifest_every {
             tasks.spawn(manifest::keep(Arc::clone(&self.context), every, stop));
@@ -470,6 +481,9 @@ impl<O: Outbox> Publisher<O> {
             let count = waiting().await?;
             if count == 0 {
                 return Ok(());
+            }
+            if let RelayState::GaveUp(problem) = &*self.relay.borrow() {
+                return Err(FlushError::GaveUp(problem.clone()));
             }
             // Another process may be sending: it tells us nothing.
             let look_again = async {

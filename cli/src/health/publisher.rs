@@ -62,6 +62,7 @@ impl Asked {
             RelayState::Attached | RelayState::Standby => {}
             RelayState::Stopped => tell("bus", "it begins, or has ended".to_owned()),
             RelayState::Waiting { problem, .. } => tell("bus", problem.clone()),
+            RelayState::GaveUp(problem) => tell("outbox", problem.clone()),
         }
         if self.log.is_some() {
             match &*self.publisher.following().borrow() {

@@ -21,6 +21,7 @@ use super::{
     model::paused_until,
     named, not_again, overtaken,
     owner::{self, Owner},
+    refuse_newer,
 };
 
 const SCHEMA: Schema = Schema {
@@ -45,6 +46,9 @@ const COLUMNS_COUNT: usize = 36;
 
 /// A state in words of which SQLite knows that the index of what is not sent has all of it.
 const UNSENT: &str = "state <> 'sent' AND state = ?";
+
+/// The schema version now: another process may have brought it further.
+const VERSION: &str = "(SELECT user_version FROM pragma_user_version)";
 
 /// An outbox in a SQLite file. Clones share it.
 #[derive(Clone)]
@@ -312,13 +316,16 @@ impl Outbox for SqliteOutbox {
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
         let now = self.now();
-        read(&self.db, move |db| {
+        let due = read(&self.db, move |db| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM export WHERE state = 'uploaded' AND due_at <= ?1 ORDER BY due_at, row LIMIT ?2"
+                "SELECT {COLUMNS}, {VERSION} FROM export WHERE state = 'uploaded' AND due_at <= ?1
+                 ORDER BY due_at, row LIMIT ?2"
             );
-            db.prepare_cached(&sql)?.query_map(params![now, most], export_row)?.collect()
+            let read = |row: &Row<'_>| Ok((export_row(row)?, row.get(COLUMNS_COUNT)?));
+            db.prepare_cached(&sql)?.query_map(params![now, most], read)?.collect::<rusqlite::Result<Vec<_>>>()
         })
-        .await
+        .await?;
+        due.into_iter().map(|(row, version)| refuse_newer(version, &SCHEMA).map(|()| row)).collect()
     }
 
     async fn sent(&self, rows: &[i64]) -> Result<(), OutboxError> {
@@ -647,9 +654,12 @@ fn owners_that_are_gone(tx: &Transaction<'_>, path: &Path) -> rusqlite::Result<V
     Ok(owners.into_iter().filter(|id| owner::is_gone(path, id)).collect())
 }
 
-/// Whether the outbox still is in the epoch in which we opened it.
+/// Whether the outbox still is in the epoch in which we opened it, and in a schema that we know.
 fn same_epoch(tx: &Transaction<'_>, epoch: &str) -> Result<(), JobError> {
-    let current: String = tx.prepare_cached("SELECT epoch FROM outbox")?.query_row([], |row| row.get(0))?;
+    let (current, version): (String, i64) = tx
+        .prepare_cached(&format!("SELECT epoch, {VERSION} FROM outbox"))?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    refuse_newer(version, &SCHEMA)?;
     if current == epoch { Ok(()) } else { Err(OutboxError::OtherEpoch.into()) }
 }
 
@@ -815,6 +825,44 @@ mod tests {
         assert_eq!(outbox.due(10).await.unwrap().len(), 1);
         let next = conformance::begin(&outbox, "y", "T").await;
         assert_eq!(outbox.number(&next, conformance::facts()).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_outbox_that_a_newer_version_changed_is_not_sent_from_and_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.sqlite");
+        let outbox = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap();
+        let newer = i64::try_from(SCHEMA.migrations.len()).unwrap() + 1;
+        let upgrade = async {
+            Connection::open(&path).unwrap().pragma_update(None, "user_version", newer).unwrap();
+        };
+        conformance::refuses_what_is_newer(&outbox, upgrade).await;
+        outbox.close().await;
+        let error = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap_err();
+        let text = crate::relay::chain(&error);
+        assert!(text.contains(&format!("schema version {newer}")) && text.contains("newer"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_outbox_of_the_first_schema_is_counted_when_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.sqlite");
+        let earlier = Connection::open(&path).unwrap();
+        earlier.execute_batch(SCHEMA.migrations[0].sql).unwrap();
+        let mark = format!("PRAGMA application_id = {}; PRAGMA user_version = 1", SCHEMA.application_id);
+        earlier.execute_batch(&mark).unwrap();
+        earlier
+            .execute_batch(
+                "INSERT INTO export (export_id, publisher, epoch, blob_type, correlation_id, blob, content_type, state, created_at)
+                 VALUES ('a', 'p', 'e', 'T', 'c', 'b', 't', 'sent', 0), ('b', 'p', 'e', 'T', 'c', 'b', 't', 'void', 0)",
+            )
+            .unwrap();
+        drop(earlier);
+        let outbox = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap();
+        let counts = outbox.counts().await.unwrap();
+        assert_eq!((counts.sent, counts.void, counts.planned, counts.uploaded), (1, 1, 0, 0));
+        conformance::begin(&outbox, "c", "T").await;
+        assert_eq!(outbox.counts().await.unwrap().planned, 1);
     }
 
     #[tokio::test]
