@@ -165,6 +165,7 @@ impl Publisher {
                 poll_interval: Duration::from_secs(1),
                 backoff_max: Duration::from_secs(30),
                 manifest_every: Some(Duration::from_secs(3600)),
+                prune_every: None,
             },
             bus: BusOptions::default(),
             container: ContainerOptions::default(),
@@ -252,6 +253,14 @@ impl PublisherBuilder {
     #[must_use]
     pub fn manifest_every(mut self, interval: Option<Duration>) -> Self {
         self.limits.manifest_every = interval;
+        self
+    }
+
+    /// How often [`Publisher::run`] does what [`Publisher::prune`] does, while it is the one that sends; the first time some minutes
+    /// after its start. Default `None`: only on demand.
+    #[must_use]
+    pub fn prune_every(mut self, interval: Option<Duration>) -> Self {
+        self.limits.prune_every = interval;
         self
     }
 
@@ -362,7 +371,10 @@ impl<O: Outbox> Publisher<O> {
         });
         tasks.spawn(recover(Arc::clone(&self.context), stop.clone()));
         if let Some(every) = self.context.limits.manifest_every {
-            tasks.spawn(manifest::keep(Arc::clone(&self.context), every, stop));
+            tasks.spawn(manifest::keep(Arc::clone(&self.context), every, stop.clone()));
+        }
+        if let Some(every) = self.context.limits.prune_every {
+            tasks.spawn(prune::keep(Arc::clone(&self.context), every, self.relay.subscribe(), stop));
         }
         while let Some(ended) = tasks.join_next().await {
             // Else the runtime is ending.
@@ -509,6 +521,12 @@ impl<O: Outbox> Publisher<O> {
     #[must_use]
     pub fn stuck(&self) -> Vec<&'static str> {
         self.context.counting.stuck()
+    }
+
+    /// Who publishes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.context.publisher
     }
 
     /// Its outbox.

@@ -72,6 +72,8 @@ pub struct Settings {
     send_timeout_ms: u64,
     /// Between two manifests that `run` makes; 0 for none but on demand.
     manifest_minutes: u64,
+    /// Between two times that `run` deletes what is over; 0 for none but on demand.
+    prune_hours: u64,
     /// Where `run` answers about itself.
     health: Option<String>,
     /// The service's change log: `sqlite:PATH`, or the database's address.
@@ -198,6 +200,7 @@ impl Default for Settings {
             transport: Transport::Auto,
             send_timeout_ms: 60_000,
             manifest_minutes: 60,
+            prune_hours: 0,
             health: None,
             change_log: None,
             change_log_schema: PostgresChangeLogOptions::default().schema,
@@ -409,6 +412,7 @@ impl Settings {
             .compression(compression)
             .storage_patience(self.send_timeout())
             .manifest_every((self.manifest_minutes > 0).then(|| Duration::from_mins(self.manifest_minutes)))
+            .prune_every((self.prune_hours > 0).then(|| Duration::from_hours(self.prune_hours)))
             .http_options(HttpOptions { ca_file, ..HttpOptions::default() })
             .bus_options(bus_options);
         Ok(publisher.build_on(self.outbox().await?)?)

@@ -31,8 +31,8 @@ use std::future::Future;
 
 pub use any::AnyOutbox;
 pub use model::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, OverExport, Paused, Plan, Planned,
-    RelayLock, State, UnknownState,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, OverExport, Paused, Plan,
+    Planned, RelayLock, State, UnknownState,
 };
 pub use postgres::{PostgresOutbox, PostgresOutboxOptions};
 pub use sqlite::{SqliteOutbox, SqliteOutboxOptions};
@@ -194,6 +194,9 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// When manifests were looked for last; before that, when the outbox, or its epoch, began.
     fn manifested_at(&self) -> impl Future<Output = Result<OffsetDateTime, OutboxError>> + Send;
+
+    /// Up to which number of each type's sequence, of this publisher in this epoch, manifests name what became of it; by type.
+    fn named_to(&self, publisher: &str) -> impl Future<Output = Result<Vec<NamedTo>, OutboxError>> + Send;
 
     /// Fixes what the next manifests name: of each sequence the numbers that none names yet, up to the first one that is neither
     /// sent nor void, `most` at most. The sequence of the manifests themselves gets one only beside another, or there would be no

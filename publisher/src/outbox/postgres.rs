@@ -16,8 +16,8 @@ use waybill_store::{
 };
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
-    PARTS, Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again, overtaken,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
+    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again, overtaken,
     refuse_newer,
 };
 use crate::session::{self, Session};
@@ -504,6 +504,12 @@ impl Outbox for PostgresOutbox {
         Ok(rows.first().map_or(OffsetDateTime::UNIX_EPOCH, |row| row.get(0)))
     }
 
+    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        let rows = self.query(named::NAMED_TO, &[&publisher, &&*self.epoch]).await?;
+        let named = |row: &Row| NamedTo { blob_type: row.get(0), up_to: row.get::<_, i64>(1).unsigned_abs() };
+        Ok(rows.iter().map(named).collect())
+    }
+
     async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {
         let now = self.now();
         self.transaction(async |tx| {
@@ -791,7 +797,8 @@ mod tests {
         };
         conformance::refuses_what_is_newer(&outbox, upgrade).await;
         let server = std::env::var("WAYBILL_TEST_POSTGRES").unwrap();
-        let error = PostgresOutbox::open(&format!("{server}?sslmode=disable"), outbox.options.clone()).await.unwrap_err();
+        let error =
+            PostgresOutbox::open(&format!("{server}?sslmode=disable"), outbox.options.clone()).await.unwrap_err();
         let text = crate::relay::chain(&error);
         assert!(text.contains("schema version 99") && text.contains("use a newer program"), "{text}");
     }

@@ -16,8 +16,8 @@ use waybill_store::{
 };
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
-    PARTS, Paused, Plan, Planned, RelayLock, State,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
+    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State,
     model::paused_until,
     named, not_again, overtaken,
     owner::{self, Owner},
@@ -428,6 +428,16 @@ impl Outbox for SqliteOutbox {
         read(&self.db, |db| {
             db.prepare_cached("SELECT coalesce(manifested_at, created_at) FROM outbox")?
                 .query_row([], |row| Ok(instant(row, 0)?.unwrap_or(OffsetDateTime::UNIX_EPOCH)))
+        })
+        .await
+    }
+
+    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        let (publisher, epoch) = (publisher.to_owned(), Arc::clone(&self.epoch));
+        read(&self.db, move |db| {
+            let named =
+                |row: &Row<'_>| Ok(NamedTo { blob_type: row.get(0)?, up_to: unsigned(row, 1)?.unwrap_or_default() });
+            db.prepare_cached(named::NAMED_TO)?.query_map(params![publisher, &*epoch], named)?.collect()
         })
         .await
     }

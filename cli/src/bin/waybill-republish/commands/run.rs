@@ -13,6 +13,7 @@ use waybill_cli::{
     output::{count, json, line, many},
     work::{check_grant, watch},
 };
+use waybill_publisher::RelayState;
 use waybill_republish::figures::Figures;
 use waybill_subscriber::inbox::{Pending, Wanted};
 
