@@ -44,6 +44,9 @@ const ENTRA: &str = "[publisher.entra]";
 pub struct Settings {
     /// Folder of our own state.
     data: PathBuf,
+    /// Whether a flag names it.
+    #[serde(skip)]
+    data_is_said: bool,
     /// Who publishes.
     name: String,
     /// Where messages go.
@@ -184,6 +187,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             data: ".waybill".into(),
+            data_is_said: false,
             name: "waybill".to_owned(),
             topic: None,
             container: "batchtoprocess".to_owned(),
@@ -229,6 +233,7 @@ impl Settings {
         let mut settings: Self = settings::load("publisher", common.config.as_deref(), std::env::vars())?;
         if let Some(data) = &common.data {
             settings.data.clone_from(data);
+            settings.data_is_said = true;
         }
         if let Some(change_log) = change_log {
             settings::refuse_password("--change-log", "WAYBILL_PUBLISHER__CHANGE_LOG", change_log)?;
@@ -286,8 +291,23 @@ impl Settings {
         Ok(place.map(|place| (place, options)))
     }
 
-    /// The outbox, if there is one: for commands that only look.
+    /// Whether a flag names a folder that has an outbox, while that of `run` is in a database: a republisher's, for example.
+    pub fn looks_elsewhere(&self) -> anyhow::Result<bool> {
+        Ok(self.data_is_said && self.outbox_server()?.is_some() && self.outbox_path().exists())
+    }
+
+    /// The outbox that a person asks about, if there is one: that of `run`, unless a flag names the folder of another.
     pub async fn existing_outbox(&self) -> anyhow::Result<AnyOutbox> {
+        if !self.looks_elsewhere()? {
+            return self.runs_outbox().await;
+        }
+        let path = self.outbox_path();
+        eprintln!("waybill-publisher: this is the outbox in {}, not the one that `run` uses", path.display());
+        Ok(AnyOutbox::Sqlite(SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await?))
+    }
+
+    /// The outbox of `run`, if there is one.
+    pub async fn runs_outbox(&self) -> anyhow::Result<AnyOutbox> {
         if let Some((address, options)) = self.outbox_server()? {
             let outbox = PostgresOutbox::open_existing(address, options).await?;
             let outbox = outbox.context("there is no outbox in that database yet; `waybill-publisher run` makes it")?;
