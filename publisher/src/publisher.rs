@@ -37,6 +37,7 @@ use crate::{
     plan::{FollowOptions, FollowState, Follower},
     prune::{self, PruneError, Pruned},
     relay::{Relay, RelayState, chain},
+    tasks::joined,
 };
 
 /// How long a failed recovery waits before it tries again, unless something new comes up.
@@ -377,12 +378,7 @@ impl<O: Outbox> Publisher<O> {
             tasks.spawn(prune::keep(Arc::clone(&self.context), every, self.relay.subscribe(), stop));
         }
         while let Some(ended) = tasks.join_next().await {
-            // Else the runtime is ending.
-            if let Err(failed) = ended
-                && let Ok(panic) = failed.try_into_panic()
-            {
-                std::panic::resume_unwind(panic);
-            }
+            joined(ended).await;
         }
     }
 

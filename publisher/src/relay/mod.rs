@@ -22,6 +22,7 @@ pub(crate) use self::{message::metadata, outage::Outage};
 use crate::{
     context::Context,
     outbox::{ExportRow, Outbox, OutboxError, RelayLock},
+    tasks::joined,
 };
 
 /// Messages in one call of the sender: what one commit of the outbox marks.
@@ -193,10 +194,7 @@ impl<O: Outbox> Relay<O> {
     }
 
     async fn ended(&mut self, done: Result<Outcome, tokio::task::JoinError>) {
-        let outcome = match done {
-            Ok(outcome) => outcome,
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        };
+        let outcome = joined(done).await;
         for row in &outcome.rows {
             self.in_flight.remove(row);
         }
