@@ -1,6 +1,7 @@
 //! The rows of the table.
 
 mod apply;
+mod changelog;
 mod decode;
 mod encode;
 mod pipeline;
@@ -60,6 +61,7 @@ pub(crate) const ALL: &[Row] = &[
     Row { number: "12", name: "blobs", make: pipeline::blobs },
     Row { number: "13", name: "small-files", make: pipeline::small_files },
     Row { number: "14", name: "bus", make: pipeline::bus },
+    Row { number: "15", name: "changelog", make: changelog::changelog },
 ];
 
 /// What is not here.
