@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
-use waybill_azure::{BoxFuture, Generation, Grant, GrantError, Secret, Service, TokenSource};
+use waybill_azure::{BoxFuture, Generation, Grant, GrantError, Secret, Service, Token, TokenSource};
 use waybill_examples::playground::{Playground, subscriber_tokens};
 use waybill_subscriber::{
     Subscriber,
@@ -78,7 +78,8 @@ impl TokenFile {
         };
         let endpoint =
             Url::parse(&endpoint).map_err(|error| unavailable(format!("the endpoint is no address: {error}")))?;
-        Ok(Grant { endpoint, entity, sas: Secret::new(sas), expires_at, generation })
+        let token = Token::Sas(Secret::new(sas));
+        Ok(Grant { endpoint, entity, token, expires_at, generation })
     }
 }
 
@@ -96,8 +97,8 @@ impl TokenSource for TokenFile {
 async fn keep_fresh(azure: &Playground, path: &Path) -> anyhow::Result<()> {
     let tokens = subscriber_tokens(azure.ready_file())?;
     let stored = async |service| {
-        let Grant { endpoint, entity, sas, expires_at, .. } = tokens.grant(service, None).await?;
-        anyhow::Ok(Stored { endpoint: endpoint.into(), entity, sas: sas.expose().to_owned(), expires_at })
+        let Grant { endpoint, entity, token, expires_at, .. } = tokens.grant(service, None).await?;
+        anyhow::Ok(Stored { endpoint: endpoint.into(), entity, sas: token.expose().to_owned(), expires_at })
     };
     let both = Both { bus: stored(Service::Bus).await?, blob: stored(Service::Blob).await? };
     // Under another name first, so that nobody reads half of it.

@@ -1,5 +1,4 @@
-//! Connection strings of Service Bus and Storage accounts, and the [`TokenSource`](crate::TokenSource) that signs from
-//! their keys: for publishers that hold a key, for tests, and for `local`.
+//! Connection strings of Service Bus and Storage accounts: for publishers that hold a key, for tests, and for `local`.
 //!
 //! Parts come in any order, their names in any case; parts that are not needed here are ignored. Nothing of a connection
 //! string is ever quoted, because any part of a mangled one may be the key.
@@ -8,13 +7,11 @@
 //! Microsoft, "Configure Azure Storage connection strings"; "Get a Service Bus connection string"; "Service Bus emulator"
 //! (`UseDevelopmentEmulator`, plain AMQP on 5672); "Use the Azurite emulator" (the development account and its public key).
 
-mod key_tokens;
-
 use std::{collections::BTreeMap, str::FromStr};
 
 use url::Url;
 
-pub use self::key_tokens::key_tokens;
+pub use crate::account::key_tokens;
 use crate::{Secret, endpoint::is_loopback, sas::decode_account_key};
 
 /// A parsed Service Bus connection string. With `UseDevelopmentEmulator=true` the endpoint is plain AMQP on the port given

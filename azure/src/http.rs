@@ -396,7 +396,8 @@ fn describe(error: &reqwest::Error) -> String {
     }
 }
 
-fn bearer_header(bearer: &Secret) -> Result<HeaderValue, HttpError> {
+/// The header, which no log shows.
+pub(crate) fn bearer_header(bearer: &Secret) -> Result<HeaderValue, HttpError> {
     let mut value = HeaderValue::from_str(&format!("Bearer {}", bearer.expose())).map_err(|_| {
         HttpError::Setup(
             "the bearer token holds a character that no header can carry; is there a line end in it?".into(),

@@ -2,6 +2,7 @@
 //!
 //! This crate knows nothing of exports, waybills or files of rows.
 
+pub mod account;
 pub mod blob;
 pub mod bus;
 pub mod connection_string;
@@ -18,4 +19,4 @@ mod peer;
 
 pub use sas::{BlobPermissions, SasError, blob_service_sas, bus_sas, sas_expiry};
 pub use secret::Secret;
-pub use token::{BoxFuture, Generation, Grant, GrantError, OnePlace, Service, TokenSource};
+pub use token::{BoxFuture, Generation, Grant, GrantError, OnePlace, Service, Token, TokenSource};

@@ -32,12 +32,53 @@ pub struct Grant {
     pub endpoint: Url,
     /// Bus: the entity's path (`exports`, `exports/subscriptions/acme`). Blob: the container.
     pub entity: String,
-    /// Bus: `SharedAccessSignature sr=…`. Blob: `sv=…&sig=…` without `?`.
-    pub sas: Secret,
+    /// What is shown there.
+    pub token: Token,
     /// When the token dies.
     pub expires_at: OffsetDateTime,
     /// Which issue this is.
     pub generation: Generation,
+}
+
+/// What a service is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Token {
+    /// A shared access signature. Bus: `SharedAccessSignature sr=…`. Blob: `sv=…&sig=…` without `?`.
+    Sas(Secret),
+    /// An access token of Microsoft Entra ID: what it allows, the roles say of whom it was issued to.
+    Access(Secret),
+}
+
+impl Token {
+    /// The text, for the one place that sends it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        match self {
+            Self::Sas(secret) | Self::Access(secret) => secret.expose(),
+        }
+    }
+
+    /// What helps when a service refuses a fresh one too.
+    pub(crate) fn advice(&self, service: Service) -> &'static str {
+        match self {
+            Self::Sas(_) => "check the grant's rights, the firewall and the clock",
+            Self::Access(_) => Self::role_advice(service),
+        }
+    }
+
+    /// The same where it is an access token's roles that count.
+    pub(crate) fn role_advice(service: Service) -> &'static str {
+        match service {
+            Service::Bus => {
+                "give the identity the role Azure Service Bus Data Sender on the topic or the namespace (a new role counts after \
+                 some minutes), and check the firewall and the clock"
+            }
+            Service::Blob => {
+                "give the identity the role Storage Blob Data Contributor on the container or the account (a new role counts \
+                 after some minutes), and check the firewall and the clock"
+            }
+        }
+    }
 }
 
 impl Grant {
@@ -59,7 +100,7 @@ impl fmt::Debug for Grant {
         f.debug_struct("Grant")
             .field("endpoint", &endpoint.as_str())
             .field("entity", &self.entity)
-            .field("sas", &self.sas)
+            .field("token", &self.token)
             .field("expires_at", &self.expires_at)
             .field("generation", &self.generation)
             .finish()
@@ -203,7 +244,7 @@ mod tests {
         Grant {
             endpoint: endpoint.parse().unwrap(),
             entity: entity.to_owned(),
-            sas: Secret::new("sig"),
+            token: Token::Sas(Secret::new("sig")),
             expires_at: OffsetDateTime::UNIX_EPOCH,
             generation: Generation(1),
         }
@@ -232,7 +273,7 @@ mod tests {
         let grant = Grant {
             endpoint: "https://account.blob.core.windows.net/?sv=1&sig=hunter2".parse().unwrap(),
             entity: "exports".to_owned(),
-            sas: Secret::new("SharedAccessSignature sig=hunter2"),
+            token: Token::Access(Secret::new("hunter2")),
             expires_at: OffsetDateTime::UNIX_EPOCH,
             generation: Generation(7),
         };

@@ -3,6 +3,7 @@
 mod apply;
 mod backlog;
 mod beside;
+mod changelog;
 mod decode;
 mod encode;
 mod publish;
@@ -92,6 +93,20 @@ pub(crate) enum Work {
         state: PathBuf,
         files: Vec<PathBuf>,
     },
+    /// Append rows to a change log
+    Append {
+        #[arg(long)]
+        database: String,
+        rows: PathBuf,
+    },
+    /// Make files of the changes in a log
+    Follow {
+        #[command(flatten)]
+        place: publish::Place,
+        #[arg(long)]
+        database: String,
+        changes: u64,
+    },
     /// Bring published files into effect
     Subscribe {
         #[command(flatten)]
@@ -126,6 +141,8 @@ pub(crate) fn run(work: &Work) -> Result<()> {
         Work::Send { bus, blob, topic, messages } => send::send(bus, blob, topic, *messages)?,
         Work::Receive { source, messages, inbox } => subscribe::receive(source, inbox, *messages)?,
         Work::Publish { place, state, files } => publish::publish(place, state, files)?,
+        Work::Append { database, rows } => changelog::append(database, rows)?,
+        Work::Follow { place, database, changes } => changelog::follow(place, database, *changes)?,
         Work::Subscribe { source, sink, files, inbox } => subscribe::run(source, inbox, sink, *files)?,
         Work::Beside { pid, messages, client } => beside::beside(*pid, *messages, client)?,
     };

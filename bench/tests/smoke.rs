@@ -33,7 +33,7 @@ fn rows_are_measured_compared_and_printed_as_a_table() {
     assert!(written.trim_end().ends_with(out.trim()), "{written}");
 
     let (code, out, _) = bench(&["--list"]);
-    assert_eq!((code, out.lines().count()), (Some(0), 15), "{out}");
+    assert_eq!((code, out.lines().count()), (Some(0), 17), "{out}");
     let (code, _, err) = bench(&["jsnl"]);
     assert_eq!(code, Some(1));
     assert!(err.contains("there is no row \"jsnl\"; there are jsonl, blob, "), "{err}");

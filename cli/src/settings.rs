@@ -4,6 +4,7 @@
 //! refused, in the file with their line, in the environment with the variable's name. `subscriber` and `publisher` are what the
 //! sections of these names say; more than one program reads them.
 
+mod entra;
 pub mod publisher;
 pub mod subscriber;
 pub mod tenant;

@@ -42,6 +42,8 @@ use store::Containers;
 const DEFAULT_VERSION: &str = "2021-12-02";
 /// Bodies kept in memory at most; what comes beyond that lies in temporary files.
 const RESIDENT_MAX: u64 = 32 << 20;
+/// How one may say who one is.
+const WAYS_IN: &str = "SharedKey, Bearer resource_id=https://storage.azure.com";
 /// How the text of an error writes the time.
 const ERROR_TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
@@ -132,10 +134,11 @@ impl BlobService {
             self.stats.blob_request(operation.name(), None);
             line.meet(fate).await;
         }
-        if to_do.refuse_sas
-            && let Some(signature) = query.get("sig")
-        {
-            self.keys.refuse(signature);
+        if to_do.refuse_sas {
+            let token = || self.check(parts, &target, &query, line).ok()?.signature;
+            if let Some(name) = query.get("sig").map(str::to_owned).or_else(token) {
+                self.keys.refuse(&name);
+            }
         }
         if let Some(at) = to_do.cut_upload {
             body.read_away(at).await;
@@ -240,7 +243,7 @@ impl BlobService {
             set(headers, header::RETRY_AFTER, &seconds.to_string());
         }
         if error.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("SharedKey"));
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(WAYS_IN));
         }
         response
     }

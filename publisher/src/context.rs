@@ -27,6 +27,7 @@ pub(crate) struct Limits {
     pub(crate) poll_interval: Duration,
     pub(crate) backoff_max: Duration,
     pub(crate) manifest_every: Option<Duration>,
+    pub(crate) prune_every: Option<Duration>,
 }
 
 #[derive(Debug)]

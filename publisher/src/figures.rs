@@ -37,12 +37,14 @@ pub struct Figures {
     pub messages_refused: u64,
     /// Batches that an outage of the bus kept from being sent.
     pub sends_failed: u64,
+    /// Exports whose term was over and that were forgotten.
+    pub exports_pruned: u64,
 }
 
 /// Where they are counted.
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
-    figures: [AtomicU64; 10],
+    figures: [AtomicU64; 11],
     follower: Mutex<Option<Instant>>,
     relay: Mutex<Option<Instant>>,
 }
@@ -60,6 +62,7 @@ pub(crate) enum Figure {
     MessagesSent,
     MessagesRefused,
     SendsFailed,
+    ExportsPruned,
 }
 
 impl Counting {
@@ -101,6 +104,7 @@ impl Counting {
             messages_sent: of(Figure::MessagesSent),
             messages_refused: of(Figure::MessagesRefused),
             sends_failed: of(Figure::SendsFailed),
+            exports_pruned: of(Figure::ExportsPruned),
         }
     }
 }

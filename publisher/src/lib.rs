@@ -10,6 +10,7 @@
 //! sent before its blob is committed, and a blob is never overwritten. Manifests tell later, number by number, what was sent;
 //! what they name and whose term is over can be pruned. A full export tells all rows of a type as of one number.
 
+mod tasks;
 pub mod change_log;
 mod plan;
 mod context;

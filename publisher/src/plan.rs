@@ -32,6 +32,7 @@ use crate::{
     figures::Figure,
     outbox::{Outbox, OutboxError},
     relay::{Outage, chain},
+    tasks::{blocking, joined},
 };
 
 /// Files of a type that are planned ahead: one is made while the other waits. What comes meanwhile becomes a larger file.
@@ -354,10 +355,7 @@ impl<O: Outbox> Follower<O> {
         active: &mut Active<O>,
         done: Result<Made, tokio::task::JoinError>,
     ) -> Result<(), LogError> {
-        let Made { file, exported, bad, expires_at } = match done {
-            Ok(done) => done,
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        };
+        let Made { file, exported, bad, expires_at } = joined(done).await;
         active.busy.remove(&file.blob_type);
         let error = match exported {
             Ok(_) => {
@@ -405,9 +403,10 @@ impl<O: Outbox> Follower<O> {
 pub(crate) fn is_its_own(error: &ExportError) -> bool {
     match error {
         ExportError::Storage { .. } | ExportError::Unsettled { .. } => false,
-        ExportError::Outbox { source, .. } => {
-            !matches!(source, OutboxError::Unavailable(_) | OutboxError::Open(_) | OutboxError::OtherEpoch)
-        }
+        ExportError::Outbox { source, .. } => !matches!(
+            source,
+            OutboxError::Unavailable(_) | OutboxError::Open(_) | OutboxError::OtherEpoch | OutboxError::Newer { .. }
+        ),
         ExportError::Invalid { .. }
         | ExportError::Row { .. }
         | ExportError::Source { .. }
@@ -545,7 +544,7 @@ async fn bad_changes(
 ) -> Vec<BadChange> {
     let lines = SyncIoBridge::new(StreamReader::new(log.lines(file)));
     let target = format.writer();
-    let found = export::blocking(move || export::bad_rows(Format::JsonLines, target, lines, BAD_AT_ONCE)).await;
+    let found = blocking(move || export::bad_rows(Format::JsonLines, target, lines, BAD_AT_ONCE)).await;
     let found = found.unwrap_or_else(|error| {
         tracing::debug!(%error, "the other rows that no file can hold are not known yet");
         Vec::new()

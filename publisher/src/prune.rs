@@ -1,23 +1,34 @@
 //! What is over is deleted: a blob first, then what the outbox knows of it. A crash between the two leaves an export without a
 //! blob, which the next call forgets.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::{StreamExt, stream};
 use serde::Serialize;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
 use waybill_azure::{GrantError, Service, blob::BlobError};
 use waybill_contracts::BlobPath;
 
 use crate::{
     context::{Context, Step},
     export::{address, is_ours},
+    figures::Figure,
     outbox::{ExportRow, Outbox, OutboxError, State},
+    relay::{RelayState, chain},
 };
 
 /// Exports of one transaction.
 const PAGE: u32 = 500;
 /// Blobs that are looked for and deleted at once.
 const BLOBS_AT_ONCE: usize = 16;
+
+/// The first time comes so long after the start, that a publisher which is often started anew prunes too; and the next one so long
+/// after a failure.
+const SOON: Duration = Duration::from_secs(300);
 
 /// What was pruned, or would be.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -80,8 +91,8 @@ pub(crate) async fn prune<O: Outbox>(context: &Arc<Context<O>>, dry_run: bool) -
             continue;
         }
         // All of them end before any error is told: their rows have to go with them.
-        let ended: Vec<_> = stream::iter(&rows)
-            .map(|row| async move { (row.row, delete(context, row).await) })
+        let ended: Vec<_> = stream::iter(rows)
+            .map(|row: ExportRow| async move { (row.row, delete(context, &row).await) })
             .buffer_unordered(BLOBS_AT_ONCE)
             .collect()
             .await;
@@ -102,9 +113,57 @@ pub(crate) async fn prune<O: Outbox>(context: &Arc<Context<O>>, dry_run: bool) -
                 Err(error) => failed = Some(error),
             }
         }
-        pruned.exports += context.outbox.forget(&over).await?;
+        let forgotten = context.outbox.forget(&over).await?;
+        context.counting.add(Figure::ExportsPruned, forgotten);
+        pruned.exports += forgotten;
         if let Some(failed) = failed {
             return Err(failed);
+        }
+    }
+}
+
+/// Prunes every so often until it is stopped, as long as this process is the one that sends.
+pub(crate) async fn keep<O: Outbox>(
+    context: Arc<Context<O>>,
+    every: Duration,
+    mut relay: watch::Receiver<RelayState>,
+    stop: CancellationToken,
+) {
+    let mut next = Instant::now() + every.min(SOON);
+    loop {
+        let sends = |state: &RelayState| !matches!(state, RelayState::Standby | RelayState::Stopped);
+        let turn = async {
+            sleep_until(next).await;
+            // The sender lives as long as the publisher.
+            relay.wait_for(sends).await.is_ok()
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            its_turn = turn => if !its_turn { return },
+        }
+        let pruning = prune(&context, false);
+        tokio::pin!(pruning);
+        let pruned = tokio::select! {
+            pruned = &mut pruning => pruned,
+            () = stop.cancelled() => match timeout(context.limits.drain_timeout, pruning).await {
+                Ok(pruned) => pruned,
+                Err(_) => return,
+            },
+        };
+        next = Instant::now() + every;
+        match pruned {
+            Ok(Pruned { exports, blobs, bytes, unnamed, kept, problem }) => {
+                if exports > 0 {
+                    tracing::info!(exports, blobs, bytes, unnamed, "what was over is deleted");
+                }
+                if let Some(problem) = problem {
+                    tracing::warn!(kept, problem, "exports whose term is over stay, because of their blobs");
+                }
+            }
+            Err(error) => {
+                next = Instant::now() + every.min(SOON);
+                tracing::warn!(error = chain(&error), "what is over is not all deleted; trying again");
+            }
         }
     }
 }

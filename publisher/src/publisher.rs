@@ -37,6 +37,7 @@ use crate::{
     plan::{FollowOptions, FollowState, Follower},
     prune::{self, PruneError, Pruned},
     relay::{Relay, RelayState, chain},
+    tasks::joined,
 };
 
 /// How long a failed recovery waits before it tries again, unless something new comes up.
@@ -114,6 +115,9 @@ pub enum FlushError {
         /// Why.
         reason: String,
     },
+    /// This process sends nothing any more; what waits stays in the outbox.
+    #[error("nothing is sent any more: {0}")]
+    GaveUp(String),
     /// The outbox cannot be read.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
@@ -162,6 +166,7 @@ impl Publisher {
                 poll_interval: Duration::from_secs(1),
                 backoff_max: Duration::from_secs(30),
                 manifest_every: Some(Duration::from_secs(3600)),
+                prune_every: None,
             },
             bus: BusOptions::default(),
             container: ContainerOptions::default(),
@@ -249,6 +254,14 @@ impl PublisherBuilder {
     #[must_use]
     pub fn manifest_every(mut self, interval: Option<Duration>) -> Self {
         self.limits.manifest_every = interval;
+        self
+    }
+
+    /// How often [`Publisher::run`] does what [`Publisher::prune`] does, while it is the one that sends; the first time some minutes
+    /// after its start. Default `None`: only on demand.
+    #[must_use]
+    pub fn prune_every(mut self, interval: Option<Duration>) -> Self {
+        self.limits.prune_every = interval;
         self
     }
 
@@ -340,26 +353,32 @@ impl<O: Outbox> Publisher<O> {
         ExportBuilder::new(Arc::clone(&self.context), blob_type)
     }
 
-    /// Settles what earlier processes left, sends messages, and makes manifests, until it is stopped. It does not give up: what
-    /// the bus or storage refuse waits in the outbox. Of several on one outbox, one sends; the next takes over when it ends.
+    /// Settles what earlier processes left, sends messages, and makes manifests, until it is stopped. What the bus or storage refuse
+    /// waits in the outbox, and is tried again. Of several on one outbox, one sends; the next takes over when it ends. By itself it
+    /// ends only when a newer version of this program changed the outbox: [`relay`](Self::relay) says so.
     ///
     /// # Cancel safety
     /// Dropping it is like a crash: what the broker had not answered is sent again. Cancel `stop` to avoid that.
     pub async fn run(&self, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let bus = Bus::new(Arc::clone(&self.context.tokens), self.bus_options.clone());
-        tasks.spawn(Relay::new(Arc::clone(&self.context), bus, self.relay.clone()).run(stop.clone()));
+        let relay = Relay::new(Arc::clone(&self.context), bus, self.relay.clone());
+        let stop = stop.child_token();
+        let ends = stop.clone();
+        tasks.spawn(async move {
+            relay.run(ends.clone()).await;
+            // Without it the rest is of no use.
+            ends.cancel();
+        });
         tasks.spawn(recover(Arc::clone(&self.context), stop.clone()));
         if let Some(every) = self.context.limits.manifest_every {
-            tasks.spawn(manifest::keep(Arc::clone(&self.context), every, stop));
+            tasks.spawn(manifest::keep(Arc::clone(&self.context), every, stop.clone()));
+        }
+        if let Some(every) = self.context.limits.prune_every {
+            tasks.spawn(prune::keep(Arc::clone(&self.context), every, self.relay.subscribe(), stop));
         }
         while let Some(ended) = tasks.join_next().await {
-            // Else the runtime is ending.
-            if let Err(failed) = ended
-                && let Ok(panic) = failed.try_into_panic()
-            {
-                std::panic::resume_unwind(panic);
-            }
+            joined(ended).await;
         }
     }
 
@@ -471,6 +490,9 @@ impl<O: Outbox> Publisher<O> {
             if count == 0 {
                 return Ok(());
             }
+            if let RelayState::GaveUp(problem) = &*self.relay.borrow() {
+                return Err(FlushError::GaveUp(problem.clone()));
+            }
             // Another process may be sending: it tells us nothing.
             let look_again = async {
                 tokio::select! {
@@ -495,6 +517,12 @@ impl<O: Outbox> Publisher<O> {
     #[must_use]
     pub fn stuck(&self) -> Vec<&'static str> {
         self.context.counting.stuck()
+    }
+
+    /// Who publishes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.context.publisher
     }
 
     /// Its outbox.

@@ -20,8 +20,9 @@ use waybill_formats::{Field, Row};
 
 use crate::{
     change_log::{ChangeLog, TableRows},
-    export::{self, ExportBuilder, ExportError, ExportWriter, Exported, Staged},
+    export::{ExportBuilder, ExportError, ExportWriter, Exported, Staged},
     outbox::{ExportRow, Outbox, OutboxError, SqliteOutbox, State},
+    tasks::blocking,
 };
 
 /// Longest id: there is room for the number of a further try behind it.
@@ -311,7 +312,7 @@ struct Lines<R>(Arc<Mutex<R>>);
 impl<R: BufRead + Send + 'static> Lines<R> {
     async fn at_end(&self) -> io::Result<bool> {
         let lines = Arc::clone(&self.0);
-        export::blocking(move || {
+        blocking(move || {
             let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
             lines.fill_buf().map(<[u8]>::is_empty)
         })

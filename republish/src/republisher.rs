@@ -93,21 +93,26 @@ impl<I: Inbox + Clone, O: Outbox> Republisher<I, O> {
     }
 
     /// Receives, republishes and sends until `stop`, then stops in stages: no new files, those under way finish, their messages
-    /// are sent. It does not give up: what cannot be read, stored or sent now is tried again.
+    /// are sent. What cannot be read, stored or sent now is tried again; by itself it ends only as [`Publisher::run`] does.
     ///
     /// # Cancel safety
     /// Dropping the future is like a crash: nothing is lost and nothing published twice.
     pub async fn run(&self, stop: CancellationToken) {
         let Shared { subscriber, publisher, options, .. } = &*self.shared;
-        let sending = CancellationToken::new();
+        let (stop, sending) = (stop.child_token(), CancellationToken::new());
         let working = async {
-            tokio::join!(subscriber.receive(stop.clone()), self.work(stop));
+            tokio::join!(subscriber.receive(stop.clone()), self.work(stop.clone()));
             if let Err(error) = publisher.flush(options.send_timeout).await {
                 tracing::info!(error = chain(&error), "stopping");
             }
             sending.cancel();
         };
-        tokio::join!(working, publisher.run(sending.clone()));
+        let sender = async {
+            publisher.run(sending.clone()).await;
+            // Unless it was stopped, it gave up, and nothing that is made now would be sent.
+            stop.cancel();
+        };
+        tokio::join!(working, sender);
     }
 
     /// Only works the files that were received, until `stop`. Somebody must [run](Publisher::run) the publisher, for the

@@ -23,7 +23,7 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
-    BoxFuture, Generation, Grant, GrantError, Secret, Service, TokenSource,
+    BoxFuture, Generation, Grant, GrantError, Secret, Service, Token, TokenSource,
     http::{Answer, HttpClient, HttpError, may_carry_token},
     identity::{AccessTokens, IdentityError},
 };
@@ -505,7 +505,7 @@ fn read_issue(
         bus.push(Grant {
             endpoint: endpoint(&part.endpoint, "bus")?,
             entity: part.entity_path,
-            sas: Secret::new(part.sas_token),
+            token: Token::Sas(Secret::new(part.sas_token)),
             expires_at: part.expires_at.unwrap_or(assumed),
             generation,
         });
@@ -514,7 +514,7 @@ fn read_issue(
         blob.push(Grant {
             endpoint: endpoint(&part.endpoint, "blob")?,
             entity: part.container,
-            sas: Secret::new(part.sas_token.trim_start_matches('?')),
+            token: Token::Sas(Secret::new(part.sas_token.trim_start_matches('?'))),
             expires_at: part.expires_at.unwrap_or(assumed),
             generation,
         });

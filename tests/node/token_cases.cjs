@@ -6,6 +6,7 @@ const assert = require("node:assert/strict");
 const crypto = require("node:crypto");
 const fs = require("node:fs");
 const { ClientAssertionCredential, ClientCertificateCredential } = require("@azure/identity");
+const { BlobServiceClient } = require("@azure/storage-blob");
 const { cases, run } = require("./cases.cjs");
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -130,6 +131,20 @@ cases({
     await sleep(6_000);
     assert(!(await short.opens(token)));
     assert(await short.opens(await short.token()));
+  },
+
+  async token_opens_storage(place) {
+    const { directoryId, clientId, certificateFile } = place.client;
+    const endpoint = /BlobEndpoint=([^;]+)/.exec(place.ready.blobConnectionString)[1];
+    const service = () => new BlobServiceClient(endpoint, new ClientCertificateCredential(
+      directoryId, clientId, { certificatePath: certificateFile }, place.authority));
+    const container = service().getContainerClient(place.ready.container);
+    const blob = container.getBlockBlobClient("by-role");
+    await blob.upload("rows", 4);
+    assert.equal((await blob.downloadToBuffer()).toString(), "rows");
+    await place.admin("/rotate");
+    await assert.rejects(blob.delete(), { statusCode: 401, code: "InvalidAuthenticationInfo" });
+    await service().getContainerClient(place.ready.container).deleteBlob("by-role");
   },
 
   async rotation_at_once(place) {

@@ -15,6 +15,7 @@ import uuid
 import jwt
 from azure.core.exceptions import ClientAuthenticationError
 from azure.identity import CertificateCredential, ClientAssertionCredential
+from azure.storage.blob import BlobServiceClient
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -150,6 +151,29 @@ def token_of_a_short_life(_, short):
     time.sleep(6)
     assert not short.opens(token)
     assert short.opens(short.token())
+
+
+@case
+def token_opens_storage(place, _):
+    parts = dict(part.split("=", 1) for part in place.ready["blobConnectionString"].split(";") if part)
+    credential = CertificateCredential(
+        place.client["directoryId"], place.client["clientId"], place.client["certificateFile"], **place.authority())
+    with credential, BlobServiceClient(
+            parts["BlobEndpoint"], credential, connection_verify=place.ready["caFile"]) as service:
+        container = service.get_container_client(place.ready["container"])
+        blob = container.upload_blob("by-role", b"rows")
+        assert blob.download_blob().readall() == b"rows"
+        assert [found.name for found in container.list_blobs()] == ["by-role"]
+        # A token that was withdrawn is refused, and the library has no other.
+        place.admin("/rotate")
+        with raises(ClientAuthenticationError) as refused:
+            blob.delete_blob()
+        assert refused.error.error_code == "InvalidAuthenticationInfo", refused.error
+    credential = CertificateCredential(
+        place.client["directoryId"], place.client["clientId"], place.client["certificateFile"], **place.authority())
+    with credential, BlobServiceClient(
+            parts["BlobEndpoint"], credential, connection_verify=place.ready["caFile"]) as service:
+        service.get_blob_client(place.ready["container"], "by-role").delete_blob()
 
 
 @case

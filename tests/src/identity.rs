@@ -1,4 +1,5 @@
-//! The subscriber as third parties run it: known to TenantService by Entra ID.
+//! The subscriber as third parties run it: known to TenantService by Entra ID. The publisher as its company may run it: known to
+//! Service Bus and storage by Entra ID, without a key.
 
 use std::{path::PathBuf, process::Stdio, sync::Arc};
 
@@ -17,7 +18,7 @@ use waybill_azure::{
     identity::{AccessTokenOptions, AccessTokens, Identity},
 };
 use waybill_contracts::GrantLayout;
-use waybill_local::Local;
+use waybill_local::{Local, keys::TokenKind};
 use waybill_subscriber::grants::{Credential, Grants};
 
 use crate::harness::{PATIENCE, TENANT, World, binary};
@@ -43,6 +44,87 @@ async fn run(world: &World, settings: &[(&str, String)], others: &[(&str, String
     let output = timeout(PATIENCE, command.output()).await.expect("it ends in time").expect("it runs");
     let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.success(), told)
+}
+
+/// Publishes one file as the identity of these settings, with every line of the log; what was said, and whether it went.
+async fn publish(world: &World, command: &[&str], settings: &[(&str, String)]) -> (bool, String) {
+    std::fs::write(world.path("one.jsonl"), "{\"n\":1}\n").expect("the file is written");
+    let mut publisher = Command::new(binary("waybill-publisher"));
+    publisher.args(command).arg("--data").arg(world.path("published")).env("RUST_LOG", "trace");
+    publisher.envs(settings.iter().map(|(key, value)| (format!("WAYBILL_PUBLISHER__{key}"), value)));
+    publisher.current_dir(world.path("")).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(PATIENCE, publisher.output()).await.expect("it ends in time").expect("it runs");
+    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), told)
+}
+
+#[tokio::test]
+async fn a_publisher_without_a_key_uploads_and_sends_as_its_identity_and_no_token_is_in_its_log() {
+    let world = world().await;
+    let ready = world.local.ready_file().clone();
+    let client = &ready.clients[0];
+    let secret = client.client_secret.clone().expect("a client that was made has a secret");
+    let address = |text: &str, name: &str| {
+        let part = text.split(';').find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+        part.expect("a part of the connection string").to_owned()
+    };
+    let bus = ready.service_bus_tls_connection_string.clone().expect("there is TLS");
+    // As in a settings file, with nothing of the ready file but where everything is.
+    let mut settings = vec![
+        ("SERVICE_BUS_NAMESPACE", address(&bus, "Endpoint")),
+        ("BLOB_ENDPOINT", address(&ready.blob_connection_string, "BlobEndpoint")),
+        ("TOPIC", ready.topic.clone()),
+        ("CONTAINER", ready.container.clone()),
+        ("CA_FILE", ready.ca_file.clone().expect("there is TLS")),
+        ("ENTRA__AUTHORITY", ready.authority_url.clone().expect("there is TLS")),
+        ("ENTRA__DIRECTORY_ID", client.directory_id.clone()),
+        ("ENTRA__CLIENT_ID", client.client_id.clone()),
+        ("ENTRA__CLIENT_SECRET", secret.clone()),
+    ];
+    let command = ["publish", "--type", "Number", "one.jsonl"];
+    let (went, told) = publish(&world, &command, &settings).await;
+    assert!(went, "{told}");
+    // Of a token the beginning is the same for all: a header in base64.
+    for hidden in [secret.as_str(), "eyJ", "sig="] {
+        assert!(!told.contains(hidden), "{hidden} in {told}");
+    }
+    let (well, told) = publish(&world, &["doctor"], &settings).await;
+    assert!(well && told.contains("a link to the topic opens") && told.contains("the container answers"), "{told}");
+
+    // What contradicts itself, or lacks something, is said.
+    let with = |more: &[(&'static str, &str)]| {
+        let mut all = settings.clone();
+        all.extend(more.iter().map(|(key, value)| (*key, (*value).to_owned())));
+        all
+    };
+    for (more, expected) in [
+        (with(&[("BLOB_CONNECTION_STRING", "AccountName=a;AccountKey=a2V5")]), "leave one of them out"),
+        (with(&[("ENTRA__SCOPE", "api://x/.default")]), "has a `scope`; leave it out"),
+        (with(&[("ENTRA__MANAGED_IDENTITY", "true")]), "[publisher.entra] needs one of"),
+        (with(&[("BLOB_ENDPOINT", "http://127.0.0.1:1/account")]), "over https only"),
+        (with(&[("SERVICE_BUS_NAMESPACE", "mybus")]), "mybus.servicebus.windows.net"),
+        (with(&[("ENTRA__CLIENT_SECRET", "TOPSECRET")]), "invalid_client"),
+    ] {
+        let (well, told) = publish(&world, &["doctor"], &more).await;
+        assert!(!well && told.contains(expected) && !told.contains("TOPSECRET"), "{expected} not in {told}");
+    }
+    settings.retain(|(key, _)| *key != "BLOB_ENDPOINT");
+    let (well, told) = publish(&world, &["doctor"], &settings).await;
+    assert!(!well && told.contains("no blob_connection_string") && told.contains("`blob_endpoint`"), "{told}");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_publisher_with_a_certificate_publishes_to_a_local_of_its_own() {
+    let world = world().await;
+    let file = world.local.ready_file().clients[0].certificate_file.clone().expect("a certificate");
+    let ready = world.path("ready.json").display().to_string();
+    let command = ["publish", "--type", "Number", "one.jsonl", "--local", &ready];
+    let (went, told) = publish(&world, &command, &[("ENTRA__CERTIFICATE_FILES", file)]).await;
+    assert!(went, "{told}");
+    let used = world.local.keys().tokens_used(TokenKind::Storage);
+    assert!(!used.is_empty() && used.iter().all(|used| used.signed_by.starts_with("client ")), "{used:?}");
+    world.end().await;
 }
 
 /// Access tokens of the one client, by its secret.

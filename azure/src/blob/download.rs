@@ -150,7 +150,9 @@ impl BodyError {
         match self {
             Self::Sdk(error) => match sort(&error, blob) {
                 Failure::Other(error) => error,
-                Failure::Token { code } => BlobError::AccessRefused { blob: name, code },
+                Failure::Token { code } => {
+                    BlobError::AccessRefused { blob: name, code, advice: "it had answered with a part of it" }
+                }
             },
             Self::Cut { position, end } => {
                 BlobError::Lost { blob: name, problem: format!("the answer ended at byte {position} of {end}") }

@@ -23,8 +23,8 @@ const DATE: HeaderName = HeaderName::from_static("date");
 pub enum BlobError {
     #[error("no token for storage")]
     Grant(#[from] GrantError),
-    #[error("{blob}: storage refused a fresh token too ({code}); check the grant's rights, the firewall and the clock")]
-    AccessRefused { blob: String, code: String },
+    #[error("{blob}: storage refused a fresh token too ({code}); {advice}")]
+    AccessRefused { blob: String, code: String, advice: &'static str },
     #[error("{blob}: the token was not sent: {problem}")]
     TokenWithheld { blob: String, problem: String },
     #[error("{blob}: no such blob")]

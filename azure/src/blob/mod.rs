@@ -1,12 +1,12 @@
 //! Blob Storage: staged blocks with one conditional commit, and ranged reads that resume at a byte.
 //!
-//! Every try takes the current SAS from the [`TokenSource`]; a 401 or 403 renews it once, and a second refusal is
+//! Every try takes the current token from the [`TokenSource`]; a 401 or 403 renews it once, and a second refusal is
 //! [`BlobError::AccessRefused`]. What fails for a moment (a lost connection, 429, 5xx, an issuer that cannot answer now)
 //! is repeated here on one clock, 5 tries in all, and the SDK's own retries are off. A `Retry-After` is obeyed up to 30 s;
 //! a longer one is an error at once, for the caller to wait with.
 //!
 //! # Invariants
-//! 1. A SAS goes only to the endpoint and container of its own grant, over TLS or to this machine, and is in no error,
+//! 1. A token goes only to the endpoint and container of its own grant, over TLS or to this machine, and is in no error,
 //!    log or `Debug`.
 //! 2. A blob is never overwritten.
 //! 3. Memory: the chunks that the caller stages, one network read of a download, and one page of a listing.
@@ -204,7 +204,7 @@ impl Container {
         let mut refused = None;
         loop {
             let grant = self.tokens.grant(Service::Blob, refused).await?;
-            let generation = grant.generation;
+            let (generation, advice) = (grant.generation, grant.token.advice(Service::Blob));
             let error = match begin(grant)?.await {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
@@ -215,7 +215,9 @@ impl Container {
                     tracing::debug!(blob = subject, generation = generation.0, "storage refused the token");
                     refused = Some(generation);
                 }
-                Failure::Token { code } => return Err(BlobError::AccessRefused { blob: subject.to_owned(), code }),
+                Failure::Token { code } => {
+                    return Err(BlobError::AccessRefused { blob: subject.to_owned(), code, advice });
+                }
             }
         }
     }

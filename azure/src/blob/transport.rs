@@ -7,6 +7,10 @@
 //! 1. The token goes to the scheme, host, port and container of its own grant, or nowhere.
 //! 2. It goes over TLS, or to this machine.
 //! 3. Only the body of a blob goes up. Of a refusal it is the status and the code: its text may quote a request, and be long.
+//!
+//! # Sources
+//! Microsoft, "Authorize with Microsoft Entra ID" of the storage REST reference: `Authorization: Bearer`, over https, with an
+//! `x-ms-version` of 2017-11-09 or later (the SDK's is newer).
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,12 +21,13 @@ use azure_core::http::{
     policies::{Policy, PolicyResult},
 };
 use futures::StreamExt;
+use reqwest::header::AUTHORIZATION;
 use url::Url;
 
 use crate::{
-    Grant,
+    Grant, Token,
     blob::Traffic,
-    http::{HttpClient, NoAnswer, may_carry_token, outgoing, read_up_to, without_query},
+    http::{HttpClient, NoAnswer, bearer_header, may_carry_token, outgoing, read_up_to, without_query},
 };
 
 /// Every parameter that a SAS may consist of. None of them is a parameter of the calls that are made here.
@@ -86,7 +91,8 @@ impl GrantTransport {
         Self { http, grant, request_timeout, traffic }
     }
 
-    /// The URL with the grant's token as its only SAS; refused unless it lies in the grant's container.
+    /// The URL with the grant's token as its only SAS, or with none where the token is a header; refused unless it lies in the
+    /// grant's container.
     pub(super) fn signed(&self, url: &Url) -> Result<Url, Fault> {
         let container = container_url(&self.grant).map_err(Fault::Withheld)?;
         let inside = url.scheme() == container.scheme()
@@ -118,14 +124,29 @@ impl GrantTransport {
             })
             .flat_map(|pair| [pair, "&"])
             .collect();
-        query.push_str(self.grant.sas.expose().trim_start_matches('?'));
+        if let Token::Sas(sas) = &self.grant.token {
+            query.push_str(sas.expose().trim_start_matches('?'));
+        }
+        let query = query.trim_end_matches('&');
         let mut signed = url.clone();
-        signed.set_query(Some(&query));
+        signed.set_query((!query.is_empty()).then_some(query));
         Ok(signed)
     }
 
+    /// The request with the grant's token.
+    fn outgoing(&self, request: &Request) -> Result<reqwest::Request, Fault> {
+        let mut outgoing = outgoing(request, self.signed(request.url())?).map_err(Fault::Withheld)?;
+        // Nothing else says who we are.
+        outgoing.headers_mut().remove(AUTHORIZATION);
+        if let Token::Access(access) = &self.grant.token {
+            let bearer = bearer_header(access).map_err(|error| Fault::Withheld(error.to_string()))?;
+            outgoing.headers_mut().insert(AUTHORIZATION, bearer);
+        }
+        Ok(outgoing)
+    }
+
     async fn exchange(&self, request: &Request) -> Result<AsyncRawResponse, Fault> {
-        let outgoing = outgoing(request, self.signed(request.url())?).map_err(Fault::Withheld)?;
+        let outgoing = self.outgoing(request)?;
         let upload = Duration::from_secs(request.body().len().unwrap_or(0) / UPLOAD_BYTES_PER_SECOND_MIN);
         let response = self.traffic.request(self.http.send(outgoing, self.request_timeout + upload).await)?;
         let status = response.status().as_u16();

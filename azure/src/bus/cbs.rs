@@ -1,4 +1,4 @@
-//! Claims-based security: showing the broker a SAS token for an audience, before attaching and whenever it was renewed.
+//! Claims-based security: showing the broker a token for an audience, before attaching and whenever it was renewed.
 //!
 //! Each round opens links of its own on a session of its own and closes them. Service Bus detaches links that idle for ten
 //! minutes, and an answer that came too late would be taken for the next one's: a round that keeps nothing has neither
@@ -6,7 +6,8 @@
 //!
 //! # Sources
 //! Microsoft, "AMQP 1.0 in Azure Service Bus protocol guide", Claims-based security: `put-token`, type
-//! `servicebus.windows.net:sastoken`, `name` = the audience that the token must cover, status 202.
+//! `servicebus.windows.net:sastoken`, `name` = the audience that the token must cover, status 202. An access token has the type
+//! `jwt` in Microsoft's own clients (azure-sdk-for-python, `azure.servicebus._pyamqp.cbs`: `TokenType.JWT`).
 
 use fe2o3_amqp::{Session, connection::ConnectionHandle};
 use fe2o3_amqp_cbs::{client::CbsClient, token::CbsToken};
@@ -17,9 +18,10 @@ use super::{
     link::{Ended, Link},
     message::timestamp,
 };
-use crate::Grant;
+use crate::{Grant, Token};
 
 const SAS_TOKEN: &str = "servicebus.windows.net:sastoken";
+const ACCESS_TOKEN: &str = "jwt";
 
 /// Why a token was not put.
 #[derive(Debug)]
@@ -49,7 +51,11 @@ pub(super) async fn put_token(
             AttachError::Receiver(error) => Ended::from(error),
         })
     })?;
-    let token = CbsToken::new(grant.sas.expose(), SAS_TOKEN, timestamp(grant.expires_at));
+    let kind = match grant.token {
+        Token::Sas(_) => SAS_TOKEN,
+        Token::Access(_) => ACCESS_TOKEN,
+    };
+    let token = CbsToken::new(grant.token.expose(), kind, timestamp(grant.expires_at));
     let put = client.put_token(audience, token).await;
     // The token is put or refused by now; links that do not close in order go with the session.
     let closed = async { (client.close().await.is_ok(), session.end().await.is_ok()) }.await;

@@ -303,7 +303,7 @@ impl Keeper {
     async fn attach<T: Attach>(&mut self, address: String) -> Result<Attached<T>, Failure> {
         let mut renewed = false;
         loop {
-            let generation = self.authorize(&cbs::audience(&self.host, &address), &mut renewed).await?;
+            let grant = self.authorize(&cbs::audience(&self.host, &address), &mut renewed).await?;
             let limit = self.options.call_timeout;
             let beginning = Session::begin(&mut self.handle);
             let begun = bounded(&self.guard, limit, "beginning a session", beginning).await?;
@@ -320,9 +320,9 @@ impl Keeper {
                     return Ok(Attached { end, link, retire });
                 }
                 Err(Ended::By(cause)) if cause.is_token() => {
-                    self.tokens.refuse(generation);
+                    self.tokens.refuse(grant.generation);
                     if renewed {
-                        return Err(Failure::Call(cause.at_attach(&address)));
+                        return Err(Failure::Call(cause.at_attach(&address).advised(&grant.token)));
                     }
                 }
                 Err(ended) => return Err(refused(&ended, &address)),
@@ -330,8 +330,8 @@ impl Keeper {
         }
     }
 
-    /// Makes sure that a usable token is put for an audience, and gives its generation.
-    async fn authorize(&mut self, audience: &str, renewed: &mut bool) -> Result<Generation, Failure> {
+    /// Makes sure that a usable token is put for an audience, and gives its grant.
+    async fn authorize(&mut self, audience: &str, renewed: &mut bool) -> Result<Grant, Failure> {
         let limit = self.options.call_timeout;
         loop {
             let tokens = Arc::clone(&self.tokens);
@@ -341,19 +341,20 @@ impl Keeper {
             };
             self.same_place(&grant)?;
             if self.audiences.get(audience) == Some(&grant.generation) {
-                return Ok(grant.generation);
+                return Ok(grant);
             }
             let putting = cbs::put_token(&mut self.handle, audience, &grant);
             match bounded(&self.guard, limit, "putting a token", putting).await? {
                 Ok(()) => {
                     tracing::debug!(audience, generation = grant.generation.0, "token put");
                     self.audiences.insert(audience.to_owned(), grant.generation);
-                    return Ok(grant.generation);
+                    return Ok(grant);
                 }
                 Err(PutError::Refused(problem)) => {
                     self.tokens.refuse(grant.generation);
                     if *renewed {
-                        return Err(Failure::Call(BusError::Unauthorized { entity: self.entity.clone(), problem }));
+                        let refused = BusError::Unauthorized { entity: self.entity.clone(), problem };
+                        return Err(Failure::Call(refused.advised(&grant.token)));
                     }
                 }
                 Err(PutError::Failed(error)) => return Err(Failure::Call(error)),

@@ -11,7 +11,7 @@ use fe2o3_amqp_types::{
     primitives::Symbol,
 };
 
-use crate::GrantError;
+use crate::{GrantError, Service, Token};
 
 /// What a busy broker wants at least: Microsoft's clients wait 10 s after `com.microsoft:server-busy`.
 const BUSY_WAIT: Duration = Duration::from_secs(10);
@@ -56,6 +56,17 @@ pub enum BusError {
 }
 
 impl BusError {
+    /// With what helps, where roles are what may be missing.
+    pub(super) fn advised(self, token: &Token) -> Self {
+        match (self, token) {
+            (Self::Unauthorized { entity, problem }, Token::Access(_)) => {
+                let problem = format!("{problem}; {}", token.advice(Service::Bus));
+                Self::Unauthorized { entity, problem }
+            }
+            (other, _) => other,
+        }
+    }
+
     /// Whether the call surely had no effect at the broker, so that repeating it cannot duplicate.
     #[must_use]
     pub fn had_no_effect(&self) -> bool {

@@ -170,9 +170,17 @@ impl AccessTokens {
     /// # Errors
     /// [`IdentityError`].
     pub async fn token(&self) -> Result<Secret, IdentityError> {
+        Ok(self.token_and_end().await?.0)
+    }
+
+    /// The same, and when it ends.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub async fn token_and_end(&self) -> Result<(Secret, OffsetDateTime), IdentityError> {
         let credential = Arc::clone(&self.credential.lock().unwrap_or_else(PoisonError::into_inner));
         match credential.get_token(&[self.options.scope.as_str()], None).await {
-            Ok(token) => Ok(Secret::new(token.token.secret())),
+            Ok(token) => Ok((Secret::new(token.token.secret()), token.expires_on)),
             Err(error) => Err(sorted(&error)),
         }
     }

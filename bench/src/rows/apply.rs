@@ -167,7 +167,7 @@ impl Server {
     }
 
     /// Runs commands one after the other, and gives what the last one prints.
-    fn psql(&self, database: &str, commands: &[&str]) -> Result<String> {
+    pub(super) fn psql(&self, database: &str, commands: &[&str]) -> Result<String> {
         let mut psql = Command::new("psql");
         psql.args(["-qAtX", "-v", "ON_ERROR_STOP=1", "-d", &self.database(database)]);
         commands.iter().for_each(|command| {

@@ -2,6 +2,7 @@
 
 mod apply;
 mod backlog;
+mod changelog;
 mod decode;
 mod encode;
 mod pipeline;
@@ -62,6 +63,7 @@ pub(crate) const ALL: &[Row] = &[
     Row { number: "13", name: "small-files", make: pipeline::small_files },
     Row { number: "14", name: "bus", make: pipeline::bus },
     Row { number: "15", name: "backlog", make: backlog::backlog },
+    Row { number: "16", name: "changelog", make: changelog::changelog },
     Row { number: "17", name: "release", make: apply::release },
 ];
 

@@ -2,12 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Result;
 use tokio_util::sync::CancellationToken;
-use waybill_azure::connection_string::key_tokens;
+use waybill_azure::{TokenSource, connection_string::key_tokens};
 use waybill_publisher::Publisher;
 
 use super::result;
@@ -26,14 +27,19 @@ pub(crate) struct Place {
     container: String,
 }
 
+impl Place {
+    /// For it.
+    pub(super) fn tokens(&self) -> Result<Arc<dyn TokenSource>> {
+        let Self { bus, blob, topic, container } = self;
+        Ok(key_tokens(bus.parse()?, topic.clone(), blob.parse()?, container.clone(), Duration::from_secs(3600)))
+    }
+}
+
 /// Publishes each file as one export of item changes, and sends its message.
 pub(super) fn publish(place: &Place, state: &Path, files: &[PathBuf]) -> Result<Said> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let Place { bus, blob, topic, container } = place;
-        let life = Duration::from_secs(3600);
-        let tokens = key_tokens(bus.parse()?, topic.clone(), blob.parse()?, container.clone(), life);
-        let publisher = Publisher::builder(tokens, state).build().await?;
+        let publisher = Publisher::builder(place.tokens()?, state).build().await?;
         let stop = CancellationToken::new();
         let exporting = async {
             for path in files {

@@ -16,7 +16,7 @@ use waybill_publisher::{
     FollowState, Publisher, RelayState,
     change_log::{ChangeLog, LogStatus},
     figures::Figures,
-    outbox::{AnyOutbox, Counts, Outbox},
+    outbox::{AnyOutbox, Counts, NamedTo, Outbox, OutboxError},
 };
 
 /// How long a database may take to say what waits; without it the page has all but that.
@@ -62,6 +62,7 @@ impl Asked {
             RelayState::Attached | RelayState::Standby => {}
             RelayState::Stopped => tell("bus", "it begins, or has ended".to_owned()),
             RelayState::Waiting { problem, .. } => tell("bus", problem.clone()),
+            RelayState::GaveUp(problem) => tell("outbox", problem.clone()),
         }
         if self.log.is_some() {
             match &*self.publisher.following().borrow() {
@@ -78,19 +79,25 @@ impl Asked {
         let asked = async {
             let exports = self.publisher.outbox().counts().await.ok();
             let paused = self.publisher.outbox().paused().await.ok();
+            let manifests = async {
+                let outbox = self.publisher.outbox();
+                Ok::<_, OutboxError>((outbox.manifested_at().await?, outbox.named_to(self.publisher.name()).await?))
+            };
+            let manifests = manifests.await.ok();
             let log = match &self.log {
                 Some(log) => log.status().await.ok(),
                 None => None,
             };
-            (exports, paused.map(|paused| paused.len()), log)
+            (exports, paused.map(|paused| paused.len()), manifests, log)
         };
         // The health says what is wrong.
-        let (exports, paused, log) = timeout(PATIENCE, asked).await.unwrap_or_default();
+        let (exports, paused, manifests, log) = timeout(PATIENCE, asked).await.unwrap_or_default();
         Snapshot {
             figures: self.publisher.figures(),
             ready: self.ready().0,
             exports,
             paused,
+            manifests,
             log,
             now: OffsetDateTime::now_utc(),
         }
@@ -121,6 +128,8 @@ pub struct Snapshot {
     ready: bool,
     exports: Option<Counts>,
     paused: Option<usize>,
+    /// When they were made last, and how far they name each sequence.
+    manifests: Option<(OffsetDateTime, Vec<NamedTo>)>,
     log: Option<LogStatus>,
     now: OffsetDateTime,
 }
@@ -133,6 +142,7 @@ impl Collector for Snapshot {
         page.gauge("publisher_ready", "1 while /health/ready answers 200", None, truth(self.ready))?;
         self.counts(&mut page)?;
         self.outbox(&mut page)?;
+        self.manifests(&mut page)?;
         self.log(&mut page)
     }
 }
@@ -151,6 +161,7 @@ impl Snapshot {
             ("messages_sent", "Messages that the broker accepted", None, figures.messages_sent),
             ("messages_refused", "Times that the broker refused a message", None, figures.messages_refused),
             ("sends_failed", "Batches that an outage of the bus held back", None, figures.sends_failed),
+            ("exports_pruned", "Exports whose term was over and that were forgotten", None, figures.exports_pruned),
         ] {
             page.counters(&format!("publisher_{name}"), help, unit, [(Labels::new(), count)])?;
         }
@@ -173,6 +184,16 @@ impl Snapshot {
         page.gauges("publisher_oldest_unsent", help, Some(Unit::Seconds), oldest)?;
         let paused = self.paused.map(|paused| (Labels::new(), paused as f64));
         page.gauges("publisher_types_paused", "Types whose messages a person holds back", None, paused)
+    }
+
+    fn manifests(&self, page: &mut Page<'_>) -> fmt::Result {
+        let (at, named_to) = self.manifests.as_ref().map(|(at, named)| (*at, named)).unzip();
+        let age = at.map(|at| (Labels::new(), self.seconds_since(Some(at))));
+        let help = "How long ago manifests were made, or nothing was to be named, last";
+        page.gauges("publisher_manifest_age", help, Some(Unit::Seconds), age)?;
+        let named = named_to.into_iter().flatten().take(TYPES_MAX);
+        let named = named.map(|named| (label("type", &named.blob_type), named.up_to as f64));
+        page.gauges("publisher_manifest_named_to", "The last number of the type that a manifest names", None, named)
     }
 
     fn log(&self, page: &mut Page<'_>) -> fmt::Result {

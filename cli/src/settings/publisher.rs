@@ -11,17 +11,20 @@ use std::{
 use crate::{
     args::Common,
     local,
-    settings::{self, Hidden},
+    settings::{self, Hidden, entra::Entra},
 };
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
+use url::Url;
 use waybill_azure::{
     TokenSource,
+    account::{Account, BLOB_SCOPE, BUS_SCOPE, account_tokens},
     bus::{BusOptions, Transport},
-    connection_string::{BlobConnectionString, BusConnectionString, key_tokens},
-    http::HttpOptions,
+    connection_string::{BlobConnectionString, BusConnectionString},
+    http::{HttpClient, HttpOptions},
+    identity::AccessTokens,
 };
-use waybill_contracts::{BlobType, Format};
+use waybill_contracts::{BlobType, Format, ReadyFile};
 use waybill_formats::Compression;
 use waybill_publisher::{
     FileFormat, FollowOptions, Publisher, TypeOptions,
@@ -32,12 +35,18 @@ use waybill_publisher::{
 /// The topic when neither the settings nor the connection string name one.
 const TOPIC: &str = "exports";
 
-/// The section. Every key has a default but the two connection strings.
+/// Who we are, where it is an identity and no key.
+const ENTRA: &str = "[publisher.entra]";
+
+/// The section. Every key has a default but what reaches Service Bus and storage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// Folder of our own state.
     data: PathBuf,
+    /// Whether a flag names it.
+    #[serde(skip)]
+    data_is_said: bool,
     /// Who publishes.
     name: String,
     /// Where messages go.
@@ -52,6 +61,12 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Option::is_none")]
     blob_connection_string: Option<Hidden>,
     blob_connection_string_file: Option<PathBuf>,
+    /// The namespace's host, where its key is not used but the identity of `entra`.
+    service_bus_namespace: Option<String>,
+    /// The account's address, likewise.
+    blob_endpoint: Option<Url>,
+    /// The identity.
+    entra: Entra,
     token_life_ms: u64,
     /// Extra certificate authorities, PEM.
     ca_file: Option<PathBuf>,
@@ -60,6 +75,8 @@ pub struct Settings {
     send_timeout_ms: u64,
     /// Between two manifests that `run` makes; 0 for none but on demand.
     manifest_minutes: u64,
+    /// Between two times that `run` deletes what is over; 0 for none but on demand.
+    prune_hours: u64,
     /// Where `run` answers about itself.
     health: Option<String>,
     /// The service's change log: `sqlite:PATH`, or the database's address.
@@ -79,7 +96,7 @@ pub struct Settings {
 /// Tokens, and how to connect.
 #[allow(missing_debug_implementations, reason = "keys have nothing to show")]
 pub struct Reached {
-    /// Signed with the keys.
+    /// Signed with the keys, or issued to the identity.
     pub tokens: Arc<dyn TokenSource>,
     /// Of the bus.
     pub bus_options: BusOptions,
@@ -170,6 +187,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             data: ".waybill".into(),
+            data_is_said: false,
             name: "waybill".to_owned(),
             topic: None,
             container: "batchtoprocess".to_owned(),
@@ -178,11 +196,15 @@ impl Default for Settings {
             service_bus_connection_string_file: None,
             blob_connection_string: None,
             blob_connection_string_file: None,
+            service_bus_namespace: None,
+            blob_endpoint: None,
+            entra: Entra::default(),
             token_life_ms: 3_600_000,
             ca_file: None,
             transport: Transport::Auto,
             send_timeout_ms: 60_000,
             manifest_minutes: 60,
+            prune_hours: 0,
             health: None,
             change_log: None,
             change_log_schema: PostgresChangeLogOptions::default().schema,
@@ -194,11 +216,11 @@ impl Default for Settings {
     }
 }
 
-/// Where files and messages go, and the keys to it.
+/// Where files and messages go, and by what right.
 struct Target {
-    bus: BusConnectionString,
+    bus: Account<BusConnectionString>,
     topic: String,
-    blob: BlobConnectionString,
+    blob: Account<BlobConnectionString>,
     container: String,
     /// Whom to trust besides the system's authorities.
     ca_file: Option<PathBuf>,
@@ -211,6 +233,7 @@ impl Settings {
         let mut settings: Self = settings::load("publisher", common.config.as_deref(), std::env::vars())?;
         if let Some(data) = &common.data {
             settings.data.clone_from(data);
+            settings.data_is_said = true;
         }
         if let Some(change_log) = change_log {
             settings::refuse_password("--change-log", "WAYBILL_PUBLISHER__CHANGE_LOG", change_log)?;
@@ -268,8 +291,23 @@ impl Settings {
         Ok(place.map(|place| (place, options)))
     }
 
-    /// The outbox, if there is one: for commands that only look.
+    /// Whether a flag names a folder that has an outbox, while that of `run` is in a database: a republisher's, for example.
+    pub fn looks_elsewhere(&self) -> anyhow::Result<bool> {
+        Ok(self.data_is_said && self.outbox_server()?.is_some() && self.outbox_path().exists())
+    }
+
+    /// The outbox that a person asks about, if there is one: that of `run`, unless a flag names the folder of another.
     pub async fn existing_outbox(&self) -> anyhow::Result<AnyOutbox> {
+        if !self.looks_elsewhere()? {
+            return self.runs_outbox().await;
+        }
+        let path = self.outbox_path();
+        eprintln!("waybill-publisher: this is the outbox in {}, not the one that `run` uses", path.display());
+        Ok(AnyOutbox::Sqlite(SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await?))
+    }
+
+    /// The outbox of `run`, if there is one.
+    pub async fn runs_outbox(&self) -> anyhow::Result<AnyOutbox> {
         if let Some((address, options)) = self.outbox_server()? {
             let outbox = PostgresOutbox::open_existing(address, options).await?;
             let outbox = outbox.context("there is no outbox in that database yet; `waybill-publisher run` makes it")?;
@@ -380,7 +418,7 @@ impl Settings {
     /// What a run reaches the bus and storage with.
     pub async fn reached(&self, local: Option<&Path>) -> anyhow::Result<Reached> {
         let Target { bus, topic, blob, container, ca_file } = self.target(local).await?;
-        let tokens = key_tokens(bus, topic, blob, container, Duration::from_millis(self.token_life_ms));
+        let tokens = account_tokens(bus, topic, blob, container, Duration::from_millis(self.token_life_ms));
         let bus_options = BusOptions { ca_file: ca_file.clone(), transport: self.transport, ..BusOptions::default() };
         Ok(Reached { tokens, bus_options, ca_file })
     }
@@ -394,6 +432,7 @@ impl Settings {
             .compression(compression)
             .storage_patience(self.send_timeout())
             .manifest_every((self.manifest_minutes > 0).then(|| Duration::from_mins(self.manifest_minutes)))
+            .prune_every((self.prune_hours > 0).then(|| Duration::from_hours(self.prune_hours)))
             .http_options(HttpOptions { ca_file, ..HttpOptions::default() })
             .bus_options(bus_options);
         Ok(publisher.build_on(self.outbox().await?)?)
@@ -402,44 +441,125 @@ impl Settings {
     async fn target(&self, local: Option<&Path>) -> anyhow::Result<Target> {
         if let Some(path) = local {
             let ready = local::ready_file(path).await?;
-            let within = || format!("{}", path.display());
-            return Ok(Target {
-                bus: ready
-                    .service_bus_tls_connection_string
-                    .unwrap_or(ready.service_bus_connection_string)
-                    .parse()
-                    .with_context(within)?,
-                topic: ready.topic,
-                blob: ready.blob_connection_string.parse().with_context(within)?,
-                container: ready.container,
-                ca_file: self.ca_file.clone().or(ready.ca_file.map(PathBuf::from)),
-            });
+            return self.target_of(&ready).with_context(|| format!("{}", path.display()));
         }
-        let bus: BusConnectionString = connection_string(
+        let bus = connection_string(
             "service_bus_connection_string",
             self.service_bus_connection_string.as_ref(),
             self.service_bus_connection_string_file.as_deref(),
-        )?
-        .parse()?;
+            ("service_bus_namespace", self.service_bus_namespace.is_some()),
+        )?;
         let blob = connection_string(
             "blob_connection_string",
             self.blob_connection_string.as_ref(),
             self.blob_connection_string_file.as_deref(),
-        )?
-        .parse()?;
-        let topic = self.topic.clone().or_else(|| bus.entity_path.clone()).unwrap_or_else(|| TOPIC.to_owned());
+            ("blob_endpoint", self.blob_endpoint.is_some()),
+        )?;
+        let key: Option<BusConnectionString> = bus.map(|text| text.parse()).transpose()?;
+        let in_key = key.as_ref().and_then(|key| key.entity_path.clone());
+        let topic = self.topic.clone().or(in_key).unwrap_or_else(|| TOPIC.to_owned());
+        let blob: Option<BlobConnectionString> = blob.map(|text| text.parse()).transpose()?;
+        let (bus, blob) = match (key, blob) {
+            (Some(bus), Some(blob)) => {
+                ensure!(
+                    !self.entra.is_set_up(),
+                    "{ENTRA} is set up and not used: both connection strings hold a key; name `service_bus_namespace` or \
+                     `blob_endpoint` instead of one, or leave {ENTRA} out"
+                );
+                (Account::Key(bus), Account::Key(blob))
+            }
+            (bus, blob) => {
+                let namespace = self.service_bus_namespace.as_deref().map(namespace).transpose()?;
+                let account = self.blob_endpoint.as_ref().map(account).transpose()?;
+                let [for_bus, for_blob] = self.identity(self.ca_file.as_ref(), None)?;
+                let by_identity = |endpoint: Option<Url>, what: &str| {
+                    endpoint.with_context(|| format!("[publisher] has no `{what}`"))
+                };
+                let bus = match bus {
+                    Some(key) => Account::Key(key),
+                    None => Account::Identity {
+                        endpoint: by_identity(namespace, "service_bus_namespace")?,
+                        tokens: for_bus,
+                    },
+                };
+                let blob = match blob {
+                    Some(key) => Account::Key(key),
+                    None => Account::Identity { endpoint: by_identity(account, "blob_endpoint")?, tokens: for_blob },
+                };
+                (bus, blob)
+            }
+        };
         Ok(Target { bus, topic, blob, container: self.container.clone(), ca_file: self.ca_file.clone() })
+    }
+
+    /// A running `local`, by its keys or by the identity that is set up.
+    fn target_of(&self, ready: &ReadyFile) -> anyhow::Result<Target> {
+        let bus = ready.service_bus_tls_connection_string.as_ref().unwrap_or(&ready.service_bus_connection_string);
+        let bus: BusConnectionString = bus.parse()?;
+        let blob: BlobConnectionString = ready.blob_connection_string.parse()?;
+        let ca_file = self.ca_file.clone().or(ready.ca_file.as_ref().map(PathBuf::from));
+        let (bus, blob) = if self.entra.is_set_up() {
+            let [for_bus, for_blob] = self.identity(ca_file.as_ref(), Some(ready))?;
+            (
+                Account::Identity { endpoint: bus.endpoint, tokens: for_bus },
+                Account::Identity { endpoint: blob.endpoint, tokens: for_blob },
+            )
+        } else {
+            (Account::Key(bus), Account::Key(blob))
+        };
+        Ok(Target { bus, topic: ready.topic.clone(), blob, container: ready.container.clone(), ca_file })
+    }
+
+    /// The identity's access tokens for the bus and for storage.
+    fn identity(&self, ca_file: Option<&PathBuf>, ready: Option<&ReadyFile>) -> anyhow::Result<[AccessTokens; 2]> {
+        self.entra.refuse_scope(ENTRA)?;
+        let http = HttpClient::new(&HttpOptions { ca_file: ca_file.cloned(), ..HttpOptions::default() })?;
+        self.entra.tokens(ENTRA, &http, [BUS_SCOPE, BLOB_SCOPE], ready)
     }
 }
 
-fn connection_string(key: &str, direct: Option<&Hidden>, file: Option<&Path>) -> anyhow::Result<String> {
-    match settings::secret(key, direct.map(Hidden::show), file)? {
-        Some(text) => Ok(text),
-        None => bail!(
-            "no {key}: set WAYBILL_PUBLISHER__{}, or `{key}_file` under [publisher] in {}, or use --local READY_FILE \
-             with a running waybill-local",
+/// A connection string, unless `instead` names where the identity goes.
+fn connection_string(
+    key: &str,
+    direct: Option<&Hidden>,
+    file: Option<&Path>,
+    (instead, is_named): (&str, bool),
+) -> anyhow::Result<Option<String>> {
+    match (settings::secret(key, direct.map(Hidden::show), file)?, is_named) {
+        (Some(_), true) => {
+            bail!("[publisher] has `{key}` with a key and `{instead}` for {ENTRA}; leave one of them out")
+        }
+        (Some(text), false) => Ok(Some(text)),
+        (None, true) => Ok(None),
+        (None, false) => bail!(
+            "no {key}: set WAYBILL_PUBLISHER__{}, or `{key}_file` under [publisher] in {}; or, without a key, `{instead}` \
+             and {ENTRA}; or use --local READY_FILE with a running waybill-local",
             key.to_ascii_uppercase(),
             settings::DEFAULT_FILE
         ),
     }
+}
+
+/// `NAME.servicebus.windows.net` as an address.
+fn namespace(host: &str) -> anyhow::Result<Url> {
+    const WRONG: &str = "service_bus_namespace is the namespace's host, such as mybus.servicebus.windows.net";
+    let bare = host.trim().trim_end_matches('/');
+    let bare = bare.strip_prefix("sb://").or_else(|| bare.strip_prefix("amqps://")).unwrap_or(bare);
+    let url = Url::parse(&format!("amqps://{bare}")).context(WRONG)?;
+    let is_host = url.host_str().is_some_and(|host| host.contains('.') || host == "localhost");
+    let is_all =
+        url.path().is_empty() && url.query().is_none() && url.username().is_empty() && url.password().is_none();
+    ensure!(is_host && is_all, "{WRONG}");
+    Ok(url)
+}
+
+/// The account's address, over which an access token may go.
+fn account(url: &Url) -> anyhow::Result<Url> {
+    let is_all =
+        url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
+    ensure!(
+        url.scheme() == "https" && url.has_host() && is_all,
+        "blob_endpoint is the account's address, such as https://myaccount.blob.core.windows.net; access tokens go over https only"
+    );
+    Ok(url.clone())
 }

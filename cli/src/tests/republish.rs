@@ -161,6 +161,15 @@ async fn a_republisher_leaves_the_outbox_of_the_service_and_the_inbox_of_the_sin
         run(status("in")).await.with(0);
         let is_file = folder.path().join(place).join("republish/outbox.sqlite").exists();
         assert_eq!(is_file, place == "change_log", "{place}");
+        if is_file {
+            // A person who names the folder means the outbox that is in it.
+            let list = |more: &[&str]| command(&folder, "waybill-publisher", &[&["list"], more].concat());
+            let ours = run(list(&["--data", "change_log/republish"])).await.with(0);
+            assert!(ours.out.contains("PublicItems") && !ours.out.contains("Secrets"), "{}", ours.out);
+            assert!(ours.err.contains("not the one that `run` uses"), "{}", ours.err);
+            let theirs = run(list(&[])).await.with(0);
+            assert!(theirs.out.contains("Secrets") && !theirs.out.contains("PublicItems"), "{}", theirs.out);
+        }
     }
     local.stop().await;
 }

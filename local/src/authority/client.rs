@@ -29,7 +29,7 @@ pub(crate) fn make(tenant: &str) -> Result<Made, CertificateError> {
         tenant: tenant.to_owned(),
         certificates: vec![Certificate::from_der(certificate.der())?],
         secret: Some(Uuid::new_v4().simple().to_string()),
-        roles: BTreeSet::from([Role::BusOwner]),
+        roles: BTreeSet::from([Role::BusOwner, Role::BlobContributor]),
     };
     Ok(Made { application, pem: format!("{}{}", certificate.pem(), key.serialize_pem()) })
 }

@@ -174,6 +174,14 @@ impl From<StorageRefusal> for StorageError {
                 "NoAuthenticationInformation",
                 "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
             ),
+            StorageRefusal::InvalidAuthenticationInfo(detail) => Self {
+                detail: Some(detail.into()),
+                ..Self::new(
+                    StatusCode::UNAUTHORIZED,
+                    "InvalidAuthenticationInfo",
+                    "Server failed to authenticate the request. Please refer to the information in the www-authenticate header.",
+                )
+            },
             StorageRefusal::AuthenticationFailed(detail) => Self {
                 detail: Some(detail.into()),
                 ..forbidden(

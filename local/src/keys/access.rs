@@ -49,7 +49,8 @@ impl Resource {
     }
 }
 
-/// What an application may do with the services themselves, for the whole namespace; the names are Azure's.
+/// What an application may do with the services themselves, for the whole namespace and the whole account; the names are
+/// Azure's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub enum Role {
     /// Send, receive, and manage rules.
@@ -61,6 +62,15 @@ pub enum Role {
     /// Receive.
     #[serde(rename = "Azure Service Bus Data Receiver")]
     BusReceiver,
+    /// Everything with blobs and containers.
+    #[serde(rename = "Storage Blob Data Owner")]
+    BlobOwner,
+    /// The same here, where there is no ownership.
+    #[serde(rename = "Storage Blob Data Contributor")]
+    BlobContributor,
+    /// Read and list.
+    #[serde(rename = "Storage Blob Data Reader")]
+    BlobReader,
 }
 
 /// An application that is registered with the authority.
@@ -81,6 +91,17 @@ impl Application {
             send: owner || self.roles.contains(&Role::BusSender),
             listen: owner || self.roles.contains(&Role::BusReceiver),
             manage: owner,
+        }
+    }
+
+    /// What it may do in the storage account, in the letters of a SAS.
+    pub(super) fn blob_permissions(&self) -> &'static str {
+        if self.roles.contains(&Role::BlobOwner) || self.roles.contains(&Role::BlobContributor) {
+            "racwdl"
+        } else if self.roles.contains(&Role::BlobReader) {
+            "rl"
+        } else {
+            ""
         }
     }
 }

@@ -51,7 +51,7 @@ pub(super) fn check(
     let header = authorization.to_str().map_err(|_| AuthenticationFailed("the Authorization header is not text"))?;
     let Some(credential) = header.strip_prefix("SharedKey ") else {
         return Err(AuthenticationFailed(
-            "the Authorization header is not SharedKey; Bearer and SharedKeyLite are not supported",
+            "the Authorization header is neither SharedKey nor Bearer; SharedKeyLite is not supported",
         ));
     };
     let (name, signature) = credential

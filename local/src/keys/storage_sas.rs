@@ -1,9 +1,11 @@
-//! Who may do what to the storage account: account key (SharedKey), service SAS of a container or a blob, account SAS.
+//! Who may do what to the storage account: account key (SharedKey), service SAS of a container or a blob, account SAS, access
+//! token.
 //!
 //! Storage checks a request once, when it starts; a body that is still running when its SAS dies runs on.
 //!
 //! # Sources
-//! "Create a service SAS" and "Create an account SAS" of the storage REST reference: fields, strings to sign, rights.
+//! "Create a service SAS" and "Create an account SAS" of the storage REST reference: fields, strings to sign, rights. "Authorize
+//! with Microsoft Entra ID" there: access tokens come over https, with version 2017-11-09 or later.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -16,7 +18,7 @@ use time::{
     macros::format_description,
 };
 
-use super::{Keys, bus_sas::RESERVED, ring, ring::Match, shared_key};
+use super::{Keys, Resource, SasRefusal, bus_sas::RESERVED, ring, ring::Match, shared_key};
 
 /// The version that our own tokens name: any from 2020-12-06 on has the 16 fields of [`service_string_to_sign`].
 const OWN_VERSION: &str = "2021-12-02";
@@ -24,6 +26,8 @@ const OWN_VERSION: &str = "2021-12-02";
 const WITH_RESOURCE: &str = "2018-11-09";
 /// The first version whose tokens sign the encryption scope.
 const WITH_ENCRYPTION_SCOPE: &str = "2020-12-06";
+/// The first version that knows access tokens.
+const WITH_ACCESS_TOKENS: &str = "2017-11-09";
 /// The oldest version that is read; older ones sign other fields.
 const OLDEST: &str = "2015-04-05";
 
@@ -119,7 +123,8 @@ pub struct StorageAccess {
     scope: StorageScope,
     /// Letters of `sp`; unused for the account key.
     permissions: String,
-    /// The decoded signature of the SAS in base64: what [`Keys::refuse`] takes. `None` for the account key.
+    /// The decoded signature of the SAS in base64, or an access token's name: what [`Keys::refuse`] takes. `None` for the account
+    /// key.
     pub signature: Option<String>,
 }
 
@@ -128,6 +133,8 @@ pub struct StorageAccess {
 pub enum StorageScope {
     /// The account key: everything.
     AccountKey,
+    /// An access token: what its application's roles allow, in the whole account.
+    Roles,
     /// A service SAS with `sr=c`.
     Container,
     /// A service SAS with `sr=b`.
@@ -164,8 +171,11 @@ pub enum StorageRefusal {
     /// A credential that does not hold. The text is the detail that Azure adds.
     #[error("{0}")]
     AuthenticationFailed(&'static str),
+    /// An access token that does not hold, and why.
+    #[error("{0}")]
+    InvalidAuthenticationInfo(&'static str),
     /// `sp` lacks the right.
-    #[error("the SAS lacks the permission for this operation")]
+    #[error("the SAS lacks the permission, or the application the role, for this operation")]
     PermissionMismatch,
     /// `srt` lacks the kind of resource.
     #[error("the SAS does not cover this kind of resource")]
@@ -196,6 +206,7 @@ impl StorageAccess {
     pub fn allows(&self, level: StorageLevel, any_of: &str) -> Result<(), StorageRefusal> {
         match (&self.scope, level) {
             (StorageScope::AccountKey, _) => return Ok(()),
+            (StorageScope::Roles, _) => {}
             (StorageScope::Container, StorageLevel::Listing | StorageLevel::Object)
             | (StorageScope::Blob, StorageLevel::Object) => {}
             (StorageScope::Container | StorageScope::Blob, _) => return Err(StorageRefusal::NotAuthorized),
@@ -224,13 +235,16 @@ impl StorageAccess {
 }
 
 impl Keys {
-    /// Checks the credential of a storage request: account key or SAS. `now` in seconds since 1970. What the credential
-    /// allows is asked of the answer, once the operation is known.
+    /// Checks the credential of a storage request: account key, SAS or access token. `now` in seconds since 1970. What the
+    /// credential allows is asked of the answer, once the operation is known.
     ///
     /// # Errors
     /// The refusal to tell the client.
     pub fn check_storage(&self, request: &StorageRequest<'_>, now: i64) -> Result<StorageAccess, StorageRefusal> {
         if let Some(header) = request.headers.get(http::header::AUTHORIZATION) {
+            if let Some(token) = header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")) {
+                return self.check_storage_access(token.trim(), request, now);
+            }
             return shared_key::check(&self.account, &self.account_key, header, request, now)
                 .map(|()| StorageAccess::account_key());
         }
@@ -238,6 +252,37 @@ impl Keys {
             return Err(StorageRefusal::Anonymous);
         }
         self.check_sas(request, now)
+    }
+
+    fn check_storage_access(
+        &self,
+        token: &str,
+        request: &StorageRequest<'_>,
+        now: i64,
+    ) -> Result<StorageAccess, StorageRefusal> {
+        use StorageRefusal::InvalidAuthenticationInfo;
+        if !request.https {
+            return Err(InvalidAuthenticationInfo("access tokens are taken over https only"));
+        }
+        let version = request.headers.get("x-ms-version").and_then(|version| version.to_str().ok()).unwrap_or_default();
+        if version < WITH_ACCESS_TOKENS {
+            return Err(InvalidAuthenticationInfo("access tokens need x-ms-version 2017-11-09 or later"));
+        }
+        let access = self.check_access(token, Resource::Storage, now).map_err(|refusal| {
+            InvalidAuthenticationInfo(match refusal {
+                SasRefusal::BadSignature => "the access token's signature is not the authority's",
+                SasRefusal::Expired => "the access token is expired",
+                SasRefusal::Malformed(_) => "the access token is malformed, or there is no token authority",
+                SasRefusal::WrongAudience => "the access token is for another audience than https://storage.azure.com",
+                SasRefusal::Revoked => "the access token was revoked",
+            })
+        })?;
+        let (name, tenant) = (access.id.clone(), access.origin().tenant);
+        let signed_by = format!("client {}", access.application.id);
+        let ends = Some(access.expires_at);
+        self.state().count_use(super::TokenKind::Storage, &name, Some(&tenant), &signed_by, ends);
+        let permissions = access.application.blob_permissions().to_owned();
+        Ok(StorageAccess { scope: StorageScope::Roles, permissions, signature: Some(name) })
     }
 
     fn check_sas(&self, request: &StorageRequest<'_>, now: i64) -> Result<StorageAccess, StorageRefusal> {

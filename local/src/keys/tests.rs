@@ -504,7 +504,10 @@ fn a_shared_key_request_that_was_changed_is_refused() {
     other.headers.insert("authorization", HeaderValue::from_static("SharedKey another:YQ=="));
     assert!(other.detail(&keys).contains("another account"));
     other.headers.insert("authorization", HeaderValue::from_static("Bearer e30"));
-    assert!(other.detail(&keys).contains("not SharedKey"));
+    let plain = StorageRefusal::InvalidAuthenticationInfo("access tokens are taken over https only");
+    assert_eq!(other.check(&keys), Err(plain));
+    other.headers.insert("authorization", HeaderValue::from_static("SharedKeyLite a:b"));
+    assert!(other.detail(&keys).contains("neither SharedKey nor Bearer"));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::{sync::Semaphore, task::JoinSet};
 use waybill_azure::blob::{BlobError, Upload};
 
-use crate::context::Limits;
+use crate::{context::Limits, tasks::joined};
 
 /// A blob has at most 50,000 blocks: after this many, blocks are twice as large as those before, so that 4 MiB suffice for
 /// more than a TiB. Source: Microsoft, "Scalability and performance targets for Blob storage".
@@ -138,8 +138,7 @@ impl Blocks {
     async fn one_done(&mut self) -> Result<(), BlobError> {
         match self.staging.join_next().await {
             None => Ok(()),
-            Some(Ok(done)) => done,
-            Some(Err(failed)) => std::panic::resume_unwind(failed.into_panic()),
+            Some(done) => joined(done).await,
         }
     }
 }

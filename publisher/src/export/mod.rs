@@ -42,6 +42,7 @@ use crate::{
     context::Context,
     outbox::{ExportRow, ListFilter, Outbox, Plan, SqliteOutbox, State},
     snapshot::{SnapshotOptions, SnapshotWriter},
+    tasks::{blocking, joined},
 };
 
 /// Longest `properties`: with the rest, a message stays within the 256 KiB that the standard tier takes. Source: Microsoft,
@@ -469,11 +470,10 @@ impl<O: Outbox> ExportBuilder<O> {
                 return Err(writer.failed(error).await);
             }
         }
-        match reader.await {
-            Ok(Ok(written)) => Ok(Packed::Now(writer, Box::new(written))),
-            Ok(Err(PackError::Export(error))) => Err(writer.failed(error).await),
-            Ok(Err(PackError::Gone)) => unreachable!("its receiver lives as long as this call"),
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
+        match joined(reader.await).await {
+            Ok(written) => Ok(Packed::Now(writer, Box::new(written))),
+            Err(PackError::Export(error)) => Err(writer.failed(error).await),
+            Err(PackError::Gone) => unreachable!("its receiver lives as long as this call"),
         }
     }
 
@@ -553,14 +553,6 @@ enum Packed<O: Outbox> {
     Now(ExportWriter<O>, Box<Written>),
     /// It was exported with this id before.
     Before(Box<Exported>),
-}
-
-/// Runs work that blocks its thread on one for such work.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-    }
 }
 
 fn invalid(what: &'static str, problem: impl fmt::Display) -> ExportError {

@@ -6,6 +6,8 @@ use bytes::Bytes;
 use tokio::{sync::Semaphore, task::JoinHandle};
 use waybill_formats::{Compression, FileAssembler, Finished, PackedSegment, Segment, Written};
 
+use crate::tasks::joined;
+
 /// Up to so many plain bytes a change of thread costs more than packing.
 const SMALL: usize = 32 << 10;
 
@@ -62,10 +64,7 @@ impl Packer {
 
     async fn join_first(&mut self) {
         let Some(first) = self.packing.front_mut() else { return };
-        let packed = match first.await {
-            Ok(packed) => packed,
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        };
+        let packed = joined(first.await).await;
         self.packing.pop_front();
         self.assembler.add(packed);
     }

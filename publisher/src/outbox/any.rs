@@ -4,8 +4,8 @@ use time::OffsetDateTime;
 use waybill_contracts::BlobType;
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
-    Paused, Plan, Planned, PostgresOutbox, RelayLock, SqliteOutbox,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
+    OverExport, Paused, Plan, Planned, PostgresOutbox, RelayLock, SqliteOutbox,
 };
 
 /// An outbox in a file of its own, or in a database that several publishers share.
@@ -118,6 +118,10 @@ impl Outbox for AnyOutbox {
 
     async fn manifested_at(&self) -> Result<OffsetDateTime, OutboxError> {
         either!(self, outbox => outbox.manifested_at())
+    }
+
+    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        either!(self, outbox => outbox.named_to(publisher))
     }
 
     async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {

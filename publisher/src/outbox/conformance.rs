@@ -12,6 +12,16 @@ use super::{Attempt, FileFacts, ListFilter, ManifestRange, Outbox, OutboxError, 
 /// A server takes so long to notice that a session is gone.
 const A_MOMENT: Duration = Duration::from_millis(5);
 
+/// What holds once another process brought the outbox to a schema that this program does not know, as `upgrade` does.
+pub async fn refuses_what_is_newer(outbox: &impl Outbox, upgrade: impl Future<Output = ()>) {
+    upload(outbox, "sent-before", "T").await;
+    let attempt = begin(outbox, "begun-before", "T").await;
+    assert_eq!(outbox.due(10).await.unwrap().len(), 1);
+    upgrade.await;
+    assert!(matches!(outbox.due(10).await, Err(OutboxError::Newer { .. })));
+    assert!(matches!(outbox.number(&attempt, facts()).await, Err(OutboxError::Newer { .. })));
+}
+
 /// A plan for `id` of `blob_type`.
 #[must_use]
 pub fn plan(id: &str, blob_type: &str) -> Plan {

@@ -31,14 +31,14 @@ use std::future::Future;
 
 pub use any::AnyOutbox;
 pub use model::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, OverExport, Paused, Plan, Planned,
-    RelayLock, State, UnknownState,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, OverExport, Paused, Plan,
+    Planned, RelayLock, State, UnknownState,
 };
 pub use postgres::{PostgresOutbox, PostgresOutboxOptions};
 pub use sqlite::{SqliteOutbox, SqliteOutboxOptions};
 use time::OffsetDateTime;
 use waybill_contracts::BlobType;
-use waybill_store::{rusqlite, tokio_postgres};
+use waybill_store::{Schema, rusqlite, tokio_postgres};
 
 /// Why the outbox could not do something. Nothing of the call took effect.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,17 @@ pub enum OutboxError {
     /// Another epoch began while this outbox was open.
     #[error("the outbox began another epoch (`waybill-publisher adopt`) since this process opened it; start it again")]
     OtherEpoch,
+    /// A newer version of this program changed the outbox while this one had it open.
+    #[error(
+        "the outbox has schema version {found} by now, which a newer version of this program made, and this one knows up to \
+         {known}; end this process, and run the newer version"
+    )]
+    Newer {
+        /// What it has.
+        found: i64,
+        /// What this program knows.
+        known: i64,
+    },
     /// A later try, or another process, has this export now.
     #[error("export {export_id}: another try with this id has taken over")]
     Overtaken {
@@ -106,8 +117,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Fixes the number, and keeps what is known of the file. Asked again by the same try, it is the same number.
     ///
     /// # Errors
-    /// Also [`OutboxError::Overtaken`], by another file that is this part of the same full export too, and
-    /// [`OutboxError::OtherEpoch`].
+    /// Also [`OutboxError::Overtaken`], by another file that is this part of the same full export too,
+    /// [`OutboxError::OtherEpoch`] and [`OutboxError::Newer`].
     fn number(&self, attempt: &Attempt, facts: FileFacts) -> impl Future<Output = Result<u64, OutboxError>> + Send;
 
     /// The last number that a file of the type got in this epoch; 0 before the first.
@@ -148,6 +159,9 @@ pub trait Outbox: Send + Sync + 'static {
     fn lock_relay(&self) -> impl Future<Output = Result<Option<RelayLock>, OutboxError>> + Send;
 
     /// Uploaded exports whose message is due, longest waiting first.
+    ///
+    /// # Errors
+    /// Also [`OutboxError::Newer`], where there are some: what a newer version says in them would not be in the messages.
     fn due(&self, most: u32) -> impl Future<Output = Result<Vec<ExportRow>, OutboxError>> + Send;
 
     /// The broker has accepted the messages of these rows.
@@ -180,6 +194,9 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// When manifests were looked for last; before that, when the outbox, or its epoch, began.
     fn manifested_at(&self) -> impl Future<Output = Result<OffsetDateTime, OutboxError>> + Send;
+
+    /// Up to which number of each type's sequence, of this publisher in this epoch, manifests name what became of it; by type.
+    fn named_to(&self, publisher: &str) -> impl Future<Output = Result<Vec<NamedTo>, OutboxError>> + Send;
 
     /// Fixes what the next manifests name: of each sequence the numbers that none names yet, up to the first one that is neither
     /// sent nor void, `most` at most. The sequence of the manifests themselves gets one only beside another, or there would be no
@@ -226,6 +243,12 @@ pub async fn last_error(outbox: &impl Outbox) -> Result<Option<String>, OutboxEr
 
 /// The parts of a full export, of $1, $2 and $3, in their order.
 const PARTS: &str = "publisher = $1 AND blob_type = $2 AND snapshot_id = $3 ORDER BY snapshot_part";
+
+/// What a newer version made of an outbox that is open, this program does not know.
+fn refuse_newer(found: i64, schema: &Schema) -> Result<(), OutboxError> {
+    let known = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
+    if found > known { Err(OutboxError::Newer { found, known }) } else { Ok(()) }
+}
 
 fn overtaken(attempt: &Attempt) -> OutboxError {
     OutboxError::Overtaken { export_id: attempt.export_id.as_str().to_owned() }

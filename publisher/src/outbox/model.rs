@@ -265,6 +265,16 @@ pub struct ManifestRange {
     pub last: u64,
 }
 
+/// How far manifests name a sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NamedTo {
+    /// The type.
+    pub blob_type: String,
+    /// The last number that one names, made or fixed to be made.
+    pub up_to: u64,
+}
+
 /// An export that is over: its blob's term is, and it is sent or void.
 #[derive(Debug, Clone)]
 pub struct OverExport {

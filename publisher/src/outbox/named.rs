@@ -27,6 +27,10 @@ pub(super) const FIX: &str =
 pub(super) const MOVE: &str = "INSERT INTO manifested (publisher, epoch, blob_type, up_to) VALUES ($1, $2, $3, $4)
     ON CONFLICT (publisher, epoch, blob_type) DO UPDATE SET up_to = excluded.up_to";
 
+/// How far sequences of publisher $1 in epoch $2 are named.
+pub(super) const NAMED_TO: &str =
+    "SELECT blob_type, up_to FROM manifested WHERE publisher = $1 AND epoch = $2 ORDER BY blob_type";
+
 /// Ranges whose manifest is not made; those of the manifests themselves last.
 pub(super) fn open() -> String {
     format!(

@@ -16,8 +16,9 @@ use waybill_store::{
 };
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
-    PARTS, Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again, overtaken,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
+    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again, overtaken,
+    refuse_newer,
 };
 use crate::session::{self, Session};
 
@@ -28,6 +29,7 @@ const SCHEMA: Schema = Schema {
         Migration { name: "exports, their numbers and history", sql: include_str!("postgres_0001.sql") },
         Migration { name: "manifests name what is sent", sql: include_str!("postgres_0002.sql") },
         Migration { name: "parts of full exports", sql: include_str!("postgres_0003.sql") },
+        Migration { name: "how many are in each state", sql: include_str!("postgres_0004.sql") },
     ],
     shared_with_user: false,
 };
@@ -48,6 +50,9 @@ const COLUMNS_COUNT: usize = 36;
 
 /// Whether the type of an export is paused. Nobody resumes it until the transaction ends: whoever resumes it then finds the row.
 const PAUSED: &str = "EXISTS (SELECT FROM paused WHERE paused.blob_type = export.blob_type FOR SHARE)";
+
+/// The schema version now: another process may have brought it further.
+const VERSION: &str = "(SELECT version FROM _waybill_schema WHERE name = 'outbox')::bigint";
 
 /// How a [`PostgresOutbox`] behaves.
 #[derive(Debug, Clone)]
@@ -253,9 +258,10 @@ impl PostgresOutbox {
         .await
     }
 
-    /// Whether the outbox still is in the epoch in which we opened it.
+    /// Whether the outbox still is in the epoch in which we opened it, and in a schema that we know.
     async fn same_epoch(&self) -> Result<(), OutboxError> {
-        let rows = self.query("SELECT epoch FROM outbox", &[]).await?;
+        let rows = self.query(&format!("SELECT epoch, {VERSION} FROM outbox"), &[]).await?;
+        rows.first().map_or(Ok(()), |row| refuse_newer(row.get(1), &SCHEMA))?;
         let is_same = rows.first().is_some_and(|row| row.get::<_, &str>(0) == &*self.epoch);
         if is_same { Ok(()) } else { Err(OutboxError::OtherEpoch) }
     }
@@ -309,6 +315,7 @@ impl Outbox for PostgresOutbox {
                 SELECT row, publisher, blob_type FROM export
                 WHERE row = $1 AND attempt = $2 AND state = 'planned' AND sequence IS NULL
                     AND EXISTS (SELECT FROM outbox WHERE one = 1 AND epoch = $10 FOR SHARE)
+                    AND (SELECT version FROM _waybill_schema WHERE name = 'outbox') <= $15
                     AND NOT EXISTS (
                         SELECT FROM export AS other WHERE other.publisher = export.publisher
                             AND other.blob_type = export.blob_type AND other.snapshot_id = $11 AND other.snapshot_part = $12)
@@ -341,6 +348,7 @@ impl Outbox for PostgresOutbox {
             &part.map(|of| signed(of.part)),
             &part.map(|of| signed(of.of)),
             &part.map(|of| signed(of.as_of)),
+            &i32::try_from(SCHEMA.migrations.len()).unwrap_or(i32::MAX),
         ];
         if let Some(numbered) = self.query(sql, values).await?.first() {
             return Ok(numbered.get::<_, i64>(0).unsigned_abs());
@@ -418,9 +426,10 @@ impl Outbox for PostgresOutbox {
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
         let sql = format!(
-            "SELECT {COLUMNS} FROM export WHERE state = 'uploaded' AND due_at <= $1 ORDER BY due_at, row LIMIT $2"
+            "SELECT {COLUMNS}, {VERSION} FROM export WHERE state = 'uploaded' AND due_at <= $1 ORDER BY due_at, row LIMIT $2"
         );
-        self.query(&sql, &[&self.now(), &i64::from(most)]).await?.iter().map(export_row).collect()
+        let due = self.query(&sql, &[&self.now(), &i64::from(most)]).await?;
+        due.iter().map(|row| refuse_newer(row.get(COLUMNS_COUNT), &SCHEMA).and_then(|()| export_row(row))).collect()
     }
 
     async fn sent(&self, rows: &[i64]) -> Result<(), OutboxError> {
@@ -495,6 +504,12 @@ impl Outbox for PostgresOutbox {
         Ok(rows.first().map_or(OffsetDateTime::UNIX_EPOCH, |row| row.get(0)))
     }
 
+    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        let rows = self.query(named::NAMED_TO, &[&publisher, &&*self.epoch]).await?;
+        let named = |row: &Row| NamedTo { blob_type: row.get(0), up_to: row.get::<_, i64>(1).unsigned_abs() };
+        Ok(rows.iter().map(named).collect())
+    }
+
     async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {
         let now = self.now();
         self.transaction(async |tx| {
@@ -555,13 +570,15 @@ impl Outbox for PostgresOutbox {
 
     async fn counts(&self) -> Result<Counts, OutboxError> {
         let mut counts = Counts::default();
-        let sql = "SELECT state, count(*), min(coalesce(resent_at, uploaded_at)) FILTER (WHERE state = 'uploaded')
-                   FROM export GROUP BY state";
+        let sql = "SELECT state, sum(exports)::bigint,
+                       (SELECT min(coalesce(resent_at, uploaded_at)) FROM export WHERE state = 'uploaded')
+                   FROM tally GROUP BY state";
         for row in self.query(sql, &[]).await? {
             let count = row.get::<_, i64>(1).unsigned_abs();
+            counts.waiting_since = row.get(2);
             match parsed(row.get(0))? {
                 State::Planned => counts.planned = count,
-                State::Uploaded => (counts.uploaded, counts.waiting_since) = (count, row.get(2)),
+                State::Uploaded => counts.uploaded = count,
                 State::Sent => counts.sent = count,
                 State::Void => counts.void = count,
             }
@@ -769,6 +786,21 @@ mod tests {
     async fn an_outbox_in_postgresql_keeps_the_contract() {
         let run = Uuid::new_v4().simple().to_string();
         conformance::exercise(|name| open(name, &run)).await;
+    }
+
+    #[tokio::test]
+    async fn an_outbox_in_postgresql_that_a_newer_version_changed_is_not_sent_from_and_not_opened() {
+        let run = Uuid::new_v4().simple().to_string();
+        let outbox = open("newer", &run).await;
+        let upgrade = async {
+            outbox.query("UPDATE _waybill_schema SET version = 99", &[]).await.unwrap();
+        };
+        conformance::refuses_what_is_newer(&outbox, upgrade).await;
+        let server = std::env::var("WAYBILL_TEST_POSTGRES").unwrap();
+        let error =
+            PostgresOutbox::open(&format!("{server}?sslmode=disable"), outbox.options.clone()).await.unwrap_err();
+        let text = crate::relay::chain(&error);
+        assert!(text.contains("schema version 99") && text.contains("use a newer program"), "{text}");
     }
 
     #[tokio::test]

@@ -16,11 +16,12 @@ use waybill_store::{
 };
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError, OverExport,
-    PARTS, Paused, Plan, Planned, RelayLock, State,
+    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
+    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State,
     model::paused_until,
     named, not_again, overtaken,
     owner::{self, Owner},
+    refuse_newer,
 };
 
 const SCHEMA: Schema = Schema {
@@ -31,6 +32,7 @@ const SCHEMA: Schema = Schema {
         Migration { name: "exports, their numbers and history", sql: include_str!("sqlite_0001.sql") },
         Migration { name: "manifests name what is sent", sql: include_str!("sqlite_0002.sql") },
         Migration { name: "parts of full exports", sql: include_str!("sqlite_0003.sql") },
+        Migration { name: "how many are in each state", sql: include_str!("sqlite_0004.sql") },
     ],
     shared_with_user: false,
 };
@@ -41,6 +43,12 @@ const COLUMNS: &str = "row, export_id, publisher, epoch, blob_type, sequence, co
     snapshot_id, snapshot_part, snapshot_of, snapshot_as_of";
 /// So many.
 const COLUMNS_COUNT: usize = 36;
+
+/// A state in words of which SQLite knows that the index of what is not sent has all of it.
+const UNSENT: &str = "state <> 'sent' AND state = ?";
+
+/// The schema version now: another process may have brought it further.
+const VERSION: &str = "(SELECT user_version FROM pragma_user_version)";
 
 /// An outbox in a SQLite file. Clones share it.
 #[derive(Clone)]
@@ -308,13 +316,16 @@ impl Outbox for SqliteOutbox {
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
         let now = self.now();
-        read(&self.db, move |db| {
+        let due = read(&self.db, move |db| {
             let sql = format!(
-                "SELECT {COLUMNS} FROM export WHERE state = 'uploaded' AND due_at <= ?1 ORDER BY due_at, row LIMIT ?2"
+                "SELECT {COLUMNS}, {VERSION} FROM export WHERE state = 'uploaded' AND due_at <= ?1
+                 ORDER BY due_at, row LIMIT ?2"
             );
-            db.prepare_cached(&sql)?.query_map(params![now, most], export_row)?.collect()
+            let read = |row: &Row<'_>| Ok((export_row(row)?, row.get(COLUMNS_COUNT)?));
+            db.prepare_cached(&sql)?.query_map(params![now, most], read)?.collect::<rusqlite::Result<Vec<_>>>()
         })
-        .await
+        .await?;
+        due.into_iter().map(|(row, version)| refuse_newer(version, &SCHEMA).map(|()| row)).collect()
     }
 
     async fn sent(&self, rows: &[i64]) -> Result<(), OutboxError> {
@@ -421,6 +432,16 @@ impl Outbox for SqliteOutbox {
         .await
     }
 
+    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        let (publisher, epoch) = (publisher.to_owned(), Arc::clone(&self.epoch));
+        read(&self.db, move |db| {
+            let named =
+                |row: &Row<'_>| Ok(NamedTo { blob_type: row.get(0)?, up_to: unsigned(row, 1)?.unwrap_or_default() });
+            db.prepare_cached(named::NAMED_TO)?.query_map(params![publisher, &*epoch], named)?.collect()
+        })
+        .await
+    }
+
     async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {
         let now = self.now();
         run(&self.db, move |tx| {
@@ -499,7 +520,7 @@ impl Outbox for SqliteOutbox {
     async fn counts(&self) -> Result<Counts, OutboxError> {
         read(&self.db, |db| {
             let mut counts = Counts::default();
-            let mut states = db.prepare_cached("SELECT state, count(*) FROM export GROUP BY state")?;
+            let mut states = db.prepare_cached("SELECT state, exports FROM tally")?;
             let mut rows = states.query([])?;
             while let Some(row) = rows.next()? {
                 let count = unsigned(row, 1)?.unwrap_or(0);
@@ -523,7 +544,7 @@ impl Outbox for SqliteOutbox {
         read(&self.db, move |db| {
             let mut wanted: Vec<(&str, Box<dyn ToSql>)> = Vec::new();
             if let Some(state) = filter.state {
-                wanted.push(("state = ?", Box::new(state.as_str())));
+                wanted.push((if state == State::Sent { "state = ?" } else { UNSENT }, Box::new(state.as_str())));
             }
             if let Some(blob_type) = filter.blob_type {
                 wanted.push(("blob_type = ?", Box::new(blob_type)));
@@ -643,9 +664,12 @@ fn owners_that_are_gone(tx: &Transaction<'_>, path: &Path) -> rusqlite::Result<V
     Ok(owners.into_iter().filter(|id| owner::is_gone(path, id)).collect())
 }
 
-/// Whether the outbox still is in the epoch in which we opened it.
+/// Whether the outbox still is in the epoch in which we opened it, and in a schema that we know.
 fn same_epoch(tx: &Transaction<'_>, epoch: &str) -> Result<(), JobError> {
-    let current: String = tx.prepare_cached("SELECT epoch FROM outbox")?.query_row([], |row| row.get(0))?;
+    let (current, version): (String, i64) = tx
+        .prepare_cached(&format!("SELECT epoch, {VERSION} FROM outbox"))?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    refuse_newer(version, &SCHEMA)?;
     if current == epoch { Ok(()) } else { Err(OutboxError::OtherEpoch.into()) }
 }
 
@@ -811,6 +835,44 @@ mod tests {
         assert_eq!(outbox.due(10).await.unwrap().len(), 1);
         let next = conformance::begin(&outbox, "y", "T").await;
         assert_eq!(outbox.number(&next, conformance::facts()).await.unwrap(), 2);
+    }
+
+    #[tokio::test]
+    async fn an_outbox_that_a_newer_version_changed_is_not_sent_from_and_not_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.sqlite");
+        let outbox = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap();
+        let newer = i64::try_from(SCHEMA.migrations.len()).unwrap() + 1;
+        let upgrade = async {
+            Connection::open(&path).unwrap().pragma_update(None, "user_version", newer).unwrap();
+        };
+        conformance::refuses_what_is_newer(&outbox, upgrade).await;
+        outbox.close().await;
+        let error = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap_err();
+        let text = crate::relay::chain(&error);
+        assert!(text.contains(&format!("schema version {newer}")) && text.contains("newer"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_outbox_of_the_first_schema_is_counted_when_it_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.sqlite");
+        let earlier = Connection::open(&path).unwrap();
+        earlier.execute_batch(SCHEMA.migrations[0].sql).unwrap();
+        let mark = format!("PRAGMA application_id = {}; PRAGMA user_version = 1", SCHEMA.application_id);
+        earlier.execute_batch(&mark).unwrap();
+        earlier
+            .execute_batch(
+                "INSERT INTO export (export_id, publisher, epoch, blob_type, correlation_id, blob, content_type, state, created_at)
+                 VALUES ('a', 'p', 'e', 'T', 'c', 'b', 't', 'sent', 0), ('b', 'p', 'e', 'T', 'c', 'b', 't', 'void', 0)",
+            )
+            .unwrap();
+        drop(earlier);
+        let outbox = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap();
+        let counts = outbox.counts().await.unwrap();
+        assert_eq!((counts.sent, counts.void, counts.planned, counts.uploaded), (1, 1, 0, 0));
+        conformance::begin(&outbox, "c", "T").await;
+        assert_eq!(outbox.counts().await.unwrap().planned, 1);
     }
 
     #[tokio::test]

@@ -21,7 +21,8 @@ use self::batch::{Batch, Outcome};
 pub(crate) use self::{message::metadata, outage::Outage};
 use crate::{
     context::Context,
-    outbox::{ExportRow, Outbox, RelayLock},
+    outbox::{ExportRow, Outbox, OutboxError, RelayLock},
+    tasks::joined,
 };
 
 /// Messages in one call of the sender: what one commit of the outbox marks.
@@ -36,6 +37,8 @@ pub enum RelayState {
     Standby,
     /// A link to the bus is open, or was when it was last needed.
     Attached,
+    /// It ended by itself, so that another one can take over, because only a person can help here; why.
+    GaveUp(String),
     /// The bus cannot be used; why.
     Waiting {
         /// What the last try met, with its causes.
@@ -74,9 +77,14 @@ impl<O: Outbox> Relay<O> {
             }
         };
         tracing::debug!(publisher = self.context.publisher, "relaying");
+        let mut ended = RelayState::Stopped;
         while !stop.is_cancelled() {
             self.context.counting.relay_at(Some(Instant::now()));
-            self.fill(&stop).await;
+            if let Err(error) = self.fill(&stop).await {
+                tracing::error!(%error, "nothing is sent any more");
+                ended = RelayState::GaveUp(error.to_string());
+                break;
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
@@ -100,7 +108,7 @@ impl<O: Outbox> Relay<O> {
         self.sending.shutdown().await;
         self.link = None;
         self.bus.close().await;
-        self.state.send_replace(RelayState::Stopped);
+        self.state.send_replace(ended);
         self.context.counting.relay_at(None);
         drop(lock);
     }
@@ -128,7 +136,10 @@ impl<O: Outbox> Relay<O> {
     }
 
     /// Puts into flight what is due, as far as the limits and the bus allow.
-    async fn fill(&mut self, stop: &CancellationToken) {
+    ///
+    /// # Errors
+    /// What this program must not send.
+    async fn fill(&mut self, stop: &CancellationToken) -> Result<(), OutboxError> {
         while self.outage.until().is_none()
             && self.sending.len() < self.context.limits.batches_in_flight_max.get() as usize
             && !stop.is_cancelled()
@@ -136,28 +147,33 @@ impl<O: Outbox> Relay<O> {
             let most = u32::try_from(BATCH_MAX + self.in_flight.len()).unwrap_or(u32::MAX);
             let mut due = match self.context.outbox.due(most).await {
                 Ok(due) => due,
-                Err(error) => return self.outage.tell("the outbox cannot be read", &error),
+                Err(error @ OutboxError::Newer { .. }) => return Err(error),
+                Err(error) => {
+                    self.outage.tell("the outbox cannot be read", &error);
+                    return Ok(());
+                }
             };
             due.retain(|row| !self.in_flight.contains(&row.row));
             due.truncate(BATCH_MAX);
             // With nothing to send, whether it could be sent is found out all the same: whoever is asked for it has to know.
             let is_idle = due.is_empty();
             if is_idle && *self.state.borrow() == RelayState::Attached {
-                return;
+                return Ok(());
             }
             let link = tokio::select! {
                 link = self.link() => link,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return Ok(()),
             };
             match link {
                 Ok(_) if is_idle => {
                     self.state.send_replace(RelayState::Attached);
-                    return;
+                    return Ok(());
                 }
                 Ok(link) => self.send(link, due),
                 Err(error) => self.wait(&error),
             }
         }
+        Ok(())
     }
 
     async fn link(&mut self) -> Result<Arc<Sender>, BusError> {
@@ -178,10 +194,7 @@ impl<O: Outbox> Relay<O> {
     }
 
     async fn ended(&mut self, done: Result<Outcome, tokio::task::JoinError>) {
-        let outcome = match done {
-            Ok(outcome) => outcome,
-            Err(failed) => std::panic::resume_unwind(failed.into_panic()),
-        };
+        let outcome = joined(done).await;
         for row in &outcome.rows {
             self.in_flight.remove(row);
         }

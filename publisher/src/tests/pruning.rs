@@ -4,9 +4,9 @@ use time::{Duration, OffsetDateTime};
 
 use super::{
     crash::{is_the_one_to_be_killed, kill_at, publisher_to_be_killed},
-    world::{Running, World, all_rows, export},
+    world::{Running, World, all_rows, export, until},
 };
-use crate::{Exported, Pruned, Publisher, context::Step};
+use crate::{Exported, Pruned, Publisher, RelayState, context::Step};
 
 /// The clock when everything with a term of a day is over, manifests too.
 fn later() -> OffsetDateTime {
@@ -76,6 +76,26 @@ async fn what_is_over_and_named_goes_and_everything_else_stays() {
     assert_eq!((pruned.blobs, pruned.unnamed), (1, 1), "its manifest is over too, and named by none");
     assert!(!is_there(&world, &unnamed).await);
     assert_eq!(export(&publisher, "next", 1).await.unwrap().sequence, 5, "numbers go on");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_publisher_that_is_told_to_prunes_by_itself_while_it_is_the_one_that_sends() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let over = export_for_a_day(&running.publisher, "over").await;
+    named(&running).await;
+    // The other one sends, so this one leaves to it what is over.
+    let every = Some(std::time::Duration::from_millis(20));
+    let idle = Running::start(world.builder().now(later).prune_every(every).build().await.unwrap());
+    until("the second on standby", async || *idle.publisher.relay().borrow() == RelayState::Standby).await;
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    assert!(is_there(&world, &over).await);
+    running.end().await;
+    until("the blob to go", async || !is_there(&world, &over).await).await;
+    until("the export to go", async || idle.publisher.show("over").await.unwrap().is_empty()).await;
+    assert!(idle.publisher.figures().exports_pruned >= 1);
+    idle.end().await;
     world.end().await;
 }
 

@@ -13,6 +13,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
+use tokio_util::sync::CancellationToken;
 use waybill_local::{
     broker::{QueueOptions, TopicOptions, Which},
     fault::{BusEvent, BusFrames, Step, What, Whose},
@@ -215,6 +216,23 @@ async fn an_uploaded_export_is_at_the_broker_at_once_when_nothing_else_goes_on()
     println!("slowest of 10: {slowest:?}");
     assert!(slowest < Duration::from_millis(900), "{slowest:?} from uploaded to the broker");
     running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_publisher_whose_outbox_was_changed_by_a_newer_version_ends_without_sending() {
+    let world = World::new().await;
+    let publisher = world.publisher().await;
+    export(&publisher, "one", 1).await.unwrap();
+    let newer = waybill_store::rusqlite::Connection::open(world.outbox().join("outbox.sqlite")).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    timeout(PATIENCE, publisher.run(CancellationToken::new())).await.expect("it ends by itself");
+    let state = publisher.relay().borrow().clone();
+    let RelayState::GaveUp(problem) = &state else { panic!("{state:?}") };
+    assert!(problem.contains("schema version 99") && problem.contains("run the newer version"), "{problem}");
+    assert!(matches!(publisher.flush(PATIENCE).await, Err(FlushError::GaveUp(_))));
+    assert!(export(&publisher, "two", 1).await.is_err(), "a number of the newer version's");
+    assert!(world.messages().is_empty());
     world.end().await;
 }
 

@@ -23,7 +23,7 @@ use super::world::{PATIENCE, Running, World, all_rows, export, numbers, row_of, 
 use crate::{
     ExportError, FlushError, Publisher,
     outbox::{
-        Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, Outbox, OutboxError,
+        Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
         OverExport, Paused, Plan, Planned, RelayLock, SqliteOutbox, SqliteOutboxOptions, State,
     },
 };
@@ -127,6 +127,9 @@ impl Outbox for Full {
 
     async fn manifested_at(&self) -> Result<OffsetDateTime, OutboxError> {
         self.inner.manifested_at().await
+    }
+    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        self.inner.named_to(publisher).await
     }
     async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {
         self.inner.plan_manifests(most).await

@@ -27,12 +27,17 @@ pub(crate) struct Azurite {
 
 impl Azurite {
     pub(crate) async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder for Azurite");
+        Self::start_with(tempfile::tempdir().expect("a folder for Azurite"), &[]).await
+    }
+
+    /// In a folder of the caller's, where it finds the files that options name.
+    pub(crate) async fn start_with(folder: TempDir, options: &[&str]) -> Self {
         let mut command = Command::new("node");
         command.arg(node_packages().join("node_modules/azurite/dist/src/blob/main.js"));
         // The SDKs are newer than Azurite and name versions that it does not know; what it does not do it refuses.
         command.args(["--blobHost", "127.0.0.1", "--blobPort", "0", "--silent", "--skipApiVersionCheck"]);
         command.args(["--disableTelemetry", "--location"]).arg(folder.path());
+        command.args(options).current_dir(folder.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
         let mut process = command.spawn().expect("node is installed");
         let mut output = BufReader::new(process.stdout.take().expect("its output is ours"));

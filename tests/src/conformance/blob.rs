@@ -1,6 +1,7 @@
 //! Blob Storage by Microsoft's SDKs: the same cases against `local` and against Azurite, so that our idea of it is not
 //! only ours.
 
+mod identity;
 mod large;
 mod ours;
 

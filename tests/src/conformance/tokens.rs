@@ -17,6 +17,7 @@ const OPERATIONS: &[&str] = &[
     "assertion_of_another_key",
     "token_is_verified_with_the_published_key",
     "token_of_a_short_life",
+    "token_opens_storage",
     "rotation_at_once",
     "rotation_with_a_grace",
     "authority_that_is_down_for_a_moment",

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{CONTAINER, SECRET, container, content, endpoint, generation, http, refusal, stored};
 use crate::{
-    BoxFuture, Generation, Grant, GrantError, Secret, Service, TokenSource,
+    BoxFuture, Generation, Grant, GrantError, Secret, Service, Token, TokenSource,
     blob::{BlobError, Container, ContainerOptions},
     peer::{End, Peer, Reply},
 };
@@ -73,7 +73,8 @@ impl TokenSource for CountingTokens {
 }
 
 fn grant(endpoint: Url, sas: Secret, generation: Generation) -> Grant {
-    Grant { endpoint, entity: CONTAINER.to_owned(), sas, expires_at: OffsetDateTime::UNIX_EPOCH, generation }
+    let token = Token::Sas(sas);
+    Grant { endpoint, entity: CONTAINER.to_owned(), token, expires_at: OffsetDateTime::UNIX_EPOCH, generation }
 }
 
 /// A token whose signature tells its generation.
@@ -116,7 +117,7 @@ async fn a_second_refusal_is_an_error_that_names_the_code() {
     let peer = Peer::start(|_, _| refusal(403, "AuthorizationPermissionMismatch")).await;
     let (container, tokens) = container(&peer, 4096);
     let error = container.head("a").await.unwrap_err();
-    let BlobError::AccessRefused { blob, code } = error else { panic!("{error:?}") };
+    let BlobError::AccessRefused { blob, code, .. } = error else { panic!("{error:?}") };
     assert_eq!((blob.as_str(), code.as_str()), ("a", "AuthorizationPermissionMismatch"));
     assert_eq!((tokens.renewals(), peer.seen().len()), (1, 2));
 }

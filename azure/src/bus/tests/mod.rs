@@ -28,7 +28,7 @@ use waybill_local::{
 };
 
 use super::*;
-use crate::{BoxFuture, Generation, Grant, GrantError, Secret, Service};
+use crate::{BoxFuture, Generation, Grant, GrantError, Secret, Service, Token};
 
 const TOPIC: &str = "exports";
 const ACME: &str = "exports/subscriptions/acme";
@@ -147,7 +147,7 @@ impl TokenSource for TestTokens {
         let grant = self.with(|state| Grant {
             endpoint: state.endpoint.clone(),
             entity: state.entity.clone(),
-            sas: state.sas.clone(),
+            token: Token::Sas(state.sas.clone()),
             expires_at: state.expires_at,
             generation: Generation(state.generation),
         });

@@ -22,8 +22,10 @@ pub(crate) async fn dispatch(common: Common, change_log: Option<String>, command
     }
     let settings = Settings::load(&common, change_log.as_deref())?;
     match command {
-        Command::Publish(publish) => publish::publish(&common, &settings.with_level(publish.level), &publish).await,
-        Command::Snapshot(args) => snapshot::snapshot(&common, &settings.with_level(args.level), &args).await,
+        Command::Publish(publish) => {
+            publish::publish(&common, &settings.with_level(publish.file.level), &publish).await
+        }
+        Command::Snapshot(args) => snapshot::snapshot(&common, &settings.with_level(args.file.level), &args).await,
         Command::Run { health } => run::run(&common, &settings, health.as_deref()).await,
         Command::Init => unreachable!("it is done above, where settings may be missing"),
         Command::Triggers { table, blob_type, key } => change_log::triggers(&settings, &table, &blob_type, &key).await,

@@ -155,15 +155,8 @@ struct Publish {
     /// Write the rows in this format [default: the same bytes as the file]
     #[arg(long = "as", value_enum, value_name = "FORMAT")]
     target: Option<Target>,
-    /// The format of what comes on standard input
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    input: Option<Target>,
-    /// The charset that FILE is in, such as windows-1252 [default: by its byte order mark or XML declaration, else UTF-8]
-    #[arg(long, value_name = "CHARSET")]
-    charset: Option<String>,
-    /// How hard to pack, 0 (not at all) to 9 (smallest) [default: compression_level of waybill.toml, else 4]
-    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u32).range(0..=9))]
-    level: Option<u32>,
+    #[command(flatten)]
+    file: FileArgs,
     /// The export's identity, for one FILE: publishing the same one again does nothing [default: a new UUID]
     #[arg(long, value_name = "ID", value_parser = export_id)]
     id: Option<String>,
@@ -193,15 +186,8 @@ struct Snapshot {
     /// Write the rows in this format [default: of a table, the format of its type; else the same bytes as the file]
     #[arg(long = "as", value_enum, value_name = "FORMAT")]
     target: Option<Target>,
-    /// The format of what comes on standard input
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    input: Option<Target>,
-    /// The charset that FILE is in, such as windows-1252 [default: by its byte order mark or XML declaration, else UTF-8]
-    #[arg(long, value_name = "CHARSET")]
-    charset: Option<String>,
-    /// How hard to pack, 0 (not at all) to 9 (smallest) [default: compression_level of waybill.toml, else 4]
-    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u32).range(0..=9))]
-    level: Option<u32>,
+    #[command(flatten)]
+    file: FileArgs,
     /// For tracking, in the message of every part [default: a new UUID]
     #[arg(long, value_name = "ID")]
     correlation_id: Option<String>,
@@ -215,6 +201,20 @@ struct Snapshot {
     /// --input
     #[arg(required_unless_present = "table", value_name = "FILE")]
     files: Vec<PathBuf>,
+}
+
+/// How files are read and packed.
+#[derive(Debug, clap::Args)]
+struct FileArgs {
+    /// The format of what comes on standard input
+    #[arg(long, value_enum, value_name = "FORMAT")]
+    input: Option<Target>,
+    /// The charset that FILE is in, such as windows-1252 [default: by its byte order mark or XML declaration, else UTF-8]
+    #[arg(long, value_name = "CHARSET")]
+    charset: Option<String>,
+    /// How hard to pack, 0 (not at all) to 9 (smallest) [default: compression_level of waybill.toml, else 4]
+    #[arg(long, value_name = "LEVEL", value_parser = clap::value_parser!(u32).range(0..=9))]
+    level: Option<u32>,
 }
 
 /// `--as` and `--input`.
@@ -250,7 +250,7 @@ impl Publish {
         if self.id.is_some() && self.files.len() > 1 {
             return Some("--id names one export, and each FILE is one: give one FILE, or leave --id out");
         }
-        input_conflict(&self.files, self.input)
+        input_conflict(&self.files, self.file.input)
     }
 }
 
@@ -260,7 +260,7 @@ impl Snapshot {
         if self.table.is_empty() && (self.max_rows.is_some() || self.max_bytes.is_some()) {
             return Some("--max-rows and --max-bytes cut a table into parts; each FILE is a part as it is");
         }
-        input_conflict(&self.files, self.input)
+        input_conflict(&self.files, self.file.input)
     }
 }
 

@@ -12,7 +12,7 @@ use tokio::{
 };
 use url::Url;
 use waybill_azure::{
-    BlobPermissions, BoxFuture, Generation, Grant, GrantError, Service, TokenSource,
+    BlobPermissions, BoxFuture, Generation, Grant, GrantError, Service, Token, TokenSource,
     blob::{BlobError, BlobFacts, BlobHeaders, Container, ContainerOptions, Download},
     blob_service_sas,
     connection_string::BlobConnectionString,
@@ -54,9 +54,9 @@ impl TokenSource for Tokens {
         let all = BlobPermissions { read: true, create: true, write: true, delete: true, list: true };
         let account = &self.account;
         let sas = blob_service_sas(&account.account, &account.key, CONTAINER, all, expires_at, &account.endpoint);
-        let sas = sas.expect("a token");
+        let token = Token::Sas(sas.expect("a token"));
         let grant =
-            Grant { endpoint: account.endpoint.clone(), entity: CONTAINER.to_owned(), sas, expires_at, generation };
+            Grant { endpoint: account.endpoint.clone(), entity: CONTAINER.to_owned(), token, expires_at, generation };
         Box::pin(async move { Ok(grant) })
     }
 

@@ -46,7 +46,8 @@ pub(crate) async fn void(common: &Common, settings: &Settings, id: &str, why: &s
 }
 
 pub(crate) async fn pause(common: &Common, settings: &Settings, blob_type: &str, why: &str) -> anyhow::Result<Outcome> {
-    let outbox = settings.outbox().await?;
+    let outbox =
+        if settings.looks_elsewhere()? { settings.existing_outbox().await? } else { settings.outbox().await? };
     outbox.pause(blob_type, why).await?;
     if common.format == Format::Json {
         json(&Types { paused: outbox.paused().await? })?;

@@ -95,7 +95,7 @@ async fn change_log(settings: &Settings) -> anyhow::Result<String> {
 }
 
 async fn outbox(settings: &Settings) -> anyhow::Result<String> {
-    let outbox = settings.existing_outbox().await?;
+    let outbox = settings.runs_outbox().await?;
     let counts = outbox.counts().await?;
     Ok(format!("{}: epoch {}, {} to send", outbox.shown(), outbox.epoch(), many(counts.uploaded, "message")))
 }

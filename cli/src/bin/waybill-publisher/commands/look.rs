@@ -29,7 +29,9 @@ struct Status {
 }
 
 pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
-    let log = match settings.change_log().await? {
+    // A change log goes with the outbox of `run`.
+    let log = if settings.looks_elsewhere()? { None } else { settings.change_log().await? };
+    let log = match log {
         Some(log) => Some(log.status().await?),
         None => None,
     };

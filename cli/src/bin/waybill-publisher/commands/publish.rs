@@ -203,13 +203,13 @@ async fn export(publisher: &Publisher<AnyOutbox>, publish: &Publish, path: &Path
     if let Some(id) = &publish.correlation_id {
         export = export.correlation_id(id)?;
     }
-    if let Some(charset) = &publish.charset {
+    if let Some(charset) = &publish.file.charset {
         export = export.charset(charset)?;
     }
     if let Some(target) = publish.target {
         export = export.convert_to(target.into());
     }
-    match publish.input.filter(|_| path.as_os_str() == STANDARD_INPUT) {
+    match publish.file.input.filter(|_| path.as_os_str() == STANDARD_INPUT) {
         // It can be read once, so a passing fault of storage ends it.
         Some(format) => Ok(export.reader(STANDARD_INPUT_NAME, format.into(), tokio::io::stdin()).await?),
         None => Ok(export.file(path).await?),

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{
@@ -51,7 +51,11 @@ pub(crate) async fn run(common: &Common, settings: &Settings, health: Option<&st
         ended
     };
     let work = async {
-        let ((), followed) = tokio::join!(publisher.run(stop.clone()), follow);
+        let run = async {
+            publisher.run(stop.clone()).await;
+            stop.cancel();
+        };
+        let ((), followed) = tokio::join!(run, follow);
         done.cancel();
         followed
     };
@@ -70,6 +74,9 @@ pub(crate) async fn run(common: &Common, settings: &Settings, health: Option<&st
         }
     };
     followed?;
+    if let RelayState::GaveUp(problem) = &*publisher.relay().borrow() {
+        bail!("{problem}");
+    }
     let after = publisher.status().await?.counts;
     let summary = Summary {
         sent: after.sent.saturating_sub(before.sent),
@@ -88,6 +95,7 @@ pub(crate) async fn run(common: &Common, settings: &Settings, health: Option<&st
 pub(crate) fn relay_line(publisher: &Publisher<AnyOutbox>) -> String {
     match &*publisher.relay().borrow() {
         RelayState::Waiting { problem, .. } => format!("; the bus cannot be used: {problem}"),
+        RelayState::GaveUp(problem) => format!("; {problem}"),
         RelayState::Standby => "; another process sends this outbox's messages".to_owned(),
         RelayState::Stopped | RelayState::Attached => String::new(),
     }

@@ -56,7 +56,7 @@ async fn make(
     if let Some(id) = &args.correlation_id {
         part = part.correlation_id(id)?;
     }
-    if let Some(charset) = &args.charset {
+    if let Some(charset) = &args.file.charset {
         part = part.charset(charset)?;
     }
     if !args.table.is_empty() {
@@ -114,7 +114,7 @@ async fn write(snapshot: &mut SnapshotWriter<AnyOutbox>, settings: &Settings, ar
         );
     }
     for file in &args.files {
-        match args.input.filter(|_| file.as_os_str() == STANDARD_INPUT) {
+        match args.file.input.filter(|_| file.as_os_str() == STANDARD_INPUT) {
             Some(format) => {
                 let input = SyncIoBridge::new(tokio::io::stdin());
                 snapshot.reader("standard input", format.into(), input).await?;

@@ -13,6 +13,7 @@ use waybill_cli::{
     output::{count, json, line, many},
     work::{check_grant, watch},
 };
+use waybill_publisher::RelayState;
 use waybill_republish::figures::Figures;
 use waybill_subscriber::inbox::{Pending, Wanted};
 
@@ -53,7 +54,10 @@ pub(crate) async fn run(
     let began = Instant::now();
     let work = async |stop: CancellationToken| {
         republisher.run(stop).await;
-        Ok(())
+        match &*republisher.publisher().relay().borrow() {
+            RelayState::GaveUp(problem) => Err(anyhow::anyhow!("{problem}")),
+            _ => Ok(()),
+        }
     };
     let progress_now = || progress_line(&republisher);
     let pending = watch(PROGRAM, subscriber, &Wanted::default(), until_idle, true, progress_now, work).await?;
