@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use waybill_azure::{
     Grant, GrantError, OnePlace, Service, TokenSource,
-    blob::{BlobError, Container, ContainerOptions, Download, Traffic},
+    blob::{BlobError, Container, ContainerOptions, Download, ReadAhead, Traffic},
     http::HttpClient,
 };
 use waybill_contracts::{BlobPath, BlobUriError, Metadata, Reason};
@@ -21,6 +21,9 @@ use crate::{
 
 /// A file whose blob is missing is waited for this long after it was received, when its message names no `expiresAt`.
 const MISSING_BLOB_PATIENCE: time::Duration = time::Duration::DAY;
+
+/// Of a range beside the first one of a download, at most.
+pub(crate) const RANGE_AHEAD_BYTES: u64 = 4 << 20;
 
 /// Why a claimed file cannot be streamed.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +159,7 @@ pub(crate) struct Storage {
     pub(crate) tokens: Arc<dyn TokenSource>,
     pub(crate) options: ContainerOptions,
     pub(crate) traffic: Arc<Traffic>,
+    pub(crate) ahead: Arc<ReadAhead>,
 }
 
 impl Storage {
@@ -167,7 +171,9 @@ impl Storage {
     /// The container of a grant, for as long as there is one for it.
     pub(crate) fn at(&self, grant: &Grant) -> Container {
         let tokens = Arc::new(OnePlace::of(Arc::clone(&self.tokens), grant));
-        Container::new(self.http.clone(), tokens, self.options.clone()).counting(Arc::clone(&self.traffic))
+        Container::new(self.http.clone(), tokens, self.options.clone())
+            .counting(Arc::clone(&self.traffic))
+            .reading_ahead(Arc::clone(&self.ahead))
     }
 
     /// Finds where the file lies by the current grants.

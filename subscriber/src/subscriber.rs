@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
     GrantError, Service, TokenSource,
-    blob::{ContainerOptions, Traffic},
+    blob::{ContainerOptions, ReadAhead, Traffic},
     bus::BusOptions,
     http::{HttpClient, HttpError, HttpOptions},
 };
@@ -32,7 +32,7 @@ use waybill_formats::{Limits, RowFilter, filter::FilterColumns};
 use crate::{
     OnBadRow,
     apply::{EntityPlans, PlanError},
-    fetch::{Claim, Storage},
+    fetch::{Claim, RANGE_AHEAD_BYTES, Storage},
     files::{Files, Source},
     grants::{Credential, Grants, place_of},
     health::{Alarm, Doing},
@@ -77,6 +77,7 @@ struct Shared<I> {
     admitted: Arc<Notify>,
     sink_calls: Arc<Calls>,
     traffic: Arc<Traffic>,
+    ahead: Arc<ReadAhead>,
     circuits: Arc<Circuits>,
     /// While it receives.
     receiving: Doing,
@@ -152,6 +153,7 @@ pub struct SubscriberBuilder {
     http: HttpOptions,
     bus: BusOptions,
     blob: ContainerOptions,
+    ranges_ahead_max: usize,
     now: fn() -> OffsetDateTime,
 }
 
@@ -177,6 +179,7 @@ impl Default for SubscriberBuilder {
             http: HttpOptions::default(),
             bus: BusOptions::default(),
             blob: ContainerOptions::default(),
+            ranges_ahead_max: 4,
             now: OffsetDateTime::now_utc,
         }
     }
@@ -302,6 +305,15 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Most ranges of large blobs that are under way beside the first one of each download, of all files together (default 4,
+    /// 0: none). More of them are opened only while decoding waits for the network, and only as long as that brings more bytes.
+    /// Each is of 4 MiB at most (or of the range of [`blob`](Self::blob), if that is less), and so is the memory that it takes.
+    #[must_use]
+    pub fn ranges_ahead_max(mut self, ranges: usize) -> Self {
+        self.ranges_ahead_max = ranges;
+        self
+    }
+
     /// How long the inbox's leases last; tell it the same (default 60 s). Renewed at a third of it.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -379,6 +391,7 @@ impl SubscriberBuilder {
                 plans: Arc::new(plans),
                 filters,
                 worker: WorkerId::new(),
+                ahead: Arc::new(ReadAhead::new(self.ranges_ahead_max, self.blob.range_bytes.min(RANGE_AHEAD_BYTES))),
                 options: self,
                 received: Arc::default(),
                 dead_letters: Arc::default(),
@@ -522,9 +535,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     fn storage(&self) -> Storage {
-        let Shared { http, tokens, options, traffic, .. } = &*self.shared;
-        let (http, tokens, traffic) = (http.clone(), Arc::clone(tokens), Arc::clone(traffic));
-        Storage { http, tokens, options: options.blob.clone(), traffic }
+        let Shared { http, tokens, options, traffic, ahead, .. } = &*self.shared;
+        let (http, tokens) = (http.clone(), Arc::clone(tokens));
+        let (traffic, ahead) = (Arc::clone(traffic), Arc::clone(ahead));
+        Storage { http, tokens, options: options.blob.clone(), traffic, ahead }
     }
 
     fn watched<S: Sink>(&self, sink: S) -> Arc<Watched<S>> {

@@ -65,6 +65,8 @@ pub struct Settings {
     sort_bytes_max: usize,
     /// Bytes asked for in one ranged read.
     range_bytes: u64,
+    /// Ranges of large blobs under way beside the first one of each download, of all files together.
+    ranges_ahead_max: usize,
     drain_timeout_ms: u64,
     lease_ms: u64,
     /// Extra certificate authorities, PEM.
@@ -129,6 +131,7 @@ impl Default for Settings {
             commit_bytes_max: None,
             sort_bytes_max: 48 << 20,
             range_bytes: 8 << 20,
+            ranges_ahead_max: 4,
             drain_timeout_ms: 20_000,
             lease_ms: 60_000,
             ca_file: None,
@@ -452,7 +455,8 @@ impl Settings {
             .grant_layout(self.grant_layout())
             .http(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
             .bus(self.bus_options(ca_file))
-            .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() });
+            .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() })
+            .ranges_ahead_max(self.ranges_ahead_max);
         if let Some(types) = &self.types {
             builder = builder.types(types.iter().cloned());
         }
