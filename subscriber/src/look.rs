@@ -14,13 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::JoinSet};
-use waybill_azure::blob::Download;
 use waybill_contracts::{Entity, Extras, Media, Metadata, MetadataError};
 use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch};
 
 use crate::{
     Verdict,
-    fetch::FetchError,
+    cache::Draft,
+    fetch::{self, FetchError, Fetched},
     inbox::InboxError,
     rows::{self, Chunk, Decoded, Group, GroupLimits, Grouping, Pool, RowsError, Way},
     tasks::{blocking, outcome},
@@ -94,6 +94,9 @@ pub struct FileRows {
     stats: Option<FileStats>,
     /// What the message says of it.
     announced: Option<Extras>,
+    /// What becomes a copy of it, once its reader says that it is right.
+    draft: Option<Draft>,
+    is_download: bool,
     /// How to decode it again, should it be other than its index says.
     again: Option<(PathBuf, DecodeOptions)>,
 }
@@ -102,10 +105,10 @@ pub struct FileRows {
 #[derive(Debug)]
 struct Work {
     groups: mpsc::Receiver<Group>,
-    reading: JoinSet<Result<(), LookError>>,
+    reading: JoinSet<Result<Option<Draft>, LookError>>,
     decoding: JoinSet<Result<Decoded, DecodeError>>,
     /// What reading came to.
-    read: Option<Result<(), LookError>>,
+    read: Option<Result<Option<Draft>, LookError>>,
 }
 
 impl FileRows {
@@ -125,13 +128,22 @@ impl FileRows {
         let work = Work::of_file(file, path, options.clone(), Way::BySegments(length), 0);
         let again = Some((path.to_owned(), options));
         let name = path.display().to_string();
-        Ok(Self { name, work: Some(work), waiting: VecDeque::new(), stats: None, announced: None, again })
+        Ok(Self {
+            name,
+            work: Some(work),
+            waiting: VecDeque::new(),
+            stats: None,
+            announced: None,
+            draft: None,
+            is_download: false,
+            again,
+        })
     }
 
     /// Of a blob, by the message that stands for it; to be compared with the announced hash if `verify_hash`.
     pub(crate) fn of_blob(
         name: String,
-        download: Download,
+        download: Fetched,
         metadata: &Metadata,
         entity: Option<&Entity>,
         limits: &Limits,
@@ -146,17 +158,14 @@ impl FileRows {
     }
 
     /// Of a download from the blob's begin.
-    pub(crate) fn of_download(name: String, mut download: Download, options: DecodeOptions) -> Self {
+    pub(crate) fn of_download(name: String, mut download: Fetched, options: DecodeOptions) -> Self {
+        let is_download = download.is_download();
         let work = Work::begin(options, Way::InOneGo, 0, async move |chunks| {
-            while let Some(bytes) = download.next().await.map_err(FetchError::from)? {
-                if chunks.send(Chunk::Bytes(bytes)).await.is_err() {
-                    return Ok(());
-                }
-            }
-            let _nobody_listens = chunks.send(Chunk::End).await;
-            Ok(())
+            fetch::stream(&mut download, chunks).await?;
+            Ok(download.into_draft())
         });
-        Self { name, work: Some(work), waiting: VecDeque::new(), stats: None, announced: None, again: None }
+        let (waiting, announced) = (VecDeque::new(), None);
+        Self { name, work: Some(work), waiting, stats: None, announced, draft: None, is_download, again: None }
     }
 
     /// The file's name, for messages.
@@ -186,8 +195,14 @@ impl FileRows {
             // A call that is dropped here finds the tasks, or what they came to, when it is repeated.
             let ended = work.ended().await;
             self.work = None;
-            match (ended?, &self.again) {
-                (Ok(Decoded::Over), _) => {}
+            let (decoded, draft) = ended?;
+            match (decoded, &self.again) {
+                (Ok(Decoded::Over), _) => {
+                    self.draft = draft;
+                    if self.announced.is_some() && self.check_announced().is_ok() {
+                        self.keep().await;
+                    }
+                }
                 (Ok(Decoded::Doubt { to }), Some((path, options))) => {
                     let (file, _) = open(path).await?;
                     self.work = Some(Work::of_file(file, path, options.clone(), Way::InOneGo, to));
@@ -209,6 +224,16 @@ impl FileRows {
         }
     }
 
+    /// Whether storage gave it.
+    pub(crate) fn is_download(&self) -> bool {
+        self.is_download
+    }
+
+    /// It is right: a copy of it is kept, where there is a cache. Where the message is known here, that is done at the file's end.
+    pub(crate) async fn keep(&mut self) {
+        fetch::keep(self.draft.take()).await;
+    }
+
     /// What the whole file had, once it was read to its end.
     #[must_use]
     pub fn stats(&self) -> Option<&FileStats> {
@@ -228,7 +253,7 @@ impl Work {
                 let chunk = if bytes.is_empty() { Chunk::End } else { Chunk::Bytes(bytes) };
                 let is_last = matches!(chunk, Chunk::End);
                 if chunks.send(chunk).await.is_err() || is_last {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         })
@@ -236,7 +261,7 @@ impl Work {
 
     fn begin<R>(options: DecodeOptions, way: Way, from: u64, read: impl FnOnce(mpsc::Sender<Chunk>) -> R) -> Self
     where
-        R: Future<Output = Result<(), LookError>> + Send + 'static,
+        R: Future<Output = Result<Option<Draft>, LookError>> + Send + 'static,
     {
         let (chunk_to, chunk_from) = mpsc::channel(rows::CHUNKS_QUEUED);
         let (group_to, groups) = mpsc::channel(rows::GROUPS_QUEUED);
@@ -249,16 +274,17 @@ impl Work {
     }
 
     /// What it came to, when there are no more groups.
-    async fn ended(&mut self) -> Result<Result<Decoded, DecodeError>, LookError> {
+    async fn ended(&mut self) -> Result<(Result<Decoded, DecodeError>, Option<Draft>), LookError> {
         // What the decoder says counts, unless bytes were missing.
         if let Some(read) = self.reading.join_next().await {
             self.read = Some(outcome(read).ok_or(LookError::Closing)?);
         }
-        if let Some(Err(error)) = self.read.take() {
-            return Err(error);
+        if let Some(Err(_)) = &self.read {
+            return Err(self.read.take().and_then(Result::err).unwrap_or(LookError::Closing));
         }
         let decoded = self.decoding.join_next().await.expect("it is joined once");
-        outcome(decoded).ok_or(LookError::Closing)
+        let decoded = outcome(decoded).ok_or(LookError::Closing)?;
+        Ok((decoded, self.read.take().and_then(Result::ok).flatten()))
     }
 }
 

@@ -32,6 +32,7 @@ use waybill_formats::{Limits, RowFilter, filter::FilterColumns};
 use crate::{
     OnBadRow,
     apply::{EntityPlans, PlanError},
+    cache::{Cache, CacheOptions},
     fetch::{Claim, RANGE_AHEAD_BYTES, Storage},
     files::{Files, Source},
     grants::{Credential, Grants, place_of},
@@ -66,6 +67,7 @@ struct Shared<I> {
     tokens: Arc<dyn TokenSource>,
     grants: Option<Arc<Grants>>,
     http: HttpClient,
+    cache: Option<Arc<Cache>>,
     entities: Arc<Entities>,
     plans: Arc<EntityPlans>,
     filters: HashMap<String, Arc<RowFilter>>,
@@ -154,6 +156,7 @@ pub struct SubscriberBuilder {
     bus: BusOptions,
     blob: ContainerOptions,
     ranges_ahead_max: usize,
+    cache: Option<CacheOptions>,
     now: fn() -> OffsetDateTime,
 }
 
@@ -180,6 +183,7 @@ impl Default for SubscriberBuilder {
             bus: BusOptions::default(),
             blob: ContainerOptions::default(),
             ranges_ahead_max: 4,
+            cache: None,
             now: OffsetDateTime::now_utc,
         }
     }
@@ -314,6 +318,14 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Keep copies of the files' stored bytes on disk, and read those instead of a download when a file is read again: by a
+    /// replay, a rebuild, another sink or [`Subscriber::rows`] (default: no).
+    #[must_use]
+    pub fn cache(mut self, cache: CacheOptions) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
     /// How long the inbox's leases last; tell it the same (default 60 s). Renewed at a third of it.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -391,6 +403,7 @@ impl SubscriberBuilder {
                 plans: Arc::new(plans),
                 filters,
                 worker: WorkerId::new(),
+                cache: self.cache.clone().map(|options| Arc::new(Cache::new(options, self.now))),
                 ahead: Arc::new(ReadAhead::new(self.ranges_ahead_max, self.blob.range_bytes.min(RANGE_AHEAD_BYTES))),
                 options: self,
                 received: Arc::default(),
@@ -505,7 +518,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let shared = &self.shared;
         let row = shared.inbox.get(id).await?.ok_or(LookError::Unknown { id })?;
         let metadata = Metadata::parse(row.body.as_bytes()).map_err(|source| LookError::NoFile { id, source })?;
-        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at };
+        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at, seen: None };
         let now = (shared.options.now)();
         let blob = self.storage().locate(&shared.inbox, claim, now).await?;
         let download = blob.open(claim, (0, None), now).await?;
@@ -535,10 +548,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     fn storage(&self) -> Storage {
-        let Shared { http, tokens, options, traffic, ahead, .. } = &*self.shared;
+        let Shared { http, tokens, options, traffic, ahead, cache, .. } = &*self.shared;
         let (http, tokens) = (http.clone(), Arc::clone(tokens));
         let (traffic, ahead) = (Arc::clone(traffic), Arc::clone(ahead));
-        Storage { http, tokens, options: options.blob.clone(), traffic, ahead }
+        Storage { http, tokens, options: options.blob.clone(), traffic, ahead, cache: cache.clone() }
     }
 
     fn watched<S: Sink>(&self, sink: S) -> Arc<Watched<S>> {

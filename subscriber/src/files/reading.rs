@@ -124,7 +124,7 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
                         return Ok(Some(self.given_out(batch)));
                     }
                 }
-                None => self.at_the_end()?,
+                None => self.at_the_end().await?,
             }
         }
         Ok(None)
@@ -172,20 +172,23 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
         batch
     }
 
-    fn at_the_end(&mut self) -> Result<(), FileError> {
-        let Some(open) = self.open.take() else { return Ok(()) };
-        let Some(stats) = open.stats() else { return Ok(()) };
-        if let Err(error) = rows::check_figures(open.name(), &extras(self.file), stats) {
+    async fn at_the_end(&mut self) -> Result<(), FileError> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let Some(stats) = open.stats().cloned() else { return Ok(()) };
+        if let Err(error) = rows::check_figures(open.name(), &extras(self.file), &stats) {
             // What fitted when the first rows took effect does not fit any more.
             return Err(if self.is_looking && self.from > 0 { self.content_changed() } else { error.into() });
         }
         // Only now, because a storage that opens every file and then dies has not worked.
-        self.file.source.circuits.of(Dependency::Storage).worked();
+        if open.is_download() {
+            self.file.source.circuits.of(Dependency::Storage).worked();
+        }
+        open.keep().await;
         if self.is_looking {
             self.is_looking = false;
         } else {
             self.is_over = true;
-            let FileStats { rows, bad_rows, stored_bytes, plain_bytes, .. } = *stats;
+            let FileStats { rows, bad_rows, stored_bytes, plain_bytes, .. } = stats;
             self.file.read = FileDone { rows, bad_rows, filtered_rows: None, stored_bytes, plain_bytes };
         }
         Ok(())
