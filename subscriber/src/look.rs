@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::JoinSet};
 use waybill_contracts::{Entity, Extras, Media, Metadata, MetadataError};
-use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch};
+use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch, seek::Checkpoint};
 
 use crate::{
     Verdict,
@@ -97,6 +97,10 @@ pub struct FileRows {
     /// What becomes a copy of it, once its reader says that it is right.
     draft: Option<Draft>,
     is_download: bool,
+    /// A place up to which all rows were given.
+    checkpoint: Option<Checkpoint>,
+    /// A download that is other than its index or the checkpoint says: whoever opened it reads it again, in one go.
+    is_doubted: bool,
     /// How to decode it again, should it be other than its index says.
     again: Option<(PathBuf, DecodeOptions)>,
 }
@@ -136,6 +140,8 @@ impl FileRows {
             announced: None,
             draft: None,
             is_download: false,
+            checkpoint: None,
+            is_doubted: false,
             again,
         })
     }
@@ -153,19 +159,30 @@ impl FileRows {
         let options = rows::decode_options(media, &metadata.blob_type, entity, limits)?;
         let announced = metadata.extras().unwrap_or_default();
         let hash_plain = verify_hash && announced.plain_sha256.is_some();
-        let rows = Self::of_download(name, download, DecodeOptions { hash_plain, ..options });
+        let rows = Self::of_download(name, download, DecodeOptions { hash_plain, ..options }, Way::InOneGo);
         Ok(Self { announced: Some(announced), ..rows })
     }
 
-    /// Of a download from the blob's begin.
-    pub(crate) fn of_download(name: String, mut download: Fetched, options: DecodeOptions) -> Self {
+    /// Of a download from the blob's begin, or from where `way` begins.
+    pub(crate) fn of_download(name: String, mut download: Fetched, options: DecodeOptions, way: Way) -> Self {
         let is_download = download.is_download();
-        let work = Work::begin(options, Way::InOneGo, 0, async move |chunks| {
+        let work = Work::begin(options, way, 0, async move |chunks| {
             fetch::stream(&mut download, chunks).await?;
             Ok(download.into_draft())
         });
         let (waiting, announced) = (VecDeque::new(), None);
-        Self { name, work: Some(work), waiting, stats: None, announced, draft: None, is_download, again: None }
+        Self {
+            name,
+            work: Some(work),
+            waiting,
+            stats: None,
+            announced,
+            draft: None,
+            is_download,
+            checkpoint: None,
+            is_doubted: false,
+            again: None,
+        }
     }
 
     /// The file's name, for messages.
@@ -190,6 +207,7 @@ impl FileRows {
             if let Some(group) = work.groups.recv().await {
                 self.waiting.extend(group.batches);
                 self.stats = group.end.or(self.stats.take());
+                self.checkpoint = group.checkpoint.or(self.checkpoint.take());
                 continue;
             }
             // A call that is dropped here finds the tasks, or what they came to, when it is repeated.
@@ -207,7 +225,7 @@ impl FileRows {
                     let (file, _) = open(path).await?;
                     self.work = Some(Work::of_file(file, path, options.clone(), Way::InOneGo, to));
                 }
-                (Ok(Decoded::Doubt { .. }), None) => unreachable!("it is read in one go"),
+                (Ok(Decoded::Doubt { .. }), None) => self.is_doubted = true,
                 (Err(source), _) => return Err(RowsError::Decode { blob: self.name.clone(), source }.into()),
             }
         }
@@ -222,6 +240,16 @@ impl FileRows {
             (Some(announced), Some(stats)) => Ok(rows::check_figures(&self.name, announced, stats)?),
             _ => Ok(()),
         }
+    }
+
+    /// The last place before or within the rows that were given, where they can be gone on with.
+    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
+    }
+
+    /// At the end: it is none, and the rows that follow are had by reading in one go.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.is_doubted
     }
 
     /// Whether storage gave it.

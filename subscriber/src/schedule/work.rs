@@ -45,7 +45,7 @@ use crate::{
 };
 
 /// Stored bytes between two checkpoints at least: a note costs a write, and after a crash so much may be downloaded again.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
+pub(crate) const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// Bytes of rows that are sorted in memory, unless it is said.
 pub(crate) const SORT_BYTES: usize = 48 << 20;
