@@ -339,7 +339,7 @@ impl Faults {
     /// A GetBlob that is about to send the blob's bytes `from..to`.
     pub(crate) fn on_body(self: &Arc<Self>, name: &str, from: u64, to: u64, connection: u64) -> ToBody {
         let mut to_body = ToBody::default();
-        let mut corrupted = Vec::new();
+        let mut touched = Vec::new();
         let on = || format!("GetBlob {} bytes {from}-{}", printable(name), to.saturating_sub(1));
         {
             let mut state = self.state();
@@ -349,6 +349,7 @@ impl Faults {
                 let at = match &step.what {
                     What::Cut { at: CutAt::BlobByte(at), .. } | What::Corrupt { at } => *at,
                     What::Cut { at: CutAt::BodyByte(at), .. } => from.saturating_add(*at),
+                    What::Slow { .. } => from,
                     _ => continue,
                 };
                 let fits = (from..to).contains(&at) && requests.fit(BlobOperation::GetBlob, name);
@@ -359,13 +360,17 @@ impl Faults {
                     }
                     What::Corrupt { .. } if fits && progress.counts(&step.trigger) => {
                         to_body.corrupt.push(at);
-                        corrupted.push((*number, Arc::clone(step)));
+                        touched.push((*number, Arc::clone(step)));
+                    }
+                    What::Slow { bytes_per_second } if fits && progress.counts(&step.trigger) => {
+                        to_body.slow = Some(*bytes_per_second);
+                        touched.push((*number, Arc::clone(step)));
                     }
                     _ => {}
                 }
             }
         }
-        for (number, step) in corrupted {
+        for (number, step) in touched {
             self.happened((number, &step), Source { on: on(), connection: Some(connection) });
         }
         to_body

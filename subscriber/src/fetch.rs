@@ -1,26 +1,31 @@
-//! A claimed file to a stream of bytes: where it lies is checked here, and nowhere is the SAS sent but to its own grant's
-//! endpoint.
+//! A claimed file to a stream of bytes, from storage or from a copy in the cache: where it lies is checked here, and nowhere is
+//! the SAS sent but to its own grant's endpoint.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use waybill_azure::{
     Grant, GrantError, OnePlace, Service, TokenSource,
-    blob::{BlobError, Container, ContainerOptions, Download, Traffic},
+    blob::{BlobError, BlobFacts, BlobHeaders, Container, ContainerOptions, Download, ReadAhead, Traffic},
     http::HttpClient,
 };
 use waybill_contracts::{BlobPath, BlobUriError, Metadata, Reason};
 
 use crate::{
     Blame, Verdict,
+    cache::{Cache, Copy, Draft},
     grants::place_of,
-    inbox::{Inbox, InboxError, Leased, Place, Waybill},
+    inbox::{BlobSeen, Inbox, InboxError, Leased, Place, Waybill},
     rows::Chunk,
 };
 
 /// A file whose blob is missing is waited for this long after it was received, when its message names no `expiresAt`.
 const MISSING_BLOB_PATIENCE: time::Duration = time::Duration::DAY;
+
+/// Of a range beside the first one of a download, at most.
+pub(crate) const RANGE_AHEAD_BYTES: u64 = 4 << 20;
 
 /// Why a claimed file cannot be streamed.
 #[derive(Debug, thiserror::Error)]
@@ -140,12 +145,19 @@ pub(crate) struct Claim<'m> {
     pub(crate) metadata: &'m Metadata,
     pub(crate) expires_at: Option<OffsetDateTime>,
     pub(crate) received_at: OffsetDateTime,
+    /// The blob that was noted last, if that is known.
+    pub(crate) seen: Option<&'m BlobSeen>,
 }
 
 impl<'m> Claim<'m> {
     pub(crate) fn of(file: &'m Leased) -> Self {
         let Waybill { metadata, expires_at, .. } = &file.waybill;
-        Self { metadata, expires_at: *expires_at, received_at: file.received_at }
+        Self { metadata, expires_at: *expires_at, received_at: file.received_at, seen: file.blob.as_ref() }
+    }
+
+    /// How long the blob is, by the message.
+    fn announced(&self) -> Option<u64> {
+        self.metadata.extras().ok().and_then(|extras| extras.bytes)
     }
 }
 
@@ -156,6 +168,8 @@ pub(crate) struct Storage {
     pub(crate) tokens: Arc<dyn TokenSource>,
     pub(crate) options: ContainerOptions,
     pub(crate) traffic: Arc<Traffic>,
+    pub(crate) ahead: Arc<ReadAhead>,
+    pub(crate) cache: Option<Arc<Cache>>,
 }
 
 impl Storage {
@@ -167,7 +181,9 @@ impl Storage {
     /// The container of a grant, for as long as there is one for it.
     pub(crate) fn at(&self, grant: &Grant) -> Container {
         let tokens = Arc::new(OnePlace::of(Arc::clone(&self.tokens), grant));
-        Container::new(self.http.clone(), tokens, self.options.clone()).counting(Arc::clone(&self.traffic))
+        Container::new(self.http.clone(), tokens, self.options.clone())
+            .counting(Arc::clone(&self.traffic))
+            .reading_ahead(Arc::clone(&self.ahead))
     }
 
     /// Finds where the file lies by the current grants.
@@ -184,7 +200,8 @@ impl Storage {
         let grants = self.grants().await?;
         for grant in &grants {
             if let Some(blob) = uri.under(&grant.endpoint, &grant.entity) {
-                return Ok(Located { container: self.at(grant), blob });
+                let cache = self.cache.clone().map(|cache| (cache, uri.normalised()));
+                return Ok(Located { container: self.at(grant), blob, cache });
             }
         }
         for place in inbox.places().await? {
@@ -204,6 +221,8 @@ impl Storage {
 pub(crate) struct Located {
     container: Container,
     blob: BlobPath,
+    /// And under which name it has copies there.
+    cache: Option<(Arc<Cache>, String)>,
 }
 
 impl Located {
@@ -213,7 +232,8 @@ impl Located {
     }
 
     /// Opens the file at stored byte `at`: an ordinary gzip can be read from its begin only. With `etag`, only if it is still
-    /// the one that was read before.
+    /// the one that was read before. A copy in the cache does as well, when it is of the blob that storage has; or of the one
+    /// that was read before, or of one that storage has no more.
     ///
     /// # Errors
     /// [`FetchError`].
@@ -222,7 +242,15 @@ impl Located {
         file: Claim<'_>,
         (at, etag): (u64, Option<&str>),
         now: OffsetDateTime,
-    ) -> Result<Download, FetchError> {
+    ) -> Result<Fetched, FetchError> {
+        if let Some((cache, uri)) = &self.cache
+            && let Some(copy) = cache.find(uri).await
+            && at <= copy.length()
+            && self.is_wanted(&copy, etag, &file).await
+        {
+            cache.hit(&copy);
+            return Fetched::of_copy(copy, self, at).announced(&file);
+        }
         let download = match self.container.download(self.name(), at, etag).await {
             Ok(download) => download,
             Err(BlobError::NotFound { .. }) => {
@@ -235,22 +263,137 @@ impl Located {
             }
             Err(error) => return Err(error.into()),
         };
-        let announced = file.metadata.extras().ok().and_then(|extras| extras.bytes);
-        match announced {
-            Some(announced) if announced != download.facts().length => {
-                Err(FetchError::LengthDiffers { announced, found: download.facts().length })
-            }
-            _ => Ok(download),
+        let mut fetched = Fetched::of_download(download).announced(&file)?;
+        if let Some((cache, uri)) = &self.cache
+            && at == 0
+        {
+            fetched.draft = cache.begin(uri, &fetched.facts).await;
+        }
+        Ok(fetched)
+    }
+
+    async fn is_wanted(&self, copy: &Copy, etag: Option<&str>, file: &Claim<'_>) -> bool {
+        if let Some(wanted) = etag.or(file.seen.map(|seen| seen.etag.as_str())) {
+            return wanted == copy.etag();
+        }
+        match self.container.head(self.name()).await {
+            Ok(facts) => facts.etag == copy.etag() && facts.length == copy.length(),
+            // Nobody has another one.
+            Err(BlobError::NotFound { .. }) => file.announced().is_none_or(|announced| announced == copy.length()),
+            // The download says it.
+            Err(_) => false,
         }
     }
 }
 
-/// Streams the rest of a download into `to`; when nobody takes it any more, it ends quietly.
+/// A file's stored bytes, on their way.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    facts: BlobFacts,
+    position: u64,
+    source: Source,
+    /// What becomes a copy of it.
+    draft: Option<Draft>,
+}
+
+#[derive(Debug)]
+enum Source {
+    Storage(Download),
+    /// Should the copy not be right, the rest comes from the container.
+    Copy {
+        copy: Copy,
+        container: Container,
+        blob: String,
+        cache: Option<(Arc<Cache>, String)>,
+    },
+}
+
+impl Fetched {
+    fn of_download(download: Download) -> Self {
+        let (facts, position) = (download.facts().clone(), download.position());
+        Self { facts, position, source: Source::Storage(download), draft: None }
+    }
+
+    fn of_copy(copy: Copy, blob: &Located, at: u64) -> Self {
+        let (etag, length) = (copy.etag().to_owned(), copy.length());
+        let facts = BlobFacts { etag, length, headers: BlobHeaders::default(), content_encoding: None };
+        let (container, cache) = (blob.container.clone(), blob.cache.clone());
+        let source = Source::Copy { copy, container, blob: blob.name().to_owned(), cache };
+        Self { facts, position: at, source, draft: None }
+    }
+
+    fn announced(self, file: &Claim<'_>) -> Result<Self, FetchError> {
+        match file.announced() {
+            Some(announced) if announced != self.facts.length => {
+                Err(FetchError::LengthDiffers { announced, found: self.facts.length })
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Of the whole blob; of a copy, its headers are not known.
+    pub(crate) fn facts(&self) -> &BlobFacts {
+        &self.facts
+    }
+
+    /// Whether storage gives it.
+    pub(crate) fn is_download(&self) -> bool {
+        matches!(self.source, Source::Storage(_))
+    }
+
+    /// The next bytes, never empty; `None` at the end.
+    ///
+    /// # Errors
+    /// What the download met.
+    ///
+    /// # Cancel safety
+    /// Not cancel-safe: bytes may be lost with a call that is dropped.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        let bytes = loop {
+            match &mut self.source {
+                Source::Storage(download) => match download.next().await? {
+                    Some(bytes) => break bytes,
+                    None => return Ok(None),
+                },
+                Source::Copy { .. } if self.position == self.facts.length => return Ok(None),
+                Source::Copy { copy, container, blob, cache } => match copy.read(self.position).await {
+                    Ok(bytes) => break bytes,
+                    Err(problem) => {
+                        if let Some((cache, uri)) = cache {
+                            cache.doubt(uri, problem).await;
+                        }
+                        let rest = container.download(blob, self.position, Some(&self.facts.etag)).await?;
+                        self.source = Source::Storage(rest);
+                    }
+                },
+            }
+        };
+        self.position += bytes.len() as u64;
+        if let Some(draft) = &mut self.draft {
+            draft.add(&bytes).await;
+        }
+        Ok(Some(bytes))
+    }
+
+    /// What can be kept of it, once it was read to its end and found right.
+    pub(crate) fn into_draft(self) -> Option<Draft> {
+        self.draft.filter(|_| self.position == self.facts.length)
+    }
+}
+
+/// Keeps a copy of a file that was read to its end and found right.
+pub(crate) async fn keep(draft: Option<Draft>) {
+    if let Some(draft) = draft {
+        draft.keep().await;
+    }
+}
+
+/// Streams the rest of a file into `to`; when nobody takes it any more, it ends quietly.
 ///
 /// # Errors
 /// What the download met; `to` is closed without [`Chunk::End`] then.
-pub(crate) async fn stream(download: &mut Download, to: mpsc::Sender<Chunk>) -> Result<(), FetchError> {
-    while let Some(bytes) = download.next().await? {
+pub(crate) async fn stream(fetched: &mut Fetched, to: mpsc::Sender<Chunk>) -> Result<(), FetchError> {
+    while let Some(bytes) = fetched.next().await? {
         if to.send(Chunk::Bytes(bytes)).await.is_err() {
             return Ok(());
         }

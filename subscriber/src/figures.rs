@@ -15,6 +15,7 @@ use std::{
 use time::OffsetDateTime;
 use waybill_contracts::Reason;
 
+pub use crate::cache::CacheFigures;
 use crate::grants::RenewedBecause;
 
 /// A subscriber's figures at one moment.
@@ -31,6 +32,8 @@ pub struct Figures {
     pub tokens: Option<TokenFigures>,
     /// Requests to storage.
     pub storage: StorageFigures,
+    /// The cache of blobs, where there is one.
+    pub cache: Option<CacheFigures>,
     /// Files.
     pub files: FileFigures,
     /// Their rows.

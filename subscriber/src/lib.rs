@@ -1,6 +1,6 @@
 //! From the bus to rows in effect, once.
 //!
-//! `receive` saves waybills in the `inbox` and settles them; `schedule` leases what is due; `fetch` streams the blob,
+//! `receive` saves waybills in the `inbox` and settles them; `schedule` leases what is due; `fetch` streams the blob, or its copy in the `cache`,
 //! `rows` decodes it, `sorted` brings those of a large one in the order of their keys; `apply` (pure) says what each row means whatever the order of arrival; `sink` brings it into effect
 //! in one transaction with the file's progress; what a `manifest` says goes to the inbox. `files` gives saved files to code of one's own instead. Beside them `grants`
 //! holds the tokens, `look` reads a file's rows without bringing them into effect, `draft` guesses what rows mean from samples
@@ -10,6 +10,7 @@
 pub mod receive;
 pub mod inbox;
 pub mod schedule;
+pub mod cache;
 pub mod fetch;
 pub mod rows;
 mod manifest;

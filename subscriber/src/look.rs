@@ -14,13 +14,13 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{sync::mpsc, task::JoinSet};
-use waybill_azure::blob::Download;
 use waybill_contracts::{Entity, Extras, Media, Metadata, MetadataError};
-use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch};
+use waybill_formats::{DecodeError, DecodeOptions, FileStats, Limits, RowBatch, seek::Checkpoint};
 
 use crate::{
     Verdict,
-    fetch::FetchError,
+    cache::Draft,
+    fetch::{self, FetchError, Fetched},
     inbox::InboxError,
     rows::{self, Chunk, Decoded, Group, GroupLimits, Grouping, Pool, RowsError, Way},
     tasks::{blocking, outcome},
@@ -94,6 +94,13 @@ pub struct FileRows {
     stats: Option<FileStats>,
     /// What the message says of it.
     announced: Option<Extras>,
+    /// What becomes a copy of it, once its reader says that it is right.
+    draft: Option<Draft>,
+    is_download: bool,
+    /// A place up to which all rows were given.
+    checkpoint: Option<Checkpoint>,
+    /// A download that is other than its index or the checkpoint says: whoever opened it reads it again, in one go.
+    is_doubted: bool,
     /// How to decode it again, should it be other than its index says.
     again: Option<(PathBuf, DecodeOptions)>,
 }
@@ -102,10 +109,10 @@ pub struct FileRows {
 #[derive(Debug)]
 struct Work {
     groups: mpsc::Receiver<Group>,
-    reading: JoinSet<Result<(), LookError>>,
+    reading: JoinSet<Result<Option<Draft>, LookError>>,
     decoding: JoinSet<Result<Decoded, DecodeError>>,
     /// What reading came to.
-    read: Option<Result<(), LookError>>,
+    read: Option<Result<Option<Draft>, LookError>>,
 }
 
 impl FileRows {
@@ -125,13 +132,24 @@ impl FileRows {
         let work = Work::of_file(file, path, options.clone(), Way::BySegments(length), 0);
         let again = Some((path.to_owned(), options));
         let name = path.display().to_string();
-        Ok(Self { name, work: Some(work), waiting: VecDeque::new(), stats: None, announced: None, again })
+        Ok(Self {
+            name,
+            work: Some(work),
+            waiting: VecDeque::new(),
+            stats: None,
+            announced: None,
+            draft: None,
+            is_download: false,
+            checkpoint: None,
+            is_doubted: false,
+            again,
+        })
     }
 
     /// Of a blob, by the message that stands for it; to be compared with the announced hash if `verify_hash`.
     pub(crate) fn of_blob(
         name: String,
-        download: Download,
+        download: Fetched,
         metadata: &Metadata,
         entity: Option<&Entity>,
         limits: &Limits,
@@ -141,22 +159,30 @@ impl FileRows {
         let options = rows::decode_options(media, &metadata.blob_type, entity, limits)?;
         let announced = metadata.extras().unwrap_or_default();
         let hash_plain = verify_hash && announced.plain_sha256.is_some();
-        let rows = Self::of_download(name, download, DecodeOptions { hash_plain, ..options });
+        let rows = Self::of_download(name, download, DecodeOptions { hash_plain, ..options }, Way::InOneGo);
         Ok(Self { announced: Some(announced), ..rows })
     }
 
-    /// Of a download from the blob's begin.
-    pub(crate) fn of_download(name: String, mut download: Download, options: DecodeOptions) -> Self {
-        let work = Work::begin(options, Way::InOneGo, 0, async move |chunks| {
-            while let Some(bytes) = download.next().await.map_err(FetchError::from)? {
-                if chunks.send(Chunk::Bytes(bytes)).await.is_err() {
-                    return Ok(());
-                }
-            }
-            let _nobody_listens = chunks.send(Chunk::End).await;
-            Ok(())
+    /// Of a download from the blob's begin, or from where `way` begins.
+    pub(crate) fn of_download(name: String, mut download: Fetched, options: DecodeOptions, way: Way) -> Self {
+        let is_download = download.is_download();
+        let work = Work::begin(options, way, 0, async move |chunks| {
+            fetch::stream(&mut download, chunks).await?;
+            Ok(download.into_draft())
         });
-        Self { name, work: Some(work), waiting: VecDeque::new(), stats: None, announced: None, again: None }
+        let (waiting, announced) = (VecDeque::new(), None);
+        Self {
+            name,
+            work: Some(work),
+            waiting,
+            stats: None,
+            announced,
+            draft: None,
+            is_download,
+            checkpoint: None,
+            is_doubted: false,
+            again: None,
+        }
     }
 
     /// The file's name, for messages.
@@ -181,18 +207,25 @@ impl FileRows {
             if let Some(group) = work.groups.recv().await {
                 self.waiting.extend(group.batches);
                 self.stats = group.end.or(self.stats.take());
+                self.checkpoint = group.checkpoint.or(self.checkpoint.take());
                 continue;
             }
             // A call that is dropped here finds the tasks, or what they came to, when it is repeated.
             let ended = work.ended().await;
             self.work = None;
-            match (ended?, &self.again) {
-                (Ok(Decoded::Over), _) => {}
+            let (decoded, draft) = ended?;
+            match (decoded, &self.again) {
+                (Ok(Decoded::Over), _) => {
+                    self.draft = draft;
+                    if self.announced.is_some() && self.check_announced().is_ok() {
+                        self.keep().await;
+                    }
+                }
                 (Ok(Decoded::Doubt { to }), Some((path, options))) => {
                     let (file, _) = open(path).await?;
                     self.work = Some(Work::of_file(file, path, options.clone(), Way::InOneGo, to));
                 }
-                (Ok(Decoded::Doubt { .. }), None) => unreachable!("it is read in one go"),
+                (Ok(Decoded::Doubt { .. }), None) => self.is_doubted = true,
                 (Err(source), _) => return Err(RowsError::Decode { blob: self.name.clone(), source }.into()),
             }
         }
@@ -207,6 +240,26 @@ impl FileRows {
             (Some(announced), Some(stats)) => Ok(rows::check_figures(&self.name, announced, stats)?),
             _ => Ok(()),
         }
+    }
+
+    /// The last place before or within the rows that were given, where they can be gone on with.
+    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_ref()
+    }
+
+    /// At the end: it is none, and the rows that follow are had by reading in one go.
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.is_doubted
+    }
+
+    /// Whether storage gave it.
+    pub(crate) fn is_download(&self) -> bool {
+        self.is_download
+    }
+
+    /// It is right: a copy of it is kept, where there is a cache. Where the message is known here, that is done at the file's end.
+    pub(crate) async fn keep(&mut self) {
+        fetch::keep(self.draft.take()).await;
     }
 
     /// What the whole file had, once it was read to its end.
@@ -228,7 +281,7 @@ impl Work {
                 let chunk = if bytes.is_empty() { Chunk::End } else { Chunk::Bytes(bytes) };
                 let is_last = matches!(chunk, Chunk::End);
                 if chunks.send(chunk).await.is_err() || is_last {
-                    return Ok(());
+                    return Ok(None);
                 }
             }
         })
@@ -236,7 +289,7 @@ impl Work {
 
     fn begin<R>(options: DecodeOptions, way: Way, from: u64, read: impl FnOnce(mpsc::Sender<Chunk>) -> R) -> Self
     where
-        R: Future<Output = Result<(), LookError>> + Send + 'static,
+        R: Future<Output = Result<Option<Draft>, LookError>> + Send + 'static,
     {
         let (chunk_to, chunk_from) = mpsc::channel(rows::CHUNKS_QUEUED);
         let (group_to, groups) = mpsc::channel(rows::GROUPS_QUEUED);
@@ -249,16 +302,17 @@ impl Work {
     }
 
     /// What it came to, when there are no more groups.
-    async fn ended(&mut self) -> Result<Result<Decoded, DecodeError>, LookError> {
+    async fn ended(&mut self) -> Result<(Result<Decoded, DecodeError>, Option<Draft>), LookError> {
         // What the decoder says counts, unless bytes were missing.
         if let Some(read) = self.reading.join_next().await {
             self.read = Some(outcome(read).ok_or(LookError::Closing)?);
         }
-        if let Some(Err(error)) = self.read.take() {
-            return Err(error);
+        if let Some(Err(_)) = &self.read {
+            return Err(self.read.take().and_then(Result::err).unwrap_or(LookError::Closing));
         }
         let decoded = self.decoding.join_next().await.expect("it is joined once");
-        outcome(decoded).ok_or(LookError::Closing)
+        let decoded = outcome(decoded).ok_or(LookError::Closing)?;
+        Ok((decoded, self.read.take().and_then(Result::ok).flatten()))
     }
 }
 

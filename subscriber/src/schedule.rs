@@ -24,7 +24,7 @@ use waybill_contracts::Reason;
 pub(crate) use circuit::{Circuits, Dependency, own_pause};
 pub(crate) use patience::end_waits;
 pub use work::CompareError;
-pub(crate) use work::{SORT_BYTES, Workshop, reopen_what_the_sink_lacks};
+pub(crate) use work::{CHECKPOINT_BYTES, SORT_BYTES, Workshop, reopen_what_the_sink_lacks};
 
 use crate::{
     figures::{Histogram, Tally},

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
     GrantError, Service, TokenSource,
-    blob::{ContainerOptions, Traffic},
+    blob::{ContainerOptions, ReadAhead, Traffic},
     bus::BusOptions,
     http::{HttpClient, HttpError, HttpOptions},
 };
@@ -32,7 +32,8 @@ use waybill_formats::{Limits, RowFilter, filter::FilterColumns};
 use crate::{
     OnBadRow,
     apply::{EntityPlans, PlanError},
-    fetch::{Claim, Storage},
+    cache::{Cache, CacheOptions},
+    fetch::{Claim, RANGE_AHEAD_BYTES, Storage},
     files::{Files, Source},
     grants::{Credential, Grants, place_of},
     health::{Alarm, Doing},
@@ -66,6 +67,7 @@ struct Shared<I> {
     tokens: Arc<dyn TokenSource>,
     grants: Option<Arc<Grants>>,
     http: HttpClient,
+    cache: Option<Arc<Cache>>,
     entities: Arc<Entities>,
     plans: Arc<EntityPlans>,
     filters: HashMap<String, Arc<RowFilter>>,
@@ -77,6 +79,7 @@ struct Shared<I> {
     admitted: Arc<Notify>,
     sink_calls: Arc<Calls>,
     traffic: Arc<Traffic>,
+    ahead: Arc<ReadAhead>,
     circuits: Arc<Circuits>,
     /// While it receives.
     receiving: Doing,
@@ -152,6 +155,8 @@ pub struct SubscriberBuilder {
     http: HttpOptions,
     bus: BusOptions,
     blob: ContainerOptions,
+    ranges_ahead_max: usize,
+    cache: Option<CacheOptions>,
     now: fn() -> OffsetDateTime,
 }
 
@@ -177,6 +182,8 @@ impl Default for SubscriberBuilder {
             http: HttpOptions::default(),
             bus: BusOptions::default(),
             blob: ContainerOptions::default(),
+            ranges_ahead_max: 4,
+            cache: None,
             now: OffsetDateTime::now_utc,
         }
     }
@@ -302,6 +309,23 @@ impl SubscriberBuilder {
         self
     }
 
+    /// Most ranges of large blobs that are under way beside the first one of each download, of all files together (default 4,
+    /// 0: none). More of them are opened only while decoding waits for the network, and only as long as that brings more bytes.
+    /// Each is of 4 MiB at most (or of the range of [`blob`](Self::blob), if that is less), and so is the memory that it takes.
+    #[must_use]
+    pub fn ranges_ahead_max(mut self, ranges: usize) -> Self {
+        self.ranges_ahead_max = ranges;
+        self
+    }
+
+    /// Keep copies of the files' stored bytes on disk, and read those instead of a download when a file is read again: by a
+    /// replay, a rebuild, another sink or [`Subscriber::rows`] (default: no).
+    #[must_use]
+    pub fn cache(mut self, cache: CacheOptions) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
     /// How long the inbox's leases last; tell it the same (default 60 s). Renewed at a third of it.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
@@ -379,6 +403,8 @@ impl SubscriberBuilder {
                 plans: Arc::new(plans),
                 filters,
                 worker: WorkerId::new(),
+                cache: self.cache.clone().map(|options| Arc::new(Cache::new(options, self.now))),
+                ahead: Arc::new(ReadAhead::new(self.ranges_ahead_max, self.blob.range_bytes.min(RANGE_AHEAD_BYTES))),
                 options: self,
                 received: Arc::default(),
                 dead_letters: Arc::default(),
@@ -497,7 +523,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let shared = &self.shared;
         let row = shared.inbox.get(id).await?.ok_or(LookError::Unknown { id })?;
         let metadata = Metadata::parse(row.body.as_bytes()).map_err(|source| LookError::NoFile { id, source })?;
-        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at };
+        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at, seen: None };
         let now = (shared.options.now)();
         let blob = self.storage().locate(&shared.inbox, claim, now).await?;
         let download = blob.open(claim, (0, None), now).await?;
@@ -527,9 +553,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     fn storage(&self) -> Storage {
-        let Shared { http, tokens, options, traffic, .. } = &*self.shared;
-        let (http, tokens, traffic) = (http.clone(), Arc::clone(tokens), Arc::clone(traffic));
-        Storage { http, tokens, options: options.blob.clone(), traffic }
+        let Shared { http, tokens, options, traffic, ahead, cache, .. } = &*self.shared;
+        let (http, tokens) = (http.clone(), Arc::clone(tokens));
+        let (traffic, ahead) = (Arc::clone(traffic), Arc::clone(ahead));
+        Storage { http, tokens, options: options.blob.clone(), traffic, ahead, cache: cache.clone() }
     }
 
     fn watched<S: Sink>(&self, sink: S) -> Arc<Watched<S>> {

@@ -1,35 +1,47 @@
 //! A blob's bytes in ranges, from any byte on, resumed wherever they break off.
+//!
+//! The first range that is not over is handed out as it comes. Those behind it, if there are any (see
+//! [`ahead`](super::ahead)), fill memory until it is their turn. A range ahead that fails keeps what it has, and what it lacks
+//! is asked for when it is its turn, by the first range's rules: so a range more can never make a download fail.
 
-use std::{fmt, num::NonZero, pin::Pin};
+use std::{
+    collections::VecDeque,
+    fmt,
+    future::poll_fn,
+    num::NonZero,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
 use azure_core::http::AsyncResponseBody;
 use azure_storage_blob::models::{BlobClientDownloadOptions, BlobClientDownloadResult, HttpRange};
 use bytes::Bytes;
-use futures::StreamExt;
-use tokio::time::Instant;
+use futures::Stream;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
     BlobError, BlobFacts, BlobHeaders, Container,
+    ahead::{AheadPlace, Width},
     error::{Failure, sort},
     retry::{Stalls, retried},
     transport::{CONTENT_RANGE, ContentRange},
 };
+use crate::BoxFuture;
 
 /// A download under way.
 pub struct Download {
     container: Container,
-    blob: String,
+    blob: Arc<str>,
     facts: BlobFacts,
     position: u64,
-    range: Option<Range>,
+    /// In the blob's order, without overlap. The first of them is the one that is handed out, if it has the next byte.
+    ranges: VecDeque<Range>,
+    width: Width,
     stalls: Stalls,
-    not_before: Option<Instant>,
-}
-
-/// The range whose body is being read.
-struct Range {
-    body: Pin<Box<AsyncResponseBody>>,
-    end: u64,
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Since when the reader waits.
+    waits_since: Option<Instant>,
 }
 
 impl fmt::Debug for Download {
@@ -49,8 +61,11 @@ impl Download {
         from: u64,
         etag: Option<&str>,
     ) -> Result<Self, BlobError> {
-        let (facts, range) = match retried(|| request(&container, blob, from, etag)).await {
-            Ok((facts, range)) => (facts, Some(range)),
+        let begun = Instant::now();
+        let name: Arc<str> = blob.into();
+        let wanted = (from, container.options.range_bytes);
+        let (facts, first) = match retried(|| request(&container, blob, wanted, etag)).await {
+            Ok((facts, body)) => (facts, Some(Range::new(&name, (from, body.end), State::Comes(body), None))),
             // No byte is left at the end, and storage calls that a range that it cannot satisfy.
             Err(BlobError::Refused { status: 416, code, blob }) => {
                 let facts = container.head(&blob).await?;
@@ -64,8 +79,17 @@ impl Download {
             }
             Err(error) => return Err(error),
         };
-        let blob = blob.to_owned();
-        Ok(Self { container, blob, facts, position: from, range, stalls: Stalls::default(), not_before: None })
+        Ok(Self {
+            width: Width::new(&container.ahead, begun),
+            container,
+            blob: name,
+            facts,
+            position: from,
+            ranges: first.into_iter().collect(),
+            stalls: Stalls::default(),
+            pause: None,
+            waits_since: None,
+        })
     }
 
     /// What the first answer said of the whole blob.
@@ -91,49 +115,200 @@ impl Download {
     /// # Cancel safety
     /// Cancel-safe: bytes are returned or come again.
     pub async fn next(&mut self) -> Result<Option<Bytes>, BlobError> {
-        while self.position < self.facts.length {
-            let failed = match &mut self.range {
-                Some(range) => match range.next(self.position).await {
-                    Ok(Some(bytes)) => {
-                        self.position += bytes.len() as u64;
-                        self.stalls.end();
-                        return Ok(Some(bytes));
-                    }
-                    Ok(None) => {
-                        self.range = None;
-                        continue;
-                    }
-                    Err(error) => error.of(&self.blob),
-                },
-                None => match self.next_range().await {
-                    Ok(range) => {
-                        self.range = Some(range);
-                        continue;
-                    }
-                    Err(error) => error,
-                },
-            };
-            self.range = None;
-            let (blob, position, length) = (&self.blob, self.position, self.facts.length);
-            tracing::debug!(blob, position, length, problem = %failed, "the download will resume here");
-            self.not_before = Some(Instant::now() + self.stalls.after(failed)?);
-        }
-        self.range = None;
-        Ok(None)
+        // Nobody waited since a call that was dropped.
+        self.waits_since = None;
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    async fn next_range(&mut self) -> Result<Range, BlobError> {
-        if let Some(at) = self.not_before {
-            tokio::time::sleep_until(at).await;
-            self.not_before = None;
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, BlobError>> {
+        if let Some(since) = self.waits_since.take() {
+            self.width.waited(since.elapsed());
         }
-        let (facts, range) = request(&self.container, &self.blob, self.position, Some(&self.facts.etag)).await?;
-        if facts.length == self.facts.length {
-            Ok(range)
-        } else {
-            let problem = format!("one ETag, but {} bytes and then {}", self.facts.length, facts.length);
-            Err(BlobError::BadAnswer { blob: self.blob.clone(), problem })
+        let next = loop {
+            if self.position >= self.facts.length {
+                self.ranges.clear();
+                return Poll::Ready(Ok(None));
+            }
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(cx).is_pending() {
+                    break Poll::Pending;
+                }
+                self.pause = None;
+            }
+            let range = self.current();
+            if range.begin == range.end {
+                self.ranges.pop_front();
+                continue;
+            }
+            if let Some(bytes) = range.kept.pop_front() {
+                break Poll::Ready(Ok(Some(self.handed_out(bytes))));
+            }
+            match range.poll_come(cx) {
+                Poll::Ready(Ok(bytes)) => {
+                    self.width.came(bytes.len(), Instant::now());
+                    break Poll::Ready(Ok(Some(self.handed_out(bytes))));
+                }
+                Poll::Ready(Err(error)) => {
+                    self.ranges.pop_front();
+                    if let Err(error) = self.put_off(error) {
+                        break Poll::Ready(Err(error));
+                    }
+                }
+                Poll::Pending => break Poll::Pending,
+            }
+        };
+        self.poll_ahead(cx, next.is_pending());
+        if next.is_pending() {
+            self.waits_since = Some(Instant::now());
         }
+        next
+    }
+
+    fn handed_out(&mut self, bytes: Bytes) -> Bytes {
+        self.position += bytes.len() as u64;
+        if let Some(range) = self.ranges.front_mut() {
+            range.begin = self.position;
+        }
+        self.stalls.end();
+        bytes
+    }
+
+    /// The range that has the next byte.
+    fn current(&mut self) -> &mut Range {
+        if self.ranges.front().is_none_or(|range| range.begin != self.position) {
+            // Up to those that are there, if one before them broke off.
+            let next = self.ranges.front().map_or(self.facts.length, |range| range.begin);
+            let end = next.min(self.position.saturating_add(self.container.options.range_bytes.max(1)));
+            let range = self.ask(self.position, end, None);
+            self.ranges.push_front(range);
+        }
+        self.ranges.front_mut().expect("it was put there")
+    }
+
+    /// Lets those behind the current one go on: all that they can while it `waits`, else a piece each.
+    fn poll_ahead(&mut self, cx: &mut Context<'_>, waits: bool) {
+        let now = Instant::now();
+        let mut look_again = true;
+        while std::mem::take(&mut look_again) {
+            self.look_ahead();
+            for range in self.ranges.iter_mut().skip(1) {
+                while let Some(came) = range.poll_fill(cx) {
+                    match came {
+                        Ok(bytes) => look_again |= self.width.came(bytes, now),
+                        Err(error) => {
+                            tracing::debug!(blob = &*self.blob, at = range.at, problem = %error, "a range ahead broke off");
+                            range.end = range.at;
+                            if let BlobError::Busy { retry_after, .. } = error {
+                                self.container.ahead.throttled(retry_after);
+                            }
+                            self.width.broke_off(now);
+                        }
+                    }
+                    if !waits {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks for as many ranges as are of use and may be.
+    fn look_ahead(&mut self) {
+        let Some(mut last) = self.ranges.back().map(|range| range.end) else { return };
+        while self.ranges.len() < self.width.ranges() && last < self.facts.length {
+            let Some(place) = self.container.ahead.place() else { return };
+            let end = self.facts.length.min(last + self.container.ahead.range_bytes());
+            let range = self.ask(last, end, Some(place));
+            self.ranges.push_back(range);
+            last = end;
+        }
+    }
+
+    fn ask(&self, begin: u64, end: u64, place: Option<AheadPlace>) -> Range {
+        let (container, blob) = (self.container.clone(), Arc::clone(&self.blob));
+        let (etag, length) = (self.facts.etag.clone(), self.facts.length);
+        let asked = Box::pin(async move {
+            let (facts, body) = request(&container, &blob, (begin, end - begin), Some(&etag)).await?;
+            if facts.length == length {
+                return Ok(body);
+            }
+            let problem = format!("one ETag, but {length} bytes and then {}", facts.length);
+            Err(BlobError::BadAnswer { blob: blob.as_ref().to_owned(), problem })
+        });
+        Range::new(&self.blob, (begin, end), State::Asked(asked), place)
+    }
+
+    /// The current range broke off: it is asked for again after a pause, from the next byte.
+    fn put_off(&mut self, error: BlobError) -> Result<(), BlobError> {
+        let (blob, position, length) = (&*self.blob, self.position, self.facts.length);
+        tracing::debug!(blob, position, length, problem = %error, "the download will resume here");
+        let now = Instant::now();
+        if let BlobError::Busy { retry_after, .. } = &error {
+            self.container.ahead.throttled(*retry_after);
+            self.width.alone(now);
+        }
+        let pause = self.stalls.after(error)?;
+        self.pause = Some(Box::pin(sleep_until(now + pause)));
+        Ok(())
+    }
+}
+
+/// A range of the blob under way.
+struct Range {
+    /// The first byte that was not handed out.
+    begin: u64,
+    /// The next byte that comes.
+    at: u64,
+    end: u64,
+    /// What came and was not handed out.
+    kept: VecDeque<Bytes>,
+    state: State,
+    blob: Arc<str>,
+    _place: Option<AheadPlace>,
+}
+
+enum State {
+    Asked(BoxFuture<'static, Result<Body, BlobError>>),
+    Comes(Body),
+}
+
+/// The body of an answer.
+struct Body {
+    bytes: Pin<Box<AsyncResponseBody>>,
+    end: u64,
+}
+
+impl Range {
+    fn new(blob: &Arc<str>, (begin, end): (u64, u64), state: State, place: Option<AheadPlace>) -> Self {
+        Self { begin, at: begin, end, kept: VecDeque::new(), state, blob: Arc::clone(blob), _place: place }
+    }
+
+    /// Keeps the next bytes, and says how many; `None` when there are none now, or none any more.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Option<Result<usize, BlobError>> {
+        if self.at == self.end {
+            return None;
+        }
+        match self.poll_come(cx) {
+            Poll::Pending => None,
+            Poll::Ready(came) => Some(came.map(|bytes| {
+                let length = bytes.len();
+                self.kept.push_back(bytes);
+                length
+            })),
+        }
+    }
+
+    /// The next bytes from the network, of which there are some.
+    fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BlobError>> {
+        let body = loop {
+            match &mut self.state {
+                State::Asked(asked) => self.state = State::Comes(ready!(asked.as_mut().poll(cx))?),
+                State::Comes(body) => break body,
+            }
+        };
+        let bytes = ready!(body.poll_next(cx, self.at)).map_err(|error| error.of(&self.blob))?;
+        self.at += bytes.len() as u64;
+        Poll::Ready(Ok(bytes))
     }
 }
 
@@ -164,34 +339,31 @@ impl BodyError {
     }
 }
 
-impl Range {
-    /// The next bytes; `None` at the range's end.
-    async fn next(&mut self, position: u64) -> Result<Option<Bytes>, BodyError> {
-        if position == self.end {
-            return Ok(None);
-        }
+impl Body {
+    /// The next bytes after `position`, which is before the range's end.
+    fn poll_next(&mut self, cx: &mut Context<'_>, position: u64) -> Poll<Result<Bytes, BodyError>> {
         loop {
-            match self.body.next().await {
-                Some(Ok(bytes)) if bytes.is_empty() => {}
+            return Poll::Ready(match ready!(self.bytes.as_mut().poll_next(cx)) {
+                Some(Ok(bytes)) if bytes.is_empty() => continue,
                 Some(Ok(bytes)) if bytes.len() as u64 > self.end - position => {
-                    return Err(BodyError::TooLong { end: self.end });
+                    Err(BodyError::TooLong { end: self.end })
                 }
-                Some(Ok(bytes)) => return Ok(Some(bytes)),
-                Some(Err(error)) => return Err(BodyError::Sdk(error)),
-                None => return Err(BodyError::Cut { position, end: self.end }),
-            }
+                Some(Ok(bytes)) => Ok(bytes),
+                Some(Err(error)) => Err(BodyError::Sdk(error)),
+                None => Err(BodyError::Cut { position, end: self.end }),
+            });
         }
     }
 }
 
-/// Asks for the range at `from`, up to its headers.
+/// Asks for so many bytes from a place on, up to the answer's headers.
 async fn request(
     container: &Container,
     blob: &str,
-    from: u64,
+    (from, length): (u64, u64),
     etag: Option<&str>,
-) -> Result<(BlobFacts, Range), BlobError> {
-    let length = container.options.range_bytes.max(1);
+) -> Result<(BlobFacts, Body), BlobError> {
+    let length = length.max(1);
     let options = BlobClientDownloadOptions {
         range: Some(HttpRange::new(from, length)),
         // One partition: else the SDK would fetch several by itself, buffered whole.
@@ -217,5 +389,5 @@ async fn request(
         metadata: properties.metadata.into_iter().collect(),
     };
     let facts = BlobFacts::new(blob, properties.etag, total, blob_headers, properties.content_encoding)?;
-    Ok((facts, Range { body: Box::pin(body), end: end.unwrap_or(0) }))
+    Ok((facts, Body { bytes: Box::pin(body), end: end.unwrap_or(0) }))
 }

@@ -9,8 +9,10 @@
 //! 1. A token goes only to the endpoint and container of its own grant, over TLS or to this machine, and is in no error,
 //!    log or `Debug`.
 //! 2. A blob is never overwritten.
-//! 3. Memory: the chunks that the caller stages, one network read of a download, and one page of a listing.
+//! 3. Memory: the chunks that the caller stages, one network read of a download and what [`ReadAhead`] allows, and one page of
+//!    a listing.
 
+mod ahead;
 mod download;
 mod error;
 mod list;
@@ -31,6 +33,7 @@ use azure_storage_blob::{
 };
 
 pub use self::{
+    ahead::ReadAhead,
     download::Download,
     error::BlobError,
     list::{ListedBlob, Listing},
@@ -51,6 +54,7 @@ pub struct Container {
     tokens: Arc<dyn TokenSource>,
     options: ContainerOptions,
     traffic: Arc<Traffic>,
+    ahead: Arc<ReadAhead>,
 }
 
 /// Limits of a [`Container`].
@@ -112,13 +116,20 @@ impl Container {
     /// Touches no network.
     #[must_use]
     pub fn new(http: HttpClient, tokens: Arc<dyn TokenSource>, options: ContainerOptions) -> Self {
-        Self { http, tokens, options, traffic: Arc::default() }
+        Self { http, tokens, options, traffic: Arc::default(), ahead: Arc::default() }
     }
 
     /// Counts there what goes to and comes from storage.
     #[must_use]
     pub fn counting(mut self, traffic: Arc<Traffic>) -> Self {
         self.traffic = traffic;
+        self
+    }
+
+    /// Lets downloads read several ranges at once where that is faster, within what is free there (default: none ever).
+    #[must_use]
+    pub fn reading_ahead(mut self, ahead: Arc<ReadAhead>) -> Self {
+        self.ahead = ahead;
         self
     }
 

@@ -148,7 +148,22 @@ impl Snapshot {
             "What came from storage",
             Some(Unit::Bytes),
             [(Labels::new(), storage.received_bytes)],
-        )
+        )?;
+        let cache = self.figures.cache.unwrap_or_default();
+        page.counters(
+            "cache_files",
+            "Files that were read from the cache, or downloaded because it did not have them",
+            None,
+            [("hit", cache.hits), ("miss", cache.misses)].map(|(result, files)| (label("result", result), files)),
+        )?;
+        page.counters(
+            "cache_failures",
+            "Copies in the cache that were not right, and those that could not be written",
+            None,
+            [("damaged", cache.damaged), ("unwritable", cache.failed)]
+                .map(|(what, copies)| (label("what", what), copies)),
+        )?;
+        page.gauge("cache", "What the copies in the cache take", Some(Unit::Bytes), cache.bytes as f64)
     }
 
     fn files_and_rows(&self, page: &mut Page<'_>) -> fmt::Result {

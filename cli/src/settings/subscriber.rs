@@ -20,6 +20,7 @@ use waybill_formats::{RowFilter, filter::FilterColumns};
 use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
     apply::EntityPlans,
+    cache::CacheOptions,
     inbox::{AnyInbox, PostgresInbox, PostgresInboxOptions, Retention, SqliteInbox, SqliteInboxOptions},
     sink::{self, AnySink},
 };
@@ -65,6 +66,8 @@ pub struct Settings {
     sort_bytes_max: usize,
     /// Bytes asked for in one ranged read.
     range_bytes: u64,
+    /// Ranges of large blobs under way beside the first one of each download, of all files together.
+    ranges_ahead_max: usize,
     drain_timeout_ms: u64,
     lease_ms: u64,
     /// Extra certificate authorities, PEM.
@@ -75,6 +78,8 @@ pub struct Settings {
     pub health: Option<String>,
     /// What of the inbox is forgotten, and when; nothing by default.
     retention: RetentionDays,
+    /// Copies of files, to be read instead of a download; none by default.
+    cache: CacheSettings,
     tenant: Tenant,
 }
 
@@ -88,6 +93,18 @@ struct RetentionDays {
     files_days: Option<u32>,
     /// The keys of those that were pruned.
     identities_days: Option<u32>,
+}
+
+/// `[subscriber.cache]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct CacheSettings {
+    /// The folder.
+    dir: Option<PathBuf>,
+    /// All copies together.
+    bytes_max: Option<u64>,
+    /// A copy goes so long after it was downloaded.
+    age_days: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -129,12 +146,14 @@ impl Default for Settings {
             commit_bytes_max: None,
             sort_bytes_max: 48 << 20,
             range_bytes: 8 << 20,
+            ranges_ahead_max: 4,
             drain_timeout_ms: 20_000,
             lease_ms: 60_000,
             ca_file: None,
             transport: Transport::Auto,
             health: None,
             retention: RetentionDays::default(),
+            cache: CacheSettings::default(),
             tenant: Tenant::default(),
         }
     }
@@ -354,6 +373,21 @@ impl Settings {
         Retention { history: days(history_days), files: days(files_days), identities: days(identities_days) }
     }
 
+    /// Where copies of files are kept, and how many.
+    pub fn cache(&self) -> anyhow::Result<Option<CacheOptions>> {
+        let CacheSettings { dir, bytes_max, age_days } = &self.cache;
+        let Some(dir) = dir else {
+            if bytes_max.is_some() || age_days.is_some() {
+                bail!("[subscriber.cache] says how much is kept, but not where: set `dir`, or leave the section out");
+            }
+            return Ok(None);
+        };
+        let mut options = CacheOptions::new(dir);
+        options.bytes_max = bytes_max.unwrap_or(options.bytes_max);
+        options.age_max = age_days.map_or(options.age_max, |days| Duration::from_secs(u64::from(days) * 86_400));
+        Ok(Some(options))
+    }
+
     /// Only these types, as configured.
     pub fn types(&self) -> Option<&[String]> {
         self.types.as_deref()
@@ -452,7 +486,11 @@ impl Settings {
             .grant_layout(self.grant_layout())
             .http(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
             .bus(self.bus_options(ca_file))
-            .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() });
+            .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() })
+            .ranges_ahead_max(self.ranges_ahead_max);
+        if let Some(cache) = self.cache()? {
+            builder = builder.cache(cache);
+        }
         if let Some(types) = &self.types {
             builder = builder.types(types.iter().cloned());
         }

@@ -1,6 +1,6 @@
 //! Requests that read: a blob or a range of it, what it carries, its blocks, a container's properties.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
 use md5::{Digest as _, Md5};
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     BlobOperation, BlobService, Call, bare, block_list,
@@ -104,6 +105,7 @@ impl BlobService {
             to,
             cut: to_body.cut,
             corrupt: to_body.corrupt,
+            pace: to_body.slow.map(Pace::new),
             line: call.line.clone(),
             keys: Arc::clone(&self.keys),
             signature: call.access.signature.clone(),
@@ -153,6 +155,8 @@ struct Sending {
     cut: Option<Cut>,
     /// Bytes of the blob whose lowest bit is turned over.
     corrupt: Vec<u64>,
+    /// A script wants it slow.
+    pace: Option<Pace>,
     line: Line,
     keys: Arc<Keys>,
     signature: Option<String>,
@@ -174,6 +178,10 @@ impl Sending {
             // The connection ends as soon as what was sent so far is on its way.
             std::future::pending::<()>().await;
         }
+        let end = match &mut self.pace {
+            Some(pace) => end.min(self.at + pace.next().await),
+            None => end,
+        };
         let mut piece = self.blob.content.read(self.at, end).await?;
         for at in &self.corrupt {
             if let Some(place) = at.checked_sub(self.at).and_then(|place| usize::try_from(place).ok())
@@ -187,6 +195,33 @@ impl Sending {
         self.at += piece.len() as u64;
         self.stats.blob_out(piece.len() as u64);
         Ok(Some(piece))
+    }
+}
+
+/// A body that may have only so many bytes a second.
+struct Pace {
+    piece: u64,
+    every: Duration,
+    due: Instant,
+}
+
+impl Pace {
+    const PIECES_PER_SECOND: u32 = 100;
+    const PIECE_MAX: u32 = 16 << 10;
+    /// A client that does not read wins no more than this for later.
+    const WON_MAX: Duration = Duration::from_millis(50);
+
+    fn new(bytes_per_second: NonZeroU32) -> Self {
+        let piece = bytes_per_second.get().div_ceil(Self::PIECES_PER_SECOND).min(Self::PIECE_MAX);
+        let every = Duration::from_secs(1) * piece / bytes_per_second.get();
+        Self { piece: piece.into(), every, due: Instant::now() + every }
+    }
+
+    /// Waits until more may go, and says how much.
+    async fn next(&mut self) -> u64 {
+        sleep_until(self.due).await;
+        self.due = self.due.max(Instant::now() - Self::WON_MAX) + self.every;
+        self.piece
     }
 }
 

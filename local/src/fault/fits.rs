@@ -114,9 +114,12 @@ const OF_QUEUES: &[BusEvent] = &[BusEvent::Flow, BusEvent::TransferOut, BusEvent
 fn place(what: &What) -> Place {
     match what {
         What::Rotate { .. } | What::Expire { .. } | What::Down { .. } => Place::Anywhere,
-        What::RefuseSas | What::Cut { .. } | What::Truncate { .. } | What::Corrupt { .. } | What::Replace { .. } => {
-            Place::Blob
-        }
+        What::RefuseSas
+        | What::Cut { .. }
+        | What::Truncate { .. }
+        | What::Corrupt { .. }
+        | What::Slow { .. }
+        | What::Replace { .. } => Place::Blob,
         What::Refuse { with: Refusal::Busy, .. } => Place::HttpOrBus(ANSWERED),
         What::Refuse { with: Refusal::Blob(_), .. } => Place::Blob,
         What::Refuse { with: Refusal::Status(_), .. } => Place::GrantOrToken,
@@ -154,6 +157,9 @@ fn of_request(step: &Step) -> Option<String> {
         }
         (What::Corrupt { .. }, Some(operation)) if operation != BlobOperation::GetBlob => {
             Some("only GetBlob has a body that can be corrupted".to_owned())
+        }
+        (What::Slow { .. }, Some(operation)) if operation != BlobOperation::GetBlob => {
+            Some("only GetBlob has a body that can be slow; others wait with do = \"delay\"".to_owned())
         }
         (What::Truncate { .. }, Some(operation)) if !is_read(operation) => {
             Some("only GetBlob and GetBlobProperties tell a length".to_owned())
@@ -202,7 +208,7 @@ pub(super) fn counts(what: &What, wanted: Option<BlobOperation>, operation: Blob
     match what {
         // A download's cut is counted when its bytes are known.
         What::Cut { .. } => wanted.is_some_and(is_upload) && is_upload(operation),
-        What::Corrupt { .. } => false,
+        What::Corrupt { .. } | What::Slow { .. } => false,
         What::Truncate { .. } => is_read(operation),
         _ => true,
     }

@@ -104,6 +104,7 @@ impl Hands {
             | What::RefuseSas
             | What::Truncate { .. }
             | What::Corrupt { .. }
+            | What::Slow { .. }
             | What::Replace { .. }
             | What::Refuse { .. }
             | What::Delay(_)

@@ -30,7 +30,7 @@ use crate::{
 /// How long a reordering waits for its messages unless a script says it.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-const KNOWN_DO: &str = "rotate, expire, refuse_sas, cut, truncate, corrupt, replace, refuse, throttle, delay, \
+const KNOWN_DO: &str = "rotate, expire, refuse_sas, cut, truncate, corrupt, slow, replace, refuse, throttle, delay, \
                         drop_answer, reset, blackhole, down, close, end, detach, lose_lock, deliver_twice, reorder, \
                         hold_back";
 
@@ -116,6 +116,7 @@ written! {
     grace_ms: u64,
     reset: bool,
     messages: NonZeroU32,
+    bytes_per_second: NonZeroU32,
     order: String,
 }
 
@@ -254,6 +255,9 @@ impl Written {
             "refuse_sas" => What::RefuseSas,
             "truncate" => What::Truncate { at: self.take_at("the blob's new length")? },
             "corrupt" => What::Corrupt { at: self.take_at("the byte, from 0")? },
+            "slow" => What::Slow {
+                bytes_per_second: self.bytes_per_second.take().ok_or("do = \"slow\" needs `bytes_per_second`")?,
+            },
             "replace" => What::Replace { text: self.text.take() },
             "throttle" => {
                 let retry_after = match when {

@@ -467,6 +467,10 @@ async fn a_script_that_can_never_fire_is_refused_whole() {
         (Step::new(BlobRequests::of(BlobOperation::GetBlockList), cut()), "only GetBlob, PutBlob"),
         (Step::new(BlobRequests::of(BlobOperation::PutBlob), cut()), "`after_bytes`"),
         (Step::new(BlobRequests::of(BlobOperation::PutBlob), What::Corrupt { at: 0 }), "only GetBlob"),
+        (
+            Step::new(BlobRequests::of(BlobOperation::PutBlob), What::Slow { bytes_per_second: nth(1) }),
+            "only GetBlob has a body that can be slow",
+        ),
     ] {
         let error = setup.local.faults().install([good.clone(), step]).unwrap_err().to_string();
         assert!(error.starts_with("fault script, step 2: ") && error.contains(says), "{error}");
@@ -535,6 +539,11 @@ fn toml_and_json_say_the_same() {
         messages = 3
         order = "shuffle"
         seed = 4
+
+        [[faults]]
+        on = "blob"
+        do = "slow"
+        bytes_per_second = 1000
     "#;
     let json = r#"{"faults": [
         {"do": "rotate"},
@@ -547,7 +556,8 @@ fn toml_and_json_say_the_same() {
         {"on": "management", "operation": "renew-lock", "probability": 0.25, "seed": 9, "do": "refuse",
          "code": "com.microsoft:timeout"},
         {"on": "transfer_in", "after_ms": 10, "for_ms": 500, "do": "reorder", "target": "exports/subscriptions/acme",
-         "messages": 3, "order": "shuffle", "seed": 4}
+         "messages": 3, "order": "shuffle", "seed": 4},
+        {"on": "blob", "do": "slow", "bytes_per_second": 1000}
     ]}"#;
     let acme = || Whose::Entity(ACME.to_owned());
     let requests = BlobRequests::of(BlobOperation::GetBlob).named("Product");
@@ -574,6 +584,7 @@ fn toml_and_json_say_the_same() {
         Step::new(When::Now, What::DeliverTwice { whose: acme(), messages: nth(4) }).named("doubles"),
         Step::new(renewals, What::Refuse { with: timeout, retry_after: None }).chance(0.25, 9).times(NonZeroU32::MAX),
         shuffled,
+        Step::new(BlobRequests::default(), What::Slow { bytes_per_second: nth(1000) }),
     ];
     assert_eq!(Step::from_toml(toml).unwrap(), expected);
     assert_eq!(Step::from_json(json).unwrap(), expected);
@@ -592,6 +603,7 @@ fn a_wrong_script_is_refused_with_its_place() {
             "no blob operation; there are ListContainers",
         ),
         ("[[faults]]\non = \"blob\"\ndo = \"delay\"", "needs `ms`"),
+        ("[[faults]]\non = \"blob\"\ndo = \"slow\"", "needs `bytes_per_second`"),
         ("[[faults]]\ndo = \"reset\"", "a `service`: one of blob, bus, tenant"),
         (
             "[[faults]]\ndo = \"reset\"\nservice = \"mail\"",

@@ -1,6 +1,6 @@
 //! What scripts want done to one event itself: what the service that is in the middle of it has to do.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use super::{
     Faults, Source, Step,
@@ -77,6 +77,8 @@ pub(crate) struct ToBody {
     pub(crate) cut: Option<Cut>,
     /// Bytes of the blob whose lowest bit is turned over.
     pub(crate) corrupt: Vec<u64>,
+    /// It may have so many bytes a second.
+    pub(crate) slow: Option<NonZeroU32>,
 }
 
 /// A cut that was promised to one response. It counts as fired once [`happened`](Cut::happened); when the client goes away

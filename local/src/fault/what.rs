@@ -64,6 +64,11 @@ pub enum What {
         /// Which byte, from 0.
         at: u64,
     },
+    /// Lets the body of a `GetBlob` trickle: each by itself, as from a service that limits a connection.
+    Slow {
+        /// Bytes of a body in a second, at most.
+        bytes_per_second: NonZeroU32,
+    },
     /// Replaces the blob just before the request, which finds another ETag.
     Replace {
         /// By this; `None` keeps the bytes.
@@ -226,6 +231,7 @@ impl What {
             Self::Cut { .. } => "cut",
             Self::Truncate { .. } => "truncate",
             Self::Corrupt { .. } => "corrupt",
+            Self::Slow { .. } => "slow",
             Self::Replace { .. } => "replace",
             Self::Refuse { with: Refusal::Busy, .. } => "throttle",
             Self::Refuse { .. } => "refuse",
@@ -264,6 +270,7 @@ impl fmt::Display for What {
             }
             Self::Truncate { at } => write!(f, "truncate to {at} bytes"),
             Self::Corrupt { at } => write!(f, "corrupt byte {at}"),
+            Self::Slow { bytes_per_second } => write!(f, "slow to {bytes_per_second} bytes a second"),
             Self::Replace { text: None } => f.write_str("replace by the same bytes"),
             Self::Replace { text: Some(text) } => write!(f, "replace by {} other bytes", text.len()),
             Self::Refuse { with: Refusal::Busy, .. } => f.write_str("throttle"),

@@ -2,24 +2,27 @@
 
 use std::fmt;
 
+use waybill_azure::blob::BlobError;
 use waybill_contracts::Extras;
-use waybill_formats::{DecodeOptions, FileStats, RowBatch};
+use waybill_formats::{DecodeOptions, FileStats, RowBatch, seek::Checkpoint};
 
 use super::file::{File, FileError, Trouble};
 use crate::{
     Blame, OnBadRow, Verdict,
     apply::Sieve,
-    fetch::Claim,
+    fetch::{Claim, FetchError},
     inbox::{BlobSeen, FileDone, Inbox},
     look::{FileRows, LookError},
     receive::chain,
-    rows,
-    schedule::{Dependency, WorkStats},
+    rows::{self, Way},
+    schedule::{CHECKPOINT_BYTES, Dependency, WorkStats},
 };
 
 /// The rows of a [`File`], batch by batch, in the file's order.
 ///
-/// The download goes on at the next byte when a token dies or a connection is lost, and always of the same blob.
+/// The download goes on at the next byte when a token dies or a connection is lost, and always of the same blob. Segments of
+/// a blob of ours are decoded on all processors; and after a crash, [`File::rows_after`](super::File::rows_after) a row begins the download at the last segment
+/// before it that was noted: each 4 MiB, when the rows after it are asked for.
 /// That the file is whole, and what its message announced, is known at its end: only `None` says that every row before was good.
 pub struct Rows<'f, I> {
     file: &'f mut File<I>,
@@ -32,6 +35,10 @@ pub struct Rows<'f, I> {
     /// The blob to read.
     etag: Option<String>,
     open: Option<FileRows>,
+    /// Its segments, or the place to go on at, were not what they said.
+    in_one_go: bool,
+    /// Stored bytes up to the place that was noted last.
+    noted: u64,
     is_over: bool,
 }
 
@@ -48,7 +55,17 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
     pub(super) fn new(file: &'f mut File<I>, from: u64) -> Self {
         file.read = FileDone { rows: from, ..FileDone::default() };
         file.trouble = None;
-        let mut rows = Self { file, from, after: from, is_looking: false, etag: None, open: None, is_over: false };
+        let mut rows = Self {
+            file,
+            from,
+            after: from,
+            is_looking: false,
+            etag: None,
+            open: None,
+            in_one_go: false,
+            noted: 0,
+            is_over: false,
+        };
         if rows.is_of_before() {
             // Where none was noted, none is the same.
             rows.etag = Some(rows.file.blob.as_ref().map(|blob| blob.etag.clone()).unwrap_or_default());
@@ -102,6 +119,7 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
     }
 
     async fn read_on(&mut self) -> Result<Option<RowBatch>, FileError> {
+        self.note_place().await?;
         while !self.is_over {
             if self.open.is_none() {
                 self.open = Some(self.open().await?);
@@ -124,7 +142,14 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
                         return Ok(Some(self.given_out(batch)));
                     }
                 }
-                None => self.at_the_end()?,
+                None if open.is_doubted() => {
+                    tracing::warn!(
+                        blob = open.name(),
+                        "something in its segments cannot be right; reading it in one go"
+                    );
+                    (self.open, self.in_one_go) = (None, true);
+                }
+                None => self.at_the_end().await?,
             }
         }
         Ok(None)
@@ -142,8 +167,21 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
         let hash_plain = closely && extras(self.file).plain_sha256.is_some();
         let (claim, now) = (Claim::of(leased), (source.now)());
         let blob = source.storage.locate(&source.inbox, claim, now).await?;
+        let options = DecodeOptions { hash_plain, ..options };
+        if let Some((etag, place)) = self.place_before() {
+            match blob.open(claim, (place.stored, Some(&etag)), now).await {
+                Ok(rest) => {
+                    (self.etag, self.is_looking, self.noted) = (Some(etag), false, place.stored);
+                    return Ok(FileRows::of_download(blob.name().to_owned(), rest, options, Way::From(place)));
+                }
+                // From the begin, by the rules of another blob.
+                Err(FetchError::Blob(BlobError::Changed { .. })) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
         let download = blob.open(claim, (0, self.etag.as_deref()), now).await?;
         let seen = BlobSeen::new(download.facts());
+        let way = if self.in_one_go { Way::InOneGo } else { Way::BySegments(seen.length) };
         // Told to whoever goes on with the file after us.
         if !self.is_looking && !self.file.blob.as_ref().is_some_and(|noted| noted.is(&seen)) {
             if !source.inbox.note_blob(&self.file.hold.lease, &seen).await? {
@@ -152,7 +190,31 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
             self.file.blob = Some(seen.clone());
         }
         self.etag = Some(seen.etag);
-        Ok(FileRows::of_download(blob.name().to_owned(), download, DecodeOptions { hash_plain, ..options }))
+        Ok(FileRows::of_download(blob.name().to_owned(), download, options, way))
+    }
+
+    /// The noted place and the ETag of its blob, if no row after it was given out and it need not be read from its begin: whoever wants the
+    /// hash reads all of it.
+    fn place_before(&self) -> Option<(String, Checkpoint)> {
+        let seen = self.file.blob.as_ref().filter(|seen| self.etag.as_ref().is_none_or(|etag| *etag == seen.etag))?;
+        let place = seen.checkpoint.as_ref()?;
+        let is_before = place.rows <= self.after && !self.in_one_go && !self.file.source.verify_hash;
+        is_before.then(|| (seen.etag.clone(), place.clone()))
+    }
+
+    /// Notes how far whoever asks for more is with the rows that were given out: where the download goes on after a crash.
+    async fn note_place(&mut self) -> Result<(), FileError> {
+        let (Some(open), Some(blob), false) = (&self.open, &self.file.blob, self.is_looking) else { return Ok(()) };
+        let Some(place) = open.checkpoint() else { return Ok(()) };
+        if place.rows > self.after || place.stored < self.noted + CHECKPOINT_BYTES {
+            return Ok(());
+        }
+        let (stored, seen) = (place.stored, BlobSeen { checkpoint: Some(place.clone()), ..blob.clone() });
+        if !self.file.source.inbox.note_blob(&self.file.hold.lease, &seen).await? {
+            return Err(FileError::Lapsed);
+        }
+        (self.noted, self.file.blob) = (stored, Some(seen));
+        Ok(())
     }
 
     fn given_out(&mut self, mut batch: RowBatch) -> RowBatch {
@@ -172,20 +234,23 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
         batch
     }
 
-    fn at_the_end(&mut self) -> Result<(), FileError> {
-        let Some(open) = self.open.take() else { return Ok(()) };
-        let Some(stats) = open.stats() else { return Ok(()) };
-        if let Err(error) = rows::check_figures(open.name(), &extras(self.file), stats) {
+    async fn at_the_end(&mut self) -> Result<(), FileError> {
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let Some(stats) = open.stats().cloned() else { return Ok(()) };
+        if let Err(error) = rows::check_figures(open.name(), &extras(self.file), &stats) {
             // What fitted when the first rows took effect does not fit any more.
             return Err(if self.is_looking && self.from > 0 { self.content_changed() } else { error.into() });
         }
         // Only now, because a storage that opens every file and then dies has not worked.
-        self.file.source.circuits.of(Dependency::Storage).worked();
+        if open.is_download() {
+            self.file.source.circuits.of(Dependency::Storage).worked();
+        }
+        open.keep().await;
         if self.is_looking {
             self.is_looking = false;
         } else {
             self.is_over = true;
-            let FileStats { rows, bad_rows, stored_bytes, plain_bytes, .. } = *stats;
+            let FileStats { rows, bad_rows, stored_bytes, plain_bytes, .. } = stats;
             self.file.read = FileDone { rows, bad_rows, filtered_rows: None, stored_bytes, plain_bytes };
         }
         Ok(())

@@ -20,7 +20,7 @@ use tokio::{
     time::{MissedTickBehavior, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use waybill_azure::blob::{BlobError, Download};
+use waybill_azure::blob::BlobError;
 use waybill_contracts::{Entities, Extras, Format, MANIFEST_TYPE, Reason};
 use waybill_formats::{DecodeOptions, FileStats, Limits, RowBatch, RowFilter, seek::Checkpoint};
 
@@ -31,7 +31,8 @@ use super::{
 use crate::{
     Blame, FileKey, OnBadRow, Verdict,
     apply::{EntityPlan, EntityPlans, Position},
-    fetch::{self, Claim, FetchError, Located, Storage},
+    cache::Draft,
+    fetch::{self, Claim, FetchError, Fetched, Located, Storage},
     grants::jittered,
     health::Alarm,
     inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased, PublisherSequence},
@@ -44,7 +45,7 @@ use crate::{
 };
 
 /// Stored bytes between two checkpoints at least: a note costs a write, and after a crash so much may be downloaded again.
-const CHECKPOINT_BYTES: u64 = 4 << 20;
+pub(crate) const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// Bytes of rows that are sorted in memory, unless it is said.
 pub(crate) const SORT_BYTES: usize = 48 << 20;
@@ -320,7 +321,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         }
         let Some(stats) = rows.stats() else { return Err(WorkError::Defect("a manifest without an end".to_owned())) };
         rows::check_figures(blob.name(), &metadata.extras().unwrap_or_default(), stats)?;
-        self.circuits.of(Dependency::Storage).worked();
+        if rows.is_download() {
+            self.circuits.of(Dependency::Storage).worked();
+        }
         match names.finish(&self.inbox).await? {
             Some(BadRow { row, problem }) => Err(WorkError::Manifest { row, problem }),
             None => Ok(FileDone {
@@ -390,6 +393,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             FetchError::Blob(BlobError::Changed { .. }) if of_before => content_changed(file, from),
             error => error.into(),
         };
+        let of_changed = |error| match error {
+            WorkError::Fetch(error) => changed(error),
+            error => error,
+        };
         let open = async || {
             let from_begin = (0, etag.as_deref());
             blob.open(Claim::of(file), from_begin, (self.now)()).await.map_err(changed)
@@ -453,10 +460,8 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 let reading = self.read(file, download, &blob, (options, way), from, group_to);
                 let (read, applied) = tokio::join!(reading, self.bring_into_effect(&effect, group_from, before));
                 let applied = applied?;
-                read.map_err(|error| match error {
-                    WorkError::Fetch(error) => changed(error),
-                    error => error,
-                })?;
+                let draft = read.map_err(of_changed)?;
+                fetch::keep(draft).await;
                 applied
             }
             Some((sorter, turn)) => {
@@ -470,14 +475,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 let reading = self.read(file, download, &blob, (options, way), 0, group_to);
                 let (read, sorted) = tokio::join!(reading, sorting::collect(sorter, group_from, fail_on_bad_row));
                 let sorted = sorted?;
-                read.map_err(|error| match error {
-                    WorkError::Fetch(error) => changed(error),
-                    error => error,
-                })?;
+                let draft = read.map_err(of_changed)?;
                 drop(turn);
                 drop(under_way);
                 let Some((sorted, stats)) = sorted else { return Err(without_end()) };
                 rows::check_figures(blob.name(), &extras, &stats)?;
+                fetch::keep(draft).await;
                 let Some((sorted, is_alike)) = sorting::go_on(sorted, &before).await? else {
                     return Err(without_end());
                 };
@@ -596,23 +599,25 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         }
     }
 
-    /// Reads and decodes the file, and hands on groups of the rows after `from`.
+    /// Reads and decodes the file, and hands on groups of the rows after `from`. What can be kept of it is for who finds it right
+    /// to the end.
     async fn read(
         &self,
         file: &Leased,
-        mut download: Download,
+        mut download: Fetched,
         blob: &Located,
         (options, way): (DecodeOptions, Way),
         from: u64,
         groups: mpsc::Sender<Group>,
-    ) -> Result<(), WorkError> {
+    ) -> Result<Option<Draft>, WorkError> {
         let etag = download.facts().etag.clone();
         let decoded = self.read_once(&mut download, blob, (options.clone(), way), from, groups.clone()).await?;
-        let Decoded::Doubt { to } = decoded else { return Ok(()) };
+        let Decoded::Doubt { to } = decoded else { return Ok(download.into_draft()) };
         tracing::warn!(blob = blob.name(), row = to, "something in its segments cannot be right; reading it in one go");
         let mut again = blob.open(Claim::of(file), (0, Some(&etag)), (self.now)()).await?;
+        drop(download);
         self.read_once(&mut again, blob, (options, Way::InOneGo), to, groups).await?;
-        Ok(())
+        Ok(again.into_draft())
     }
 
     /// Opens the file where an earlier try left off, if it noted such a place and the blob is still that one. Whoever wants the
@@ -622,7 +627,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         file: &Leased,
         blob: &Located,
         from: u64,
-    ) -> Result<Option<(Download, Checkpoint)>, FetchError> {
+    ) -> Result<Option<(Fetched, Checkpoint)>, FetchError> {
         let Some(BlobSeen { etag, checkpoint: Some(checkpoint), .. }) = &file.blob else { return Ok(None) };
         if self.verify_hash || checkpoint.rows > from {
             return Ok(None);
@@ -637,7 +642,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
 
     async fn read_once(
         &self,
-        download: &mut Download,
+        download: &mut Fetched,
         blob: &Located,
         (options, way): (DecodeOptions, Way),
         from: u64,
@@ -650,7 +655,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let (fetched, decoded) = tokio::join!(fetch::stream(download, chunk_to), decode);
         fetched?;
         // Only now, because a storage that opens every file and then dies has not worked.
-        self.circuits.of(Dependency::Storage).worked();
+        if download.is_download() {
+            self.circuits.of(Dependency::Storage).worked();
+        }
         decoded.map_err(|source| RowsError::Decode { blob: blob.name().to_owned(), source }.into())
     }
 
@@ -680,7 +687,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         };
         let (read, looked) = tokio::join!(self.read(file, download, blob, (options, way), 0, group_to), looking);
         looked?;
-        read?;
+        fetch::keep(read?).await;
         Ok(etag)
     }
 

@@ -28,7 +28,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// What it has done, and holds. Asks nobody.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let Shared { received, dead_letters, worked, grants, traffic, circuits, sink_calls, inbox, .. } = &*self.shared;
+        let Shared { received, dead_letters, worked, grants, traffic, circuits, sink_calls, inbox, cache, .. } =
+            &*self.shared;
         Figures {
             messages: queue(received),
             dead_letters: queue(dead_letters),
@@ -42,6 +43,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
                 failed: traffic.failed(),
                 received_bytes: traffic.received_bytes(),
             },
+            cache: cache.as_ref().map(|cache| cache.figures()),
             files: FileFigures {
                 done: read(&worked.files_done),
                 sorting: read(&worked.files_sorting),

@@ -14,6 +14,7 @@ use waybill_azure::blob::ContainerOptions;
 use waybill_contracts::Reason;
 use waybill_local::fault::{BlobRequests, CutAt, Refusal, Step, What, When};
 
+use super::segments::{LARGE_ROWS, large_file, large_row};
 use super::world::{Running, World, builder, packed, rows, until, within};
 use crate::{
     OnBadRow, Subscriber, SubscriberBuilder,
@@ -712,5 +713,53 @@ fn each_error_says_what_to_do_and_where_the_file_goes() {
     ] {
         assert!(error.to_string().contains(said), "{error}");
         assert_eq!(error.verdict(), verdict.map(crate::Verdict::Quarantine), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_after_a_crash_go_on_at_a_segment_and_nothing_before_it_is_downloaded_again() {
+    let stored = large_file();
+    let length = stored.len() as u64;
+    for ending in ["the same blob", "a blob that was replaced"] {
+        let world = World::new().await;
+        world.upload("b", &stored).await;
+        let plain: String = (1..=LARGE_ROWS).map(|n| large_row(n) + "\n").collect();
+        let sha256 = sha256(&plain);
+        world.send(&[world.waybill("T", "b", &format!(r#""rows":250000,"plainSha256":"{sha256}""#))]).await;
+        let inbox = world.inbox("inbox").await;
+        let subscriber = world.subscriber(inbox.clone(), builder());
+        received(&subscriber, 1).await;
+        let mut files = subscriber.files(Wanted::default());
+        let mut file = next(&mut files).await;
+        let mut expected = Vec::new();
+        let mut rows = file.rows();
+        while expected.len() < 150_000 {
+            let batch = rows.next().await.unwrap().expect("there are more");
+            expected.extend(batch.rows().map(|row| row.to_json().into_owned()));
+        }
+        let applied = expected.len() as u64;
+        drop(rows);
+        file.give_back().await.unwrap();
+        if ending == "a blob that was replaced" {
+            world.container.delete("b").await.unwrap();
+            world.upload("b", &stored).await;
+        }
+
+        let mut file = next(&mut files).await;
+        let before = world.local.stats().counted().blob_bytes_out;
+        let mut rows = file.rows_after(applied);
+        while let Some(batch) = rows.next().await.unwrap() {
+            assert_eq!(batch.first_row(), expected.len() as u64 + 1, "no row twice, none left out");
+            expected.extend(batch.rows().map(|row| row.to_json().into_owned()));
+        }
+        file.done().await.unwrap();
+        assert_eq!(expected.len() as u64, LARGE_ROWS);
+        assert!(expected.iter().zip(1..).all(|(row, n)| *row == large_row(n)), "as they are in the file");
+        let downloaded = world.local.stats().counted().blob_bytes_out - before;
+        match ending {
+            "the same blob" => assert!(downloaded < length - (4 << 20), "{downloaded} of {length}"),
+            // Read through first, and then from its begin.
+            _ => assert!(downloaded >= 2 * length, "{downloaded} of {length}"),
+        }
     }
 }

@@ -1,10 +1,15 @@
 //! Files of segments, worked on all processors.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
+use waybill_azure::blob::ContainerOptions;
 use waybill_contracts::Reason;
 use waybill_formats::{
     Compression, DecodeOptions, Field, RowDecoder, RowWriter, Source, Step, WriterOptions, seek::Checkpoint,
+};
+use waybill_local::{
+    BlobOperation,
+    fault::{self, BlobRequests, CutAt, What, Whose},
 };
 
 use super::{
@@ -60,7 +65,7 @@ async fn a_file_of_segments_takes_effect_once_whether_its_index_is_right_or_not(
 }
 
 /// Rows that pack badly.
-fn large_row(n: u64) -> String {
+pub(super) fn large_row(n: u64) -> String {
     let mut noise = n.wrapping_add(1);
     let digits: String = (0..4)
         .map(|_| {
@@ -71,9 +76,9 @@ fn large_row(n: u64) -> String {
     format!("{{\"id\":{n},\"digits\":\"{digits}\"}}")
 }
 
-const LARGE_ROWS: u64 = 250_000;
+pub(super) const LARGE_ROWS: u64 = 250_000;
 
-fn large_file() -> Vec<u8> {
+pub(super) fn large_file() -> Vec<u8> {
     let mut writer = RowWriter::new(WriterOptions::JsonLines, Compression::Gzip(1));
     let mut decoder = RowDecoder::new(DecodeOptions::new(Source::JsonLines));
     for n in 1..=LARGE_ROWS {
@@ -138,5 +143,43 @@ async fn a_file_goes_on_at_a_segment_and_nothing_before_it_is_downloaded_again()
         }
         let expected: Vec<String> = (1..=LARGE_ROWS).map(large_row).collect();
         assert!(sink.in_order() == expected, "{noted}: each row once, in the file's order");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_are_the_same_whatever_breaks_off_in_several_ranges_at_once() {
+    let stored = large_file();
+    let world = World::new().await;
+    world.upload("b", &stored).await;
+    world.send(&[world.waybill("T", "b", r#""rows":250000"#)]).await;
+    let inbox = world.inbox("inbox").await;
+    let small = ContainerOptions { range_bytes: 128 << 10, ..ContainerOptions::default() };
+    for seed in 0..3 {
+        // Slow enough for a reader to starve with one range; and now and then something breaks, somewhere.
+        let reads = || BlobRequests::of(BlobOperation::GetBlob);
+        let now_and_then = |what, seed| fault::Step::new(reads(), what).chance(0.12, seed).times(NonZeroU32::MAX);
+        let bytes = |bytes| CutAt::BodyByte(bytes * 7919 % (128 << 10));
+        let slow = What::Slow { bytes_per_second: NonZeroU32::new(8 << 20).unwrap() };
+        let steps = [
+            fault::Step::new(reads(), slow).times(NonZeroU32::MAX),
+            now_and_then(What::Cut { at: bytes(seed + 1), refuse_sas: false }, seed),
+            now_and_then(What::Cut { at: bytes(seed + 5), refuse_sas: true }, seed + 10),
+            now_and_then(What::Reset(Whose::Event), seed + 20),
+            now_and_then(What::throttle(Duration::ZERO), seed + 30).nth(NonZeroU32::new(40).unwrap()),
+        ];
+        world.local.faults().install(steps).unwrap();
+        let sink = MemorySink::default();
+        let subscriber = world.subscriber(inbox.clone(), builder().blob(small.clone()));
+        let running = Running::run(&subscriber, sink.clone());
+        let whole = || async { sink.rows_now() == LARGE_ROWS && inbox.counts().await.unwrap().done == 1 };
+        until("all of it took effect", whole).await;
+        running.stop().await;
+        world.local.faults().clear();
+        let expected: Vec<String> = (1..=LARGE_ROWS).map(large_row).collect();
+        assert!(sink.in_order() == expected, "seed {seed}: each row once, in the file's order");
+        let fired = world.local.faults().log_lines();
+        for what in ["cut after", "refuse the SAS", "reset", "throttle"] {
+            assert!(fired.iter().any(|fired| fired.what.contains(what)), "seed {seed}: {what}");
+        }
     }
 }

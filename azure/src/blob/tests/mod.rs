@@ -1,6 +1,7 @@
 //! Blob Storage against a peer that answers by script (what a well-behaved server would never send can be sent there),
 //! and against `local` in `storage.rs`.
 
+mod ahead;
 mod downloads;
 mod listings;
 mod storage;

@@ -69,6 +69,17 @@ async fn a_corrupt_byte_differs_and_nothing_else_does() {
 }
 
 #[tokio::test]
+async fn a_slow_body_takes_its_time_and_is_whole() {
+    let setup = setup().await;
+    let sas = setup.token("acme");
+    let bytes_per_second = nth(u32::try_from(setup.body.len()).unwrap() * 4);
+    setup.install(Step::new(BlobRequests::default(), What::Slow { bytes_per_second }));
+    let begun = std::time::Instant::now();
+    assert_eq!(setup.read(&sas, "bytes=0-").await, (setup.body.clone(), false));
+    assert!(begun.elapsed() >= Duration::from_millis(200), "a quarter of a second: {:?}", begun.elapsed());
+}
+
+#[tokio::test]
 async fn a_replaced_blob_has_another_etag_and_the_bytes_that_the_script_says() {
     let setup = setup().await;
     let sas = setup.token("acme");

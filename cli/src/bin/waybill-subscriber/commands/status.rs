@@ -10,7 +10,10 @@ use waybill_cli::{
     output::{count, cut, instant, json, line, many, span, table},
     settings::subscriber::Settings,
 };
-use waybill_subscriber::inbox::{AtRisk, Backlog, Counts, Inbox, Pending, State, TypeBacklog, Wanted, WorkerSeen};
+use waybill_subscriber::{
+    cache::{CacheUse, cache_use},
+    inbox::{AtRisk, Backlog, Counts, Inbox, Pending, State, TypeBacklog, Wanted, WorkerSeen},
+};
 
 use super::look::who;
 
@@ -37,6 +40,7 @@ struct Status {
     at_risk: u64,
     first_at_risk: Vec<AtRisk>,
     missing: u64,
+    cache: Option<CacheUse>,
 }
 
 pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -59,6 +63,7 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
         at_risk,
         first_at_risk,
         missing,
+        cache: settings.cache()?.map(|cache| cache_use(&cache.dir)).transpose()?,
     };
     if common.format == Format::Json {
         json(&status)?;
@@ -104,6 +109,9 @@ fn say_files(status: &Status, next_due_in: Option<Duration>, oldest_waiting: Opt
             "{} never announced, though later ones were: waybill-subscriber complete",
             many(status.missing, "file")
         ))?;
+    }
+    if let Some(CacheUse { copies, bytes }) = status.cache {
+        line(format_args!("{} in the cache, {}", many(copies, "file"), many(bytes, "byte")))?;
     }
     if files.quarantined > 0 {
         line(format_args!("see what is quarantined: waybill-subscriber list --state quarantined"))?;
