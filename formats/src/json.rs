@@ -194,7 +194,7 @@ impl Checker {
             };
             let start = skip_space(row, from + named.length as usize);
             let (end, escaped) = match row.get(start) {
-                Some(b'{' | b'[') => (self.container(row, start, 1)?, false),
+                Some(b'{' | b'[') => (self.container(row, start, 1)?, 0),
                 _ => scalar(row, start, &mut self.unusable)?,
             };
             if spans.len() >= spans_max {
@@ -207,7 +207,7 @@ impl Checker {
                 name_start: place(from) + named.name_start,
                 name_end: place(from) + named.name_end,
                 value_start: place(start),
-                value_end: place(end) | if escaped { ESCAPED } else { 0 },
+                value_end: place(end) | escaped,
             });
             from = end;
         }
@@ -231,13 +231,9 @@ impl Checker {
         }
         let (name, escaped, start) = name(row, at, &mut self.unusable)?;
         let far = |at: usize| u32::try_from(at - from).expect("a batch stays below 2 GiB");
-        let place = NamePlace {
-            length: far(start),
-            name_start: far(at + 1),
-            name_end: far(name) | if escaped { ESCAPED } else { 0 },
-        };
+        let place = NamePlace { length: far(start), name_start: far(at + 1), name_end: far(name) | escaped };
         // What makes a name unusable must be found again in the next row.
-        let text = if escaped { Word::NEVER } else { Word::new(&row[from..start]) };
+        let text = if escaped != 0 { Word::NEVER } else { Word::new(&row[from..start]) };
         if let Some(before) = self.named.get_mut(nth) {
             *before = Named { text, place };
         } else if nth == self.named.len() && nth < NAMED_MAX {
@@ -335,10 +331,10 @@ fn nothing_more(text: &[u8], at: usize) -> Result<(), Problem> {
     if at < text.len() { Err(unexpected(text, at, "nothing after the row's object")) } else { Ok(()) }
 }
 
-/// The name of a field that begins at `at`: where its closing quote is, whether it holds escapes, and where the value
+/// The name of a field that begins at `at`: where its closing quote is, [`ESCAPED`] if it holds escapes, else 0, and where the value
 /// begins.
 #[inline(always)]
-fn name(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool, usize), Problem> {
+fn name(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, u32, usize), Problem> {
     if text.get(at) != Some(&b'"') {
         return Err(unexpected(text, at, "a field's name in quotes"));
     }
@@ -350,12 +346,13 @@ fn name(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize
     Ok((end, escaped, skip_space(text, colon + 1)))
 }
 
-/// The end of the text, number or word that begins at `at`, and whether it is a text with escapes.
+/// The end of the text, number or word that begins at `at`, and [`ESCAPED`] if it is a text with escapes, else 0: as a mark and
+/// not as a bool, which would be read back wider than it was written and be waited for.
 #[inline(always)]
-fn scalar(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool), Problem> {
+fn scalar(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, u32), Problem> {
     match text.get(at) {
         Some(b'"') => string(text, at, unusable).map(|(end, escaped)| (end + 1, escaped)),
-        Some(b'-' | b'0'..=b'9') => number(text, at).map(|end| (end, false)),
+        Some(b'-' | b'0'..=b'9') => number(text, at).map(|end| (end, 0)),
         Some(b't') => literal(text, at, b"true"),
         Some(b'f') => literal(text, at, b"false"),
         Some(b'n') => literal(text, at, b"null"),
@@ -393,11 +390,11 @@ pub(crate) fn unexpected(text: &[u8], at: usize, wanted: &str) -> Problem {
     }
 }
 
-/// The end of the string whose opening quote is at `at`: where its closing quote is, and whether it holds escapes.
+/// The end of the string whose opening quote is at `at`: where its closing quote is, and [`ESCAPED`] if it holds escapes, else 0.
 #[inline(always)]
-fn string(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool), Problem> {
+fn string(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, u32), Problem> {
     let end = find::end_of_plain_text(text, at + 1);
-    if text.get(end) == Some(&b'"') { Ok((end, false)) } else { string_with_escapes(text, at, end, unusable) }
+    if text.get(end) == Some(&b'"') { Ok((end, 0)) } else { string_with_escapes(text, at, end, unusable) }
 }
 
 /// Goes on at the first byte that is no plain text.
@@ -406,10 +403,10 @@ fn string_with_escapes(
     opening: usize,
     mut at: usize,
     unusable: &mut Option<Problem>,
-) -> Result<(usize, bool), Problem> {
+) -> Result<(usize, u32), Problem> {
     loop {
         match text.get(at) {
-            Some(b'"') => return Ok((at, true)),
+            Some(b'"') => return Ok((at, ESCAPED)),
             Some(b'\\') => at = find::end_of_plain_text(text, escape(text, at, unusable)?),
             Some(control) => {
                 return Err(Problem::new(at, format!("control character {control:#04x} in a text must be escaped")));
@@ -462,10 +459,10 @@ fn code_unit(text: &[u8], at: usize) -> Result<u16, Problem> {
     }))
 }
 
-fn literal(text: &[u8], at: usize, word: &[u8]) -> Result<(usize, bool), Problem> {
+fn literal(text: &[u8], at: usize, word: &[u8]) -> Result<(usize, u32), Problem> {
     let rest = text.get(at..).unwrap_or_default();
     if rest.starts_with(word) {
-        Ok((at + word.len(), false))
+        Ok((at + word.len(), 0))
     } else {
         Err(unexpected(text, at, "a value").unless(!word.starts_with(rest)))
     }
