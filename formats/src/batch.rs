@@ -6,9 +6,10 @@
 use std::{mem, str};
 
 use bytes::Bytes;
+use memchr::memrchr;
 
 use crate::{
-    Charset, DecodeOptions,
+    Charset, DecodeOptions, find,
     row::{BadRow, Layout, Place, RowBatch, RowSpan},
 };
 
@@ -25,6 +26,10 @@ pub(crate) struct Growing {
     pub(crate) text: Vec<u8>,
     /// Where the row that is being read begins in `text`.
     pub(crate) begin: usize,
+    /// `text` is UTF-8 from there to here, where a row or a character ends.
+    utf8_to: usize,
+    /// Something in the batch is not: rows are looked at one by one.
+    is_utf8_broken: bool,
     batch_bytes: usize,
     batch_rows: usize,
     /// Where the batch's first row begins in `text`.
@@ -68,6 +73,8 @@ impl Growing {
         Self {
             text: Vec::new(),
             begin: 0,
+            utf8_to: 0,
+            is_utf8_broken: false,
             batch_bytes: options.batch_bytes.clamp(1, 1 << 29),
             batch_rows: options.batch_rows.max(1),
             first_begin: 0,
@@ -132,6 +139,7 @@ impl Growing {
     /// Says that the text is not the file's bytes, but what they became. To be said before there is any.
     pub(crate) fn is_transcoded(&mut self, charset: Charset) {
         self.text.clear();
+        self.utf8_to = 0;
         self.written = 0;
         self.transcoded = Some(Transcoded { charset, begin: 0, rows: Vec::new() });
     }
@@ -147,6 +155,22 @@ impl Growing {
             None => self.base + at as u64,
             Some(there) => there.begin + there.charset.bytes_of(&self.text[self.begin..at]),
         }
+    }
+
+    /// Where the row that is being read, which ends at `end`, is not UTF-8 (0-based, in the row). All lines that are there are
+    /// looked at together: rows are short.
+    #[inline]
+    pub(crate) fn not_utf8(&mut self, end: usize) -> Option<usize> {
+        if end <= self.utf8_to {
+            return None;
+        }
+        let from = self.utf8_to.max(self.begin);
+        let last = if self.is_utf8_broken { None } else { memrchr(b'\n', &self.text[end..]) };
+        let to = last.map_or(end, |at| end + at);
+        let broken = find::not_utf8(&self.text[from..to]);
+        self.is_utf8_broken |= broken.is_some();
+        self.utf8_to = broken.map_or(to, |at| from + at);
+        (self.utf8_to < end).then(|| self.utf8_to - self.begin)
     }
 
     /// Says that there is no character at a place (0-based, in the row).
@@ -177,6 +201,7 @@ impl Growing {
         }
         if self.is_empty() && self.begin > 0 {
             self.text.drain(..self.begin);
+            self.utf8_to = self.utf8_to.saturating_sub(self.begin);
             self.begin = 0;
             self.base = self.written - self.text.len() as u64;
             moved = true;
@@ -268,6 +293,7 @@ impl Growing {
         let dropped = part.len();
         self.transcoded.iter_mut().for_each(|there| there.begin = offset_after);
         self.text.drain(self.begin..at);
+        self.utf8_to = self.utf8_to.min(self.begin);
         if self.is_empty() {
             self.base = self.written - self.text.len() as u64;
         }
@@ -322,6 +348,8 @@ impl Growing {
         let (bad, numbers) = (mem::take(&mut self.bad), (self.first_row, self.next_row - 1));
         let batch = RowBatch::new(text, layout, rows, bad, place, numbers, end_offset);
         self.base = self.written - self.text.len() as u64;
+        self.utf8_to = self.utf8_to.saturating_sub(self.begin);
+        self.is_utf8_broken = false;
         self.begin = 0;
         self.first_begin = 0;
         self.full = false;

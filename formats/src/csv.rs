@@ -39,7 +39,7 @@ struct Column {
 }
 
 impl Columns {
-    const FEW: usize = 12;
+    const FEW: usize = 32;
 
     /// Checks the names: at least one, each distinct and not empty.
     pub(crate) fn new(names: impl IntoIterator<Item = impl Into<Box<str>>>) -> Result<Self, String> {
@@ -303,9 +303,10 @@ impl Csv {
             batch.pass(next);
         } else if !batch.fits(next) {
             return Ok(false);
-        } else if let Some(problem) =
-            self.problem(&batch.text[batch.begin..end], batch.begin, columns.len(), |at| batch.no_character(at))
-        {
+        } else if let Some(problem) = self.problem(batch.begin, columns.len()).or_else(|| {
+            let at = batch.not_utf8(end)?;
+            Some(batch.no_character(at))
+        }) {
             batch.bad(end, next, problem);
         } else {
             let row_ends = self.row_ends;
@@ -346,17 +347,15 @@ impl Csv {
                         None => end_of_bytes(self.state),
                     }
                 }
-                State::Quoted => match memchr(b'"', &text[self.at..]) {
-                    Some(distance) => {
-                        self.at += distance + 1;
+                State::Quoted => {
+                    self.at = find::either(text, self.at, b'"', b'"');
+                    if self.at < text.len() {
+                        self.at += 1;
                         self.state = State::Quote;
                         continue;
                     }
-                    None => {
-                        self.at = text.len();
-                        None
-                    }
-                },
+                    None
+                }
                 State::Quote => match text.get(self.at) {
                     Some(b'"') => {
                         self.at += 1;
@@ -412,14 +411,8 @@ impl Csv {
         self.stray = None;
     }
 
-    /// What is wrong with the row.
-    fn problem(
-        &self,
-        row: &[u8],
-        begin: usize,
-        columns: usize,
-        no_character: impl FnOnce(usize) -> String,
-    ) -> Option<String> {
+    /// What is wrong with the row's fields.
+    fn problem(&self, begin: usize, columns: usize) -> Option<String> {
         if let Some(stray) = self.stray {
             return Some(format!(
                 "text after a closing quote at byte {} of the row; a quote within quotes is written twice",
@@ -430,7 +423,7 @@ impl Csv {
             let (s, verb) = if self.fields == 1 { ("", "is") } else { ("s", "are") };
             return Some(format!("there {verb} {} field{s} where the file has {columns} columns", self.fields));
         }
-        find::not_utf8(row).map(no_character)
+        None
     }
 
     fn header(&self, text: &[u8], begin: usize, end: usize) -> Result<Columns, Broken> {

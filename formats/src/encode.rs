@@ -1,10 +1,11 @@
 //! Rows to text of one layout. What cannot be written is refused, and leaves nothing behind.
 
-use std::{borrow::Cow, str};
+use std::borrow::Cow;
 
 use crate::{
     Field, Row,
     csv::{self, Columns},
+    find,
     json::{self, Checker},
     row::Fields,
     writer::WriterOptions,
@@ -26,6 +27,8 @@ pub(crate) struct Encoder {
     has_rows: bool,
     /// For each column the row's field, or the fields sorted by name. Kept, so that a row allocates nothing.
     places: Vec<Option<usize>>,
+    /// For each field of the last JSON row its name, and how it is written, with its colon. No two are the same.
+    names: Vec<(String, Vec<u8>)>,
 }
 
 #[derive(Debug)]
@@ -77,7 +80,7 @@ impl Encoder {
         };
         // One level is the row's own.
         let checker = Checker::new(NESTING_MAX - 1, usize::MAX);
-        Self { layout, text, checker, has_rows: false, places: Vec::new() }
+        Self { layout, text, checker, has_rows: false, places: Vec::new(), names: Vec::new() }
     }
 
     /// Ends the file.
@@ -125,13 +128,21 @@ impl Encoder {
     fn fields(&mut self, fields: &[(&str, Field<'_>)]) -> Result<(), String> {
         match &self.layout {
             Layout::JsonLines | Layout::Json => {
-                refuse_repeated(fields, &mut self.places)?;
+                // Rows mostly have the fields of the row before.
+                let is_alike = fields.len() == self.names.len()
+                    && fields.iter().zip(&self.names).all(|((name, _), (known, _))| name == known);
+                if !is_alike {
+                    refuse_repeated(fields, &mut self.places)?;
+                    remember(fields, &mut self.names);
+                }
                 let mut separator = b'{';
-                for (name, field) in fields.iter().filter(|(_, field)| *field != Field::Missing) {
+                for ((name, field), (_, written)) in fields.iter().zip(&self.names) {
+                    if *field == Field::Missing {
+                        continue;
+                    }
                     self.text.push(separator);
                     separator = b',';
-                    json::write_text(name, &mut self.text);
-                    self.text.push(b':');
+                    self.text.extend_from_slice(written);
                     write_json(name, field, &mut self.checker, &mut self.text)?;
                 }
                 self.text.extend_from_slice(if separator == b'{' { b"{}" } else { b"}" });
@@ -263,14 +274,18 @@ fn write_json(name: &str, field: &Field<'_>, checker: &mut Checker, into: &mut V
         Field::Nested(raw) => {
             check_nested(name, raw, checker)?;
             // In checked JSON a line break is only ever space between tokens; it would end the row.
-            into.extend(raw.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
+            let begin = into.len();
+            into.extend_from_slice(raw);
+            if memchr::memchr2(b'\r', b'\n', raw).is_some() {
+                into[begin..].iter_mut().filter(|byte| matches!(byte, b'\r' | b'\n')).for_each(|byte| *byte = b' ');
+            }
         }
     }
     Ok(())
 }
 
 fn check_nested(name: &str, raw: &[u8], checker: &mut Checker) -> Result<(), String> {
-    if str::from_utf8(raw).is_err() {
+    if find::not_utf8(raw).is_some() {
         return Err(format!("the nested value of field {name:?} is not UTF-8"));
     }
     checker
@@ -290,6 +305,18 @@ fn write_number(name: &str, number: &str, into: &mut Vec<u8>) -> Result<(), Stri
     check_number(name, number)?;
     into.extend_from_slice(number.as_bytes());
     Ok(())
+}
+
+/// Keeps the names for the next row.
+fn remember(fields: &[(&str, Field<'_>)], names: &mut Vec<(String, Vec<u8>)>) {
+    names.resize_with(fields.len(), Default::default);
+    for ((name, _), (known, written)) in fields.iter().zip(names) {
+        known.clear();
+        known.push_str(name);
+        written.clear();
+        json::write_text(name, written);
+        written.push(b':');
+    }
 }
 
 fn refuse_repeated(fields: &[(&str, Field<'_>)], places: &mut Vec<Option<usize>>) -> Result<(), String> {

@@ -1,7 +1,9 @@
-//! Finding bytes in rows, most of them over short distances, eight at a time.
+//! Finding bytes in rows, most of them over short distances, eight or sixteen at a time.
 //!
 //! A field is mostly shorter than the price of a call into `memchr`; where the distance is long (line ends, closing
 //! quotes of CSV) `memchr` is used instead.
+
+use wide::u8x16;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGH: u64 = 0x8080_8080_8080_8080;
@@ -20,8 +22,73 @@ const fn equal(word: u64, byte: u8) -> u64 {
     below(word ^ splat(byte), 1)
 }
 
+/// A short text that is looked for in one place: comparing it is cheaper than a call into `memcmp`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Word {
+    words: [u128; 2],
+    masks: [u128; 2],
+    length: usize,
+}
+
+impl Word {
+    const BYTES_MAX: usize = 32;
+    /// What is nowhere.
+    pub(crate) const NEVER: Self = Self { words: [0; 2], masks: [0; 2], length: usize::MAX };
+
+    /// A text that is too long is found nowhere.
+    pub(crate) fn new(text: &[u8]) -> Self {
+        if text.len() > Self::BYTES_MAX {
+            return Self::NEVER;
+        }
+        let half = |from: usize| {
+            let (mut word, mut mask) = ([0; 16], [0; 16]);
+            let part = text.get(from..).unwrap_or_default();
+            for (index, byte) in part.iter().take(16).enumerate() {
+                (word[index], mask[index]) = (*byte, 0xff);
+            }
+            (u128::from_le_bytes(word), u128::from_le_bytes(mask))
+        };
+        let ((low, low_mask), (high, high_mask)) = (half(0), half(16));
+        Self { words: [low, high], masks: [low_mask, high_mask], length: text.len() }
+    }
+
+    /// Whether it stands at `at`.
+    #[inline(always)]
+    pub(crate) fn begins(&self, bytes: &[u8], at: usize) -> bool {
+        let rest = bytes.get(at..).unwrap_or_default();
+        if self.length > rest.len() {
+            return false;
+        }
+        let [low, high] = match rest.first_chunk::<32>() {
+            Some(chunk) => {
+                let half = |from: usize| chunk[from..from + 16].try_into().map_or(0, u128::from_le_bytes);
+                [half(0), half(16)]
+            }
+            None => {
+                let mut chunk = [0; 32];
+                chunk[..rest.len()].copy_from_slice(rest);
+                let half = |from: usize| chunk[from..from + 16].try_into().map_or(0, u128::from_le_bytes);
+                [half(0), half(16)]
+            }
+        };
+        ((low ^ self.words[0]) & self.masks[0]) | ((high ^ self.words[1]) & self.masks[1]) == 0
+    }
+}
+
 /// Where the first of a quote, a backslash or a control character lies at or after `at`; the length if nowhere.
-pub(crate) fn end_of_plain_text(bytes: &[u8], at: usize) -> usize {
+#[inline]
+pub(crate) fn end_of_plain_text(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+        let text = u8x16::new(*chunk);
+        let marks = text.simd_eq(u8x16::splat(b'"'))
+            | text.simd_eq(u8x16::splat(b'\\'))
+            | text.min(u8x16::splat(0x1f)).simd_eq(text);
+        let marks = marks.to_bitmask();
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize;
+        }
+        at += 16;
+    }
     find(
         bytes,
         at,
@@ -64,7 +131,16 @@ pub(crate) fn end_of_xml_value(bytes: &[u8], at: usize, quote: u8) -> usize {
 }
 
 /// Where the first of two bytes lies at or after `at`; the length if nowhere.
-pub(crate) fn either(bytes: &[u8], at: usize, one: u8, other: u8) -> usize {
+#[inline]
+pub(crate) fn either(bytes: &[u8], mut at: usize, one: u8, other: u8) -> usize {
+    while let Some(chunk) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+        let text = u8x16::new(*chunk);
+        let marks = (text.simd_eq(u8x16::splat(one)) | text.simd_eq(u8x16::splat(other))).to_bitmask();
+        if marks != 0 {
+            return at + marks.trailing_zeros() as usize;
+        }
+        at += 16;
+    }
     find(bytes, at, |word| equal(word, one) | equal(word, other), |byte| byte == one || byte == other)
 }
 
@@ -73,7 +149,7 @@ pub(crate) fn not_utf8(bytes: &[u8]) -> Option<usize> {
     if simdutf8::basic::from_utf8(bytes).is_ok() {
         return None;
     }
-    str::from_utf8(bytes).err().map(|error| error.valid_up_to())
+    simdutf8::compat::from_utf8(bytes).err().map(|error| error.valid_up_to())
 }
 
 #[inline]
@@ -98,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn eight_at_a_time_finds_what_one_at_a_time_finds(
+        fn many_at_a_time_find_what_one_at_a_time_finds(
             bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'"'), Just(0x1f), Just(0x20), Just(b'!'), Just(b'<'), Just(b'&'), Just(b']')], 0..40),
             at in 0_usize..40,
         ) {

@@ -6,7 +6,11 @@
 
 use std::{borrow::Cow, iter};
 
-use crate::{Field, field::Step, find};
+use crate::{
+    Field,
+    field::Step,
+    find::{self, Word},
+};
 
 /// What is wrong with a row, and where in it (0-based).
 #[derive(Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ impl Problem {
     }
 }
 
+/// Fields of a row whose names are remembered.
+const NAMED_MAX: usize = 256;
 /// How much of the stack of open containers is kept from row to row.
 const OPEN_KEPT: usize = 4 << 10;
 /// Marks a place whose text holds escapes.
@@ -68,6 +74,7 @@ impl FieldSpan {
     }
 
     /// Whether the field has this name.
+    #[inline]
     pub(crate) fn is_named(self, text: &str, name: &str) -> bool {
         let range = self.name_range();
         if self.name_end & ESCAPED == 0 {
@@ -92,6 +99,29 @@ fn slice(text: &str, range: std::ops::Range<usize>) -> &str {
     text.get(range).expect("spans were taken from this text at ASCII bytes")
 }
 
+/// What is between two values, and where the field's name is in it.
+#[derive(Debug)]
+struct Named {
+    text: Word,
+    place: NamePlace,
+}
+
+/// Where a field's name is, counted from where the value before ends.
+#[derive(Debug, Clone, Copy)]
+struct NamePlace {
+    /// Up to where the value may begin.
+    length: u32,
+    name_start: u32,
+    name_end: u32,
+}
+
+/// What stands where a name may be.
+enum Before {
+    Value(NamePlace),
+    /// The object's end, and what is behind it.
+    End(usize),
+}
+
 /// Checks rows. Holds the stack that a recursive descent would have.
 #[derive(Debug)]
 pub(crate) struct Checker {
@@ -99,13 +129,15 @@ pub(crate) struct Checker {
     fields_max: usize,
     /// For each open container, whether it is an object.
     open: Vec<bool>,
+    /// For each field of a row, how it was named when one stood at its place last.
+    named: Vec<Named>,
     /// The first thing in a row for which it is JSON, but no row. The rest is checked all the same.
     unusable: Option<Problem>,
 }
 
 impl Checker {
     pub(crate) fn new(nesting_max: usize, fields_max: usize) -> Self {
-        Self { nesting_max, fields_max: fields_max.max(1), open: Vec::new(), unusable: None }
+        Self { nesting_max, fields_max: fields_max.max(1), open: Vec::new(), named: Vec::new(), unusable: None }
     }
 
     /// Checks a row whole: one object, nothing after it. `spans` gets its top-level fields; `base` is where the row
@@ -144,37 +176,70 @@ impl Checker {
     }
 
     /// Checks the object that begins at `at`, and returns where it ends.
+    ///
+    /// Rows of a file mostly have the same fields in the same order, so what is before a value is compared with what
+    /// was there in the row before, and read only where it differs.
     fn fields(&mut self, row: &[u8], at: usize, base: usize, spans: &mut Vec<FieldSpan>) -> Result<usize, Problem> {
         let place = |at: usize| u32::try_from(base + at).expect("a batch stays below 2 GiB");
         let spans_max = spans.len().saturating_add(self.fields_max);
-        let mut at = skip_space(row, at + 1);
-        if row.get(at) == Some(&b'}') {
-            return Ok(at + 1);
-        }
-        loop {
-            let (name, name_escaped, start) = name(row, at, &mut self.unusable)?;
+        // The bracket, then each time where the value before ends.
+        let mut from = at;
+        for nth in 0.. {
+            let named = match self.named.get(nth) {
+                Some(named) if named.text.begins(row, from) => named.place,
+                _ => match self.read_name(row, from, nth)? {
+                    Before::Value(named) => named,
+                    Before::End(end) => return Ok(end),
+                },
+            };
+            let start = skip_space(row, from + named.length as usize);
             let (end, escaped) = match row.get(start) {
-                Some(b'{' | b'[') => (self.container(row, start, 1)?, false),
+                Some(b'{' | b'[') => (self.container(row, start, 1)?, 0),
                 _ => scalar(row, start, &mut self.unusable)?,
             };
             if spans.len() >= spans_max {
                 let problem = format!("there are more fields than the limit of {} (columns_max)", self.fields_max);
+                let at = from + named.name_start as usize - 1;
                 self.unusable.get_or_insert_with(|| Problem::unusable(at, problem));
                 spans.pop();
             }
             spans.push(FieldSpan {
-                name_start: place(at + 1),
-                name_end: place(name) | if name_escaped { ESCAPED } else { 0 },
+                name_start: place(from) + named.name_start,
+                name_end: place(from) + named.name_end,
                 value_start: place(start),
-                value_end: place(end) | if escaped { ESCAPED } else { 0 },
+                value_end: place(end) | escaped,
             });
-            at = skip_space(row, end);
+            from = end;
+        }
+        unreachable!("a row ends")
+    }
+
+    /// Reads what is between two values, or before the first one at the bracket, or after the last one.
+    fn read_name(&mut self, row: &[u8], from: usize, nth: usize) -> Result<Before, Problem> {
+        let mut at = skip_space(row, from);
+        if nth == 0 {
+            at = skip_space(row, at + 1);
+            if row.get(at) == Some(&b'}') {
+                return Ok(Before::End(at + 1));
+            }
+        } else {
             match row.get(at) {
                 Some(b',') => at = skip_space(row, at + 1),
-                Some(b'}') => return Ok(at + 1),
+                Some(b'}') => return Ok(Before::End(at + 1)),
                 _ => return Err(unexpected(row, at, "',' or '}'")),
             }
         }
+        let (name, escaped, start) = name(row, at, &mut self.unusable)?;
+        let far = |at: usize| u32::try_from(at - from).expect("a batch stays below 2 GiB");
+        let place = NamePlace { length: far(start), name_start: far(at + 1), name_end: far(name) | escaped };
+        // What makes a name unusable must be found again in the next row.
+        let text = if escaped != 0 { Word::NEVER } else { Word::new(&row[from..start]) };
+        if let Some(before) = self.named.get_mut(nth) {
+            *before = Named { text, place };
+        } else if nth == self.named.len() && nth < NAMED_MAX {
+            self.named.push(Named { text, place });
+        }
+        Ok(Before::Value(place))
     }
 
     /// Checks an object or an array, nothing after it.
@@ -266,10 +331,10 @@ fn nothing_more(text: &[u8], at: usize) -> Result<(), Problem> {
     if at < text.len() { Err(unexpected(text, at, "nothing after the row's object")) } else { Ok(()) }
 }
 
-/// The name of a field that begins at `at`: where its closing quote is, whether it holds escapes, and where the value
+/// The name of a field that begins at `at`: where its closing quote is, [`ESCAPED`] if it holds escapes, else 0, and where the value
 /// begins.
 #[inline(always)]
-fn name(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool, usize), Problem> {
+fn name(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, u32, usize), Problem> {
     if text.get(at) != Some(&b'"') {
         return Err(unexpected(text, at, "a field's name in quotes"));
     }
@@ -281,12 +346,13 @@ fn name(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize
     Ok((end, escaped, skip_space(text, colon + 1)))
 }
 
-/// The end of the text, number or word that begins at `at`, and whether it is a text with escapes.
+/// The end of the text, number or word that begins at `at`, and [`ESCAPED`] if it is a text with escapes, else 0: as a mark and
+/// not as a bool, which would be read back wider than it was written and be waited for.
 #[inline(always)]
-fn scalar(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool), Problem> {
+fn scalar(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, u32), Problem> {
     match text.get(at) {
         Some(b'"') => string(text, at, unusable).map(|(end, escaped)| (end + 1, escaped)),
-        Some(b'-' | b'0'..=b'9') => number(text, at).map(|end| (end, false)),
+        Some(b'-' | b'0'..=b'9') => number(text, at).map(|end| (end, 0)),
         Some(b't') => literal(text, at, b"true"),
         Some(b'f') => literal(text, at, b"false"),
         Some(b'n') => literal(text, at, b"null"),
@@ -324,11 +390,11 @@ pub(crate) fn unexpected(text: &[u8], at: usize, wanted: &str) -> Problem {
     }
 }
 
-/// The end of the string whose opening quote is at `at`: where its closing quote is, and whether it holds escapes.
+/// The end of the string whose opening quote is at `at`: where its closing quote is, and [`ESCAPED`] if it holds escapes, else 0.
 #[inline(always)]
-fn string(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, bool), Problem> {
+fn string(text: &[u8], at: usize, unusable: &mut Option<Problem>) -> Result<(usize, u32), Problem> {
     let end = find::end_of_plain_text(text, at + 1);
-    if text.get(end) == Some(&b'"') { Ok((end, false)) } else { string_with_escapes(text, at, end, unusable) }
+    if text.get(end) == Some(&b'"') { Ok((end, 0)) } else { string_with_escapes(text, at, end, unusable) }
 }
 
 /// Goes on at the first byte that is no plain text.
@@ -337,10 +403,10 @@ fn string_with_escapes(
     opening: usize,
     mut at: usize,
     unusable: &mut Option<Problem>,
-) -> Result<(usize, bool), Problem> {
+) -> Result<(usize, u32), Problem> {
     loop {
         match text.get(at) {
-            Some(b'"') => return Ok((at, true)),
+            Some(b'"') => return Ok((at, ESCAPED)),
             Some(b'\\') => at = find::end_of_plain_text(text, escape(text, at, unusable)?),
             Some(control) => {
                 return Err(Problem::new(at, format!("control character {control:#04x} in a text must be escaped")));
@@ -393,10 +459,10 @@ fn code_unit(text: &[u8], at: usize) -> Result<u16, Problem> {
     }))
 }
 
-fn literal(text: &[u8], at: usize, word: &[u8]) -> Result<(usize, bool), Problem> {
+fn literal(text: &[u8], at: usize, word: &[u8]) -> Result<(usize, u32), Problem> {
     let rest = text.get(at..).unwrap_or_default();
     if rest.starts_with(word) {
-        Ok((at + word.len(), false))
+        Ok((at + word.len(), 0))
     } else {
         Err(unexpected(text, at, "a value").unless(!word.starts_with(rest)))
     }
@@ -440,6 +506,14 @@ pub(crate) fn is_number(text: &str) -> bool {
 
 /// Appends a text as a JSON string.
 pub(crate) fn write_text(text: &str, into: &mut Vec<u8>) {
+    // Mostly there is nothing to escape.
+    if find::end_of_plain_text(text.as_bytes(), 0) == text.len() {
+        into.reserve(text.len() + 2);
+        into.push(b'"');
+        into.extend_from_slice(text.as_bytes());
+        into.push(b'"');
+        return;
+    }
     serde_json::to_writer(into, text).expect("text always has a JSON form and a Vec takes every byte");
 }
 

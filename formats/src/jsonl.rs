@@ -5,7 +5,6 @@ use std::mem;
 use crate::{
     Limits,
     batch::{Growing, shrink},
-    find,
     json::{Checker, FieldSpan},
     lines::{Framed, Lines},
     row::Layout,
@@ -38,7 +37,8 @@ impl JsonLines {
             Framed::TooLong => return true,
             Framed::Line { end, next } => (end, next),
         };
-        let row = &batch.text[batch.begin..end];
+        let (begin, not_utf8) = (batch.begin, batch.not_utf8(end));
+        let row = &batch.text[begin..end];
         if row.iter().all(|byte| matches!(byte, b' ' | b'\t' | b'\r')) {
             batch.pass(next);
             return true;
@@ -47,13 +47,18 @@ impl JsonLines {
             self.spans.reserve(self.spans_before + self.spans_before / 8);
         }
         let fields = self.spans.len();
-        let checked = match find::not_utf8(row) {
+        let checked = match not_utf8 {
             Some(at) => Err(batch.no_character(at)),
             None => self
                 .checker
-                .row(row, batch.begin, &mut self.spans)
+                .row(row, begin, &mut self.spans)
                 .map_err(|problem| format!("{} at byte {} of the row", problem.what, problem.at)),
         };
+        if fields == 0 && self.spans_before == 0 {
+            // As many as what is there will have, if its rows are alike.
+            let rows = (batch.text.len() - begin) / (next - begin);
+            self.spans.reserve(self.spans.len() * rows.saturating_sub(1));
+        }
         match checked {
             Ok(()) => batch.good(end, next, fields),
             Err(problem) => {

@@ -322,6 +322,7 @@ impl<'a> Row<'a> {
     pub fn get_many(&self, paths: &[FieldPath], into: &mut Vec<Field<'a>>) {
         into.clear();
         match self.fields() {
+            Fields::Json(_) if paths.len() == 1 => into.extend(paths.iter().map(|path| self.get(path))),
             Fields::Json(spans) => {
                 into.resize(paths.len(), Field::Missing);
                 for (paths, into) in paths.chunks(64).zip(into.chunks_mut(64)) {

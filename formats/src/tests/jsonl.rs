@@ -177,8 +177,68 @@ fn nearly_json() -> impl Strategy<Value = String> {
     prop_oneof![random, valid, mutated].prop_map(|value| format!("{{\"k\":{value}}}"))
 }
 
+/// Rows of a few shapes, right or not, as a file has them one after the other.
+fn rows_of_few_shapes() -> impl Strategy<Value = Vec<String>> {
+    let space = || prop::sample::select(vec!["", "", "", " ", "\t "]);
+    let names = vec!["a", "bb", "é", "\\u0061", "\\ud83d", "a name that is longer than what is remembered"];
+    let name = prop::sample::select(names);
+    let values = vec![
+        "1",
+        "-2.5",
+        "\"x\"",
+        "\"a text of some length, with \\n\"",
+        "true",
+        "null",
+        "[1, {\"a\":2}]",
+        "{\"b\":[]}",
+        "01",
+        "\"\u{1}\"",
+        "",
+    ];
+    let value = prop::sample::select(values);
+    let shape = prop::collection::vec((space(), name, space(), space()), 0..5);
+    let shapes = prop::collection::vec(shape, 1..4);
+    let end = prop::sample::select(vec!["}", "}", "}", " } ", "", "}x", ",}"]);
+    let picks = prop::collection::vec((any::<prop::sample::Index>(), prop::collection::vec(value, 5), end), 1..12);
+    (shapes, picks).prop_map(|(shapes, picks)| {
+        let row = |(shape, values, end): (prop::sample::Index, Vec<&str>, &str)| {
+            let shape = &shapes[shape.index(shapes.len())];
+            let fields = shape.iter().zip(values);
+            let fields = fields.map(|((a, name, b, c), value)| format!("{a}\"{name}\"{b}:{c}{value}"));
+            format!("{{{}{end}", fields.collect::<Vec<_>>().join(","))
+        };
+        picks.into_iter().map(row).collect()
+    })
+}
+
+/// The fields of each good row, and why the others are none.
+fn found(bytes: &[u8]) -> (Vec<Vec<(String, String)>>, Vec<String>) {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for batch in decode_batches(json_lines(), [bytes]).0 {
+        for row in batch.rows() {
+            let mut fields = Vec::new();
+            row.for_each_written(&mut |name, value| fields.push((name.into_owned(), format!("{value:?}"))));
+            good.push(fields);
+        }
+        bad.extend(batch.bad().iter().map(|bad| bad.problem.clone()));
+    }
+    (good, bad)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
+    #[test]
+    fn a_row_is_the_same_whatever_rows_were_before_it(rows in rows_of_few_shapes()) {
+        let together = found(rows.join("\n").as_bytes());
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for row in &rows {
+            let (mut one_good, mut one_bad) = found(row.as_bytes());
+            good.append(&mut one_good);
+            bad.append(&mut one_bad);
+        }
+        prop_assert_eq!(together, (good, bad));
+    }
+
     #[test]
     fn exactly_the_objects_that_serde_json_accepts_are_rows(text in nearly_json()) {
         let oracle = serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(&text);
