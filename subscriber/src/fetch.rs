@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use waybill_azure::{
     Grant, GrantError, OnePlace, Service, TokenSource,
-    blob::{BlobError, Container, ContainerOptions, Download, Traffic},
+    blob::{BlobError, BlobFacts, Container, ContainerOptions, Download, Traffic},
     http::HttpClient,
 };
 use waybill_contracts::{BlobPath, BlobUriError, Metadata, Reason};
@@ -212,6 +212,14 @@ impl Located {
         self.blob.as_str()
     }
 
+    /// What storage says of the blob.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub(crate) async fn facts(&self, file: Claim<'_>, now: OffsetDateTime) -> Result<BlobFacts, FetchError> {
+        self.container.head(self.name()).await.map_err(|error| gone_or(error, file, now))
+    }
+
     /// Opens the file at stored byte `at`: an ordinary gzip can be read from its begin only. With `etag`, only if it is still
     /// the one that was read before.
     ///
@@ -223,18 +231,8 @@ impl Located {
         (at, etag): (u64, Option<&str>),
         now: OffsetDateTime,
     ) -> Result<Download, FetchError> {
-        let download = match self.container.download(self.name(), at, etag).await {
-            Ok(download) => download,
-            Err(BlobError::NotFound { .. }) => {
-                let until = file.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
-                return Err(if now < until {
-                    FetchError::Missing { until }
-                } else {
-                    FetchError::Gone { since: until }
-                });
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let download = self.container.download(self.name(), at, etag).await;
+        let download = download.map_err(|error| gone_or(error, file, now))?;
         let announced = file.metadata.extras().ok().and_then(|extras| extras.bytes);
         match announced {
             Some(announced) if announced != download.facts().length => {
@@ -243,6 +241,15 @@ impl Located {
             _ => Ok(download),
         }
     }
+}
+
+/// Of a blob that is not there: whether it is waited for.
+fn gone_or(error: BlobError, file: Claim<'_>, now: OffsetDateTime) -> FetchError {
+    if !matches!(error, BlobError::NotFound { .. }) {
+        return error.into();
+    }
+    let until = file.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
+    if now < until { FetchError::Missing { until } } else { FetchError::Gone { since: until } }
 }
 
 /// Streams the rest of a download into `to`; when nobody takes it any more, it ends quietly.

@@ -6,6 +6,7 @@
 //! and version, however many columns it has.
 
 mod batch;
+mod begin;
 mod fields;
 mod judge;
 mod key;
@@ -21,6 +22,7 @@ mod version;
 mod tests;
 
 pub(crate) use batch::{Batch, Faulty, Head, RowAt, StreamRows};
+pub use begin::{Begin, Side};
 pub(crate) use fields::is_marked_deleted;
 pub use judge::{Judge, Judged};
 pub(crate) use key::KeyPart;
