@@ -194,7 +194,10 @@ impl Shop {
 
     /// And the inbox forgets the files.
     async fn prune(&self, up_to: u64) {
-        self.sql(".waybill/inbox.sqlite", &format!("UPDATE inbox SET changed_at = 0 WHERE sequence <= {up_to}"));
+        self.sql(
+            ".waybill/inbox.sqlite",
+            &format!("UPDATE inbox SET changed_at = 0 WHERE blob_type = 'ItemChanges' AND sequence <= {up_to}"),
+        );
         let pruned =
             run(command(&self.folder, "waybill-subscriber", &["prune", "--files", "1d", "--format", "json"])).await;
         assert_eq!(pruned.with(0).json()["files"], up_to);
@@ -223,8 +226,9 @@ async fn a_rebuild_begins_at_a_full_export_where_the_blobs_before_it_are_gone() 
     assert_eq!(query(&shop.folder, ROWS), Shop::ALL);
     // What was passed over is over for a run, too.
     shop.follow().await;
-    let states = run(command(&shop.folder, "waybill-subscriber", &["status", "--format", "json"])).await.with(0).json();
-    assert_eq!(states["states"]["done"], 6, "{states}");
+    let done = ["list", "--state", "done", "--type", "ItemChanges", "--format", "json"];
+    let done = run(command(&shop.folder, "waybill-subscriber", &done)).await.with(0).json();
+    assert_eq!(done.as_array().unwrap().len(), 6, "{done}");
 
     // Likewise where the inbox has forgotten them, and where another database is to be filled.
     shop.prune(3).await;
@@ -269,14 +273,23 @@ async fn why_a_rebuild_cannot_begin_at_a_full_export_is_told_and_what_to_do() {
         assert_eq!(query(&shop.folder, ROWS), damaged, "nothing was done");
         told
     };
+    let inbox = Connection::open(shop.folder.path().join(".waybill/inbox.sqlite")).unwrap();
+    inbox.busy_timeout(PATIENCE).unwrap();
+    // Messages that are published together come in any order.
+    let id = |sequence: u64| {
+        let sql = "SELECT id FROM inbox WHERE blob_type = 'ItemChanges' AND sequence = ?1";
+        inbox.query_row(sql, [sequence.cast_signed()], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    let part = id(5);
     let entity = std::fs::read_to_string(shop.folder.path().join("entities.toml")).unwrap();
     let unfit = "full export \"nightly\", as of number 3, does not stand for what is missing";
 
     // The version is in no usable form in one of its rows.
     shop.write("entities.toml", &format!("{entity}version = {{ field = \"price\", type = \"integer\" }}\n"));
-    let told =
-        refused("full export \"nightly\" does not stand for what is missing before it: row 1 of file 5 cannot be used")
-            .await;
+    let told = refused(&format!(
+        "full export \"nightly\" does not stand for what is missing before it: row 1 of file {part} cannot be used"
+    ))
+    .await;
     assert!(told.contains("have the publisher mend that and make another full export"), "{told}");
     // Other types make the table too; or none does.
     let several = entity.replace("\"ItemChanges\"", "\"ItemChanges\", \"Other\"");
@@ -288,9 +301,8 @@ async fn why_a_rebuild_cannot_begin_at_a_full_export_is_told_and_what_to_do() {
     shop.write("entities.toml", &entity);
 
     // A message that claims more than its blob does proves nothing: the full export before it is taken.
-    let inbox = Connection::open(shop.folder.path().join(".waybill/inbox.sqlite")).unwrap();
-    let body = "SELECT CAST(body AS TEXT) FROM inbox WHERE sequence = 6";
-    let body: String = inbox.query_row(body, [], |row| row.get(0)).unwrap();
+    let body = "SELECT CAST(body AS TEXT) FROM inbox WHERE id = ?1";
+    let body: String = inbox.query_row(body, [id(6)], |row| row.get(0)).unwrap();
     let mut forged: Value = serde_json::from_str(&body).unwrap();
     let extras = &mut forged["properties"]["waybill"];
     (extras["exportId"], extras["sequence"]) = (json!("0190a5d2-7c31-7c8e-9f5a-0c8f5c1e2b3a"), json!(7));
@@ -302,16 +314,19 @@ async fn why_a_rebuild_cannot_begin_at_a_full_export_is_told_and_what_to_do() {
     assert_eq!(query(&shop.folder, ROWS), Shop::ALL);
     shop.damage();
     // Without a part of that one there is none. It is known of the forged one, too, why not.
-    inbox.execute_batch("DELETE FROM history; UPDATE inbox SET state = 'quarantined' WHERE sequence = 5").unwrap();
-    refused(&format!("{unfit}: part 2, file 5, is quarantined")).await;
+    let forged_id = id(7);
+    inbox.execute("UPDATE inbox SET state = 'quarantined' WHERE id = ?1", [part]).unwrap();
+    refused(&format!("{unfit}: part 2, file {part}, is quarantined")).await;
     let told = shop.rebuild(&["--incomplete"]).await.with(3).err;
     assert!(
-        told.contains(
-            "\"forged\", as of number 6, does not stand for what is missing: the blob of file 7 does not say"
-        ),
+        told.contains(&format!(
+            "\"forged\", as of number 6, does not stand for what is missing: the blob of file {forged_id} does not say"
+        )),
         "{told}"
     );
-    inbox.execute_batch("DELETE FROM inbox WHERE sequence = 5").unwrap();
+    inbox
+        .execute_batch(&format!("DELETE FROM history WHERE inbox_id = {part}; DELETE FROM inbox WHERE id = {part}"))
+        .unwrap();
     let told = shop.rebuild(&[]).await.with(1).err;
     assert!(told.contains(&format!("{unfit}: part 2 of 2 never came")), "{told}");
 

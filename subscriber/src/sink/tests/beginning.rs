@@ -288,7 +288,7 @@ proptest! {
 
             let mut copies = 0;
             for file in in_order(&made, 2, &[Fate::Late, Fate::Early, Fate::Gone]) {
-                // Late ones, and some again under another name, which only those before it may be.
+                // Late ones, and some again under another name.
                 let key = match file.fate {
                     Fate::Late => key_of(file.number),
                     _ => FileKey::of_export("shop", &format!("copy {}", file.number)),
