@@ -50,7 +50,8 @@ pub enum Reason {
     ContentChanged,
     /// The file's bytes do not match the hash or the length in its message.
     HashMismatch,
-    /// A publisher other than the first one of an entity that has no declared version.
+    /// A publisher other than the first one of an entity that has no declared version; or a file that cannot be told from one
+    /// before the full export at which its table begins.
     ForeignPublisher,
     /// The entity's `where` cannot say whether the row is wanted.
     FilterError,

@@ -231,6 +231,14 @@ impl Located {
         self.blob.as_str()
     }
 
+    /// What storage says of the blob.
+    ///
+    /// # Errors
+    /// [`FetchError`].
+    pub(crate) async fn facts(&self, file: Claim<'_>, now: OffsetDateTime) -> Result<BlobFacts, FetchError> {
+        self.container.head(self.name()).await.map_err(|error| gone_or(error, file, now))
+    }
+
     /// Opens the file at stored byte `at`: an ordinary gzip can be read from its begin only. With `etag`, only if it is still
     /// the one that was read before. A copy in the cache does as well, when it is of the blob that storage has; or of the one
     /// that was read before, or of one that storage has no more.
@@ -251,18 +259,8 @@ impl Located {
             cache.hit(&copy);
             return Fetched::of_copy(copy, self, at).announced(&file);
         }
-        let download = match self.container.download(self.name(), at, etag).await {
-            Ok(download) => download,
-            Err(BlobError::NotFound { .. }) => {
-                let until = file.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
-                return Err(if now < until {
-                    FetchError::Missing { until }
-                } else {
-                    FetchError::Gone { since: until }
-                });
-            }
-            Err(error) => return Err(error.into()),
-        };
+        let download = self.container.download(self.name(), at, etag).await;
+        let download = download.map_err(|error| gone_or(error, file, now))?;
         let mut fetched = Fetched::of_download(download).announced(&file)?;
         if let Some((cache, uri)) = &self.cache
             && at == 0
@@ -386,6 +384,15 @@ pub(crate) async fn keep(draft: Option<Draft>) {
     if let Some(draft) = draft {
         draft.keep().await;
     }
+}
+
+/// Of a blob that is not there: whether it is waited for.
+fn gone_or(error: BlobError, file: Claim<'_>, now: OffsetDateTime) -> FetchError {
+    if !matches!(error, BlobError::NotFound { .. }) {
+        return error.into();
+    }
+    let until = file.expires_at.unwrap_or(file.received_at + MISSING_BLOB_PATIENCE);
+    if now < until { FetchError::Missing { until } } else { FetchError::Gone { since: until } }
 }
 
 /// Streams the rest of a file into `to`; when nobody takes it any more, it ends quietly.

@@ -1,5 +1,6 @@
 //! The subscriber as one thing: builder, run, staged stop.
 
+mod proof;
 mod vital;
 
 use std::{

@@ -200,6 +200,14 @@ pub(super) async fn put(local: &Local, name: &str, content_type: &str, text: &st
     send(ready, body.to_string(), name).await;
 }
 
+/// Deletes a file's blob, as a publisher's rule does with old ones.
+pub(super) async fn delete_blob(local: &Local, uri: &str) {
+    let ready = local.ready_file();
+    let (_, name) = uri.split_once(&format!("/{}/", ready.container)).unwrap();
+    let http = HttpClient::new(&HttpOptions::default()).unwrap();
+    Container::new(http, keys(ready), ContainerOptions::default()).delete(name).await.unwrap();
+}
+
 fn write_ready_file(folder: &TempDir, name: &str, ready: &ReadyFile) {
     std::fs::write(folder.path().join(name), serde_json::to_string(ready).unwrap()).unwrap();
 }

@@ -4,7 +4,7 @@
 use std::num::NonZeroU64;
 
 use serde_json::json;
-use waybill_contracts::{Format, Snapshot};
+use waybill_contracts::{BlobType, Format, Snapshot};
 use waybill_store::rusqlite::Connection;
 
 use super::{
@@ -201,6 +201,44 @@ async fn a_table_is_cut_into_parts_with_all_its_rows_in_the_format_of_the_export
 }
 
 #[tokio::test]
+async fn a_table_that_cannot_be_read_to_its_end_fails_all_of_it_and_leaves_no_number() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let path = world.path("service.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    let service = Connection::open(&path).unwrap();
+    // The value of the fifth row cannot be computed.
+    service
+        .execute_batch(
+            "CREATE TABLE document (id INTEGER PRIMARY KEY, text);
+             CREATE VIEW item AS SELECT id, json_extract(text, '$.name') AS name FROM document;
+             INSERT INTO document VALUES (1, '{}'), (2, '{}'), (3, '{}'), (4, '{}'), (5, '{')",
+        )
+        .unwrap();
+    let mut snapshot = begin(&running.publisher, "nightly", in_twos()).await.unwrap();
+    let error = crate::relay::chain(&snapshot.table(&log, "item").await.unwrap_err());
+    assert!(error.contains("table item: cannot be read") && error.contains("malformed JSON"), "{error}");
+    // Whoever passes over that gets no full export without the rest.
+    assert!(matches!(snapshot.serialize(&json!({"n": 1})).await.unwrap_err(), ExportError::Failed { .. }));
+    assert!(matches!(snapshot.table(&log, "item").await.unwrap_err(), ExportError::Failed { .. }));
+    assert!(matches!(snapshot.finish().await.unwrap_err(), ExportError::Failed { .. }));
+    until("what was staged is void", async || running.publisher.status().await.unwrap().counts.planned == 0).await;
+    let last = running.publisher.outbox().last_number("shop", &BlobType::new("Number").unwrap()).await.unwrap();
+    assert_eq!((world.commits(), last, world.messages().len()), (0, 0, 0));
+
+    service.execute_batch("UPDATE document SET text = '{}' WHERE id = 5").unwrap();
+    let mut snapshot = begin(&running.publisher, "nightly", in_twos()).await.unwrap();
+    snapshot.table(&log, "item").await.unwrap();
+    let parts = snapshot.finish().await.unwrap();
+    let made: Vec<_> = parts.iter().map(|part| (part.snapshot.as_ref().unwrap().id.as_str(), part.rows)).collect();
+    assert_eq!(made, [("nightly", Some(2)), ("nightly", Some(2)), ("nightly", Some(1))]);
+    running.sent().await;
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}
+
+#[tokio::test]
 async fn an_id_that_cannot_be_is_refused() {
     let world = World::new().await;
     let publisher = world.publisher().await;
@@ -283,12 +321,7 @@ async fn a_crash_while_parts_are_staged_leaves_nothing() {
     assert_eq!(
         (
             world.commits(),
-            running
-                .publisher
-                .outbox()
-                .last_number("shop", &waybill_contracts::BlobType::new("Number").unwrap())
-                .await
-                .unwrap()
+            running.publisher.outbox().last_number("shop", &BlobType::new("Number").unwrap()).await.unwrap()
         ),
         (0, 0)
     );

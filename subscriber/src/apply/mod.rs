@@ -5,6 +5,7 @@
 //! (`row`) are read with them and kept until the sink comes to the row (`kept`), or else only then, where it wants so.
 
 mod batch;
+mod begin;
 mod fields;
 mod judge;
 mod kept;
@@ -21,6 +22,7 @@ mod version;
 mod tests;
 
 pub(crate) use batch::{Batch, Faulty, Head, Reading, RowAt, StreamRows};
+pub use begin::{Begin, Side};
 pub(crate) use fields::is_marked_deleted;
 pub use judge::{Judge, Judged};
 pub(crate) use kept::ReadRow;

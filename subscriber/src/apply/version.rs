@@ -92,6 +92,19 @@ impl Position {
 
 fn push_place(publisher: &str, epoch: &str, sequence: u64, key: &mut Vec<u8>) {
     key.push(2);
+    push_epoch(epoch, key);
+    push_text(publisher, key);
+    push_count(sequence, key);
+}
+
+/// Sorts as epochs do.
+pub(super) fn epoch_key(epoch: &str) -> Vec<u8> {
+    let mut key = Vec::with_capacity(17);
+    push_epoch(epoch, &mut key);
+    key
+}
+
+fn push_epoch(epoch: &str, key: &mut Vec<u8>) {
     match Uuid::try_parse(epoch) {
         Ok(uuid) => {
             key.push(2);
@@ -102,8 +115,6 @@ fn push_place(publisher: &str, epoch: &str, sequence: u64, key: &mut Vec<u8>) {
             push_text(epoch, key);
         }
     }
-    push_text(publisher, key);
-    push_count(sequence, key);
 }
 
 /// Appends the declared field's part.

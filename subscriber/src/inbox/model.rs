@@ -10,6 +10,8 @@ use waybill_azure::blob::BlobFacts;
 use waybill_contracts::{BlobUri, Metadata, Reason, Snapshot};
 use waybill_formats::seek::Checkpoint;
 
+use crate::apply::Position;
+
 /// The identity of a file: its publisher and exportId, else its normalised uri.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -192,6 +194,18 @@ impl Waybill {
     #[must_use]
     pub fn snapshot(&self) -> Option<Snapshot> {
         self.metadata.extras().ok()?.snapshot
+    }
+
+    /// Where its rows are in the order; `sequence_number` is the broker's, for a file without a place in a sequence.
+    #[must_use]
+    pub fn position(&self, sequence_number: i64) -> Position {
+        let Some(PublisherSequence { publisher, epoch, sequence }) = self.sequence.clone() else {
+            return Position::Broker { sequence_number };
+        };
+        match self.snapshot() {
+            Some(of) => Position::Snapshot { publisher, epoch, as_of: of.as_of, sequence },
+            None => Position::Sequenced { publisher, epoch, sequence },
+        }
     }
 }
 

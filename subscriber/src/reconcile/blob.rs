@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode_str;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
-use waybill_azure::blob::ListedBlob;
+use waybill_azure::blob::{BlobHeaders, ListedBlob};
 use waybill_contracts::{BlobPath, BlobType, ExportId, Extras, Metadata, Snapshot};
 
 use super::UnusableBlob;
@@ -42,38 +42,10 @@ pub(super) fn read(place: &Place, listed: &ListedBlob) -> Reading {
 
 /// The body that the message has, as far as the blob says it.
 fn message(place: &Place, listed: &ListedBlob, blob_type: &BlobType, path: &BlobPath) -> Result<Vec<u8>, String> {
-    let said = |name: &str| listed.headers.metadata.get(name).map(String::as_str);
-    let needed = |name: &str| said(name).ok_or_else(|| format!("it has no header x-ms-meta-{name}"));
-    let number = |name: &str, text: &str| {
-        text.parse::<u64>().map_err(|_| format!("its header x-ms-meta-{name} is {text:?}, no whole number"))
-    };
-    let decoded = |name: &str, text: &str| match percent_decode_str(text).decode_utf8() {
-        Ok(text) => Ok(text.into_owned()),
-        Err(_) => Err(format!("its header x-ms-meta-{name} is not UTF-8 when decoded")),
-    };
-    let counted = |name: &str| number(name, needed(name)?);
-    // Without its place in the sequence its rows could overwrite newer ones, and without its publisher it would be another
-    // file than its message says.
-    let extras = Extras {
-        export_id: Some(ExportId::new(needed("exportid")?).map_err(|error| error.to_string())?),
-        publisher: Some(needed("publisher")?.to_owned()),
-        epoch: Some(needed("epoch")?.to_owned()),
-        sequence: Some(number("sequence", needed("sequence")?)?),
-        rows: said("rows").map(|text| number("rows", text)).transpose()?,
-        bytes: Some(listed.length),
-        plain_sha256: said("plainsha256").map(str::to_owned),
-        snapshot: match said("snapshotid") {
-            None => None,
-            Some(id) => Some(Snapshot {
-                id: decoded("snapshotid", id)?,
-                part: counted("snapshotpart")?,
-                of: counted("snapshotof")?,
-                as_of: counted("snapshotasof")?,
-            }),
-        },
-        ..Extras::default()
-    };
-    let correlation_id = decoded("correlationid", needed("correlationid")?)?;
+    let extras = extras(&listed.headers, listed.length)?;
+    let correlation_id = listed.headers.metadata.get("correlationid").map(String::as_str);
+    let correlation_id = correlation_id.ok_or_else(|| lacks("correlationid"))?;
+    let correlation_id = decoded("correlationid", correlation_id)?;
     let mut metadata = Metadata {
         blob_type: blob_type.as_str().to_owned(),
         correlation_id,
@@ -85,6 +57,48 @@ fn message(place: &Place, listed: &ListedBlob, blob_type: &BlobType, path: &Blob
     };
     metadata.set_extras(&extras).map_err(|error| error.to_string())?;
     metadata.to_json().map_err(|error| error.to_string())
+}
+
+fn lacks(name: &str) -> String {
+    format!("it has no header x-ms-meta-{name}")
+}
+
+fn decoded(name: &str, text: &str) -> Result<String, String> {
+    match percent_decode_str(text).decode_utf8() {
+        Ok(text) => Ok(text.into_owned()),
+        Err(_) => Err(format!("its header x-ms-meta-{name} is not UTF-8 when decoded")),
+    }
+}
+
+/// What a blob's headers say of it.
+pub(crate) fn extras(headers: &BlobHeaders, length: u64) -> Result<Extras, String> {
+    let said = |name: &str| headers.metadata.get(name).map(String::as_str);
+    let needed = |name: &str| said(name).ok_or_else(|| lacks(name));
+    let number = |name: &str, text: &str| {
+        text.parse::<u64>().map_err(|_| format!("its header x-ms-meta-{name} is {text:?}, no whole number"))
+    };
+    let counted = |name: &str| number(name, needed(name)?);
+    // Without its place in the sequence its rows could overwrite newer ones, and without its publisher it would be another
+    // file than its message says.
+    Ok(Extras {
+        export_id: Some(ExportId::new(needed("exportid")?).map_err(|error| error.to_string())?),
+        publisher: Some(needed("publisher")?.to_owned()),
+        epoch: Some(needed("epoch")?.to_owned()),
+        sequence: Some(number("sequence", needed("sequence")?)?),
+        rows: said("rows").map(|text| number("rows", text)).transpose()?,
+        bytes: Some(length),
+        plain_sha256: said("plainsha256").map(str::to_owned),
+        snapshot: match said("snapshotid") {
+            None => None,
+            Some(id) => Some(Snapshot {
+                id: decoded("snapshotid", id)?,
+                part: counted("snapshotpart")?,
+                of: counted("snapshotof")?,
+                as_of: counted("snapshotasof")?,
+            }),
+        },
+        ..Extras::default()
+    })
 }
 
 /// The same blob is the same arrival, whoever lists it and however often.

@@ -25,6 +25,7 @@ use waybill_contracts::{BlobPath, Metadata, is_of_types};
 use waybill_formats::Limits;
 
 use self::blob::Reading;
+pub(crate) use self::blob::extras as headers_say;
 use crate::{
     FileKey,
     fetch::Storage,

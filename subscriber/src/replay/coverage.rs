@@ -3,11 +3,14 @@
 //! A publisher numbers the files of each type 1, 2, 3 … within an epoch. So files are complete up to the last one that came
 //! when no number is missing, every one of them took effect, and there is one epoch: where an earlier epoch ended, no number
 //! tells. Manifests say which numbers no file has, and up to where there are files; what was published after that cannot be known,
-//! and still comes.
+//! and still comes. Where tables begin at a [full export](super::FullExport), files before it are not needed.
 
 use std::{collections::BTreeMap, fmt};
 
-use crate::inbox::{PublisherSequence, SequenceNamed, State};
+use crate::{
+    apply::Begin,
+    inbox::{PublisherSequence, SequenceNamed, State},
+};
 
 /// Gaps that are kept; more are counted.
 pub const GAPS_SHOWN_MAX: usize = 100;
@@ -31,6 +34,8 @@ pub struct Coverage {
     pub gaps: Vec<Gap>,
     /// All gaps, those that are not kept among them.
     pub gaps_found: u64,
+    /// How many of them each type has.
+    pub gaps_of: BTreeMap<String, u64>,
     waiting: Waiting,
     /// By type and publisher, and then by epoch.
     sequences: BTreeMap<(String, String), BTreeMap<String, Numbers>>,
@@ -115,6 +120,19 @@ pub enum Gap {
     },
 }
 
+impl Gap {
+    /// The type whose files are not all there.
+    #[must_use]
+    pub fn blob_type(&self) -> &str {
+        match self {
+            Self::Missing { blob_type, .. }
+            | Self::NotDone { blob_type, .. }
+            | Self::Unnumbered { blob_type, .. }
+            | Self::SeveralEpochs { blob_type, .. } => blob_type,
+        }
+    }
+}
+
 impl fmt::Display for Gap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -173,12 +191,19 @@ impl Coverage {
         numbers.up_to = *up_to;
     }
 
-    pub(super) fn finish(&mut self) {
+    /// With the places at which tables begin: what is before them is not missing.
+    pub(super) fn finish<'b>(&mut self, begins: impl IntoIterator<Item = &'b Begin>) {
+        let begins: Vec<&Begin> = begins.into_iter().collect();
         for ((blob_type, publisher), epochs) in std::mem::take(&mut self.sequences) {
             if epochs.len() > 1 {
                 self.add(Gap::SeveralEpochs { blob_type: blob_type.clone(), publisher: publisher.clone() });
             }
-            for numbers in epochs.into_values() {
+            let names = (blob_type.as_str(), publisher.as_str());
+            let begin = begins.iter().find(|of| (of.blob_type.as_str(), of.publisher.as_str()) == names);
+            for (epoch, mut numbers) in epochs {
+                if let Some(begin) = begin.filter(|begin| begin.epoch == epoch && begin.as_of > 0) {
+                    numbers.insert_run(1, begin.as_of);
+                }
                 for (from, to) in numbers.gaps() {
                     self.add(Gap::Missing { blob_type: blob_type.clone(), publisher: publisher.clone(), from, to });
                 }
@@ -188,6 +213,7 @@ impl Coverage {
 
     fn add(&mut self, gap: Gap) {
         self.gaps_found += 1;
+        *self.gaps_of.entry(gap.blob_type().to_owned()).or_default() += 1;
         if self.gaps.len() < GAPS_SHOWN_MAX {
             self.gaps.push(gap);
         }
@@ -208,7 +234,7 @@ mod tests {
             };
             coverage.see(id, State::Done, blob_type, Some(&sequence));
         }
-        coverage.finish();
+        coverage.finish([]);
         assert_eq!(coverage.is_complete(), coverage.gaps.is_empty());
         coverage.gaps.iter().map(Gap::to_string).collect()
     }
@@ -244,7 +270,7 @@ mod tests {
             "T",
             Some(&PublisherSequence { publisher: "a".to_owned(), epoch: "e".to_owned(), sequence: 1 }),
         );
-        coverage.finish();
+        coverage.finish([]);
         let found: Vec<_> = coverage.gaps.iter().map(Gap::to_string).collect();
         assert_eq!(
             found,
@@ -263,7 +289,7 @@ mod tests {
         ] {
             let mut coverage = Coverage::new(waiting);
             coverage.see(1, state, "T", Some(&sequence));
-            coverage.finish();
+            coverage.finish([]);
             assert_eq!(coverage.is_complete(), is_complete, "{waiting:?} {state}");
         }
     }
@@ -293,7 +319,7 @@ mod tests {
             }
             let (blob_type, publisher, epoch) = ("T".to_owned(), "a".to_owned(), epoch.to_owned());
             coverage.named(&SequenceNamed { blob_type, publisher, epoch, up_to, void: void.to_vec() });
-            coverage.finish();
+            coverage.finish([]);
             coverage.gaps.iter().map(Gap::to_string).collect::<Vec<_>>()
         };
         assert!(found(&[1, 4, 5], "e", 5, &[(2, 3)]).is_empty());

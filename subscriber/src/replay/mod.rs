@@ -6,11 +6,13 @@
 //! the sink how far each of them is.
 
 mod coverage;
+mod full_export;
 
 use std::collections::HashSet;
 
 pub use coverage::{Coverage, GAPS_SHOWN_MAX, Gap, Waiting};
-use waybill_contracts::{MANIFEST_TYPE, is_of_types};
+pub use full_export::{Flaw, FullExport, FullExports, Part, UnfitFullExport};
+use waybill_contracts::{Entities, MANIFEST_TYPE, is_of_types};
 
 use crate::{
     FileKey,
@@ -94,18 +96,27 @@ async fn copy(
     Ok(copied)
 }
 
-/// Whether the wanted files are all that there ever were. See [`Coverage`].
+/// Whether the wanted files are all that there ever were, or all that are needed where tables begin at these full exports. See
+/// [`Coverage`].
 ///
 /// # Errors
 /// [`InboxError`].
 ///
 /// # Cancel safety
 /// Cancel-safe: it only asks.
-pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted, waiting: Waiting) -> Result<Coverage, InboxError> {
+pub async fn coverage(
+    inbox: &impl Inbox,
+    wanted: &Wanted,
+    waiting: Waiting,
+    begins: &[FullExport],
+) -> Result<Coverage, InboxError> {
     let mut coverage = Coverage::new(waiting);
     let mut pages = pages();
     while let Some(rows) = pages.next(inbox).await? {
         for row in rows.into_iter().filter(|row| is_wanted(row, wanted)) {
+            if row.state != State::Done && begins.iter().any(|of| of.replaces(&row)) {
+                continue;
+            }
             let (id, state) = (row.id, row.state);
             let Some(Arrival { announced: Announced::File(waybill), .. }) = arrival_of(row) else { continue };
             coverage.see(id, state, &waybill.metadata.blob_type, waybill.sequence.as_ref());
@@ -116,8 +127,32 @@ pub async fn coverage(inbox: &impl Inbox, wanted: &Wanted, waiting: Waiting) -> 
             coverage.named(&named);
         }
     }
-    coverage.finish();
+    coverage.finish(begins.iter().map(|of| &of.begin));
     Ok(coverage)
+}
+
+/// Full exports of the wanted types at which tables may begin. See [`FullExport`].
+///
+/// # Errors
+/// [`InboxError`].
+pub async fn full_exports(inbox: &impl Inbox, wanted: &Wanted, entities: &Entities) -> Result<FullExports, InboxError> {
+    let mut found = full_export::Search::new(entities);
+    let mut pages = pages();
+    while let Some(rows) = pages.next(inbox).await? {
+        for row in rows.into_iter().filter(|row| is_wanted(row, wanted)) {
+            let (id, state) = (row.id, row.state);
+            if let Some(Arrival { announced: Announced::File(waybill), .. }) = arrival_of(row) {
+                found.see(id, state, *waybill);
+            }
+        }
+    }
+    for of in inbox.sequences().await? {
+        found.source(&of.blob_type, &of.publisher, &of.epoch);
+    }
+    for of in inbox.named().await? {
+        found.source(&of.blob_type, &of.publisher, &of.epoch);
+    }
+    Ok(found.finish())
 }
 
 fn pages() -> Pages {

@@ -35,7 +35,7 @@ use crate::{
     fetch::{self, Claim, FetchError, Fetched, Located, Storage},
     grants::jittered,
     health::Alarm,
-    inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased, PublisherSequence},
+    inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased},
     look::{FileRows, LookError},
     manifest::{BadRow, Names},
     receive::chain,
@@ -450,7 +450,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             entity: plan,
             filter: self.filters.get(&metadata.blob_type).cloned(),
             format,
-            position: position_of(file),
+            position: file.waybill.position(file.sequence_number),
         };
         let (group_to, group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let (at, end) = match sorting {
@@ -771,16 +771,6 @@ impl BatchFacts {
             sorted: group.sorted,
             ahead: Ahead::default(),
         }
-    }
-}
-
-fn position_of(file: &Leased) -> Position {
-    let Some(PublisherSequence { publisher, epoch, sequence }) = file.waybill.sequence.clone() else {
-        return Position::Broker { sequence_number: file.sequence_number };
-    };
-    match file.waybill.snapshot() {
-        Some(of) => Position::Snapshot { publisher, epoch, as_of: of.as_of, sequence },
-        None => Position::Sequenced { publisher, epoch, sequence },
     }
 }
 

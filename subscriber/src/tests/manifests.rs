@@ -130,7 +130,7 @@ async fn a_manifest_proves_that_a_number_is_missing_by_right() {
     let inbox = world.inbox("inbox").await;
     let subscriber = world.subscriber(inbox.clone(), builder());
     let gaps = async || -> Vec<String> {
-        let coverage = coverage(&inbox, &Wanted::default(), Waiting::Comes).await.unwrap();
+        let coverage = coverage(&inbox, &Wanted::default(), Waiting::Comes, &[]).await.unwrap();
         coverage.gaps.iter().map(ToString::to_string).collect()
     };
     let receiving = Running::receive(&subscriber);

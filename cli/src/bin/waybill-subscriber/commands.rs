@@ -9,6 +9,7 @@ mod init;
 mod look;
 mod parked;
 mod plan;
+mod proof;
 mod prune;
 mod rebuild;
 mod reconcile;

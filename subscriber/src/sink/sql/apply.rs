@@ -24,6 +24,8 @@ pub(super) struct Stretch<'a> {
     /// The number of the last row that took effect before.
     pub(super) from: u64,
     pub(super) rows: &'a [RowBatch],
+    /// The table begins at a full export that holds what the file brings: only what it takes away takes effect.
+    pub(super) is_before_begin: bool,
 }
 
 /// A row and what it waits for.
@@ -72,6 +74,10 @@ pub(super) fn apply_entity(
         // a deletion before it would be forgotten, and a row older still could come back.
         let (mut is_decided, mut newer_waits) = (false, false);
         for head in newest_first {
+            if stretch.is_before_begin && !head.is_removal() {
+                run.applied.ignored += 1;
+                continue;
+            }
             if is_decided {
                 run.applied.superseded += 1;
                 continue;

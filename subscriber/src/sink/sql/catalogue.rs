@@ -1,10 +1,13 @@
 //! What both dialects say of tables: the columns that the sink keeps for itself, whose table it is, and refusals.
 
-use waybill_contracts::SqlName;
+use waybill_contracts::{Reason, SqlName};
 use waybill_formats::RowFilter;
 
 use super::{Failure, refused};
-use crate::apply::{EntityPlan, ShapeColumn};
+use crate::{
+    apply::{Begin, EntityPlan, Position, ShapeColumn, Side},
+    sink::EntityBatch,
+};
 
 pub(super) const VERSION: &str = "_waybill_version";
 pub(super) const RESCUED: &str = "_rescued";
@@ -127,6 +130,53 @@ impl Registered {
             new = name.as_str(),
         ))
     }
+}
+
+/// The place at which a table begins, as it is stored.
+pub(super) fn write_begin(begin: &Begin) -> String {
+    serde_json::to_string(begin).expect("names and a number can be written")
+}
+
+/// Reads it back.
+pub(super) fn read_begin(plan: &EntityPlan, stored: Option<&str>) -> Result<Option<Begin>, Failure> {
+    let read = stored.map(serde_json::from_str::<Begin>).transpose();
+    read.map_err(|error| {
+        refused(format!(
+            "entity {entity:?}: at which full export its table begins cannot be read in _waybill_table ({error}); let \
+             `waybill-subscriber rebuild --type {entity}` derive the table again",
+            entity = plan.name()
+        ))
+    })
+}
+
+/// Whether a file is before the full export at which its table begins. One of which that cannot be said is refused.
+pub(super) fn is_before(plan: &EntityPlan, begin: Option<&Begin>, batch: &EntityBatch) -> Result<bool, Failure> {
+    let Some(begin) = begin else { return Ok(false) };
+    if let Some(side) = begin.side(&batch.blob_type, &batch.position) {
+        return Ok(side == Side::Before);
+    }
+    let Begin { blob_type, publisher, snapshot, .. } = begin;
+    let of = match &batch.position {
+        _ if *blob_type != *batch.blob_type => format!("is of type {:?}", batch.blob_type),
+        Position::Broker { .. } => "has no number".to_owned(),
+        Position::Sequenced { publisher: other, .. } | Position::Snapshot { publisher: other, .. }
+            if other != publisher =>
+        {
+            format!("is from {other:?}")
+        }
+        Position::Sequenced { epoch, .. } | Position::Snapshot { epoch, .. } => {
+            format!("has a number of an earlier epoch, {epoch:?}")
+        }
+    };
+    let entity = plan.name();
+    Err(Failure::Refused {
+        reason: Reason::ForeignPublisher,
+        problem: format!(
+            "entity {entity:?}: its table begins at the full export {snapshot:?} of {blob_type} from {publisher:?}, and which rows \
+             were deleted before that is not known; this file {of}, so it might bring such rows back. Let `waybill-subscriber \
+             rebuild --type {entity}` derive the table from all files, without that full export"
+        ),
+    })
 }
 
 /// Lets no rows into a table that was derived again under another definition since this program began.

@@ -38,14 +38,14 @@ use self::{ahead::Foregone, overlay::Overlay};
 use super::{
     Failure, PROGRESS, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
-    catalogue::quoted,
+    catalogue::{is_before, quoted},
     hex,
     planned::{Planned, PlannedRows, Shapes},
     tables::{Parked, TableId},
 };
 use crate::{
     FileKey,
-    apply::{Batch, EntityPlan, EntityPlans, Reading},
+    apply::{Batch, EntityPlan, EntityPlans, NewFields, Reading},
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
     tasks::blocking,
 };
@@ -512,10 +512,17 @@ impl Run<'_> {
         {
             admit_publisher(&tx, plan, publisher).await?;
         }
+        let is_before_begin = match &plan {
+            Some(plan) => is_before(plan, self.overlay().table(table).begin.as_ref(), &planned.batch)?,
+            None => false,
+        };
         self.load_shape(&tx, table).await?;
         let shape = self.overlay().table(table).shape.clone().expect("loaded above");
         Arc::get_mut(planned).expect("nobody else has it between passes").fit(&shape, self.from);
+        let none = NewFields::default();
         let new_fields = match &planned.rows {
+            // What is not stored needs no columns.
+            PlannedRows::Entity(..) if is_before_begin => &none,
             PlannedRows::Entity(_, batch) => &batch.new_fields,
             PlannedRows::Stream(rows) => &rows.new_fields,
         };
@@ -537,13 +544,15 @@ impl Run<'_> {
         let job = {
             let planned = Arc::clone(planned);
             move |overlay: &mut Overlay| {
-                let stretch = Stretch { file: &file, from, rows: &planned.batch.rows };
+                let stretch = Stretch { file: &file, from, rows: &planned.batch.rows, is_before_begin };
                 match &planned.rows {
                     PlannedRows::Entity(plan, batch) => apply_entity(overlay, plan, &stretch, batch, false),
                     PlannedRows::Stream(rows) => Ok((append(overlay, table, &stretch, rows)?, Arrived::new())),
                 }
             }
         };
+        // What was read ahead took all rows for wanted.
+        let foregone = foregone.filter(|_| !is_before_begin);
         let ready = foregone.and_then(|foregone| foregone.adopt(self.overlay_mut()));
         let (mut applied, arrived) = self.settle(&mut tx, ready, job).await?;
         let is_guarded = self.overlay().guarded.is_some();
@@ -681,8 +690,9 @@ impl Run<'_> {
             return Ok(());
         }
         let flags = fetch::flags(tx, &wanted).await?;
-        for (plan, flags) in wanted.into_iter().zip(flags) {
-            self.overlay_mut().open_entity(plan, flags);
+        for (plan, (flags, begin)) in wanted.into_iter().zip(flags) {
+            let id = self.overlay_mut().open_entity(plan, flags);
+            self.overlay_mut().table_mut(id).begin = begin;
         }
         Ok(())
     }

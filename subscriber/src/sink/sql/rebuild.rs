@@ -10,18 +10,26 @@
 //! 2. [`Rebuild::hold`] keeps these others out; [`Rebuild::behind`] says which files they brought meanwhile.
 //! 3. With none left, [`Rebuild::swap`] compares, writes what differs, and takes over progress, tombstones, parked and bad rows.
 //!
+//! A table may begin at a full export: [`Rebuild::begin_at`], after 1 and before the first file. The shadow then knows its place, and
+//! ignores upserts of earlier files as any sink does that knows one; the swap takes the place over with the rows. So it is in effect
+//! for the rows that were derived with it, and for no others.
+//!
 //! Until the commit of 3 nothing of the old tables has changed.
 
 use std::collections::BTreeSet;
 
 use serde::Serialize;
-use waybill_contracts::{Entities, Entity, OnMissing, SqlName};
+use waybill_contracts::{Entities, Entity, Format, OnMissing, SqlName};
+use waybill_formats::FileStats;
 
-use super::{catalogue::quoted, postgres::PostgresRebuild, sqlite::SqliteRebuild};
+use super::{
+    bad_rows::BadRowsOf, catalogue::quoted, postgres::PostgresRebuild, sqlite::SqliteRebuild, waiting::SqlSink,
+};
 use crate::{
     FileKey,
-    apply::{EntityPlans, PlanError},
-    sink::{AnySink, SinkError, SinkOpenError},
+    apply::{Begin, EntityPlans, PlanError, Position},
+    replay::FullExport,
+    sink::{Ahead, AnySink, EntityBatch, Sink, SinkError, SinkOpenError},
 };
 
 /// Files told by [`Rebuild::behind`] at once.
@@ -199,6 +207,9 @@ pub enum RebuildError {
     /// The shadow failed.
     #[error(transparent)]
     Shadow(#[from] SinkError),
+    /// No table of the rebuild can begin at this full export.
+    #[error("no table of this rebuild is made of {} alone, so none begins at full export {:?}", .0.blob_type, .0.snapshot)]
+    NoTableFor(Box<Begin>),
     /// The database refused the new rows.
     #[error("{sink}: the tables were not swapped, and are as they were: {problem}")]
     Swap {
@@ -268,14 +279,119 @@ impl Rebuild {
         }
     }
 
+    /// Has the table of a full export's type begin at it; to be called before any file is worked. All its parts have to be worked
+    /// into the shadow, and [`flaw`](Rebuild::flaw) says whether it stands for the files before it.
+    ///
+    /// # Errors
+    /// [`RebuildError::NoTableFor`]; [`RebuildError::Shadow`].
+    pub async fn begin_at(&self, of: &FullExport) -> Result<(), RebuildError> {
+        let begin = &of.begin;
+        let scope = self.scope();
+        let Some(entity) = scope.entities().for_type(&begin.blob_type).filter(|entity| entity.types.len() == 1) else {
+            return Err(RebuildError::NoTableFor(Box::new(begin.clone())));
+        };
+        match &self.dialect {
+            Dialect::Sqlite(rebuild) => rebuild.begin_at(&entity.name, begin).await,
+            Dialect::Postgres(rebuild) => rebuild.begin_at(&entity.name, begin).await,
+        }
+    }
+
+    /// What speaks against a full export once all files were worked into the shadow: a part that is not in effect, or a row of it
+    /// that cannot be used.
+    ///
+    /// # Errors
+    /// [`RebuildError::Shadow`].
+    pub async fn flaw(&self, of: &FullExport) -> Result<Option<String>, RebuildError> {
+        for part in &of.parts {
+            let at = self.shadow().progress(&part.file).await?;
+            if !at.done {
+                return Ok(Some(format!("file {} could not be worked", part.id)));
+            }
+            let bad_rows = BadRowsOf::file(&part.file);
+            let first = match &self.dialect {
+                Dialect::Sqlite(rebuild) => rebuild.shadow().bad_rows(&bad_rows, 1).await?,
+                Dialect::Postgres(rebuild) => rebuild.shadow().bad_rows(&bad_rows, 1).await?,
+            };
+            if let Some(bad) = first.first() {
+                return Ok(Some(format!("row {} of file {} cannot be used: {}", bad.row, part.id, bad.problem)));
+            }
+            // Those that are left out are kept nowhere.
+            if at.bad > 0 {
+                return Ok(Some(format!("file {} has rows that cannot be used: {}", part.id, at.bad)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts a file as worked that is before the full export at which its table begins, and that cannot be worked any more.
+    ///
+    /// # Errors
+    /// [`RebuildError::Shadow`].
+    pub async fn pass_over(&self, file: &FileKey, of: &FullExport) -> Result<(), RebuildError> {
+        let (shadow, begin) = (self.shadow(), &of.begin);
+        let mut at = shadow.progress(file).await?;
+        if at.trail.is_some() && !at.done {
+            shadow.begin_again(file, at).await?;
+            at = shadow.progress(file).await?;
+        }
+        if at.done {
+            return Ok(());
+        }
+        let plans = match &self.dialect {
+            Dialect::Sqlite(rebuild) => rebuild.shadow().plans(),
+            Dialect::Postgres(rebuild) => rebuild.shadow().plans(),
+        };
+        let position = Position::Sequenced {
+            publisher: begin.publisher.clone(),
+            epoch: begin.epoch.clone(),
+            sequence: begin.as_of,
+        };
+        let nothing = EntityBatch {
+            blob_type: begin.blob_type.as_str().into(),
+            entity: plans.for_type(&begin.blob_type).cloned(),
+            filter: None,
+            format: Format::JsonLines,
+            position,
+            rows: Vec::new(),
+            to: at.rows,
+            end: Some(FileStats {
+                rows: at.rows,
+                bad_rows: at.bad,
+                stored_bytes: 0,
+                plain_bytes: 0,
+                plain_sha256: None,
+                gzip: false,
+            }),
+            sorted: None,
+            ahead: Ahead::default(),
+        };
+        shadow.apply(file, at.rows, nothing).await?;
+        Ok(())
+    }
+
+    fn scope(&self) -> &Scope {
+        match &self.dialect {
+            Dialect::Sqlite(rebuild) => rebuild.scope(),
+            Dialect::Postgres(rebuild) => rebuild.scope(),
+        }
+    }
+
     /// Files that took effect in the old tables and not yet in the shadow, at most 10,000.
     ///
     /// # Errors
     /// [`RebuildError`].
     pub async fn behind(&self) -> Result<Vec<FileKey>, RebuildError> {
+        self.behind_of(self.scope().types()).await
+    }
+
+    /// Those of these types.
+    ///
+    /// # Errors
+    /// [`RebuildError`].
+    pub async fn behind_of(&self, types: &[String]) -> Result<Vec<FileKey>, RebuildError> {
         match &self.dialect {
-            Dialect::Sqlite(rebuild) => rebuild.behind().await,
-            Dialect::Postgres(rebuild) => rebuild.behind().await,
+            Dialect::Sqlite(rebuild) => rebuild.behind(types).await,
+            Dialect::Postgres(rebuild) => rebuild.behind(types).await,
         }
     }
 

@@ -323,13 +323,21 @@ fn apply(
         }
     };
     planned.fit(&*tables.shape(table)?, from);
-    let stretch = Stretch { file, from: planned.batch.passed_over(from), rows: &planned.batch.rows };
+    let stretch = Stretch {
+        file,
+        from: planned.batch.passed_over(from),
+        rows: &planned.batch.rows,
+        is_before_begin: tables.is_before_begin(table, &planned.batch)?,
+    };
     let applied = match &planned.rows {
         PlannedRows::Entity(plan, batch) => {
             if let (true, Some(publisher)) = (plan.is_ordered_by_position(), planned.batch.position.publisher()) {
                 tables.admit_publisher(table, publisher)?;
             }
-            tables.grow(table, &inner.shapes, &batch.new_fields)?;
+            // What is not stored needs no columns.
+            if !stretch.is_before_begin {
+                tables.grow(table, &inner.shapes, &batch.new_fields)?;
+            }
             let is_kept = planned.is_read_for(&*tables.shape(table)?);
             let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch, is_kept)?;
             let released = release(&mut tables, arrived)?;

@@ -4,6 +4,8 @@ use super::world::{self, postgres::World};
 
 #[path = "bad_rows.rs"]
 mod bad_rows;
+#[path = "beginning.rs"]
+mod beginning;
 #[path = "filtering.rs"]
 mod filtering;
 #[path = "foreign_keys.rs"]

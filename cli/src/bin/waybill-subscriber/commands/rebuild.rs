@@ -1,12 +1,12 @@
 //! `rebuild`: tables derived again from the files, and swapped.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{
@@ -19,13 +19,14 @@ use waybill_cli::{
 use waybill_contracts::Entities;
 use waybill_subscriber::{
     FileKey,
-    inbox::{AnyInbox, Inbox, State, Wanted},
-    replay::{Waiting, copy_done, coverage},
+    inbox::{AnyInbox, Inbox, ListFilter, Pages, State, Wanted},
+    replay::{FullExport, copy_done},
     sink::{Rebuild, Scope, SwappedTable, Way},
 };
 
 use super::{
-    copy::{remove, say_failed, say_gaps},
+    copy::{remove, say_failed},
+    proof::{Begun, Proof, Unfit},
     work::progress_line,
 };
 
@@ -33,6 +34,10 @@ use crate::PROGRAM;
 
 /// Rounds in which a running subscriber goes on; then it waits for the rest.
 const ROUNDS_BESIDE: u32 = 3;
+/// Files of a copy that are looked at together.
+const PAGE: u32 = 500;
+/// How often it is asked meanwhile whether files are lost.
+const LOOK_FOR_LOST: Duration = Duration::from_secs(1);
 
 /// What a rebuild did, as JSON.
 #[derive(Serialize)]
@@ -45,6 +50,10 @@ struct Report {
     gaps: u64,
     /// Files whose rows are not in the tables: they could not be worked, or only the old tables had them.
     files_left_out: u64,
+    /// The full exports at which tables begin.
+    full_exports: Vec<Begun>,
+    /// Those that do not stand for what is missing.
+    full_exports_unfit: Vec<Unfit>,
     tables: Vec<SwappedTable>,
     seconds: f64,
 }
@@ -67,41 +76,57 @@ pub(crate) async fn rebuild(
         types: Some(scope.types().iter().filter(|name| settings.wants(name)).cloned().collect()),
         ..Wanted::default()
     };
-    let gaps = refuse_gaps(&inbox, &wanted, incomplete).await?;
-
-    let mut rebuild = Rebuild::begin(settings.sink()?, &scope).await?;
     let path = settings.copy_path("rebuild")?;
-    let mut files_left_out = 0;
-    let derived: anyhow::Result<Local> = async {
-        // What one that died has left.
-        remove(&path)?;
-        let subscriber = settings.subscriber_on(settings.copy_inbox(&path).await?, common.local.as_deref()).await?;
-        check_grant(PROGRAM, &subscriber, true).await?;
-        let derive = Derive { inbox: &inbox, subscriber: &subscriber, wanted: &wanted, incomplete };
-        watch(
-            PROGRAM,
-            &subscriber,
-            &wanted,
-            None,
-            false,
-            || progress_line(&subscriber),
-            async |stop| {
-                files_left_out = derive.until_ready(&mut rebuild, &stop).await?;
-                Ok(())
-            },
-        )
-        .await?;
-        Ok(subscriber)
-    }
-    .await;
-    let subscriber = match derived {
-        Ok(subscriber) => subscriber,
-        Err(error) => {
-            let cleared = rebuild.give_up().await.map_err(anyhow::Error::from).and_then(|()| remove(&path));
-            if let Err(problem) = cleared {
-                tracing::debug!(%problem, "what is left of the rebuild goes with the next one");
+    let mut lost = BTreeSet::new();
+    let (rebuild, subscriber, derived, proof) = loop {
+        let proof = Proof::find(&inbox, &wanted, &entities, &lost, (common, settings), incomplete).await?;
+        proof.refuse_gaps(incomplete)?;
+        let mut rebuild = Rebuild::begin(settings.sink()?, &scope).await?;
+        let derived = async {
+            for of in &proof.begins {
+                rebuild.begin_at(of).await?;
             }
-            return Err(error);
+            // What one that died has left.
+            remove(&path)?;
+            let subscriber = settings.subscriber_on(settings.copy_inbox(&path).await?, common.local.as_deref()).await?;
+            check_grant(PROGRAM, &subscriber, true).await?;
+            let derive = Derive { inbox: &inbox, subscriber: &subscriber, wanted: &wanted, proof: &proof, incomplete };
+            let mut derived = None;
+            watch(
+                PROGRAM,
+                &subscriber,
+                &wanted,
+                None,
+                false,
+                || progress_line(&subscriber),
+                async |stop| {
+                    derived = Some(derive.until_ready(&mut rebuild, &stop).await?);
+                    Ok(())
+                },
+            )
+            .await?;
+            Ok::<_, anyhow::Error>((subscriber, derived.context("the tables were not derived")?))
+        }
+        .await;
+        match derived {
+            Ok((subscriber, Derived::Ready(ready))) => break (rebuild, subscriber, ready, proof),
+            Ok((_, Derived::Lost(types))) => {
+                rebuild.give_up().await?;
+                for blob_type in &types {
+                    eprintln!(
+                        "waybill-subscriber: {blob_type}: files could not be worked for which a full export may stand; beginning again, \
+                         there"
+                    );
+                }
+                lost.extend(types);
+            }
+            Err(error) => {
+                let cleared = rebuild.give_up().await.map_err(anyhow::Error::from).and_then(|()| remove(&path));
+                if let Err(problem) = cleared {
+                    tracing::debug!(%problem, "what is left of the rebuild goes with the next one");
+                }
+                return Err(error);
+            }
         }
     };
     let swapped = rebuild.swap().await?;
@@ -114,8 +139,10 @@ pub(crate) async fn rebuild(
         files: read(&worked.files_done),
         rows: read(&worked.rows),
         rows_bad: read(&worked.bad_rows),
-        gaps,
-        files_left_out,
+        gaps: proof.gaps(),
+        files_left_out: derived.files_left_out,
+        full_exports: derived.begun,
+        full_exports_unfit: proof.unfit(),
         tables: swapped,
         seconds: began.elapsed().as_secs_f64(),
     };
@@ -149,24 +176,17 @@ fn say_scope(scope: &Scope) {
     }
 }
 
-/// What is not proven to be there: refused, or counted when that was asked for.
-async fn refuse_gaps(inbox: &impl Inbox, wanted: &Wanted, incomplete: bool) -> anyhow::Result<u64> {
-    let coverage = coverage(inbox, wanted, Waiting::Comes).await?;
-    if coverage.files == 0 {
-        bail!("no file to derive tables from; `waybill-subscriber list` shows what was received");
-    }
-    if coverage.is_complete() {
-        return Ok(0);
-    }
-    say_gaps(&coverage);
-    if incomplete {
-        eprintln!("waybill-subscriber: going on without what is named above");
-        return Ok(coverage.gaps_found);
-    }
-    bail!(
-        "the files are not provably all, so tables derived from them might lack rows; nothing was done. Mend what is named above \
-         (`waybill-subscriber reconcile` finds files whose messages are lost), or go on without it: --incomplete"
-    )
+/// What came of it.
+enum Derived {
+    /// The shadow may be put in place of the old tables.
+    Ready(Ready),
+    /// Files of these types cannot be had any more, for which a full export may stand that the shadow does not begin at.
+    Lost(BTreeSet<String>),
+}
+
+struct Ready {
+    files_left_out: u64,
+    begun: Vec<Begun>,
 }
 
 /// Files into the shadow.
@@ -174,18 +194,28 @@ struct Derive<'d> {
     inbox: &'d AnyInbox,
     subscriber: &'d Local,
     wanted: &'d Wanted,
+    /// Where tables begin, and where they could.
+    proof: &'d Proof,
     incomplete: bool,
 }
 
 impl Derive<'_> {
     /// Works all files, then those that took effect in the old tables meanwhile, until there are none and nobody can bring
-    /// more. How many could not be worked.
-    async fn until_ready(&self, rebuild: &mut Rebuild, stop: &CancellationToken) -> anyhow::Result<u64> {
+    /// more.
+    async fn until_ready(&self, rebuild: &mut Rebuild, stop: &CancellationToken) -> anyhow::Result<Derived> {
+        let mut begun = self.proof.begun();
         let mut also: HashSet<FileKey> = HashSet::new();
         let mut is_held = false;
         for round in 1.. {
             copy_done(self.inbox, self.subscriber.inbox(), self.wanted, &also).await?;
             self.work(rebuild, stop).await?;
+            let lost = self.lost(&[State::Saved, State::Quarantined, State::Expired]).await?;
+            if !lost.is_empty() {
+                return Ok(Derived::Lost(lost));
+            }
+            for (of, begun) in self.proof.begins.iter().zip(&mut begun) {
+                begun.files_passed_over += self.pass_over(rebuild, of).await?;
+            }
             let failed = self.refuse_failed().await?;
             let mut behind = rebuild.behind().await?;
             if !is_held && (round >= ROUNDS_BESIDE || behind.iter().all(|file| also.contains(file))) {
@@ -201,7 +231,8 @@ impl Derive<'_> {
             if lost > 0 {
                 self.refuse_lost(lost)?;
             }
-            return Ok(failed + lost);
+            self.refuse_flaws(rebuild).await?;
+            return Ok(Derived::Ready(Ready { files_left_out: failed + lost, begun }));
         }
         unreachable!("rounds do not end")
     }
@@ -215,11 +246,88 @@ impl Derive<'_> {
             pending
         };
         let work = self.subscriber.process(shadow, self.wanted.clone(), enough.clone());
-        let (worked, pending) = tokio::join!(work, idle);
+        // Files whose time is over are found out first.
+        let lost = async {
+            while enough.run_until_cancelled(tokio::time::sleep(LOOK_FOR_LOST)).await.is_some() {
+                if !self.lost(&[State::Expired]).await?.is_empty() {
+                    enough.cancel();
+                }
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        let (worked, pending, lost) = tokio::join!(work, idle, lost);
         worked?;
         pending?;
+        lost?;
         if stop.is_cancelled() {
             bail!("stopped; the tables are as they were");
+        }
+        Ok(())
+    }
+
+    /// Types of which files could not be worked that are before a full export at which their table does not begin, and could.
+    async fn lost(&self, states: &[State]) -> anyhow::Result<BTreeSet<String>> {
+        let mut lost = BTreeSet::new();
+        if self.proof.spare.is_empty() {
+            return Ok(lost);
+        }
+        for state in states {
+            let mut pages = Pages::new(ListFilter { state: Some(*state), most: PAGE, ..ListFilter::default() });
+            while let Some(rows) = pages.next(self.subscriber.inbox()).await? {
+                let replaced = self.proof.spare.iter().filter(|of| rows.iter().any(|row| of.replaces(row)));
+                lost.extend(replaced.map(|of| of.begin.blob_type.clone()));
+            }
+        }
+        Ok(lost)
+    }
+
+    /// Files before a full export are worked as well as they can be, since they may delete; what is not there any more is not needed.
+    /// How many these are.
+    async fn pass_over(&self, rebuild: &Rebuild, of: &FullExport) -> anyhow::Result<u64> {
+        let (copy, mut passed_over) = (self.subscriber.inbox(), 0);
+        for state in [State::Saved, State::Quarantined, State::Expired] {
+            let mut pages = Pages::new(ListFilter { state: Some(state), most: PAGE, ..ListFilter::default() });
+            while let Some(rows) = pages.next(copy).await? {
+                for row in rows.iter().filter(|row| of.replaces(row)) {
+                    let Some(file) = &row.file else { continue };
+                    rebuild.pass_over(file, of).await?;
+                    copy.skip(row.id, "a full export stands for it").await?;
+                    passed_over += 1;
+                }
+            }
+        }
+        // Of what was pruned the inbox knows no more than that it came.
+        loop {
+            let mut pruned = 0;
+            let files = rebuild.behind_of(std::slice::from_ref(&of.begin.blob_type)).await?;
+            let ids = self.inbox.known(&files).await?;
+            for (file, id) in files.iter().zip(ids) {
+                if let Some(id) = id.filter(|_| of.may_replace(file))
+                    && self.inbox.get(id).await?.is_none()
+                {
+                    rebuild.pass_over(file, of).await?;
+                    pruned += 1;
+                }
+            }
+            passed_over += pruned;
+            if pruned == 0 {
+                return Ok(passed_over);
+            }
+        }
+    }
+
+    /// A row of a full export that cannot be used would be missing, as if it had been deleted before.
+    async fn refuse_flaws(&self, rebuild: &Rebuild) -> anyhow::Result<()> {
+        for of in self.proof.begins {
+            let Some(flaw) = rebuild.flaw(of).await? else { continue };
+            let (blob_type, snapshot) = (&of.begin.blob_type, &of.begin.snapshot);
+            if !self.incomplete {
+                bail!(
+                    "{blob_type}: full export {snapshot:?} does not stand for what is missing before it: {flaw}. The tables are left \
+                     as they were; have the publisher mend that and make another full export, or go on all the same: --incomplete"
+                );
+            }
+            eprintln!("waybill-subscriber: {blob_type}: full export {snapshot:?} is not whole: {flaw}");
         }
         Ok(())
     }
@@ -272,6 +380,18 @@ fn say(report: &Report) -> anyhow::Result<()> {
         many(report.rows, "row"),
         report.seconds
     ))?;
+    for Begun { begin, files_passed_over, .. } in &report.full_exports {
+        let passed_over = match files_passed_over {
+            0 => String::new(),
+            files => format!("; {} before it could not be worked, which does no harm", many(*files, "file")),
+        };
+        line(format_args!(
+            "{} begins at full export {:?}, as of number {}{passed_over}\n",
+            begin.blob_type,
+            begin.snapshot,
+            count(begin.as_of)
+        ))?;
+    }
     let rows = report.tables.iter().map(|table| vec![table.table.clone(), count(table.rows), told(table)]);
     table(&["TABLE", "ROWS", "CHANGED"], rows)?;
     if report.rows_bad > 0 {

@@ -94,7 +94,7 @@ fn say_nothing_new(settings: &Settings, subscriber: &Local, sink: &AnySink) {
 }
 
 async fn refuse_gaps(inbox: &impl Inbox, wanted: &Wanted) -> anyhow::Result<()> {
-    let coverage = coverage(inbox, wanted, Waiting::IsMissing).await?;
+    let coverage = coverage(inbox, wanted, Waiting::IsMissing, &[]).await?;
     if coverage.is_complete() {
         return Ok(());
     }

@@ -80,7 +80,7 @@ impl Foregone {
         let open = overlay.table_mut(table);
         (open.shape, open.is_exact, open.is_guarded) = (Some(shape), true, true);
         overlay.begin();
-        let stretch = Stretch { file, from, rows: &planned.batch.rows };
+        let stretch = Stretch { file, from, rows: &planned.batch.rows, is_before_begin: false };
         // A failure is met again, and told, where it counts.
         let result = apply_entity(&mut overlay, plan, &stretch, batch, false).ok()?;
         Some(Self { overlay, result, session: None })

@@ -11,14 +11,14 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{VERSION, same_definition},
+        catalogue::{VERSION, read_begin, same_definition},
         tables::{Parked, TableId, read_without},
         waiting::Patience,
     },
     encode::{check_key_part, declared_type},
     overlay::{Flags, Held, Needs, Overlay},
 };
-use crate::apply::{EntityPlan, KeyPart};
+use crate::apply::{Begin, EntityPlan, KeyPart};
 
 /// Keys as arrays, one a part, for `unnest`. Keys that no row can have are left out.
 pub(super) struct Keys<'k> {
@@ -90,17 +90,22 @@ pub(super) fn same_key(plan: &EntityPlan) -> String {
     parts.collect::<Vec<_>>().join(" AND ")
 }
 
-/// Whether there is anything at all to ask for, by entity. Refuses a table that was derived again under another definition.
-pub(super) async fn flags(tx: &PostgresTransaction<'_>, entities: &[Arc<EntityPlan>]) -> Result<Vec<Flags>, Failure> {
+/// Whether there is anything at all to ask for, by entity, and at which full export its table begins. Refuses a table that was
+/// derived again under another definition.
+pub(super) async fn flags(
+    tx: &PostgresTransaction<'_>,
+    entities: &[Arc<EntityPlan>],
+) -> Result<Vec<(Flags, Option<Begin>)>, Failure> {
     let sql = "SELECT EXISTS (SELECT 1 FROM _waybill_tombstone WHERE entity = e),
                    EXISTS (SELECT 1 FROM _waybill_parked WHERE entity = e),
-                   EXISTS (SELECT 1 FROM _waybill_parked WHERE missing_entity = e), t.rule, t.filter
+                   EXISTS (SELECT 1 FROM _waybill_parked WHERE missing_entity = e), t.rule, t.filter, t.begins
                FROM unnest($1::text[]) WITH ORDINALITY AS u(e, n) LEFT JOIN _waybill_table t ON t.entity = e ORDER BY n";
     let names: Vec<&str> = entities.iter().map(|plan| plan.name()).collect();
     let rows = tx.query(&tx.prepare_cached(sql).await?, &[&names]).await?;
     let flags = rows.iter().zip(entities).map(|(row, plan)| {
         same_definition(plan, row.get(3), row.get(4))?;
-        Ok(Flags { has_tombstones: row.get(0), has_parked: row.get(1), is_awaited: row.get(2) })
+        let flags = Flags { has_tombstones: row.get(0), has_parked: row.get(1), is_awaited: row.get(2) };
+        Ok((flags, read_begin(plan, row.get(5))?))
     });
     flags.collect()
 }

@@ -21,7 +21,7 @@ use super::{
     },
     encode,
 };
-use crate::apply::{EntityPlan, EntityPlans, ReadRow, Shape};
+use crate::apply::{Begin, EntityPlan, EntityPlans, ReadRow, Shape};
 
 /// A table that a transaction works on.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub(super) struct Open {
     pub(super) flags: Flags,
     /// What is there is not fetched: the guard of the upsert decides row by row, and the counts follow from what it did.
     pub(super) is_guarded: bool,
+    /// The full export at which it begins.
+    pub(super) begin: Option<Begin>,
     known: HashMap<String, Known>,
 }
 
@@ -243,6 +245,7 @@ impl Overlay {
             is_exact: false,
             flags,
             is_guarded: false,
+            begin: None,
             known: HashMap::new(),
         });
         id

@@ -12,7 +12,7 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, wont_widen, would_lose},
+        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, wont_widen, would_lose, write_begin},
         rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
         tables::Outgrown,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     FileKey,
-    apply::{EntityPlan, EntityPlans},
+    apply::{Begin, EntityPlan, EntityPlans},
     sink::SinkOpenError,
 };
 
@@ -114,7 +114,18 @@ impl PostgresRebuild {
         &self.shadow
     }
 
-    pub(in super::super) async fn behind(&self) -> Result<Vec<FileKey>, RebuildError> {
+    pub(in super::super) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// Has the table of an entity begin at a full export.
+    pub(in super::super) async fn begin_at(&self, entity: &str, begin: &Begin) -> Result<(), RebuildError> {
+        let sql = format!("UPDATE {} SET begins = $2 WHERE entity = $1", self.schemas.of_shadow("_waybill_table"));
+        let stored = self.live.execute(&sql, &[&entity, &write_begin(begin)]).await;
+        stored.map(drop).map_err(|error| self.failed(error.into()))
+    }
+
+    pub(in super::super) async fn behind(&self, types: &[String]) -> Result<Vec<FileKey>, RebuildError> {
         let sql = format!(
             "SELECT file FROM {} p WHERE p.done AND p.blob_type = ANY ($1)
                AND NOT EXISTS (SELECT 1 FROM {} s WHERE s.file = p.file AND s.done) LIMIT $2",
@@ -122,7 +133,7 @@ impl PostgresRebuild {
             self.schemas.of_shadow("_waybill_progress"),
         );
         let limit = i64::try_from(BEHIND_MAX).unwrap_or(i64::MAX);
-        let rows = self.live.query(&sql, &[&self.scope.types(), &limit]).await;
+        let rows = self.live.query(&sql, &[&types, &limit]).await;
         let rows = rows.map_err(|error| self.failed(error.into()))?;
         Ok(rows.iter().map(|row| FileKey::from_stored(row.get(0))).collect())
     }

@@ -34,6 +34,7 @@ pub(super) const SCHEMA: Schema = Schema {
         Migration { name: "waits that end", sql: include_str!("0003_waits.sql") },
         Migration { name: "bad rows have their key", sql: include_str!("0004_bad_row_keys.sql") },
         Migration { name: "inferred types are known as such", sql: include_str!("0005_inferred.sql") },
+        Migration { name: "tables that begin at a full export", sql: include_str!("0006_begins.sql") },
     ],
     shared_with_user: true,
 };

@@ -18,7 +18,7 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, wont_widen, would_lose},
+        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, wont_widen, would_lose, write_begin},
         rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
         tables::Outgrown,
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     FileKey,
-    apply::{EntityPlan, EntityPlans},
+    apply::{Begin, EntityPlan, EntityPlans},
     sink::SinkOpenError,
     tasks::blocking,
 };
@@ -94,8 +94,23 @@ impl SqliteRebuild {
         &self.shadow
     }
 
-    pub(in super::super) async fn behind(&self) -> Result<Vec<FileKey>, RebuildError> {
-        let place = Arc::clone(&self.place);
+    pub(in super::super) fn scope(&self) -> &Scope {
+        &self.place.scope
+    }
+
+    /// Has the table of an entity begin at a full export.
+    pub(in super::super) async fn begin_at(&self, entity: &str, begin: &Begin) -> Result<(), RebuildError> {
+        let (place, entity, begin) = (Arc::clone(&self.place), entity.to_owned(), write_begin(begin));
+        self.on(move || {
+            let sql = "UPDATE _waybill_table SET begins = ?2 WHERE entity = ?1";
+            connect(&place.shadow)?.execute(sql, (entity, begin))?;
+            Ok(())
+        })
+        .await
+    }
+
+    pub(in super::super) async fn behind(&self, types: &[String]) -> Result<Vec<FileKey>, RebuildError> {
+        let (place, types) = (Arc::clone(&self.place), serde_json::json!(types).to_string());
         self.on(move || {
             let connection = connect(&place.live)?;
             attach(&connection, &place.shadow)?;
@@ -103,7 +118,7 @@ impl SqliteRebuild {
                          AND NOT EXISTS (SELECT 1 FROM shadow._waybill_progress s WHERE s.file = p.file AND s.done) LIMIT ?2";
             let mut statement = connection.prepare(sql)?;
             let limit = i64::try_from(BEHIND_MAX).unwrap_or(i64::MAX);
-            let files = statement.query_map((place.types(), limit), |row| row.get(0).map(FileKey::from_stored))?;
+            let files = statement.query_map((types, limit), |row| row.get(0).map(FileKey::from_stored))?;
             Ok(files.collect::<Result<_, _>>()?)
         })
         .await

@@ -40,6 +40,7 @@ pub(super) const SCHEMA: Schema = Schema {
         Migration { name: "bad rows have their key", sql: include_str!("0004_bad_row_keys.sql") },
         Migration { name: "inferred types are known as such", sql: include_str!("0005_inferred.sql") },
         Migration { name: "rows in the order of their keys", sql: include_str!("0006_trail.sql") },
+        Migration { name: "tables that begin at a full export", sql: include_str!("0007_begins.sql") },
     ],
     shared_with_user: true,
 };

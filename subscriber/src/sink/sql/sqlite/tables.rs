@@ -11,7 +11,7 @@ use waybill_store::rusqlite::{
 use super::{
     super::{
         Failure,
-        catalogue::{FOREIGN_KEY_ADVICE, same_definition},
+        catalogue::{FOREIGN_KEY_ADVICE, is_before, read_begin, same_definition},
         foreign_publisher,
         planned::Shapes,
         tables::{
@@ -22,7 +22,10 @@ use super::{
     },
     schema,
 };
-use crate::apply::{EntityPlan, EntityPlans, KeyPart, NewFields, ReadRow, Shape, Value};
+use crate::{
+    apply::{Begin, EntityPlan, EntityPlans, KeyPart, NewFields, ReadRow, Shape, Value},
+    sink::EntityBatch,
+};
 
 /// The tables that one transaction works on.
 pub(super) struct SqliteTables<'tx> {
@@ -46,6 +49,8 @@ struct Table<'tx> {
     tells_inserts: Option<bool>,
     has_tombstones: bool,
     has_parked: bool,
+    /// The full export at which it begins.
+    begin: Option<Begin>,
 }
 
 /// Statements on our own tables, prepared when first needed.
@@ -100,6 +105,12 @@ impl<'tx> SqliteTables<'tx> {
                 Ok(())
             }
         }
+    }
+
+    /// Whether a file is before the full export at which the table begins.
+    pub(super) fn is_before_begin(&self, id: TableId, batch: &EntityBatch) -> Result<bool, Failure> {
+        let Table { plan: Some(plan), begin, .. } = &self.open[id.0] else { return Ok(false) };
+        is_before(plan, begin.as_ref(), batch)
     }
 
     /// Rows that wait for this one, in the order of their ids after `after`: at most `rows_max`, and no further one once
@@ -208,12 +219,14 @@ impl<'tx> Tables for SqliteTables<'tx> {
             let problem = format!("entity {entity:?} is not among those that the sink was opened with");
             return Err(Failure::Refused { reason: Reason::RefusedByDatabase, problem });
         };
-        let registered = "SELECT rule, filter FROM _waybill_table WHERE entity = ?1";
+        let registered = "SELECT rule, filter, begins FROM _waybill_table WHERE entity = ?1";
         let mut statement = self.tx.prepare_cached(registered)?;
         let mut rows = statement.query([entity])?;
+        let mut begin = None;
         if let Some(row) = rows.next()? {
             let text = |at| row.get_ref(at)?.as_str_or_null().map_err(rusqlite::Error::from);
             same_definition(plan, text(0)?, text(1)?)?;
+            begin = read_begin(plan, text(2)?)?;
         }
         drop(rows);
         let exists = |table: &str| {
@@ -223,6 +236,7 @@ impl<'tx> Tables for SqliteTables<'tx> {
         let table = Table {
             has_tombstones: exists("_waybill_tombstone")?,
             has_parked: exists("_waybill_parked")?,
+            begin,
             ..Table::new(Some(plan), SqlName::new(plan.table()))
         };
         let id = self.push(table);
@@ -441,6 +455,7 @@ impl<'tx> Table<'tx> {
             tells_inserts: None,
             has_tombstones: false,
             has_parked: false,
+            begin: None,
         }
     }
 
