@@ -36,7 +36,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let shared = &self.shared;
         let row = shared.inbox.get(id).await?.ok_or(LookError::Unknown { id })?;
         let metadata = Metadata::parse(row.body.as_bytes()).map_err(|source| LookError::NoFile { id, source })?;
-        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at };
+        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at, seen: None };
         let now = (shared.options.now)();
         let facts = self.storage().locate(&shared.inbox, claim, now).await?.facts(claim, now).await?;
         let identity = |extras: Extras| {
