@@ -241,7 +241,8 @@ impl World {
     async fn upload(&self, blob: &str) -> Result<(), BlobError> {
         let upload = self.container().upload(blob);
         upload.stage(Bytes::from_static(b"rows")).await?;
-        upload.commit(&BlobHeaders::default()).await.map(drop)
+        let headers = BlobHeaders { content_type: "text/plain".to_owned(), ..BlobHeaders::default() };
+        upload.commit(&headers).await.map(drop)
     }
 
     /// How many different tokens storage took.

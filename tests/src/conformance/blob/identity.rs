@@ -90,7 +90,8 @@ async fn azurite_takes_uploads_by_access_token_and_an_expired_one_is_renewed() {
     let good = container(&[-60, 3600]);
     let upload = good.upload("folder/rows.jsonl");
     upload.stage(Bytes::from_static(b"{\"n\":1}\n")).await.expect("a block");
-    upload.commit(&BlobHeaders::default()).await.expect("a blob");
+    let headers = BlobHeaders { content_type: "application/jsonl".to_owned(), ..BlobHeaders::default() };
+    upload.commit(&headers).await.expect("a blob");
     let facts = good.head("folder/rows.jsonl").await.expect("it is there");
     assert_eq!(facts.length, 8);
     good.delete_unchanged("folder/rows.jsonl", &facts.etag).await.expect("it goes");
