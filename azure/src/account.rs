@@ -64,7 +64,7 @@ pub enum Account<K> {
         /// As in [`Grant`].
         endpoint: Url,
         /// For [`BUS_SCOPE`], or [`BLOB_SCOPE`].
-        tokens: AccessTokens,
+        tokens: Box<AccessTokens>,
     },
 }
 
@@ -159,7 +159,7 @@ struct Part {
 enum Issuer {
     Bus { key: BusConnectionString, life: Duration },
     Blob { key: BlobConnectionString, life: Duration },
-    Identity { endpoint: Url, tokens: AccessTokens },
+    Identity { endpoint: Url, tokens: Box<AccessTokens> },
 }
 
 #[derive(Debug, Default)]

@@ -220,9 +220,9 @@ impl World {
         let bus: BusConnectionString = ready.service_bus_tls_connection_string.as_deref().unwrap().parse().unwrap();
         let blob: BlobConnectionString = ready.blob_connection_string.parse().unwrap();
         let tokens = account_tokens(
-            Account::Identity { endpoint: bus.endpoint, tokens: access(BUS_SCOPE) },
+            Account::Identity { endpoint: bus.endpoint, tokens: Box::new(access(BUS_SCOPE)) },
             ready.topic.clone(),
-            Account::Identity { endpoint: blob.endpoint, tokens: access(BLOB_SCOPE) },
+            Account::Identity { endpoint: blob.endpoint, tokens: Box::new(access(BLOB_SCOPE)) },
             ready.container.clone(),
             HOUR,
         );

@@ -471,7 +471,7 @@ impl Settings {
             (bus, blob) => {
                 let namespace = self.service_bus_namespace.as_deref().map(namespace).transpose()?;
                 let account = self.blob_endpoint.as_ref().map(account).transpose()?;
-                let [for_bus, for_blob] = self.identity(self.ca_file.as_ref(), None)?;
+                let [for_bus, for_blob] = self.identity(self.ca_file.as_ref(), None)?.map(Box::new);
                 let by_identity = |endpoint: Option<Url>, what: &str| {
                     endpoint.with_context(|| format!("[publisher] has no `{what}`"))
                 };
@@ -499,7 +499,7 @@ impl Settings {
         let blob: BlobConnectionString = ready.blob_connection_string.parse()?;
         let ca_file = self.ca_file.clone().or(ready.ca_file.as_ref().map(PathBuf::from));
         let (bus, blob) = if self.entra.is_set_up() {
-            let [for_bus, for_blob] = self.identity(ca_file.as_ref(), Some(ready))?;
+            let [for_bus, for_blob] = self.identity(ca_file.as_ref(), Some(ready))?.map(Box::new);
             (
                 Account::Identity { endpoint: bus.endpoint, tokens: for_bus },
                 Account::Identity { endpoint: blob.endpoint, tokens: for_blob },
