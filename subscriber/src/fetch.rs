@@ -296,7 +296,7 @@ pub(crate) struct Fetched {
 
 #[derive(Debug)]
 enum Source {
-    Storage(Download),
+    Storage(Box<Download>),
     /// Should the copy not be right, the rest comes from the container.
     Copy {
         copy: Copy,
@@ -309,7 +309,7 @@ enum Source {
 impl Fetched {
     fn of_download(download: Download) -> Self {
         let (facts, position) = (download.facts().clone(), download.position());
-        Self { facts, position, source: Source::Storage(download), draft: None }
+        Self { facts, position, source: Source::Storage(Box::new(download)), draft: None }
     }
 
     fn of_copy(copy: Copy, blob: &Located, at: u64) -> Self {
@@ -361,7 +361,7 @@ impl Fetched {
                             cache.doubt(uri, problem).await;
                         }
                         let rest = container.download(blob, self.position, Some(&self.facts.etag)).await?;
-                        self.source = Source::Storage(rest);
+                        self.source = Source::Storage(Box::new(rest));
                     }
                 },
             }

@@ -224,8 +224,9 @@ fn futures_are_send<I: Inbox + Clone, S: Sink>(subscriber: &Subscriber<I>, sink:
 
 #[test]
 fn whatever_is_public_can_be_sent_to_other_threads_and_what_is_cloned_be_shared() {
-    let _compiled: [fn(&Subscriber, fn() -> SqliteSink, fn() -> File); 1] = [futures_are_send];
-    let _compiled: [fn(&Subscriber<AnyInbox>, fn() -> AnySink, fn() -> File<AnyInbox>); 1] = [futures_are_send];
+    type Futures<I, S> = fn(&Subscriber<I>, fn() -> S, fn() -> File<I>);
+    let _compiled: Futures<SqliteInbox, SqliteSink> = futures_are_send;
+    let _compiled: Futures<AnyInbox, AnySink> = futures_are_send;
     may_be_shared::<(Subscriber, Subscriber<PostgresInbox>, Subscriber<AnyInbox>, crate::SubscriberBuilder)>();
     may_be_shared::<(SqliteInbox, PostgresInbox, AnyInbox, Grants)>();
     may_be_shared::<(SqliteSink, PostgresSink, DirSink, StdoutSink, AnySink)>();

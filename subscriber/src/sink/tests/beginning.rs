@@ -201,14 +201,14 @@ fn publish(
 
 fn full(made: &mut Vec<Made>, all: &[Row], as_of: usize, parts: usize, number: &mut u64, orders: &[[u16; 3]]) {
     let rows = table(all);
-    for part in 0..parts {
+    for (part, order) in orders.iter().enumerate().take(parts) {
         *number += 1;
         made.push(Made {
             number: *number,
             position: snapshot(as_of as u64, *number),
             rows: rows.values().filter(|(key, ..)| *key as usize % parts == part).cloned().collect(),
             fate: Fate::Early,
-            order: orders[part],
+            order: *order,
             is_sorted: false,
         });
     }
