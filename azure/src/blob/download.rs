@@ -3,6 +3,9 @@
 //! The first range that is not over is handed out as it comes. Those behind it, if there are any (see
 //! [`ahead`](super::ahead)), fill memory until it is their turn. A range ahead that fails keeps what it has, and what it lacks
 //! is asked for when it is its turn, by the first range's rules: so a range more can never make a download fail.
+//!
+//! A reader may stop asking for as long as it likes. So what holds something that others wait for, asking for a range up to its
+//! headers, with the renewal of a token in it, runs in a task of its own, which ends with its range.
 
 use std::{
     collections::VecDeque,
@@ -18,7 +21,11 @@ use azure_core::http::AsyncResponseBody;
 use azure_storage_blob::models::{BlobClientDownloadOptions, BlobClientDownloadResult, HttpRange};
 use bytes::Bytes;
 use futures::Stream;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, Sleep, sleep_until},
+};
+use tracing::Instrument as _;
 
 use super::{
     BlobError, BlobFacts, BlobHeaders, Container,
@@ -27,8 +34,6 @@ use super::{
     retry::{Stalls, retried},
     transport::{CONTENT_RANGE, ContentRange},
 };
-use crate::BoxFuture;
-
 /// A download under way.
 pub struct Download {
     container: Container,
@@ -173,9 +178,14 @@ impl Download {
         bytes
     }
 
+    /// Whether the range that has the next byte is there. It is not while it is put off, and then all of them are ahead.
+    fn has_current(&self) -> bool {
+        self.ranges.front().is_some_and(|range| range.begin == self.position)
+    }
+
     /// The range that has the next byte.
     fn current(&mut self) -> &mut Range {
-        if self.ranges.front().is_none_or(|range| range.begin != self.position) {
+        if !self.has_current() {
             // Up to those that are there, if one before them broke off.
             let next = self.ranges.front().map_or(self.facts.length, |range| range.begin);
             let end = next.min(self.position.saturating_add(self.container.options.range_bytes.max(1)));
@@ -191,7 +201,8 @@ impl Download {
         let mut look_again = true;
         while std::mem::take(&mut look_again) {
             self.look_ahead();
-            for range in self.ranges.iter_mut().skip(1) {
+            let current = usize::from(self.has_current());
+            for range in self.ranges.iter_mut().skip(current) {
                 while let Some(came) = range.poll_fill(cx) {
                     match came {
                         Ok(bytes) => look_again |= self.width.came(bytes, now),
@@ -215,7 +226,9 @@ impl Download {
     /// Asks for as many ranges as are of use and may be.
     fn look_ahead(&mut self) {
         let Some(mut last) = self.ranges.back().map(|range| range.end) else { return };
-        while self.ranges.len() < self.width.ranges() && last < self.facts.length {
+        // While the current one is put off, its place among them is kept.
+        let missing = usize::from(!self.has_current());
+        while self.ranges.len() + missing < self.width.ranges() && last < self.facts.length {
             let Some(place) = self.container.ahead.place() else { return };
             let end = self.facts.length.min(last + self.container.ahead.range_bytes());
             let range = self.ask(last, end, Some(place));
@@ -227,15 +240,17 @@ impl Download {
     fn ask(&self, begin: u64, end: u64, place: Option<AheadPlace>) -> Range {
         let (container, blob) = (self.container.clone(), Arc::clone(&self.blob));
         let (etag, length) = (self.facts.etag.clone(), self.facts.length);
-        let asked = Box::pin(async move {
+        let asked = async move {
             let (facts, body) = request(&container, &blob, (begin, end - begin), Some(&etag)).await?;
             if facts.length == length {
                 return Ok(body);
             }
             let problem = format!("one ETag, but {length} bytes and then {}", facts.length);
             Err(BlobError::BadAnswer { blob: blob.as_ref().to_owned(), problem })
-        });
-        Range::new(&self.blob, (begin, end), State::Asked(asked), place)
+        };
+        let mut task = JoinSet::new();
+        task.spawn(asked.in_current_span());
+        Range::new(&self.blob, (begin, end), State::Asked(task), place)
     }
 
     /// The current range broke off: it is asked for again after a pause, from the next byte.
@@ -268,7 +283,8 @@ struct Range {
 }
 
 enum State {
-    Asked(BoxFuture<'static, Result<Body, BlobError>>),
+    /// One task, which ends when this is dropped.
+    Asked(JoinSet<Result<Body, BlobError>>),
     Comes(Body),
 }
 
@@ -302,7 +318,16 @@ impl Range {
     fn poll_come(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, BlobError>> {
         let body = loop {
             match &mut self.state {
-                State::Asked(asked) => self.state = State::Comes(ready!(asked.as_mut().poll(cx))?),
+                State::Asked(task) => {
+                    self.state = State::Comes(match ready!(task.poll_join_next(cx)) {
+                        Some(Ok(asked)) => asked?,
+                        Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                        Some(Err(_)) | None => {
+                            let problem = "the runtime that it runs on is shutting down".to_owned();
+                            return Poll::Ready(Err(BlobError::Lost { blob: self.blob.as_ref().to_owned(), problem }));
+                        }
+                    });
+                }
                 State::Comes(body) => break body,
             }
         };

@@ -16,8 +16,9 @@ use waybill_local::{
     fault::{BlobRequests, Step, What},
 };
 
-use super::{container, content, generation, refusal, stored};
+use super::{container, content, generation, refusal, stored, tokens::CountingTokens};
 use crate::{
+    BoxFuture, Generation, Grant, GrantError, Service, TokenSource,
     blob::{BlobError, Container, ContainerOptions, Download, ReadAhead},
     peer::{End, Peer, Reply, Seen},
 };
@@ -150,6 +151,61 @@ async fn a_token_that_dies_is_renewed_once_and_only_the_ranges_it_broke_are_aske
     let fresh = peer.seen().iter().filter(|seen| generation(seen) == 2).filter_map(Seen::range).count();
     let all = blob.len().div_ceil(RANGE as usize);
     assert!(fresh <= all / 2 + 5, "{fresh} of {all} ranges with the new token");
+}
+
+/// One renewal at a time, which takes a moment: whoever else needs a token waits for it.
+#[derive(Debug)]
+struct OneRenewalAtATime {
+    tokens: Arc<CountingTokens>,
+    renewing: tokio::sync::Mutex<()>,
+}
+
+impl TokenSource for OneRenewalAtATime {
+    fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
+        Box::pin(async move {
+            if refused.is_none() {
+                return self.tokens.grant(service, None).await;
+            }
+            let grant = self.tokens.grant(service, refused);
+            let _one = self.renewing.lock().await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            grant.await
+        })
+    }
+
+    fn changes(&self) -> tokio::sync::watch::Receiver<Generation> {
+        self.tokens.changes()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_stops_while_ranges_ahead_renew_a_token_holds_up_nobody_else() {
+    const FIRST: usize = 4 << 20;
+    let blob = content(FIRST + 100_000);
+    let served = blob.clone();
+    let peer = Peer::start(move |_, seen| match seen.range() {
+        Some((0, _)) if seen.path.ends_with("/a") => stored(&served, seen),
+        _ if generation(seen) == 1 => refusal(403, "AuthenticationFailed"),
+        _ => stored(&served, seen),
+    })
+    .await;
+    let (_, tokens) = container(&peer, RANGE);
+    let source = Arc::new(OneRenewalAtATime { tokens: Arc::clone(&tokens), renewing: tokio::sync::Mutex::default() });
+    let options = ContainerOptions { range_bytes: FIRST as u64, ..ContainerOptions::default() };
+    let container = Container::new(super::http(), source, options);
+    let reading = container.clone().reading_ahead(Arc::new(ReadAhead::new(4, RANGE).at_once()));
+    let mut download = reading.download("a", 0, None).await.unwrap();
+    while tokens.refusals() == 0 {
+        download.next().await.unwrap().expect("ranges ahead meet the refusal long before");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    // It has the bytes it wants, and the sink is slow.
+    let other = tokio::time::timeout(Duration::from_secs(20), container.download("b", 0, None)).await;
+    other.expect("it waits for nobody who does not read").unwrap();
+    let position = download.position() as usize;
+    let (rest, end) = read(&mut download).await;
+    end.unwrap();
+    assert!(rest == blob[position..]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
