@@ -215,7 +215,8 @@ impl SubscriberBuilder {
     }
 
     /// Most files worked at once (default 4). Decoded rows in memory stay below
-    /// `files_in_flight_max × 4 × commit_bytes_max`, with a [`sort_bytes_max`](Self::sort_bytes_max) more where files are sorted.
+    /// `files_in_flight_max × 4 × commit_bytes_max`, for SQLite twice that, with a [`sort_bytes_max`](Self::sort_bytes_max) more where
+    /// files are sorted.
     #[must_use]
     pub fn files_in_flight_max(mut self, files: NonZeroU32) -> Self {
         self.files_in_flight_max = files;

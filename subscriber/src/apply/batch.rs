@@ -16,6 +16,10 @@ use super::{
     version::{self, Position},
 };
 
+/// What is kept of rows, for each byte of theirs. Rows of a few fields for a table of many columns would take many times that: those
+/// beyond it are read when the sink comes to them.
+const KEPT_TIMES_MAX: usize = 2;
+
 /// Where a row is: its batch, and its place there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RowAt {
@@ -92,7 +96,7 @@ pub(crate) struct Batch {
 pub(crate) enum Reading {
     /// Their keys and versions.
     Heads,
-    /// Their columns and references too, for a table that has the columns that are known.
+    /// Their columns and references too, for a table that has the columns that are known, as far as there is room.
     Whole,
 }
 
@@ -121,6 +125,7 @@ impl Batch {
         let narrow: Vec<_> = shape.narrow(plan.mode()).map(|field| (reader.fields.want(field), field)).collect();
         let form = (reading == Reading::Whole && has_columns(plan, shape))
             .then(|| RowForm::new(Some(plan), shape, &mut reader.fields));
+        let kept_max = KEPT_TIMES_MAX * batches.iter().map(RowBatch::size).sum::<usize>();
         let position = position.key();
         let (mut values, mut rescued) = (Vec::new(), Rescued::default());
         let mut sieve = Sieve::of_entity(plan.filter());
@@ -152,7 +157,8 @@ impl Batch {
                     let sort_prefix = plan.key_form.sort_prefix(text);
                     let version = Span { begin: version, end: batch.versions.len() };
                     let mut head = Head { at, is_deletion, is_filtered, kept: None, sort_prefix, key, version };
-                    if let Some(form) = form.as_ref().filter(|_| !head.is_removal()) {
+                    let is_kept = !head.is_removal() && batch.kept.size() < kept_max;
+                    if let Some(form) = form.as_ref().filter(|_| is_kept) {
                         form.keep(Some(plan), &mut values, &mut rescued, &mut batch.kept);
                         head.kept = u32::try_from(batch.kept.len()).ok().and_then(NonZeroU32::new);
                     }
@@ -203,11 +209,13 @@ impl Batch {
     }
 }
 
-/// Whether there are columns, those of all references among them: a field without one is new, and has to be seen as such.
+/// Whether there are columns, those of all references and the version among them: a field without one, as somebody dropped it, is
+/// new or rescued, and here it is read for what else it is.
 fn has_columns(plan: &EntityPlan, shape: &Shape) -> bool {
     let has_column = |field: &String| shape.columns.iter().any(|column| column.field == *field);
-    let mut referring = plan.references.iter().flat_map(|reference| &reference.fields);
-    !shape.columns.is_empty() && referring.all(|field| plan.key.contains(field) || has_column(field))
+    let referring = plan.references.iter().flat_map(|reference| &reference.fields);
+    let mut read = referring.chain(plan.version.as_ref().map(|version| &version.field));
+    !shape.columns.is_empty() && read.all(|field| plan.key.contains(field) || has_column(field))
 }
 
 /// Rows of no entity, before any table is asked.
@@ -330,5 +338,41 @@ impl HeadReader {
             })?;
         }
         is_deletion(&values[self.deleted]).map_err(|problem| RowFault { reason: Reason::MalformedRow, problem })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use waybill_contracts::{ColumnType, Entities};
+    use waybill_formats::{DecodeOptions, RowDecoder, Source, Step};
+
+    use super::*;
+    use crate::apply::{EntityPlans, ShapeColumn};
+
+    #[test]
+    fn what_is_kept_of_rows_is_bounded_by_them_whatever_the_columns_are() {
+        const ROWS: usize = 5_000;
+        let entities = "[entity.item]\nkey = [\"id\"]\ncolumns = { id = \"integer\" }";
+        let plans = EntityPlans::compile(&Entities::parse(entities, "entities.toml").unwrap()).unwrap();
+        let plan = plans.for_type("item").unwrap();
+        let mut decoder = RowDecoder::new(DecodeOptions::new(Source::JsonLines));
+        decoder.feed(Bytes::from((0..ROWS).map(|id| format!("{{\"id\":{id},\"c1\":\"x\"}}\n")).collect::<String>()));
+        decoder.end();
+        let mut rows = Vec::new();
+        while let Step::Batch(batch) = decoder.next().unwrap() {
+            rows.push(batch);
+        }
+        let size: usize = rows.iter().map(RowBatch::size).sum();
+        for (columns, keeps_all) in [(2, true), (1_000, false)] {
+            let column = |nth| ShapeColumn::fixed(&format!("c{nth}"), ColumnType::Text);
+            let shape = Shape { columns: (0..columns).map(column).collect(), ..Shape::default() };
+            let position = Position::Broker { sequence_number: 1 };
+            let batch = Batch::new(plan, &shape, Reading::Whole, &position, &rows, 0);
+            assert_eq!((batch.heads.len(), batch.kept.len() == ROWS), (ROWS, keeps_all), "{columns} columns");
+            assert!(batch.kept.len() > 1, "{columns} columns");
+            // One row over it at most.
+            assert!(batch.kept.size() < KEPT_TIMES_MAX * size + columns * 32 + 100, "{}, {size}", batch.kept.size());
+        }
     }
 }

@@ -123,6 +123,13 @@ impl KeptRows {
         self.rows.len()
     }
 
+    /// Bytes held: for memory limits.
+    pub(super) fn size(&self) -> usize {
+        let Self { rows, values, parents, text, binary } = self;
+        let places = size_of_val(rows.as_slice()) + size_of_val(values.as_slice()) + size_of_val(parents.as_slice());
+        places + text.len() + binary.len()
+    }
+
     /// The row that was the `at`th, from 0.
     ///
     /// # Panics

@@ -346,6 +346,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let sorts_in = plan.as_ref().and_then(|_| self.sink.sorts_in());
         if before.trail.is_some() && !before.done && sorts_in.is_none() {
             self.sink.begin_again(key, before).await?;
+            WorkStats::add(&self.stats.files_begun_again, 1);
             before = self.sink.progress(key).await?;
         }
         let from = before.rows;
@@ -375,13 +376,14 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         // Rows of one content must not follow rows of another, nor any row a bad one that fails the file. So what is read
         // next is pinned to what was looked at.
         // A hash tells whether another blob has the same content; without one, only the blob of before will do.
-        let resumed = if is_sorted { None } else { self.resume(file, &blob, from).await? };
+        let resumed = if is_sorted || fail_on_bad_row { None } else { self.resume(file, &blob, from).await? };
         // What is sorted is read to its end, and compared with what was announced, before any of it takes effect.
         let is_looked_through = is_sorted && extras.plain_sha256.is_some();
         let etag = if resumed.is_some() || is_looked_through {
             None
         } else if from > 0 && extras.plain_sha256.is_some() {
-            Some(self.look_through(file, &blob, options.clone(), &extras, false).await?)
+            let download = blob.open(Claim::of(file), (0, None), (self.now)()).await?;
+            Some(self.look_through(file, download, &blob, options.clone(), &extras, false).await?)
         } else if from > 0 {
             let Some(noted) = &file.blob else { return Err(content_changed(file, from)) };
             Some(noted.etag.clone())
@@ -440,8 +442,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         };
         // Of what is sorted nothing takes effect either before all of it was read.
         if fail_on_bad_row && sorting.is_none() {
-            drop(download);
-            let etag = self.look_through(file, &blob, options.clone(), &extras, true).await?;
+            let etag = self.look_through(file, download, &blob, options.clone(), &extras, true).await?;
             download = blob.open(Claim::of(file), (0, Some(&etag)), (self.now)()).await?;
         }
         let format = metadata.media().map_or(Format::JsonLines, |media| media.format);
@@ -666,12 +667,12 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
     async fn look_through(
         &self,
         file: &Leased,
+        download: Download,
         blob: &Located,
         options: DecodeOptions,
         extras: &Extras,
         fail_on_bad_row: bool,
     ) -> Result<String, WorkError> {
-        let download = blob.open(Claim::of(file), (0, None), (self.now)()).await?;
         let (etag, way) = (download.facts().etag.clone(), Way::BySegments(download.facts().length));
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let looking = async move {

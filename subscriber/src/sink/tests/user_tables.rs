@@ -216,6 +216,111 @@ async fn a_row_that_the_database_refuses_is_refused_alone() {
     assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "8"]);
 }
 
+/// Opens the database beside the sink.
+fn by_hand(world: &World, sql: &str) {
+    Connection::open(world.folder.path().join(DATABASE)).unwrap().execute_batch(sql).unwrap();
+}
+
+#[tokio::test]
+async fn what_became_of_a_row_is_told_right_whatever_key_the_table_has() {
+    let rest = "price TEXT CHECK (price <> '13'), v INTEGER, _waybill_version BLOB, _rescued TEXT";
+    let trigger = "CREATE TABLE log (nr INTEGER PRIMARY KEY, id);
+        CREATE TRIGGER logs AFTER INSERT ON item BEGIN INSERT INTO log (id) VALUES (NEW.id); END";
+    for table in [
+        format!("CREATE TABLE item (id INTEGER PRIMARY KEY, {rest})"),
+        format!("CREATE TABLE item (id INTEGER PRIMARY KEY AUTOINCREMENT, {rest})"),
+        format!("CREATE TABLE item (id INTEGER PRIMARY KEY, {rest}) STRICT"),
+        format!("CREATE TABLE item (id INTEGER PRIMARY KEY, {rest}); {trigger}"),
+        format!("CREATE TABLE item (id INTEGER PRIMARY KEY, {rest}) WITHOUT ROWID"),
+        format!("CREATE TABLE item (id INTEGER PRIMARY KEY DESC, {rest})"),
+        format!("CREATE TABLE item (id INT PRIMARY KEY, {rest})"),
+        format!("CREATE TABLE item (nr INTEGER PRIMARY KEY, id INTEGER UNIQUE, {rest})"),
+    ] {
+        let world = World::with_tables(&table, ITEM).await;
+        let none = Applied::default();
+        let (insert, update) = (|inserted| Applied { inserted, ..none }, |updated| Applied { updated, ..none });
+        let ignore = |ignored| Applied { ignored, ..none };
+        // Of each file what is noted of it has a number too, which is the key of a row that follows.
+        for (v, expected) in [(1, insert(4)), (2, update(4)), (3, update(4)), (4, update(4)), (1, ignore(4))] {
+            let rows = (1..=4).map(|id| format!("{{\"id\":{id},\"v\":{v},\"price\":{v}}}\n")).collect::<String>();
+            assert_eq!(world.file("item", &rows).await, expected, "{table}: {v}");
+        }
+        let far = [i64::MIN, -1, 0, i64::MAX];
+        for (v, expected) in [(5, insert(4)), (4, ignore(4)), (6, update(4))] {
+            let rows = far.map(|id| format!("{{\"id\":{id},\"v\":{v},\"price\":{v}}}\n")).concat();
+            assert_eq!(world.file("item", &rows).await, expected, "{table}: {v}");
+        }
+        let (text, number) = if table.ends_with("STRICT") { ("x''", "x'00'") } else { ("'text'", "7") };
+        let versions = format!("(91, NULL), (92, {text}), (93, {number}), (94, x'ffffffff')");
+        by_hand(&world, &format!("INSERT INTO item (id, _waybill_version) VALUES {versions}"));
+        for (rows, expected) in [
+            (r#"{"id":9,"v":1}"#, insert(1)),
+            (r#"{"id":9,"v":2}"#, update(1)),
+            (r#"{"id":9,"v":4,"_deleted":true}"#, Applied { deleted: 1, ..none }),
+            (r#"{"id":9,"v":3}"#, ignore(1)),
+            (r#"{"id":9,"v":5}"#, insert(1)),
+            // A row that is refused, one that need not be taken, and the newest that can be.
+            (r#"{"id":10,"v":1,"price":13}"#, Applied { bad: 1, ..none }),
+            (r#"{"id":9,"v":1,"price":13}"#, ignore(1)),
+            ("{\"id\":9,\"v\":7,\"price\":13}\n{\"id\":9,\"v\":6,\"price\":6}", Applied { updated: 1, bad: 1, ..none }),
+            ("{\"id\":9,\"v\":8}\n{\"id\":9,\"v\":9}", Applied { updated: 1, superseded: 1, ..none }),
+            (
+                "{\"id\":11,\"v\":1}\n{\"id\":1,\"v\":9}\n{\"id\":0,\"v\":1}",
+                Applied { updated: 1, ignored: 1, inserted: 1, ..none },
+            ),
+            (
+                "{\"id\":91,\"v\":1}\n{\"id\":92,\"v\":1}\n{\"id\":93,\"v\":1}\n{\"id\":94,\"v\":1}",
+                Applied { updated: 3, ignored: 1, ..none },
+            ),
+        ] {
+            assert_eq!(world.file("item", rows).await, expected, "{table}: {rows}");
+        }
+        let rows = world.query("SELECT id, v, price FROM item ORDER BY id");
+        let (least, most) = (format!("{}|6|6", i64::MIN), format!("{}|6|6", i64::MAX));
+        let all = [
+            least.as_str(),
+            "-1|6|6",
+            "0|6|6",
+            "1|9|-",
+            "2|4|4",
+            "3|4|4",
+            "4|4|4",
+            "9|9|-",
+            "11|1|-",
+            "91|1|-",
+            "92|1|-",
+            "93|1|-",
+            "94|-|-",
+            most.as_str(),
+        ];
+        assert_eq!(rows, all, "{table}");
+    }
+}
+
+#[tokio::test]
+async fn rows_of_a_few_fields_go_into_a_table_of_many_columns_whether_they_are_read_before_or_not() {
+    let world = World::new(ITEM).await;
+    let wide: String = (0..300).map(|nth| format!(",\"c{nth}\":\"x\"")).collect();
+    world.file("item", &format!("{{\"id\":0,\"v\":1{wide}}}")).await;
+    let rows: String = (1..=2_000).map(|id| format!("{{\"id\":{id},\"v\":1,\"c7\":\"of {id}\"}}\n")).collect();
+    assert_eq!(world.file("item", &rows).await, Applied { inserted: 2_000, ..Applied::default() });
+    assert_eq!(
+        world.query("SELECT count(*), sum(c7 = 'of ' || id), count(c8) FROM item WHERE id > 0"),
+        ["2000|2000|0"]
+    );
+}
+
+#[tokio::test]
+async fn a_version_whose_column_somebody_dropped_is_rescued() {
+    let world = World::new(ITEM).await;
+    world.file("item", r#"{"id":1,"v":1,"price":1}"#).await;
+    by_hand(&world, "ALTER TABLE item DROP COLUMN v");
+    for id in [2, 3] {
+        world.file("item", &format!("{{\"id\":{id},\"v\":1,\"price\":1}}")).await;
+    }
+    assert_eq!(world.query("SELECT id, _rescued FROM item WHERE id > 1"), ["2|{\"v\":1}", "3|{\"v\":1}"]);
+}
+
 /// Derives the table again, from the first file of the world.
 async fn rebuild(world: &World, toml: &str, rows: &str) -> Result<Vec<SwappedTable>, RebuildError> {
     let scope = Scope::of(&entities(toml), &["item".to_owned()]);

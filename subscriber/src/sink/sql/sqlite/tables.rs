@@ -557,7 +557,7 @@ impl ToSql for Bound<'_> {
 /// A statement that fails on what the row is had no effect; the transaction goes on without it.
 fn written(tx: &Connection, result: rusqlite::Result<usize>) -> Result<Written, Failure> {
     let error = match result {
-        // No newer row is there, so only a trigger has it that none is written: RAISE(IGNORE).
+        // A row that is not older is there, or a trigger has it that none is written: RAISE(IGNORE).
         Ok(0) => return Ok(Written::Skipped),
         Ok(_) => return Ok(Written::Done),
         Err(error) => error,
