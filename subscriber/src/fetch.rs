@@ -231,6 +231,11 @@ impl Located {
         self.blob.as_str()
     }
 
+    /// Where it is in its container.
+    pub(crate) fn path(&self) -> &BlobPath {
+        &self.blob
+    }
+
     /// What storage says of the blob.
     ///
     /// # Errors

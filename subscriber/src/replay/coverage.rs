@@ -34,8 +34,8 @@ pub struct Coverage {
     pub gaps: Vec<Gap>,
     /// All gaps, those that are not kept among them.
     pub gaps_found: u64,
-    /// How many of them each type has.
-    pub gaps_of: BTreeMap<String, u64>,
+    /// How much of each type is missing: numbers that never came, and files and publishers that prove nothing.
+    pub missing_of: BTreeMap<String, u64>,
     waiting: Waiting,
     /// By type and publisher, and then by epoch.
     sequences: BTreeMap<(String, String), BTreeMap<String, Numbers>>,
@@ -213,7 +213,12 @@ impl Coverage {
 
     fn add(&mut self, gap: Gap) {
         self.gaps_found += 1;
-        *self.gaps_of.entry(gap.blob_type().to_owned()).or_default() += 1;
+        let missing = match &gap {
+            Gap::Missing { from, to, .. } => (to - from).saturating_add(1),
+            Gap::NotDone { .. } | Gap::Unnumbered { .. } | Gap::SeveralEpochs { .. } => 1,
+        };
+        let missing_of = self.missing_of.entry(gap.blob_type().to_owned()).or_default();
+        *missing_of = missing_of.saturating_add(missing);
         if self.gaps.len() < GAPS_SHOWN_MAX {
             self.gaps.push(gap);
         }
@@ -237,6 +242,22 @@ mod tests {
         coverage.finish([]);
         assert_eq!(coverage.is_complete(), coverage.gaps.is_empty());
         coverage.gaps.iter().map(Gap::to_string).collect()
+    }
+
+    #[test]
+    fn what_a_full_export_stands_for_counts_though_some_of_a_gap_remains() {
+        let missing = |begins: &[Begin]| {
+            let mut coverage = Coverage::new(Waiting::Comes);
+            for sequence in [1, 9] {
+                let of = PublisherSequence { publisher: "a".to_owned(), epoch: "e".to_owned(), sequence };
+                coverage.see(1, State::Done, "T", Some(&of));
+            }
+            coverage.finish(begins);
+            (coverage.gaps_found, coverage.missing_of["T"])
+        };
+        let [blob_type, publisher, epoch, snapshot] = ["T", "a", "e", "s"].map(str::to_owned);
+        assert_eq!(missing(&[]), (1, 7));
+        assert_eq!(missing(&[Begin { blob_type, publisher, epoch, as_of: 5, snapshot }]), (1, 3));
     }
 
     #[test]

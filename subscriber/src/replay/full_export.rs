@@ -138,8 +138,8 @@ impl fmt::Display for Flaw {
             Self::Contradiction { id } => write!(f, "the message of file {id} contradicts that of another part"),
             Self::NotInBlob { id } => write!(
                 f,
-                "the blob of file {id} does not say of itself what its message says, that it is a part of it; a message alone \
-                 proves nothing"
+                "the blob of file {id} does not say of itself what its message says, that it is this part of a full export of this type; \
+                 a message alone proves nothing"
             ),
             Self::BlobGone { id } => write!(f, "the blob of file {id} is gone"),
         }

@@ -36,6 +36,8 @@ pub(super) struct Registered {
     pub(super) blob_type: Option<String>,
     /// How its keys and versions were made.
     pub(super) rule: String,
+    /// Whether it begins at a full export.
+    pub(super) is_begun: bool,
     /// Which rows it was filled with; `None` for all.
     pub(super) filter: Option<String>,
 }
@@ -60,9 +62,9 @@ impl Registered {
         if !is_same(&self.table, name.as_str()) {
             return Err(self.is_elsewhere(plan, name));
         }
-        let Self { table, rule: known, filter, .. } = self;
+        let Self { table, rule: known, is_begun, filter, .. } = self;
         let literal = |text: &str| text.replace('\'', "''");
-        let rule = plan.order();
+        let rule = rule_of(plan, is_begun);
         if known != rule {
             return Err(refused(format!(
                 "entity {entity:?} was filled by {known} and is now configured as {rule}, under which its rows cannot be \
@@ -132,6 +134,12 @@ impl Registered {
     }
 }
 
+/// How keys and versions of a table come about, as it is stored. Of one that begins at a full export it says so: a program that
+/// runs since before there were such places takes that for another definition, and brings nothing.
+pub(super) fn rule_of(plan: &EntityPlan, is_begun: bool) -> String {
+    plan.order() + if is_begun { ", from a full export on" } else { "" }
+}
+
 /// The place at which a table begins, as it is stored.
 pub(super) fn write_begin(begin: &Begin) -> String {
     serde_json::to_string(begin).expect("names and a number can be written")
@@ -174,15 +182,21 @@ pub(super) fn is_before(plan: &EntityPlan, begin: Option<&Begin>, batch: &Entity
         problem: format!(
             "entity {entity:?}: its table begins at the full export {snapshot:?} of {blob_type} from {publisher:?}, and which rows \
              were deleted before that is not known; this file {of}, so it might bring such rows back. Let `waybill-subscriber \
-             rebuild --type {entity}` derive the table from all files, without that full export"
+             rebuild --type {entity}` derive the table without that full export (where early files are missing: with --incomplete), \
+             or give such files a type and an entity of their own"
         ),
     })
 }
 
 /// Lets no rows into a table that was derived again under another definition since this program began.
-pub(super) fn same_definition(plan: &EntityPlan, rule: Option<&str>, filter: Option<&str>) -> Result<(), Failure> {
+pub(super) fn same_definition(
+    plan: &EntityPlan,
+    rule: Option<&str>,
+    filter: Option<&str>,
+    begins: Option<&str>,
+) -> Result<(), Failure> {
     let wanted = plan.filter().map(RowFilter::signature);
-    if rule.is_none_or(|rule| rule == plan.order()) && (rule.is_none() || filter == wanted.as_deref()) {
+    if rule.is_none_or(|rule| rule == rule_of(plan, begins.is_some()) && filter == wanted.as_deref()) {
         return Ok(());
     }
     let (entity, table) = (plan.name(), plan.table());

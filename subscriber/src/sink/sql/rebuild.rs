@@ -290,10 +290,11 @@ impl Rebuild {
         let Some(entity) = scope.entities().for_type(&begin.blob_type).filter(|entity| entity.types.len() == 1) else {
             return Err(RebuildError::NoTableFor(Box::new(begin.clone())));
         };
-        match &self.dialect {
-            Dialect::Sqlite(rebuild) => rebuild.begin_at(&entity.name, begin).await,
-            Dialect::Postgres(rebuild) => rebuild.begin_at(&entity.name, begin).await,
-        }
+        let is_there = match &self.dialect {
+            Dialect::Sqlite(rebuild) => rebuild.begin_at(&entity.name, begin).await?,
+            Dialect::Postgres(rebuild) => rebuild.begin_at(&entity.name, begin).await?,
+        };
+        if is_there { Ok(()) } else { Err(RebuildError::NoTableFor(Box::new(begin.clone()))) }
     }
 
     /// What speaks against a full export once all files were worked into the shadow: a part that is not in effect, or a row of it

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     FileKey,
-    apply::{Begin, Position},
+    apply::{Begin, EntityPlans, Position},
     replay::{FullExport, Part},
     sink::{Applied, EntityBatch, Rebuild, RebuildError, Scope, Sink, SqlSink, Way},
 };
@@ -397,6 +397,25 @@ async fn a_batch_read_ahead_before_the_swap_is_judged_by_the_place_that_came_wit
     finished(rebuild).await;
     assert_eq!(world.sink.apply(&key_of(2), 0, ahead).await.unwrap(), Applied { ignored: 1, ..Applied::default() });
     assert_eq!(world.query("SELECT id FROM item"), ["1"]);
+}
+
+/// Whoever runs since before there were such places compares the rule that is stored with its own.
+#[tokio::test]
+async fn a_program_that_knows_no_such_place_takes_it_for_another_definition() {
+    let mut world = begun().await;
+    let plans = EntityPlans::compile(&world.entities).unwrap();
+    let own = plans.get("item").unwrap().order();
+    assert_eq!(world.query("SELECT rule FROM _waybill_table"), [format!("{own}, from a full export on")]);
+    // For one that knows it, it is the same definition, opened again too.
+    world.reopen(None).await;
+    assert_eq!(apply(&world.sink, &world, sequenced(8), r#"{"id":3,"v":10}"#).await.inserted, 1);
+    assert_eq!(apply(&world.sink, &world, sequenced(4), r#"{"id":4,"v":10}"#).await.ignored, 1);
+    // A place that somebody took away is no table of all files.
+    world.query("UPDATE _waybill_table SET begins = NULL");
+    let batch = world.batch("item", sequenced(3), json_lines(r#"{"id":5,"v":1}"#));
+    let error = world.sink.apply(&key_of(3), 0, batch).await.unwrap_err();
+    assert!(format!("{error:?}").contains("was derived again under another definition"), "{error:?}");
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "2", "3"]);
 }
 
 #[tokio::test]

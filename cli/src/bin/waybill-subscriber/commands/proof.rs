@@ -66,7 +66,7 @@ impl Proof {
     ) -> anyhow::Result<Self> {
         let coverage = async |begins: &[FullExport]| replay::coverage(inbox, wanted, Waiting::Comes, begins).await;
         let without = coverage(&[]).await?;
-        let gaps_of = |coverage: &Coverage, of: &Begin| coverage.gaps_of.get(&of.blob_type).copied().unwrap_or(0);
+        let missing = |coverage: &Coverage, of: &Begin| coverage.missing_of.get(&of.blob_type).copied().unwrap_or(0);
         let FullExports { mut whole, mut unfit } = full_exports(inbox, wanted, entities).await?;
         loop {
             let mut begins: Vec<FullExport> = Vec::new();
@@ -78,7 +78,7 @@ impl Proof {
             let coverage = coverage(&begins).await?;
             // One that stands for nothing that is missing is not needed.
             begins.retain(|FullExport { begin, .. }| {
-                gaps_of(&coverage, begin) < gaps_of(&without, begin) || lost.contains(&begin.blob_type)
+                missing(&coverage, begin) < missing(&without, begin) || lost.contains(&begin.blob_type)
             });
             let is_decisive = !begins.is_empty() && (coverage.is_complete() || incomplete);
             let mut disproved = None;
@@ -93,7 +93,7 @@ impl Proof {
             }
             let Some((of, flaw)) = disproved else {
                 unfit.retain(|UnfitFullExport { begin, .. }| {
-                    gaps_of(&coverage, begin) > 0
+                    missing(&coverage, begin) > 0
                         || (lost.contains(&begin.blob_type)
                             && begins.iter().all(|of| of.begin.blob_type != begin.blob_type))
                 });
@@ -137,6 +137,11 @@ impl Proof {
             );
         }
         Ok(())
+    }
+
+    /// How much of a type is missing all the same.
+    pub(super) fn missing_of(&self, blob_type: &str) -> u64 {
+        self.coverage.missing_of.get(blob_type).copied().unwrap_or(0)
     }
 
     /// What is missing and was gone over.

@@ -103,7 +103,7 @@ pub(super) async fn flags(
     let names: Vec<&str> = entities.iter().map(|plan| plan.name()).collect();
     let rows = tx.query(&tx.prepare_cached(sql).await?, &[&names]).await?;
     let flags = rows.iter().zip(entities).map(|(row, plan)| {
-        same_definition(plan, row.get(3), row.get(4))?;
+        same_definition(plan, row.get(3), row.get(4), row.get(5))?;
         let flags = Flags { has_tombstones: row.get(0), has_parked: row.get(1), is_awaited: row.get(2) };
         Ok((flags, read_begin(plan, row.get(5))?))
     });

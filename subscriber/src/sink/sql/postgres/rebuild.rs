@@ -12,7 +12,9 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, wont_widen, would_lose, write_begin},
+        catalogue::{
+            FILE, RESCUED, ROW, VERSION, quoted, rule_of, table_is_taken, wont_widen, would_lose, write_begin,
+        },
         rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
         tables::Outgrown,
@@ -118,11 +120,13 @@ impl PostgresRebuild {
         &self.scope
     }
 
-    /// Has the table of an entity begin at a full export.
-    pub(in super::super) async fn begin_at(&self, entity: &str, begin: &Begin) -> Result<(), RebuildError> {
-        let sql = format!("UPDATE {} SET begins = $2 WHERE entity = $1", self.schemas.of_shadow("_waybill_table"));
-        let stored = self.live.execute(&sql, &[&entity, &write_begin(begin)]).await;
-        stored.map(drop).map_err(|error| self.failed(error.into()))
+    /// Has the table of an entity begin at a full export. Whether there is one.
+    pub(in super::super) async fn begin_at(&self, entity: &str, begin: &Begin) -> Result<bool, RebuildError> {
+        let Some(plan) = self.shadow.plans().get(entity) else { return Ok(false) };
+        let sql =
+            format!("UPDATE {} SET rule = $2, begins = $3 WHERE entity = $1", self.schemas.of_shadow("_waybill_table"));
+        let stored = self.live.execute(&sql, &[&entity, &rule_of(plan, true), &write_begin(begin)]).await;
+        Ok(stored.map_err(|error| self.failed(error.into()))? == 1)
     }
 
     pub(in super::super) async fn behind(&self, types: &[String]) -> Result<Vec<FileKey>, RebuildError> {

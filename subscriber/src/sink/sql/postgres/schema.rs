@@ -171,7 +171,8 @@ pub(super) async fn registered(
     plan: &EntityPlan,
     name: &SqlName,
 ) -> Result<Vec<Registered>, Failure> {
-    let sql = "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = $1 OR entity = $2";
+    let sql = "SELECT name, entity, blob_type, rule, filter, begins IS NOT NULL FROM _waybill_table
+               WHERE name = $1 OR entity = $2";
     let rows = tx.query(sql, &[&name.as_str(), &plan.name()]).await?;
     let of_row = rows.iter().map(|row| Registered {
         table: row.get(0),
@@ -179,6 +180,7 @@ pub(super) async fn registered(
         blob_type: row.get(2),
         rule: row.get(3),
         filter: row.get(4),
+        is_begun: row.get(5),
     });
     Ok(of_row.collect())
 }

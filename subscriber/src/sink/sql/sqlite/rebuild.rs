@@ -18,7 +18,9 @@ use waybill_store::{
 use super::{
     super::{
         Failure,
-        catalogue::{FILE, RESCUED, ROW, VERSION, quoted, table_is_taken, wont_widen, would_lose, write_begin},
+        catalogue::{
+            FILE, RESCUED, ROW, VERSION, quoted, rule_of, table_is_taken, wont_widen, would_lose, write_begin,
+        },
         rebuild::{BEHIND_MAX, LET_GO_MAX, RebuildError, Scope, SwappedTable, Way, same_key},
         refused,
         tables::Outgrown,
@@ -98,13 +100,14 @@ impl SqliteRebuild {
         &self.place.scope
     }
 
-    /// Has the table of an entity begin at a full export.
-    pub(in super::super) async fn begin_at(&self, entity: &str, begin: &Begin) -> Result<(), RebuildError> {
-        let (place, entity, begin) = (Arc::clone(&self.place), entity.to_owned(), write_begin(begin));
+    /// Has the table of an entity begin at a full export. Whether there is one.
+    pub(in super::super) async fn begin_at(&self, entity: &str, begin: &Begin) -> Result<bool, RebuildError> {
+        let Some(plan) = self.shadow.plans().get(entity) else { return Ok(false) };
+        let (place, entity, rule, begin) =
+            (Arc::clone(&self.place), entity.to_owned(), rule_of(plan, true), write_begin(begin));
         self.on(move || {
-            let sql = "UPDATE _waybill_table SET begins = ?2 WHERE entity = ?1";
-            connect(&place.shadow)?.execute(sql, (entity, begin))?;
-            Ok(())
+            let sql = "UPDATE _waybill_table SET rule = ?2, begins = ?3 WHERE entity = ?1";
+            Ok(connect(&place.shadow)?.execute(sql, (entity, rule, begin))? == 1)
         })
         .await
     }

@@ -178,7 +178,7 @@ pub(super) fn create_sql(name: &SqlName, plan: &EntityPlan, columns: &[ShapeColu
 /// What is known of the table, and of the entity under another table's name.
 pub(super) fn registered(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> rusqlite::Result<Vec<Registered>> {
     let mut statement = tx.prepare_cached(
-        "SELECT name, entity, blob_type, rule, filter FROM _waybill_table WHERE name = ?1 OR entity = ?2",
+        "SELECT name, entity, blob_type, rule, filter, begins IS NOT NULL FROM _waybill_table WHERE name = ?1 OR entity = ?2",
     )?;
     let registered = statement.query_map((name.as_str(), plan.name()), |row| {
         Ok(Registered {
@@ -187,6 +187,7 @@ pub(super) fn registered(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> 
             blob_type: row.get(2)?,
             rule: row.get(3)?,
             filter: row.get(4)?,
+            is_begun: row.get(5)?,
         })
     })?;
     registered.collect()

@@ -225,7 +225,7 @@ impl<'tx> Tables for SqliteTables<'tx> {
         let mut begin = None;
         if let Some(row) = rows.next()? {
             let text = |at| row.get_ref(at)?.as_str_or_null().map_err(rusqlite::Error::from);
-            same_definition(plan, text(0)?, text(1)?)?;
+            same_definition(plan, text(0)?, text(1)?, text(2)?)?;
             begin = read_begin(plan, text(2)?)?;
         }
         drop(rows);
