@@ -667,7 +667,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
     async fn look_through(
         &self,
         file: &Leased,
-        download: Download,
+        download: Fetched,
         blob: &Located,
         options: DecodeOptions,
         extras: &Extras,
