@@ -161,7 +161,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Uploaded exports whose message is due, longest waiting first.
     ///
     /// # Errors
-    /// Also [`OutboxError::Newer`], where there are some: what a newer version says in them would not be in the messages.
+    /// Also [`OutboxError::Newer`], whether there are some or not: what a newer version says in them would not be in the messages,
+    /// and who has nothing to send has to let go of the outbox too.
     fn due(&self, most: u32) -> impl Future<Output = Result<Vec<ExportRow>, OutboxError>> + Send;
 
     /// The broker has accepted the messages of these rows.

@@ -316,16 +316,17 @@ impl Outbox for SqliteOutbox {
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
         let now = self.now();
-        let due = read(&self.db, move |db| {
+        let (due, version) = read(&self.db, move |db| {
             let sql = format!(
-                "SELECT {COLUMNS}, {VERSION} FROM export WHERE state = 'uploaded' AND due_at <= ?1
-                 ORDER BY due_at, row LIMIT ?2"
+                "SELECT {COLUMNS} FROM export WHERE state = 'uploaded' AND due_at <= ?1 ORDER BY due_at, row LIMIT ?2"
             );
-            let read = |row: &Row<'_>| Ok((export_row(row)?, row.get(COLUMNS_COUNT)?));
-            db.prepare_cached(&sql)?.query_map(params![now, most], read)?.collect::<rusqlite::Result<Vec<_>>>()
+            let due = db.prepare_cached(&sql)?.query_map(params![now, most], export_row)?.collect::<Result<_, _>>()?;
+            // After the rows: what a newer version wrote is there no earlier than its schema.
+            let version = db.prepare_cached(&format!("SELECT {VERSION}"))?.query_row([], |row| row.get(0))?;
+            Ok((due, version))
         })
         .await?;
-        due.into_iter().map(|(row, version)| refuse_newer(version, &SCHEMA).map(|()| row)).collect()
+        refuse_newer(version, &SCHEMA).map(|()| due)
     }
 
     async fn sent(&self, rows: &[i64]) -> Result<(), OutboxError> {
