@@ -492,13 +492,13 @@ impl Settings {
         Ok(Target { bus, topic, blob, container: self.container.clone(), ca_file: self.ca_file.clone() })
     }
 
-    /// A running `local`, by its keys or by the identity that is set up.
+    /// A running `local`: by the identity that is set up, where it can be one of `local`'s own, else by its keys.
     fn target_of(&self, ready: &ReadyFile) -> anyhow::Result<Target> {
         let bus = ready.service_bus_tls_connection_string.as_ref().unwrap_or(&ready.service_bus_connection_string);
         let bus: BusConnectionString = bus.parse()?;
         let blob: BlobConnectionString = ready.blob_connection_string.parse()?;
         let ca_file = self.ca_file.clone().or(ready.ca_file.as_ref().map(PathBuf::from));
-        let (bus, blob) = if self.entra.is_set_up() {
+        let (bus, blob) = if self.entra.is_for_local(ready) {
             let [for_bus, for_blob] = self.identity(ca_file.as_ref(), Some(ready))?;
             (
                 Account::Identity { endpoint: bus.endpoint, tokens: for_bus },
