@@ -467,14 +467,23 @@ async fn what_is_over_goes_once_a_manifest_that_is_sent_names_it(outbox: &impl O
     let over = async |after: i64| -> Vec<(i64, bool)> {
         outbox.over(after, 10).await.unwrap().iter().map(|over| (over.row.row, over.is_named)).collect()
     };
+    let named_to = async |publisher: &'static str| {
+        let named = outbox.named_to(publisher).await.unwrap();
+        named.into_iter().map(|named| (named.blob_type, named.up_to, named.unsent)).collect::<Vec<_>>()
+    };
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "fixed is not told");
     let (first, second) = (send_over(outbox, "a", "T").await, send_over(outbox, "b", "T").await);
     assert_eq!(over(0).await, [(first, false), (second, false)]);
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "nor is made");
     assert_eq!(over(first).await, [(second, false)]);
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 0)]);
+    assert!(named_to("another").await.is_empty());
     let range = outbox.plan_manifests(10).await.unwrap().remove(0);
     assert_eq!(over(0).await, [(first, false), (second, false)], "it is not made");
     let manifest = send_over(outbox, range.export_id.as_str(), MANIFEST_TYPE).await;
     assert_eq!(over(0).await, [(first, true), (second, true)], "the manifest stays as long as what it names");
 
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 1), (MANIFEST_TYPE.to_owned(), 0, 1)]);
     assert_eq!(outbox.forget(&[first]).await.unwrap(), 1);
     assert_eq!(outbox.forget(&[first]).await.unwrap(), 0, "it is gone");
     assert!(outbox.get(first).await.unwrap().is_none());

@@ -196,7 +196,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// When manifests were looked for last; before that, when the outbox, or its epoch, began.
     fn manifested_at(&self) -> impl Future<Output = Result<OffsetDateTime, OutboxError>> + Send;
 
-    /// Up to which number of each type's sequence, of this publisher in this epoch, manifests name what became of it; by type.
+    /// Up to which number of each type's sequence, of this publisher in this epoch, manifests that were sent name what became of
+    /// it, and how many are fixed and not sent; by type.
     fn named_to(&self, publisher: &str) -> impl Future<Output = Result<Vec<NamedTo>, OutboxError>> + Send;
 
     /// Fixes what the next manifests name: of each sequence the numbers that none names yet, up to the first one that is neither

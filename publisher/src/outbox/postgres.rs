@@ -510,7 +510,8 @@ impl Outbox for PostgresOutbox {
 
     async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
         let rows = self.query(named::NAMED_TO, &[&publisher, &&*self.epoch]).await?;
-        let named = |row: &Row| NamedTo { blob_type: row.get(0), up_to: row.get::<_, i64>(1).unsigned_abs() };
+        let number = |row: &Row, at| row.get::<_, i64>(at).unsigned_abs();
+        let named = |row: &Row| NamedTo { blob_type: row.get(0), up_to: number(row, 1), unsent: number(row, 2) };
         Ok(rows.iter().map(named).collect())
     }
 

@@ -436,8 +436,10 @@ impl Outbox for SqliteOutbox {
     async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
         let (publisher, epoch) = (publisher.to_owned(), Arc::clone(&self.epoch));
         read(&self.db, move |db| {
-            let named =
-                |row: &Row<'_>| Ok(NamedTo { blob_type: row.get(0)?, up_to: unsigned(row, 1)?.unwrap_or_default() });
+            let named = |row: &Row<'_>| {
+                let [up_to, unsent] = [unsigned(row, 1)?, unsigned(row, 2)?].map(Option::unwrap_or_default);
+                Ok(NamedTo { blob_type: row.get(0)?, up_to, unsent })
+            };
             db.prepare_cached(named::NAMED_TO)?.query_map(params![publisher, &*epoch], named)?.collect()
         })
         .await
