@@ -88,6 +88,46 @@ where
     one_relay_at_a_time(&open).await;
     abandoned_plans_are_given_out_once(&open).await;
     callers_at_once_get_numbers_of_their_own(&open("at-once").await).await;
+    for name in [
+        "life",
+        "numbers",
+        "once",
+        "type",
+        "take-over",
+        "settle",
+        "overtaken",
+        "void",
+        "due",
+        "again",
+        "not-again",
+        "paused",
+        "on-its-way",
+        "manifests",
+        "long",
+        "over",
+        "not-over",
+        "parts",
+        "list",
+        "at-once",
+        "epoch",
+        "abandon",
+    ] {
+        its_counts_are_those_of_its_rows(&open(name).await, name).await;
+    }
+}
+
+/// Whatever happened to them.
+async fn its_counts_are_those_of_its_rows(outbox: &impl Outbox, name: &str) {
+    let counts = outbox.counts().await.unwrap();
+    let rows = outbox.list(&ListFilter { most: 10_000, ..ListFilter::default() }).await.unwrap();
+    for (state, counted) in [
+        (State::Planned, counts.planned),
+        (State::Uploaded, counts.uploaded),
+        (State::Sent, counts.sent),
+        (State::Void, counts.void),
+    ] {
+        assert_eq!(rows.iter().filter(|row| row.state == state).count() as u64, counted, "{name}: {state}");
+    }
 }
 
 /// Plans an export that is new to the outbox.
@@ -427,14 +467,23 @@ async fn manifests_name_every_number_once(outbox: &impl Outbox) {
     outbox.number(&voided, facts()).await.unwrap();
     outbox.void(&voided, "somebody else's blob").await.unwrap();
     assert_eq!(planned(outbox, 10).await, first, "it is not made yet; behind b, which is not sent, nothing is settled");
+    let named_to = async |publisher: &'static str| {
+        let named = outbox.named_to(publisher).await.unwrap();
+        named.into_iter().map(|named| (named.blob_type, named.up_to, named.unsent)).collect::<Vec<_>>()
+    };
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "fixed is not told");
     let manifest = upload(outbox, first[0].0.export_id.as_str(), MANIFEST_TYPE).await;
     assert!(planned(outbox, 10).await.is_empty(), "it is made");
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "nor is made");
     outbox.sent(&[manifest]).await.unwrap();
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 0)]);
+    assert!(named_to("another").await.is_empty());
     assert!(planned(outbox, 10).await.is_empty(), "a manifest alone is no reason for another");
 
     outbox.sent(&[b]).await.unwrap();
     let second = planned(outbox, 10).await;
     assert_eq!(names(&second), ["T 2 to 3", "Waybill.Manifest 1 to 1"]);
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 1), (MANIFEST_TYPE.to_owned(), 0, 1)]);
     let rows = outbox.named(&second[0].0, 0, 10).await.unwrap();
     let told: Vec<_> = rows.iter().map(|row| (row.sequence, row.state, row.reason.as_deref())).collect();
     assert_eq!(told, [(Some(2), State::Sent, None), (Some(3), State::Void, Some("somebody else's blob"))]);
@@ -467,23 +516,14 @@ async fn what_is_over_goes_once_a_manifest_that_is_sent_names_it(outbox: &impl O
     let over = async |after: i64| -> Vec<(i64, bool)> {
         outbox.over(after, 10).await.unwrap().iter().map(|over| (over.row.row, over.is_named)).collect()
     };
-    let named_to = async |publisher: &'static str| {
-        let named = outbox.named_to(publisher).await.unwrap();
-        named.into_iter().map(|named| (named.blob_type, named.up_to, named.unsent)).collect::<Vec<_>>()
-    };
-    assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "fixed is not told");
     let (first, second) = (send_over(outbox, "a", "T").await, send_over(outbox, "b", "T").await);
     assert_eq!(over(0).await, [(first, false), (second, false)]);
-    assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "nor is made");
     assert_eq!(over(first).await, [(second, false)]);
-    assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 0)]);
-    assert!(named_to("another").await.is_empty());
     let range = outbox.plan_manifests(10).await.unwrap().remove(0);
     assert_eq!(over(0).await, [(first, false), (second, false)], "it is not made");
     let manifest = send_over(outbox, range.export_id.as_str(), MANIFEST_TYPE).await;
     assert_eq!(over(0).await, [(first, true), (second, true)], "the manifest stays as long as what it names");
 
-    assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 1), (MANIFEST_TYPE.to_owned(), 0, 1)]);
     assert_eq!(outbox.forget(&[first]).await.unwrap(), 1);
     assert_eq!(outbox.forget(&[first]).await.unwrap(), 0, "it is gone");
     assert!(outbox.get(first).await.unwrap().is_none());

@@ -72,6 +72,18 @@ pub enum OutboxError {
         /// What this program knows.
         known: i64,
     },
+    /// An earlier version of this program made it, and whoever only looks brings it to no other schema.
+    #[error(
+        "the outbox has schema version {found}, which an earlier version of this program made, and this one needs {known}; \
+         `waybill-publisher run` of this version upgrades it, and publishers of the earlier one end then; until then look with \
+         the earlier one"
+    )]
+    Older {
+        /// What it has.
+        found: i64,
+        /// What this program needs.
+        known: i64,
+    },
     /// A later try, or another process, has this export now.
     #[error("export {export_id}: another try with this id has taken over")]
     Overtaken {
@@ -250,6 +262,20 @@ const PARTS: &str = "publisher = $1 AND blob_type = $2 AND snapshot_id = $3 ORDE
 fn refuse_newer(found: i64, schema: &Schema) -> Result<(), OutboxError> {
     let known = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
     if found > known { Err(OutboxError::Newer { found, known }) } else { Ok(()) }
+}
+
+/// A sum that somebody spoilt is told, and is no large number.
+fn not_below_0(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or_else(|_| {
+        tracing::warn!(count, "the outbox's sums are wrong: was a row changed while its triggers were off?");
+        0
+    })
+}
+
+/// To look is no reason to take the outbox from an older version that runs.
+fn refuse_older(found: i64, schema: &Schema) -> Result<(), OutboxError> {
+    let known = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
+    if found < known { Err(OutboxError::Older { found, known }) } else { Ok(()) }
 }
 
 fn overtaken(attempt: &Attempt) -> OutboxError {
