@@ -454,6 +454,12 @@ impl Settings {
     /// The publisher, with its keys from `--local` or the settings.
     pub async fn publisher(&self, local: Option<&Path>) -> anyhow::Result<Publisher<AnyOutbox>> {
         let compression = self.compression()?;
+        ensure!(
+            self.prune_hours == 0 || self.manifest_minutes > 0,
+            "prune_hours is {} and manifest_minutes 0: `run` deletes nothing that no manifest names, and would make none; set \
+             manifest_minutes, or prune on demand with prune_hours = 0",
+            self.prune_hours
+        );
         let Reached { tokens, bus_options, ca_file } = self.reached(local).await?;
         let publisher = Publisher::builder(tokens, &self.data)
             .name(&self.name)
