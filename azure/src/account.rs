@@ -9,7 +9,12 @@ use std::{
 };
 
 use time::OffsetDateTime;
-use tokio::{runtime::Handle, sync::watch, task::JoinSet, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::Instant,
+};
 use url::Url;
 
 use crate::{
@@ -24,10 +29,12 @@ pub const BUS_SCOPE: &str = "https://servicebus.azure.net/.default";
 /// The same for storage. Microsoft, "Authorize with Microsoft Entra ID" of the storage REST reference.
 pub const BLOB_SCOPE: &str = "https://storage.azure.com/.default";
 
-/// A refusal of a token that is younger than this, and was made because of a refusal, is a second one in a row.
+/// A refusal of a token that is younger than this, and was made because of a refusal, is a further one in a row; the second is told.
 const JUST_SIGNED: Duration = Duration::from_secs(2);
 /// The same for one that was issued: a missing role is not helped by more of them.
 const JUST_ISSUED: Duration = Duration::from_secs(60);
+/// So many in a row bring another issued token, which costs a request each: tokens may be withdrawn twice.
+const WITHDRAWN_MAX: u32 = 2;
 /// Azure counts a token's life in whole seconds.
 const LIFE_MIN: Duration = Duration::from_secs(1);
 /// A token that was issued is not renewed ahead of time sooner than this: a machine's identity gives the same one until it nears
@@ -105,12 +112,12 @@ struct AccountTokens {
 impl AccountTokens {
     fn new(bus: Part, blob: Part, now: fn() -> OffsetDateTime) -> Self {
         let (changes, _) = watch::channel(Generation::default());
-        Self { shared: Arc::new(Shared { bus, blob, now, changes }), timer: Mutex::default() }
+        Self { shared: Arc::new(Shared { bus, blob, now, changes, due: Notify::new() }), timer: Mutex::default() }
     }
 
-    /// Starts the timer unless it runs. Outside of a runtime there is nothing to start it in, and tokens are renewed when
-    /// they are asked for.
-    fn ensure_timer(&self) {
+    /// Starts the timer unless it runs; whether it does. Outside of a runtime there is nothing to start it in, and tokens are renewed
+    /// when they are asked for.
+    fn ensure_timer(&self) -> bool {
         let mut timer = lock(&self.timer);
         while timer.try_join_next().is_some() {}
         if timer.is_empty()
@@ -118,14 +125,15 @@ impl AccountTokens {
         {
             timer.spawn_on(renew_ahead(Arc::clone(&self.shared)), &runtime);
         }
+        !timer.is_empty()
     }
 }
 
 impl TokenSource for AccountTokens {
     fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
         Box::pin(async move {
-            self.ensure_timer();
-            self.shared.grant(service, refused).await
+            let timer_runs = self.ensure_timer();
+            self.shared.grant(service, refused, timer_runs).await
         })
     }
 
@@ -141,6 +149,8 @@ struct Shared {
     now: fn() -> OffsetDateTime,
     /// A renewal of either part takes the next one.
     changes: watch::Sender<Generation>,
+    /// A token is due by the clock that the timer does not see.
+    due: Notify,
 }
 
 /// The tokens of one service.
@@ -175,7 +185,8 @@ struct Issued {
     made_on: OffsetDateTime,
     /// By the clock that does not jump, and by the clock that goes on while the machine sleeps: whichever comes first.
     renew_at: (Instant, OffsetDateTime),
-    because_refused: bool,
+    /// How many in a row were refused before it.
+    refused_before: u32,
 }
 
 /// The last renewal, which failed.
@@ -186,6 +197,13 @@ struct Failure {
     times: u32,
     /// Nobody asks before.
     until: Instant,
+}
+
+impl Failure {
+    /// How long nobody asks.
+    fn left(&self) -> Option<Duration> {
+        self.until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+    }
 }
 
 impl Issued {
@@ -208,7 +226,12 @@ impl Shared {
         }
     }
 
-    async fn grant(&self, service: Service, refused: Option<Generation>) -> Result<Grant, GrantError> {
+    async fn grant(
+        &self,
+        service: Service,
+        refused: Option<Generation>,
+        timer_runs: bool,
+    ) -> Result<Grant, GrantError> {
         let part = self.part(service);
         let is_refused = |issued: &Issued| refused.is_some_and(|refused| refused >= issued.grant.generation);
         let mut turn = None;
@@ -217,10 +240,16 @@ impl Shared {
             let now = (self.now)();
             // What still works is handed out while somebody renews it, and while it cannot be renewed.
             let works = current.as_ref().filter(|issued| !is_refused(issued) && !issued.is_over(now));
-            if let Some(issued) = works
-                && !issued.is_due(now)
-            {
-                return Ok(issued.grant.clone());
+            if let Some(issued) = works {
+                let is_due = issued.is_due(now);
+                // Nobody waits for an authority while there is a token that works: the timer asks it.
+                let is_asked_for = is_due && timer_runs && part.issuer.is_elsewhere();
+                if is_asked_for {
+                    self.due.notify_one();
+                }
+                if !is_due || is_asked_for {
+                    return Ok(issued.grant.clone());
+                }
             }
             if turn.is_none() {
                 turn = Some(match (part.renewing.try_lock(), works) {
@@ -231,15 +260,15 @@ impl Shared {
                 // Another caller may have renewed before it was our turn.
                 continue;
             }
-            let because_refused = current.as_ref().is_some_and(is_refused);
-            if because_refused
-                && let Some(issued) = &current
-                && issued.because_refused
-                && issued.made_at.elapsed() < part.issuer.just_made()
-            {
-                return Err(part.refused_twice());
+            let (just_made, refused_max) = part.issuer.just_made();
+            let refused = current
+                .as_ref()
+                .filter(|issued| is_refused(issued))
+                .map_or(0, |issued| 1 + if issued.made_at.elapsed() < just_made { issued.refused_before } else { 0 });
+            if refused > refused_max {
+                return Err(part.refused_again());
             }
-            return match (self.renew(part, because_refused).await, works) {
+            return match (self.renew(part, refused).await, works) {
                 (Err(_), Some(issued)) => Ok(issued.grant.clone()),
                 (renewed, _) => renewed,
             };
@@ -247,13 +276,13 @@ impl Shared {
     }
 
     /// Makes the next token, unless an attempt failed a moment ago. Whoever calls has the turn.
-    async fn renew(&self, part: &Part, because_refused: bool) -> Result<Grant, GrantError> {
+    async fn renew(&self, part: &Part, refused_before: u32) -> Result<Grant, GrantError> {
         let after = {
             let state = lock(&part.state);
             if let Some(failure) = &state.failure
-                && failure.until > Instant::now()
+                && let Some(left) = failure.left()
             {
-                return Err(failure.error.clone());
+                return Err(waiting(failure.error.clone(), Some(left)));
             }
             // Expiries have whole seconds, and the same expiry makes the same token: the one that was just refused.
             state.issued.as_ref().map(|issued| issued.grant.expires_at)
@@ -270,7 +299,7 @@ impl Shared {
                     generation = *newest;
                     let grant = Grant { endpoint, entity: part.entity.clone(), token, expires_at, generation };
                     let renew_at = (made_at + life, now + life);
-                    let issued = Issued { grant, made_at, made_on: now, renew_at, because_refused };
+                    let issued = Issued { grant, made_at, made_on: now, renew_at, refused_before };
                     *state = State { issued: Some(issued), failure: None };
                 });
                 tracing::debug!(service = ?part.service, generation = generation.0, "token renewed");
@@ -281,10 +310,12 @@ impl Shared {
                 let pause = HOLD_OFF.saturating_mul(1 << times.min(16)).min(HOLD_OFF_MAX);
                 let pause = pause.mul_f64(rand::random_range(0.5..1.0));
                 let asked = match &error {
-                    GrantError::Unavailable { retry_after, .. } => retry_after.unwrap_or_default().min(RETRY_AFTER_MAX),
-                    _ => Duration::ZERO,
+                    GrantError::Unavailable { retry_after, .. } => retry_after.map(|asked| asked.min(RETRY_AFTER_MAX)),
+                    _ => None,
                 };
-                state.failure = Some(Failure { error: error.clone(), times, until: made_at + pause.max(asked) });
+                let error = waiting(error, asked);
+                let until = made_at + pause.max(asked.unwrap_or_default());
+                state.failure = Some(Failure { error: error.clone(), times, until });
                 Err(error)
             }
         }
@@ -302,8 +333,12 @@ impl Shared {
 
     async fn renew_due(&self, part: &Part) {
         let _turn = part.renewing.lock().await;
-        let is_due = lock(&part.state).issued.as_ref().is_some_and(|issued| issued.is_due((self.now)()));
-        if is_due && let Err(error) = self.renew(part, false).await {
+        let is_due = {
+            let state = lock(&part.state);
+            let is_held_off = state.failure.as_ref().is_some_and(|failure| failure.left().is_some());
+            !is_held_off && state.issued.as_ref().is_some_and(|issued| issued.is_due((self.now)()))
+        };
+        if is_due && let Err(error) = self.renew(part, 0).await {
             tracing::warn!(service = ?part.service, %error, "a token was not renewed ahead of time; trying again");
         }
     }
@@ -314,10 +349,16 @@ async fn renew_ahead(shared: Arc<Shared>) {
     let mut changes = shared.changes.subscribe();
     loop {
         changes.mark_unchanged();
-        let due = async {
+        let by_the_timer = async {
             match shared.next_renewal() {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
+            }
+        };
+        let due = async {
+            tokio::select! {
+                () = by_the_timer => {}
+                () = shared.due.notified() => {}
             }
         };
         tokio::select! {
@@ -340,13 +381,13 @@ impl Part {
         Self { service, issuer, entity, renewing: tokio::sync::Mutex::default(), state: Mutex::default() }
     }
 
-    fn refused_twice(&self) -> GrantError {
+    fn refused_again(&self) -> GrantError {
         match &self.issuer {
             Issuer::Bus { .. } | Issuer::Blob { .. } => GrantError::RefusedTwice { service: self.service },
             Issuer::Identity { .. } => {
                 let service = self.service;
                 let problem =
-                    format!("{service:?} refused two access tokens in a row; {}", Token::role_advice(service));
+                    format!("{service:?} refused several access tokens in a row; {}", Token::role_advice(service));
                 GrantError::Refused { service, problem }
             }
         }
@@ -388,6 +429,16 @@ impl Part {
     }
 }
 
+/// An error whose caller is told to wait for so long.
+fn waiting(error: GrantError, wait: Option<Duration>) -> GrantError {
+    match error {
+        GrantError::Unavailable { service, problem, .. } => {
+            GrantError::Unavailable { service, problem, retry_after: wait }
+        }
+        other => other,
+    }
+}
+
 fn no_access(service: Service, error: IdentityError) -> GrantError {
     let problem = error.to_string();
     match error {
@@ -397,11 +448,17 @@ fn no_access(service: Service, error: IdentityError) -> GrantError {
 }
 
 impl Issuer {
-    fn just_made(&self) -> Duration {
+    /// How long a token counts as just made, and how many of those may be refused in a row.
+    fn just_made(&self) -> (Duration, u32) {
         match self {
-            Self::Bus { .. } | Self::Blob { .. } => JUST_SIGNED,
-            Self::Identity { .. } => JUST_ISSUED,
+            Self::Bus { .. } | Self::Blob { .. } => (JUST_SIGNED, 1),
+            Self::Identity { .. } => (JUST_ISSUED, WITHDRAWN_MAX),
         }
+    }
+
+    /// Whether somebody is asked for a token, who may take their time.
+    fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Identity { .. })
     }
 
     /// How long a token that was just made is used before the next one is asked for.

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::{
     broker::Now,
     fault::{Fate, Faults},
-    keys::{Keys, StorageAccess, StorageQuery, StorageRequest},
+    keys::{Keys, Resource, StorageAccess, StorageQuery, StorageRequest},
     listen::{Body, Handler, Line, Upload, empty, full},
     log::{Lines, printable, say},
     stats::Stats,
@@ -42,8 +42,8 @@ use store::Containers;
 const DEFAULT_VERSION: &str = "2021-12-02";
 /// Bodies kept in memory at most; what comes beyond that lies in temporary files.
 const RESIDENT_MAX: u64 = 32 << 20;
-/// How one may say who one is.
-const WAYS_IN: &str = "SharedKey, Bearer resource_id=https://storage.azure.com";
+/// How one may say who one is, where nobody issues access tokens.
+const BY_KEY: &str = "SharedKey";
 /// How the text of an error writes the time.
 const ERROR_TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:7]Z");
@@ -57,6 +57,8 @@ pub(crate) struct BlobService {
     faults: Arc<Faults>,
     stats: Arc<Stats>,
     now: Now,
+    /// How one may say who one is.
+    challenge: HeaderValue,
     containers: Mutex<Containers>,
     spool: Spool,
 }
@@ -83,8 +85,20 @@ impl Call<'_> {
 }
 
 impl BlobService {
-    pub(crate) fn new(keys: Arc<Keys>, faults: Arc<Faults>, stats: Arc<Stats>, now: Now) -> Self {
-        Self { keys, faults, stats, now, containers: Mutex::default(), spool: Spool::new(RESIDENT_MAX) }
+    /// `authorization` is where access tokens are issued, if anywhere.
+    pub(crate) fn new(
+        keys: Arc<Keys>,
+        faults: Arc<Faults>,
+        stats: Arc<Stats>,
+        now: Now,
+        authorization: Option<&str>,
+    ) -> Self {
+        // Nothing before `Bearer`: Microsoft's clients read what comes behind it.
+        let resource = Resource::Storage.uri();
+        let bearer = |uri: &str| format!("Bearer authorization_uri={uri} resource_id={resource}");
+        let challenge = authorization.and_then(|uri| HeaderValue::try_from(bearer(uri)).ok());
+        let challenge = challenge.unwrap_or(HeaderValue::from_static(BY_KEY));
+        Self { keys, faults, stats, now, challenge, containers: Mutex::default(), spool: Spool::new(RESIDENT_MAX) }
     }
 
     /// Makes a container without a request of a client; false when it is there already.
@@ -243,7 +257,7 @@ impl BlobService {
             set(headers, header::RETRY_AFTER, &seconds.to_string());
         }
         if error.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(WAYS_IN));
+            headers.insert(header::WWW_AUTHENTICATE, self.challenge.clone());
         }
         response
     }

@@ -275,8 +275,11 @@ impl Builder {
         let faults = Arc::new(Faults::new(hands));
         broker.live().tell_faults(Arc::downgrade(&faults));
         faults.install(config.faults.iter().cloned())?;
+        let (blob_keys, blob_faults) = (Arc::clone(&keys), Arc::clone(&faults));
+        let authorization = secure.as_ref().map(Secure::authorization);
         let blob =
-            Arc::new(BlobService::new(Arc::clone(&keys), Arc::clone(&faults), Arc::clone(&stats), Arc::clone(&now)));
+            BlobService::new(blob_keys, blob_faults, Arc::clone(&stats), Arc::clone(&now), authorization.as_deref());
+        let blob = Arc::new(blob);
         for container in config.containers.iter().chain([&config.container]) {
             blob.create_container(container);
         }

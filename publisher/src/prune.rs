@@ -131,13 +131,14 @@ pub(crate) async fn keep<O: Outbox>(
 ) {
     let mut next = Instant::now() + every.min(SOON);
     loop {
-        let sends = |state: &RelayState| !matches!(state, RelayState::Standby | RelayState::Stopped);
+        let sends = |state: &RelayState| matches!(state, RelayState::Attached | RelayState::Waiting { .. });
         let turn = async {
             sleep_until(next).await;
             // The sender lives as long as the publisher.
             relay.wait_for(sends).await.is_ok()
         };
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             its_turn = turn => if !its_turn { return },
         }
@@ -155,6 +156,8 @@ pub(crate) async fn keep<O: Outbox>(
             Ok(Pruned { exports, blobs, bytes, unnamed, kept, problem }) => {
                 if exports > 0 {
                     tracing::info!(exports, blobs, bytes, unnamed, "what was over is deleted");
+                } else if unnamed > 0 && context.limits.manifest_every.is_none() {
+                    tracing::warn!(unnamed, "exports whose term is over stay: no manifest that was sent names them");
                 }
                 if let Some(problem) = problem {
                     tracing::warn!(kept, problem, "exports whose term is over stay, because of their blobs");

@@ -384,7 +384,7 @@ impl<O: Outbox> Publisher<O> {
 
     /// Makes files of what is committed to a change log, until it is stopped. It does not give up: while the log or storage
     /// cannot be used, changes wait in the log. Of several on one log, one makes files; the next takes over when it ends.
-    /// Somebody must [`run`](Self::run) too, for the messages.
+    /// Somebody must [`run`](Self::run) too, for the messages; where that ends by itself here, this ends too.
     ///
     /// # Errors
     /// Only what a person has to mend: a log that cannot be read, or that belongs to another outbox or server.
@@ -397,7 +397,15 @@ impl<O: Outbox> Publisher<O> {
         options: FollowOptions,
         stop: CancellationToken,
     ) -> Result<(), LogError> {
-        Follower::new(Arc::clone(&self.context), log.clone(), options, self.follow.clone()).run(stop).await
+        let (stop, mut relay) = (stop.child_token(), self.relay.subscribe());
+        let follower = Follower::new(Arc::clone(&self.context), log.clone(), options, self.follow.clone());
+        let following = follower.run(stop.clone());
+        tokio::pin!(following);
+        tokio::select! {
+            ended = &mut following => return ended,
+            _ = relay.wait_for(|state| matches!(state, RelayState::GaveUp(_))) => stop.cancel(),
+        }
+        following.await
     }
 
     /// Makes manifests of all that is sent or void and that none names yet: one for each sequence with anything new, of 10,000

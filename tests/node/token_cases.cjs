@@ -143,6 +143,16 @@ cases({
     await blob.upload("rows", 4);
     assert.equal((await blob.downloadToBuffer()).toString(), "rows");
     await blob.delete();
+    // Refused, the library asks where storage says that tokens are issued, and tells storage's answer.
+    let asked = 0;
+    const nobody = { getToken: async () => ({ token: `none${++asked}`, expiresOnTimestamp: Date.now() + 3_600_000 }) };
+    const refused = new BlobServiceClient(endpoint, nobody).getContainerClient(place.ready.container).getProperties();
+    await assert.rejects(refused, (error) => error.statusCode === 401);
+    assert(asked > 1);
+    const anonymous = await fetch(`${endpoint}/${place.ready.container}/by-role`);
+    assert.equal(anonymous.status, 401);
+    assert.equal(anonymous.headers.get("www-authenticate"),
+      `Bearer authorization_uri=${place.base}/oauth2/authorize resource_id=https://storage.azure.com`);
   },
 
   async rotation_at_once(place) {

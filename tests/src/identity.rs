@@ -120,11 +120,43 @@ async fn a_publisher_with_a_certificate_publishes_to_a_local_of_its_own() {
     let file = world.local.ready_file().clients[0].certificate_file.clone().expect("a certificate");
     let ready = world.path("ready.json").display().to_string();
     let command = ["publish", "--type", "Number", "one.jsonl", "--local", &ready];
-    let (went, told) = publish(&world, &command, &[("ENTRA__CERTIFICATE_FILES", file)]).await;
+    // The settings' authority is not that of the file: nothing of it goes to the file's endpoints.
+    let another = ("ENTRA__AUTHORITY", "https://127.0.0.1:1".to_owned());
+    let (went, told) = publish(&world, &command, &[("ENTRA__CERTIFICATE_FILES", file), another]).await;
     assert!(went, "{told}");
     let used = world.local.keys().tokens_used(TokenKind::Storage);
     assert!(!used.is_empty() && used.iter().all(|used| used.signed_by.starts_with("client ")), "{used:?}");
     world.end().await;
+}
+
+#[tokio::test]
+async fn a_local_publisher_shows_no_token_of_azures_and_uses_the_files_keys() {
+    let plain = World::of(Local::builder()).await;
+    plain.ready_file();
+    let tls = world().await;
+    for (world, setting) in [
+        (&plain, ("ENTRA__CLIENT_SECRET", "TOPSECRET".to_owned())),
+        (&tls, ("ENTRA__MANAGED_IDENTITY", "true".to_owned())),
+    ] {
+        // Nobody is asked for one: nobody would answer there.
+        let id = "5e0b1f6e-0000-4000-8000-000000000001".to_owned();
+        let settings = [
+            setting,
+            ("ENTRA__AUTHORITY", "https://127.0.0.1:1".to_owned()),
+            ("ENTRA__DIRECTORY_ID", id.clone()),
+            ("ENTRA__CLIENT_ID", id),
+        ];
+        let ready = world.path("ready.json").display().to_string();
+        let command = ["publish", "--type", "Number", "one.jsonl", "--local", &ready];
+        let (went, told) = publish(world, &command, &settings).await;
+        assert!(went, "{told}");
+        for kind in [TokenKind::Storage, TokenKind::Bus] {
+            let used = world.local.keys().tokens_used(kind);
+            assert!(!used.is_empty() && used.iter().all(|used| !used.signed_by.starts_with("client ")), "{used:?}");
+        }
+    }
+    plain.end().await;
+    tls.end().await;
 }
 
 /// Access tokens of the one client, by its secret.

@@ -282,7 +282,8 @@ async fn an_identity_without_a_role_is_refused_and_told_which_one_it_lacks() {
     let error = bus.sender().await.unwrap_err();
     assert!(matches!(error, BusError::Unauthorized { .. }), "{error:?}");
     assert!(error.to_string().contains("the role Azure Service Bus Data Sender"), "{error}");
-    // More tokens do not help, so no more are asked for.
+    // More tokens do not help, so no more are asked for than if they had been withdrawn.
+    assert!(matches!(bus.sender().await, Err(BusError::Unauthorized { .. })));
     let error = bus.sender().await.unwrap_err();
     assert!(
         matches!(&error, BusError::Grant(GrantError::Refused { problem, .. }) if problem.contains("the role")),
@@ -305,6 +306,74 @@ async fn twenty_uploads_whose_token_was_withdrawn_ask_for_one_new_one() {
 }
 
 #[tokio::test]
+async fn tokens_that_are_withdrawn_twice_are_replaced_twice_at_once() {
+    let world = World::new(&[Role::BlobContributor], HOUR).await;
+    for name in ["first", "second", "third"] {
+        world.upload(name).await.unwrap();
+        world.local.rotate(Some("acme")).unwrap();
+    }
+    assert_eq!(world.taken_by_storage(), 3);
+}
+
+/// Tokens for storage from an authority at this port, where nobody answers in TLS.
+fn issued_at(port: u16) -> AccountTokens {
+    let http = HttpClient::new(&HttpOptions::default()).unwrap();
+    let authority = Some(format!("https://127.0.0.1:{port}").parse().unwrap());
+    let options = AccessTokenOptions { authority, ..AccessTokenOptions::of(BLOB_SCOPE) };
+    let identity = Identity::Secret {
+        directory_id: CLIENT.to_owned(),
+        client_id: CLIENT.to_owned(),
+        secret: Secret::new("s3cret"),
+    };
+    let endpoint = "https://acme.blob.core.windows.net".parse().unwrap();
+    let issuer = Issuer::Identity { endpoint, tokens: AccessTokens::new(http, identity, options).unwrap() };
+    let bus = "Endpoint=sb://127.0.0.1:5672;SharedAccessKeyName=Root;SharedAccessKey=a2V5;UseDevelopmentEmulator=true";
+    let bus = Issuer::Bus { key: bus.parse().unwrap(), life: HOUR };
+    let blob = Part::new(Service::Blob, issuer, "batchtoprocess".into());
+    AccountTokens::new(Part::new(Service::Bus, bus, "exports".into()), blob, OffsetDateTime::now_utc)
+}
+
+#[tokio::test]
+async fn while_an_authority_is_asked_for_a_token_that_is_due_nobody_waits_for_it() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let tokens = issued_at(silent.local_addr().unwrap().port());
+    let now = OffsetDateTime::now_utc();
+    let grant = Grant {
+        endpoint: "https://acme.blob.core.windows.net".parse().unwrap(),
+        entity: "batchtoprocess".to_owned(),
+        token: Token::Access(Secret::new("old")),
+        expires_at: now + HOUR,
+        generation: Generation(1),
+    };
+    // By the clock that goes on while the machine sleeps.
+    let renew_at = (Instant::now() + HOUR, now);
+    let issued = Issued { grant, made_at: Instant::now(), made_on: now, renew_at, refused_before: 0 };
+    lock(&tokens.shared.blob.state).issued = Some(issued);
+    let at_once = Duration::from_secs(5);
+    let granted = tokio::time::timeout(at_once, tokens.grant(Service::Blob, None)).await;
+    assert_eq!(granted.expect("at once").unwrap().generation, Generation(1));
+    let _asked = silent.accept().await.unwrap();
+    // The question waits for an answer.
+    let granted = tokio::time::timeout(at_once, tokens.grant(Service::Blob, None)).await;
+    assert_eq!(granted.expect("at once").unwrap().generation, Generation(1));
+}
+
+#[tokio::test]
+async fn who_comes_later_waits_for_what_is_left_of_the_time_that_an_authority_asks_for() {
+    let tokens = issued_at(1);
+    let until = Instant::now() + Duration::from_secs(60);
+    let error = GrantError::Unavailable {
+        service: Service::Blob,
+        problem: "busy".to_owned(),
+        retry_after: Some(Duration::from_secs(90)),
+    };
+    lock(&tokens.shared.blob.state).failure = Some(Failure { error, times: 1, until });
+    let error = tokens.grant(Service::Blob, None).await.unwrap_err();
+    let GrantError::Unavailable { retry_after: Some(left), .. } = error else { panic!("{error:?}") };
+    assert!(left <= Duration::from_secs(60), "{left:?}");
+}
+
+#[tokio::test]
 async fn an_issued_token_is_renewed_before_its_end_and_told_to_who_is_idle() {
     let world = World::new(&[Role::BlobContributor], Duration::from_secs(4)).await;
     let first = world.tokens.grant(Service::Blob, None).await.unwrap();
@@ -321,7 +390,7 @@ async fn an_issued_token_is_renewed_before_its_end_and_told_to_who_is_idle() {
 }
 
 #[tokio::test]
-async fn while_the_authority_is_down_a_token_that_works_is_used_and_nobody_waits_for_the_next() {
+async fn while_the_authority_is_down_a_token_that_works_is_used_and_the_answer_shared() {
     let world = World::new(&[Role::BlobContributor], Duration::from_secs(30)).await;
     let first = world.tokens.grant(Service::Blob, None).await.unwrap();
     let World { local, tokens, .. } = world;

@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Series of what waits: services choose the names of types, so there is an end to what they cost.
 const TYPES_MAX: usize = 100;
 
+const NAMED_HELP: &str = "Up to which number of the type manifests that were sent name all";
+
 /// A publisher that is asked.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -189,11 +191,13 @@ impl Snapshot {
     fn manifests(&self, page: &mut Page<'_>) -> fmt::Result {
         let (at, named_to) = self.manifests.as_ref().map(|(at, named)| (*at, named)).unzip();
         let age = at.map(|at| (Labels::new(), self.seconds_since(Some(at))));
-        let help = "How long ago manifests were made, or nothing was to be named, last";
+        let help = "How long ago somebody looked last for what manifests are to name";
         page.gauges("publisher_manifest_age", help, Some(Unit::Seconds), age)?;
+        let unsent = named_to.map(|named| (Labels::new(), named.iter().map(|of| of.unsent).sum::<u64>() as f64));
+        page.gauges("publisher_manifests_unsent", "Manifests that are fixed, and not made or not sent", None, unsent)?;
         let named = named_to.into_iter().flatten().take(TYPES_MAX);
         let named = named.map(|named| (label("type", &named.blob_type), named.up_to as f64));
-        page.gauges("publisher_manifest_named_to", "The last number of the type that a manifest names", None, named)
+        page.gauges("publisher_manifest_named_to", NAMED_HELP, None, named)
     }
 
     fn log(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -56,6 +56,12 @@ impl Entra {
         *self != Self::default()
     }
 
+    /// Whether a running `local` can know us: it has an authority of its own, and we something to show it. What this machine or its
+    /// cluster would issue are tokens for Azure, which are not for the endpoints of a file.
+    pub(super) fn is_for_local(&self, ready: &ReadyFile) -> bool {
+        self.is_set_up() && ready.authority_url.is_some() && !self.managed_identity && !self.workload_identity
+    }
+
     /// Access tokens for each scope. `section` is where this stands; what it leaves open, a running `local` knows.
     pub(super) fn tokens<const N: usize>(
         &self,
@@ -65,10 +71,10 @@ impl Entra {
         ready: Option<&ReadyFile>,
     ) -> anyhow::Result<[AccessTokens; N]> {
         let identity = self.identity(section, ready)?;
-        let authority = match (&self.authority, ready.and_then(|ready| ready.authority_url.as_deref())) {
-            (Some(authority), _) => Some(authority.clone()),
-            (None, Some(url)) => Some(Url::parse(url).context("the ready file's authorityUrl")?),
-            (None, None) => None,
+        // The file comes first: what it names gets no token of another authority.
+        let authority = match ready.and_then(|ready| ready.authority_url.as_deref()) {
+            Some(url) => Some(Url::parse(url).context("the ready file's authorityUrl")?),
+            None => self.authority.clone(),
         };
         let tokens = scopes.map(|scope| {
             let options = AccessTokenOptions { authority: authority.clone(), ..AccessTokenOptions::of(scope) };

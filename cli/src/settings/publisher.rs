@@ -303,24 +303,52 @@ impl Settings {
         }
         let path = self.outbox_path();
         eprintln!("waybill-publisher: this is the outbox in {}, not the one that `run` uses", path.display());
-        Ok(AnyOutbox::Sqlite(SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await?))
+        Ok(AnyOutbox::Sqlite(SqliteOutbox::open_existing(&path, SqliteOutboxOptions::default()).await?))
     }
 
-    /// The outbox of `run`, if there is one.
+    /// The outbox in which a person changes something: it has to be clear which one. With `new` it need not be there.
+    pub async fn outbox_to_change(&self, new: bool) -> anyhow::Result<AnyOutbox> {
+        ensure!(
+            !self.looks_elsewhere()?,
+            "--data names the outbox in {}, and `run` has its own in a database: leave --data out to change something there, or \
+             give --config with a file that names neither `outbox` nor a `change_log` in a database",
+            self.outbox_path().display()
+        );
+        if new { self.runs_outbox_or_new().await } else { self.runs_outbox().await }
+    }
+
+    /// The outbox of `run`, if there is one. It is brought to no other schema.
     pub async fn runs_outbox(&self) -> anyhow::Result<AnyOutbox> {
+        let found = self.found_outbox().await?;
+        found.with_context(|| {
+            if self.outbox_server().is_ok_and(|server| server.is_some()) {
+                return "there is no outbox in that database yet; `waybill-publisher run` makes it".to_owned();
+            }
+            let path = self.outbox_path();
+            let path = path.display();
+            format!(
+                "no outbox at {path}; give the folder with --data, or publish first with `waybill-publisher publish`"
+            )
+        })
+    }
+
+    /// The same, made if it is not there.
+    pub async fn runs_outbox_or_new(&self) -> anyhow::Result<AnyOutbox> {
+        match self.found_outbox().await? {
+            Some(outbox) => Ok(outbox),
+            None => self.outbox().await,
+        }
+    }
+
+    async fn found_outbox(&self) -> anyhow::Result<Option<AnyOutbox>> {
         if let Some((address, options)) = self.outbox_server()? {
-            let outbox = PostgresOutbox::open_existing(address, options).await?;
-            let outbox = outbox.context("there is no outbox in that database yet; `waybill-publisher run` makes it")?;
-            return Ok(AnyOutbox::Postgres(outbox));
+            return Ok(PostgresOutbox::open_existing(address, options).await?.map(AnyOutbox::Postgres));
         }
         let path = self.outbox_path();
         if !path.exists() {
-            bail!(
-                "no outbox at {}; give the folder with --data, or publish first with `waybill-publisher publish`",
-                path.display()
-            );
+            return Ok(None);
         }
-        self.outbox().await
+        Ok(Some(AnyOutbox::Sqlite(SqliteOutbox::open_existing(&path, SqliteOutboxOptions::default()).await?)))
     }
 
     /// The change log, if one is named; made if it is not there.
@@ -388,7 +416,7 @@ impl Settings {
         (!is_file).then(|| if schema.bytes().all(plain) { schema.clone() } else { quoted() })
     }
 
-    /// The outbox; made if it is not there.
+    /// The outbox; made, or brought to this program's schema.
     pub async fn outbox(&self) -> anyhow::Result<AnyOutbox> {
         if let Some((address, options)) = self.outbox_server()? {
             return Ok(AnyOutbox::Postgres(PostgresOutbox::open(address, options).await?));
@@ -426,6 +454,12 @@ impl Settings {
     /// The publisher, with its keys from `--local` or the settings.
     pub async fn publisher(&self, local: Option<&Path>) -> anyhow::Result<Publisher<AnyOutbox>> {
         let compression = self.compression()?;
+        ensure!(
+            self.prune_hours == 0 || self.manifest_minutes > 0,
+            "prune_hours is {} and manifest_minutes 0: `run` deletes nothing that no manifest names, and would make none; set \
+             manifest_minutes, or prune on demand with prune_hours = 0",
+            self.prune_hours
+        );
         let Reached { tokens, bus_options, ca_file } = self.reached(local).await?;
         let publisher = Publisher::builder(tokens, &self.data)
             .name(&self.name)
@@ -492,13 +526,13 @@ impl Settings {
         Ok(Target { bus, topic, blob, container: self.container.clone(), ca_file: self.ca_file.clone() })
     }
 
-    /// A running `local`, by its keys or by the identity that is set up.
+    /// A running `local`: by the identity that is set up, where it can be one of `local`'s own, else by its keys.
     fn target_of(&self, ready: &ReadyFile) -> anyhow::Result<Target> {
         let bus = ready.service_bus_tls_connection_string.as_ref().unwrap_or(&ready.service_bus_connection_string);
         let bus: BusConnectionString = bus.parse()?;
         let blob: BlobConnectionString = ready.blob_connection_string.parse()?;
         let ca_file = self.ca_file.clone().or(ready.ca_file.as_ref().map(PathBuf::from));
-        let (bus, blob) = if self.entra.is_set_up() {
+        let (bus, blob) = if self.entra.is_for_local(ready) {
             let [for_bus, for_blob] = self.identity(ca_file.as_ref(), Some(ready))?.map(Box::new);
             (
                 Account::Identity { endpoint: bus.endpoint, tokens: for_bus },

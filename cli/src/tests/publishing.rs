@@ -137,6 +137,16 @@ async fn a_change_is_found_by_its_key_and_told_with_its_export() {
 }
 
 #[tokio::test]
+async fn to_prune_what_no_manifest_will_name_is_refused() {
+    let (folder, local) = beside_local().await;
+    let settings = "[publisher]\nprune_hours = 24\nmanifest_minutes = 0\n";
+    std::fs::write(folder.path().join("waybill.toml"), settings).unwrap();
+    let refused = publisher(&folder, &["run", "--local", "local.json"]).await.with(1).err;
+    assert!(refused.contains("prune_hours is 24 and manifest_minutes 0"), "{refused}");
+    local.stop().await;
+}
+
+#[tokio::test]
 async fn formats_of_types_are_checked_before_anything_runs() {
     let (folder, local) = beside_local().await;
     let _service = with_a_log(&folder).await;

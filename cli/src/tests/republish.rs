@@ -167,6 +167,10 @@ async fn a_republisher_leaves_the_outbox_of_the_service_and_the_inbox_of_the_sin
             let ours = run(list(&["--data", "change_log/republish"])).await.with(0);
             assert!(ours.out.contains("PublicItems") && !ours.out.contains("Secrets"), "{}", ours.out);
             assert!(ours.err.contains("not the one that `run` uses"), "{}", ours.err);
+            // To change something there it has to be said otherwise.
+            let pause = ["pause", "PublicItems", "--why", "x", "--data", "change_log/republish"];
+            let refused = run(command(&folder, "waybill-publisher", &pause)).await.with(1).err;
+            assert!(refused.contains("`run` has its own in a database"), "{refused}");
             let theirs = run(list(&[])).await.with(0);
             assert!(theirs.out.contains("Secrets") && !theirs.out.contains("PublicItems"), "{}", theirs.out);
         }

@@ -103,6 +103,11 @@ impl Secure {
         Arc::new(authority)
     }
 
+    /// Where clients that lack a token are sent.
+    pub(super) fn authorization(&self) -> String {
+        format!("{}/{}/oauth2/authorize", self.url, self.tokens.directory)
+    }
+
     /// What the ready file says of it.
     pub(super) fn show(&self, ready: &mut ReadyFile) {
         ready.ca_file = Some(self.ca_file.display().to_string());

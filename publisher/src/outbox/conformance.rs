@@ -16,9 +16,12 @@ const A_MOMENT: Duration = Duration::from_millis(5);
 pub async fn refuses_what_is_newer(outbox: &impl Outbox, upgrade: impl Future<Output = ()>) {
     upload(outbox, "sent-before", "T").await;
     let attempt = begin(outbox, "begun-before", "T").await;
-    assert_eq!(outbox.due(10).await.unwrap().len(), 1);
+    let due = outbox.due(10).await.unwrap();
+    assert_eq!(due.len(), 1);
     upgrade.await;
     assert!(matches!(outbox.due(10).await, Err(OutboxError::Newer { .. })));
+    outbox.sent(&[due[0].row]).await.unwrap();
+    assert!(matches!(outbox.due(10).await, Err(OutboxError::Newer { .. })), "also with nothing due");
     assert!(matches!(outbox.number(&attempt, facts()).await, Err(OutboxError::Newer { .. })));
 }
 
@@ -85,6 +88,46 @@ where
     one_relay_at_a_time(&open).await;
     abandoned_plans_are_given_out_once(&open).await;
     callers_at_once_get_numbers_of_their_own(&open("at-once").await).await;
+    for name in [
+        "life",
+        "numbers",
+        "once",
+        "type",
+        "take-over",
+        "settle",
+        "overtaken",
+        "void",
+        "due",
+        "again",
+        "not-again",
+        "paused",
+        "on-its-way",
+        "manifests",
+        "long",
+        "over",
+        "not-over",
+        "parts",
+        "list",
+        "at-once",
+        "epoch",
+        "abandon",
+    ] {
+        its_counts_are_those_of_its_rows(&open(name).await, name).await;
+    }
+}
+
+/// Whatever happened to them.
+async fn its_counts_are_those_of_its_rows(outbox: &impl Outbox, name: &str) {
+    let counts = outbox.counts().await.unwrap();
+    let rows = outbox.list(&ListFilter { most: 10_000, ..ListFilter::default() }).await.unwrap();
+    for (state, counted) in [
+        (State::Planned, counts.planned),
+        (State::Uploaded, counts.uploaded),
+        (State::Sent, counts.sent),
+        (State::Void, counts.void),
+    ] {
+        assert_eq!(rows.iter().filter(|row| row.state == state).count() as u64, counted, "{name}: {state}");
+    }
 }
 
 /// Plans an export that is new to the outbox.
@@ -424,14 +467,23 @@ async fn manifests_name_every_number_once(outbox: &impl Outbox) {
     outbox.number(&voided, facts()).await.unwrap();
     outbox.void(&voided, "somebody else's blob").await.unwrap();
     assert_eq!(planned(outbox, 10).await, first, "it is not made yet; behind b, which is not sent, nothing is settled");
+    let named_to = async |publisher: &'static str| {
+        let named = outbox.named_to(publisher).await.unwrap();
+        named.into_iter().map(|named| (named.blob_type, named.up_to, named.unsent)).collect::<Vec<_>>()
+    };
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "fixed is not told");
     let manifest = upload(outbox, first[0].0.export_id.as_str(), MANIFEST_TYPE).await;
     assert!(planned(outbox, 10).await.is_empty(), "it is made");
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "nor is made");
     outbox.sent(&[manifest]).await.unwrap();
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 0)]);
+    assert!(named_to("another").await.is_empty());
     assert!(planned(outbox, 10).await.is_empty(), "a manifest alone is no reason for another");
 
     outbox.sent(&[b]).await.unwrap();
     let second = planned(outbox, 10).await;
     assert_eq!(names(&second), ["T 2 to 3", "Waybill.Manifest 1 to 1"]);
+    assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 1), (MANIFEST_TYPE.to_owned(), 0, 1)]);
     let rows = outbox.named(&second[0].0, 0, 10).await.unwrap();
     let told: Vec<_> = rows.iter().map(|row| (row.sequence, row.state, row.reason.as_deref())).collect();
     assert_eq!(told, [(Some(2), State::Sent, None), (Some(3), State::Void, Some("somebody else's blob"))]);

@@ -72,6 +72,18 @@ pub enum OutboxError {
         /// What this program knows.
         known: i64,
     },
+    /// An earlier version of this program made it, and whoever only looks brings it to no other schema.
+    #[error(
+        "the outbox has schema version {found}, which an earlier version of this program made, and this one needs {known}; \
+         `waybill-publisher run` of this version upgrades it, and publishers of the earlier one end then; until then look with \
+         the earlier one"
+    )]
+    Older {
+        /// What it has.
+        found: i64,
+        /// What this program needs.
+        known: i64,
+    },
     /// A later try, or another process, has this export now.
     #[error("export {export_id}: another try with this id has taken over")]
     Overtaken {
@@ -161,7 +173,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// Uploaded exports whose message is due, longest waiting first.
     ///
     /// # Errors
-    /// Also [`OutboxError::Newer`], where there are some: what a newer version says in them would not be in the messages.
+    /// Also [`OutboxError::Newer`], whether there are some or not: what a newer version says in them would not be in the messages,
+    /// and who has nothing to send has to let go of the outbox too.
     fn due(&self, most: u32) -> impl Future<Output = Result<Vec<ExportRow>, OutboxError>> + Send;
 
     /// The broker has accepted the messages of these rows.
@@ -195,7 +208,8 @@ pub trait Outbox: Send + Sync + 'static {
     /// When manifests were looked for last; before that, when the outbox, or its epoch, began.
     fn manifested_at(&self) -> impl Future<Output = Result<OffsetDateTime, OutboxError>> + Send;
 
-    /// Up to which number of each type's sequence, of this publisher in this epoch, manifests name what became of it; by type.
+    /// Up to which number of each type's sequence, of this publisher in this epoch, manifests that were sent name what became of
+    /// it, and how many are fixed and not sent; by type.
     fn named_to(&self, publisher: &str) -> impl Future<Output = Result<Vec<NamedTo>, OutboxError>> + Send;
 
     /// Fixes what the next manifests name: of each sequence the numbers that none names yet, up to the first one that is neither
@@ -248,6 +262,20 @@ const PARTS: &str = "publisher = $1 AND blob_type = $2 AND snapshot_id = $3 ORDE
 fn refuse_newer(found: i64, schema: &Schema) -> Result<(), OutboxError> {
     let known = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
     if found > known { Err(OutboxError::Newer { found, known }) } else { Ok(()) }
+}
+
+/// A sum that somebody spoilt is told, and is no large number.
+fn not_below_0(count: i64) -> u64 {
+    u64::try_from(count).unwrap_or_else(|_| {
+        tracing::warn!(count, "the outbox's sums are wrong: was a row changed while its triggers were off?");
+        0
+    })
+}
+
+/// To look is no reason to take the outbox from an older version that runs.
+fn refuse_older(found: i64, schema: &Schema) -> Result<(), OutboxError> {
+    let known = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
+    if found < known { Err(OutboxError::Older { found, known }) } else { Ok(()) }
 }
 
 fn overtaken(attempt: &Attempt) -> OutboxError {

@@ -271,8 +271,10 @@ pub struct ManifestRange {
 pub struct NamedTo {
     /// The type.
     pub blob_type: String,
-    /// The last number that one names, made or fixed to be made.
+    /// The last number up to which all are named by manifests that were sent.
     pub up_to: u64,
+    /// Manifests of what comes then that are fixed, and not made or not sent.
+    pub unsent: u64,
 }
 
 /// An export that is over: its blob's term is, and it is sent or void.

@@ -27,9 +27,14 @@ pub(super) const FIX: &str =
 pub(super) const MOVE: &str = "INSERT INTO manifested (publisher, epoch, blob_type, up_to) VALUES ($1, $2, $3, $4)
     ON CONFLICT (publisher, epoch, blob_type) DO UPDATE SET up_to = excluded.up_to";
 
-/// How far sequences of publisher $1 in epoch $2 are named.
+/// How far manifests that were sent name sequences of publisher $1 in epoch $2, and how many that are fixed were not sent.
 pub(super) const NAMED_TO: &str =
-    "SELECT blob_type, up_to FROM manifested WHERE publisher = $1 AND epoch = $2 ORDER BY blob_type";
+    "SELECT known.blob_type, coalesce(min(unsent.first) - 1, known.up_to), count(unsent.first)
+    FROM manifested AS known LEFT JOIN (
+        SELECT publisher, epoch, blob_type, first FROM manifest WHERE NOT EXISTS (
+            SELECT 1 FROM export WHERE export.export_id = manifest.export_id AND sent_at IS NOT NULL)) AS unsent
+        ON unsent.publisher = known.publisher AND unsent.epoch = known.epoch AND unsent.blob_type = known.blob_type
+    WHERE known.publisher = $1 AND known.epoch = $2 GROUP BY known.blob_type, known.up_to ORDER BY known.blob_type";
 
 /// Ranges whose manifest is not made; those of the manifests themselves last.
 pub(super) fn open() -> String {

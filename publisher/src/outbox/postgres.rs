@@ -17,8 +17,8 @@ use waybill_store::{
 
 use super::{
     Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
-    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again, overtaken,
-    refuse_newer,
+    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again, not_below_0,
+    overtaken, refuse_newer, refuse_older,
 };
 use crate::session::{self, Session};
 
@@ -110,13 +110,15 @@ impl PostgresOutbox {
         Ok(outbox)
     }
 
-    /// Connects to an outbox, if there is one: to look.
+    /// Connects to an outbox, if there is one: to look. Its schema stays as it is.
     ///
     /// # Errors
-    /// As [`PostgresOutbox::open`].
+    /// As [`PostgresOutbox::open`], and [`OutboxError::Older`].
     pub async fn open_existing(address: &str, options: PostgresOutboxOptions) -> Result<Option<Self>, OutboxError> {
         let version = Self::at(address, &options)?.version(&SCHEMA).await.map_err(opening)?;
-        if version.is_none() { Ok(None) } else { Self::open(address, options).await.map(Some) }
+        let Some(version) = version else { return Ok(None) };
+        refuse_older(version.into(), &SCHEMA)?;
+        Self::open(address, options).await.map(Some)
     }
 
     fn at(address: &str, options: &PostgresOutboxOptions) -> Result<Postgres, OutboxError> {
@@ -425,11 +427,15 @@ impl Outbox for PostgresOutbox {
     }
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
+        // One row without an export where none is due: the version is told all the same.
         let sql = format!(
-            "SELECT {COLUMNS}, {VERSION} FROM export WHERE state = 'uploaded' AND due_at <= $1 ORDER BY due_at, row LIMIT $2"
+            "SELECT {COLUMNS}, known.version FROM (SELECT {VERSION} AS version) AS known LEFT JOIN (
+                 SELECT * FROM export WHERE state = 'uploaded' AND due_at <= $1 ORDER BY due_at, row LIMIT $2) AS due ON true
+             ORDER BY due_at, row"
         );
         let due = self.query(&sql, &[&self.now(), &i64::from(most)]).await?;
-        due.iter().map(|row| refuse_newer(row.get(COLUMNS_COUNT), &SCHEMA).and_then(|()| export_row(row))).collect()
+        due.first().map_or(Ok(()), |row| refuse_newer(row.get(COLUMNS_COUNT), &SCHEMA))?;
+        due.iter().filter(|row| row.get::<_, Option<i64>>(0).is_some()).map(export_row).collect()
     }
 
     async fn sent(&self, rows: &[i64]) -> Result<(), OutboxError> {
@@ -506,7 +512,8 @@ impl Outbox for PostgresOutbox {
 
     async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
         let rows = self.query(named::NAMED_TO, &[&publisher, &&*self.epoch]).await?;
-        let named = |row: &Row| NamedTo { blob_type: row.get(0), up_to: row.get::<_, i64>(1).unsigned_abs() };
+        let number = |row: &Row, at| row.get::<_, i64>(at).unsigned_abs();
+        let named = |row: &Row| NamedTo { blob_type: row.get(0), up_to: number(row, 1), unsent: number(row, 2) };
         Ok(rows.iter().map(named).collect())
     }
 
@@ -574,7 +581,7 @@ impl Outbox for PostgresOutbox {
                        (SELECT min(coalesce(resent_at, uploaded_at)) FROM export WHERE state = 'uploaded')
                    FROM tally GROUP BY state";
         for row in self.query(sql, &[]).await? {
-            let count = row.get::<_, i64>(1).unsigned_abs();
+            let count = not_below_0(row.get(1));
             counts.waiting_since = row.get(2);
             match parsed(row.get(0))? {
                 State::Planned => counts.planned = count,
@@ -801,6 +808,42 @@ mod tests {
             PostgresOutbox::open(&format!("{server}?sslmode=disable"), outbox.options.clone()).await.unwrap_err();
         let text = crate::relay::chain(&error);
         assert!(text.contains("schema version 99") && text.contains("use a newer program"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_outbox_in_postgresql_of_schema_3_is_counted_when_it_is_opened_and_left_alone_by_who_looks() {
+        const EARLIER: Schema = Schema { migrations: SCHEMA.migrations.split_at(3).0, ..SCHEMA };
+        let server = std::env::var("WAYBILL_TEST_POSTGRES").unwrap();
+        let address = format!("{server}?sslmode=disable");
+        let schema = format!("earlier {}", Uuid::new_v4().simple());
+        let options = PostgresOutboxOptions { schema, ..Default::default() };
+        let store = PostgresOutbox::at(&address, &options).unwrap();
+        store.migrate(&EARLIER).await.unwrap();
+        let rows = "INSERT INTO export (export_id, publisher, epoch, blob_type, correlation_id, blob, content_type, state, created_at)
+            VALUES ('a', 'p', 'e', 'T', 'c', 'b', 't', 'sent', now()), ('b', 'p', 'e', 'T', 'c', 'b', 't', 'void', now())";
+        store.connection().await.unwrap().execute(rows, &[]).await.unwrap();
+        let looked = PostgresOutbox::open_existing(&address, options.clone()).await;
+        assert!(matches!(looked, Err(OutboxError::Older { found: 3, .. })), "{looked:?}");
+        assert_eq!(store.version(&SCHEMA).await.unwrap(), Some(3));
+        let outbox = PostgresOutbox::open(&address, options).await.unwrap();
+        let counts = outbox.counts().await.unwrap();
+        assert_eq!((counts.sent, counts.void, counts.planned, counts.uploaded), (1, 1, 0, 0));
+        conformance::begin(&outbox, "c", "T").await;
+        assert_eq!(outbox.counts().await.unwrap().planned, 1);
+    }
+
+    #[tokio::test]
+    async fn an_outbox_in_postgresql_is_counted_also_after_its_schema_was_renamed() {
+        let run = Uuid::new_v4().simple().to_string();
+        let before = open("before", &run).await;
+        conformance::begin(&before, "a", "T").await;
+        let rename =
+            format!("ALTER SCHEMA \"an \"\"outbox\"\" before {run}\" RENAME TO \"an \"\"outbox\"\" after {run}\"");
+        before.query(&rename, &[]).await.unwrap();
+        before.close().await;
+        let after = open("after", &run).await;
+        conformance::begin(&after, "b", "T").await;
+        assert_eq!(after.counts().await.unwrap().planned, 2);
     }
 
     #[tokio::test]

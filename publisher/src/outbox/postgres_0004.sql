@@ -7,9 +7,11 @@ CREATE TABLE tally (
     PRIMARY KEY (state, shard)
 ) WITH (fillfactor = 50);
 
--- In one order, so that two sessions that share a shard never wait for each other.
+-- In one order, so that two sessions that share a shard never wait for each other. The schema is the one of the table, whatever its
+-- name is by now and whoever writes; because of `SET`, the writer's search path is as it was afterwards.
 CREATE FUNCTION tally() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $tally$
 BEGIN
+    PERFORM set_config('search_path', quote_ident(TG_TABLE_SCHEMA), true);
     IF TG_OP = 'INSERT' THEN
         INSERT INTO tally AS known SELECT state, pg_backend_pid() % 64, count(*) FROM after GROUP BY state ORDER BY 1
         ON CONFLICT (state, shard) DO UPDATE SET exports = known.exports + excluded.exports;

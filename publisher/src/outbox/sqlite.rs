@@ -1,6 +1,6 @@
 //! The outbox in one SQLite file: no server, many processes on one machine.
 
-use std::{fmt, path::Path, str::FromStr, sync::Arc};
+use std::{fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -9,8 +9,8 @@ use waybill_contracts::{BlobPath, BlobType, ExportId, Snapshot};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{
-        self, Connection, OptionalExtension, Row, ToSql, Transaction, named_params, params, params_from_iter,
-        types::Type,
+        self, Connection, OpenFlags, OptionalExtension, Row, ToSql, Transaction, named_params, params,
+        params_from_iter, types::Type,
     },
     signed,
 };
@@ -19,9 +19,9 @@ use super::{
     Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
     OverExport, PARTS, Paused, Plan, Planned, RelayLock, State,
     model::paused_until,
-    named, not_again, overtaken,
+    named, not_again, not_below_0, overtaken,
     owner::{self, Owner},
-    refuse_newer,
+    refuse_newer, refuse_older,
 };
 
 const SCHEMA: Schema = Schema {
@@ -49,6 +49,9 @@ const UNSENT: &str = "state <> 'sent' AND state = ?";
 
 /// The schema version now: another process may have brought it further.
 const VERSION: &str = "(SELECT user_version FROM pragma_user_version)";
+
+/// How long a look at the version waits for another process.
+const LOOK_WAIT: Duration = Duration::from_secs(5);
 
 /// An outbox in a SQLite file. Clones share it.
 #[derive(Clone)]
@@ -101,6 +104,23 @@ impl SqliteOutbox {
         })
         .await?;
         Ok(Self { db, epoch: epoch.into(), owner: Arc::new(owner), options })
+    }
+
+    /// Opens an outbox that is there: to look. Its schema stays as it is.
+    ///
+    /// # Errors
+    /// As [`SqliteOutbox::open`], and [`OutboxError::Older`].
+    pub async fn open_existing(path: &Path, options: SqliteOutboxOptions) -> Result<Self, OutboxError> {
+        let file = path.to_owned();
+        let version = tokio::task::spawn_blocking(move || {
+            let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE).ok()?;
+            db.busy_timeout(LOOK_WAIT).ok()?;
+            db.query_row(&format!("SELECT {VERSION}"), [], |row| row.get(0)).ok()
+        });
+        // What is no outbox, or not one yet, is told when it is opened.
+        let version: Option<i64> = version.await.ok().flatten().filter(|version| *version > 0);
+        version.map_or(Ok(()), |version| refuse_older(version, &SCHEMA))?;
+        Self::open(path, options).await
     }
 
     /// The file's path.
@@ -316,16 +336,17 @@ impl Outbox for SqliteOutbox {
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
         let now = self.now();
-        let due = read(&self.db, move |db| {
+        let (due, version) = read(&self.db, move |db| {
             let sql = format!(
-                "SELECT {COLUMNS}, {VERSION} FROM export WHERE state = 'uploaded' AND due_at <= ?1
-                 ORDER BY due_at, row LIMIT ?2"
+                "SELECT {COLUMNS} FROM export WHERE state = 'uploaded' AND due_at <= ?1 ORDER BY due_at, row LIMIT ?2"
             );
-            let read = |row: &Row<'_>| Ok((export_row(row)?, row.get(COLUMNS_COUNT)?));
-            db.prepare_cached(&sql)?.query_map(params![now, most], read)?.collect::<rusqlite::Result<Vec<_>>>()
+            let due = db.prepare_cached(&sql)?.query_map(params![now, most], export_row)?.collect::<Result<_, _>>()?;
+            // After the rows: what a newer version wrote is there no earlier than its schema.
+            let version = db.prepare_cached(&format!("SELECT {VERSION}"))?.query_row([], |row| row.get(0))?;
+            Ok((due, version))
         })
         .await?;
-        due.into_iter().map(|(row, version)| refuse_newer(version, &SCHEMA).map(|()| row)).collect()
+        refuse_newer(version, &SCHEMA).map(|()| due)
     }
 
     async fn sent(&self, rows: &[i64]) -> Result<(), OutboxError> {
@@ -435,8 +456,10 @@ impl Outbox for SqliteOutbox {
     async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
         let (publisher, epoch) = (publisher.to_owned(), Arc::clone(&self.epoch));
         read(&self.db, move |db| {
-            let named =
-                |row: &Row<'_>| Ok(NamedTo { blob_type: row.get(0)?, up_to: unsigned(row, 1)?.unwrap_or_default() });
+            let named = |row: &Row<'_>| {
+                let [up_to, unsent] = [unsigned(row, 1)?, unsigned(row, 2)?].map(Option::unwrap_or_default);
+                Ok(NamedTo { blob_type: row.get(0)?, up_to, unsent })
+            };
             db.prepare_cached(named::NAMED_TO)?.query_map(params![publisher, &*epoch], named)?.collect()
         })
         .await
@@ -523,7 +546,7 @@ impl Outbox for SqliteOutbox {
             let mut states = db.prepare_cached("SELECT state, exports FROM tally")?;
             let mut rows = states.query([])?;
             while let Some(row) = rows.next()? {
-                let count = unsigned(row, 1)?.unwrap_or(0);
+                let count = not_below_0(row.get(1)?);
                 match parsed(row, 0)? {
                     State::Planned => counts.planned = count,
                     State::Uploaded => counts.uploaded = count,
@@ -868,7 +891,13 @@ mod tests {
             )
             .unwrap();
         drop(earlier);
+        // Who only looks leaves it as it is.
+        for _ in 0..2 {
+            let looked = SqliteOutbox::open_existing(&path, SqliteOutboxOptions::default()).await;
+            assert!(matches!(looked, Err(OutboxError::Older { found: 1, .. })), "{looked:?}");
+        }
         let outbox = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap();
+        SqliteOutbox::open_existing(&path, SqliteOutboxOptions::default()).await.unwrap();
         let counts = outbox.counts().await.unwrap();
         assert_eq!((counts.sent, counts.void, counts.planned, counts.uploaded), (1, 1, 0, 0));
         conformance::begin(&outbox, "c", "T").await;

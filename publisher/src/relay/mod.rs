@@ -70,19 +70,18 @@ impl<O: Outbox> Relay<O> {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let lock = tokio::select! {
             lock = self.lock() => lock,
-            () = stop.cancelled() => {
-                self.state.send_replace(RelayState::Stopped);
-                self.context.counting.relay_at(None);
-                return;
-            }
+            () = stop.cancelled() => return self.end(RelayState::Stopped),
+        };
+        let lock = match lock {
+            Ok(lock) => lock,
+            Err(error) => return self.end(gave_up(&error)),
         };
         tracing::debug!(publisher = self.context.publisher, "relaying");
         let mut ended = RelayState::Stopped;
         while !stop.is_cancelled() {
             self.context.counting.relay_at(Some(Instant::now()));
             if let Err(error) = self.fill(&stop).await {
-                tracing::error!(%error, "nothing is sent any more");
-                ended = RelayState::GaveUp(error.to_string());
+                ended = gave_up(&error);
                 break;
             }
             tokio::select! {
@@ -108,18 +107,25 @@ impl<O: Outbox> Relay<O> {
         self.sending.shutdown().await;
         self.link = None;
         self.bus.close().await;
-        self.state.send_replace(ended);
-        self.context.counting.relay_at(None);
+        self.end(ended);
         drop(lock);
     }
 
+    fn end(&self, ended: RelayState) {
+        self.state.send_replace(ended);
+        self.context.counting.relay_at(None);
+    }
+
     /// Waits for the right to send.
-    async fn lock(&mut self) -> RelayLock {
+    ///
+    /// # Errors
+    /// An outbox that this program must not send from. It may follow the change log while it stands by.
+    async fn lock(&mut self) -> Result<RelayLock, OutboxError> {
         let mut told = false;
         loop {
             self.context.counting.relay_at(Some(Instant::now()));
             match self.context.outbox.lock_relay().await {
-                Ok(Some(lock)) => return lock,
+                Ok(Some(lock)) => return Ok(lock),
                 Ok(None) => {
                     if !told {
                         tracing::info!("another process sends this outbox's messages");
@@ -128,6 +134,9 @@ impl<O: Outbox> Relay<O> {
                     }
                     // It tells nobody here what it has sent.
                     self.context.progressed();
+                    if let Err(error @ OutboxError::Newer { .. }) = self.context.outbox.due(1).await {
+                        return Err(error);
+                    }
                 }
                 Err(error) => self.outage.tell("the outbox cannot be locked", &error),
             }
@@ -223,6 +232,11 @@ impl<O: Outbox> Relay<O> {
         self.outage.tell("the bus cannot be used; what is uploaded waits in the outbox", error);
         self.state.send_replace(RelayState::Waiting { problem, needs_person });
     }
+}
+
+fn gave_up(error: &OutboxError) -> RelayState {
+    tracing::error!(%error, "nothing is sent any more");
+    RelayState::GaveUp(error.to_string())
 }
 
 /// Whether another link is needed after this. A full or busy entity says so on a link that goes on working.

@@ -10,6 +10,8 @@ use super::chain;
 const DELAY_MIN: Duration = Duration::from_millis(100);
 /// What only a person can mend is not tried more often than this.
 const SLOW: Duration = Duration::from_secs(30);
+/// A longer wait that somebody asks for is cut to this.
+const ASKED_MAX: Duration = Duration::from_secs(3600);
 /// After the first time, an outage is told this often.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
@@ -41,7 +43,7 @@ impl Outage {
                 .with_jitter()
                 .build()
         });
-        let delay = backoff.next().unwrap_or(self.delay_max).max(at_least.unwrap_or_default());
+        let delay = backoff.next().unwrap_or(self.delay_max).max(at_least.unwrap_or_default().min(ASKED_MAX));
         let delay = if needs_person { delay.max(SLOW.min(self.delay_max)) } else { delay };
         self.until = Some(Instant::now() + delay);
     }
@@ -102,5 +104,7 @@ mod tests {
         assert!(outage.until().unwrap() - Instant::now() >= Duration::from_secs(10));
         outage.begin(None, true);
         assert!(outage.until().unwrap() - Instant::now() >= SLOW);
+        outage.begin(Some(Duration::MAX), false);
+        assert_eq!(outage.until().unwrap() - Instant::now(), ASKED_MAX, "somebody means forever");
     }
 }

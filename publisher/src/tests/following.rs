@@ -11,7 +11,7 @@ use super::{
     world::{PATIENCE, Running, World, until},
 };
 use crate::{
-    FollowOptions, FollowState, Publisher, TypeOptions,
+    FollowOptions, FollowState, Publisher, RelayState, TypeOptions,
     change_log::{Change, ChangeLog, append_postgres, append_sqlite, conformance::Service},
     outbox::{ListFilter, Outbox, SqliteOutbox},
 };
@@ -76,6 +76,44 @@ pub(super) fn at_once() -> FollowOptions {
 
 fn item(id: u32) -> Change {
     Change::upsert("Item", &serde_json::json!({ "id": id })).unwrap().correlation_id("order-7").key(&id.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_publishers_whose_outbox_was_changed_by_a_newer_version_end_and_the_next_one_goes_on() {
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    let first = Following::start(world.publisher().await, &log, at_once());
+    until("the first to send", async || *first.running.publisher.relay().borrow() == RelayState::Attached).await;
+    until("the first to follow", async || *first.running.publisher.following().borrow() == FollowState::Active).await;
+    // It stands by for both.
+    let second = Following::start(world.publisher().await, &log, at_once());
+    until("the second to stand by", async || *second.running.publisher.relay().borrow() == RelayState::Standby).await;
+
+    let newer = Connection::open(world.outbox().join("outbox.sqlite")).unwrap();
+    let known: i64 = newer.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    newer.pragma_update(None, "user_version", 99).unwrap();
+    let mut service = Connection::open(&path).unwrap();
+    service.busy_timeout(PATIENCE).unwrap();
+    let tx = service.transaction().unwrap();
+    append_sqlite(&tx, &[item(1)]).unwrap();
+    tx.commit().unwrap();
+    for following in [first, second] {
+        let publisher = following.running.publisher.clone();
+        let gave_up = || matches!(*publisher.relay().borrow(), RelayState::GaveUp(_));
+        until("it to end by itself", async || gave_up() && *publisher.following().borrow() == FollowState::Stopped)
+            .await;
+        following.end().await;
+    }
+    assert!(world.messages().is_empty());
+
+    // The newer version knows its schema.
+    newer.pragma_update(None, "user_version", known).unwrap();
+    let third = Following::start(world.publisher().await, &log, at_once());
+    all_sent(&log, &third).await;
+    assert_eq!(rows_sent(&world, "Item").await, [r#"{"id":1}"#]);
+    third.end().await;
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use time::OffsetDateTime;
 use waybill_contracts::{Fate, MANIFEST_TYPE, ManifestRow, ManifestScope};
+use waybill_local::{
+    BlobOperation,
+    fault::{BlobRequests, Step as Fault, What, When},
+};
 
 use super::{
     crash::{is_the_one_to_be_killed, kill_at, publisher_to_be_killed},
@@ -31,6 +35,29 @@ async fn export_with_term(publisher: &Publisher, id: &str, term: time::Duration)
     let mut writer = publisher.export("Number").unwrap().id(id).unwrap().expires_at(expires_at).start().await.unwrap();
     writer.serialize(&serde_json::json!({"n": 1})).await.unwrap();
     writer.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn while_storage_takes_no_manifest_figures_say_that_numbers_are_not_named() {
+    let world = World::new().await;
+    let running = world.running().await;
+    export(&running.publisher, "one", 1).await.unwrap();
+    running.sent().await;
+    let named = async || {
+        let named = running.publisher.outbox().named_to("shop").await.unwrap();
+        named.into_iter().map(|of| (of.up_to, of.unsent)).collect::<Vec<_>>()
+    };
+    let step =
+        Fault::new(When::Blob(BlobRequests::of(BlobOperation::PutBlock)), What::throttle(Duration::from_secs(3600)));
+    world.local.faults().install([step]).unwrap();
+    running.publisher.make_manifests().await.unwrap_err();
+    assert_eq!(named().await, [(0, 1)]);
+    world.local.faults().clear();
+    running.publisher.make_manifests().await.unwrap();
+    running.sent().await;
+    assert_eq!(named().await, [(1, 0)]);
+    running.end().await;
+    world.end().await;
 }
 
 #[tokio::test]

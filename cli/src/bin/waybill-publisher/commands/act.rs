@@ -19,7 +19,7 @@ struct Types {
 }
 
 pub(crate) async fn resend(common: &Common, settings: &Settings, id: &str, why: &str) -> anyhow::Result<Outcome> {
-    let outbox = settings.existing_outbox().await?;
+    let outbox = settings.outbox_to_change(false).await?;
     let row = outbox.resend(found(&outbox, id).await?.row, why).await?;
     let message = row.message_id.as_deref().unwrap_or_default();
     let paused = outbox.paused().await?.into_iter().any(|paused| paused.blob_type == row.blob_type);
@@ -28,7 +28,7 @@ pub(crate) async fn resend(common: &Common, settings: &Settings, id: &str, why: 
 }
 
 pub(crate) async fn void(common: &Common, settings: &Settings, id: &str, why: &str) -> anyhow::Result<Outcome> {
-    let outbox = settings.existing_outbox().await?;
+    let outbox = settings.outbox_to_change(false).await?;
     let row = found(&outbox, id).await?;
     let export_id = row.export_id.as_str();
     ensure!(
@@ -46,8 +46,7 @@ pub(crate) async fn void(common: &Common, settings: &Settings, id: &str, why: &s
 }
 
 pub(crate) async fn pause(common: &Common, settings: &Settings, blob_type: &str, why: &str) -> anyhow::Result<Outcome> {
-    let outbox =
-        if settings.looks_elsewhere()? { settings.existing_outbox().await? } else { settings.outbox().await? };
+    let outbox = settings.outbox_to_change(true).await?;
     outbox.pause(blob_type, why).await?;
     if common.format == Format::Json {
         json(&Types { paused: outbox.paused().await? })?;
@@ -61,7 +60,7 @@ pub(crate) async fn pause(common: &Common, settings: &Settings, blob_type: &str,
 }
 
 pub(crate) async fn resume(common: &Common, settings: &Settings, blob_type: &str) -> anyhow::Result<Outcome> {
-    let outbox = settings.existing_outbox().await?;
+    let outbox = settings.outbox_to_change(false).await?;
     let was = outbox.resume(blob_type).await?;
     if common.format == Format::Json {
         json(&Types { paused: outbox.paused().await? })?;

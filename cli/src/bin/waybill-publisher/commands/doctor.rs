@@ -103,7 +103,9 @@ async fn outbox(settings: &Settings) -> anyhow::Result<String> {
 async fn storage(tokens: Arc<dyn TokenSource>, http: HttpOptions) -> anyhow::Result<String> {
     let container = Container::new(HttpClient::new(&http)?, tokens, ContainerOptions::default());
     match container.head(NO_BLOB).await {
-        Ok(_) | Err(BlobError::NotFound { .. }) => Ok("the container answers".to_owned()),
+        Ok(_) | Err(BlobError::NotFound { .. }) => {
+            Ok("the container answers (to read was tried, not to write)".to_owned())
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -36,7 +36,7 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
         None => None,
     };
     // With a change log, nothing need have been published yet.
-    let outbox = if log.is_some() { settings.outbox().await? } else { settings.existing_outbox().await? };
+    let outbox = if log.is_some() { settings.runs_outbox_or_new().await? } else { settings.existing_outbox().await? };
     let exports = outbox.counts().await?;
     let last_error = outbox::last_error(&outbox).await?;
     let paused = outbox.paused().await?;
