@@ -127,7 +127,9 @@ impl Shop {
         let (folder, local) = beside_local().await;
         let shop = Self { folder, local };
         shop.write("waybill.toml", "[publisher]\nchange_log = \"sqlite:shop.sqlite\"\n");
-        shop.write("entities.toml", "[entity.item]\ntypes = [\"ItemChanges\"]\nkey = [\"id\"]\n");
+        // Files that come together are worked in any order, and the first one would say what a price is.
+        let item = "[entity.item]\ntypes = [\"ItemChanges\"]\nkey = [\"id\"]\ncolumns = { price = \"text\" }\n";
+        shop.write("entities.toml", item);
         shop.publisher(&["init"]).await;
         shop.sql("shop.sqlite", "CREATE TABLE item (id INTEGER PRIMARY KEY, price)");
         let triggers = shop.publisher(&["triggers", "item", "--type", "ItemChanges"]).await.with(0).out;
