@@ -14,10 +14,11 @@ mod copy;
 mod room;
 
 use std::{
+    fs::{self, File},
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -30,7 +31,10 @@ use waybill_azure::blob::BlobFacts;
 
 pub(crate) use self::copy::Copy;
 pub use self::room::{CacheUse, cache_use};
-use self::{copy::Writing, room::Room};
+use self::{
+    copy::{Writing, is_wrong},
+    room::{Room, clear_up, is_older},
+};
 use crate::tasks::blocking;
 
 /// Of a copy that is not whole. Whoever writes it holds a lock on it.
@@ -63,6 +67,10 @@ pub(crate) struct Cache {
     options: CacheOptions,
     now: fn() -> OffsetDateTime,
     room: Mutex<Room>,
+    /// Held while the folder is looked through, which may take long, and by nobody who must not wait.
+    looking: Mutex<()>,
+    /// The folder was found to be ours alone.
+    ours: OnceLock<()>,
     hits: AtomicU64,
     misses: AtomicU64,
     damaged: AtomicU64,
@@ -81,7 +89,7 @@ pub struct CacheFigures {
     pub misses: u64,
     /// Copies that were not right, and were removed.
     pub damaged: u64,
-    /// Copies that could not be written, as on a full disk.
+    /// Copies that could not be written or read, as on a full disk.
     pub failed: u64,
     /// Bytes of all copies, about.
     pub bytes: u64,
@@ -93,6 +101,8 @@ impl Cache {
             options,
             now,
             room: Mutex::default(),
+            looking: Mutex::default(),
+            ours: OnceLock::new(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             damaged: AtomicU64::new(0),
@@ -117,16 +127,53 @@ impl Cache {
         let (cache, uri) = (Arc::clone(self), uri.to_owned());
         let open = move || {
             let path = cache.path(&uri);
-            match Copy::open(&path, &uri) {
-                Ok(copy) => Some(copy),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            let file = match cache.open(&path) {
+                Ok(file) => Arc::new(file?),
                 Err(error) => {
-                    cache.remove(&path, &error);
+                    cache.failed(&error);
+                    return None;
+                }
+            };
+            match Copy::open(&file, &uri) {
+                Ok(copy) => Some(copy),
+                Err(error) => {
+                    cache.judge(&path, &file, &error);
                     None
                 }
             }
         };
         blocking(open).await?
+    }
+
+    /// A file of the folder, if it is there and not too old.
+    fn open(&self, path: &Path) -> io::Result<Option<File>> {
+        let metadata = match fs::symlink_metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        self.check_folder()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other(format!("{} is no ordinary file; remove it", path.display())));
+        }
+        if is_older(metadata.modified()?, self.options.age_max, (self.now)().into()) {
+            fs::remove_file(path)?;
+            return Ok(None);
+        }
+        match File::open(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whoever else may write in the folder could put rows of their own there.
+    fn check_folder(&self) -> io::Result<()> {
+        if self.ours.get().is_none() {
+            check_folder(&self.options.dir)?;
+            let _known_by_another = self.ours.set(());
+        }
+        Ok(())
     }
 
     /// A copy is read instead of a download.
@@ -144,8 +191,9 @@ impl Cache {
         }
         let (cache, uri, etag) = (Arc::clone(self), uri.to_owned(), facts.etag.clone());
         let begin = move || {
-            match cache.room().make(&cache.options, bytes, (cache.now)().into()) {
-                Ok(()) => {}
+            match cache.make_room(bytes) {
+                Ok(true) => {}
+                Ok(false) => return None,
                 Err(error) => {
                     cache.failed(&error);
                     return None;
@@ -163,18 +211,45 @@ impl Cache {
         blocking(begin).await?
     }
 
-    /// A block of the copy was not right.
-    pub(crate) async fn doubt(self: &Arc<Self>, uri: &str, problem: io::Error) {
-        let (cache, uri) = (Arc::clone(self), uri.to_owned());
-        blocking(move || cache.remove(&cache.path(&uri), &problem)).await;
+    /// Takes room for so many bytes; `false`: there is none, as long as others are written.
+    fn make_room(&self, bytes: u64) -> io::Result<bool> {
+        let options = &self.options;
+        if !self.room().may_fit(options, bytes) {
+            return Ok(false);
+        }
+        if self.room().is_unknown(options, bytes) {
+            let _one_at_a_time = self.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            if self.room().is_unknown(options, bytes) {
+                let begun = self.room().begin_look();
+                let Some(needed) = begun.checked_add(bytes).filter(|needed| *needed <= options.bytes_max) else {
+                    return Ok(false);
+                };
+                let copies = clear_up(options, needed, (self.now)().into())?;
+                self.room().looked(copies);
+            }
+        }
+        Ok(self.room().take(options, bytes))
     }
 
-    fn remove(&self, path: &Path, problem: &io::Error) {
+    /// The copy could not be read on.
+    pub(crate) async fn doubt(self: &Arc<Self>, uri: &str, copy: &Copy, problem: io::Error) {
+        let (cache, uri, file) = (Arc::clone(self), uri.to_owned(), Arc::clone(copy.file()));
+        blocking(move || cache.judge(&cache.path(&uri), &file, &problem)).await;
+    }
+
+    /// Removes a copy that is not right. One that only cannot be read now stays, as does one that has taken its place: it may be
+    /// the only one that is left of the file.
+    fn judge(&self, path: &Path, file: &File, problem: &io::Error) {
+        if !is_wrong(problem) {
+            return self.failed(problem);
+        }
         self.damaged.fetch_add(1, Ordering::Relaxed);
         let path_shown = path.display();
         tracing::warn!(%problem, "a copy in the cache is not right; it is removed and downloaded again: {path_shown}");
-        // If it stays, it will be found out again.
-        let _stays = std::fs::remove_file(path);
+        if is_at(file, path) {
+            // If it stays, it will be found out again.
+            let _stays = fs::remove_file(path);
+        }
     }
 
     /// No copy could be made. Said once, until one can be made again.
@@ -182,7 +257,7 @@ impl Cache {
         self.failed.fetch_add(1, Ordering::Relaxed);
         if !self.fails.swap(true, Ordering::Relaxed) {
             let dir = self.options.dir.display();
-            tracing::warn!(%error, "no copies of files are kept in {dir} for now; files are worked all the same");
+            tracing::warn!(%error, "copies of files cannot be used in {dir} for now; files are worked all the same");
         }
     }
 
@@ -211,6 +286,7 @@ impl Draft {
     fn start(&self, uri: &str, etag: &str) -> io::Result<Writing> {
         let dir = &self.cache.options.dir;
         make_folder(dir)?;
+        self.cache.check_folder()?;
         // Readable by its owner only, as such files are made.
         let file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?;
         // Whoever clears up knows by it that it is not left over. Where there are no locks, its age has to do.
@@ -267,6 +343,41 @@ fn make_folder(dir: &Path) -> io::Result<()> {
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
     builder.create(dir)
+}
+
+/// Whether an open file is the one that has this name now.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let of = |metadata: &fs::Metadata| (metadata.dev(), metadata.ino());
+    matches!((file.metadata(), fs::symlink_metadata(path)), (Ok(ours), Ok(there)) if of(&ours) == of(&there))
+}
+
+/// One that is open cannot be replaced there.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
+}
+
+#[cfg(unix)]
+fn check_folder(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    let of_folder = fs::metadata(dir)?;
+    // A file that is made is its maker's.
+    let me = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(dir)?.as_file().metadata()?.uid();
+    if of_folder.mode() & 0o022 == 0 && [me, 0].contains(&of_folder.uid()) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "others may write in {}; give the folder to the user that subscribers run as, and take the right to write from all \
+         others (chmod 700)",
+        dir.display()
+    )))
+}
+
+#[cfg(not(unix))]
+fn check_folder(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]

@@ -259,10 +259,10 @@ impl Located {
         if let Some((cache, uri)) = &self.cache
             && let Some(copy) = cache.find(uri).await
             && at <= copy.length()
-            && self.is_wanted(&copy, etag, &file).await
+            && let Some(known) = self.known(&copy, etag, &file).await
         {
             cache.hit(&copy);
-            return Fetched::of_copy(copy, self, at).announced(&file);
+            return Fetched::of_copy(copy, self, at, known).announced(&file);
         }
         let download = self.container.download(self.name(), at, etag).await;
         let download = download.map_err(|error| gone_or(error, file, now))?;
@@ -275,18 +275,40 @@ impl Located {
         Ok(fetched)
     }
 
-    async fn is_wanted(&self, copy: &Copy, etag: Option<&str>, file: &Claim<'_>) -> bool {
-        if let Some(wanted) = etag.or(file.seen.map(|seen| seen.etag.as_str())) {
-            return wanted == copy.etag();
+    /// Why the copy is one of the wanted blob; `None`: it is not, or nobody knows.
+    async fn known(&self, copy: &Copy, etag: Option<&str>, file: &Claim<'_>) -> Option<Known> {
+        if let Some(wanted) = etag {
+            return (wanted == copy.etag()).then_some(Known::ByReader);
         }
         match self.container.head(self.name()).await {
-            Ok(facts) => facts.etag == copy.etag() && facts.length == copy.length(),
-            // Nobody has another one.
-            Err(BlobError::NotFound { .. }) => file.announced().is_none_or(|announced| announced == copy.length()),
+            Ok(facts) => (facts.etag == copy.etag() && facts.length == copy.length()).then_some(Known::ByStorage),
+            // Nobody has another one. But the file may never have been the one that there is a copy of: its address was used
+            // before, perhaps.
+            Err(BlobError::NotFound { .. }) => {
+                let extras = file.metadata.extras().unwrap_or_default();
+                let is_as_long = extras.bytes.is_none_or(|announced| announced == copy.length());
+                match (file.seen.is_some_and(|seen| seen.etag == copy.etag()), extras.plain_sha256) {
+                    _ if !is_as_long => None,
+                    (true, _) => Some(Known::ByStorage),
+                    (false, Some(_)) => Some(Known::ByHash),
+                    (false, None) => None,
+                }
+            }
             // The download says it.
-            Err(_) => false,
+            Err(_) => None,
         }
     }
+}
+
+/// Why a copy is one of the wanted blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// Who reads it wants this one.
+    ByReader,
+    /// Storage says so, or that the blob which was read before is gone.
+    ByStorage,
+    /// Storage says that it is gone; the announced hash has to show it.
+    ByHash,
 }
 
 /// A file's stored bytes, on their way.
@@ -305,6 +327,7 @@ enum Source {
     /// Should the copy not be right, the rest comes from the container.
     Copy {
         copy: Copy,
+        known: Known,
         container: Container,
         blob: String,
         cache: Option<(Arc<Cache>, String)>,
@@ -317,11 +340,11 @@ impl Fetched {
         Self { facts, position, source: Source::Storage(Box::new(download)), draft: None }
     }
 
-    fn of_copy(copy: Copy, blob: &Located, at: u64) -> Self {
+    fn of_copy(copy: Copy, blob: &Located, at: u64, known: Known) -> Self {
         let (etag, length) = (copy.etag().to_owned(), copy.length());
         let facts = BlobFacts { etag, length, headers: BlobHeaders::default(), content_encoding: None };
         let (container, cache) = (blob.container.clone(), blob.cache.clone());
-        let source = Source::Copy { copy, container, blob: blob.name().to_owned(), cache };
+        let source = Source::Copy { copy, known, container, blob: blob.name().to_owned(), cache };
         Self { facts, position: at, source, draft: None }
     }
 
@@ -339,9 +362,17 @@ impl Fetched {
         &self.facts
     }
 
-    /// Whether storage gives it.
-    pub(crate) fn is_download(&self) -> bool {
-        matches!(self.source, Source::Storage(_))
+    /// Whether storage gives it, or at least said what it knows of it: storage works, then, once it is read to its end.
+    pub(crate) fn is_from_storage(&self) -> bool {
+        match &self.source {
+            Source::Storage(_) => true,
+            Source::Copy { known, .. } => *known != Known::ByReader,
+        }
+    }
+
+    /// Whether its hash has to show that it is the file: before any of its rows is used, whoever reads it compares the hash.
+    pub(crate) fn is_unsure(&self) -> bool {
+        matches!(self.source, Source::Copy { known: Known::ByHash, .. })
     }
 
     /// The next bytes, never empty; `None` at the end.
@@ -359,11 +390,11 @@ impl Fetched {
                     None => return Ok(None),
                 },
                 Source::Copy { .. } if self.position == self.facts.length => return Ok(None),
-                Source::Copy { copy, container, blob, cache } => match copy.read(self.position).await {
+                Source::Copy { copy, container, blob, cache, .. } => match copy.read(self.position).await {
                     Ok(bytes) => break bytes,
                     Err(problem) => {
                         if let Some((cache, uri)) = cache {
-                            cache.doubt(uri, problem).await;
+                            cache.doubt(uri, copy, problem).await;
                         }
                         let rest = container.download(blob, self.position, Some(&self.facts.etag)).await?;
                         self.source = Source::Storage(Box::new(rest));

@@ -96,7 +96,9 @@ pub struct FileRows {
     announced: Option<Extras>,
     /// What becomes a copy of it, once its reader says that it is right.
     draft: Option<Draft>,
-    is_download: bool,
+    is_from_storage: bool,
+    /// It may be another one: only its hash tells.
+    is_unsure: bool,
     /// A place up to which all rows were given.
     checkpoint: Option<Checkpoint>,
     /// A download that is other than its index or the checkpoint says: whoever opened it reads it again, in one go.
@@ -139,7 +141,8 @@ impl FileRows {
             stats: None,
             announced: None,
             draft: None,
-            is_download: false,
+            is_from_storage: false,
+            is_unsure: false,
             checkpoint: None,
             is_doubted: false,
             again,
@@ -158,14 +161,14 @@ impl FileRows {
         let media = metadata.media().map_err(RowsError::from)?;
         let options = rows::decode_options(media, &metadata.blob_type, entity, limits)?;
         let announced = metadata.extras().unwrap_or_default();
-        let hash_plain = verify_hash && announced.plain_sha256.is_some();
+        let hash_plain = (verify_hash || download.is_unsure()) && announced.plain_sha256.is_some();
         let rows = Self::of_download(name, download, DecodeOptions { hash_plain, ..options }, Way::InOneGo);
         Ok(Self { announced: Some(announced), ..rows })
     }
 
     /// Of a download from the blob's begin, or from where `way` begins.
     pub(crate) fn of_download(name: String, mut download: Fetched, options: DecodeOptions, way: Way) -> Self {
-        let is_download = download.is_download();
+        let (is_from_storage, is_unsure) = (download.is_from_storage(), download.is_unsure());
         let work = Work::begin(options, way, 0, async move |chunks| {
             fetch::stream(&mut download, chunks).await?;
             Ok(download.into_draft())
@@ -178,7 +181,8 @@ impl FileRows {
             stats: None,
             announced,
             draft: None,
-            is_download,
+            is_from_storage,
+            is_unsure,
             checkpoint: None,
             is_doubted: false,
             again: None,
@@ -217,6 +221,9 @@ impl FileRows {
             match (decoded, &self.again) {
                 (Ok(Decoded::Over), _) => {
                     self.draft = draft;
+                    if self.is_unsure {
+                        self.check_announced()?;
+                    }
                     if self.announced.is_some() && self.check_announced().is_ok() {
                         self.keep().await;
                     }
@@ -252,9 +259,9 @@ impl FileRows {
         self.is_doubted
     }
 
-    /// Whether storage gave it.
-    pub(crate) fn is_download(&self) -> bool {
-        self.is_download
+    /// Whether storage gave it, or said of it what it knows.
+    pub(crate) fn is_from_storage(&self) -> bool {
+        self.is_from_storage
     }
 
     /// It is right: a copy of it is kept, where there is a cache. Where the message is known here, that is done at the file's end.

@@ -70,6 +70,9 @@ impl Download {
         let name: Arc<str> = blob.into();
         let wanted = (from, container.options.range_bytes);
         let (facts, first) = match retried(|| request(&container, blob, wanted, etag)).await {
+            Ok((facts, _)) if etag.is_some_and(|etag| etag != facts.etag) => {
+                return Err(BlobError::Changed { blob: blob.to_owned() });
+            }
             Ok((facts, body)) => (facts, Some(Range::new(&name, (from, body.end), State::Comes(body), None))),
             // No byte is left at the end, and storage calls that a range that it cannot satisfy.
             Err(BlobError::Refused { status: 416, code, blob }) => {
@@ -148,6 +151,8 @@ impl Download {
             if let Some(bytes) = range.kept.pop_front() {
                 break Poll::Ready(Ok(Some(self.handed_out(bytes))));
             }
+            // Nothing of it fills memory any more: it needs no place, as the first one does.
+            range.place = None;
             match range.poll_come(cx) {
                 Poll::Ready(Ok(bytes)) => {
                     self.width.came(bytes.len(), Instant::now());
@@ -229,7 +234,11 @@ impl Download {
         // While the current one is put off, its place among them is kept.
         let missing = usize::from(!self.has_current());
         while self.ranges.len() + missing < self.width.ranges() && last < self.facts.length {
-            let Some(place) = self.container.ahead.place() else { return };
+            let has = self.ranges.iter().filter(|range| range.place.is_some()).count();
+            let Some(place) = self.container.ahead.place(has) else {
+                self.width.lacks();
+                return;
+            };
             let end = self.facts.length.min(last + self.container.ahead.range_bytes());
             let range = self.ask(last, end, Some(place));
             self.ranges.push_back(range);
@@ -242,6 +251,10 @@ impl Download {
         let (etag, length) = (self.facts.etag.clone(), self.facts.length);
         let asked = async move {
             let (facts, body) = request(&container, &blob, (begin, end - begin), Some(&etag)).await?;
+            // Whoever does not look at `If-Match` gives another blob's bytes away by its ETag.
+            if facts.etag != etag {
+                return Err(BlobError::Changed { blob: blob.as_ref().to_owned() });
+            }
             if facts.length == length {
                 return Ok(body);
             }
@@ -279,7 +292,7 @@ struct Range {
     kept: VecDeque<Bytes>,
     state: State,
     blob: Arc<str>,
-    _place: Option<AheadPlace>,
+    place: Option<AheadPlace>,
 }
 
 enum State {
@@ -296,7 +309,7 @@ struct Body {
 
 impl Range {
     fn new(blob: &Arc<str>, (begin, end): (u64, u64), state: State, place: Option<AheadPlace>) -> Self {
-        Self { begin, at: begin, end, kept: VecDeque::new(), state, blob: Arc::clone(blob), _place: place }
+        Self { begin, at: begin, end, kept: VecDeque::new(), state, blob: Arc::clone(blob), place }
     }
 
     /// Keeps the next bytes, and says how many; `None` when there are none now, or none any more.

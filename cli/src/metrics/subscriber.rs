@@ -158,7 +158,7 @@ impl Snapshot {
         )?;
         page.counters(
             "cache_failures",
-            "Copies in the cache that were not right, and those that could not be written",
+            "Copies in the cache that were not right, and those that could not be written or read",
             None,
             [("damaged", cache.damaged), ("unwritable", cache.failed)]
                 .map(|(what, copies)| (label("what", what), copies)),

@@ -9,7 +9,6 @@
 use std::{
     fs::{File, FileTimes},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    path::Path,
     sync::Arc,
     time::SystemTime,
 };
@@ -37,17 +36,20 @@ pub(crate) struct Copy {
 
 impl Copy {
     /// # Errors
-    /// [`io::ErrorKind::NotFound`]: there is none. Any other: it is not right.
-    pub(super) fn open(path: &Path, uri: &str) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        // What is not found in it is not what is not there.
-        let head = read_head(&mut file).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    /// What [`is_wrong`] is true of: it is not right. Any other: it cannot be read now.
+    pub(super) fn open(file: &Arc<File>, uri: &str) -> io::Result<Self> {
+        let head = read_head(&mut &**file)?;
         let (etag, length) = parse_head(&head, uri).ok_or_else(|| wrong("its head"))?;
         let blocks_at = SUM + head.len() as u64 + SUM;
-        if file.metadata()?.len() != blocks_at + length + SUM * length.div_ceil(BLOCK as u64) {
+        let sums = SUM * length.div_ceil(BLOCK as u64);
+        if Some(file.metadata()?.len()) != blocks_at.checked_add(sums).and_then(|bytes| bytes.checked_add(length)) {
             return Err(wrong("its length"));
         }
-        Ok(Self { file: Arc::new(file), etag, length, blocks_at })
+        Ok(Self { file: Arc::clone(file), etag, length, blocks_at })
+    }
+
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     pub(crate) fn etag(&self) -> &str {
@@ -142,7 +144,12 @@ impl Writing {
     }
 }
 
-fn read_head(file: &mut File) -> io::Result<Vec<u8>> {
+/// Whether an error says that a copy is not right, and not that it cannot be read now.
+pub(super) fn is_wrong(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+}
+
+fn read_head(file: &mut impl io::Read) -> io::Result<Vec<u8>> {
     let mut number = [0; SUM as usize];
     file.read_exact(&mut number)?;
     let length = u32::from_le_bytes(number) as usize;

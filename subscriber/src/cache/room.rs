@@ -22,8 +22,10 @@ const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Default)]
 pub(super) struct Room {
     looked_at: Option<Instant>,
-    /// When it was looked through, and what was begun since.
-    used: u64,
+    /// When it was looked through, and what was kept since.
+    copies: u64,
+    /// What was kept since somebody began to look through it.
+    kept: u64,
     /// What is begun and not kept yet; the folder has some of it.
     begun: u64,
 }
@@ -48,58 +50,84 @@ pub fn cache_use(dir: &Path) -> io::Result<CacheUse> {
 
 impl Room {
     pub(super) fn used(&self) -> u64 {
-        self.used
+        self.copies + self.begun
     }
 
-    /// Makes room for so many bytes, which are not more than there may be, and takes them as used.
-    ///
-    /// # Errors
-    /// When the folder cannot be read.
-    pub(super) fn make(&mut self, options: &CacheOptions, bytes: u64, now: SystemTime) -> io::Result<()> {
+    /// Whether so many bytes could have room beside what is begun, which nobody can remove.
+    pub(super) fn may_fit(&self, options: &CacheOptions, bytes: u64) -> bool {
+        self.begun.saturating_add(bytes) <= options.bytes_max
+    }
+
+    /// Whether the folder has to be looked through before so many bytes are taken.
+    pub(super) fn is_unknown(&self, options: &CacheOptions, bytes: u64) -> bool {
         let is_known = self.looked_at.is_some_and(|at| at.elapsed() < LOOK_EVERY);
-        if !is_known || self.used.saturating_add(bytes) > options.bytes_max {
-            self.look(options, bytes, now)?;
+        !is_known || self.used().saturating_add(bytes) > options.bytes_max
+    }
+
+    /// Somebody begins to look through the folder. How much is begun.
+    pub(super) fn begin_look(&mut self) -> u64 {
+        self.kept = 0;
+        self.begun
+    }
+
+    /// So many bytes were left in it.
+    pub(super) fn looked(&mut self, copies: u64) {
+        // What was kept meanwhile may be among them or not: rather too much than too little.
+        self.copies = copies + self.kept;
+        self.looked_at = Some(Instant::now());
+    }
+
+    /// Takes so many bytes, if there is room for them.
+    pub(super) fn take(&mut self, options: &CacheOptions, bytes: u64) -> bool {
+        let fits = self.used().saturating_add(bytes) <= options.bytes_max;
+        if fits {
+            self.begun += bytes;
         }
-        self.used += bytes;
-        self.begun += bytes;
-        Ok(())
+        fits
     }
 
     /// What was to be used is not.
     pub(super) fn give_back(&mut self, bytes: u64) {
-        self.used = self.used.saturating_sub(bytes);
         self.begun = self.begun.saturating_sub(bytes);
     }
 
     /// It is a copy now.
     pub(super) fn kept(&mut self, bytes: u64) {
         self.begun = self.begun.saturating_sub(bytes);
+        self.copies += bytes;
+        self.kept += bytes;
     }
+}
 
-    fn look(&mut self, options: &CacheOptions, bytes: u64, now: SystemTime) -> io::Result<()> {
-        let Listing { mut copies, unfinished } = list(&options.dir)?;
-        for path in unfinished {
-            remove_if_left_over(&path, now);
-        }
-        let older = |at: SystemTime, than: Duration| now.duration_since(at).is_ok_and(|age| age > than);
-        copies.retain(|copy| !older(copy.made_at, options.age_max) || !remove(&copy.path));
-        copies.sort_unstable_by_key(|copy| copy.used_at);
-        let mut used = copies.iter().map(|copy| copy.bytes).sum::<u64>() + self.begun;
-        if used.saturating_add(bytes) > options.bytes_max {
-            let most = (options.bytes_max - bytes).saturating_sub(options.bytes_max / SPARE);
-            for copy in &copies {
-                if used <= most {
-                    break;
-                }
-                if remove(&copy.path) {
-                    used = used.saturating_sub(copy.bytes);
-                }
+/// Removes what is too old or left over, and makes room for so many bytes. How many the copies have that stay.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn clear_up(options: &CacheOptions, bytes: u64, now: SystemTime) -> io::Result<u64> {
+    let Listing { mut copies, unfinished } = list(&options.dir)?;
+    for path in unfinished {
+        remove_if_left_over(&path, now);
+    }
+    copies.retain(|copy| !is_older(copy.made_at, options.age_max, now) || !remove(&copy.path));
+    copies.sort_unstable_by_key(|copy| copy.used_at);
+    let mut used = copies.iter().map(|copy| copy.bytes).sum::<u64>();
+    let most = options.bytes_max.saturating_sub(bytes);
+    if used > most {
+        let most = most.saturating_sub(options.bytes_max / SPARE);
+        for copy in &copies {
+            if used <= most {
+                break;
+            }
+            if remove(&copy.path) {
+                used = used.saturating_sub(copy.bytes);
             }
         }
-        self.used = used;
-        self.looked_at = Some(Instant::now());
-        Ok(())
     }
+    Ok(used)
+}
+
+pub(super) fn is_older(made_at: SystemTime, than: Duration, now: SystemTime) -> bool {
+    now.duration_since(made_at).is_ok_and(|age| age > than)
 }
 
 struct OnDisk {
@@ -126,6 +154,10 @@ fn list(dir: &Path) -> io::Result<Listing> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
+        // To open another one, as a pipe, could take for ever.
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
         if name.starts_with(UNFINISHED) {
             listing.unfinished.push(entry.path());
         } else if name.ends_with(SUFFIX)

@@ -99,7 +99,7 @@ async fn a_copy_that_was_changed_anywhere_never_gives_a_wrong_byte_and_is_made_a
         };
         let (read, end) = read(&copy, 0).await;
         assert!(end.is_some() && bytes.starts_with(&read), "byte {at}");
-        cache.doubt(URI, end.unwrap()).await;
+        cache.doubt(URI, &copy, end.unwrap()).await;
         assert!(!path.exists(), "byte {at}: it is removed");
     }
     for length in [0, 3, 50, 300_000, good.len() - 1] {
@@ -174,6 +174,7 @@ async fn those_that_were_not_used_for_longest_go_first_and_old_ones_go() {
     assert_eq!(there().await, [0, 2, 3, 4]);
     assert!(cache_use(folder.path()).unwrap().bytes <= 450_000);
     age(3, Duration::ZERO, DAY * 31);
+    assert!(cache.find(&uri(3)).await.is_none(), "nobody reads it any more");
     // Whoever comes later looks through it.
     let later = super::tests::cache(folder.path(), 450_000);
     keep(&later, &uri(5), "\"0x1\"", &bytes).await;
@@ -185,12 +186,76 @@ async fn those_that_were_not_used_for_longest_go_first_and_old_ones_go() {
 }
 
 #[tokio::test]
+async fn copies_in_the_making_are_never_more_than_there_may_be_and_nothing_goes_for_what_has_no_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(folder.path(), 450_000);
+    let bytes = content(100_000);
+    keep(&cache, URI, "\"0x1\"", &bytes).await;
+    let large = content(200_000);
+    let mut drafts = Vec::new();
+    for number in 0..8 {
+        drafts.extend(cache.begin(&format!("{URI}-{number}"), &facts("\"0x1\"", &large)).await);
+    }
+    assert_eq!(drafts.len(), 2);
+    assert!(cache.figures().bytes <= 450_000);
+    drop(drafts);
+    keep(&cache, "another", "\"0x1\"", &large).await;
+    assert!(cache.find("another").await.is_some(), "their room is given back");
+}
+
+#[tokio::test]
+async fn a_copy_that_cannot_be_read_now_or_was_replaced_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = cache(folder.path(), 1 << 30);
+    keep(&cache, URI, "\"0x1\"", b"one").await;
+    let one = cache.find(URI).await.unwrap();
+    for kind in [io::ErrorKind::PermissionDenied, io::ErrorKind::Other, io::ErrorKind::OutOfMemory] {
+        cache.doubt(URI, &one, kind.into()).await;
+    }
+    assert_eq!(read(&cache.find(URI).await.unwrap(), 0).await.0, b"one");
+    assert_eq!((cache.figures().failed, cache.figures().damaged), (3, 0));
+    keep(&cache, URI, "\"0x2\"", b"other").await;
+    cache.doubt(URI, &one, io::ErrorKind::InvalidData.into()).await;
+    assert_eq!(read(&cache.find(URI).await.unwrap(), 0).await.0, b"other", "only the one that was read was not right");
+    let other = cache.find(URI).await.unwrap();
+    cache.doubt(URI, &other, io::ErrorKind::InvalidData.into()).await;
+    assert!(cache.find(URI).await.is_none());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_where_others_may_write_and_what_is_no_file_are_not_used() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("cache");
+    keep(&cache(&dir, 1 << 30), URI, "\"0x1\"", b"bytes").await;
+    let mode = |mode| fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+    for open in [0o777, 0o770, 0o702] {
+        mode(open);
+        let cache = cache(&dir, 1 << 30);
+        assert!(cache.find(URI).await.is_none());
+        assert!(cache.begin(URI, &facts("\"0x1\"", b"bytes")).await.is_none());
+        assert_eq!(cache.figures().failed, 2, "{open:o}");
+    }
+    mode(0o755);
+    let cache = cache(&dir, 1 << 30);
+    let copy = cache.path(URI);
+    assert!(cache.find(URI).await.is_some());
+    fs::rename(&copy, folder.path().join("elsewhere")).unwrap();
+    std::os::unix::fs::symlink(folder.path().join("elsewhere"), &copy).unwrap();
+    assert!(cache.find(URI).await.is_none(), "it leads out of the folder");
+    // Nobody writes into it: to open it would take for ever.
+    assert!(Command::new("mkfifo").arg(dir.join("unfinished-pipe")).status().unwrap().success());
+    keep(&self::cache(&dir, 1 << 30), "another", "\"0x1\"", b"bytes").await;
+}
+
+#[tokio::test]
 async fn where_nothing_can_be_written_there_is_no_copy_and_nothing_else_happens() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");
     fs::write(&file, "in its way").unwrap();
     let cache = cache(&file.join("cache"), 1 << 30);
-    for failed in 1..3 {
+    for failed in [2, 4] {
         assert!(cache.find(URI).await.is_none());
         assert!(cache.begin(URI, &facts("\"0x1\"", b"bytes")).await.is_none());
         assert_eq!(cache.figures().failed, failed);
@@ -204,7 +269,8 @@ struct SmallDisk(TempDir);
 impl SmallDisk {
     fn mount() -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder.path()).status();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs"]).arg(folder.path()).status();
         mounted.is_ok_and(|status| status.success()).then(|| Self(folder))
     }
 }

@@ -180,6 +180,9 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
             }
         }
         let download = blob.open(claim, (0, self.etag.as_deref()), now).await?;
+        // Looked through before any row of it is given out.
+        self.is_looking |= download.is_unsure();
+        let options = DecodeOptions { hash_plain: options.hash_plain || download.is_unsure(), ..options };
         let seen = BlobSeen::new(download.facts());
         let way = if self.in_one_go { Way::InOneGo } else { Way::BySegments(seen.length) };
         // Told to whoever goes on with the file after us.
@@ -242,7 +245,7 @@ impl<'f, I: Inbox + Clone> Rows<'f, I> {
             return Err(if self.is_looking && self.from > 0 { self.content_changed() } else { error.into() });
         }
         // Only now, because a storage that opens every file and then dies has not worked.
-        if open.is_download() {
+        if open.is_from_storage() {
             self.file.source.circuits.of(Dependency::Storage).worked();
         }
         open.keep().await;

@@ -321,7 +321,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         }
         let Some(stats) = rows.stats() else { return Err(WorkError::Defect("a manifest without an end".to_owned())) };
         rows::check_figures(blob.name(), &metadata.extras().unwrap_or_default(), stats)?;
-        if rows.is_download() {
+        if rows.is_from_storage() {
             self.circuits.of(Dependency::Storage).worked();
         }
         match names.finish(&self.inbox).await? {
@@ -379,7 +379,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let resumed = if is_sorted || fail_on_bad_row { None } else { self.resume(file, &blob, from).await? };
         // What is sorted is read to its end, and compared with what was announced, before any of it takes effect.
         let is_looked_through = is_sorted && extras.plain_sha256.is_some();
-        let etag = if resumed.is_some() || is_looked_through {
+        let mut etag = if resumed.is_some() || is_looked_through {
             None
         } else if from > 0 && extras.plain_sha256.is_some() {
             let download = blob.open(Claim::of(file), (0, None), (self.now)()).await?;
@@ -399,14 +399,19 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             WorkError::Fetch(error) => changed(error),
             error => error,
         };
-        let open = async || {
+        let open = async |etag: Option<String>| {
             let from_begin = (0, etag.as_deref());
             blob.open(Claim::of(file), from_begin, (self.now)()).await.map_err(changed)
         };
         let (mut download, way) = match resumed {
             Some((download, checkpoint)) => (download, Way::From(checkpoint)),
             None => {
-                let download = open().await?;
+                let mut download = open(etag.clone()).await?;
+                if download.is_unsure() {
+                    drop(download);
+                    etag = Some(self.look_through(file, &blob, options.clone(), &extras, fail_on_bad_row).await?);
+                    download = open(etag.clone()).await?;
+                }
                 let length = download.facts().length;
                 (download, Way::BySegments(length))
             }
@@ -434,7 +439,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 Err(_) => {
                     drop(download);
                     let turn = self.turn_to_sort(is_sorted).await;
-                    download = open().await?;
+                    download = open(etag.clone()).await?;
                     turn.map(|turn| (sorter, turn))
                 }
             },
@@ -656,7 +661,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let (fetched, decoded) = tokio::join!(fetch::stream(download, chunk_to), decode);
         fetched?;
         // Only now, because a storage that opens every file and then dies has not worked.
-        if download.is_download() {
+        if download.is_from_storage() {
             self.circuits.of(Dependency::Storage).worked();
         }
         decoded.map_err(|source| RowsError::Decode { blob: blob.name().to_owned(), source }.into())
@@ -673,6 +678,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         extras: &Extras,
         fail_on_bad_row: bool,
     ) -> Result<String, WorkError> {
+        let options = DecodeOptions { hash_plain: options.hash_plain || download.is_unsure(), ..options };
         let (etag, way) = (download.facts().etag.clone(), Way::BySegments(download.facts().length));
         let (group_to, mut group_from) = mpsc::channel::<Group>(GROUPS_QUEUED);
         let looking = async move {

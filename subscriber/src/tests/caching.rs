@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use sha2::{Digest as _, Sha256};
 use waybill_contracts::Reason;
 use waybill_local::{
     BlobOperation,
@@ -10,7 +11,7 @@ use waybill_local::{
 
 use super::{
     sink::MemorySink,
-    world::{Running, World, builder, packed, rows_in, until},
+    world::{Running, World, builder, packed, rows, rows_in, until},
 };
 use crate::{
     Subscriber, SubscriberBuilder,
@@ -58,6 +59,10 @@ fn expected() -> Vec<String> {
     (1..=ROWS).map(|id| format!("{{\"id\":{id}}}")).collect()
 }
 
+fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A world with one file that was worked.
 async fn worked(extras: &str) -> (World, SqliteInbox, i64) {
     let world = World::new().await;
@@ -75,7 +80,7 @@ async fn worked(extras: &str) -> (World, SqliteInbox, i64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_whose_blob_is_deleted_is_replayed_into_another_sink_and_looked_at() {
-    let (world, inbox, id) = worked(r#""rows":200000"#).await;
+    let (world, inbox, id) = worked(&format!(r#""rows":200000,"plainSha256":"{}""#, sha256(&rows(ROWS)))).await;
     let before = downloads(&world);
     let subscriber = world.subscriber(inbox.clone(), caching(&world));
     assert!(looked_at(&subscriber, id).await == expected());
@@ -137,6 +142,56 @@ async fn a_blob_that_was_replaced_is_not_read_from_the_copy_of_the_one_before() 
     }
     let cache = subscriber.figures().cache.unwrap();
     assert_eq!((cache.hits, cache.misses), (1, 1), "the new one has taken the old one's place");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_copy_of_another_file_that_had_the_address_is_not_read_when_the_blob_is_gone() {
+    let (world, inbox, _) = worked("").await;
+    world.container.delete("b").await.unwrap();
+    let send = async |id: &str, extras: &str| {
+        let extras = format!(r#""exportId":"{id}"{extras}"#);
+        let body = world.waybill("T", "b", &extras).replace("\"c-b\"", &format!("\"{id}\""));
+        world.send(&[body]).await;
+    };
+    send("nothing-said", "").await;
+    send("other-hash", &format!(r#","plainSha256":"{}""#, sha256("other"))).await;
+    send("same-hash", &format!(r#","plainSha256":"{}""#, sha256(&rows(ROWS)))).await;
+    let subscriber = world.subscriber(inbox.clone(), caching(&world));
+    let sink = MemorySink::default();
+    let running = Running::run(&subscriber, sink.clone());
+    let quarantined = rows_in(&inbox, State::Quarantined, 1).await.remove("other-hash").unwrap();
+    assert_eq!(quarantined.reason, Some(Reason::HashMismatch));
+    until("the one with its hash is done", || async {
+        rows_in(&inbox, State::Done, 1).await.contains_key("same-hash")
+    })
+    .await;
+    until("it waits for its blob", || async {
+        let waiting = rows_in(&inbox, State::Saved, 1).await;
+        waiting.get("nothing-said").is_some_and(|row| row.problem.as_ref().is_some_and(|why| why.contains("missing")))
+    })
+    .await;
+    running.stop().await;
+    assert!(sink.in_order() == expected(), "of the one whose hash is right, once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_was_replaced_before_any_row_took_effect_is_read_and_not_the_copy_of_the_one_before() {
+    let world = World::new().await;
+    world.upload("b", &packed(ROWS)).await;
+    world.send(&[world.waybill("T", "b", "")]).await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), caching(&world));
+    let sink = MemorySink::default();
+    sink.set_unfit("{\"id\":1}");
+    let running = Running::run(&subscriber, sink.clone());
+    until("the sink refused a row of it", || async { sink.refused() > 0 }).await;
+    running.stop().await;
+    let id = rows_in(&inbox, State::Saved, 1).await.remove("c-b").unwrap().id;
+    assert!(looked_at(&subscriber, id).await == expected(), "there is a copy now");
+    world.container.delete("b").await.unwrap();
+    world.upload("b", &packed(3)).await;
+    let sink = work(&world.subscriber(inbox, caching(&world)), 1).await;
+    assert_eq!(sink.in_order(), ["{\"id\":1}", "{\"id\":2}", "{\"id\":3}"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

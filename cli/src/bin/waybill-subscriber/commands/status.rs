@@ -41,6 +41,7 @@ struct Status {
     first_at_risk: Vec<AtRisk>,
     missing: u64,
     cache: Option<CacheUse>,
+    cache_problem: Option<String>,
 }
 
 pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Result<Outcome> {
@@ -49,6 +50,12 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
     let wanted = Wanted { types: settings.types().map(<[String]>::to_vec), ..Wanted::default() };
     let Pending { due, later, next_due_in, .. } = inbox.pending(&wanted).await?;
     let (backlog, workers) = (inbox.backlog().await?, inbox.workers().await?);
+    // It tells how files go also where nobody may look into the cache.
+    let (cache, cache_problem) = match settings.cache()?.map(|cache| (cache_use(&cache.dir), cache.dir)) {
+        Some((Ok(used), _)) => (Some(used), None),
+        Some((Err(error), dir)) => (None, Some(format!("{} cannot be read: {error}", dir.display()))),
+        None => (None, None),
+    };
     let Backlog { by_type, oldest_waiting, at_risk, first_at_risk, missing } = backlog;
     let status = Status {
         files,
@@ -63,7 +70,8 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
         at_risk,
         first_at_risk,
         missing,
-        cache: settings.cache()?.map(|cache| cache_use(&cache.dir)).transpose()?,
+        cache,
+        cache_problem,
     };
     if common.format == Format::Json {
         json(&status)?;
@@ -112,6 +120,9 @@ fn say_files(status: &Status, next_due_in: Option<Duration>, oldest_waiting: Opt
     }
     if let Some(CacheUse { copies, bytes }) = status.cache {
         line(format_args!("{} in the cache, {}", many(copies, "file"), many(bytes, "byte")))?;
+    }
+    if let Some(problem) = &status.cache_problem {
+        line(format_args!("the cache: {problem}"))?;
     }
     if files.quarantined > 0 {
         line(format_args!("see what is quarantined: waybill-subscriber list --state quarantined"))?;
