@@ -408,8 +408,8 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             None => {
                 let mut download = open(etag.clone()).await?;
                 if download.is_unsure() {
-                    drop(download);
-                    etag = Some(self.look_through(file, &blob, options.clone(), &extras, fail_on_bad_row).await?);
+                    let looked = self.look_through(file, download, &blob, options.clone(), &extras, fail_on_bad_row).await?;
+                    etag = Some(looked);
                     download = open(etag.clone()).await?;
                 }
                 let length = download.facts().length;
