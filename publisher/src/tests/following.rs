@@ -109,6 +109,12 @@ async fn idle_publishers_whose_outbox_was_changed_by_a_newer_version_end_and_the
 
     // The newer version knows its schema.
     newer.pragma_update(None, "user_version", known).unwrap();
+    // In the file itself, whose first bytes are looked at before it is opened.
+    until("the version in the file", async || {
+        let is_busy = newer.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0));
+        !is_busy.unwrap()
+    })
+    .await;
     let third = Following::start(world.publisher().await, &log, at_once());
     all_sent(&log, &third).await;
     assert_eq!(rows_sent(&world, "Item").await, [r#"{"id":1}"#]);
