@@ -278,10 +278,10 @@ impl Located {
     /// Why the copy is one of the wanted blob; `None`: it is not, or nobody knows.
     async fn known(&self, copy: &Copy, etag: Option<&str>, file: &Claim<'_>) -> Option<Known> {
         if let Some(wanted) = etag {
-            return (wanted == copy.etag()).then_some(Known::ByReader);
+            return (wanted == copy.etag()).then_some(Known::Reader);
         }
         match self.container.head(self.name()).await {
-            Ok(facts) => (facts.etag == copy.etag() && facts.length == copy.length()).then_some(Known::ByStorage),
+            Ok(facts) => (facts.etag == copy.etag() && facts.length == copy.length()).then_some(Known::Storage),
             // Nobody has another one. But the file may never have been the one that there is a copy of: its address was used
             // before, perhaps.
             Err(BlobError::NotFound { .. }) => {
@@ -289,8 +289,8 @@ impl Located {
                 let is_as_long = extras.bytes.is_none_or(|announced| announced == copy.length());
                 match (file.seen.is_some_and(|seen| seen.etag == copy.etag()), extras.plain_sha256) {
                     _ if !is_as_long => None,
-                    (true, _) => Some(Known::ByStorage),
-                    (false, Some(_)) => Some(Known::ByHash),
+                    (true, _) => Some(Known::Storage),
+                    (false, Some(_)) => Some(Known::Hash),
                     (false, None) => None,
                 }
             }
@@ -304,11 +304,11 @@ impl Located {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Known {
     /// Who reads it wants this one.
-    ByReader,
+    Reader,
     /// Storage says so, or that the blob which was read before is gone.
-    ByStorage,
+    Storage,
     /// Storage says that it is gone; the announced hash has to show it.
-    ByHash,
+    Hash,
 }
 
 /// A file's stored bytes, on their way.
@@ -366,13 +366,13 @@ impl Fetched {
     pub(crate) fn is_from_storage(&self) -> bool {
         match &self.source {
             Source::Storage(_) => true,
-            Source::Copy { known, .. } => *known != Known::ByReader,
+            Source::Copy { known, .. } => *known != Known::Reader,
         }
     }
 
     /// Whether its hash has to show that it is the file: before any of its rows is used, whoever reads it compares the hash.
     pub(crate) fn is_unsure(&self) -> bool {
-        matches!(self.source, Source::Copy { known: Known::ByHash, .. })
+        matches!(self.source, Source::Copy { known: Known::Hash, .. })
     }
 
     /// The next bytes, never empty; `None` at the end.

@@ -408,7 +408,8 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             None => {
                 let mut download = open(etag.clone()).await?;
                 if download.is_unsure() {
-                    let looked = self.look_through(file, download, &blob, options.clone(), &extras, fail_on_bad_row).await?;
+                    let looked =
+                        self.look_through(file, download, &blob, options.clone(), &extras, fail_on_bad_row).await?;
                     etag = Some(looked);
                     download = open(etag.clone()).await?;
                 }
