@@ -326,7 +326,7 @@ fn issued_at(port: u16) -> AccountTokens {
         secret: Secret::new("s3cret"),
     };
     let endpoint = "https://acme.blob.core.windows.net".parse().unwrap();
-    let issuer = Issuer::Identity { endpoint, tokens: AccessTokens::new(http, identity, options).unwrap() };
+    let issuer = Issuer::Identity { endpoint, tokens: Box::new(AccessTokens::new(http, identity, options).unwrap()) };
     let bus = "Endpoint=sb://127.0.0.1:5672;SharedAccessKeyName=Root;SharedAccessKey=a2V5;UseDevelopmentEmulator=true";
     let bus = Issuer::Bus { key: bus.parse().unwrap(), life: HOUR };
     let blob = Part::new(Service::Blob, issuer, "batchtoprocess".into());
