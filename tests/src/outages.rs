@@ -26,8 +26,8 @@ const FILES: u64 = 3;
 const ROWS: u64 = 10;
 /// Of one core, in a thousand.
 const OUTAGE_PER_MILLE: u32 = 10;
-/// A debug build takes about twice as much.
-const IDLE_PER_MILLE: u32 = if cfg!(debug_assertions) { 10 } else { 5 };
+/// A debug build takes several times as much beside other tests: there it tells a busy loop only.
+const IDLE_PER_MILLE: u32 = if cfg!(debug_assertions) { 50 } else { 5 };
 /// What is done once, when the outage begins: links that end, what was under way, a line of log for each. In a debug build.
 const AT_ITS_BEGINNING: Duration = Duration::from_millis(150);
 
