@@ -6,10 +6,7 @@ mod vital;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     num::NonZeroU32,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -93,7 +90,7 @@ struct Shared<I> {
     /// Those that messages came from last.
     buses: Arc<Buses>,
     /// Runs that compare inbox and sink: what they find is not due yet.
-    preparing: AtomicU64,
+    preparing: Doing,
 }
 
 /// Why a subscriber cannot be built.
@@ -420,7 +417,7 @@ impl SubscriberBuilder {
                 schedule_alarm: Arc::default(),
                 pulse_alarm: Alarm::default(),
                 buses: Arc::default(),
-                preparing: AtomicU64::new(0),
+                preparing: Doing::default(),
             }),
         })
     }
@@ -603,7 +600,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let (mut before, mut since) = (messages(), Instant::now());
         loop {
             // Read first: what the comparison reopened is due by the time it is over.
-            let preparing = self.shared.preparing.load(Ordering::Relaxed) > 0;
+            let preparing = self.shared.preparing.is_on();
             let asked = Instant::now();
             let pending = self.shared.inbox.pending(&wanted).await?;
             // With a long backlog the question costs something: asked more seldom then.
@@ -660,7 +657,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     }
 
     async fn prepare(&self, sink: &impl Sink) -> Result<(), RunError> {
-        let _preparing = Preparing::begin(&self.shared.preparing);
+        let _preparing = self.shared.preparing.begin();
         self.compare_with(sink).await
     }
 
@@ -747,22 +744,6 @@ impl<I: Inbox + Clone> Subscriber<I> {
         }
         let (worker, admitted, stop) = (shared.worker.clone(), Arc::clone(&shared.admitted), stop.clone());
         tasks.spawn(async move { process(workshop, worker, wanted, files, drain, admitted, &stop).await });
-    }
-}
-
-/// Counts for as long as inbox and sink are compared, also where that is dropped.
-struct Preparing<'p>(&'p AtomicU64);
-
-impl<'p> Preparing<'p> {
-    fn begin(preparing: &'p AtomicU64) -> Self {
-        preparing.fetch_add(1, Ordering::Relaxed);
-        Self(preparing)
-    }
-}
-
-impl Drop for Preparing<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

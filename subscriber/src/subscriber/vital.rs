@@ -127,7 +127,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
         if !receives && !works {
             say(Part::Run, Some("it has not begun, or has ended".to_owned()));
         }
-        if shared.preparing.load(Ordering::Relaxed) > 0 {
+        if shared.preparing.is_on() {
             say(Part::Run, Some("it begins: inbox and sink are compared".to_owned()));
         }
         if receives && !shared.received.is_attached() {
