@@ -125,6 +125,12 @@ pub(crate) fn enter_wal(path: &Path, connection: &Connection, patience: Duration
 }
 
 impl Schema {
+    /// How many steps there are: the newest version that this program knows.
+    #[must_use]
+    pub fn known(&self) -> i32 {
+        i32::try_from(self.migrations.len()).unwrap_or(i32::MAX)
+    }
+
     /// How many steps were taken; refuses what is not ours or newer.
     fn version(&self, path: &Path, connection: &Connection) -> Result<i64, OpenError> {
         let failed = |error| OpenError::sqlite(path, error);
@@ -183,7 +189,7 @@ impl Schema {
     }
 
     fn refuse_newer(&self, path: &Path, found: i64) -> Result<(), OpenError> {
-        let known = i64::try_from(self.migrations.len()).unwrap_or(i64::MAX);
+        let known = self.known().into();
         if found > known {
             return Err(OpenError::Newer { path: path.display().to_string(), found, known });
         }

@@ -157,7 +157,7 @@ impl Postgres {
     /// # Errors
     /// [`PostgresError`].
     pub async fn migrate(&self, schema: &Schema) -> Result<(), PostgresError> {
-        let known = i32::try_from(schema.migrations.len()).unwrap_or(i32::MAX);
+        let known = schema.known();
         if self.version(schema).await? == Some(known) {
             return Ok(());
         }

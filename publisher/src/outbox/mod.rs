@@ -260,7 +260,7 @@ const PARTS: &str = "publisher = $1 AND blob_type = $2 AND snapshot_id = $3 ORDE
 
 /// What a newer version made of an outbox that is open, this program does not know.
 fn refuse_newer(found: i64, schema: &Schema) -> Result<(), OutboxError> {
-    let known = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
+    let known = schema.known().into();
     if found > known { Err(OutboxError::Newer { found, known }) } else { Ok(()) }
 }
 
@@ -274,7 +274,7 @@ fn not_below_0(count: i64) -> u64 {
 
 /// To look is no reason to take the outbox from an older version that runs.
 fn refuse_older(found: i64, schema: &Schema) -> Result<(), OutboxError> {
-    let known = i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX);
+    let known = schema.known().into();
     if found < known { Err(OutboxError::Older { found, known }) } else { Ok(()) }
 }
 

@@ -350,7 +350,7 @@ impl Outbox for PostgresOutbox {
             &part.map(|of| signed(of.part)),
             &part.map(|of| signed(of.of)),
             &part.map(|of| signed(of.as_of)),
-            &i32::try_from(SCHEMA.migrations.len()).unwrap_or(i32::MAX),
+            &SCHEMA.known(),
         ];
         if let Some(numbered) = self.query(sql, values).await?.first() {
             return Ok(numbered.get::<_, i64>(0).unsigned_abs());
