@@ -17,7 +17,7 @@ use crate::{
     Blame, Verdict,
     cache::{Cache, Copy, Draft},
     grants::place_of,
-    inbox::{BlobSeen, Inbox, InboxError, Leased, Place, Waybill},
+    inbox::{BlobSeen, Inbox, InboxError, InboxRow, Leased, Place, Waybill},
     rows::Chunk,
 };
 
@@ -153,6 +153,11 @@ impl<'m> Claim<'m> {
     pub(crate) fn of(file: &'m Leased) -> Self {
         let Waybill { metadata, expires_at, .. } = &file.waybill;
         Self { metadata, expires_at: *expires_at, received_at: file.received_at, seen: file.blob.as_ref() }
+    }
+
+    /// Of what the inbox has; whatever it noted of a blob is not asked for.
+    pub(crate) fn of_row(row: &InboxRow, metadata: &'m Metadata) -> Self {
+        Self { metadata, expires_at: row.expires_at, received_at: row.received_at, seen: None }
     }
 
     /// How long the blob is, by the message.

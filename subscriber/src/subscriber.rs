@@ -520,15 +520,20 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// Cancel-safe: it only asks.
     pub async fn rows(&self, id: i64) -> Result<FileRows, LookError> {
         let shared = &self.shared;
-        let row = shared.inbox.get(id).await?.ok_or(LookError::Unknown { id })?;
-        let metadata = Metadata::parse(row.body.as_bytes()).map_err(|source| LookError::NoFile { id, source })?;
-        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at, seen: None };
-        let now = (shared.options.now)();
+        let (row, metadata) = self.known(id).await?;
+        let (claim, now) = (Claim::of_row(&row, &metadata), (shared.options.now)());
         let blob = self.storage().locate(&shared.inbox, claim, now).await?;
         let download = blob.open(claim, (0, None), now).await?;
         let entity = shared.entities.for_type(&metadata.blob_type);
         let (limits, verify_hash) = (&shared.options.limits, shared.options.verify_hash);
         FileRows::of_blob(blob.name().to_owned(), download, &metadata, entity, limits, verify_hash)
+    }
+
+    /// A row of the inbox that stands for a file, and what its message says.
+    async fn known(&self, id: i64) -> Result<(InboxRow, Metadata), LookError> {
+        let row = self.shared.inbox.get(id).await?.ok_or(LookError::Unknown { id })?;
+        let metadata = Metadata::parse(row.body.as_bytes()).map_err(|source| LookError::NoFile { id, source })?;
+        Ok((row, metadata))
     }
 
     /// Compares manifests, and the container's listing where the grant allows it, with the inbox, within `types` (default: the configured ones), and admits the files that

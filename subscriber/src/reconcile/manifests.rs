@@ -39,7 +39,7 @@ impl<I: Inbox> Walk<'_, I> {
         found: &mut Reconciled,
     ) -> Result<(), ReconcileError> {
         let failed = |source: LookError| ReconcileError::Manifest { id: row.id, source: Box::new(source) };
-        let claim = Claim { metadata, expires_at: row.expires_at, received_at: row.received_at, seen: None };
+        let claim = Claim::of_row(row, metadata);
         let opened = async {
             let blob = self.storage.locate(self.inbox, claim, self.now).await?;
             let download = blob.open(claim, (0, None), self.now).await?;

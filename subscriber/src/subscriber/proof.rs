@@ -35,10 +35,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
 
     async fn blob_says(&self, id: i64) -> Result<bool, LookError> {
         let shared = &self.shared;
-        let row = shared.inbox.get(id).await?.ok_or(LookError::Unknown { id })?;
-        let metadata = Metadata::parse(row.body.as_bytes()).map_err(|source| LookError::NoFile { id, source })?;
-        let claim = Claim { metadata: &metadata, expires_at: row.expires_at, received_at: row.received_at, seen: None };
-        let now = (shared.options.now)();
+        let (row, metadata) = self.known(id).await?;
+        let (claim, now) = (Claim::of_row(&row, &metadata), (shared.options.now)());
         let located = self.storage().locate(&shared.inbox, claim, now).await?;
         let facts = located.facts(claim, now).await?;
         Ok(says_itself(located.path(), &facts, &metadata))
