@@ -134,19 +134,7 @@ impl FileRows {
         let work = Work::of_file(file, path, options.clone(), Way::BySegments(length), 0);
         let again = Some((path.to_owned(), options));
         let name = path.display().to_string();
-        Ok(Self {
-            name,
-            work: Some(work),
-            waiting: VecDeque::new(),
-            stats: None,
-            announced: None,
-            draft: None,
-            is_from_storage: false,
-            is_unsure: false,
-            checkpoint: None,
-            is_doubted: false,
-            again,
-        })
+        Ok(Self { again, ..Self::new(name, work) })
     }
 
     /// Of a blob, by the message that stands for it; to be compared with the announced hash if `verify_hash`.
@@ -173,16 +161,19 @@ impl FileRows {
             fetch::stream(&mut download, chunks).await?;
             Ok(download.into_draft())
         });
-        let (waiting, announced) = (VecDeque::new(), None);
+        Self { is_from_storage, is_unsure, ..Self::new(name, work) }
+    }
+
+    fn new(name: String, work: Work) -> Self {
         Self {
             name,
             work: Some(work),
-            waiting,
+            waiting: VecDeque::new(),
             stats: None,
-            announced,
+            announced: None,
             draft: None,
-            is_from_storage,
-            is_unsure,
+            is_from_storage: false,
+            is_unsure: false,
             checkpoint: None,
             is_doubted: false,
             again: None,
@@ -221,11 +212,10 @@ impl FileRows {
             match (decoded, &self.again) {
                 (Ok(Decoded::Over), _) => {
                     self.draft = draft;
-                    if self.is_unsure {
-                        self.check_announced()?;
-                    }
-                    if self.announced.is_some() && self.check_announced().is_ok() {
-                        self.keep().await;
+                    match self.check_announced() {
+                        Ok(()) if self.announced.is_some() => self.keep().await,
+                        Err(error) if self.is_unsure => return Err(error),
+                        Ok(()) | Err(_) => {}
                     }
                 }
                 (Ok(Decoded::Doubt { to }), Some((path, options))) => {

@@ -230,7 +230,7 @@ impl<'e> Search<'e> {
     pub(super) fn finish(self) -> FullExports {
         let mut found = FullExports::default();
         for (blob_type, of_type) in self.types {
-            let of_type_flaw = self.entities.flaw(&blob_type).or_else(|| of_type.flaw());
+            let of_type_flaw = flaw_of_type(self.entities, &blob_type).or_else(|| of_type.flaw());
             for ((as_of, snapshot, publisher, epoch), candidate) in of_type.candidates.into_iter().rev() {
                 let flaw = of_type_flaw.clone().or_else(|| candidate.flaw());
                 let begin = Begin { blob_type: blob_type.clone(), publisher, epoch, as_of, snapshot };
@@ -248,19 +248,13 @@ impl<'e> Search<'e> {
 }
 
 /// What speaks against any full export of a type.
-trait TypeFlaw {
-    fn flaw(&self, blob_type: &str) -> Option<Flaw>;
-}
-
-impl TypeFlaw for Entities {
-    fn flaw(&self, blob_type: &str) -> Option<Flaw> {
-        match self.for_type(blob_type) {
-            None => Some(Flaw::NoKey),
-            Some(entity) if entity.types.len() > 1 => {
-                Some(Flaw::SeveralTypes { entity: entity.name.clone(), types: entity.types.clone() })
-            }
-            Some(_) => None,
+fn flaw_of_type(entities: &Entities, blob_type: &str) -> Option<Flaw> {
+    match entities.for_type(blob_type) {
+        None => Some(Flaw::NoKey),
+        Some(entity) if entity.types.len() > 1 => {
+            Some(Flaw::SeveralTypes { entity: entity.name.clone(), types: entity.types.clone() })
         }
+        Some(_) => None,
     }
 }
 

@@ -448,8 +448,8 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         };
         // Of what is sorted nothing takes effect either before all of it was read; and what has an ETag was looked through above.
         if fail_on_bad_row && etag.is_none() && sorting.is_none() {
-            let etag = self.look_through(file, download, &blob, options.clone(), &extras, true).await?;
-            download = blob.open(Claim::of(file), (0, Some(&etag)), (self.now)()).await?;
+            let looked = self.look_through(file, download, &blob, options.clone(), &extras, true).await?;
+            download = open(Some(looked)).await?;
         }
         let format = metadata.media().map_or(Format::JsonLines, |media| media.format);
         let facts = BatchFacts {
