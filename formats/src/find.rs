@@ -1,7 +1,7 @@
 //! Finding bytes in rows, most of them over short distances, eight or sixteen at a time.
 //!
-//! A field is mostly shorter than the price of a call into `memchr`; where the distance is long (line ends, closing
-//! quotes of CSV) `memchr` is used instead.
+//! A field is mostly shorter than the price of a call into `memchr`; where the distance is long (line ends) `memchr` is
+//! used instead.
 
 use wide::u8x16;
 
@@ -59,16 +59,14 @@ impl Word {
         if self.length > rest.len() {
             return false;
         }
-        let [low, high] = match rest.first_chunk::<32>() {
-            Some(chunk) => {
-                let half = |from: usize| chunk[from..from + 16].try_into().map_or(0, u128::from_le_bytes);
-                [half(0), half(16)]
-            }
+        let halves =
+            |chunk: &[u8; 32]| [0, 16].map(|from| chunk[from..from + 16].try_into().map_or(0, u128::from_le_bytes));
+        let [low, high] = match rest.first_chunk() {
+            Some(chunk) => halves(chunk),
             None => {
                 let mut chunk = [0; 32];
                 chunk[..rest.len()].copy_from_slice(rest);
-                let half = |from: usize| chunk[from..from + 16].try_into().map_or(0, u128::from_le_bytes);
-                [half(0), half(16)]
+                halves(&chunk)
             }
         };
         ((low ^ self.words[0]) & self.masks[0]) | ((high ^ self.words[1]) & self.masks[1]) == 0

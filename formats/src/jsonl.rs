@@ -54,13 +54,15 @@ impl JsonLines {
                 .row(row, begin, &mut self.spans)
                 .map_err(|problem| format!("{} at byte {} of the row", problem.what, problem.at)),
         };
-        if fields == 0 && self.spans_before == 0 {
-            // As many as what is there will have, if its rows are alike.
-            let rows = (batch.text.len() - begin) / (next - begin);
-            self.spans.reserve(self.spans.len() * rows.saturating_sub(1));
-        }
         match checked {
-            Ok(()) => batch.good(end, next, fields),
+            Ok(()) => {
+                if fields == 0 && self.spans_before == 0 {
+                    // As many as what is there will have, if its rows are alike.
+                    let rows = (batch.text.len() - begin) / (next - begin);
+                    self.spans.reserve(self.spans.len() * rows.saturating_sub(1));
+                }
+                batch.good(end, next, fields);
+            }
             Err(problem) => {
                 self.spans.truncate(fields);
                 batch.bad(end, next, problem);
