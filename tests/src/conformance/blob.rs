@@ -5,6 +5,9 @@ mod identity;
 mod large;
 mod ours;
 
+use tokio::sync::watch;
+use waybill_azure::Generation;
+
 use super::{Suite, azurite::Azurite, node_client, python_client};
 use crate::harness::World;
 
@@ -138,4 +141,14 @@ async fn the_same_blob_cases_pass_against_azurite() {
     every_operation_by_every_client("Blob Storage of Azurite", &azurite.connection_string()).await;
     the_asynchronous_client("Blob Storage of Azurite, asynchronously", &azurite.connection_string()).await;
     azurite.end().await;
+}
+
+/// Which token is handed out: the next one where the one that is current was refused.
+fn renewed(current: &watch::Sender<Generation>, refused: Option<Generation>) -> Generation {
+    current.send_if_modified(|current| {
+        let renew = refused.is_some_and(|refused| refused >= *current);
+        current.0 += u64::from(renew);
+        renew
+    });
+    *current.borrow()
 }

@@ -33,12 +33,7 @@ struct Issued {
 impl TokenSource for Issued {
     fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
         assert_eq!(service, Service::Blob);
-        self.current.send_if_modified(|current| {
-            let renew = refused.is_some_and(|refused| refused >= *current);
-            current.0 += u64::from(renew);
-            renew
-        });
-        let generation = *self.current.borrow();
+        let generation = super::renewed(&self.current, refused);
         let number = usize::try_from(generation.0).expect("a small number").min(self.ends_in.len() - 1);
         let now = OffsetDateTime::now_utc().unix_timestamp();
         let end = now + self.ends_in[number];

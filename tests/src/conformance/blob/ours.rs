@@ -43,12 +43,7 @@ impl fmt::Debug for Tokens {
 impl TokenSource for Tokens {
     fn grant(&self, service: Service, refused: Option<Generation>) -> BoxFuture<'_, Result<Grant, GrantError>> {
         assert_eq!(service, Service::Blob);
-        self.current.send_if_modified(|current| {
-            let renew = refused.is_some_and(|refused| refused >= *current);
-            current.0 += u64::from(renew);
-            renew
-        });
-        let generation = *self.current.borrow();
+        let generation = super::renewed(&self.current, refused);
         let life = if generation.0 == 0 { self.first_life } else { Duration::from_secs(3600 + generation.0) };
         let expires_at = self.began_at + life;
         let all = BlobPermissions { read: true, create: true, write: true, delete: true, list: true };
