@@ -18,8 +18,10 @@ pub(crate) struct SetUp {
     postgres: Postgres,
 }
 
+/// Asked of cargo as it runs this, not as it built it: several checkouts may share one target folder.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo xtask sets it");
+    Path::new(&own).parent().expect("xtask lies in the workspace").to_owned()
 }
 
 /// Each runs with no arguments, and fails when it does not come to the end that it tells of.
