@@ -15,12 +15,14 @@ use std::{mem, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use zlib_rs::{Inflate, InflateFlush, Status};
 
 use crate::{
     DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, Source, Step,
     csv::Columns,
-    gzip::index::{Entry, Index, Look, TAIL_BYTES, look},
+    gzip::{
+        alone::inflate,
+        index::{Entry, Index, Look, TAIL_BYTES, look},
+    },
 };
 
 /// Plain bytes of an entry that one job may hold, besides the tables of its rows. A longer one is of a file of more than 14 GiB,
@@ -32,8 +34,6 @@ const STORED_SLACK: u64 = 64 << 10;
 const BATCH_BYTES: usize = 2 << 20;
 /// An empty final block.
 const FINAL_BLOCK: [u8; 2] = [3, 0];
-/// A match is not longer.
-const MATCH_BYTES_MAX: usize = 258;
 
 /// Decodes a file of segments. Holds what was fed and not yet given out as jobs.
 #[derive(Debug)]
@@ -343,37 +343,4 @@ impl SegmentJob {
         }
         Ok(Decoded { batches, rows, entry, crc, columns: decoder.columns() })
     }
-}
-
-/// Inflates an entry, if it can be taken by itself and is as long as it should be.
-fn inflate(stored: &[Bytes], entry: Entry) -> Option<Vec<u8>> {
-    let (stored_bytes, plain_bytes) = (usize::try_from(entry.stored).ok()?, usize::try_from(entry.plain).ok()?);
-    let mut input = Vec::with_capacity(stored_bytes + FINAL_BLOCK.len());
-    stored.iter().for_each(|piece| input.extend_from_slice(piece));
-    input.extend_from_slice(&FINAL_BLOCK);
-    let mut plain = vec![0; plain_bytes + MATCH_BYTES_MAX];
-    let mut inflate = Inflate::new(false, 15);
-    let (mut read, mut wrote) = (0, 0);
-    // Block by block, up to the one that ends where the segment should. There is always more to read and room to write, so that
-    // every stop is between two blocks.
-    while read < stored_bytes {
-        let status = inflate.decompress(&input[read..], &mut plain[wrote..], InflateFlush::Block).ok()?;
-        let (read_before, wrote_before) = (read, wrote);
-        (read, wrote) = (usize::try_from(inflate.total_in()).ok()?, usize::try_from(inflate.total_out()).ok()?);
-        if status != Status::Ok || wrote > plain_bytes || (read, wrote) == (read_before, wrote_before) {
-            return None;
-        }
-    }
-    if (read, wrote) != (stored_bytes, plain_bytes) {
-        return None;
-    }
-    // Between two blocks some bits of the last byte may be left. With them in front the final block would be another one, or
-    // none; only without them does it end the stream, exactly here.
-    let status = inflate.decompress(&input[read..], &mut plain[wrote..], InflateFlush::Finish).ok()?;
-    let ends_here = (inflate.total_in(), inflate.total_out()) == (input.len() as u64, entry.plain);
-    if status != Status::StreamEnd || !ends_here {
-        return None;
-    }
-    plain.truncate(plain_bytes);
-    Some(plain)
 }

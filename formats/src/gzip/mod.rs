@@ -1,5 +1,6 @@
 //! Gzip (RFC 1952): any that others wrote is read; what we write is one member of segments, with an `index` of them.
 
+pub(crate) mod alone;
 pub mod index;
 pub(crate) mod reader;
 pub(crate) mod segment;
