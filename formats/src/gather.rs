@@ -137,11 +137,7 @@ impl Gathering {
     }
 
     fn unpack_good(&mut self, number: u64, offset: u64, raw: &[u8], mut fields: &[u8]) -> Option<()> {
-        let is_alike = match &self.layout {
-            Gathered::Xml(table) => table.takes(fields),
-            Gathered::Json { .. } | Gathered::Csv { .. } => true,
-        };
-        if !is_alike || self.text.len() + raw.len() > TEXT_BYTES_MAX {
+        if self.text.len() + raw.len() > TEXT_BYTES_MAX {
             self.end_batch()?;
         }
         let start = small(self.text.len());

@@ -6,7 +6,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::FieldPath;
+use crate::{FieldPath, Gathering};
 
 fn judged(options: &DecodeOptions, file: &[u8]) -> Outcome {
     let whole = decode(options.clone(), file);
@@ -362,6 +362,108 @@ fn elements_are_fields_by_the_mapping() {
             assert_eq!(fields, serde_json::from_str(json).unwrap());
         });
     }
+}
+
+/// What an attribute is about is decided by what its prefix is bound to where it stands, wherever batches are cut and in
+/// whatever order rows come out of a file between.
+#[test]
+fn a_prefix_means_what_it_is_bound_to_where_it_stands() {
+    const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
+    let rows = [
+        (format!("<r xmlns:i='{XSI}'><a i:nil='true'/></r>"), r#"{"a":null}"#),
+        ("<r xmlns:i='urn:m'><d i:code='7'>x</d></r>".to_owned(), r##"{"d":{"@code":"7","#text":"x"}}"##),
+        ("<r><a>1</a></r>".to_owned(), r#"{"a":"1"}"#),
+        // By the declaration outside of all rows, and in and beside an element that declares it anew.
+        ("<r><d o:code='7'>x</d><e o:nil='1'/></r>".to_owned(), r#"{"d":"x","e":null}"#),
+        (
+            "<r><d xmlns:o='urn:m' o:nil='1'><e o:t='2'/></d><d o:nil='1'/><f><g o:nil='1'/></f></r>".to_owned(),
+            r##"{"d":[{"@nil":"1","e":{"@t":"2"}},null],"f":{"g":null}}"##,
+        ),
+        (
+            format!(
+                "<r xmlns:o='urn:m'><d xmlns:p='{}'><e p:nil='1'/><f p:t='1' o:t='2'/></d><d xml:lang='en'/></r>",
+                XSI.replace('h', "&#x68;")
+            ),
+            r##"{"d":[{"e":null,"f":{"@t":"2"}},{"@lang":"en"}]}"##,
+        ),
+        // Bound by one child, and to something else outside of it.
+        (
+            format!(
+                "<r xmlns:q='urn:m'><b xmlns:q='{XSI}' q:nil='1'/><c q:nil='1'/><b><c xmlns:q='{XSI}' q:nil='1'/></b></r>"
+            ),
+            r##"{"b":[null,{"c":null}],"c":{"@nil":"1"}}"##,
+        ),
+        ("<r o:type='t'><d><e o:type='t'>1</e></d></r>".to_owned(), r#"{"d":{"e":"1"}}"#),
+    ];
+    let file = format!("<rows xmlns:o='{XSI}'>{}</rows>", rows.iter().map(|(row, _)| row.as_str()).collect::<String>());
+    let expected: Vec<&str> = rows.iter().map(|(_, json)| *json).collect();
+    let json = |batches: &[RowBatch]| -> Vec<String> {
+        batches.iter().flat_map(RowBatch::rows).map(|row| row.to_json().into_owned()).collect()
+    };
+    for cut in 0..file.len() {
+        let (begin, rest) = file.as_bytes().split_at(cut);
+        for batch_rows in [1, 2, 3, 100] {
+            let options = DecodeOptions { batch_rows, ..xml() };
+            let (batches, end) = decode_batches(options, [begin, rest]);
+            assert_eq!(end.unwrap().bad_rows, 0);
+            assert_eq!(json(&batches), expected, "cut at {cut}, {batch_rows} rows a batch");
+        }
+    }
+    let batches = all_rows(xml(), file.as_bytes());
+    let value = |row: usize, path: &str| batches[0].row(row).get(&FieldPath::parse(path).unwrap());
+    assert_eq!((value(1, "d.@code"), value(1, "d.#text")), (text("7"), text("x")));
+    assert_eq!(
+        (value(3, "d.@code"), value(4, "d[0].e.@t"), value(6, "b[1].c")),
+        (Field::Missing, text("2"), Field::Null)
+    );
+
+    let mut gathering = Gathering::like(&batches[0]);
+    for row in batches[0].rows().collect::<Vec<_>>().into_iter().rev() {
+        let mut packed = Vec::new();
+        row.pack(&mut packed);
+        gathering.add(&packed).unwrap();
+    }
+    let mut reversed = json(&gathering.take().unwrap());
+    reversed.reverse();
+    assert_eq!(reversed, expected);
+
+    let lines: String =
+        rows.iter().map(|(row, _)| format!("{}\n", row.replace("<r", &format!("<r xmlns:o='{XSI}'")))).collect();
+    let lines = lines.replace(&format!("xmlns:o='{XSI}' xmlns:o="), "xmlns:o=");
+    assert_eq!(json(&all_rows(xml_lines(), lines.as_bytes())), expected);
+}
+
+/// Prefixes are forgotten when their elements end.
+#[test]
+fn a_file_may_use_more_prefixes_than_may_be_declared_at_once() {
+    let row = |n: usize| format!("<r xmlns:p{n}='http://www.w3.org/2001/XMLSchema-instance'><a p{n}:nil='1'/></r>");
+    let file = format!("<rows>{}</rows>", (0..3_000).map(row).collect::<String>());
+    let batches = all_rows(xml(), file.as_bytes());
+    assert!(batches.iter().flat_map(RowBatch::rows).all(|row| row.to_json() == r#"{"a":null}"#));
+    let size: usize = batches.iter().map(RowBatch::size).sum();
+    assert!(size < 3 * file.len(), "{size} for {}", file.len());
+}
+
+/// To read all fields takes as long as there are fields, however many names they share.
+#[test]
+fn many_names_that_stand_often_are_read_in_one_pass() {
+    let time_of = |names: usize| {
+        const PLACES: usize = 60_000;
+        let row: String = (0..PLACES).map(|at| format!("<a{}/>", 1_000 + at % names)).collect();
+        let file = format!("<rows><r>{row}</r></rows>");
+        first_row(xml(), file.as_bytes(), |row| {
+            let began = std::time::Instant::now();
+            let mut read = 0;
+            row.for_each(&mut |_, value| read += matches!(value, Field::Nested(_)) as usize);
+            let json = row.to_json();
+            assert_eq!((read, json.matches("\"\"").count()), (names, PLACES));
+            began.elapsed()
+        })
+    };
+    let few = (0..3).map(|_| time_of(4)).min().unwrap();
+    let many = (0..3).map(|_| time_of(4_000)).min().unwrap();
+    // A pass for each name would take a thousand times as long.
+    assert!(many < 50 * few, "{many:?} for many names, {few:?} for few");
 }
 
 #[test]

@@ -115,6 +115,6 @@ impl XmlLines {
 
     /// The table of the batch that is handed out.
     pub(crate) fn take_layout(&mut self) -> Layout {
-        Layout::Xml(self.collector.take(self.scanner.xsi()))
+        Layout::Xml(self.collector.take())
     }
 }

@@ -47,10 +47,15 @@ impl Namespaces {
 
     /// The namespace of a prefix, if it is declared.
     pub(super) fn resolve(&self, prefix: &[u8]) -> Option<&[u8]> {
+        self.resolve_with_level(prefix).map(|(uri, _)| uri)
+    }
+
+    /// The namespace of a prefix, and the level of the element that declares it.
+    pub(super) fn resolve_with_level(&self, prefix: &[u8]) -> Option<(&[u8], usize)> {
         let declared = self.bound.iter().rev().find(|binding| &self.bytes[binding.prefix..binding.uri] == prefix);
         match declared {
-            Some(binding) => Some(&self.bytes[binding.uri..binding.end]),
-            None if prefix == b"xml" => Some(XML),
+            Some(binding) => Some((&self.bytes[binding.uri..binding.end], binding.depth)),
+            None if prefix == b"xml" => Some((XML, 0)),
             None => None,
         }
     }

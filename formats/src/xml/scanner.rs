@@ -109,8 +109,10 @@ enum Kind {
     Value,
     /// A declaration of a namespace.
     Declaration,
-    /// In the namespace of XML Schema instances.
-    Xsi,
+    /// In the namespace of XML Schema instances, to which an element of this level bound its prefix.
+    Xsi {
+        level: usize,
+    },
 }
 
 /// In what the next byte is.
@@ -157,10 +159,9 @@ pub(super) struct Scanner {
     attributes: Vec<Attribute>,
     is_empty: bool,
     is_nil: bool,
+    has_prefixed: bool,
     /// Kept for comparing many.
     sorted: Vec<u32>,
-    /// Prefixes that were bound to the namespace of XML Schema instances; mostly one.
-    xsi: Vec<Box<str>>,
 }
 
 impl Scanner {
@@ -181,8 +182,8 @@ impl Scanner {
             attributes: Vec::new(),
             is_empty: false,
             is_nil: false,
+            has_prefixed: false,
             sorted: Vec::new(),
-            xsi: Vec::new(),
         }
     }
 
@@ -224,8 +225,18 @@ impl Scanner {
         self.is_nil
     }
 
-    pub(super) fn xsi(&self) -> &[Box<str>] {
-        &self.xsi
+    /// Whether the last start tag has attributes whose names have a prefix.
+    pub(super) fn has_prefixed(&self) -> bool {
+        self.has_prefixed
+    }
+
+    /// Prefixes in the last start tag that mean the namespace of XML Schema instances because an element of this level, or one
+    /// around it, says so.
+    pub(super) fn xsi_prefixes<'t>(&self, text: &'t [u8], level_max: usize) -> impl Iterator<Item = &'t [u8]> {
+        self.attributes.iter().filter_map(move |attribute| match attribute.kind {
+            Kind::Xsi { level } if level <= level_max => Some(attribute.name.prefix(text)),
+            _ => None,
+        })
     }
 
     #[cfg(test)]
@@ -561,6 +572,7 @@ impl Scanner {
         }
         let depth = self.open.len();
         self.is_nil = false;
+        self.has_prefixed = false;
         if !self.attributes.is_empty() || self.name.has_prefix() {
             self.check_attributes(text, depth)?;
         }
@@ -660,11 +672,8 @@ impl Scanner {
             let uri = value::attribute(&raw);
             let declared = self.namespaces.declare(depth, prefix, uri.as_bytes());
             declared.map_err(|problem| Fault::new(attribute.name.start, problem))?;
-            if namespaces::is_xsi(uri.as_bytes()) && !self.xsi.iter().any(|known| known.as_bytes() == prefix) {
-                self.xsi.push(String::from_utf8_lossy(prefix).into());
-            }
         }
-        if self.namespaces.len() > DECLARED_MAX || self.xsi.len() > DECLARED_MAX {
+        if self.namespaces.len() > DECLARED_MAX {
             return Err(Fault::new(self.at, "more namespaces are declared at once than are read"));
         }
         let undeclared = |name: Name| {
@@ -680,17 +689,18 @@ impl Scanner {
                 continue;
             }
             prefixed += 1;
-            let Some(uri) = self.namespaces.resolve(attribute.name.prefix(text)) else {
+            let Some((uri, level)) = self.namespaces.resolve_with_level(attribute.name.prefix(text)) else {
                 return Err(undeclared(attribute.name));
             };
             if namespaces::is_xsi(uri) {
-                attribute.kind = Kind::Xsi;
+                attribute.kind = Kind::Xsi { level };
                 if attribute.name.local(text) == b"nil" {
                     let value = text[attribute.value_start..attribute.value_end].trim_ascii();
                     self.is_nil = matches!(value, b"true" | b"1");
                 }
             }
         }
+        self.has_prefixed = prefixed > 0;
         if prefixed > 1 { self.refuse_same(text) } else { Ok(()) }
     }
 

@@ -3,7 +3,7 @@
 //! A field's place is 16 bytes, counted from where its row begins, so that a row that moves to the next batch keeps its
 //! places. A value that is text as it stands is only cut out; anything else is read by `value` when it is asked for.
 
-use std::{borrow::Cow, collections::HashMap, mem, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, mem};
 
 use super::{
     is_space,
@@ -71,8 +71,53 @@ pub(crate) struct XmlTable {
     spans: Vec<Span>,
     /// Names of attributes, each with its `@`.
     attributes: String,
-    /// Prefixes of the namespace of XML Schema instances.
-    xsi: Arc<[Box<str>]>,
+    prefixes: Prefixes,
+}
+
+/// Which prefixes mean the namespace of XML Schema instances in rows whose elements use some, by declarations of the row's
+/// element or around it: noted where it changes, because rows mostly agree. What elements within a row declare themselves is
+/// read with them.
+#[derive(Debug, Default)]
+struct Prefixes {
+    /// Those of a row by blanks, which no name has.
+    names: String,
+    changes: Vec<Change>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    /// Where the fields of the row lie with which it begins.
+    from: u32,
+    start: u32,
+    end: u32,
+}
+
+impl Prefixes {
+    /// Of the row whose fields begin here.
+    fn of(&self, span: usize) -> &str {
+        let after = self.changes.partition_point(|change| change.from as usize <= span);
+        self.at(after)
+    }
+
+    fn at(&self, after: usize) -> &str {
+        match after.checked_sub(1).and_then(|before| self.changes.get(before)) {
+            Some(change) => slice(&self.names, change.start as usize..change.end as usize),
+            None => "",
+        }
+    }
+
+    /// From this row on, whose fields begin here.
+    fn note(&mut self, span: usize, prefixes: &str) {
+        if self.at(self.changes.len()) != prefixes {
+            let start = place(self.names.len());
+            self.names.push_str(prefixes);
+            self.changes.push(Change { from: place(span), start, end: place(self.names.len()) });
+        }
+    }
+
+    fn size(&self) -> usize {
+        self.names.capacity() + self.changes.capacity() * size_of::<Change>()
+    }
 }
 
 impl XmlTable {
@@ -81,28 +126,26 @@ impl XmlTable {
     }
 
     pub(crate) fn size(&self) -> usize {
-        self.spans.capacity() * size_of::<Span>() + self.attributes.capacity()
+        self.spans.capacity() * size_of::<Span>() + self.attributes.capacity() + self.prefixes.size()
     }
 
     /// The row `text`, whose fields are `from..to`.
     pub(crate) fn row<'a>(&'a self, text: &'a str, from: usize, to: usize) -> XmlRow<'a> {
-        XmlRow { text, spans: &self.spans[from..to], attributes: &self.attributes, xsi: &self.xsi }
+        XmlRow { text, spans: &self.spans[from..to], attributes: &self.attributes, xsi: self.prefixes.of(from) }
     }
 }
 
 impl XmlTable {
     /// Without rows.
     pub(crate) fn new() -> Self {
-        Self { spans: Vec::new(), attributes: String::new(), xsi: Arc::new([]) }
+        Self { spans: Vec::new(), attributes: String::new(), prefixes: Prefixes::default() }
     }
 
     /// Takes a row that [`XmlRow::pack`] wrote, which is all of `packed`; `None` when it is none.
     pub(crate) fn unpack(&mut self, mut packed: &[u8]) -> Option<()> {
         let from = &mut packed;
-        let xsi = read_prefixes(from)?;
-        if !xsi.iter().copied().eq(self.xsi.iter().map(|prefix| &**prefix)) {
-            self.xsi = xsi.into_iter().map(Box::from).collect();
-        }
+        let xsi = read_text(from)?;
+        self.prefixes.note(self.spans.len(), xsi);
         for _ in 0..varint::read(from)? {
             let mut place = || u32::try_from(varint::read(from)?).ok().map(|place| place.rotate_right(1));
             let (name_start, name_end, value_start, value_end) = (place()?, place()?, place()?, place()?);
@@ -114,16 +157,6 @@ impl XmlTable {
         }
         from.is_empty().then_some(())
     }
-
-    /// Whether a packed row can be among those that are here: prefixes mean the same in it.
-    pub(crate) fn takes(&self, mut packed: &[u8]) -> bool {
-        let is_alike = |xsi: Vec<&str>| xsi.into_iter().eq(self.xsi.iter().map(|prefix| &**prefix));
-        self.spans.is_empty() || read_prefixes(&mut packed).is_some_and(is_alike)
-    }
-}
-
-fn read_prefixes<'p>(from: &mut &'p [u8]) -> Option<Vec<&'p str>> {
-    (0..varint::read(from)?).map(|_| read_text(from)).collect()
 }
 
 fn read_text<'p>(from: &mut &'p [u8]) -> Option<&'p str> {
@@ -142,7 +175,7 @@ pub(super) struct Collector {
     spans: Vec<Span>,
     spans_before: usize,
     attributes: String,
-    xsi: Arc<[Box<str>]>,
+    prefixes: Prefixes,
     /// Where the fields of the batch's last row begin.
     last_row: Option<usize>,
     // The row being read:
@@ -156,6 +189,10 @@ pub(super) struct Collector {
     child: Option<Child>,
     has_text: bool,
     problem: Option<String>,
+    /// Elements in it have attributes whose names have a prefix.
+    has_prefixed: bool,
+    /// See [`Prefixes`].
+    xsi: String,
     /// The names of a row before, and for each field whether it repeats one and is repeated: rows are mostly alike.
     shape: Vec<u8>,
     shape_flags: Vec<(bool, bool)>,
@@ -185,7 +222,7 @@ impl Collector {
             spans: Vec::new(),
             spans_before: 0,
             attributes: String::new(),
-            xsi: Arc::new([]),
+            prefixes: Prefixes::default(),
             last_row: None,
             row: Vec::new(),
             names: Vec::new(),
@@ -195,6 +232,8 @@ impl Collector {
             child: None,
             has_text: false,
             problem: None,
+            has_prefixed: false,
+            xsi: String::new(),
             shape: Vec::new(),
             shape_flags: Vec::new(),
         }
@@ -207,6 +246,8 @@ impl Collector {
             + self.names.capacity()
             + 4 * self.name_ends.capacity()
             + self.attributes.capacity()
+            + self.prefixes.size()
+            + self.xsi.capacity()
             + self.shape.capacity()
     }
 
@@ -220,6 +261,8 @@ impl Collector {
         self.child = None;
         self.has_text = false;
         self.problem = None;
+        self.has_prefixed = false;
+        self.xsi.clear();
         for (index, attribute) in scanner.attributes().enumerate() {
             let name = attribute.name.local(text);
             let (name_start, name_end) = self.attribute_name(index, name);
@@ -276,14 +319,14 @@ impl Collector {
                 }
             }
             Token::Open { start, end } => {
-                self.check_level(scanner.depth(), start);
+                self.see_tag(text, scanner, scanner.depth(), start);
                 match &mut self.child {
                     Some(child) => child.plain = false,
                     None => self.child = Some(self.child_of(scanner, start, end)),
                 }
             }
             Token::Empty { start, end } => {
-                self.check_level(scanner.depth() + 1, start);
+                self.see_tag(text, scanner, scanner.depth() + 1, start);
                 match &mut self.child {
                     Some(child) => child.plain = false,
                     None => {
@@ -293,7 +336,7 @@ impl Collector {
                 }
             }
             Token::Leaf { start, content, content_end, end } => {
-                self.check_level(scanner.depth() + 1, start);
+                self.see_tag(text, scanner, scanner.depth() + 1, start);
                 match &mut self.child {
                     Some(child) => child.plain = false,
                     None => {
@@ -337,11 +380,27 @@ impl Collector {
         }
     }
 
+    /// Looks at the tag of an element in the row.
     #[inline]
-    fn check_level(&mut self, level: usize, start: usize) {
+    fn see_tag(&mut self, text: &[u8], scanner: &Scanner, level: usize, start: usize) {
+        if scanner.has_prefixed() {
+            self.note_prefixes(text, scanner);
+        }
         if level - self.depth > self.nesting_max && self.problem.is_none() {
             let limit = self.nesting_max;
             self.problem = Some(format!("nested deeper than the limit of {limit} levels at byte {start} of the row"));
+        }
+    }
+
+    fn note_prefixes(&mut self, text: &[u8], scanner: &Scanner) {
+        self.has_prefixed = true;
+        for prefix in scanner.xsi_prefixes(text, self.depth) {
+            if !self.xsi.split(' ').any(|known| known.as_bytes() == prefix) {
+                if !self.xsi.is_empty() {
+                    self.xsi.push(' ');
+                }
+                self.xsi.push_str(&String::from_utf8_lossy(prefix));
+            }
         }
     }
 
@@ -434,15 +493,16 @@ impl Collector {
         }
         let from = self.spans.len();
         self.last_row = Some(from);
+        // To a row without prefixes it is all the same.
+        if self.has_prefixed {
+            self.prefixes.note(from, &self.xsi);
+        }
         self.spans.extend_from_slice(&self.row);
         from
     }
 
     /// The table of the batch that is handed out.
-    pub(super) fn take(&mut self, xsi: &[Box<str>]) -> XmlTable {
-        if *self.xsi != *xsi {
-            self.xsi = xsi.into();
-        }
+    pub(super) fn take(&mut self) -> XmlTable {
         let mut spans = mem::take(&mut self.spans);
         self.spans_before = spans.len();
         shrink(&mut spans);
@@ -452,7 +512,7 @@ impl Collector {
         for span in self.row.iter_mut().filter(|span| span.is_attribute()) {
             span.be_named(slice(&attributes, span.name_range()), &mut self.attributes);
         }
-        XmlTable { spans, attributes, xsi: Arc::clone(&self.xsi) }
+        XmlTable { spans, attributes, prefixes: mem::take(&mut self.prefixes) }
     }
 }
 
@@ -462,7 +522,8 @@ pub(crate) struct XmlRow<'a> {
     text: &'a str,
     spans: &'a [Span],
     attributes: &'a str,
-    xsi: &'a [Box<str>],
+    /// See [`Prefixes`].
+    xsi: &'a str,
 }
 
 /// The name of an element's own text, where it has others too.
@@ -475,8 +536,7 @@ impl<'a> XmlRow<'a> {
             varint::write(text.len() as u64, into);
             into.extend_from_slice(text.as_bytes());
         };
-        varint::write(self.xsi.len() as u64, into);
-        self.xsi.iter().for_each(|prefix| write_text(prefix, into));
+        write_text(self.xsi, into);
         varint::write(self.spans.len() as u64, into);
         for span in self.spans {
             // A flag at the top would make every place one of five bytes.
@@ -504,11 +564,15 @@ impl<'a> XmlRow<'a> {
     /// The field that begins here, with those that repeat it.
     fn value(&self, span: Span) -> Field<'a> {
         if span.is_repeated() {
-            let mut json = Vec::new();
-            self.write_repeated(span, &mut json);
-            return Field::Nested(Cow::Owned(json));
+            return self.nested(self.repeated(span));
         }
         self.single(span)
+    }
+
+    fn nested(&self, spans: impl Iterator<Item = Span>) -> Field<'a> {
+        let mut json = Vec::new();
+        self.write_repeated(spans, &mut json);
+        Field::Nested(Cow::Owned(json))
     }
 
     fn single(&self, span: Span) -> Field<'a> {
@@ -529,9 +593,34 @@ impl<'a> XmlRow<'a> {
         std::iter::once(span).chain(others)
     }
 
-    fn write_repeated(&self, span: Span, into: &mut Vec<u8>) {
+    /// The places of all names that stand more than once, by name and in the row's order. Whoever goes through all fields looks for
+    /// them once: a row may have thousands of names, each of which stands often.
+    fn repeats(&self) -> Vec<(&'a str, Span)> {
+        let repeats = self.spans.iter().filter(|span| span.is_repeated() || span.is_repetition());
+        let mut repeats: Vec<_> = repeats.map(|span| (self.name(*span), *span)).collect();
+        repeats.sort_by_key(|(name, _)| *name);
+        repeats
+    }
+
+    /// Calls `visit` for each name: with its first place, and all its places if there are several.
+    fn for_each_name(&self, mut visit: impl FnMut(Span, Option<&[(&str, Span)]>)) {
+        let mut repeats = None;
+        for span in self.spans.iter().filter(|span| !span.is_repetition()) {
+            if span.is_repeated() {
+                let name = self.name(*span);
+                let repeats = repeats.get_or_insert_with(|| self.repeats());
+                let from = repeats.partition_point(|(other, _)| *other < name);
+                let to = from + repeats[from..].partition_point(|(other, _)| *other == name);
+                visit(*span, Some(&repeats[from..to]));
+            } else {
+                visit(*span, None);
+            }
+        }
+    }
+
+    fn write_repeated(&self, spans: impl Iterator<Item = Span>, into: &mut Vec<u8>) {
         into.push(b'[');
-        for (index, span) in self.repeated(span).enumerate() {
+        for (index, span) in spans.enumerate() {
             if index > 0 {
                 into.push(b',');
             }
@@ -595,20 +684,27 @@ impl<'a> XmlRow<'a> {
     }
 
     pub(crate) fn for_each(&self, visit: &mut dyn FnMut(Cow<'a, str>, Field<'a>)) {
-        for span in self.spans.iter().filter(|span| !span.is_repetition()) {
-            visit(Cow::Borrowed(self.name(*span)), self.value(*span));
-        }
+        self.for_each_name(|span, all| {
+            let value = match all {
+                Some(all) => self.nested(all.iter().map(|(_, span)| *span)),
+                None => self.single(span),
+            };
+            visit(Cow::Borrowed(self.name(span)), value);
+        });
     }
 
     pub(crate) fn write_json(&self, into: &mut Vec<u8>) {
         let mut separator = b'{';
-        for span in self.spans.iter().filter(|span| !span.is_repetition()) {
+        self.for_each_name(|span, all| {
             into.push(separator);
             separator = b',';
-            json::write_text(self.name(*span), into);
+            json::write_text(self.name(span), into);
             into.push(b':');
-            if span.is_repeated() { self.write_repeated(*span, into) } else { write_field(&self.single(*span), into) }
-        }
+            match all {
+                Some(all) => self.write_repeated(all.iter().map(|(_, span)| *span), into),
+                None => write_field(&self.single(span), into),
+            }
+        });
         into.extend_from_slice(if separator == b'{' { b"{}" } else { b"}" });
     }
 }

@@ -4,64 +4,90 @@ use std::{borrow::Cow, collections::HashMap, iter};
 
 use memchr::{memchr, memchr3, memmem};
 
-use super::{is_space, table::TEXT};
+use super::{is_space, namespaces, table::TEXT};
 use crate::{Field, field::Step, json};
 
 fn slice(text: &str, from: usize, to: usize) -> &str {
     text.get(from..to).expect("checked XML is cut at its marks only")
 }
 
+/// Which prefixes mean the namespace of XML Schema instances: what is declared between a row's element and the one that is
+/// looked at, the innermost first, and then what holds in the row.
+struct Scope<'t, 's> {
+    /// By the element's own tag: prefixes, and whether they mean it.
+    declared: Vec<(&'t str, bool)>,
+    around: Option<&'s Scope<'t, 's>>,
+    /// In the row, by declarations of its element or outside of it: those that mean it and are used, by blanks.
+    row: &'s str,
+}
+
+impl<'s> Scope<'_, 's> {
+    fn of_row(row: &'s str) -> Self {
+        Self { declared: Vec::new(), around: None, row }
+    }
+
+    fn is_xsi(&self, prefix: &str) -> bool {
+        if prefix.is_empty() {
+            return false;
+        }
+        let mut scope = self;
+        loop {
+            if let Some((_, is_xsi)) = scope.declared.iter().find(|(declared, _)| *declared == prefix) {
+                return *is_xsi;
+            }
+            match scope.around {
+                Some(around) => scope = around,
+                None => return scope.row.split(' ').any(|known| known == prefix),
+            }
+        }
+    }
+}
+
 /// An element, taken apart.
-#[derive(Clone, Copy)]
-struct Element<'t> {
+struct Element<'t, 's> {
     /// What is in the tag after the name.
     tag: &'t str,
     content: &'t str,
+    scope: Scope<'t, 's>,
 }
 
-impl<'t> Element<'t> {
-    fn new(element: &'t str) -> Self {
+impl<'t, 's> Element<'t, 's> {
+    fn new(element: &'t str, around: &'s Scope<'t, 's>) -> Self {
         let bytes = element.as_bytes();
         let name_end =
             1 + bytes[1..].iter().position(|byte| is_space(*byte) || matches!(byte, b'/' | b'>')).unwrap_or(0);
         let (tag_end, empty) = end_of_tag(bytes, name_end);
         let tag = slice(element, name_end, tag_end - if empty { 2 } else { 1 });
         let content_end = if empty { tag_end } else { memchr::memrchr(b'<', bytes).unwrap_or(tag_end) };
-        Self { tag, content: slice(element, tag_end, content_end) }
+        let declared = match tag.contains(XMLNS) {
+            true => all_attributes(tag)
+                .filter(|(prefix, ..)| *prefix == XMLNS)
+                .map(|(_, local, value)| (local, namespaces::is_xsi(attribute(value).as_bytes())))
+                .collect(),
+            false => Vec::new(),
+        };
+        let scope = Scope { declared, around: Some(around), row: around.row };
+        Self { tag, content: slice(element, tag_end, content_end), scope }
     }
 
     /// Names and raw values, without declarations of namespaces and what is about schemas.
-    fn attributes(self, xsi: &[Box<str>]) -> impl Iterator<Item = (&'t str, &'t str)> {
-        self.all_attributes()
+    fn attributes(&self) -> impl Iterator<Item = (&'t str, &'t str)> {
+        all_attributes(self.tag)
             .filter(|(prefix, local, _)| {
-                !(*prefix == "xmlns" || (prefix.is_empty() && *local == "xmlns") || is_xsi(prefix, xsi))
+                !(*prefix == XMLNS || (prefix.is_empty() && *local == XMLNS) || self.scope.is_xsi(prefix))
             })
             .map(|(_, local, value)| (local, value))
     }
 
-    fn all_attributes(self) -> impl Iterator<Item = (&'t str, &'t str, &'t str)> {
-        let mut rest = self.tag;
-        iter::from_fn(move || {
-            let (name, after) = rest.split_once('=')?;
-            let after = after.trim_ascii_start();
-            let quote = if after.starts_with('"') { '"' } else { '\'' };
-            let (value, after) = after.get(1..)?.split_once(quote)?;
-            rest = after;
-            let name = name.trim_ascii();
-            let (prefix, local) = name.split_once(':').unwrap_or(("", name));
-            Some((prefix, local, value))
-        })
-    }
-
-    fn is_nil(self, xsi: &[Box<str>]) -> bool {
+    fn is_nil(&self) -> bool {
         self.content.is_empty()
-            && self.all_attributes().any(|(prefix, local, value)| {
-                local == "nil" && is_xsi(prefix, xsi) && matches!(value.trim_ascii(), "true" | "1")
+            && all_attributes(self.tag).any(|(prefix, local, value)| {
+                local == "nil" && self.scope.is_xsi(prefix) && matches!(value.trim_ascii(), "true" | "1")
             })
     }
 
     /// The children, with their local names.
-    fn children(self) -> impl Iterator<Item = (&'t str, &'t str)> {
+    fn children(&self) -> impl Iterator<Item = (&'t str, &'t str)> + use<'t> {
         nodes(self.content).filter_map(|node| match node {
             Node::Element(element) => Some((local_name(element), element)),
             Node::Text(_) | Node::Cdata(_) => None,
@@ -69,8 +95,20 @@ impl<'t> Element<'t> {
     }
 }
 
-fn is_xsi(prefix: &str, xsi: &[Box<str>]) -> bool {
-    !prefix.is_empty() && xsi.iter().any(|known| **known == *prefix)
+const XMLNS: &str = "xmlns";
+
+/// Prefixes, local names and raw values.
+fn all_attributes(mut rest: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    iter::from_fn(move || {
+        let (name, after) = rest.split_once('=')?;
+        let after = after.trim_ascii_start();
+        let quote = if after.starts_with('"') { '"' } else { '\'' };
+        let (value, after) = after.get(1..)?.split_once(quote)?;
+        rest = after;
+        let name = name.trim_ascii();
+        let (prefix, local) = name.split_once(':').unwrap_or(("", name));
+        Some((prefix, local, value))
+    })
 }
 
 fn local_name(element: &str) -> &str {
@@ -236,32 +274,40 @@ pub(super) fn own_text(content: &str) -> Cow<'_, str> {
     whole
 }
 
-/// An element's value.
-pub(super) fn read<'t>(element: &'t str, xsi: &[Box<str>]) -> Field<'t> {
-    let parts = Element::new(element);
-    if parts.is_nil(xsi) {
+/// The value of an element of a row in which these prefixes, by blanks, mean the namespace of XML Schema instances.
+pub(super) fn read<'t>(element: &'t str, xsi: &str) -> Field<'t> {
+    read_in(element, &Scope::of_row(xsi))
+}
+
+/// Goes down from an element of such a row.
+pub(super) fn walk<'t>(element: &'t str, steps: &[Step], xsi: &str) -> Field<'t> {
+    walk_in(element, steps, &Scope::of_row(xsi))
+}
+
+fn read_in<'t>(element: &'t str, around: &Scope<'t, '_>) -> Field<'t> {
+    let parts = Element::new(element, around);
+    if parts.is_nil() {
         return Field::Null;
     }
-    if parts.attributes(xsi).next().is_none() && parts.children().next().is_none() {
+    if parts.attributes().next().is_none() && parts.children().next().is_none() {
         return Field::Text(own_text(parts.content));
     }
     let mut json = Vec::new();
-    write_json(element, xsi, &mut json);
+    write_json(element, around, &mut json);
     Field::Nested(Cow::Owned(json))
 }
 
-/// Goes down from an element.
-pub(super) fn walk<'t>(element: &'t str, steps: &[Step], xsi: &[Box<str>]) -> Field<'t> {
+fn walk_in<'t>(element: &'t str, steps: &[Step], around: &Scope<'t, '_>) -> Field<'t> {
     let (name, rest) = match steps {
-        [] => return read(element, xsi),
+        [] => return read_in(element, around),
         // It stands once.
-        [Step::Index(0), rest @ ..] => return walk(element, rest, xsi),
+        [Step::Index(0), rest @ ..] => return walk_in(element, rest, around),
         [Step::Index(_), ..] => return Field::Missing,
         [Step::Name(name), rest @ ..] => (&**name, rest),
     };
-    let parts = Element::new(element);
+    let parts = Element::new(element, around);
     if let Some(name) = name.strip_prefix('@') {
-        let found = parts.attributes(xsi).find(|(local, _)| *local == name);
+        let found = parts.attributes().find(|(local, _)| *local == name);
         return match (found, rest) {
             (Some((_, value)), []) => Field::Text(attribute(value)),
             _ => Field::Missing,
@@ -269,42 +315,42 @@ pub(super) fn walk<'t>(element: &'t str, steps: &[Step], xsi: &[Box<str>]) -> Fi
     }
     if name == TEXT {
         let own = own_text(parts.content);
-        let is_object = parts.attributes(xsi).next().is_some() || parts.children().next().is_some();
-        let is_value = !own.bytes().all(is_space) || !(is_object || parts.is_nil(xsi));
+        let is_object = parts.attributes().next().is_some() || parts.children().next().is_some();
+        let is_value = !own.bytes().all(is_space) || !(is_object || parts.is_nil());
         return if rest.is_empty() && is_value { Field::Text(own) } else { Field::Missing };
     }
     let mut found = parts.children().filter(|(local, _)| *local == name).map(|(_, child)| child);
     let Some(first) = found.next() else { return Field::Missing };
-    let Some(second) = found.next() else { return walk(first, rest, xsi) };
+    let Some(second) = found.next() else { return walk_in(first, rest, &parts.scope) };
     match rest {
         [] => {
             let mut json = Vec::new();
-            write_array(iter::once(first).chain(iter::once(second)).chain(found), xsi, &mut json);
+            write_array(iter::once(first).chain(iter::once(second)).chain(found), &parts.scope, &mut json);
             Field::Nested(Cow::Owned(json))
         }
         [Step::Index(index), rest @ ..] => match iter::once(first).chain(iter::once(second)).chain(found).nth(*index) {
-            Some(child) => walk(child, rest, xsi),
+            Some(child) => walk_in(child, rest, &parts.scope),
             None => Field::Missing,
         },
         [Step::Name(_), ..] => Field::Missing,
     }
 }
 
-fn write_array<'t>(elements: impl Iterator<Item = &'t str>, xsi: &[Box<str>], into: &mut Vec<u8>) {
+fn write_array<'t>(elements: impl Iterator<Item = &'t str>, around: &Scope<'t, '_>, into: &mut Vec<u8>) {
     into.push(b'[');
     for (index, element) in elements.enumerate() {
         if index > 0 {
             into.push(b',');
         }
-        write_json(element, xsi, into);
+        write_json(element, around, into);
     }
     into.push(b']');
 }
 
 /// Appends an element's value as JSON. As deep as rows may be nested.
-fn write_json(element: &str, xsi: &[Box<str>], into: &mut Vec<u8>) {
-    let parts = Element::new(element);
-    if parts.is_nil(xsi) {
+fn write_json<'t>(element: &'t str, around: &Scope<'t, '_>, into: &mut Vec<u8>) {
+    let parts = Element::new(element, around);
+    if parts.is_nil() {
         into.extend_from_slice(b"null");
         return;
     }
@@ -320,7 +366,7 @@ fn write_json(element: &str, xsi: &[Box<str>], into: &mut Vec<u8>) {
         into.push(b':');
     };
     let mut is_object = false;
-    for (name, value) in parts.attributes(xsi) {
+    for (name, value) in parts.attributes() {
         is_object = true;
         name_of("@", name, into);
         json::write_text(&attribute(value), into);
@@ -330,8 +376,8 @@ fn write_json(element: &str, xsi: &[Box<str>], into: &mut Vec<u8>) {
         is_object = true;
         name_of("", name, into);
         match elements.as_slice() {
-            [one] => write_json(one, xsi, into),
-            many => write_array(many.iter().copied(), xsi, into),
+            [one] => write_json(one, &parts.scope, into),
+            many => write_array(many.iter().copied(), &parts.scope, into),
         }
     }
     let own = own_text(parts.content);
