@@ -807,6 +807,11 @@ impl Run<'_> {
         for parked in waiting.iter().chain(&below.rows) {
             needs.entry(&parked.entity).or_default().whole.insert(parked.key.clone());
         }
+        for parked in waiting.iter().chain(&below.rows) {
+            let Some(table) = self.overlay().place(&parked.entity) else { continue };
+            let known = overlay::KnownParked { id: parked.id, version: parked.version.clone() };
+            self.overlay_mut().table_mut(table).know(&parked.key).parked = Some(known);
+        }
         for (entity, needs) in needs {
             let Some(table) = self.overlay().place(entity) else { continue };
             self.load_shape(tx, table).await?;

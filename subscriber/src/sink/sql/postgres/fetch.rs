@@ -16,7 +16,7 @@ use super::{
         waiting::Patience,
     },
     encode::{check_key_part, declared_type},
-    overlay::{Flags, Held, Needs, Overlay},
+    overlay::{Flags, Held, KnownParked, Needs, Overlay},
 };
 use crate::apply::{Begin, EntityPlan, KeyPart};
 
@@ -143,10 +143,13 @@ pub(super) async fn fetch(
         let sql = "SELECT key, version FROM _waybill_tombstone WHERE entity = $1 AND key = ANY ($2)";
         buried = tx.query(&tx.prepare_cached(sql).await?, &[&entity, &whole]).await?;
     }
+    // Of rows that are released it is known.
+    let is_open = |key: &&&str| overlay.table(id).known(key).is_none_or(|known| known.parked.is_none());
+    let may_wait: Vec<&str> = whole.iter().filter(is_open).copied().collect();
     let mut parked = Vec::new();
-    if flags.has_parked && !whole.is_empty() {
-        let sql = "SELECT key, version FROM _waybill_parked WHERE entity = $1 AND key = ANY ($2)";
-        parked = tx.query(&tx.prepare_cached(sql).await?, &[&entity, &whole]).await?;
+    if flags.has_parked && !may_wait.is_empty() {
+        let sql = "SELECT key, id, version FROM _waybill_parked WHERE entity = $1 AND key = ANY ($2)";
+        parked = tx.query(&tx.prepare_cached(sql).await?, &[&entity, &may_wait]).await?;
     }
     let mut awaited = Vec::new();
     if flags.is_awaited && !whole.is_empty() {
@@ -167,7 +170,7 @@ pub(super) async fn fetch(
         table.know(row.get(0)).tombstone = Some(row.get(1));
     }
     for row in parked {
-        table.know(row.get(0)).parked = Some(row.get(1));
+        table.know(row.get(0)).parked = Some(KnownParked { id: row.get(1), version: row.get(2) });
     }
     for row in awaited {
         table.know(row.get(0)).is_waited_for = true;

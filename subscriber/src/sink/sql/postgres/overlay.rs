@@ -55,10 +55,17 @@ pub(super) struct Flags {
 pub(super) struct Known {
     pub(super) row: Held,
     pub(super) tombstone: Option<Vec<u8>>,
-    pub(super) parked: Option<Vec<u8>>,
+    pub(super) parked: Option<KnownParked>,
     pub(super) is_waited_for: bool,
     /// Not only whether there is a row.
     pub(super) is_whole: bool,
+}
+
+/// A row that waits.
+#[derive(Debug)]
+pub(super) struct KnownParked {
+    pub(super) id: i64,
+    pub(super) version: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +94,7 @@ pub(super) struct Changes {
     pub(super) tables: Vec<HashMap<String, Change>>,
     /// Tuples of rows of no entity, with their numbers.
     pub(super) appended: Vec<(Range<usize>, u64)>,
+    /// `None`: what waits, in the database too, goes.
     pub(super) parked: HashMap<(TableId, String), Option<ParkedRow>>,
     pub(super) unparked: Vec<i64>,
     pub(super) waits: Vec<Wait>,
@@ -373,7 +381,7 @@ impl Overlay {
         if !self.open[id.0].flags.has_parked {
             return None;
         }
-        self.whole(id, key)?.parked.clone()
+        self.whole(id, key)?.parked.as_ref().map(|parked| parked.version.clone())
     }
 }
 

@@ -527,9 +527,14 @@ async fn write_parked(
     now: &str,
 ) -> Result<Vec<(RowId, String)>, Failure> {
     let changes = &overlay.changes;
-    if !changes.unparked.is_empty() {
-        let sql = "DELETE FROM _waybill_parked WHERE id = ANY ($1)";
-        tx.execute(&tx.prepare_cached(sql).await?, &[&changes.unparked]).await?;
+    let in_the_database = |id: TableId, key: &str| overlay.table(id).known(key)?.parked.as_ref().map(|parked| parked.id);
+    let forgotten = changes.parked.iter().filter(|(_, parked)| parked.is_none());
+    let forgotten = forgotten.filter_map(|((id, key), _)| in_the_database(*id, key));
+    let gone: Vec<i64> = changes.unparked.iter().copied().chain(forgotten).collect();
+    if let (Some(first), Some(last)) = (gone.iter().min(), gone.iter().max()) {
+        // Rows that are released lie together. Without the bounds the server reads all that wait to find some thousand.
+        let sql = "DELETE FROM _waybill_parked WHERE id = ANY ($1) AND id BETWEEN $2 AND $3";
+        tx.execute(&tx.prepare_cached(sql).await?, &[&gone, first, last]).await?;
     }
     let mut refused = Vec::new();
     let cannot_wait = |problem: String| format!("it cannot wait for what it refers to: {problem}");
@@ -545,25 +550,10 @@ async fn write_parked(
         }
     }
     refused.extend(halves.refused().map(|(at, problem)| (changes.waits[at].row.clone(), cannot_wait(problem))));
-    let (mut gone_entities, mut gone_keys) = (Vec::new(), Vec::new());
-    let mut come = Vec::new();
+    let mut come: Vec<_> =
+        changes.parked.iter().filter_map(|((id, key), parked)| Some((*id, key.as_str(), parked.as_ref()?))).collect();
     // In the order in which they came, which is the one in which they are listed.
-    let mut in_order: Vec<_> = changes.parked.iter().collect();
-    in_order.sort_unstable_by_key(|(_, parked)| parked.as_ref().map(|parked| (&parked.file, parked.row)));
-    for ((id, key), parked) in in_order {
-        match parked {
-            Some(parked) => come.push((*id, key.as_str(), parked)),
-            None => {
-                gone_entities.push(overlay.table(*id).entity());
-                gone_keys.push(key.as_str());
-            }
-        }
-    }
-    if !gone_keys.is_empty() {
-        let sql = "DELETE FROM _waybill_parked p USING unnest($1::text[], $2::text[]) AS u(e, k)
-                   WHERE p.entity = u.e AND p.key = u.k";
-        tx.execute(&tx.prepare_cached(sql).await?, &[&gone_entities, &gone_keys]).await?;
-    }
+    come.sort_unstable_by_key(|(.., parked)| (&parked.file, parked.row));
     let mut halves = Halves::of(come.len());
     while let Some(stretch) = halves.next() {
         let inner = tx.savepoint("rows").await?;
