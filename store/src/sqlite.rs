@@ -120,6 +120,11 @@ impl Sqlite {
                  PRAGMA journal_size_limit = {WAL_KEPT_BYTES}"
             ))
             .map_err(failed)?;
+        if !schema.shared_with_user {
+            // What a statement may have to take back is kept, and with triggers and indexes that is soon more than the 64 KiB
+            // beyond which SQLite writes it to a temporary file. In a user's database statements may be large.
+            connection.execute_batch("PRAGMA temp_store = MEMORY").map_err(failed)?;
+        }
         let readers = Readers::open(path, &options).map_err(failed)?;
 
         let shown: Arc<str> = path.display().to_string().into();
