@@ -15,12 +15,12 @@
 //! then progress is committed: what a crash leaves beyond it is cut off. The file is moved to its final name after progress
 //! says that it is done, and at the next start if a crash came in between; so whoever takes finished files away never gets
 //! one twice. For another format the whole file is converted before it is moved: so every commit is an append, whatever the
-//! format. Rows that it cannot carry join the bad ones.
+//! format. One process converts a file, which holds a lock on it meanwhile. Rows that the format cannot carry join the bad ones.
 
 mod convert;
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Seek, SeekFrom, Write as _},
     path::{Path, PathBuf},
     sync::Arc,
@@ -286,10 +286,8 @@ impl Places {
         let failed = |path: &Path, error| Failure::File { path: path.to_owned(), error };
         let good = match format {
             Format::JsonLines => GOOD,
-            _ => {
-                self.convert(format, bad_bytes)?;
-                MADE
-            }
+            _ if self.convert(format, bad_bytes)? => MADE,
+            _ => return Ok(()),
         };
         fs::create_dir_all(&self.final_folder).map_err(|error| failed(&self.final_folder, error))?;
         // Whoever sees the rows finds the bad ones beside them.
@@ -304,20 +302,37 @@ impl Places {
         sync_folder(&self.final_folder)
     }
 
-    /// Makes the file in its format. While the lines are there, it may be half made; once they are gone it is whole.
-    fn convert(&self, format: Format, bad_bytes: u64) -> Result<(), Failure> {
-        let (lines, made) = (self.part(GOOD), self.part(MADE));
-        if !lines.exists() {
-            return Ok(());
-        }
+    /// Makes the file in its format, unless another process is at it (`false`), which then moves it too. While the lines are there,
+    /// it may be half made; once they are gone it is whole.
+    fn convert(&self, format: Format, bad_bytes: u64) -> Result<bool, Failure> {
+        let (lines, made, bad) = (self.part(GOOD), self.part(MADE), self.part(BAD));
         let failed = |error| Failure::File { path: lines.clone(), error };
-        let unfit = convert::convert(&lines, &made, format).map_err(failed)?;
-        if !unfit.is_empty() {
-            append(&self.part(BAD), bad_bytes, &unfit)?;
+        let file = match OpenOptions::new().read(true).write(true).open(&lines) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            opened => opened.map_err(failed)?,
+        };
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(false),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
+        // Whoever held it when this one was opened has made the file.
+        if !lines.exists() {
+            return Ok(true);
+        }
+        let mut unfit = None;
+        let converted = convert::convert(&file, &made, format, |lines| {
+            let beside = match &mut unfit {
+                Some(beside) => beside,
+                None => unfit.insert(open_behind(&bad, bad_bytes)?),
+            };
+            beside.write_all(lines)
+        });
+        converted.and_then(|()| unfit.map_or(Ok(()), |beside| beside.sync_data())).map_err(failed)?;
         sync_folder(&self.folder)?;
         fs::remove_file(&lines).map_err(failed)?;
-        sync_folder(&self.folder)
+        sync_folder(&self.folder)?;
+        Ok(true)
     }
 }
 
@@ -344,18 +359,24 @@ fn move_finished(tx: &Transaction<'_>, folder: &Path) -> Result<(), Failure> {
 /// Writes behind the first `length` bytes, which are known to be good, and syncs. Returns the new length.
 fn append(path: &Path, length: u64, text: &[u8]) -> Result<u64, Failure> {
     let write = || -> io::Result<u64> {
-        let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
-        if file.metadata()?.len() < length {
-            let problem = format!("it is shorter than the {length} bytes that were written; was it changed by hand?");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
-        }
-        file.set_len(length)?;
-        file.seek(SeekFrom::End(0))?;
+        let mut file = open_behind(path, length)?;
         file.write_all(text)?;
         file.sync_data()?;
         Ok(length + text.len() as u64)
     };
     write().map_err(|error| Failure::File { path: path.to_owned(), error })
+}
+
+/// Opens or makes a file to write behind its first `length` bytes; what is there behind them is cut off.
+fn open_behind(path: &Path, length: u64) -> io::Result<File> {
+    let mut file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+    if file.metadata()?.len() < length {
+        let problem = format!("it is shorter than the {length} bytes that were written; was it changed by hand?");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+    }
+    file.set_len(length)?;
+    file.seek(SeekFrom::End(0))?;
+    Ok(file)
 }
 
 /// A new name is on disk once its folder is.

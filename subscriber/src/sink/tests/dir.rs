@@ -232,3 +232,56 @@ async fn a_file_that_could_not_be_moved_is_converted_and_moved_at_the_next_start
     assert_eq!(text, "id,a,b\n1,\"x,y\",\n2,,<&>\n3,,\n");
     assert_eq!(fs::read_dir(parts).unwrap().count(), 0);
 }
+
+/// However many rows a format cannot carry, and however many names they have.
+#[tokio::test]
+async fn rows_that_do_not_fit_are_handed_on_some_at_a_time_and_columns_are_bounded() {
+    const ROWS: usize = 500;
+    let key = FileKey::from_stored("a".to_owned());
+    let wide = (0..4_090).map(|nth| format!("\"c{nth}\":{nth}")).collect::<Vec<_>>().join(",");
+    let rows: String = (0..ROWS).map(|nth| format!("{{\"a {nth}\":\"{}\"}}\n", "x".repeat(nth))).collect();
+    // XML has no such names; a CSV file has 4,096 columns.
+    for (format, fitting) in [(Format::Xml, 0), (Format::Csv, 6)] {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = DirSink::open_as(folder.path(), DirFormat::Of(format)).await.unwrap();
+        let decoded = decode(Source::JsonLines, &format!("{{{wide}}}\n{rows}broken\n"), 10_000);
+        let end = ROWS as u64 + 2;
+        let applied = sink.apply(&key, 0, batch("T", decoded, end, true)).await.unwrap();
+        assert_eq!((applied.inserted, applied.bad), (ROWS as u64 + 1, 1));
+        let bad = fs::read_to_string(folder.path().join("T~1/a+bad.jsonl")).unwrap();
+        let bad: Vec<serde_json::Value> = bad.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(bad.len(), 1 + ROWS - fitting, "{format:?}");
+        assert_eq!((&bad[0]["reason"], &bad[1]["reason"]), (&"malformed-row".into(), &"unsupported-format".into()));
+        for (nth, line) in (fitting..).zip(&bad[1..]) {
+            let bytes = line["bytes"].as_str().unwrap();
+            assert!(bytes.starts_with(&format!("{{\"a {nth}\":")), "in their order: {bytes}");
+        }
+        let good = fs::read_to_string(folder.path().join(format!("T~1/a.{}", format.suffix()))).unwrap();
+        let good = decode(Source::of(format), &good, usize::MAX);
+        assert_eq!(good.iter().map(waybill_formats::RowBatch::len).sum::<usize>(), 1 + fitting);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_another_process_is_converting_is_left_to_it() {
+    let (folder, key) = (tempfile::tempdir().unwrap(), FileKey::from_stored("a".to_owned()));
+    let sink = DirSink::open_as(folder.path(), DirFormat::Of(Format::Csv)).await.unwrap();
+    apply_rows(&sink, &key, Format::Json).await;
+    let whole = fs::read_to_string(folder.path().join("T~1/a.csv")).unwrap();
+    // As if the other one were in the middle of it.
+    let parts = folder.path().join(".waybill/parts");
+    fs::remove_file(folder.path().join("T~1/a.csv")).unwrap();
+    fs::write(parts.join("a.jsonl"), ROWS.map(|row| row.to_owned() + "\n").concat()).unwrap();
+    fs::write(parts.join("a+made"), "id,a").unwrap();
+    let other = fs::File::open(parts.join("a.jsonl")).unwrap();
+    other.lock().unwrap();
+    DirSink::open(folder.path()).await.unwrap();
+    assert!(files_below(folder.path()).is_empty(), "half of a file is not moved");
+    assert_eq!(fs::read_to_string(parts.join("a+made")).unwrap(), "id,a");
+    // It dies; of several that come at once, one does it.
+    drop(other);
+    let opened = futures::future::join_all((0..8).map(|_| DirSink::open(folder.path()))).await;
+    assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    assert_eq!(fs::read_to_string(folder.path().join("T~1/a.csv")).unwrap(), whole);
+    assert_eq!(fs::read_dir(parts).unwrap().count(), 0);
+}
