@@ -28,6 +28,7 @@
 mod apply;
 mod bad_rows;
 mod catalogue;
+mod due;
 mod planned;
 mod postgres;
 mod rebuild;

@@ -27,6 +27,7 @@ use super::{
     Failure, PROGRESS, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
     catalogue::quoted,
+    due::Due,
     hex,
     planned::{Planned, PlannedRows, Shapes},
     tables::{Outgrown, Parked, Tables},
@@ -356,16 +357,15 @@ fn apply(
 }
 
 /// Applies the rows that waited for these, then those that waited for them, and so on.
-fn release(tables: &mut SqliteTables<'_>, mut arrived: Arrived) -> Result<Released, Failure> {
+fn release(tables: &mut SqliteTables<'_>, arrived: Arrived) -> Result<Released, Failure> {
     let mut released = Released::default();
-    while let Some((parent, key)) = arrived.pop() {
-        let mut after = 0;
-        loop {
-            let waiting = tables.waiting(parent, &key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
-            let Some(last) = waiting.last() else { break };
-            after = last.id;
-            released += release_some(tables, waiting, &mut arrived)?;
-        }
+    let mut due = Due::new(arrived);
+    while let Some((parent, key, after)) = due.next() {
+        let (waiting, is_all) = tables.waiting(parent, key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
+        let more = waiting.last().map(|last| last.id).filter(|_| !is_all);
+        let mut arrived = Arrived::new();
+        released += release_some(tables, waiting, &mut arrived)?;
+        due.let_go(more, arrived);
     }
     Ok(released)
 }

@@ -114,7 +114,7 @@ impl<'tx> SqliteTables<'tx> {
     }
 
     /// Rows that wait for this one, in the order of their ids after `after`: at most `rows_max`, and no further one once
-    /// they take `bytes_max`.
+    /// they take `bytes_max`; and whether these are all.
     pub(crate) fn waiting(
         &mut self,
         id: TableId,
@@ -122,7 +122,7 @@ impl<'tx> SqliteTables<'tx> {
         after: i64,
         rows_max: usize,
         bytes_max: usize,
-    ) -> Result<Vec<Parked>, Failure> {
+    ) -> Result<(Vec<Parked>, bool), Failure> {
         let sql = "SELECT id, entity, key, version, row, file, file_row, without FROM _waybill_parked
                    WHERE missing_entity = ?1 AND missing_key = ?2 AND id > ?3 ORDER BY id";
         let mut statement = self.tx.prepare_cached(sql)?;
@@ -130,12 +130,12 @@ impl<'tx> SqliteTables<'tx> {
         let mut waiting = Vec::new();
         let mut bytes = 0;
         while waiting.len() < rows_max && bytes < bytes_max {
-            let Some(row) = rows.next()? else { break };
+            let Some(row) = rows.next()? else { return Ok((waiting, true)) };
             let parked = parked(row)?;
             bytes += parked.json.len();
             waiting.push(parked);
         }
-        Ok(waiting)
+        Ok((waiting, false))
     }
 
     /// Rows whose reference has run out of patience: parked before `cutoff`, the longest waiting first, at most `rows_max`,

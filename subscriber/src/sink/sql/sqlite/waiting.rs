@@ -100,7 +100,7 @@ fn release_without(tx: &Transaction<'_>, inner: &Inner, entity: &str, key: &str)
     let (mut released, mut arrived, mut after) = (Released::default(), Arrived::new(), 0);
     let mut file = None;
     loop {
-        let mut waiting = tables.waiting(parent, key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
+        let (mut waiting, _) = tables.waiting(parent, key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
         let Some(last) = waiting.last() else { break };
         after = last.id;
         file.get_or_insert_with(|| last.origin().file.to_owned());
