@@ -5,7 +5,7 @@ use waybill_formats::RowFilter;
 
 use super::{Failure, refused};
 use crate::{
-    apply::{Begin, EntityPlan, Position, ShapeColumn, Side},
+    apply::{Begin, EntityPlan, KeyPart, Position, ShapeColumn, Side},
     sink::EntityBatch,
 };
 
@@ -248,6 +248,41 @@ pub(super) fn lacks_key(plan: &EntityPlan, name: &SqlName) -> Failure {
         key_columns(plan),
         plan.name()
     ))
+}
+
+/// Rows are told apart by the bytes of their keys everywhere else: where they wait, and where deletions are remembered.
+pub(super) fn collates_key(
+    plan: &EntityPlan,
+    name: &SqlName,
+    by: &Collating,
+    make_bytewise: impl FnOnce(&str) -> String,
+) -> Failure {
+    let Collating { column, index, collation } = by;
+    let (of, also) = match index {
+        Some(index) => (format!("of index {index:?} on table {name}"), ", and the index anew without the collation"),
+        None => (format!("of table {name}"), ""),
+    };
+    refused(format!(
+        "entity {:?}: key column {column:?} {of} compares its text by collation {collation:?}, under which keys that are not \
+         the same could be, and one row would take the place of another; make the column compare byte by byte ({}){also}, or \
+         give the entity another `table`",
+        plan.name(),
+        make_bytewise(column),
+    ))
+}
+
+/// What compares a key's text otherwise than byte by byte.
+pub(super) struct Collating {
+    pub(super) column: String,
+    /// The unique index that does, unless the column itself does.
+    pub(super) index: Option<String>,
+    pub(super) collation: String,
+}
+
+/// The columns of the key that hold text as it was written; other parts have one spelling for one value.
+pub(super) fn text_key_columns(plan: &EntityPlan) -> Vec<String> {
+    let texts = plan.key().filter(|(_, part)| *part == KeyPart::AsWritten);
+    texts.map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect()
 }
 
 pub(super) fn lacks_frozen_column(plan: &EntityPlan, name: &SqlName, column: &ShapeColumn, add: &str) -> Failure {

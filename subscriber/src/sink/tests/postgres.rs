@@ -418,6 +418,44 @@ async fn a_table_that_cannot_take_the_rows_is_refused_with_what_to_do_and_left_a
     }
 }
 
+/// Under the key's collation `A` and `a` would be one row of the table, and two everywhere else.
+#[tokio::test]
+async fn a_key_that_is_not_compared_by_its_bytes_is_refused() {
+    let toml = "[entity.item]\nkey = [\"id\", \"site\"]\ncolumns = { site = \"integer\" }";
+    let own = "_waybill_version bytea, _rescued json";
+    let collation = "CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false);";
+    for (table, of) in [
+        (format!("CREATE TABLE item (id varchar(20) COLLATE nocase, site bigint, {own}, PRIMARY KEY (id, site))"), ""),
+        (
+            format!(
+                "CREATE TABLE item (id text, site bigint, {own}, PRIMARY KEY (id, site));
+                 CREATE UNIQUE INDEX mine ON item (site, id COLLATE nocase)"
+            ),
+            "index \"mine\" on ",
+        ),
+    ] {
+        let address = Place::new().await.schema("w").await;
+        run(&address, &format!("{collation}{table}")).await;
+        let error = PostgresSink::open(&address, &entities(toml)).await.unwrap_err().to_string();
+        let expected = format!("key column \"id\" of {of}table \"item\" compares its text by collation \"nocase\"");
+        assert!(error.contains(&expected), "{table}: {error}");
+        assert!(run(&address, "SELECT * FROM _waybill_table").await.is_empty());
+        // What it names does it, once the index is gone.
+        let statement = error.split_once("byte by byte (").unwrap().1.split_once("COLLATE").unwrap().0;
+        run(&address, &format!("DROP INDEX IF EXISTS mine; {statement} COLLATE \"C\"")).await;
+        PostgresSink::open(&address, &entities(toml)).await.unwrap().close();
+    }
+    let table = format!(
+        "{collation}CREATE TABLE item (id text, site bigint, name text COLLATE nocase UNIQUE, {own}, PRIMARY KEY (id, site));
+         CREATE INDEX by_id ON item (id COLLATE nocase)"
+    );
+    let world = World::with_tables(&table, toml).await;
+    let rows = "{\"id\":\"A\",\"site\":1}\n{\"id\":\"a\",\"site\":1}";
+    assert_eq!(world.file("item", rows).await.inserted, 2);
+    assert_eq!(world.file("item", r#"{"id":"a","site":1,"_deleted":true}"#).await.deleted, 1);
+    assert_eq!(world.query("SELECT id FROM item"), ["A"]);
+}
+
 #[tokio::test]
 async fn names_may_be_keywords_differ_in_case_or_be_very_long() {
     let long = "x".repeat(200);

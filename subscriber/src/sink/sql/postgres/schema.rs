@@ -10,8 +10,8 @@ use super::{
     super::{
         Failure,
         catalogue::{
-            FILE, RESCUED, ROW, Registered, TO_STRING, VERSION, key_columns, lacks_frozen_column, lacks_key,
-            lacks_own_column, needs_column, quoted, stream_is_taken,
+            Collating, FILE, RESCUED, ROW, Registered, TO_STRING, VERSION, collates_key, key_columns,
+            lacks_frozen_column, lacks_key, lacks_own_column, needs_column, quoted, stream_is_taken, text_key_columns,
         },
         planned::Shapes,
         refused, type_from_name,
@@ -258,6 +258,12 @@ pub(super) async fn check(
     if !has_key(tx, plan, name).await? {
         return Err(lacks_key(plan, name));
     }
+    if let Some(by) = key_collation(tx, plan, name).await? {
+        return Err(collates_key(plan, name, &by, |column| {
+            let declared = found.iter().find(|found| found.name == column).map_or("text", |found| &found.declared);
+            format!("ALTER TABLE {name} ALTER COLUMN {} TYPE {declared} COLLATE \"C\"", quoted(column))
+        }));
+    }
     for column in plan.columns() {
         match place(&column.field) {
             Some(found) => fit(&column.field, column.kind, found)?,
@@ -277,17 +283,46 @@ pub(super) async fn check(
     }
 }
 
+/// The unique indexes `i` on the key's columns and no others: of the table `$1`, and `$2` has the names in their order.
+const KEY_INDEXES: &str = "pg_index i WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid
+    AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
+    AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_attribute a
+         WHERE a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) = $2::text[]";
+
+fn key_names(plan: &EntityPlan) -> Vec<String> {
+    let mut names: Vec<String> = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Whether the key's columns, and no others, are the primary key or unique.
 async fn has_key(tx: &PostgresTransaction<'_>, plan: &EntityPlan, name: &SqlName) -> Result<bool, Failure> {
-    let mut wanted: Vec<String> = plan.key().map(|(field, _)| SqlName::new(field).as_str().to_owned()).collect();
-    wanted.sort_unstable();
-    let sql = "SELECT EXISTS (SELECT 1 FROM pg_index i
-                   WHERE i.indrelid = to_regclass($1) AND i.indisunique AND i.indisvalid AND i.indimmediate
-                     AND i.indpred IS NULL AND i.indexprs IS NULL
-                     AND (SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE \"C\") FROM pg_attribute a
-                          WHERE a.attrelid = i.indrelid
-                            AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) = $2::text[])";
-    Ok(tx.query_one(sql, &[&name.to_string(), &wanted]).await?.get(0))
+    let sql = format!("SELECT EXISTS (SELECT 1 FROM {KEY_INDEXES})");
+    Ok(tx.query_one(&sql, &[&name.to_string(), &key_names(plan)]).await?.get(0))
+}
+
+/// Which of the key's columns compares text otherwise than by its bytes, when a row is looked for (the column does) or when one
+/// is written (an index does: each of them is one for the conflict).
+async fn key_collation(
+    tx: &PostgresTransaction<'_>,
+    plan: &EntityPlan,
+    name: &SqlName,
+) -> Result<Option<Collating>, Failure> {
+    let sql = format!(
+        "SELECT a.attname::text, NULL, c.collname::text FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation
+         WHERE a.attrelid = to_regclass($1) AND a.attname = ANY ($3::text[]) AND NOT c.collisdeterministic
+         UNION ALL
+         SELECT a.attname::text, x.relname::text, c.collname::text
+         FROM (SELECT i.* FROM {KEY_INDEXES}) i
+         JOIN pg_class x ON x.oid = i.indexrelid
+         CROSS JOIN unnest(i.indkey::int2[], i.indcollation::oid[]) AS part (attribute, collated)
+         JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = part.attribute
+         JOIN pg_collation c ON c.oid = part.collated
+         WHERE a.attname = ANY ($3::text[]) AND NOT c.collisdeterministic
+         ORDER BY 2 NULLS FIRST, 1 LIMIT 1"
+    );
+    let found = tx.query_opt(&sql, &[&name.to_string(), &key_names(plan), &text_key_columns(plan)]).await?;
+    Ok(found.map(|row| Collating { column: row.get(0), index: row.get(1), collation: row.get(2) }))
 }
 
 async fn add_column(
