@@ -7,7 +7,8 @@ use waybill_formats::Field;
 
 use super::value::{infer, infer_both, takes_decimal};
 
-/// A table takes no more columns than this by itself; SQLite allows 2,000, PostgreSQL 1,600.
+/// A table takes no more columns than this by itself; SQLite allows 2,000, PostgreSQL 1,600 (of which not all have room in one row:
+/// what has none is rescued with it).
 pub(crate) const COLUMNS_MAX: usize = 1_500;
 
 /// A column that holds a field.
@@ -41,7 +42,8 @@ pub(crate) struct Shape {
     pub(crate) columns: Vec<ShapeColumn>,
     /// Columns of a table made by somebody else to which no field has come yet, and what fits them.
     pub(crate) free: HashMap<String, ColumnType>,
-    /// Every column's name as the database compares it: without regard to case. Also of those that hold no field.
+    /// Every column's name as the database compares it: without regard to case. Also of those that hold no field, and of dropped
+    /// ones where the database counts them.
     pub(crate) taken: HashSet<String>,
 }
 

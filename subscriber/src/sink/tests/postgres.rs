@@ -456,6 +456,83 @@ async fn a_key_that_is_not_compared_by_its_bytes_is_refused() {
     assert_eq!(world.query("SELECT id FROM item"), ["A"]);
 }
 
+/// A row has 8 KiB of room in its page: of 1,500 numbers not all have room there, and of short texts fewer.
+#[tokio::test]
+async fn what_has_no_room_in_its_row_is_rescued_and_the_row_is_no_bad_one() {
+    const FIELDS: usize = 1_600;
+    let number = |nth: usize| format!("{}", 1_000_000_000_000_000_001 + nth);
+    let makes: [(&str, &dyn Fn(usize) -> String); 5] = [
+        ("numbers", &number),
+        ("texts as long as stay in the row", &|nth| format!("\"{nth:020}\"")),
+        ("texts that are moved out", &|nth| format!("\"{nth:040}\"")),
+        ("decimals", &|nth| format!("{nth}.12345678901234567890")),
+        ("all kinds", &|nth| match nth % 5 {
+            0 => "true".to_owned(),
+            1 => number(nth),
+            2 => format!("{nth}.5"),
+            3 => format!("{{\"a\":{nth}}}"),
+            _ => format!("\"{}\"", "x".repeat(nth % 50)),
+        }),
+    ];
+    for (what, make) in makes {
+        let world = World::new("[entity.thing]\nkey = [\"id\"]").await;
+        let fields: String = (0..FIELDS).map(|nth| format!(",\"f{nth}\":{}", make(nth))).collect();
+        let row = |id: u32| format!("{{\"id\":\"{id}{}\"{fields}}}\n", "k".repeat(200));
+        assert_eq!(
+            world.file("thing", &(row(1) + &row(2))).await,
+            Applied { inserted: 2, ..Applied::default() },
+            "{what}"
+        );
+        // Also by the other ways: as an update, and when it was read ahead.
+        for _ in 0..3 {
+            assert_eq!(world.file("thing", &row(1)).await, Applied { updated: 1, ..Applied::default() }, "{what}");
+        }
+        // Each value is in its column or among what was rescued.
+        let found = world.query(
+            "WITH found AS MATERIALIZED (SELECT to_jsonb(thing) AS fields, _rescued::jsonb AS rescued FROM thing)
+             SELECT (SELECT count(*) FROM found, jsonb_each(fields) WHERE key LIKE 'f%' AND value <> 'null'),
+                    (SELECT count(*) FROM found, jsonb_object_keys(rescued) AS key WHERE key LIKE 'f%')",
+        );
+        let counts: Vec<usize> = found[0].split('|').map(|count| count.parse().unwrap()).collect();
+        assert_eq!(counts[0] + counts[1], 2 * FIELDS, "{what}");
+        assert!(counts[0] > 2 * 250, "{what}: {counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn dropped_columns_count_and_a_table_without_room_for_more_holds_up_nobody() {
+    let all = |what: &str, rest: &str| {
+        let actions: Vec<_> = (0..1_590).map(|nth| format!("{what} COLUMN x{nth}{rest}")).collect();
+        actions.join(", ")
+    };
+    let table = format!(
+        "CREATE TABLE item (id bigint PRIMARY KEY, v bigint, price numeric, _waybill_version bytea, _rescued json);
+         ALTER TABLE item {}; ALTER TABLE item {}",
+        all("ADD", " integer"),
+        all("DROP", "")
+    );
+    let world = World::with_tables(&table, ITEM).await;
+    let fields: String = (0..20).map(|nth| format!(",\"f{nth}\":{nth}")).collect();
+    assert_eq!(world.file("item", &format!("{{\"id\":1,\"v\":1{fields}}}")).await.inserted, 1);
+    assert_eq!(world.query("SELECT _rescued ->> 'f0', _rescued ->> 'f19' FROM item"), ["0|19"]);
+    let columns: String = (0..10).map(|nth| format!(", c{nth} = \"text\"")).collect();
+    let refused = world.refusal(&ITEM.replace("price = \"decimal\"", &format!("price = \"decimal\"{columns}"))).await;
+    assert!(refused.contains("table \"item\" would have more columns than PostgreSQL allows"), "{refused}");
+}
+
+/// Numbers of a full row take more room as decimals.
+#[tokio::test]
+async fn a_column_that_has_no_room_for_decimals_stays_as_it_is_and_nothing_waits() {
+    let world = World::new("[entity.thing]\nkey = [\"id\"]").await;
+    let fields = |count: usize, value: &str| (0..count).map(|nth| format!(",\"f{nth}\":{value}")).collect::<String>();
+    assert_eq!(world.file("thing", &format!("{{\"id\":1{}}}", fields(1_100, "1000000000000000001"))).await.inserted, 1);
+    assert_eq!(world.file("thing", &format!("{{\"id\":2{}}}", fields(60, "0.5"))).await.inserted, 1);
+    let found = world.query(
+        "SELECT f0, _rescued -> 'f0', f59, _rescued ->> 'f59', (SELECT f59 FROM thing WHERE id = '1') FROM thing WHERE id = '2'",
+    );
+    assert_eq!(found, ["0.5|-|-|0.5|1000000000000000001"]);
+}
+
 #[tokio::test]
 async fn names_may_be_keywords_differ_in_case_or_be_very_long() {
     let long = "x".repeat(200);

@@ -3,6 +3,7 @@
 //! # Sources
 //! PostgreSQL, "COPY", binary format; the binary forms of the types are those of its `*_recv` functions.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use uuid::Uuid;
 use waybill_contracts::ColumnType;
 use waybill_formats::scalar::{Instant, days_since_2000};
@@ -14,6 +15,15 @@ const EPOCH: i64 = 946_684_800;
 /// Digits of a numeric before and after its point (PostgreSQL, "Numeric Types").
 const DIGITS_BEFORE_MAX: i64 = 131_072;
 const DIGITS_AFTER_MAX: i64 = 16_383;
+
+/// Bytes of a row's values in its page (PostgreSQL, "Database Page Layout", with pages of 8 KiB): without its header, and the bits
+/// that tell nulls of as many columns as a table can have.
+const VALUES_BYTES_MAX: usize = 8_160 - 224;
+/// Columns that have room there whatever they hold.
+const FITTING_MAX: usize = 150;
+/// A text or the like of more bytes than the first leaves no more than the second in its row ("TOAST"): a pointer, or what it was
+/// compressed to.
+const TOASTED: (usize, usize) = (20, 28);
 
 /// What precedes the tuples.
 pub(super) const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
@@ -41,7 +51,7 @@ enum Fit {
     AsItIs,
     /// The column holds less than the row says: the exact value goes to `_rescued` too.
     Shortened,
-    /// PostgreSQL has no such value.
+    /// PostgreSQL has no such value, or its row no room.
     Unfit,
 }
 
@@ -66,7 +76,7 @@ pub(super) fn push_row(
         }
     }
     push_field(out, version);
-    push_columns(out, scratch, shape, row);
+    push_columns(out, scratch, shape, plan.key().count() + 2, row);
     Ok(())
 }
 
@@ -81,14 +91,24 @@ pub(super) fn push_appended(
     push_count(out, 3 + shape.columns.len());
     push_field(out, file.as_bytes());
     push_field(out, &number.to_be_bytes());
-    push_columns(out, scratch, shape, row);
+    push_columns(out, scratch, shape, 3, row);
 }
 
-fn push_columns(out: &mut Vec<u8>, scratch: &mut Vec<u8>, shape: &Shape, row: ReadRow<'_>) {
+/// `own`: how many columns stand beside the shape's.
+fn push_columns(out: &mut Vec<u8>, scratch: &mut Vec<u8>, shape: &Shape, own: usize, row: ReadRow<'_>) {
     scratch.clear();
     let mut rescued = row.rescued().map(str::to_owned);
+    let mut room = (shape.columns.len() > FITTING_MAX).then(|| Room::beside(own));
     for (column, value) in shape.columns.iter().zip(row.values()) {
-        let fit = push_value(scratch, column.kind, &value);
+        let begin = scratch.len();
+        let mut fit = push_value(scratch, column.kind, &value);
+        if let Some(room) = &mut room
+            && !room.takes(column.kind, scratch.get(begin..).unwrap_or_default())
+        {
+            scratch.truncate(begin);
+            push_null(scratch);
+            fit = Fit::Unfit;
+        }
         if !matches!(fit, Fit::AsItIs) {
             rescue(&mut rescued, &column.field, column.kind, &value);
         }
@@ -100,11 +120,48 @@ fn push_columns(out: &mut Vec<u8>, scratch: &mut Vec<u8>, shape: &Shape, row: Re
     out.extend_from_slice(scratch);
 }
 
+/// What is left for values in a row whose table has many columns: all of them may be more than a row can hold.
+struct Room {
+    taken: usize,
+}
+
+impl Room {
+    /// Beside columns of which each may be a long text that was moved out, and shift what comes behind it.
+    fn beside(own: usize) -> Self {
+        Self { taken: own * (TOASTED.1 + 8) }
+    }
+
+    /// Takes a value as it was pushed, if there is room for it.
+    fn takes(&mut self, kind: ColumnType, pushed: &[u8]) -> bool {
+        let Some(bytes) = pushed.get(4..).filter(|_| !pushed.starts_with(&[0xff; 4])) else { return true };
+        let aligned = |to: usize| self.taken.next_multiple_of(to) + to;
+        let taken = match kind {
+            ColumnType::Integer | ColumnType::Float | ColumnType::Timestamp => aligned(8),
+            ColumnType::Date => aligned(4),
+            ColumnType::Boolean | ColumnType::Uuid => self.taken + bytes.len(),
+            _ if bytes.len() <= TOASTED.0 => self.taken + 1 + bytes.len(),
+            _ => self.taken + TOASTED.1,
+        };
+        let has_room = taken <= VALUES_BYTES_MAX;
+        if has_room {
+            self.taken = taken;
+        }
+        has_room
+    }
+}
+
 /// Adds a field to a JSON object.
 fn rescue(rescued: &mut Option<String>, field: &str, kind: ColumnType, value: &Value<'_>) {
-    let Value::Text(text) = value else { return };
-    let (Ok(name), Ok(quoted)) = (serde_json::to_string(field), serde_json::to_string(text)) else { return };
-    let text = if kind == ColumnType::Json { text } else { quoted.as_str() };
+    let text = match value {
+        Value::Null => return,
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Float(number) => serde_json::to_string(number),
+        Value::Boolean(value) => Ok(value.to_string()),
+        Value::Text(text) if kind == ColumnType::Json => Ok(text.clone().into_owned()),
+        Value::Text(text) => serde_json::to_string(text),
+        Value::Binary(bytes) => serde_json::to_string(&STANDARD.encode(bytes)),
+    };
+    let (Ok(name), Ok(text)) = (serde_json::to_string(field), text) else { return };
     let mut json = rescued.take().unwrap_or_else(|| "{".to_owned());
     if json.ends_with('}') {
         json.pop();

@@ -4,7 +4,10 @@ use std::{collections::HashMap, fmt::Write as _};
 
 use waybill_contracts::{ColumnType, SchemaMode, SqlName};
 use waybill_formats::RowFilter;
-use waybill_store::{Migration, PostgresTransaction, Schema, tokio_postgres};
+use waybill_store::{
+    Migration, PostgresTransaction, Schema,
+    tokio_postgres::{self, error::SqlState},
+};
 
 use super::{
     super::{
@@ -99,12 +102,21 @@ impl Found {
 }
 
 pub(super) async fn found_columns(tx: &PostgresTransaction<'_>, table: &SqlName) -> Result<Vec<Found>, Failure> {
+    Ok(columns_with_dropped(tx, table).await?.0)
+}
+
+/// The columns, and what those are called now that were dropped and count all the same.
+async fn columns_with_dropped(
+    tx: &PostgresTransaction<'_>,
+    table: &SqlName,
+) -> Result<(Vec<Found>, Vec<String>), Failure> {
     let sql = "SELECT a.attname::text, t.typname::text, format_type(a.atttypid, a.atttypmod), a.atttypmod <> -1,
                    a.attgenerated <> '' OR a.attidentity = 'a',
-                   a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
-               FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-               WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
+                   a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', a.attisdropped
+               FROM pg_attribute a LEFT JOIN pg_type t ON t.oid = a.atttypid
+               WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 ORDER BY a.attnum";
     let rows = tx.query(&tx.prepare_cached(sql).await?, &[&table.to_string()]).await?;
+    let (dropped, rows): (Vec<_>, Vec<_>) = rows.iter().partition(|row| row.get(6));
     let found = rows.iter().map(|row| Found {
         name: row.get(0),
         kind: row.get(1),
@@ -113,7 +125,7 @@ pub(super) async fn found_columns(tx: &PostgresTransaction<'_>, table: &SqlName)
         is_generated: row.get(4),
         is_needed: row.get(5),
     });
-    Ok(found.collect())
+    Ok((found.collect(), dropped.iter().map(|row| row.get(0)).collect()))
 }
 
 /// Makes the tables of all entities, or checks those that are there.
@@ -158,11 +170,24 @@ async fn install_entity(tx: &PostgresTransaction<'_>, plan: &EntityPlan) -> Resu
         write!(sql, "{} {}{rest}, ", SqlName::new(field), declared_type(kind)).expect(TO_STRING);
     }
     write!(sql, "{VERSION} bytea NOT NULL, {RESCUED} json, PRIMARY KEY ({}))", key_columns(plan)).expect(TO_STRING);
-    tx.batch_execute(&sql).await?;
+    tx.batch_execute(&sql).await.map_err(|error| too_many_columns(plan, &name, error))?;
     for column in plan.columns() {
         note_column(tx, &name, column).await?;
     }
     Ok(())
+}
+
+/// A table has no room for the columns that are declared: that is no outage.
+fn too_many_columns(plan: &EntityPlan, name: &SqlName, error: tokio_postgres::Error) -> Failure {
+    if error.code() != Some(&SqlState::TOO_MANY_COLUMNS) {
+        return error.into();
+    }
+    let entity = plan.name();
+    refused(format!(
+        "entity {entity:?}: table {name} would have more columns than PostgreSQL allows, which is 1,600 and counts those that were \
+         dropped; declare fewer columns (fields without one are kept in _rescued), or, if columns of it were dropped and the sink \
+         made the table, let `waybill-subscriber rebuild --type {entity}` make it anew"
+    ))
 }
 
 /// What is known of the table, and of the entity under another table's name.
@@ -336,7 +361,7 @@ async fn add_column(
     if plan.mode() == SchemaMode::Freeze && !tx.query_one(noted, &[&name.as_str()]).await?.get::<_, bool>(0) {
         return Err(lacks_frozen_column(plan, name, column, &sql));
     }
-    Ok(tx.batch_execute(&sql).await?)
+    tx.batch_execute(&sql).await.map_err(|error| too_many_columns(plan, name, error))
 }
 
 async fn note_column(tx: &PostgresTransaction<'_>, name: &SqlName, column: &ShapeColumn) -> Result<(), Failure> {
@@ -355,10 +380,10 @@ pub(super) async fn shape(
     name: &SqlName,
     plan: Option<&EntityPlan>,
 ) -> Result<(Shape, bool), Failure> {
-    let found = found_columns(tx, name).await?;
+    let (found, dropped) = columns_with_dropped(tx, name).await?;
     let mut shape = Shape {
         key: plan.into_iter().flat_map(EntityPlan::key).map(|(field, _)| field.to_owned()).collect(),
-        taken: found.iter().map(|found| folded(&found.name)).collect(),
+        taken: found.iter().map(|found| folded(&found.name)).chain(dropped).collect(),
         ..Shape::default()
     };
     let mut noted = HashMap::new();
