@@ -61,6 +61,7 @@ where
     leasing::a_renewed_lease_does_not_lapse(&make().await, lease).await;
     leasing::a_noted_blob_is_told_to_the_next_worker(&make().await).await;
     leasing::a_file_put_off_is_not_leased_before_it_is_due(&make().await).await;
+    leasing::a_file_that_is_tried_for_ever_keeps_the_begin_and_the_latest_of_its_history(&make().await).await;
     turns::files_that_never_failed_can_be_asked_for(&make().await).await;
     turns::what_is_due_longest_is_leased_first(&make().await).await;
     turns::a_type_with_many_files_holds_up_no_other(&make().await).await;
@@ -69,7 +70,9 @@ where
     turns::files_whose_time_is_short_come_first_and_hold_up_no_other(&make().await).await;
     turns::urgent_files_that_are_not_wanted_or_not_due_are_not_taken(&make().await).await;
     turns::only_wanted_types_are_leased(&make().await).await;
+    turns::rows_that_are_named_are_leased_and_no_others(&make().await).await;
     deciding::other_types_are_skipped_and_can_be_listed(&make().await).await;
+    deciding::many_files_of_other_types_are_skipped_and_what_is_worked_is_left_alone(&make().await).await;
     telling::types_are_summed_up(&make().await).await;
     deciding::done_files_can_be_reopened(&make().await).await;
     deciding::what_files_waited_for_has_come(&make().await).await;

@@ -34,6 +34,8 @@ mod upgrades;
 
 use std::future::Future;
 
+use waybill_store::Schema;
+
 pub use any::AnyInbox;
 pub use health::{AT_RISK, AtRisk, Backlog, Beat, TypeBacklog, WorkerSeen};
 pub use model::{
@@ -46,7 +48,7 @@ pub use postgres::{PostgresInbox, PostgresInboxOptions};
 pub use retention::{PruneStep, Pruned, Retention, prune};
 pub use sequences::{OpenFile, SequenceGap, SequenceNamed, SequenceSeen};
 pub use sqlite::{SqliteInbox, SqliteInboxOptions};
-pub use stored::OTHER_TYPE;
+pub use stored::{HISTORY_KEPT, OTHER_TYPE};
 
 /// Why the inbox could not answer. Nothing of the call took effect.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +57,27 @@ pub enum InboxError {
     /// The file or server is not an inbox of ours, or cannot be opened.
     #[error("the inbox cannot be opened")]
     Open(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// An earlier version of this program made it, and whoever only looks brings it to no other schema.
+    #[error(
+        "the inbox has schema version {found}, which an earlier version of this program made, and this one needs {known}; \
+         `waybill-subscriber run` of this version upgrades it, and subscribers of the earlier one cannot open it then; until then \
+         look with the earlier one"
+    )]
+    Older {
+        /// What it has.
+        found: i64,
+        /// What this program needs.
+        known: i64,
+    },
     /// It cannot take or give anything now; later it may (disk full, held by another process, server down).
     #[error("the inbox is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// To look is no reason to take the inbox from an older version that runs.
+fn refuse_older(found: i64, schema: &Schema) -> Result<(), InboxError> {
+    let known = schema.known().into();
+    if found < known { Err(InboxError::Older { found, known }) } else { Ok(()) }
 }
 
 /// Keeps announced files and their state. Contract, exercised by [`conformance::exercise`]:
@@ -67,7 +87,8 @@ pub enum InboxError {
 ///   row in state `duplicate`.
 /// - A lease is named by `(worker, leased_at)` on the store's own clock, and ends at `until`. What a lapsed or foreign
 ///   lease asks for changes nothing and is answered with `false`. Its holder counts on it until [`Lease::trusted_until`].
-/// - Every change of state adds a row of history with its time and reason.
+/// - Every change of state adds a row of history with its time and reason. Of a file that is tried again and again the first and
+///   the latest are kept, about [`HISTORY_KEPT`] in all.
 ///
 /// # Cancel safety
 /// A dropped call may still take effect, whole or not at all. Files of a dropped `lease` come again when it ends.

@@ -354,12 +354,17 @@ pub struct FileDone {
 /// Which files a worker takes.
 #[derive(Debug, Clone, Default)]
 pub struct Wanted {
+    /// Only these rows, by their numbers; `None` for all.
+    pub ids: Option<Vec<i64>>,
     /// Only these blobTypes, `*` in them standing for any characters; `None` for all.
     pub types: Option<Vec<String>>,
     /// Only what was received at or after this time.
     pub since: Option<OffsetDateTime>,
     /// Only those that no try has failed with since they were saved, or given back by a person.
     pub untried: bool,
+    /// [`Subscriber::process`](crate::Subscriber::process) begins so many at most, each try counted, and ends when they ended;
+    /// `None`: it goes on until it is stopped. Others count for themselves: an inbox does not look at it.
+    pub limit: Option<u64>,
 }
 
 /// Where files may lie: an origin and a container of a grant.

@@ -30,9 +30,10 @@ use super::{
     InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, PublisherSequence, Retention,
     SequenceNamed, SequenceSeen, State, TypeBacklog, TypeTotals, Wanted, WorkerId, WorkerSeen,
     health::AT_RISK_NAMED,
+    refuse_older,
     stored::{
-        Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted, shown,
-        trouble, trusted_until, unreadable,
+        Ending, FORGOTTEN_AFTER, HISTORY_KEPT, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX,
+        not_wanted, shown, trouble, trusted_until, unreadable,
     },
     turns::{Share, Turns},
 };
@@ -109,15 +110,15 @@ impl PostgresInbox {
         Ok(inbox)
     }
 
-    /// Connects to an inbox, if there is one; to look, or for what a person wants.
+    /// Connects to an inbox, if there is one; to look, or for what a person wants. Its schema stays as it is.
     ///
     /// # Errors
-    /// As [`PostgresInbox::open`].
+    /// As [`PostgresInbox::open`], and [`InboxError::Older`].
     pub async fn open_existing(address: &str, options: PostgresInboxOptions) -> Result<Option<Self>, InboxError> {
         let inbox = Self::at(address, options)?;
-        if inbox.store.version(&SCHEMA).await.map_err(not_open)?.is_none() {
-            return Ok(None);
-        }
+        let Some(version) = inbox.store.version(&SCHEMA).await.map_err(not_open)? else { return Ok(None) };
+        refuse_older(version.into(), &SCHEMA)?;
+        // No step is missing; a newer schema is refused.
         inbox.store.migrate(&SCHEMA).await.map_err(not_open)?;
         Ok(Some(inbox))
     }
@@ -272,6 +273,7 @@ impl<'v> Conditions<'v> {
 
 /// What of [`Wanted`] the database is told.
 struct WantedValues {
+    ids: Option<Vec<i64>>,
     types: Option<Vec<String>>,
     since: Option<At>,
     untried: bool,
@@ -279,11 +281,19 @@ struct WantedValues {
 
 impl WantedValues {
     fn of(wanted: &Wanted) -> Self {
-        Self { types: wanted.types.as_deref().map(patterns), since: wanted.since.map(At::of), untried: wanted.untried }
+        Self {
+            ids: wanted.ids.clone(),
+            types: wanted.types.as_deref().map(patterns),
+            since: wanted.since.map(At::of),
+            untried: wanted.untried,
+        }
     }
 
     fn conditions<'v>(&'v self, values: Vec<&'v (dyn ToSql + Sync)>) -> Conditions<'v> {
         let mut conditions = Conditions::new(values);
+        if let Some(ids) = &self.ids {
+            conditions.and_brackets("id = ANY (", ids);
+        }
         if let Some(types) = &self.types {
             conditions.and_brackets("blob_type LIKE ANY (", types);
         }
@@ -330,17 +340,25 @@ impl Inbox for PostgresInbox {
         let (wanted, lease) = (WantedValues::of(wanted), seconds(self.lease));
         let Share { urgent, after } = self.turns.share(most);
         let after = value::text(&after).into_owned();
-        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&worker.0, &lease, &after];
+        let mut values: Vec<&(dyn ToSql + Sync)> = vec![&worker.0, &lease];
+        if wanted.ids.is_none() {
+            values.push(&after);
+        }
         let mut condition = |text: &str, value| {
             values.push(value);
             format!("AND {text} (${})", values.len())
         };
         let types = wanted.types.as_ref().map(|types| condition("blob_type LIKE ANY", types));
         let mut each = wanted.since.as_ref().map(|since| condition("received_at >=", since)).unwrap_or_default();
+        let named = wanted.ids.as_ref().map(|ids| condition("id = ANY", ids));
         if wanted.untried {
             each.push_str(" AND problem IS NULL");
         }
-        let sql = due::lease(most, urgent, &types.unwrap_or_default(), &each);
+        let types = types.unwrap_or_default();
+        let sql = match named {
+            Some(named) => due::lease_named(most, &format!("{named} {types} {each}")),
+            None => due::lease(most, urgent, &types, &each),
+        };
         let mut taken = Vec::new();
         let mut last = None;
         for row in self.query(&sql, &values).await? {
@@ -389,17 +407,26 @@ impl Inbox for PostgresInbox {
     }
 
     async fn finish(&self, lease: &Lease, end: End) -> Result<bool, InboxError> {
-        let sql = "WITH ended AS (
+        const FINISH: &str = "WITH ended AS (
                 UPDATE inbox SET state = $4, reason = $5, problem = $6,
                     due_at = clock_timestamp() + make_interval(secs => $7::double precision), attempts = attempts + $8,
                     worker = NULL, leased_at = NULL, changed_at = clock_timestamp(),
                     rows = coalesce($9, rows), bad_rows = coalesce($10, bad_rows), filtered_rows = $11,
                     stored_bytes = coalesce(nullif($12, 0::bigint), stored_bytes), plain_bytes = coalesce(nullif($13, 0::bigint), plain_bytes)
                 WHERE id = $1 AND worker = $2 AND leased_at = $3 AND state = 'working' AND due_at > clock_timestamp()
-                RETURNING id, changed_at, state, reason, problem)
-            INSERT INTO history (inbox_id, at, state, reason, problem, worker)
+                RETURNING id, changed_at, state, reason, problem)";
+        const NOTE: &str = "INSERT INTO history (inbox_id, at, state, reason, problem, worker)
             SELECT id, changed_at, state, reason, problem, $2 FROM ended";
+        // Whoever came to its end tells no more; who waits may do so for months.
+        const FORGET: &str = "forgotten AS (
+                DELETE FROM history USING ended WHERE inbox_id = ended.id
+                    AND history.id > (SELECT min(id) FROM history WHERE inbox_id = $1)
+                    AND history.id <= (SELECT id FROM history WHERE inbox_id = $1 ORDER BY id DESC LIMIT 1 OFFSET";
         let Ending { state, reason, problem, due_in, tries, figures } = Ending::of(&end);
+        let sql = match state {
+            State::Saved => &format!("{FINISH}, {FORGET} {HISTORY_KEPT})) {NOTE}"),
+            _ => &format!("{FINISH} {NOTE}"),
+        };
         let figure = |of: fn(&super::FileDone) -> u64| figures.map(|figures| signed(of(figures)));
         let values: &[&(dyn ToSql + Sync)] = &[
             &lease.id,
@@ -495,7 +522,7 @@ impl Inbox for PostgresInbox {
 
     async fn pending(&self, wanted: &Wanted) -> Result<Pending, InboxError> {
         // What is due is all that there is less what comes later, except where only the rows tell which are wanted.
-        let total = if wanted.since.is_none() && !wanted.untried {
+        let total = if wanted.since.is_none() && !wanted.untried && wanted.ids.is_none() {
             "(SELECT sum(messages) FROM tally WHERE state IN ('saved', 'working') AND"
         } else {
             "(SELECT count(*) FROM inbox WHERE due_at IS NOT NULL AND"

@@ -31,13 +31,18 @@ use super::{
     Inbox, InboxError, InboxRow, Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, Retention,
     SequenceNamed, SequenceSeen, State, TypeBacklog, TypeTotals, Wanted, WorkerId, WorkerSeen,
     health::AT_RISK_NAMED,
+    refuse_older,
     stored::{
-        Ending, FORGOTTEN_AFTER, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX, not_wanted,
-        trouble, trusted_until, unreadable,
+        Ending, FORGOTTEN_AFTER, HISTORY_KEPT, OTHER_TYPE, StoredFile, UNKNOWN_TO_SINK, WANTED_AGAIN, WORKERS_MAX,
+        not_wanted, trouble, trusted_until, unreadable,
     },
     turns::Turns,
 };
 
+/// Files of one type that are skipped in one transaction: few enough that nobody notices who waits for it.
+const SKIPPED_AT_ONCE: u32 = 1_000;
+/// How long whoever looks waits for another process to let it see the version.
+const LOOK_WAIT: Duration = Duration::from_secs(5);
 /// `WBIN` in ASCII.
 const APPLICATION_ID: i32 = 0x5742_494e;
 
@@ -129,17 +134,21 @@ impl SqliteInbox {
         Ok(Self { db, options, turns: Arc::default(), _workers: Some(Arc::new(workers)) })
     }
 
-    /// Opens or creates the file only to look: it ends no lease, and a process that works the inbox next counts as alone
-    /// beside it. Whoever leases from it all the same loses its leases to such a process.
+    /// Opens or creates the file only to look: its schema stays as it is, it ends no lease, and a process that works the inbox next
+    /// counts as alone beside it. Whoever leases from it all the same loses its leases to such a process.
     ///
     /// # Errors
-    /// As [`SqliteInbox::open`].
+    /// As [`SqliteInbox::open`], and [`InboxError::Older`].
     pub async fn open_to_look(path: &Path) -> Result<Self, InboxError> {
         let path = path.to_owned();
-        let db = tokio::task::spawn_blocking(move || Sqlite::open(&path, &SCHEMA, SqliteOptions::default()))
-            .await
-            .map_err(|error| InboxError::Open(Box::new(error)))?
-            .map_err(|error| InboxError::Open(Box::new(error)))?;
+        let db = tokio::task::spawn_blocking(move || {
+            if let Some(version) = version(&path) {
+                refuse_older(version, &SCHEMA)?;
+            }
+            Sqlite::open(&path, &SCHEMA, SqliteOptions::default()).map_err(|error| InboxError::Open(Box::new(error)))
+        })
+        .await
+        .map_err(|error| InboxError::Open(Box::new(error)))??;
         Ok(Self { db, options: SqliteInboxOptions::default(), turns: Arc::default(), _workers: None })
     }
 
@@ -242,26 +251,26 @@ impl Inbox for SqliteInbox {
     }
 
     async fn skip_other_types(&self, types: &[String]) -> Result<u64, InboxError> {
-        let now = self.now();
+        // Asked every few seconds: where there are none, only the sums are read, and nobody who writes waits.
         let types = types.to_vec();
-        run(&self.db, move |tx| {
+        let others: Vec<String> = read(&self.db, move |db| {
             let (clause, values) = types_clause(&types);
-            let filter = format!("state = 'saved' AND NOT {clause}");
-            let values = || rusqlite::params_from_iter(values.iter());
-            tx.prepare(&format!(
-                "INSERT INTO history (inbox_id, at, state, problem)
-                 SELECT id, {now}, 'skipped', '{OTHER_TYPE}' FROM inbox WHERE {filter}"
-            ))?
-            .execute(values())?;
-            let skipped = tx
-                .prepare(&format!(
-                    "UPDATE inbox SET state = 'skipped', due_at = NULL, changed_at = {now},
-                     problem = '{OTHER_TYPE}' WHERE {filter}"
-                ))?
-                .execute(values())?;
-            Ok(skipped as u64)
+            let sql = format!("SELECT blob_type FROM tally WHERE state = 'saved' AND messages > 0 AND NOT {clause}");
+            db.prepare_cached(&sql)?.query_map(rusqlite::params_from_iter(values), |row| row.get(0))?.collect()
         })
-        .await
+        .await?;
+        let mut skipped = 0;
+        for blob_type in others {
+            loop {
+                let (now, of) = (self.now(), blob_type.clone());
+                let part = run(&self.db, move |tx| skip_type(tx, &of, now)).await?;
+                skipped += part;
+                if part < u64::from(SKIPPED_AT_ONCE) {
+                    break;
+                }
+            }
+        }
+        Ok(skipped)
     }
 
     async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {
@@ -357,7 +366,7 @@ impl Inbox for SqliteInbox {
         read(&self.db, move |db| {
             let (clause, values) = wanted_clause(&wanted);
             // What is due is all that there is less what comes later, except where only the rows tell which are wanted.
-            let total = if wanted.since.is_none() && !wanted.untried {
+            let total = if wanted.since.is_none() && !wanted.untried && wanted.ids.is_none() {
                 format!("SELECT sum(messages) FROM tally WHERE {clause} state IN ('saved', 'working')")
             } else {
                 format!("SELECT count(*) FROM inbox WHERE {clause} due_at IS NOT NULL")
@@ -733,7 +742,42 @@ fn finish(tx: &Transaction<'_>, lease: &Lease, end: &End, now: i64) -> rusqlite:
         return Ok(false);
     }
     note(tx, lease.id, now, state, reason, problem, Some(&lease.worker.0))?;
+    // Whoever came to its end tells no more; who waits may do so for months.
+    if state == State::Saved {
+        tx.prepare_cached(
+            "DELETE FROM history WHERE inbox_id = ?1
+                 AND id > (SELECT min(id) FROM history WHERE inbox_id = ?1)
+                 AND id <= (SELECT id FROM history WHERE inbox_id = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+        )?
+        .execute(params![lease.id, HISTORY_KEPT])?;
+    }
     Ok(true)
+}
+
+/// Puts some of the saved files of a type aside; how many.
+fn skip_type(tx: &Transaction<'_>, blob_type: &str, now: i64) -> rusqlite::Result<u64> {
+    let mut skip = tx.prepare_cached(
+        "UPDATE inbox SET state = 'skipped', due_at = NULL, changed_at = ?2, problem = ?3
+         WHERE id IN (SELECT id FROM inbox INDEXED BY inbox_turn
+                      WHERE blob_type = ?1 AND due_at IS NOT NULL AND state = 'saved' LIMIT ?4)
+         RETURNING id",
+    )?;
+    let values = params![blob_type, now, OTHER_TYPE, SKIPPED_AT_ONCE];
+    let ids: Vec<i64> = skip.query_map(values, |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for id in &ids {
+        note(tx, *id, now, State::Skipped, None, Some(OTHER_TYPE), None)?;
+    }
+    Ok(ids.len() as u64)
+}
+
+/// How many steps of the schema were taken; `None` where there is no inbox of ours yet, which is told when it is opened.
+fn version(path: &Path) -> Option<i64> {
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = rusqlite::Connection::open_with_flags(path, flags).ok()?;
+    db.busy_timeout(LOOK_WAIT).ok()?;
+    let number = |sql| db.query_row(sql, [], |row| row.get::<_, i64>(0)).ok();
+    let ours = number("PRAGMA application_id")? == i64::from(APPLICATION_ID);
+    number("PRAGMA user_version").filter(|version| ours && *version > 0)
 }
 
 fn put_aside(tx: &Transaction<'_>, id: i64, error: &MetadataError, now: i64) -> rusqlite::Result<()> {
@@ -809,6 +853,10 @@ fn wanted_clause(wanted: &Wanted) -> (String, Vec<Value>) {
     }
     if wanted.untried {
         clause.push_str("problem IS NULL AND ");
+    }
+    if let Some(ids) = &wanted.ids {
+        clause.push_str("id IN (SELECT value FROM json_each(?)) AND ");
+        values.push(Value::Text(serde_json::json!(ids).to_string()));
     }
     (clause, values)
 }

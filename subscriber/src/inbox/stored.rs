@@ -10,6 +10,9 @@ use super::{BlobSeen, End, FileDone, FileKey, Lease, Leased, PublisherSequence, 
 
 /// The problem of a file that was skipped because its type is not configured.
 pub const OTHER_TYPE: &str = "outside the configured types";
+/// How many lines of its history a file keeps that waits to be tried again, beside the first one: a grant that moves elsewhere for
+/// months would fill a disk with what its files waited for.
+pub const HISTORY_KEPT: u32 = 100;
 /// Of a file that the inbox calls done.
 pub(super) const UNKNOWN_TO_SINK: &str = "the sink does not know this file";
 /// Of what a person wants.

@@ -27,6 +27,36 @@ pub(super) async fn other_types_are_skipped_and_can_be_listed(inbox: &impl Inbox
     assert_eq!(left, ["a\\b", "a%b", "a_b"]);
 }
 
+pub(super) async fn many_files_of_other_types_are_skipped_and_what_is_worked_is_left_alone(inbox: &impl Inbox) {
+    const MANY: i64 = 1_200;
+    for from in (1..=MANY).step_by(100) {
+        let burst = (from..from + 100).map(|number| arrival(number, &number.to_string(), "Many"));
+        inbox.admit(burst.collect()).await.unwrap();
+    }
+    inbox.admit(vec![arrival(MANY + 1, "x", "Few"), arrival(MANY + 2, "y", "Wanted")]).await.unwrap();
+    let of_many = Wanted { types: Some(vec!["Many".to_owned()]), ..Wanted::default() };
+    let held = inbox.lease(&worker("w"), 1, &of_many).await.unwrap().remove(0).lease;
+    let types = ["Wanted".to_owned(), "Wan*d".to_owned()];
+    assert_eq!(inbox.skip_other_types(&types).await.unwrap(), MANY.unsigned_abs());
+    assert_eq!(inbox.skip_other_types(&types).await.unwrap(), 0);
+    let counts = inbox.counts().await.unwrap();
+    assert_eq!((counts.skipped, counts.saved, counts.working), (MANY.unsigned_abs(), 1, 1));
+    for row in inbox.list(&ListFilter { state: Some(State::Skipped), most: 3, ..ListFilter::default() }).await.unwrap()
+    {
+        let history = inbox.history(row.id).await.unwrap();
+        assert_eq!(history.iter().map(|entry| entry.state).collect::<Vec<_>>(), [State::Saved, State::Skipped]);
+    }
+    // Given back, or its lease ended meanwhile: then it is like the others.
+    inbox.finish(&held, End::Release).await.unwrap();
+    while inbox.skip_other_types(&types).await.unwrap() == 0 {
+        let of_many = inbox.lease(&worker("w"), 1, &of_many).await.unwrap();
+        for file in of_many {
+            inbox.finish(&file.lease, End::Release).await.unwrap();
+        }
+    }
+    assert_eq!(inbox.counts().await.unwrap().skipped, MANY.unsigned_abs() + 1);
+}
+
 pub(super) async fn done_files_can_be_reopened(inbox: &impl Inbox) {
     inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "b", "T")]).await.unwrap();
     for file in inbox.lease(&worker("w"), 10, &Wanted::default()).await.unwrap() {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use waybill_formats::seek::Checkpoint;
 
 use super::{arrival, worker};
-use crate::inbox::{BlobSeen, End, FileDone, Inbox, Lease, State, Wanted};
+use crate::inbox::{BlobSeen, End, FileDone, HISTORY_KEPT, Inbox, Lease, State, Wanted};
 
 pub(super) async fn a_noted_blob_is_told_to_the_next_worker(inbox: &impl Inbox) {
     inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
@@ -131,6 +131,31 @@ pub(super) async fn a_file_put_off_is_not_leased_before_it_is_due(inbox: &impl I
     let held = inbox.lease(&worker("w"), 1, &Wanted::default()).await.unwrap().remove(0).lease;
     assert!(inbox.finish(&held, End::Release).await.unwrap());
     assert_eq!(inbox.lease(&worker("w"), 1, &Wanted::default()).await.unwrap()[0].attempts, 0, "a release is no try");
+}
+
+pub(super) async fn a_file_that_is_tried_for_ever_keeps_the_begin_and_the_latest_of_its_history(inbox: &impl Inbox) {
+    inbox.admit(vec![arrival(1, "a", "T"), arrival(2, "b", "U")]).await.unwrap();
+    let of_t = Wanted { types: Some(vec!["T".to_owned()]), ..Wanted::default() };
+    let tries = HISTORY_KEPT / 2 + 20;
+    let mut id = 0;
+    for number in 1..=tries {
+        let held = inbox.lease(&worker("w"), 1, &of_t).await.unwrap().remove(0).lease;
+        id = held.id;
+        let later = End::Later { after: Duration::ZERO, problem: format!("try {number}"), counts: number % 2 == 0 };
+        assert!(inbox.finish(&held, later).await.unwrap());
+    }
+    let history = inbox.history(id).await.unwrap();
+    let kept = HISTORY_KEPT as usize;
+    assert!((kept..=kept + 2).contains(&history.len()), "{} lines", history.len());
+    assert_eq!((history[0].state, history[0].problem.as_deref()), (State::Saved, None), "how it came");
+    let last: Vec<_> = history.iter().filter_map(|entry| entry.problem.as_deref()).collect();
+    assert_eq!(last.last().copied(), Some(format!("try {tries}").as_str()));
+    assert!(history.is_sorted_by_key(|entry| entry.at) && last.len() + 2 >= kept / 2, "{last:?}");
+    let held = inbox.lease(&worker("w"), 1, &of_t).await.unwrap().remove(0).lease;
+    assert!(inbox.finish(&held, End::Done(FileDone::default())).await.unwrap());
+    assert_eq!(inbox.history(id).await.unwrap().last().unwrap().state, State::Done);
+    let other = inbox.lease(&worker("w"), 1, &Wanted::default()).await.unwrap().remove(0).lease.id;
+    assert_eq!(inbox.history(other).await.unwrap().len(), 2, "that of others is their own");
 }
 
 pub(super) async fn workers_side_by_side_never_share_a_file(inbox: &(impl Inbox + Clone)) {

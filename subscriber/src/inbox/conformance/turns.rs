@@ -5,7 +5,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::{arrival, worker};
-use crate::inbox::{Announced, Arrival, End, FileDone, Inbox, Wanted};
+use crate::inbox::{Admitted, Announced, Arrival, End, FileDone, Inbox, Pending, Wanted};
 
 pub(super) async fn what_is_due_longest_is_leased_first(inbox: &impl Inbox) {
     inbox.admit((1..=4).map(|number| arrival(number, &number.to_string(), "T")).collect()).await.unwrap();
@@ -185,4 +185,37 @@ pub(super) async fn only_wanted_types_are_leased(inbox: &impl Inbox) {
     assert_eq!(inbox.pending(&other).await.unwrap().due, 0, "and nothing else stands for others");
     let since = Wanted { since: Some(leased[0].received_at + Duration::from_secs(60)), ..Wanted::default() };
     assert!(inbox.lease(&worker("w"), 10, &since).await.unwrap().is_empty());
+}
+
+pub(super) async fn rows_that_are_named_are_leased_and_no_others(inbox: &impl Inbox) {
+    let burst = (1..=20).map(|number| arrival(number, &number.to_string(), if number % 2 == 0 { "T" } else { "U" }));
+    let saved = inbox.admit(burst.collect()).await.unwrap();
+    let id = |number: usize| match saved[number - 1] {
+        Admitted::Saved(id) => id,
+        other => panic!("{other:?}"),
+    };
+    // One twice, and one that nobody knows.
+    let ids = vec![id(7), id(3), id(4), id(3), id(20) + 1000];
+    let named = Wanted { ids: Some(ids), ..Wanted::default() };
+    let pending = async |wanted: &Wanted| {
+        let Pending { working, due, later, .. } = inbox.pending(wanted).await.unwrap();
+        (working, due, later)
+    };
+    assert_eq!(pending(&named).await, (0, 3, 0));
+    let of_u = Wanted { types: Some(vec!["U".to_owned()]), ..named.clone() };
+    let first = inbox.lease(&worker("w"), 1, &of_u).await.unwrap();
+    assert_eq!(first.iter().map(|file| file.sequence_number).collect::<Vec<_>>(), [3], "what is due longest");
+    let later = End::Later { after: Duration::from_secs(3600), problem: "busy".to_owned(), counts: true };
+    assert!(inbox.finish(&first[0].lease, later).await.unwrap());
+    assert_eq!(pending(&named).await, (0, 2, 1));
+    let untried = Wanted { untried: true, ..named.clone() };
+    assert_eq!(inbox.lease(&worker("w"), 1, &untried).await.unwrap().len(), 1);
+    let rest = inbox.lease(&worker("w"), 9, &named).await.unwrap();
+    assert_eq!(rest.len(), 1, "{rest:?}");
+    assert!(inbox.lease(&worker("w"), 9, &named).await.unwrap().is_empty(), "at work, not due, or unknown");
+    assert_eq!(pending(&named).await, (2, 0, 1));
+    let none = Wanted { ids: Some(Vec::new()), ..Wanted::default() };
+    assert!(inbox.lease(&worker("w"), 9, &none).await.unwrap().is_empty());
+    assert_eq!(pending(&none).await, (0, 0, 0));
+    assert_eq!(inbox.lease(&worker("w"), 99, &Wanted::default()).await.unwrap().len(), 17);
 }

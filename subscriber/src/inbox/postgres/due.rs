@@ -75,7 +75,23 @@ pub(super) fn lease(most: u32, urgent: u32, types: &str, each: &str) -> String {
                  AND NOT id = ANY (ARRAY(SELECT id FROM candidate))
              ORDER BY due_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED),
          due AS MATERIALIZED (
-             SELECT * FROM chosen UNION ALL SELECT * FROM oldest ORDER BY kind, place, due_at, id LIMIT {most}),
+             SELECT * FROM chosen UNION ALL SELECT * FROM oldest ORDER BY kind, place, due_at, id LIMIT {most}), {TAKE}"
+    );
+    sql
+}
+
+/// The same of some rows alone: `named` is a condition that follows another, on their numbers and other columns. No type has its turn.
+pub(super) fn lease_named(most: u32, named: &str) -> String {
+    format!(
+        "WITH clock AS MATERIALIZED (SELECT clock_timestamp() AS now),
+         due AS MATERIALIZED (
+             SELECT id, due_at, 2 AS kind, 0::bigint AS place FROM inbox
+             WHERE due_at <= (SELECT now FROM clock) {named} ORDER BY due_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED), {TAKE}"
+    )
+}
+
+/// Takes what is `due`.
+const TAKE: &str = "
          taken AS (
              UPDATE inbox SET state = 'working', worker = $1, leased_at = now, changed_at = now,
                  due_at = now + make_interval(secs => $2)
@@ -84,7 +100,4 @@ pub(super) fn lease(most: u32, urgent: u32, types: &str, each: &str) -> String {
                  attempts, blob_etag, blob_length, blob_checkpoint, leased_at, inbox.due_at AS until, due.due_at AS was_due, kind, place),
          noted AS (
              INSERT INTO history (inbox_id, at, state, worker) SELECT id, leased_at, 'working', $1 FROM taken)
-         SELECT * FROM taken ORDER BY kind, place, was_due, id"
-    );
-    sql
-}
+         SELECT * FROM taken ORDER BY kind, place, was_due, id";

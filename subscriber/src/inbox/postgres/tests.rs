@@ -416,6 +416,20 @@ async fn whoever_looks_for_an_inbox_makes_none() {
 }
 
 #[tokio::test]
+async fn whoever_looks_at_an_inbox_of_an_earlier_version_leaves_it_as_it_is() {
+    const EARLIER: Schema = Schema { migrations: SCHEMA.migrations.split_at(3).0, ..SCHEMA };
+    let (schema, server) = (fresh_schema(), server());
+    let options = || options(&schema, Duration::from_secs(60));
+    let earlier = PostgresInbox::at(&server, options()).unwrap();
+    earlier.store.migrate(&EARLIER).await.unwrap();
+    let looked = PostgresInbox::open_existing(&server, options()).await;
+    assert!(matches!(looked, Err(InboxError::Older { found: 3, known: 7 })), "{looked:?}");
+    assert_eq!(earlier.store.version(&SCHEMA).await.unwrap(), Some(3));
+    PostgresInbox::open(&server, options()).await.unwrap();
+    assert!(PostgresInbox::open_existing(&server, options()).await.unwrap().is_some());
+}
+
+#[tokio::test]
 async fn a_name_that_is_too_long_for_a_schema_is_refused() {
     let options = options(&"x".repeat(64), Duration::from_secs(60));
     let error = PostgresInbox::open(&server(), options).await.unwrap_err();

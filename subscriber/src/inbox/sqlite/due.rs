@@ -26,7 +26,22 @@ pub(super) struct Chosen {
 
 impl Due<'_> {
     pub(super) fn choose(&self, most: u32, share: &Share) -> rusqlite::Result<Chosen> {
-        let most = most as usize;
+        let (ids, urgent) = self.numbers(most as usize, share)?;
+        let mut read = self.tx.prepare_cached(
+            "SELECT id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at, attempts,
+                    blob_etag, blob_length, blob_checkpoint
+             FROM inbox WHERE id = ?1",
+        )?;
+        let files = ids.into_iter().map(|id| read.query_row([id], read_file)).collect::<Result<_, _>>()?;
+        Ok(Chosen { files, urgent })
+    }
+
+    /// And how many of the first of them are urgent.
+    fn numbers(&self, most: usize, share: &Share) -> rusqlite::Result<(Vec<i64>, usize)> {
+        // Those that are named are few: no type has its turn, and no other row is looked at.
+        if self.wanted.ids.is_some() {
+            return Ok((self.oldest(most)?, 0));
+        }
         let mut ids = self.urgent(share.urgent)?;
         let urgent = ids.len();
         let mut hands = self.hands(&share.after, most)?;
@@ -37,13 +52,7 @@ impl Due<'_> {
             let rest: Vec<i64> = oldest.into_iter().filter(|id| !ids.contains(id)).take(most - ids.len()).collect();
             ids.extend(rest);
         }
-        let mut read = self.tx.prepare_cached(
-            "SELECT id, file_key, body, publisher, epoch, sequence, expires_at, broker_sequence, received_at, attempts,
-                    blob_etag, blob_length, blob_checkpoint
-             FROM inbox WHERE id = ?1",
-        )?;
-        let files = ids.into_iter().map(|id| read.query_row([id], read_file)).collect::<Result<_, _>>()?;
-        Ok(Chosen { files, urgent })
+        Ok((ids, urgent))
     }
 
     fn urgent(&self, most: u32) -> rusqlite::Result<Vec<i64>> {
@@ -110,9 +119,10 @@ impl Due<'_> {
     fn oldest(&self, most: usize) -> rusqlite::Result<Vec<i64>> {
         let (wanted, mut values) = wanted_clause(self.wanted);
         values.extend([Value::Integer(self.now), Value::Integer(i64::try_from(most).unwrap_or(i64::MAX))]);
-        let sql = format!(
-            "SELECT id FROM inbox WHERE due_at IS NOT NULL AND {wanted} due_at <= ? ORDER BY due_at, id LIMIT ?"
-        );
+        // The plus keeps the index of what is due out of a question for some rows.
+        let due = if self.wanted.ids.is_some() { "+due_at" } else { "due_at" };
+        let sql =
+            format!("SELECT id FROM inbox WHERE {due} IS NOT NULL AND {wanted} {due} <= ? ORDER BY {due}, id LIMIT ?");
         self.tx.prepare_cached(&sql)?.query_map(params_from_iter(values), |row| row.get(0))?.collect()
     }
 }

@@ -82,6 +82,51 @@ async fn a_reader_blocks_no_writer() {
 }
 
 #[tokio::test]
+async fn a_lease_that_is_answered_late_is_trusted_from_when_it_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    let (lease, held_up) = (Duration::from_secs(5), Duration::from_secs(1));
+    let inbox = SqliteInbox::open(&path, SqliteInboxOptions { lease, ..SqliteInboxOptions::default() }).await.unwrap();
+    inbox.admit(vec![arrival(1, "a", "T")]).await.unwrap();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    let hold_up = async || {
+        tokio::time::sleep(held_up).await;
+        other.execute_batch("COMMIT").unwrap();
+    };
+    let in_time = |asked: Instant, held: &Lease| {
+        assert!(asked.elapsed() >= held_up, "it was not held up");
+        let trust = held.trusted_until - asked;
+        assert!(trust >= lease / 2 && trust < lease - lease / 10 + held_up / 2, "{trust:?}");
+    };
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (asked, worker, wanted) = (Instant::now(), WorkerId("w".to_owned()), Wanted::default());
+    let (leased, ()) = tokio::join!(inbox.lease(&worker, 1, &wanted), hold_up());
+    let held = leased.unwrap().remove(0).lease;
+    in_time(asked, &held);
+    assert_eq!(held.until - held.leased_at, lease);
+
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let asked = Instant::now();
+    let (renewed, ()) = tokio::join!(inbox.renew(&held, 1), hold_up());
+    in_time(asked, &renewed.unwrap().expect("it lasts"));
+}
+
+#[tokio::test]
+async fn whoever_looks_at_an_inbox_of_an_earlier_version_leaves_it_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    rusqlite::Connection::open(&path).unwrap().execute_batch(include_str!("../../../golden/inbox-1.sql")).unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let error = SqliteInbox::open_to_look(&path).await.unwrap_err();
+    assert!(matches!(error, InboxError::Older { found: 1, .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("schema version 1") && text.contains("`waybill-subscriber run`"), "{text}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    assert_eq!(SqliteInbox::open_to_look(&path).await.unwrap().counts().await.unwrap().done, 2);
+}
+
+#[tokio::test]
 async fn a_row_that_cannot_be_read_is_quarantined_and_stops_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("inbox.sqlite");
