@@ -24,6 +24,12 @@ use crate::{
 /// A file whose blob is missing is waited for this long after it was received, when its message names no `expiresAt`.
 const MISSING_BLOB_PATIENCE: time::Duration = time::Duration::DAY;
 
+/// A name that no blob of a publisher has.
+const NOBODYS: &str = "waybill-look";
+
+/// So many bytes of one file, or its end, show that storage works; one that opens every file and then dies does not.
+const SHOWN_BYTES: u64 = 256 << 10;
+
 /// Of a range beside the first one of a download, at most.
 pub(crate) const RANGE_AHEAD_BYTES: u64 = 4 << 20;
 
@@ -181,6 +187,18 @@ impl Storage {
     /// Those that are named now; never empty.
     pub(crate) async fn grants(&self) -> Result<Vec<Grant>, GrantError> {
         self.tokens.grants(Service::Blob, None).await
+    }
+
+    /// Whether every place that the grants name answers a reader. That there is no such blob is an answer.
+    pub(crate) async fn answers(&self) -> bool {
+        let Ok(grants) = self.grants().await else { return false };
+        for grant in &grants {
+            match self.at(grant).head(NOBODYS).await {
+                Ok(_) | Err(BlobError::NotFound { .. }) => {}
+                Err(_) => return false,
+            }
+        }
+        true
     }
 
     /// The container of a grant, for as long as there is one for it.
@@ -367,7 +385,7 @@ impl Fetched {
         &self.facts
     }
 
-    /// Whether storage gives it, or at least said what it knows of it: storage works, then, once it is read to its end.
+    /// Whether storage gives it, or at least said what it knows of it.
     pub(crate) fn is_from_storage(&self) -> bool {
         match &self.source {
             Source::Storage(_) => true,
@@ -436,12 +454,26 @@ fn gone_or(error: BlobError, file: Claim<'_>, now: OffsetDateTime) -> FetchError
     if now < until { FetchError::Missing { until } } else { FetchError::Gone { since: until } }
 }
 
-/// Streams the rest of a file into `to`; when nobody takes it any more, it ends quietly.
+/// Streams the rest of a file into `to`; when nobody takes it any more, it ends quietly. Tells once when storage has
+/// [shown](SHOWN_BYTES) that it works.
 ///
 /// # Errors
 /// What the download met; `to` is closed without [`Chunk::End`] then.
-pub(crate) async fn stream(fetched: &mut Fetched, to: mpsc::Sender<Chunk>) -> Result<(), FetchError> {
-    while let Some(bytes) = fetched.next().await? {
+pub(crate) async fn stream(
+    fetched: &mut Fetched,
+    to: mpsc::Sender<Chunk>,
+    works: impl FnOnce(),
+) -> Result<(), FetchError> {
+    let (begin, mut works) = (fetched.position, Some(works));
+    loop {
+        let bytes = fetched.next().await?;
+        if (bytes.is_none() || fetched.position - begin >= SHOWN_BYTES)
+            && fetched.is_from_storage()
+            && let Some(works) = works.take()
+        {
+            works();
+        }
+        let Some(bytes) = bytes else { break };
         if to.send(Chunk::Bytes(bytes)).await.is_err() {
             return Ok(());
         }

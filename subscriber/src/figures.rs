@@ -164,7 +164,7 @@ pub struct RowFigures {
 pub struct CircuitFigures {
     /// `storage`, `sink` or `inbox`.
     pub dependency: &'static str,
-    /// Whether the last thing known of the dependency is a failure.
+    /// Whether the last thing known of the dependency is a failure: it answered nobody since.
     pub open: bool,
     /// When somebody tries again.
     pub tried_in: Duration,

@@ -33,6 +33,7 @@ use waybill_contracts::{Entities, MANIFEST_TYPE, Reason};
 use waybill_formats::{Limits, RowFilter};
 
 pub use file::{File, FileError};
+pub(crate) use hold::Hold;
 pub use reading::Rows;
 
 use crate::{

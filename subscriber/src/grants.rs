@@ -549,3 +549,46 @@ fn until(then: OffsetDateTime, now: OffsetDateTime) -> Duration {
 pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use waybill_contracts::{BlobEndpoint, BusEndpoint};
+
+    use super::*;
+
+    /// After how long tokens are renewed that live so many seconds.
+    fn renewed_after(bus: i64, blob: i64) -> Vec<f64> {
+        let asked = OffsetDateTime::UNIX_EPOCH + time::Duration::days(20_000);
+        let expires_at = |life| Some(asked + time::Duration::seconds(life));
+        let answer = TemporaryEndpoints {
+            service_bus: vec![BusEndpoint {
+                endpoint: "sb://ns.example".to_owned(),
+                entity_path: "e".to_owned(),
+                sas_token: "SharedAccessSignature sr=x".to_owned(),
+                expires_at: expires_at(bus),
+            }],
+            blob_storage: vec![BlobEndpoint {
+                endpoint: "https://a.example".to_owned(),
+                container: "c".to_owned(),
+                sas_token: "sv=1".to_owned(),
+                expires_at: expires_at(blob),
+            }],
+        };
+        let issue = || read_issue(Service::Bus, answer.clone(), Generation(1), asked).unwrap();
+        (0..400).map(|_| (issue().renew_at - asked).as_seconds_f64()).collect()
+    }
+
+    #[test]
+    fn tokens_are_renewed_after_70_to_80_percent_of_the_shorter_life_and_not_all_at_once() {
+        for (bus, blob) in [(1_000, 7_200), (7_200, 1_000)] {
+            let after = renewed_after(bus, blob);
+            assert!(after.iter().all(|after| (700.0..=800.0).contains(after)), "{after:?}");
+            let (first, last) = after.iter().fold((f64::MAX, 0.0_f64), |(a, b), at| (a.min(*at), b.max(*at)));
+            assert!(first < 720.0 && last > 780.0, "from {first} to {last}");
+        }
+        let over = renewed_after(-5, 1_000);
+        assert!(over.iter().all(|after| (42.0..=48.0).contains(after)), "the clocks differ: {over:?}");
+        let soon = renewed_after(0, 0);
+        assert!(soon.iter().all(|after| *after >= RENEW_AFTER_MIN.as_secs_f64()), "{soon:?}");
+    }
+}

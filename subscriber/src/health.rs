@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -101,19 +101,19 @@ impl Alarm {
 
 /// How many tasks do something now.
 #[derive(Debug, Default)]
-pub(crate) struct Doing(AtomicU64);
+pub(crate) struct Doing(Arc<AtomicU64>);
 
 impl Doing {
     /// Until the answer is dropped.
-    pub(crate) fn begin(&self) -> impl Drop + '_ {
-        struct Ending<'d>(&'d Doing);
-        impl Drop for Ending<'_> {
+    pub(crate) fn begin(&self) -> impl Drop + Send + Sync + use<> {
+        struct Ending(Arc<AtomicU64>);
+        impl Drop for Ending {
             fn drop(&mut self) {
-                self.0.0.fetch_sub(1, Ordering::Relaxed);
+                self.0.fetch_sub(1, Ordering::Relaxed);
             }
         }
         self.0.fetch_add(1, Ordering::Relaxed);
-        Ending(self)
+        Ending(Arc::clone(&self.0))
     }
 
     pub(crate) fn is_on(&self) -> bool {

@@ -158,7 +158,7 @@ impl FileRows {
     pub(crate) fn of_download(name: String, mut download: Fetched, options: DecodeOptions, way: Way) -> Self {
         let (is_from_storage, is_unsure) = (download.is_from_storage(), download.is_unsure());
         let work = Work::begin(options, way, 0, async move |chunks| {
-            fetch::stream(&mut download, chunks).await?;
+            fetch::stream(&mut download, chunks, || {}).await?;
             Ok(download.into_draft())
         });
         Self { is_from_storage, is_unsure, ..Self::new(name, work) }

@@ -556,7 +556,49 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use waybill_azure::{GrantError, Service};
+
     use super::*;
+
+    fn gone() -> BusError {
+        BusError::Disconnected { problem: "reset".to_owned() }
+    }
+
+    fn of_jitter(pause: Duration) -> std::ops::RangeInclusive<Duration> {
+        pause / 2..=pause
+    }
+
+    #[test]
+    fn pauses_grow_to_their_longest_differ_and_begin_anew_after_a_good_link() {
+        let mut pauses = Pauses::default();
+        let mut wanted = PAUSE;
+        for _ in 0..12 {
+            let pause = pauses.after(&gone());
+            assert!(of_jitter(wanted).contains(&pause), "{pause:?} of {wanted:?}");
+            wanted = (wanted * 2).min(PAUSE_MAX);
+        }
+        assert_eq!(wanted, PAUSE_MAX);
+        let longest: Vec<Duration> = (0..50).map(|_| pauses.usual()).collect();
+        let (least, most) = (longest.iter().min().unwrap(), longest.iter().max().unwrap());
+        assert!(*most <= PAUSE_MAX && *most - *least > PAUSE_MAX / 8, "replicas come at different times: {longest:?}");
+        pauses.end();
+        assert!(of_jitter(PAUSE).contains(&pauses.after(&gone())));
+    }
+
+    #[test]
+    fn what_a_person_must_mend_is_left_alone_longer_and_what_the_bus_asks_for_is_obeyed() {
+        let person = BusError::Disabled { entity: "e".to_owned(), problem: "by its owner".to_owned() };
+        let first = Pauses::default().after(&person);
+        assert!(of_jitter(PERSON_PAUSE).contains(&first), "{first:?}");
+        let mut pauses = Pauses(PAUSE_MAX);
+        assert!(of_jitter(PAUSE_MAX).contains(&pauses.after(&person)), "the longer one counts");
+
+        let busy = BusError::Busy { entity: "e".to_owned(), problem: "50009".to_owned() };
+        assert_eq!(Pauses::default().after(&busy), Duration::from_secs(10), "as Service Bus asks for");
+        let retry_after = Some(Duration::from_secs(17));
+        let tenant = GrantError::Unavailable { service: Service::Bus, problem: "503".to_owned(), retry_after };
+        assert_eq!(Pauses::default().after(&tenant.into()), Duration::from_secs(17));
+    }
 
     #[test]
     fn dead_letters_left_in_place_count_once_and_end_the_credit_when_there_are_too_many() {

@@ -2,7 +2,9 @@
 //! down. One outage is one retry clock, whatever number of files it touches.
 
 mod circuit;
+mod compare;
 mod patience;
+mod probe;
 mod work;
 
 use std::{
@@ -21,10 +23,12 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use waybill_contracts::Reason;
 
-pub(crate) use circuit::{Circuits, Dependency, own_pause};
+pub(crate) use circuit::{Circuit, Circuits, Dependency, own_pause};
+pub use compare::CompareError;
+pub(crate) use compare::compare;
 pub(crate) use patience::end_waits;
-pub use work::CompareError;
-pub(crate) use work::{CHECKPOINT_BYTES, SORT_BYTES, Workshop, reopen_what_the_sink_lacks};
+pub(crate) use probe::look_at;
+pub(crate) use work::{CHECKPOINT_BYTES, SORT_BYTES, Workshop};
 
 use crate::{
     figures::{Histogram, Tally},
@@ -96,21 +100,59 @@ pub struct WorkStats {
     pub(crate) lag: Histogram,
 }
 
-/// Works files until `stop`, then lets those under way finish for `drain_timeout` and gives the rest back.
+/// A stop, in stages.
+#[derive(Debug, Clone)]
+pub(crate) struct Stages {
+    /// Nothing new is begun.
+    pub(crate) stop: CancellationToken,
+    /// What is under way is given back.
+    pub(crate) give_back: CancellationToken,
+}
+
+impl Stages {
+    /// Begins when `stop` is cancelled, or by itself.
+    pub(crate) fn of(stop: &CancellationToken) -> Self {
+        Self { stop: stop.child_token(), give_back: CancellationToken::new() }
+    }
+}
+
+/// Works files until a stop, or until so many were begun as are wanted; then those under way finish, or are given back.
 pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
     workshop: Arc<Workshop<I, S>>,
     worker: WorkerId,
     wanted: Wanted,
     files_in_flight_max: u32,
-    drain_timeout: Duration,
     admitted: Arc<Notify>,
-    stop: &CancellationToken,
+    stages: &Stages,
 ) {
-    let mut files = JoinSet::new();
-    let give_back = CancellationToken::new();
+    let (mut files, mut others) = (JoinSet::new(), Others::default());
+    tokio::select! {
+        () = lease_files(&workshop, &worker, &wanted, files_in_flight_max, &admitted, stages, (&mut files, &mut others)) => {}
+        // An inbox that does not answer holds up no stop: what it leased all the same comes again when that lease ends.
+        () = stages.give_back.cancelled() => {}
+    }
+    workshop.alarm.rest();
+    tokio::select! {
+        () = others.skip_now(&workshop.inbox, workshop.types.as_deref()) => {}
+        () = stages.give_back.cancelled() => {}
+    }
+    while let Some(ended) = files.join_next().await {
+        note_panic(ended);
+    }
+}
+
+async fn lease_files<I: Inbox + Clone, S: Sink>(
+    workshop: &Arc<Workshop<I, S>>,
+    worker: &WorkerId,
+    wanted: &Wanted,
+    files_in_flight_max: u32,
+    admitted: &Notify,
+    Stages { stop, give_back }: &Stages,
+    (files, others): (&mut JoinSet<()>, &mut Others),
+) {
     let mut pause = Duration::ZERO;
-    let mut others = Others::default();
-    while !stop.is_cancelled() {
+    let mut left = wanted.limit.unwrap_or(u64::MAX);
+    while !stop.is_cancelled() && left > 0 {
         workshop.alarm.set(Duration::ZERO);
         // Armed before looking, so that nothing saved in between is overlooked.
         let arrived = admitted.notified();
@@ -122,21 +164,27 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
         // While something is on trial, one file finds out for all.
         let on_trial = workshop.circuits.on_trial();
         let most = if on_trial { u32::from(files.is_empty()) } else { free };
+        let most = most.min(u32::try_from(left).unwrap_or(u32::MAX));
         let held_back = workshop.circuits.closed_in();
         let mut wait = LOOK_AGAIN;
         if held_back > Duration::ZERO {
             wait = held_back;
         } else if most > 0 {
-            match lease(&workshop.inbox, &worker, most, &wanted, on_trial).await {
+            match lease(&workshop.inbox, worker, most, wanted, on_trial).await {
                 Ok(leased) => {
                     pause = Duration::ZERO;
+                    left = left.saturating_sub(leased.len() as u64);
+                    // It took something: nobody has to wait for the end of a long file to hear that.
+                    if !leased.is_empty() {
+                        workshop.circuits.of(Dependency::Inbox).worked();
+                    }
                     // Fewer than asked for: nothing else is due now, so the next time counts.
                     let all = leased.len() < most as usize;
                     for file in leased {
-                        let (workshop, give_back) = (Arc::clone(&workshop), give_back.clone());
+                        let (workshop, give_back) = (Arc::clone(workshop), give_back.clone());
                         files.spawn(async move { workshop.work(file, give_back).await });
                     }
-                    if all && let Ok(Pending { next_due_in: Some(due), .. }) = workshop.inbox.pending(&wanted).await {
+                    if all && let Ok(Pending { next_due_in: Some(due), .. }) = workshop.inbox.pending(wanted).await {
                         wait = wait.min(due.max(Duration::from_millis(1)));
                     }
                 }
@@ -146,6 +194,9 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
                     wait = jittered(pause);
                 }
             }
+        }
+        if left == 0 {
+            return;
         }
         workshop.alarm.set(wait);
         // What arrives changes nothing while there is no place for it, or a clock has to run out.
@@ -160,13 +211,6 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
         while let Some(ended) = files.try_join_next() {
             note_panic(ended);
         }
-    }
-    workshop.alarm.rest();
-    others.skip_now(&workshop.inbox, workshop.types.as_deref()).await;
-    let drained = tokio::time::timeout(drain_timeout, async { while files.join_next().await.is_some() {} }).await;
-    if drained.is_err() {
-        give_back.cancel();
-        while files.join_next().await.is_some() {}
     }
 }
 

@@ -12,9 +12,9 @@ use std::{
 
 use time::OffsetDateTime;
 use tokio::{
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, oneshot},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -33,7 +33,7 @@ use crate::{
     cache::{Cache, CacheOptions},
     fetch::{Claim, RANGE_AHEAD_BYTES, Storage},
     files::{Files, Source},
-    grants::{Credential, Grants, place_of},
+    grants::{Credential, Grants, jittered, place_of},
     health::{Alarm, Doing},
     inbox::{
         Inbox, InboxError, InboxRow, ListFilter, Pages, Pending, Place, Retention, SqliteInbox, State, Wanted,
@@ -45,7 +45,8 @@ use crate::{
     reconcile::{ReconcileError, Reconciled, Walk},
     rows::{GroupLimits, Pool},
     schedule::{
-        Circuits, CompareError, SORT_BYTES, WorkStats, Workshop, end_waits, process, reopen_what_the_sink_lacks,
+        Circuits, CompareError, Dependency, SORT_BYTES, Stages, WorkStats, Workshop, compare, end_waits, look_at,
+        process,
     },
     sink::Sink,
     tasks::all,
@@ -123,13 +124,15 @@ pub enum BuildError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The inbox could not be used at the start.
-    #[error("the inbox failed at the start")]
-    Inbox(#[from] InboxError),
     /// Inbox and sink could not be compared at the start.
     #[error("the start failed")]
     Compare(#[from] CompareError),
 }
+
+/// How long [`Subscriber::process`] waits at its start for an inbox or a sink that is down.
+const COMPARE_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the inbox may take to get files back, and the bus to end its links, when the time of a stop is over.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 
 /// Makes a [`Subscriber`]. Defaults are said at each method.
 #[derive(Debug, Clone)]
@@ -146,7 +149,6 @@ pub struct SubscriberBuilder {
     verify_hash: bool,
     dead_letters: bool,
     drain_timeout: Duration,
-    lease: Duration,
     stuck_after: Duration,
     retention: Retention,
     layout: GrantLayout,
@@ -173,7 +175,6 @@ impl Default for SubscriberBuilder {
             verify_hash: false,
             dead_letters: true,
             drain_timeout: Duration::from_secs(20),
-            lease: Duration::from_secs(60),
             stuck_after: Duration::from_secs(300),
             retention: Retention::default(),
             layout: GrantLayout::default(),
@@ -273,7 +274,8 @@ impl SubscriberBuilder {
         self
     }
 
-    /// How long files under way may take to finish after a stop (default 20 s); then they are given back.
+    /// How long files under way may take to finish after a stop (default 20 s); then they are given back. Where the inbox or the bus
+    /// does not answer, the stop takes 4 s more at most, and what was not given back comes again when its lease or lock ends.
     #[must_use]
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -322,13 +324,6 @@ impl SubscriberBuilder {
     #[must_use]
     pub fn cache(mut self, cache: CacheOptions) -> Self {
         self.cache = Some(cache);
-        self
-    }
-
-    /// How long the inbox's leases last; tell it the same (default 60 s). Renewed at a third of it.
-    #[must_use]
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
         self
     }
 
@@ -435,8 +430,12 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// Receives and works until `stop`, then stops in stages: no new messages, files under way finish within
     /// `drain_timeout`, the rest is given back, links are closed.
     ///
+    /// Messages are received from the begin. No file is worked before the sink was asked about every file that the inbox calls
+    /// done; those that it does not know are worked again. While the sink or the inbox is down that is waited for.
+    ///
     /// # Errors
-    /// [`RunError`], at the start only; afterwards everything is tried again until it works.
+    /// [`RunError`], at the start only: the sink does not let itself be asked, which a person has to mend. Everything else is
+    /// tried again until it works.
     ///
     /// # Cancel safety
     /// Dropping the future ends everything at once, and nothing is lost, as after a crash: links are closed, messages that were not
@@ -444,13 +443,12 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// To stop without that wait, cancel `stop` and await the future.
     pub async fn run(&self, sink: impl Sink, stop: CancellationToken) -> Result<(), RunError> {
         let _doing = (self.shared.receiving.begin(), self.shared.working.begin());
-        let sink = self.watched(sink);
-        self.prepare(&*sink).await?;
-        let mut tasks = JoinSet::new();
-        self.spawn_receive(&mut tasks, &stop);
-        self.spawn_process(&mut tasks, sink, self.wanted(Wanted::default()), &stop);
-        self.beating(all(tasks)).await;
-        Ok(())
+        let (stages, mut tasks) = (Stages::of(&stop), JoinSet::new());
+        self.spawn_receive(&mut tasks, &stages.stop);
+        let wanted = self.wanted(Wanted::default());
+        let failure = self.spawn_process(&mut tasks, self.watched(sink), wanted, None, &stages);
+        self.until_stopped(tasks, &stages).await;
+        failed_at_start(failure)
     }
 
     /// Only receives: bus to inbox, until `stop`.
@@ -459,27 +457,45 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// As [`Subscriber::run`].
     pub async fn receive(&self, stop: CancellationToken) {
         let _doing = self.shared.receiving.begin();
-        let mut tasks = JoinSet::new();
-        self.spawn_receive(&mut tasks, &stop);
-        self.beating(all(tasks)).await;
+        let (stages, mut tasks) = (Stages::of(&stop), JoinSet::new());
+        self.spawn_receive(&mut tasks, &stages.stop);
+        self.until_stopped(tasks, &stages).await;
     }
 
-    /// Only works what the inbox holds, until `stop`.
+    /// Only works what the inbox holds, until `stop`, or as many files as are [wanted](Wanted::limit).
     ///
     /// # Errors
-    /// As [`Subscriber::run`].
+    /// As [`Subscriber::run`]; also when the sink or the inbox is down at the start, and for half a minute after.
     ///
     /// # Cancel safety
     /// As [`Subscriber::run`].
     pub async fn process(&self, sink: impl Sink, wanted: Wanted, stop: CancellationToken) -> Result<(), RunError> {
         let _doing = self.shared.working.begin();
-        let sink = self.watched(sink);
-        self.prepare(&*sink).await?;
-        let mut tasks = JoinSet::new();
-        self.spawn_grants(&mut tasks, &stop);
-        self.spawn_process(&mut tasks, sink, self.wanted(wanted), &stop);
-        self.beating(all(tasks)).await;
-        Ok(())
+        let (stages, mut tasks) = (Stages::of(&stop), JoinSet::new());
+        self.spawn_grants(&mut tasks, &stages.stop);
+        let (wanted, patience) = (self.wanted(wanted), Some(COMPARE_PATIENCE));
+        let failure = self.spawn_process(&mut tasks, self.watched(sink), wanted, patience, &stages);
+        self.until_stopped(tasks, &stages).await;
+        failed_at_start(failure)
+    }
+
+    /// Until all tasks ended, or a stop has lasted as long as it may. Meanwhile the inbox is told of the work.
+    async fn until_stopped(&self, tasks: JoinSet<()>, Stages { stop, give_back }: &Stages) {
+        let too_long = async {
+            stop.cancelled().await;
+            sleep(self.shared.options.drain_timeout).await;
+            give_back.cancel();
+            sleep(GIVE_BACK).await;
+        };
+        self.beating(async {
+            tokio::select! {
+                () = all(tasks) => {}
+                () = too_long => tracing::warn!(
+                    "the stop took too long; what was not given back comes again when its lease or lock ends"
+                ),
+            }
+        })
+        .await;
     }
 
     /// The saved files that are due, for code of your own, which says what became of each: see [`files`](crate::files).
@@ -621,7 +637,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             }
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = tokio::time::sleep(look) => {}
+                () = sleep(look) => {}
             }
         }
     }
@@ -661,22 +677,6 @@ impl<I: Inbox + Clone> Subscriber<I> {
         wanted
     }
 
-    async fn prepare(&self, sink: &impl Sink) -> Result<(), RunError> {
-        let _preparing = self.shared.preparing.begin();
-        self.compare_with(sink).await
-    }
-
-    async fn compare_with(&self, sink: &impl Sink) -> Result<(), RunError> {
-        let reopened = reopen_what_the_sink_lacks(&self.shared.inbox, sink).await?;
-        if reopened > 0 {
-            tracing::warn!(
-                files = reopened,
-                "the sink does not know files that the inbox calls done; working them again"
-            );
-        }
-        Ok(())
-    }
-
     pub(crate) fn spawn_grants(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         if let Some(grants) = self.shared.grants.clone() {
             let stop = stop.clone();
@@ -685,6 +685,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
         {
             let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
             tasks.spawn(async move { keep_in_bounds(&shared.inbox, &shared.options.retention, &stop).await });
+        }
+        {
+            let (shared, storage, stop) = (Arc::clone(&self.shared), self.storage(), stop.clone());
+            tasks.spawn(async move { look_at(&storage, shared.circuits.of(Dependency::Storage), &stop).await });
         }
         let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
         tasks.spawn(async move { remember_places(&*shared.tokens, &shared.inbox, &stop).await });
@@ -706,13 +710,15 @@ impl<I: Inbox + Clone> Subscriber<I> {
         tasks.spawn(reception.run(stop.clone()));
     }
 
+    /// Compares inbox and sink, then works. The answer is told why it does not begin.
     fn spawn_process(
         &self,
         tasks: &mut JoinSet<()>,
         sink: Arc<Watched<impl Sink>>,
         wanted: Wanted,
-        stop: &CancellationToken,
-    ) {
+        patience: Option<Duration>,
+        stages: &Stages,
+    ) -> oneshot::Receiver<CompareError> {
         let shared = Arc::clone(&self.shared);
         let options = &shared.options;
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
@@ -735,21 +741,45 @@ impl<I: Inbox + Clone> Subscriber<I> {
             sorting: Semaphore::new(1),
             on_bad_row: options.on_bad_row,
             verify_hash: options.verify_hash,
-            lease: options.lease,
             now: options.now,
         });
         {
-            let (workshop, stop) = (Arc::clone(&workshop), stop.clone());
-            tasks.spawn(async move { workshop.sink.look_after(&stop).await });
+            let (workshop, stop) = (Arc::clone(&workshop), stages.stop.clone());
+            tasks.spawn(async move {
+                workshop.sink.look_after(workshop.circuits.of(Dependency::Sink), &stop).await;
+            });
         }
-        let (files, drain) = (options.files_in_flight_max.get(), options.drain_timeout);
-        {
-            let (workshop, stop) = (Arc::clone(&workshop), stop.clone());
-            tasks.spawn(async move { end_waits(&*workshop.sink, &workshop.stats, &stop).await });
-        }
-        let (worker, admitted, stop) = (shared.worker.clone(), Arc::clone(&shared.admitted), stop.clone());
-        tasks.spawn(async move { process(workshop, worker, wanted, files, drain, admitted, &stop).await });
+        // From now on, and not when the task begins: until then nothing is idle.
+        let preparing = shared.preparing.begin();
+        let (failed, failure) = oneshot::channel();
+        let (stages, files) = (stages.clone(), options.files_in_flight_max.get());
+        tasks.spawn(async move {
+            let Workshop { inbox, sink, circuits, stats, .. } = &*workshop;
+            match compare(inbox, &**sink, circuits, patience, &stages.stop).await {
+                Ok(true) => {
+                    drop(preparing);
+                    let (worker, admitted) = (shared.worker.clone(), Arc::clone(&shared.admitted));
+                    let working = async {
+                        process(Arc::clone(&workshop), worker, wanted, files, admitted, &stages).await;
+                        stages.stop.cancel();
+                    };
+                    tokio::join!(end_waits(&**sink, stats, &stages.stop), working);
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    // Whoever waited for it is gone where nobody takes it.
+                    drop(failed.send(error));
+                    stages.stop.cancel();
+                }
+            }
+        });
+        failure
     }
+}
+
+/// Why the work did not begin, if it did not.
+fn failed_at_start(mut failure: oneshot::Receiver<CompareError>) -> Result<(), RunError> {
+    failure.try_recv().map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Filters of types that no entity has.
@@ -783,36 +813,58 @@ async fn keep_in_bounds(inbox: &impl Inbox, retention: &Retention, stop: &Cancel
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(EVERY) => {}
+            () = sleep(EVERY) => {}
         }
     }
 }
 
+/// The first pause before a source of tokens that failed is asked for its places again, and the longest.
+const PLACES_PAUSE: Duration = Duration::from_secs(1);
+const PLACES_PAUSE_MAX: Duration = Duration::from_secs(60);
+
 /// Notes in the inbox where each new grant says that files lie, so that a file of an earlier place waits for it, and has those
 /// tried again whose place is named anew.
-async fn remember_places(tokens: &dyn TokenSource, inbox: &impl Inbox, stop: &CancellationToken) {
+pub(crate) async fn remember_places(tokens: &dyn TokenSource, inbox: &impl Inbox, stop: &CancellationToken) {
     let mut changes = tokens.changes();
     let mut known: Option<BTreeSet<Place>> = None;
-    loop {
+    let mut pause = PLACES_PAUSE;
+    while !stop.is_cancelled() {
         changes.mark_unchanged();
-        let mut again = None;
-        if let Ok(grants) = tokens.grants(Service::Blob, None).await {
+        let noting = async {
+            let Ok(grants) = tokens.grants(Service::Blob, None).await else {
+                // Told by whoever needs a token. A source may tell of no change when it works again.
+                return Some(jittered(pause));
+            };
             let now: BTreeSet<Place> = grants.iter().map(place_of).collect();
-            if known.as_ref() != Some(&now) {
-                match opened(inbox, known.as_ref(), &now).await {
-                    Ok(()) => known = Some(now),
-                    Err(error) => {
-                        tracing::warn!(error = %chain(&error), "the grant's places were not noted; trying again");
-                        again = Some(Duration::from_secs(1));
-                    }
+            if known.as_ref() == Some(&now) {
+                return None;
+            }
+            match opened(inbox, known.as_ref(), &now).await {
+                Ok(()) => {
+                    known = Some(now);
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(error = %chain(&error), "the grant's places were not noted; trying again");
+                    Some(PLACES_PAUSE)
                 }
             }
-        }
+        };
+        let again = tokio::select! {
+            () = stop.cancelled() => return,
+            again = noting => again,
+        };
+        pause = if again.is_some() { (pause * 2).min(PLACES_PAUSE_MAX) } else { PLACES_PAUSE };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(again.unwrap_or_default()), if again.is_some() => {}
+            () = sleep(again.unwrap_or_default()), if again.is_some() => {}
             changed = changes.changed() => if changed.is_err() {
-                return stop.cancelled().await;
+                let Some(again) = again else { return stop.cancelled().await };
+                // A source that never tells of a change, and has failed.
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = sleep(again) => {}
+                }
             },
         }
     }

@@ -22,6 +22,7 @@ use crate::{
         TypeTotals, Wanted, WorkerId, WorkerSeen,
     },
     receive::chain,
+    schedule::Circuit,
     sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded},
 };
 
@@ -95,18 +96,22 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 
 impl<S: Sink> Watched<S> {
-    /// Knows of an outage though no file comes, until `stop`.
-    pub(crate) async fn look_after(&self, stop: &CancellationToken) {
+    /// Knows of an outage though no file comes, and of its end, until `stop`.
+    pub(crate) async fn look_after(&self, circuit: &Circuit, stop: &CancellationToken) {
         // No file's: those have an origin, or an id.
         let nobody = FileKey::of_uri("health");
         let mut commits = None;
         while !stop.is_cancelled() {
             let look = async {
                 let seen = commits.replace(self.calls.commits.now().count);
-                if seen == commits
-                    && let Err(Elapsed { .. }) = timeout(LOOK_PATIENCE, self.progress(&nobody)).await
-                {
-                    self.calls.note_failure(format!("no answer within {} s", LOOK_PATIENCE.as_secs()));
+                if seen == commits {
+                    match timeout(LOOK_PATIENCE, self.progress(&nobody)).await {
+                        Ok(Ok(_)) => circuit.answered(),
+                        Ok(Err(_)) => {}
+                        Err(Elapsed { .. }) => {
+                            self.calls.note_failure(format!("no answer within {} s", LOOK_PATIENCE.as_secs()));
+                        }
+                    }
                 }
                 tokio::time::sleep(LOOK_EVERY).await;
             };
@@ -145,7 +150,11 @@ impl<I: Inbox> Inbox for Watched<I> {
     }
 
     async fn skip_other_types(&self, types: &[String]) -> Result<u64, InboxError> {
-        self.written(self.inner.skip_other_types(types).await)
+        match self.inner.skip_other_types(types).await {
+            // There were none, so nothing was written.
+            Ok(0) => Ok(0),
+            skipped => self.written(skipped),
+        }
     }
 
     async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {

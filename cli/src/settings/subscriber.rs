@@ -480,7 +480,6 @@ impl Settings {
             .verify_hash(self.verify_hash)
             .dead_letters(self.dead_letters)
             .drain_timeout(Duration::from_millis(self.drain_timeout_ms))
-            .lease(Duration::from_millis(self.lease_ms))
             .sort_bytes_max(self.sort_bytes_max)
             .retention(self.retention())
             .grant_layout(self.grant_layout())

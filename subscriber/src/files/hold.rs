@@ -24,7 +24,7 @@ const RENEW_AGAIN: Duration = Duration::from_millis(50);
 
 /// A lease that a task of its own renews until this is dropped.
 #[derive(Debug)]
-pub(super) struct Hold {
+pub(crate) struct Hold {
     pub(super) lease: Lease,
     state: watch::Receiver<State>,
     /// What the inbox is told with each renewal.
@@ -42,8 +42,12 @@ struct State {
 
 impl Hold {
     pub(super) fn new<I: Inbox + Clone>(inbox: I, lease: Lease) -> Self {
+        Self::telling(inbox, lease, Arc::default())
+    }
+
+    /// With each renewal the inbox is told `rows`.
+    pub(crate) fn telling<I: Inbox + Clone>(inbox: I, lease: Lease, rows: Arc<AtomicU64>) -> Self {
         let (to, state) = watch::channel(State { trusted_until: lease.trusted_until, is_over: false });
-        let rows = Arc::<AtomicU64>::default();
         let mut renewing = JoinSet::new();
         renewing.spawn(renew(inbox, lease.clone(), Arc::clone(&rows), to));
         Self { lease, state, rows, _renewing: renewing }
@@ -60,7 +64,7 @@ impl Hold {
     }
 
     /// Returns when the lease cannot be counted on any more. Borrows nothing.
-    pub(super) fn end(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub(crate) fn end(&self) -> impl Future<Output = ()> + Send + use<> {
         let mut watched = self.state.clone();
         async move {
             loop {

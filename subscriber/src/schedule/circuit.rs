@@ -93,6 +93,8 @@ struct State {
     works: bool,
     failures: u32,
     closed_until: Option<Instant>,
+    /// It answered somebody who only looked, since its pause was over.
+    answered: bool,
 }
 
 impl Circuit {
@@ -101,6 +103,7 @@ impl Circuit {
     pub(crate) fn failed(&self, after: Option<Duration>) -> bool {
         let mut state = self.state.lock().expect("no panic while the circuit is held");
         let worked = std::mem::take(&mut state.works);
+        state.answered = false;
         let now = Instant::now();
         let asked = after.unwrap_or_default().min(ASKED_MAX);
         if let Some(until) = state.closed_until.filter(|until| *until > now) {
@@ -126,6 +129,21 @@ impl Circuit {
     /// The dependency works.
     pub(crate) fn worked(&self) {
         *self.state.lock().expect("no panic while the circuit is held") = State { works: true, ..State::default() };
+    }
+
+    /// The dependency answered somebody who only looked, which is less than to work: one file goes first all the same. During a
+    /// pause it says nothing.
+    pub(crate) fn answered(&self) {
+        let mut state = self.state.lock().expect("no panic while the circuit is held");
+        if state.closed_until.is_none_or(|until| until <= Instant::now()) {
+            state.answered = true;
+        }
+    }
+
+    /// Whether the dependency is down, as far as is known: it failed, and answered nobody since.
+    pub(crate) fn in_trouble(&self) -> bool {
+        let state = self.state.lock().expect("no panic while the circuit is held");
+        state.failures > 0 && !state.answered
     }
 
     /// How long nobody may try; zero when somebody may.
@@ -183,6 +201,23 @@ mod tests {
         assert!(!circuit.failed(None), "still down");
         circuit.worked();
         assert!(circuit.failed(None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_a_look_ends_the_trouble_and_not_the_trial() {
+        let circuit = Circuit::default();
+        circuit.answered();
+        circuit.failed(None);
+        circuit.answered();
+        assert!(circuit.in_trouble(), "during the pause nobody is asked");
+        tokio::time::advance(circuit.closed_in()).await;
+        assert!(circuit.in_trouble(), "nobody knows yet");
+        circuit.answered();
+        assert!(!circuit.in_trouble() && circuit.on_trial());
+        assert!(!circuit.failed(None), "an answer is not to have worked");
+        assert!(circuit.in_trouble() && circuit.closed_in() > PAUSE / 2, "the pause goes on growing");
+        circuit.worked();
+        assert!(!circuit.in_trouble() && !circuit.on_trial());
     }
 
     #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ use futures::FutureExt;
 use time::OffsetDateTime;
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc},
-    time::{MissedTickBehavior, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use waybill_azure::blob::BlobError;
@@ -33,6 +33,7 @@ use crate::{
     apply::{EntityPlan, EntityPlans, Position},
     cache::Draft,
     fetch::{self, Claim, FetchError, Fetched, Located, Storage},
+    files::Hold,
     grants::jittered,
     health::Alarm,
     inbox::{BlobSeen, End, FileDone, Inbox, InboxError, Lease, Leased},
@@ -78,7 +79,6 @@ pub(crate) struct Workshop<I, S> {
     pub(crate) sorting: Semaphore,
     pub(crate) on_bad_row: OnBadRow,
     pub(crate) verify_hash: bool,
-    pub(crate) lease: std::time::Duration,
     pub(crate) now: fn() -> OffsetDateTime,
 }
 
@@ -148,7 +148,7 @@ struct Reached {
     /// The sink's progress when the try began.
     from: AtomicU64,
     /// And now.
-    to: AtomicU64,
+    to: Arc<AtomicU64>,
     /// Those of its rows that cannot be used.
     bad: AtomicU64,
     /// In the order of their keys.
@@ -172,35 +172,24 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
     /// Works a leased file to its end, whatever that is, and tells the inbox.
     pub(crate) async fn work(&self, file: Leased, give_back: CancellationToken) {
         let span = tracing::debug_span!("file", id = file.lease.id, file = %file.waybill.key);
-        let mut lease = file.lease.clone();
         let reached = Reached::default();
         let result = {
+            // Renewed by a task of its own: the file goes on while the inbox does not answer, and the sink's locks are not held for it.
+            let hold = Hold::telling(self.inbox.clone(), file.lease.clone(), Arc::clone(&reached.to));
             // A panic is this file's trouble alone; without an end, its lease would have to lapse at each try.
             let work = AssertUnwindSafe(self.try_file(&file, &reached)).catch_unwind();
-            tokio::pin!(work);
-            let mut renew = tokio::time::interval(self.lease / 3);
-            renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            renew.tick().await;
-            loop {
-                tokio::select! {
-                    // First, so that whoever slept past it, as a frozen process does, goes no further.
-                    biased;
-                    () = tokio::time::sleep_until(lease.trusted_until) => break Err(WorkError::Lapsed),
-                    result = &mut work => break result.unwrap_or_else(|panic| Err(WorkError::Defect(text_of(&*panic)))),
-                    // What the sink was given may still take effect, whole or not at all; its progress tells the next.
-                    () = give_back.cancelled() => break Err(WorkError::GivenBack),
-                    _ = renew.tick() => match self.inbox.renew(&lease, reached.to.load(Ordering::Relaxed)).await {
-                        Ok(Some(renewed)) => lease = renewed,
-                        Ok(None) => break Err(WorkError::Lapsed),
-                        // The lease may last until the inbox answers again; if not, the sink's fence holds.
-                        Err(error) => tracing::warn!(parent: &span, error = %chain(&error), "cannot renew the lease"),
-                    },
-                }
+            tokio::select! {
+                // First, so that whoever slept past it, as a frozen process does, goes no further.
+                biased;
+                () = hold.end() => Err(WorkError::Lapsed),
+                result = work => result.unwrap_or_else(|panic| Err(WorkError::Defect(text_of(&*panic)))),
+                // What the sink was given may still take effect, whole or not at all; its progress tells the next.
+                () = give_back.cancelled() => Err(WorkError::GivenBack),
             }
         };
         let end = self.end_of(&file, result, &reached, &span);
         if let Some(end) = end {
-            self.finish(&lease, end, &span).await;
+            self.finish(&file.lease, end, &span).await;
         }
     }
 
@@ -659,12 +648,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let grouping = Grouping::new(from, self.groups);
         let decode = rows::decode(options, way, grouping, self.pool.clone(), chunk_from, groups);
         // Both are awaited to their end: a stage whose neighbour failed finds its queue closed.
-        let (fetched, decoded) = tokio::join!(fetch::stream(download, chunk_to), decode);
+        // Not only at the end: while the others wait to hear of it, one long file would hold them up.
+        let works = || self.circuits.of(Dependency::Storage).worked();
+        let (fetched, decoded) = tokio::join!(fetch::stream(download, chunk_to, works), decode);
         fetched?;
-        // Only now, because a storage that opens every file and then dies has not worked.
-        if download.is_from_storage() {
-            self.circuits.of(Dependency::Storage).worked();
-        }
         decoded.map_err(|source| RowsError::Decode { blob: blob.name().to_owned(), source }.into())
     }
 
@@ -780,35 +767,4 @@ impl BatchFacts {
             ahead: Ahead::default(),
         }
     }
-}
-
-/// A file that the inbox calls done and the sink does not know is worked again: the sink is the authority.
-pub(crate) async fn reopen_what_the_sink_lacks(inbox: &impl Inbox, sink: &impl Sink) -> Result<u64, CompareError> {
-    const PAGE: u32 = 500;
-    let (mut after, mut reopened) = (0, 0);
-    loop {
-        let page: Vec<(i64, FileKey)> = inbox.done_files(after, PAGE).await?;
-        let Some((last, _)) = page.last() else { return Ok(reopened) };
-        after = *last;
-        let mut lacking = Vec::new();
-        for (id, key) in &page {
-            if !sink.progress(key).await?.done {
-                lacking.push(*id);
-            }
-        }
-        if !lacking.is_empty() {
-            reopened += inbox.reopen(&lacking).await?;
-        }
-    }
-}
-
-/// Why inbox and sink could not be compared.
-#[derive(Debug, thiserror::Error)]
-pub enum CompareError {
-    /// The inbox failed.
-    #[error("the inbox failed while it was compared with the sink")]
-    Inbox(#[from] InboxError),
-    /// The sink failed.
-    #[error("the sink failed while it was compared with the inbox")]
-    Sink(#[from] SinkError),
 }

@@ -72,7 +72,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
                     let circuit = circuits.of(dependency);
                     CircuitFigures {
                         dependency: dependency.as_str(),
-                        open: circuit.on_trial(),
+                        open: circuit.in_trouble(),
                         tried_in: circuit.closed_in(),
                         opened: circuit.opened(),
                     }
@@ -142,7 +142,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             (Dependency::Inbox, Part::Inbox, inbox_problem),
         ] {
             let circuit = shared.circuits.of(dependency);
-            let open = (works && circuit.on_trial()).then(|| {
+            let open = (works && circuit.in_trouble()).then(|| {
                 format!(
                     "the circuit is open, the next try in {:.1} s; what failed is told by `list --state saved`",
                     circuit.closed_in().as_secs_f64()
@@ -244,9 +244,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
             problem: (!stopped && !problems.is_empty()).then(|| problems.join("; ")),
             stopped,
         };
-        // Whoever waits for it sees it in the health; a line every few seconds would tell nothing more.
-        if let Err(error) = shared.inbox.beat(&shared.worker, &beat).await {
-            tracing::debug!(%error, "the inbox was not told of this worker");
+        match shared.inbox.beat(&shared.worker, &beat).await {
+            Ok(()) => shared.circuits.of(Dependency::Inbox).answered(),
+            // Whoever waits for it sees it in the health; a line every few seconds would tell nothing more.
+            Err(error) => tracing::debug!(%error, "the inbox was not told of this worker"),
         }
     }
 }

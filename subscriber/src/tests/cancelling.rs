@@ -100,7 +100,7 @@ async fn runs_are_dropped<I: Inbox + Clone>(world: World, inbox: I) {
     publish(&world).await;
     let path = world.folder.path().join("sink.sqlite");
     let sink = SqliteSink::open(&path, &Entities::default()).await.unwrap();
-    let subscriber = world.subscriber(inbox.clone(), builder().lease(LEASE));
+    let subscriber = world.subscriber(inbox.clone(), builder());
     let done = async || inbox.counts().await.unwrap().done == FILES;
     let dropped = drop_until(|| subscriber.run(sink.clone(), CancellationToken::new()), done).await;
     // Also what was received and not settled, and what a dropped run began.
@@ -143,7 +143,7 @@ async fn receiving_and_working_apart_may_be_dropped_at_any_moment_too() {
     let world = world().await;
     let inbox = sqlite(&world).await;
     publish(&world).await;
-    let subscriber = world.subscriber(inbox.clone(), builder().lease(LEASE));
+    let subscriber = world.subscriber(inbox.clone(), builder());
     let saved = async || inbox.counts().await.unwrap().saved == FILES;
     let received = drop_until(|| subscriber.receive(CancellationToken::new()), saved).await;
     // What was saved and not settled when the last one was dropped comes once more, and is known.

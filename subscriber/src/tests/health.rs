@@ -1,10 +1,11 @@
 //! What a subscriber says of itself, while all is well and while something is not.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{num::NonZeroU32, sync::atomic::Ordering, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_contracts::Reason;
+use waybill_local::fault::{BlobRequests, Step, What};
 
 use super::{
     receiving::Failing,
@@ -15,7 +16,7 @@ use crate::{
     Subscriber,
     grants::RenewedBecause,
     health::Part,
-    inbox::{Inbox, State, Wanted},
+    inbox::{Asked, Inbox, State, Wanted},
 };
 
 fn parts<I: Inbox + Clone>(subscriber: &Subscriber<I>) -> Vec<Part> {
@@ -103,6 +104,39 @@ async fn it_is_ready_only_while_inbox_and_sink_can_be_written() {
     until_ready(&subscriber).await;
     running.stop().await;
     assert_eq!(parts(&subscriber), [Part::Run], "it has ended");
+}
+
+#[tokio::test]
+async fn an_outage_that_is_over_is_over_though_no_file_comes() {
+    let world = World::new().await;
+    let (inbox, sink) = (world.inbox("inbox").await, MemorySink::default());
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::run(&subscriber, sink.clone());
+    // As another replica takes the file that failed here.
+    let taken_away = async |id: i64| {
+        until("the file to be free", || async { inbox.skip(id, "taken").await.unwrap() == Asked::Done }).await;
+    };
+    sink.set_down(true);
+    world.publish("a", &rows(2), "").await;
+    until("a failure", || async { subscriber.work_stats().tries_put_off.load(Ordering::Relaxed) > 0 }).await;
+    until_trouble_with(Part::Sink, &subscriber).await;
+    taken_away(1).await;
+    sink.set_down(false);
+    until_ready(&subscriber).await;
+
+    let put_off = subscriber.work_stats().tries_put_off.load(Ordering::Relaxed);
+    let gone = Step::new(BlobRequests::default(), What::throttle(Duration::ZERO)).times(NonZeroU32::MAX);
+    world.upload("b", rows(2).as_bytes()).await;
+    world.local.faults().install([gone]).unwrap();
+    world.send(&[world.waybill("T", "b", "")]).await;
+    until("a failure", || async { subscriber.work_stats().tries_put_off.load(Ordering::Relaxed) > put_off }).await;
+    until_trouble_with(Part::Storage, &subscriber).await;
+    taken_away(2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(parts(&subscriber), [Part::Storage], "nobody knows better");
+    world.local.faults().clear();
+    until_ready(&subscriber).await;
+    running.stop().await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 use waybill_contracts::Reason;
+use waybill_local::broker::LinkRole;
 
 use super::{
     sink::MemorySink,
@@ -28,19 +29,45 @@ pub(super) struct Failing {
     pub(super) full: Arc<AtomicBool>,
     /// No lease is ever answered while it is set.
     pub(super) stuck: Arc<AtomicBool>,
+    /// Nothing that is written is answered while it is set, but leases.
+    pub(super) silent: Arc<AtomicBool>,
+    /// No renewal is answered while it is set.
+    deaf: Arc<AtomicBool>,
+    /// No blob is noted while it is set.
+    pub(super) forgetful: Arc<AtomicBool>,
+    /// Calls that were not answered.
+    pub(super) waiting: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
     bursts: Arc<AtomicU64>,
 }
 
 impl Failing {
     pub(super) fn new(inner: SqliteInbox) -> Self {
-        Self { inner, full: Arc::default(), stuck: Arc::default(), failed: Arc::default(), bursts: Arc::default() }
+        Self {
+            inner,
+            full: Arc::default(),
+            stuck: Arc::default(),
+            silent: Arc::default(),
+            deaf: Arc::default(),
+            forgetful: Arc::default(),
+            waiting: Arc::default(),
+            failed: Arc::default(),
+            bursts: Arc::default(),
+        }
+    }
+
+    async fn wait_if(&self, not_answered: &AtomicBool) {
+        if not_answered.load(Ordering::SeqCst) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        }
     }
 }
 
 #[deny(clippy::missing_trait_methods)]
 impl Inbox for Failing {
     async fn admit(&self, burst: Vec<Arrival>) -> Result<Vec<Admitted>, InboxError> {
+        self.wait_if(&self.silent).await;
         if self.full.load(Ordering::SeqCst) {
             self.failed.fetch_add(1, Ordering::SeqCst);
             return Err(InboxError::Unavailable("the disk is full".into()));
@@ -52,15 +79,14 @@ impl Inbox for Failing {
         self.inner.known(files).await
     }
     async fn lease(&self, worker: &WorkerId, most: u32, wanted: &Wanted) -> Result<Vec<Leased>, InboxError> {
-        if self.stuck.load(Ordering::SeqCst) {
-            std::future::pending::<()>().await;
-        }
+        self.wait_if(&self.stuck).await;
         if self.full.load(Ordering::SeqCst) {
             return Err(InboxError::Unavailable("the disk is full".into()));
         }
         self.inner.lease(worker, most, wanted).await
     }
     async fn renew(&self, lease: &Lease, rows: u64) -> Result<Option<Lease>, InboxError> {
+        self.wait_if(&self.deaf).await;
         if self.full.load(Ordering::SeqCst) {
             self.failed.fetch_add(1, Ordering::SeqCst);
             return Err(InboxError::Unavailable("the disk is full".into()));
@@ -68,9 +94,13 @@ impl Inbox for Failing {
         self.inner.renew(lease, rows).await
     }
     async fn note_blob(&self, lease: &Lease, blob: &BlobSeen) -> Result<bool, InboxError> {
+        if self.forgetful.load(Ordering::SeqCst) {
+            return Err(InboxError::Unavailable("the disk is full".into()));
+        }
         self.inner.note_blob(lease, blob).await
     }
     async fn finish(&self, lease: &Lease, end: End) -> Result<bool, InboxError> {
+        self.wait_if(&self.silent).await;
         self.inner.finish(lease, end).await
     }
     async fn skip_other_types(&self, types: &[String]) -> Result<u64, InboxError> {
@@ -139,6 +169,7 @@ impl Inbox for Failing {
         self.inner.backlog().await
     }
     async fn beat(&self, worker: &WorkerId, beat: &Beat) -> Result<(), InboxError> {
+        self.wait_if(&self.silent).await;
         if self.full.load(Ordering::SeqCst) {
             return Err(InboxError::Unavailable("the disk is full".into()));
         }
@@ -277,6 +308,28 @@ async fn detached_links_and_lost_connections_come_back_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn each_link_begins_with_little_credit_and_has_more_once_it_brought_something() {
+    let world = World::new().await;
+    let inbox = world.inbox("inbox").await;
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::receive(&subscriber);
+    let credit = async || {
+        let connections = world.local.broker().describe_connections().await;
+        let mut links = connections.into_iter().flat_map(|connection| connection.links);
+        links.find(|link| link.entity == ENTITY && link.role == LinkRole::Receiver).map(|link| link.credit)
+    };
+    for round in 0..2 {
+        until("little credit", || async { credit().await == Some(10) }).await;
+        let bodies: Vec<String> = (0..20).map(|number| world.waybill("T", &format!("{round}-{number}"), "")).collect();
+        world.send(&bodies).await;
+        until("more credit", || async { credit().await.is_some_and(|credit| credit > 100) }).await;
+        until("its rows", || async { inbox.counts().await.unwrap().saved == (round + 1) * 20 }).await;
+        world.local.broker().detach_links(ENTITY).unwrap();
+    }
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn the_dead_letter_queue_is_drained_into_the_inbox() {
     let world =
         World::of(waybill_local::Local::builder().max_delivery_count(1.try_into().unwrap()).start().await.unwrap());
@@ -326,7 +379,7 @@ async fn a_worker_that_cannot_renew_its_lease_lets_go_before_another_gets_the_fi
     let inbox = Failing::new(inner.clone());
     let sink = MemorySink::default();
     let gate = sink.gate();
-    let subscriber = world.subscriber(inbox.clone(), builder().lease(lease));
+    let subscriber = world.subscriber(inbox.clone(), builder());
     let running = Running::run(&subscriber, sink.clone());
     world.publish("a", "{\"id\":1}\n", "").await;
     rows_in(&inner, State::Working, 1).await;
@@ -346,4 +399,45 @@ async fn a_worker_that_cannot_renew_its_lease_lets_go_before_another_gets_the_fi
     assert_eq!(sink.rows(), [r#"{"id":2}"#], "nothing of the file that it lost took effect");
     assert!(inner.finish(&taken[0].lease, End::Release).await.unwrap(), "which is the other's");
     running.stop().await;
+}
+
+#[tokio::test]
+async fn while_a_renewal_is_not_answered_the_file_goes_on() {
+    let world = World::new().await;
+    let options = SqliteInboxOptions { lease: Duration::from_secs(8), ..SqliteInboxOptions::default() };
+    let inner = SqliteInbox::open(&world.folder.path().join("inbox"), options).await.unwrap();
+    let inbox = Failing::new(inner.clone());
+    inbox.deaf.store(true, Ordering::SeqCst);
+    let sink = MemorySink::default();
+    let gate = sink.gate();
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::run(&subscriber, sink.clone());
+    world.publish("a", "{\"id\":1}\n", "").await;
+    until("a renewal", || async { inbox.waiting.load(Ordering::SeqCst) > 0 }).await;
+    gate.add_permits(1);
+    let done = rows_in(&inner, State::Done, 1).await;
+    running.stop().await;
+    assert_eq!((sink.rows().len(), done["c-a"].attempts), (1, 1));
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_in_time_however_short_the_inboxs_leases_are() {
+    let world = World::new().await;
+    let lease = Duration::from_secs(1);
+    let options = SqliteInboxOptions { lease, ..SqliteInboxOptions::default() };
+    let inbox = SqliteInbox::open(&world.folder.path().join("inbox"), options).await.unwrap();
+    let sink = MemorySink::default();
+    let gate = sink.gate();
+    // Whatever its builder was told.
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let running = Running::run(&subscriber, sink.clone());
+    world.publish("a", "{\"id\":1}\n", "").await;
+    rows_in(&inbox, State::Working, 1).await;
+    tokio::time::sleep(lease * 3).await;
+    assert!(inbox.lease(&WorkerId("other".to_owned()), 1, &Wanted::default()).await.unwrap().is_empty());
+    gate.add_permits(1);
+    let id = rows_in(&inbox, State::Done, 1).await["c-a"].id;
+    running.stop().await;
+    let states: Vec<_> = inbox.history(id).await.unwrap().into_iter().map(|entry| entry.state).collect();
+    assert_eq!(states, [State::Saved, State::Working, State::Done], "one lease was enough");
 }

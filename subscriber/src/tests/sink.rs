@@ -30,6 +30,10 @@ struct Shared {
     refused_before_last: AtomicU64,
     /// Where set, each `apply` waits for a permit.
     gate: Mutex<Option<Arc<Semaphore>>>,
+    /// Where set, each `progress` of a file does.
+    looks: Mutex<Option<Arc<Semaphore>>>,
+    /// It says no to every question.
+    closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -63,6 +67,26 @@ impl MemorySink {
         let gate = Arc::new(Semaphore::new(0));
         *self.0.gate.lock().unwrap() = Some(Arc::clone(&gate));
         gate
+    }
+
+    /// From now on each `progress` of a file takes a permit of the answer.
+    pub(super) fn looks(&self) -> Arc<Semaphore> {
+        let looks = Arc::new(Semaphore::new(0));
+        *self.0.looks.lock().unwrap() = Some(Arc::clone(&looks));
+        looks
+    }
+
+    /// As a database whose user lost its rights.
+    pub(super) fn set_closed(&self, closed: bool) {
+        self.0.closed.store(closed, Ordering::SeqCst);
+    }
+
+    /// Forgets files whose key ends so; how many.
+    pub(super) fn lose(&self, end: &str) -> usize {
+        let mut files = self.0.files.lock().unwrap();
+        let before = files.len();
+        files.retain(|key, _| !key.ends_with(end));
+        before - files.len()
     }
 
     pub(super) fn forget(&self) {
@@ -108,6 +132,14 @@ impl Sink for MemorySink {
     }
 
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
+        let looks = self.0.looks.lock().unwrap().clone();
+        if let Some(looks) = looks.filter(|_| file.as_str() != "uri:health") {
+            looks.acquire().await.unwrap().forget();
+        }
+        if self.0.closed.load(Ordering::SeqCst) {
+            let problem = "permission denied for table progress".to_owned();
+            return Err(SinkError::Failed { sink: "memory".to_owned(), problem });
+        }
         self.answer()?;
         Ok(self.0.files.lock().unwrap().get(file.as_str()).map(|file| file.progress).unwrap_or_default())
     }

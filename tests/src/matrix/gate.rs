@@ -353,7 +353,6 @@ pub(super) async fn subscriber(
     // Time-outs of seconds where a service would have a minute; several requests and commits a file.
     let subscriber = Subscriber::<SqliteInbox>::builder()
         .entities(entities())
-        .lease(LEASE)
         .drain_timeout(Duration::ZERO)
         .commit_rows_max(number(ROWS / 2))
         .bus(BusOptions { idle_timeout: Duration::from_secs(2), ..BusOptions::default() })
