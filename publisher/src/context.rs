@@ -21,6 +21,7 @@ pub(crate) struct Limits {
     pub(crate) blocks_in_flight_max: NonZeroUsize,
     pub(crate) upload_bytes_max: NonZeroUsize,
     pub(crate) segments_at_once_max: NonZeroUsize,
+    pub(crate) files_read_at_once_max: NonZeroUsize,
     pub(crate) batches_in_flight_max: NonZeroU32,
     pub(crate) storage_patience: Duration,
     pub(crate) drain_timeout: Duration,
@@ -40,6 +41,8 @@ pub(crate) struct Context<O> {
     pub(crate) now: fn() -> OffsetDateTime,
     /// Places for segments that are packed at once.
     pub(crate) packing: Arc<Semaphore>,
+    /// Places for sources that are read at once, each on a thread for work that blocks.
+    pub(crate) reading: Semaphore,
     /// What files that are uploaded at once share.
     pub(crate) uploads: Arc<Uploads>,
     /// Something was uploaded: the relay has work.
@@ -94,6 +97,7 @@ impl<O> Context<O> {
         now: fn() -> OffsetDateTime,
     ) -> Self {
         let packing = Arc::new(Semaphore::new(limits.segments_at_once_max.get()));
+        let reading = Semaphore::new(limits.files_read_at_once_max.get());
         let uploads = Arc::new(Uploads::new(limits.upload_bytes_max.get()));
         Self {
             publisher,
@@ -103,6 +107,7 @@ impl<O> Context<O> {
             limits,
             now,
             packing,
+            reading,
             uploads,
             uploaded: Notify::new(),
             left: Notify::new(),

@@ -22,15 +22,15 @@ use tokio_util::{
     io::{StreamReader, SyncIoBridge},
     sync::CancellationToken,
 };
-use waybill_contracts::Format;
+use waybill_contracts::{ExportId, Format};
 use waybill_formats::WriterOptions;
 
 use crate::{
-    change_log::{BadChange, ChangeLog, Cut, LogError, PlannedFile, Seat, Tail},
+    change_log::{BadChange, ChangeLog, Cut, ExpiredFile, LogError, PlannedFile, Seat, Tail, fits_a_message},
     context::{Context, Step},
     export::{self, ExportBuilder, ExportError, Exported},
     figures::Figure,
-    outbox::{Outbox, OutboxError},
+    outbox::{ListFilter, Outbox, OutboxError, State},
     relay::{Outage, chain},
     tasks::{blocking, joined},
 };
@@ -44,7 +44,7 @@ const SOONER: u32 = 8;
 /// After a silence the log is asked each time a hundredth of it later, up to so many times `poll_interval`: a change after minutes is
 /// noticed some hundredths of a second later, and who has nothing to publish leaves the processor and the database alone.
 const SILENCE_PARTS: u32 = 100;
-const QUIET_FACTOR: u32 = 4;
+const QUIET_FACTOR: u32 = 2;
 /// The field that tells a deletion.
 const DELETED: &str = "_deleted";
 /// Between two looks for what can be deleted.
@@ -62,7 +62,8 @@ pub struct TypeOptions {
     /// A change waits no longer for others than this: a type gets one file in this time, unless files are full. After a
     /// longer silence a change goes at once. Default 1 s.
     pub max_age: Duration,
-    /// How long a file may be fetched, from its export on; then its changes are deleted from the log too. Default: for ever.
+    /// How long a file may be fetched, from its export on; then its changes are deleted from the log too, once its message is sent or
+    /// its number is void. Default: for ever.
     pub keep: Option<Duration>,
     /// What its files are written in; default JSON Lines.
     pub format: FileFormat,
@@ -130,8 +131,8 @@ pub struct FollowOptions {
     pub files: TypeOptions,
     /// By blobType.
     pub types: BTreeMap<String, TypeOptions>,
-    /// How often the log is asked for news, which is one look at an index; default 25 ms. After a silence of ten seconds four times
-    /// as long.
+    /// How often the log is asked for news, which is one look at an index; default 25 ms. After a silence of five seconds twice as
+    /// long.
     pub poll_interval: Duration,
     /// Files that are made at once, each of another type; default 4. Each takes memory as an export does.
     pub files_in_flight_max: NonZeroUsize,
@@ -187,6 +188,7 @@ struct Active<O: Outbox> {
     /// Types with a file that is being made.
     busy: HashSet<String>,
     prune_at: Instant,
+    pruning: Pruning,
     /// When the log last held something new.
     news_at: Instant,
     context: Arc<Context<O>>,
@@ -306,6 +308,7 @@ impl<O: Outbox> Follower<O> {
             exports: JoinSet::new(),
             busy: HashSet::new(),
             prune_at: Instant::now() + PRUNE_EVERY,
+            pruning: Pruning::default(),
             news_at: Instant::now(),
             context: Arc::clone(&self.context),
         };
@@ -318,8 +321,11 @@ impl<O: Outbox> Follower<O> {
             if self.outage.until().is_none() {
                 active.make(&self.log, &self.options);
             }
-            if Instant::now() >= active.prune_at && active.seat.prune((self.context.now)()).await? == 0 {
-                active.prune_at = Instant::now() + PRUNE_EVERY;
+            if Instant::now() >= active.prune_at {
+                let (outbox, now) = (&self.context.outbox, (self.context.now)());
+                if !active.pruning.step(&mut active.seat, outbox, now).await? {
+                    active.prune_at = Instant::now() + PRUNE_EVERY;
+                }
             }
             let pause = if active.seat.may_settle_soon() {
                 self.options.poll_interval / SOONER
@@ -397,6 +403,53 @@ impl<O: Outbox> Follower<O> {
         }
         Ok(())
     }
+}
+
+/// Deletes changes from the log whose file is over and told: what was never sent stays, however long a type is paused or the bus is
+/// down, because nobody else has it.
+#[derive(Debug, Default)]
+pub(crate) struct Pruning {
+    files: VecDeque<ExpiredFile>,
+    /// The last file that was looked at, until there are no more.
+    last: Option<ExpiredFile>,
+}
+
+impl Pruning {
+    /// Goes on by as much as one transaction deletes. Whether there may be more now.
+    ///
+    /// # Errors
+    /// When the log cannot be used. An outbox that cannot be asked is asked again the next time.
+    pub(crate) async fn step(
+        &mut self,
+        seat: &mut Seat,
+        outbox: &impl Outbox,
+        now: OffsetDateTime,
+    ) -> Result<bool, LogError> {
+        let Some(file) = self.files.front() else {
+            self.files = seat.expired(now, self.last.as_ref()).await?.into();
+            self.last = self.files.back().cloned();
+            return Ok(!self.files.is_empty());
+        };
+        let is_told = match is_told(outbox, &file.export_id).await {
+            Ok(is_told) => is_told,
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "what is over stays in the log until the outbox can be asked");
+                return Ok(false);
+            }
+        };
+        if !is_told || seat.prune(file.number).await? {
+            self.files.pop_front();
+        }
+        Ok(true)
+    }
+}
+
+/// Whether an export is sent or void, so that its number is told with what became of it. One that the outbox does not know any more
+/// was pruned there, which happens to no other.
+async fn is_told(outbox: &impl Outbox, export_id: &ExportId) -> Result<bool, OutboxError> {
+    let of_it = ListFilter { export_id: Some(export_id.as_str().to_owned()), most: 1, ..ListFilter::default() };
+    let newest = outbox.list(&of_it).await?.into_iter().next();
+    Ok(newest.is_none_or(|row| matches!(row.state, State::Sent | State::Void)))
 }
 
 /// Whether other files may be made all the same.
@@ -512,13 +565,15 @@ async fn export<O: Outbox>(
     format: &FileFormat,
     expires_at: Option<OffsetDateTime>,
 ) -> Result<Exported, ExportError> {
-    let mut export = ExportBuilder::new(context, &file.blob_type)?
-        .id(file.export_id.as_str())?
-        .correlation_id(&file.correlation_id)?;
-    if let Some(id) = &file.causation_id {
+    let mut export = ExportBuilder::new(context, &file.blob_type)?.id(file.export_id.as_str())?;
+    // An earlier version may have planned one that no message can carry.
+    if fits_a_message(&file.correlation_id) {
+        export = export.correlation_id(&file.correlation_id)?;
+    }
+    if let Some(id) = file.causation_id.as_ref().filter(|id| fits_a_message(id)) {
         export = export.causation_id(id);
     }
-    if let Some(traceparent) = &file.traceparent {
+    if let Some(traceparent) = file.traceparent.as_ref().filter(|trace| fits_a_message(trace)) {
         export = export.traceparent(traceparent);
     }
     if let Some(at) = expires_at {

@@ -1,6 +1,9 @@
 //! Sessions of a publisher with PostgreSQL. One may hold an advisory lock: the server gives it back when the process ends, however
 //! it ends.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
 use waybill_store::{Postgres, PostgresConnection, PostgresError, PostgresOptions};
 
 /// A plan that was made while a table was small must not be kept, nor one that reads a whole table because nobody has
@@ -32,6 +35,12 @@ impl Session {
         let session = Self(Some(store.connection().await?));
         let row = session.get().query_one("SELECT pg_try_advisory_lock($1)", &[&number]).await;
         Ok(row.map_err(|error| store.error(error))?.get::<_, bool>(0).then_some(session))
+    }
+
+    /// Whether the server still answers in it: its lock is held as long as it is there. One that does not answer in time counts as
+    /// lost, because the server may have given it up without our knowing.
+    pub(crate) async fn is_alive(&self, patience: Duration) -> bool {
+        matches!(timeout(patience, self.get().simple_query("SELECT 1")).await, Ok(Ok(_)))
     }
 
     pub(crate) fn get(&self) -> &PostgresConnection {

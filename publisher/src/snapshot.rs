@@ -149,7 +149,7 @@ impl<O: Outbox> SnapshotWriter<O> {
     ///
     /// # Errors
     /// As [`ExportWriter::serialize`].
-    pub async fn serialize(&mut self, row: &impl Serialize) -> Result<(), ExportError> {
+    pub async fn serialize<T: Serialize>(&mut self, row: &T) -> Result<(), ExportError> {
         let Writing::New(open) = &mut self.0 else { return Ok(()) };
         open.growing().await?.serialize(row).await?;
         open.cut().await

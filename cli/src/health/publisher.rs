@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 use waybill_publisher::{
     FollowState, Publisher, RelayState,
-    change_log::{ChangeLog, LogStatus},
+    change_log::{ChangeLog, Holder, LogStatus},
     figures::Figures,
     outbox::{AnyOutbox, Counts, NamedTo, Outbox, OutboxError},
 };
@@ -64,7 +64,7 @@ impl Asked {
             RelayState::Attached | RelayState::Standby => {}
             RelayState::Stopped => tell("bus", "it begins, or has ended".to_owned()),
             RelayState::Waiting { problem, .. } => tell("bus", problem.clone()),
-            RelayState::GaveUp(problem) => tell("outbox", problem.clone()),
+            RelayState::NoOutbox(problem) | RelayState::GaveUp(problem) => tell("outbox", problem.clone()),
         }
         if self.log.is_some() {
             match &*self.publisher.following().borrow() {
@@ -217,7 +217,9 @@ impl Snapshot {
         page.gauges("publisher_files_stuck", "Those of them that cannot be made by their own fault", None, stuck)?;
         let followed = log().map(|log| one(truth(log.followed)));
         page.gauges("publisher_log_followed", "1 while a publisher, any, follows the log", None, followed)?;
-        let horizon = log().map(|log| one(self.seconds_since(log.held_back_by.as_ref().map(|holder| holder.since))));
+        // One whose begin our role may not know has been there for a second at least.
+        let since = |holder: &Holder| holder.since.unwrap_or(self.now - Duration::from_secs(1));
+        let horizon = log().map(|log| one(self.seconds_since(log.held_back_by.as_ref().map(since))));
         let help = "For how long the oldest open transaction has held changes back, 0 when none does";
         page.gauges("publisher_horizon_age", help, Some(Unit::Seconds), horizon)
     }

@@ -250,6 +250,15 @@ async fn a_publisher_tells_how_it_goes_and_when_the_bus_is_gone() {
     assert_eq!(named(&page), documented(), "the table of docs/publishing.md");
     watched.until("/health/ready", |status, _| status == 200).await;
     assert_eq!(watched.get("/health/live").await.0, 200);
+    // An outbox that cannot be read.
+    let outbox = Connection::open(folder.path().join(".waybill/outbox.sqlite")).unwrap();
+    outbox.busy_timeout(PATIENCE).unwrap();
+    outbox.execute_batch("ALTER TABLE export RENAME TO hidden").unwrap();
+    let told = watched.until("/health/ready", |status, _| status == 503).await;
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!(told["problems"][0]["part"], "outbox", "{told}");
+    outbox.execute_batch("ALTER TABLE hidden RENAME TO export").unwrap();
+    watched.until("/health/ready", |status, _| status == 200).await;
     local.stop().await;
     log(&service, "Item", "b", "c");
     let told = watched.until("/health/ready", |status, _| status == 503).await;

@@ -8,7 +8,8 @@ use time::OffsetDateTime;
 use waybill_contracts::BlobType;
 
 use super::{
-    BadChange, ChangeFilter, Cut, LogError, LogStatus, LoggedChange, PlannedFile, RefusedChange, TableRows, Tail,
+    BadChange, ChangeFilter, Cut, ExpiredFile, LogError, LogStatus, LoggedChange, PlannedFile, RefusedChange,
+    TableRows, Tail,
     postgres::{PostgresLog, PostgresSeat, SCHEMA_NAME},
     sqlite::{SqliteLog, SqliteSeat},
 };
@@ -237,8 +238,19 @@ impl Seat {
         either!(&mut self.0, seat => seat.not_made(number, problem).await)
     }
 
-    /// Deletes changes whose file has expired, some at a time: how many; none when there is nothing more. Refused ones stay.
-    pub(crate) async fn prune(&mut self, expired_by: OffsetDateTime) -> Result<u64, LogError> {
-        either!(&mut self.0, seat => seat.prune(expired_by).await)
+    /// Some files whose term is over, those that ended first before others: those after this one.
+    pub(crate) async fn expired(
+        &mut self,
+        by: OffsetDateTime,
+        after: Option<&ExpiredFile>,
+    ) -> Result<Vec<ExpiredFile>, LogError> {
+        // No file has a lower number.
+        let after = after.map_or((OffsetDateTime::UNIX_EPOCH, 0), |file| (file.expires_at, file.number));
+        either!(&mut self.0, seat => seat.expired(by, after).await)
+    }
+
+    /// Deletes changes of a file, some at a time, and the file with the last of them: whether that is done. Refused ones stay.
+    pub(crate) async fn prune(&mut self, number: i64) -> Result<bool, LogError> {
+        either!(&mut self.0, seat => seat.prune(number).await)
     }
 }

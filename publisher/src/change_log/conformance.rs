@@ -309,6 +309,19 @@ async fn a_log_keeps_to_its_outbox<S: Service>((log, _service): (ChangeLog, S)) 
     }
 }
 
+/// Deletes what is over by then.
+async fn prune(seat: &mut Seat, by: OffsetDateTime) {
+    let mut last = None;
+    loop {
+        let page = seat.expired(by, last.as_ref()).await.unwrap();
+        let Some(file) = page.last() else { return };
+        last = Some(file.clone());
+        for file in page {
+            while !seat.prune(file.number).await.unwrap() {}
+        }
+    }
+}
+
 async fn what_has_expired_is_deleted<S: Service>((log, service): (ChangeLog, S)) {
     let mut seat = seat(&log).await;
     let at = |second: i64| OffsetDateTime::from_unix_timestamp(second).unwrap();
@@ -319,11 +332,17 @@ async fn what_has_expired_is_deleted<S: Service>((log, service): (ChangeLog, S))
     seat.exported(planned[0].number, Some(at(100))).await.unwrap();
     seat.exported(planned[1].number, Some(at(200))).await.unwrap();
     seat.exported(planned[2].number, None).await.unwrap();
-    while seat.prune(at(150)).await.unwrap() > 0 {}
+    let over = seat.expired(at(150), None).await.unwrap();
+    assert_eq!(over.iter().map(|file| file.number).collect::<Vec<_>>(), [planned[0].number]);
+    assert_eq!(over[0].export_id, planned[0].export_id);
+    assert!(seat.expired(at(150), over.last()).await.unwrap().is_empty());
+    let over = seat.expired(at(200), over.last()).await.unwrap();
+    assert_eq!(over.iter().map(|file| file.number).collect::<Vec<_>>(), [planned[1].number]);
+    prune(&mut seat, at(150)).await;
     let left = PlannedFile { after: 0, ..planned[2].clone() };
     assert_eq!(text(&log, &left).await, "{\"n\":2}\n{\"n\":3}\n{\"n\":4}\n{\"n\":5}\n");
     service.must(&format!("UPDATE LOG SET key = 'still there' WHERE id = {refused}")).await;
-    while seat.prune(at(9_000_000_000)).await.unwrap() > 0 {}
+    prune(&mut seat, at(9_000_000_000)).await;
     assert_eq!(text(&log, &left).await, "{\"n\":4}\n{\"n\":5}\n", "what is kept for ever");
     assert_eq!(files(&mut seat, &service, "A", cut(10, 1 << 20)).await[0].changes, 2, "what is in no file");
 }

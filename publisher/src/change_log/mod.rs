@@ -34,12 +34,15 @@ pub use append::append_sqlite;
 pub use append::{AppendError, append_postgres};
 #[cfg(any(feature = "rusqlite", feature = "tokio-postgres"))]
 pub use append::{Change, InvalidChange, Op};
-pub(crate) use model::{BadChange, Cut, PlannedFile, TableRows, Tail};
+pub(crate) use model::{BadChange, Cut, ExpiredFile, PlannedFile, TableRows, Tail, fits_a_message};
 use model::{COUNTED_MAX, ROW_BYTES_MAX, too_long};
 pub use model::{ChangeFilter, Holder, LogError, LogStatus, LoggedChange, OpenFile, RefusedChange, WaitingType};
 
 /// Of a row that is shown, in characters.
 const SHOWN_MAX: i32 = 64 << 10;
+
+/// Files whose term is over that are looked at together.
+const EXPIRED_AT_ONCE: i64 = 100;
 
 /// What either database reads of a [`PlannedFile`].
 const FILE_COLUMNS: &str =

@@ -81,6 +81,12 @@ pub(super) fn too_long(bytes: impl std::fmt::Display) -> String {
     format!("the row has {bytes} bytes; readers take {ROW_BYTES_MAX} at most")
 }
 
+/// Whether a message can carry this as an id or a trace. What it cannot carry is left out of the message: it must not hold up the
+/// changes.
+pub(crate) fn fits_a_message(text: &str) -> bool {
+    (1..=256).contains(&text.chars().count())
+}
+
 /// Of a row, as [`DecodeOptions`](waybill_formats::DecodeOptions) has it. What is longer is never read, so that it needs no
 /// memory.
 pub(super) const ROW_BYTES_MAX: i64 = 16 << 20;
@@ -115,6 +121,14 @@ pub(crate) struct PlannedFile {
     pub(crate) traceparent: Option<String>,
 }
 
+/// A file whose term is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ExpiredFile {
+    pub(crate) number: i64,
+    pub(crate) export_id: ExportId,
+    pub(crate) expires_at: OffsetDateTime,
+}
+
 /// What [`Seat::plan`](super::Seat::plan) came to.
 #[derive(Debug)]
 pub(crate) enum Tail {
@@ -145,8 +159,8 @@ pub struct LogStatus {
     pub refused: u64,
     /// Whether a publisher follows it now.
     pub followed: bool,
-    /// In PostgreSQL, the oldest transaction that has written and not ended, if it is older than a second: changes that were logged
-    /// after it began wait for its end.
+    /// In PostgreSQL, the transaction with the oldest number that has not ended, if it is older than a second: changes that were
+    /// logged after it got that number, with the first thing that it wrote, wait for its end.
     pub held_back_by: Option<Holder>,
 }
 
@@ -198,9 +212,9 @@ pub struct Holder {
     pub ended_by: String,
     /// Whose it is: user and program.
     pub who: String,
-    /// Since when.
-    #[serde(with = "time::serde::rfc3339")]
-    pub since: OffsetDateTime,
+    /// Since when; `None` where our role may not know (`pg_read_all_stats`): then it was there for a second at least.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub since: Option<OffsetDateTime>,
     /// Its state and its last statement, as far as we may know.
     pub doing: String,
 }

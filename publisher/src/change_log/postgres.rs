@@ -5,10 +5,15 @@
 //! then our own transaction takes a number. Whoever has taken an id up to there had its number before, hence a lower one.
 //! Once no transaction with a lower number is under way, every id up to there is committed or will never be.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, TryStreamExt, try_unfold};
 use time::OffsetDateTime;
-use tokio::time::{Duration, timeout};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Duration, sleep, timeout},
+};
 use uuid::Uuid;
 use waybill_contracts::{BlobType, ExportId};
 use waybill_store::{
@@ -17,9 +22,10 @@ use waybill_store::{
 };
 
 use super::{
-    BadChange, COUNTED_MAX, ChangeFilter, Cut, FILE_COLUMNS, Holder, LogError, LogStatus, LoggedChange, OpenFile,
-    PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line, too_long,
-    triggers::{self, Table},
+    BadChange, COUNTED_MAX, ChangeFilter, Cut, EXPIRED_AT_ONCE, ExpiredFile, FILE_COLUMNS, Holder, LogError, LogStatus,
+    LoggedChange, OpenFile, PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line,
+    too_long,
+    triggers::{self, Table, Unique},
 };
 use crate::session::{self, Session};
 
@@ -32,8 +38,11 @@ const SCHEMA: Schema = Schema {
 
 /// The schema of the log, unless another is named.
 pub(super) const SCHEMA_NAME: &str = "waybill";
-/// One for the right to plan, the others for files that are read.
+/// One for the right to plan, one for whoever looks, the others for what is read to its end.
 const CONNECTIONS_MAX: usize = 8;
+/// Files and tables that are read at once, each over a connection of its own; further ones wait for it, however long that takes: a
+/// pool would give up on them.
+const READ_AT_ONCE: usize = CONNECTIONS_MAX - 2;
 /// For one answer; then the connection counts as dead.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines that are handed on at once, in bytes; more when one row is longer.
@@ -54,6 +63,8 @@ pub(crate) struct PostgresLog {
     schema: String,
     /// The advisory lock of the one who plans.
     lock: i64,
+    /// Places for what is read to its end.
+    reading: Arc<Semaphore>,
 }
 
 /// The right to plan, which this session has. What it writes goes through this session, so that whoever has lost the right
@@ -67,6 +78,12 @@ pub(crate) struct PostgresSeat {
     /// Every id up to here is committed or will never be.
     settled: i64,
     awaited: Option<Awaited>,
+}
+
+/// A connection over which something is read to its end. It is given back before its place is.
+struct Reading {
+    connection: PostgresConnection,
+    _place: OwnedSemaphorePermit,
 }
 
 /// Ids that are settled once some transactions are over.
@@ -83,7 +100,8 @@ impl PostgresLog {
     pub(crate) fn at(address: &str, schema: &str) -> Result<Self, LogError> {
         let options = session::options("waybill publisher", schema, CONNECTIONS_MAX);
         let store = Postgres::new(address, &options).map_err(opening)?;
-        Ok(Self { store, schema: schema.to_owned(), lock: lock_number(&format!("waybill change log {schema}")) })
+        let lock = lock_number(&format!("waybill change log {schema}"));
+        Ok(Self { store, schema: schema.to_owned(), lock, reading: Arc::new(Semaphore::new(READ_AT_ONCE)) })
     }
 
     pub(crate) async fn open(address: &str, schema: &str) -> Result<Self, LogError> {
@@ -110,6 +128,13 @@ impl PostgresLog {
 
     async fn connection(&self) -> Result<PostgresConnection, LogError> {
         self.store.connection().await.map_err(|error| LogError::Unavailable(error.into()))
+    }
+
+    /// A connection for what is read to its end.
+    async fn reading(&self) -> std::io::Result<Reading> {
+        let place = Arc::clone(&self.reading).acquire_owned().await.map_err(std::io::Error::other)?;
+        let connection = self.connection().await.map_err(std::io::Error::other)?;
+        Ok(Reading { connection, _place: place })
     }
 
     fn failed(&self, error: Error) -> LogError {
@@ -183,25 +208,22 @@ impl PostgresLog {
     pub(crate) fn lines(&self, file: &PlannedFile) -> BoxStream<'static, std::io::Result<Bytes>> {
         let (log, blob_type, after, up_to) = (self.clone(), file.blob_type.clone(), file.after, file.up_to);
         let chunks = async move {
-            let connection = log.connection().await.map_err(std::io::Error::other)?;
+            let reading = log.reading().await?;
             let sql = format!("SELECT op = 'delete', row::text {OF_A_FILE} ORDER BY id");
             let values: [&(dyn ToSql + Sync); 3] = [&blob_type, &after, &up_to];
-            let statement = connection.prepare_cached(&sql).await.map_err(std::io::Error::other)?;
-            let rows = connection.query_raw(&statement, values).await.map_err(std::io::Error::other)?;
+            let statement = reading.connection.prepare_cached(&sql).await.map_err(std::io::Error::other)?;
+            let rows = reading.connection.query_raw(&statement, values).await.map_err(std::io::Error::other)?;
             // The connection is held as long as rows come over it.
             let rows = Box::pin(rows.fuse());
-            Ok::<_, std::io::Error>(futures::stream::try_unfold(
-                (rows, connection),
-                |(mut rows, connection)| async move {
-                    let mut lines = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
-                    while lines.len() < CHUNK_BYTES
-                        && let Some(row) = rows.try_next().await.map_err(std::io::Error::other)?
-                    {
-                        line::push(row.get::<_, &str>(1).as_bytes(), row.get(0), &mut lines);
-                    }
-                    Ok((!lines.is_empty()).then(|| (Bytes::from(lines), (rows, connection))))
-                },
-            ))
+            Ok::<_, std::io::Error>(futures::stream::try_unfold((rows, reading), |(mut rows, reading)| async move {
+                let mut lines = Vec::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8);
+                while lines.len() < CHUNK_BYTES
+                    && let Some(row) = rows.try_next().await.map_err(std::io::Error::other)?
+                {
+                    line::push(row.get::<_, &str>(1).as_bytes(), row.get(0), &mut lines);
+                }
+                Ok((!lines.is_empty()).then(|| (Bytes::from(lines), (rows, reading))))
+            }))
         };
         futures::stream::once(chunks).try_flatten().boxed()
     }
@@ -234,7 +256,7 @@ impl PostgresLog {
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                 AND (classid::bigint << 32 | objid::bigint) = $1)";
             let followed = connection.query_one(holder, &[&self.lock]).await?;
-            let held = connection.query_opt(OLDEST, &[]).await?;
+            let held = held_back_by(&connection).await?;
             Ok((types, files, refused, followed, held))
         };
         let (types, files, refused, followed, held) = asked.await.map_err(|error: Error| self.failed(error))?;
@@ -252,12 +274,7 @@ impl PostgresLog {
                 .collect(),
             refused: unsigned(&refused, 0),
             followed: followed.get(0),
-            held_back_by: held.map(|row| Holder {
-                ended_by: row.get(0),
-                who: row.get(1),
-                since: row.get(2),
-                doing: row.get(3),
-            }),
+            held_back_by: held,
             ..LogStatus::of(self.shown(), types.collect())
         })
     }
@@ -276,9 +293,10 @@ impl PostgresLog {
         let log = self.clone();
         let begun = async move {
             // Not the pool's any more: whoever goes away in the middle leaves no transaction open in it.
-            let connection = PostgresConnection::take(log.connection().await.map_err(std::io::Error::other)?);
+            let Reading { connection, _place: place } = log.reading().await?;
+            let connection = PostgresConnection::take(connection);
             connection.batch_execute(&begin).await.map_err(std::io::Error::other)?;
-            Ok::<_, std::io::Error>(try_unfold(connection, |connection| async move {
+            Ok::<_, std::io::Error>(try_unfold((connection, place), |(connection, place)| async move {
                 let mut lines = Vec::new();
                 while lines.len() < CHUNK_BYTES {
                     let rows = connection.query(FETCH, &[]).await.map_err(std::io::Error::other)?;
@@ -289,7 +307,7 @@ impl PostgresLog {
                         line::push(row.get::<_, &str>(0).as_bytes(), false, &mut lines);
                     }
                 }
-                Ok((!lines.is_empty()).then(|| (Bytes::from(lines), connection)))
+                Ok((!lines.is_empty()).then(|| (Bytes::from(lines), (connection, place))))
             }))
         };
         let rows = futures::stream::once(begun).try_flatten().boxed();
@@ -298,10 +316,10 @@ impl PostgresLog {
 
     /// Tables whose triggers log a type.
     pub(crate) async fn tables_of(&self, blob_type: &BlobType) -> Result<Vec<String>, LogError> {
-        let sql = "SELECT n.nspname || '.' || relname FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+        let sql = "SELECT DISTINCT n.nspname || '.' || relname FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
                 JOIN pg_namespace n ON n.oid = relnamespace JOIN pg_proc p ON p.oid = tgfoid
                 JOIN pg_namespace f ON f.oid = pronamespace
-            WHERE tgname = 'waybill_changed' AND f.nspname = $1 AND position($2 IN prosrc) > 0 AND tgparentid = 0 ORDER BY 1";
+            WHERE f.nspname = $1 AND position($2 IN prosrc) > 0 AND tgparentid = 0 ORDER BY 1";
         let connection = self.connection().await?;
         let logs = triggers::logs_as(blob_type);
         let found = connection.query(sql, &[&self.schema, &logs]).await.map_err(|error| self.failed(error))?;
@@ -319,12 +337,13 @@ impl PostgresLog {
             Some((schema, name)) => (Some(schema), name),
             None => (None, table),
         };
+        // What an index only holds along (INCLUDE) is no part of its key.
         let sql = "SELECT nspname, relname,
                 ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
                       ORDER BY attnum),
                 ARRAY(SELECT attname::text FROM pg_index, unnest(indkey) WITH ORDINALITY AS part (number, place)
                           JOIN pg_attribute ON attnum = number
-                      WHERE indrelid = c.oid AND indisprimary AND attrelid = c.oid ORDER BY place)
+                      WHERE indrelid = c.oid AND indisprimary AND attrelid = c.oid AND place <= indnkeyatts ORDER BY place), c.oid
             FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
             WHERE relname = $1 AND nspname = coalesce($2, nspname) AND relkind IN ('r', 'p') AND nspname <> $3
                 AND nspname <> 'information_schema' AND NOT starts_with(nspname, 'pg_')";
@@ -333,7 +352,24 @@ impl PostgresLog {
         let refused = |problem| Err(LogError::Table { table: table.to_owned(), problem });
         match &*found {
             [] => refused(format!("there is no such table in {}", self.store.shown())),
-            [row] => Ok(Table { schema: Some(row.get(0)), name: row.get(1), columns: row.get(2), key: row.get(3) }),
+            [row] => {
+                let unique = "SELECT relname, indisprimary, indimmediate,
+                        ARRAY(SELECT attname::text FROM unnest(indkey) WITH ORDINALITY AS part (number, place)
+                                  JOIN pg_attribute ON attnum = number
+                              WHERE attrelid = indrelid AND place <= indnkeyatts ORDER BY place)
+                    FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid
+                    WHERE indrelid = $1 AND indisunique AND indpred IS NULL AND indexprs IS NULL ORDER BY relname";
+                let unique = connection.query(unique, &[&row.get::<_, u32>(4)]).await;
+                let unique = unique.map_err(|error| self.failed(error))?;
+                let unique = unique.iter().map(|row| Unique {
+                    name: row.get(0),
+                    is_primary: row.get(1),
+                    always: row.get(2),
+                    columns: row.get(3),
+                });
+                let (schema, name, columns, key) = (Some(row.get(0)), row.get(1), row.get(2), row.get(3));
+                Ok(Table { schema, name, columns, key, unique: unique.collect() })
+            }
             several => {
                 let schemas: Vec<&str> = several.iter().map(|row| row.get(0)).collect();
                 refused(format!("there is one in each of the schemas {}; name it as SCHEMA.TABLE", schemas.join(", ")))
@@ -385,19 +421,23 @@ impl PostgresLog {
     }
 }
 
-/// The oldest transaction that has a number, and how to end it. Source: PostgreSQL, "pg_locks": a transaction holds an exclusive
-/// lock on its own number until it ends; everybody may see that, and little else of others' sessions.
-const OLDEST: &str = "SELECT * FROM (
-        SELECT format('SELECT pg_terminate_backend(%s)', pid) AS ended_by,
+/// The transaction with the oldest number, which is the one that is waited for, and how to end it. When it began tells nothing of
+/// that: one may begin early and get its number late. Source: PostgreSQL, "pg_locks": a transaction holds an exclusive lock on
+/// its own number until it ends; everybody may see that, and little else of others' sessions.
+const OLDEST: &str = "SELECT number::text, ended_by, who, since, doing, since > clock_timestamp() - interval '1 s' FROM (
+        SELECT transactionid AS number, format('SELECT pg_terminate_backend(%s)', pid) AS ended_by,
             format('user %s, program %s', coalesce(usename, '?'), coalesce(nullif(application_name, ''), '?')) AS who,
-            coalesce(xact_start, clock_timestamp() - interval '2 s') AS since,
+            xact_start AS since,
             format('%s: %s', coalesce(state, '?'), coalesce(left(query, 200), '?')) AS doing
         FROM pg_locks JOIN pg_stat_activity USING (pid)
         WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock' AND granted AND pid <> pg_backend_pid()
         UNION ALL
-        SELECT format('ROLLBACK PREPARED %L', gid), format('user %s, database %s', owner, database), prepared, 'prepared'
+        SELECT transaction, format('ROLLBACK PREPARED %L', gid), format('user %s, database %s', owner, database), prepared,
+            'prepared'
         FROM pg_prepared_xacts) AS under_way
-    WHERE since < clock_timestamp() - interval '1 s' ORDER BY since LIMIT 1";
+    ORDER BY age(number) DESC LIMIT 1";
+/// Where a transaction's age is not for us to know, it is looked for again so long after: most are over by then.
+const LOOKED_AGAIN: Duration = Duration::from_secs(1);
 
 /// The server's identity, which is made with its files, and the database's in it.
 const CLUSTER: &str =
@@ -594,22 +634,51 @@ impl PostgresSeat {
         self.query(sql, &[&number, &shown(problem)]).await.map(drop)
     }
 
-    /// Deletes changes whose file has expired, some at a time: how many; none when there is nothing more.
-    pub(crate) async fn prune(&mut self, expired_by: OffsetDateTime) -> Result<u64, LogError> {
-        let sql = "WITH first AS MATERIALIZED (
-                SELECT number, blob_type, after, up_to FROM file WHERE expires_at <= $1 ORDER BY expires_at LIMIT 1),
+    pub(crate) async fn expired(
+        &mut self,
+        by: OffsetDateTime,
+        (at, number): (OffsetDateTime, i64),
+    ) -> Result<Vec<ExpiredFile>, LogError> {
+        let sql = "SELECT number, export_id, expires_at FROM file
+                   WHERE expires_at <= $1 AND expires_at >= $2 AND (expires_at, number) > ($2, $3)
+                   ORDER BY expires_at, number LIMIT $4";
+        let rows = self.query(sql, &[&by, &at, &number, &EXPIRED_AT_ONCE]).await?;
+        let file = |row: &Row| {
+            let export_id =
+                ExportId::new(row.get::<_, String>(1)).map_err(|error| LogError::Unreadable(error.into()))?;
+            Ok(ExpiredFile { number: row.get(0), export_id, expires_at: row.get(2) })
+        };
+        rows.iter().map(file).collect()
+    }
+
+    pub(crate) async fn prune(&mut self, number: i64) -> Result<bool, LogError> {
+        let sql = "WITH it AS MATERIALIZED (SELECT number, blob_type, after, up_to FROM file WHERE number = $1),
             old AS MATERIALIZED (
-                SELECT id FROM first JOIN LATERAL (
-                    SELECT id FROM change_log c WHERE c.blob_type = first.blob_type AND id > after AND id <= up_to
+                SELECT id FROM it JOIN LATERAL (
+                    SELECT id FROM change_log c WHERE c.blob_type = it.blob_type AND id > after AND id <= up_to
                         AND NOT EXISTS (SELECT FROM refused WHERE change = c.id)
                     ORDER BY id LIMIT $2) AS of_it ON true),
             deleted AS (DELETE FROM change_log USING old WHERE change_log.id = old.id),
-            ended AS (
-                DELETE FROM file USING first WHERE file.number = first.number AND (SELECT count(*) FROM old) < $2
-                RETURNING 1)
-            SELECT greatest((SELECT count(*) FROM old), (SELECT count(*) FROM ended))";
-        Ok(self.number(sql, &[&expired_by, &PRUNED_AT_ONCE]).await?.unsigned_abs())
+            ended AS (DELETE FROM file USING it WHERE file.number = it.number AND (SELECT count(*) FROM old) < $2)
+            SELECT count(*) FROM old";
+        Ok(self.number(sql, &[&number, &PRUNED_AT_ONCE]).await? < PRUNED_AT_ONCE)
     }
+}
+
+/// The transaction that others wait for, if it is older than a second.
+async fn held_back_by(connection: &PostgresConnection) -> Result<Option<Holder>, Error> {
+    let Some(mut row) = connection.query_opt(OLDEST, &[]).await? else { return Ok(None) };
+    if row.get::<_, Option<bool>>(5).is_none() {
+        let number: String = row.get(0);
+        sleep(LOOKED_AGAIN).await;
+        match connection.query_opt(OLDEST, &[]).await? {
+            Some(again) if again.get::<_, &str>(0) == number => row = again,
+            _ => return Ok(None),
+        }
+    }
+    let is_young = row.get::<_, Option<bool>>(5) == Some(true);
+    let holder = Holder { ended_by: row.get(1), who: row.get(2), since: row.get(3), doing: row.get(4) };
+    Ok((!is_young).then_some(holder))
 }
 
 fn planned_file(row: &Row) -> Result<PlannedFile, LogError> {

@@ -11,7 +11,7 @@ use futures::stream::{BoxStream, StreamExt, try_unfold, unfold};
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use uuid::Uuid;
-use waybill_contracts::{BlobType, ExportId};
+use waybill_contracts::{BlobType, ExportId, NameError};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{
@@ -22,8 +22,9 @@ use waybill_store::{
 };
 
 use super::{
-    BadChange, COUNTED_MAX, ChangeFilter, Cut, FILE_COLUMNS, LogError, LogStatus, LoggedChange, OpenFile, PlannedFile,
-    ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line, too_long,
+    BadChange, COUNTED_MAX, ChangeFilter, Cut, EXPIRED_AT_ONCE, ExpiredFile, FILE_COLUMNS, LogError, LogStatus,
+    LoggedChange, OpenFile, PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType,
+    fits_a_message, line, too_long,
     triggers::{self, Table},
 };
 
@@ -50,7 +51,10 @@ pub(crate) struct SqliteLog {
 /// The right to plan.
 #[derive(Debug)]
 pub(crate) struct SqliteSeat {
+    log: SqliteLog,
     db: Sqlite,
+    /// Ids up to here were handed on as settled, or were published before.
+    settled: i64,
     /// The operating system gives it back when the process ends, however it ends.
     _locked: File,
 }
@@ -119,8 +123,8 @@ impl SqliteLog {
         if theirs != epoch {
             return Err(LogError::OtherOutbox { shown: self.shown(), theirs, ours: epoch.to_owned() });
         }
-        self.check().await?;
-        Ok(Some(SqliteSeat { db: self.db.clone(), _locked: locked }))
+        let settled = self.published().await?;
+        Ok(Some(SqliteSeat { log: self.clone(), db: self.db.clone(), settled, _locked: locked }))
     }
 
     pub(crate) async fn adopt(&self, epoch: &str) -> Result<bool, LogError> {
@@ -145,21 +149,27 @@ impl SqliteLog {
 
     /// Whether the next id is higher than those that were published.
     pub(crate) async fn check(&self) -> Result<(), LogError> {
+        self.published().await.map(drop)
+    }
+
+    /// The highest id that was published, which is no higher than the last one given.
+    async fn published(&self) -> Result<i64, LogError> {
         let (given, published): (i64, i64) = read(&self.db, |db| {
             let sql = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'waybill_change_log'), 0),
                            coalesce((SELECT max(up_to) FROM waybill_planned), 0)";
             db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))
         })
         .await?;
-        if given >= published {
-            return Ok(());
-        }
+        if given >= published { Ok(published) } else { Err(self.begun_anew(given, published)) }
+    }
+
+    fn begun_anew(&self, given: i64, published: i64) -> LogError {
         let problem = format!(
             "its ids began anew: the last one given is {given}, but those up to {published} are published; what is logged with a \
              lower one would be missing. Say: UPDATE sqlite_sequence SET seq = {published} WHERE name = 'waybill_change_log' \
              (INSERT it, if there is no such row), and log again what was logged since"
         );
-        Err(LogError::Ids { shown: self.shown(), problem })
+        LogError::Ids { shown: self.shown(), problem }
     }
 
     pub(crate) async fn status(&self) -> Result<LogStatus, LogError> {
@@ -261,7 +271,8 @@ impl SqliteLog {
             let mut key: Vec<&(String, i64)> = columns.iter().filter(|(_, place)| *place > 0).collect();
             key.sort_by_key(|(_, place)| *place);
             let key = key.into_iter().map(|(column, _)| column.clone()).collect();
-            Ok(Table { schema: None, name, columns: columns.into_iter().map(|(column, _)| column).collect(), key })
+            let columns = columns.into_iter().map(|(column, _)| column).collect();
+            Ok(Table { schema: None, name, columns, key, unique: Vec::new() })
         })
         .await?;
         if known.columns.is_empty() {
@@ -374,11 +385,18 @@ fn lines_after(db: &Connection, blob_type: &str, after: i64, up_to: i64) -> rusq
 
 impl SqliteSeat {
     pub(crate) async fn settled(&mut self) -> Result<i64, LogError> {
-        read(&self.db, |db| {
-            let sql = "SELECT coalesce(max(id), 0) FROM waybill_change_log";
-            db.prepare_cached(sql)?.query_row([], |row| row.get(0))
+        let (highest, given): (i64, i64) = read(&self.db, |db| {
+            let sql = "SELECT coalesce(max(id), 0),
+                           coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'waybill_change_log'), 0)
+                       FROM waybill_change_log";
+            db.prepare_cached(sql)?.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
         })
-        .await
+        .await?;
+        if given < self.settled {
+            return Err(self.log.begun_anew(given, self.settled));
+        }
+        self.settled = self.settled.max(highest);
+        Ok(highest)
     }
 
     pub(crate) async fn waiting(&mut self, up_to: i64) -> Result<Vec<(String, i64)>, LogError> {
@@ -516,28 +534,41 @@ impl SqliteSeat {
         .await
     }
 
-    /// Deletes changes whose file has expired, some at a time: how many; none when there is nothing more.
-    pub(crate) async fn prune(&mut self, expired_by: OffsetDateTime) -> Result<u64, LogError> {
-        let expired_by = nanos(expired_by);
+    pub(crate) async fn expired(
+        &mut self,
+        by: OffsetDateTime,
+        (at, number): (OffsetDateTime, i64),
+    ) -> Result<Vec<ExpiredFile>, LogError> {
+        read(&self.db, move |db| {
+            let sql = "SELECT number, export_id, expires_at FROM waybill_file
+                       WHERE expires_at <= ?1 AND expires_at >= ?2 AND (expires_at, number) > (?2, ?3)
+                       ORDER BY expires_at, number LIMIT ?4";
+            let mut files = db.prepare_cached(sql)?;
+            let files = files.query_map(params![nanos(by), nanos(at), number, EXPIRED_AT_ONCE], |row| {
+                let export_id = ExportId::new(row.get::<_, String>(1)?).map_err(unreadable)?;
+                Ok(ExpiredFile { number: row.get(0)?, export_id, expires_at: instant(row.get(2)?) })
+            })?;
+            files.collect()
+        })
+        .await
+    }
+
+    pub(crate) async fn prune(&mut self, number: i64) -> Result<bool, LogError> {
         write(&self.db, move |tx| {
-            let sql = "SELECT number, blob_type, after, up_to FROM waybill_file WHERE expires_at <= ?1
-                       ORDER BY expires_at LIMIT 1";
-            let row = tx.prepare_cached(sql)?.query_row([expired_by], |row| {
-                Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
-            });
-            let Some((number, blob_type, after, up_to)) = row.optional()? else { return Ok(0) };
             let deleted = tx
                 .prepare_cached(
                     "DELETE FROM waybill_change_log WHERE id IN (
-                         SELECT id FROM waybill_change_log WHERE blob_type = ?1 AND id > ?2 AND id <= ?3
-                             AND NOT EXISTS (SELECT 1 FROM waybill_refused WHERE change = waybill_change_log.id)
-                         ORDER BY id LIMIT ?4)",
+                         SELECT id FROM waybill_file f JOIN waybill_change_log c
+                             ON c.blob_type = f.blob_type AND id > after AND id <= up_to
+                         WHERE number = ?1 AND NOT EXISTS (SELECT 1 FROM waybill_refused WHERE change = id)
+                         ORDER BY id LIMIT ?2)",
                 )?
-                .execute(params![blob_type, after, up_to, PRUNED_AT_ONCE])? as u64;
-            if signed(deleted) < PRUNED_AT_ONCE {
+                .execute(params![number, PRUNED_AT_ONCE])? as u64;
+            let is_done = signed(deleted) < PRUNED_AT_ONCE;
+            if is_done {
                 tx.prepare_cached("DELETE FROM waybill_file WHERE number = ?1")?.execute([number])?;
             }
-            Ok(deleted.max(1))
+            Ok(is_done)
         })
         .await
     }
@@ -567,9 +598,10 @@ impl Common {
         }
     }
 
+    /// Nothing where a message could not carry it: SQLite counts characters its own way where text is no UTF-8.
     fn text(self) -> Option<String> {
         match self {
-            Self::Alike(value) => Some(String::from_utf8_lossy(&value).into_owned()),
+            Self::Alike(value) => String::from_utf8(value).ok().filter(|text| fits_a_message(text)),
             Self::Nothing | Self::Differs => None,
         }
     }
@@ -589,8 +621,11 @@ fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<String>> {
     Ok((value != ValueRef::Null).then(|| String::from_utf8_lossy(bytes(value)).into_owned()))
 }
 
+fn unreadable(error: NameError) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error))
+}
+
 fn planned_file(row: &Row<'_>) -> rusqlite::Result<PlannedFile> {
-    let unreadable = |error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, Box::new(error));
     Ok(PlannedFile {
         number: row.get(0)?,
         export_id: ExportId::new(row.get::<_, String>(1)?).map_err(unreadable)?,

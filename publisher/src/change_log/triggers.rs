@@ -16,6 +16,19 @@ pub(super) struct Table {
     pub(super) name: String,
     pub(super) columns: Vec<String>,
     pub(super) key: Vec<String>,
+    /// What keeps rows apart; empty in SQLite, where nothing of the kind waits for the end of a transaction.
+    pub(super) unique: Vec<Unique>,
+}
+
+/// Columns of which no two rows have the same values.
+#[derive(Debug, Clone)]
+pub(super) struct Unique {
+    /// Of the constraint or the index.
+    pub(super) name: String,
+    pub(super) columns: Vec<String>,
+    pub(super) is_primary: bool,
+    /// At any moment, or (`DEFERRABLE`) only at the end of a statement or transaction.
+    pub(super) always: bool,
 }
 
 impl Table {
@@ -40,19 +53,47 @@ impl Table {
                 "it has no primary key; name the columns that tell its rows apart with --key".to_owned(),
             ));
         }
+        // Where one row takes the key that another one still has, and that one is deleted or gets another key then, its deletion is
+        // logged after the row that has the key by now: the row would be lost.
+        let keeps = |of: &Unique| of.columns.iter().all(|column| self.key.contains(column));
+        let late = self.unique.iter().find(|of| !of.always && keeps(of));
+        if let Some(late) = late.filter(|_| !self.unique.iter().any(|of| of.always && keeps(of))) {
+            let kind = if late.is_primary { "PRIMARY KEY" } else { "UNIQUE" };
+            let columns = late.columns.iter().map(|column| name(column)).collect::<Vec<_>>().join(", ");
+            return Err(refused(format!(
+                "its key ({columns}) may stand in two rows until the end of a transaction, because constraint {} is DEFERRABLE; then a \
+                 key's deletion may be logged after the row that has it, which subscribers would lose. Name with --key the columns \
+                 of a key that is not deferrable, or make this one so: ALTER TABLE {} DROP CONSTRAINT {}, ADD {kind} ({columns})",
+                late.name,
+                self.place(),
+                name(&late.name),
+            )));
+        }
         Ok(self)
     }
 }
 
 /// The statements for PostgreSQL 13 and later; `log` is the schema of the log.
 pub(super) fn postgres(table: &Table, log: &str, blob_type: &BlobType) -> String {
+    let (logs, in_schema) = (text(&logs_as(blob_type)), text(log));
     let (log, blob_type) = (name(log), blob_type.as_str());
-    let called = format!("{} to {blob_type}", table.name);
-    let function = format!("{log}.{}", name(SqlName::new(&called).as_str()));
+    // Tables of two schemas may have one name, and a table may have several types.
+    let called =
+        format!("{}.{} to {blob_type}", plain(table.schema.as_deref().unwrap_or_default()), plain(&table.name));
+    let function = format!("{log}.{}", SqlName::new(&called));
+    let trigger = |event: &str| SqlName::new(&format!("waybill {event} {blob_type}"));
+    let (changed, truncated) = (trigger("changed"), trigger("truncated"));
     let place = table.place();
+    let (table_text, function_text) = (text(&place), text(&function));
     let of =
         |row: &str| table.key.iter().map(|column| format!("{row}.{}", name(column))).collect::<Vec<_>>().join(", ");
     let (old, new) = (of("OLD"), of("NEW"));
+    // As they are logged, byte for byte: a column's own equality may take two keys for one that subscribers tell apart.
+    let as_logged = |row: &str| {
+        let texts = table.key.iter().map(|column| format!("to_json({row}.{})::text COLLATE \"C\"", name(column)));
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    let (old_text, new_text) = (as_logged("OLD"), as_logged("NEW"));
     format!(
         "-- Changes of {place} are logged as {blob_type}, by whoever may write it.
 
@@ -63,7 +104,7 @@ BEGIN
         RAISE EXCEPTION '%.% is published, and TRUNCATE does not tell which rows are gone', TG_TABLE_SCHEMA, TG_TABLE_NAME
             USING HINT = 'Use DELETE instead.';
     END IF;
-    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND ROW({old}) IS DISTINCT FROM ROW({new})) THEN
+    IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND ROW({old_text}) IS DISTINCT FROM ROW({new_text})) THEN
         INSERT INTO {log}.change_log (blob_type, op, row, key)
         VALUES ('{blob_type}', 'delete', row_to_json(OLD), concat_ws(',', {old}));
     END IF;
@@ -76,11 +117,28 @@ END $waybill$;
 
 BEGIN;
 LOCK TABLE {place} IN SHARE ROW EXCLUSIVE MODE;
-DROP TRIGGER IF EXISTS waybill_changed ON {place};
-DROP TRIGGER IF EXISTS waybill_truncated ON {place};
-CREATE TRIGGER waybill_changed AFTER INSERT OR UPDATE OR DELETE ON {place}
+-- Triggers of the table that log this type already, whatever they are called; those of its other types stay.
+DO $waybill$
+DECLARE
+    known record;
+BEGIN
+    FOR known IN SELECT tgname, tgfoid, proowner FROM pg_trigger
+            JOIN pg_proc p ON p.oid = tgfoid JOIN pg_namespace n ON n.oid = pronamespace
+        WHERE tgrelid = {table_text}::regclass AND NOT tgisinternal AND tgparentid = 0 AND nspname = {in_schema}
+            AND position({logs} IN prosrc) > 0
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', known.tgname, {table_text});
+        -- Under the name that an earlier version gave it, and nobody else uses it.
+        IF known.tgfoid <> {function_text}::regproc AND pg_has_role(known.proowner, 'USAGE')
+            AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgfoid = known.tgfoid)
+        THEN
+            EXECUTE format('DROP FUNCTION %s', known.tgfoid::regprocedure);
+        END IF;
+    END LOOP;
+END $waybill$;
+CREATE TRIGGER {changed} AFTER INSERT OR UPDATE OR DELETE ON {place}
     FOR EACH ROW EXECUTE FUNCTION {function}();
-CREATE TRIGGER waybill_truncated BEFORE TRUNCATE ON {place}
+CREATE TRIGGER {truncated} BEFORE TRUNCATE ON {place}
     FOR EACH STATEMENT EXECUTE FUNCTION {function}();
 -- What is there already; leave it out if subscribers have it.
 INSERT INTO {log}.change_log (blob_type, row) SELECT '{blob_type}', row_to_json(there) FROM {place} AS there;
@@ -98,7 +156,9 @@ pub(super) fn sqlite(table: &Table, blob_type: &BlobType) -> String {
     let key = |row: &str| {
         of(row).iter().map(|column| format!("coalesce({column}, '')")).collect::<Vec<_>>().join(" || ',' || ")
     };
-    let (old, new) = (of("OLD").join(", "), of("NEW").join(", "));
+    // As they are logged: a column's own collation may take two keys for one that subscribers tell apart.
+    let is_another = |column: &String| format!("{} IS NOT {}", value("OLD", column), value("NEW", column));
+    let is_another = table.key.iter().map(is_another).collect::<Vec<_>>().join(" OR ");
     let (old_row, new_row, row) =
         (object("OLD", &table.columns), object("NEW", &table.columns), object("there", &table.columns));
     let (old_key, new_key) = (key("OLD"), key("NEW"));
@@ -120,7 +180,7 @@ END;
 CREATE TRIGGER {updated} AFTER UPDATE ON {place} BEGIN
     {insert}
     SELECT '{blob_type}', 'delete', {old_row}, {old_key}
-    WHERE ({old}) IS NOT ({new});
+    WHERE {is_another};
     {insert}
     VALUES ('{blob_type}', 'upsert', {new_row}, {new_key});
 END;
@@ -158,12 +218,30 @@ fn object(row: &str, columns: &[String]) -> String {
     let fields: Vec<String> = columns
         .iter()
         .map(|column| {
-            let value = format!("{row}.{}", name(column));
             let field = serde_json::to_string(column).unwrap_or_default().replace('\'', "''");
-            format!("'{field}:' || json_quote(iif(typeof({value}) = 'blob', lower(hex({value})), {value}))")
+            format!("'{field}:' || {}", value(row, column))
         })
         .collect();
     format!("'{{' || {} || '}}'", fields.join(" || ',' || "))
+}
+
+/// A column of a row as the JSON that is logged.
+fn value(row: &str, column: &str) -> String {
+    let value = format!("{row}.{}", name(column));
+    format!("json_quote(iif(typeof({value}) = 'blob', lower(hex({value})), {value}))")
+}
+
+/// A name within another one: quoted where it holds what could end it there.
+fn plain(part: &str) -> String {
+    let is_plain = !part.is_empty() && part.chars().all(|letter| letter.is_alphanumeric() || letter == '_');
+    if is_plain { part.to_owned() } else { name(part) }
+}
+
+/// A literal for PostgreSQL.
+fn text(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    // With E, a backslash is one whatever `standard_conforming_strings` says.
+    if quoted.contains('\\') { format!("E'{}'", quoted.replace('\\', "\\\\")) } else { format!("'{quoted}'") }
 }
 
 fn name(name: &str) -> String {

@@ -12,6 +12,7 @@ mod source;
 mod writer;
 
 use std::{
+    convert::Infallible,
     fmt,
     io::Read,
     path::{Path, PathBuf},
@@ -48,8 +49,8 @@ use crate::{
 /// Longest `properties`: with the rest, a message stays within the 256 KiB that the standard tier takes. Source: Microsoft,
 /// "Service Bus quotas".
 const PROPERTIES_BYTES_MAX: usize = 192 * 1024;
-/// A W3C trace parent has 55; later versions may have more.
-const TRACEPARENT_BYTES_MAX: usize = 256;
+/// A W3C trace parent has 55; later versions may have more. As the change log counts them.
+const TRACEPARENT_CHARACTERS_MAX: usize = 256;
 /// Segments that wait for a place among those being packed.
 const SEGMENTS_WAITING: usize = 1;
 /// Of a file whose name was taken or whose block was lost, how many tries in all: neither happens twice by chance.
@@ -296,16 +297,36 @@ impl<O: Outbox> ExportBuilder<O> {
         ExportWriter::start(self.context, plan, options, self.compression).await
     }
 
-    /// Writes every row of a stream, each of which serialises as a JSON object, and finishes.
+    /// Writes every row of a stream, each of which serialises as a JSON object, and finishes. A stream that may fail is for
+    /// [`try_rows`](Self::try_rows): an item that is a `Result` is no row, and refused.
     ///
     /// # Errors
     /// The first [`ExportError`]; then nothing of it is published.
     pub async fn rows<T: Serialize>(self, rows: impl Stream<Item = T>) -> Result<Exported, ExportError> {
+        self.try_rows(rows.map(Ok::<T, Infallible>)).await
+    }
+
+    /// Writes every row of a stream that may fail, as [`rows`](Self::rows) does, and finishes. A stream that fails ends the export:
+    /// what came before is not published either.
+    ///
+    /// # Errors
+    /// [`ExportError::Read`] with the stream's own error; the first [`ExportError`] else. Then nothing of it is published.
+    pub async fn try_rows<T: Serialize, E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+        self,
+        rows: impl Stream<Item = Result<T, E>>,
+    ) -> Result<Exported, ExportError> {
+        let name = format!("the rows of {}", self.blob_type);
         let mut writer = self.start().await?;
         if writer.already_exported().is_none() {
             let mut rows = std::pin::pin!(rows);
             while let Some(row) = rows.next().await {
-                writer.serialize(&row).await?;
+                let written = match row {
+                    Ok(row) => writer.serialize(&row).await,
+                    Err(error) => Err(ExportError::Read { name: name.clone(), source: std::io::Error::other(error) }),
+                };
+                if let Err(error) = written {
+                    return Err(writer.failed(error).await);
+                }
             }
         }
         writer.finish().await
@@ -448,6 +469,9 @@ impl<O: Outbox> ExportBuilder<O> {
         };
         let (charset, compression) = (self.charset, self.compression);
         let packing = Packing { name: name.clone(), format, charset, treatment, compression };
+        let context = Arc::clone(&self.context);
+        // Where readers had all threads, none would be left to pack what they read, and they would wait for ever.
+        let _reading = context.reading.acquire().await.expect("the places are never closed");
         // Before anything is planned: a source that is not there leaves no trace.
         let input = match blocking(open).await {
             Ok(input) => input,
@@ -580,8 +604,10 @@ fn check(plan: &Plan) -> Result<(), ExportError> {
     };
     metadata.set_extras(&extras).map_err(|error| invalid("message", error))?;
     metadata.to_json().map_err(|error| invalid("message", error))?;
-    if plan.traceparent.as_ref().is_some_and(|trace| trace.is_empty() || trace.len() > TRACEPARENT_BYTES_MAX) {
-        return Err(invalid("traceparent", format!("it needs 1 to {TRACEPARENT_BYTES_MAX} bytes")));
+    let characters = plan.traceparent.as_ref().map_or(1, |trace| trace.chars().count());
+    if !(1..=TRACEPARENT_CHARACTERS_MAX).contains(&characters) {
+        let problem = format!("it has {characters} characters; it needs 1 to {TRACEPARENT_CHARACTERS_MAX}");
+        return Err(invalid("traceparent", problem));
     }
     Ok(())
 }

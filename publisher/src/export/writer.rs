@@ -32,6 +32,11 @@ const ROWS_AT_A_STRETCH: u64 = 256;
 /// What a metadata header carries as it is; the rest is percent-encoded UTF-8.
 const HEADER: &AsciiSet = &CONTROLS.add(b'%').add(b' ');
 
+/// Whether a type is `Result`, or a reference to one: serde takes it for an enum, so that the compiler cannot tell.
+fn is_result<T>() -> bool {
+    std::any::type_name::<T>().trim_start_matches('&').starts_with("core::result::Result<")
+}
+
 /// Writes one export: rows go in, and [`finish`](Self::finish) makes them durable. What is staged before that is never
 /// committed unless it finishes; dropped, the export is void.
 ///
@@ -146,9 +151,13 @@ impl<O: Outbox> ExportWriter<O> {
     /// Writes a value that serialises as a JSON object. Convenient, and slower than [`ExportWriter::row`].
     ///
     /// # Errors
-    /// As [`ExportWriter::row`]; [`ExportError::Invalid`] when it is no object.
-    pub async fn serialize(&mut self, row: &impl Serialize) -> Result<(), ExportError> {
+    /// As [`ExportWriter::row`]; [`ExportError::Invalid`] when it is no object, or a `Result`, which would be published as
+    /// `{"Ok":{…}}` or `{"Err":{…}}`.
+    pub async fn serialize<T: Serialize>(&mut self, row: &T) -> Result<(), ExportError> {
         let unfit = |problem: String| ExportError::Invalid { what: "row", problem };
+        if is_result::<T>() {
+            return Err(unfit("it is a Result, and no row; take what is in it, or use `try_rows`".to_owned()));
+        }
         let json = serde_json::to_string(row).map_err(|error| unfit(error.to_string()))?;
         let fields = fields_of(&json).map_err(unfit)?;
         let fields: Vec<(&str, Field<'_>)> =

@@ -128,6 +128,8 @@ async fn its_counts_are_those_of_its_rows(outbox: &impl Outbox, name: &str) {
     ] {
         assert_eq!(rows.iter().filter(|row| row.state == state).count() as u64, counted, "{name}: {state}");
     }
+    let terms = rows.iter().filter(|row| row.state == State::Uploaded).filter_map(|row| row.expires_at);
+    assert_eq!(counts.waiting_until, terms.min(), "{name}");
 }
 
 /// Plans an export that is new to the outbox.
@@ -592,6 +594,7 @@ async fn lists_come_newest_first_and_in_pages(outbox: &impl Outbox) {
 async fn one_relay_at_a_time<O: Outbox + Clone, F: Future<Output = O>>(open: &impl Fn(&'static str) -> F) {
     let (first, second) = (open("relay").await, open("relay").await);
     let lock = first.lock_relay().await.unwrap().expect("nobody has it");
+    assert!(lock.is_held().await);
     assert!(second.lock_relay().await.unwrap().is_none());
     assert!(first.clone().lock_relay().await.unwrap().is_none());
     drop(lock);

@@ -167,7 +167,7 @@ pub trait Outbox: Send + Sync + 'static {
     /// Takes over the plans of outboxes that are gone, each as a new try.
     fn claim_abandoned(&self) -> impl Future<Output = Result<Vec<ExportRow>, OutboxError>> + Send;
 
-    /// The right to send; `None` while another has it.
+    /// The right to send; `None` while another has it. Where it can be lost before it is dropped, [`RelayLock::is_held`] says so.
     fn lock_relay(&self) -> impl Future<Output = Result<Option<RelayLock>, OutboxError>> + Send;
 
     /// Uploaded exports whose message is due, longest waiting first.

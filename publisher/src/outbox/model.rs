@@ -1,7 +1,8 @@
 //! What the outbox holds: exports, where each is in its life, and what happened to it.
 
-use std::{any::Any, fmt, str::FromStr};
+use std::{any::Any, fmt, future::ready, str::FromStr};
 
+use futures::future::{BoxFuture, FutureExt};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -244,6 +245,9 @@ pub struct Counts {
     /// Since when the oldest uploaded one waits.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_since: Option<OffsetDateTime>,
+    /// When the term of the first uploaded one ends: what is not sent by then becomes void.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub waiting_until: Option<OffsetDateTime>,
 }
 
 /// Numbers of a sequence that one manifest names: fixed once, so that it can be made again.
@@ -328,13 +332,31 @@ impl Default for ListFilter {
 }
 
 /// The right to send an outbox's messages, which one process has at a time. It ends when this is dropped, and with the
-/// process.
-pub struct RelayLock(#[allow(dead_code, reason = "its drop is its use")] Box<dyn Any + Send + Sync>);
+/// process; a server may end it earlier.
+pub struct RelayLock(Box<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>);
 
 impl RelayLock {
-    /// Wraps whatever holds the lock.
+    /// Wraps whatever holds a lock that nobody can take away, such as a locked file.
     pub fn new(holder: impl Any + Send + Sync) -> Self {
-        Self(Box::new(holder))
+        Self::asked(move || {
+            // Its drop is its use.
+            let _held = &holder;
+            ready(true).boxed()
+        })
+    }
+
+    /// Wraps a lock that may be lost, such as one of a session with a server: `is_held` asks whether it is still there, answers
+    /// within seconds, and owns what holds the lock. In doubt it is lost.
+    pub fn asked(is_held: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) -> Self {
+        Self(Box::new(is_held))
+    }
+
+    /// Whether it is still ours. Once it is not, somebody else may send: then nothing more may be sent under it.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe.
+    pub async fn is_held(&self) -> bool {
+        (self.0)().await
     }
 }
 

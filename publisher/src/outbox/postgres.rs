@@ -5,6 +5,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
+use futures::future::FutureExt;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use tokio::{sync::Mutex, time::timeout};
@@ -40,6 +41,8 @@ const SCHEMA_NAME: &str = "waybill_outbox";
 const CONNECTIONS_MAX: usize = 10;
 /// For one call; then its connection counts as dead.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// For the session of the relay's lock: the server gives up one that it cannot reach within about 7 s, and another may send then.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 const COLUMNS: &str = "row, export_id, publisher, epoch, blob_type, sequence, correlation_id, causation_id, traceparent, \
     blob, uri, content_type, content_encoding, properties, schema, rows, bytes, plain_bytes, plain_sha256, sha256, state, \
@@ -141,7 +144,7 @@ impl PostgresOutbox {
     async fn be_there(&self) -> Result<(), OutboxError> {
         let mut session = self.owner.session.lock().await;
         let alive = match &*session {
-            Some(session) => matches!(timeout(PATIENCE, session.get().simple_query("SELECT 1")).await, Ok(Ok(_))),
+            Some(session) => session.is_alive(PATIENCE).await,
             None => false,
         };
         if !alive {
@@ -423,7 +426,13 @@ impl Outbox for PostgresOutbox {
     async fn lock_relay(&self) -> Result<Option<RelayLock>, OutboxError> {
         let number = lock_number(&format!("waybill relay {}", self.options.schema));
         let session = Session::lock(&self.store, number).await.map_err(unavailable)?;
-        Ok(session.map(RelayLock::new))
+        Ok(session.map(|session| {
+            let session = Arc::new(session);
+            RelayLock::asked(move || {
+                let session = Arc::clone(&session);
+                async move { session.is_alive(LOCK_PATIENCE).await }.boxed()
+            })
+        }))
     }
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
@@ -578,11 +587,12 @@ impl Outbox for PostgresOutbox {
     async fn counts(&self) -> Result<Counts, OutboxError> {
         let mut counts = Counts::default();
         let sql = "SELECT state, sum(exports)::bigint,
-                       (SELECT min(coalesce(resent_at, uploaded_at)) FROM export WHERE state = 'uploaded')
+                       (SELECT min(coalesce(resent_at, uploaded_at)) FROM export WHERE state = 'uploaded'),
+                       (SELECT min(expires_at) FROM export WHERE state = 'uploaded')
                    FROM tally GROUP BY state";
         for row in self.query(sql, &[]).await? {
             let count = not_below_0(row.get(1));
-            counts.waiting_since = row.get(2);
+            (counts.waiting_since, counts.waiting_until) = (row.get(2), row.get(3));
             match parsed(row.get(0))? {
                 State::Planned => counts.planned = count,
                 State::Uploaded => counts.uploaded = count,

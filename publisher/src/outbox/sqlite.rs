@@ -555,9 +555,10 @@ impl Outbox for SqliteOutbox {
                     State::Void => counts.void = count,
                 }
             }
-            counts.waiting_since = db
-                .prepare_cached("SELECT min(coalesce(resent_at, uploaded_at)) FROM export WHERE state = 'uploaded'")?
-                .query_row([], |row| instant(row, 0))?;
+            let sql =
+                "SELECT min(coalesce(resent_at, uploaded_at)), min(expires_at) FROM export WHERE state = 'uploaded'";
+            (counts.waiting_since, counts.waiting_until) =
+                db.prepare_cached(sql)?.query_row([], |row| Ok((instant(row, 0)?, instant(row, 1)?)))?;
             Ok(counts)
         })
         .await

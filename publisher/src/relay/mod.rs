@@ -37,6 +37,8 @@ pub enum RelayState {
     Standby,
     /// A link to the bus is open, or was when it was last needed.
     Attached,
+    /// The outbox cannot be used, or the right to send was lost with its session; why. It is tried on.
+    NoOutbox(String),
     /// It ended by itself, so that another one can take over, because only a person can help here; why.
     GaveUp(String),
     /// The bus cannot be used; why.
@@ -58,31 +60,63 @@ pub(crate) struct Relay<O> {
     sending: JoinSet<Outcome>,
     in_flight: HashSet<i64>,
     outage: Outage,
+    /// Of the outbox, which is only told: it is read again each time round.
+    unread: Outage,
+}
+
+/// Why it does not go on sending.
+enum Ended {
+    Stopped,
+    /// Another one may have the right to send by now.
+    LostRight,
+    Forbidden(OutboxError),
 }
 
 impl<O: Outbox> Relay<O> {
     pub(crate) fn new(context: Arc<Context<O>>, bus: Bus, state: tokio::sync::watch::Sender<RelayState>) -> Self {
-        let outage = Outage::new(context.limits.backoff_max);
-        Self { context, bus, state, link: None, links: 0, sending: JoinSet::new(), in_flight: HashSet::new(), outage }
+        let outage = || Outage::new(context.limits.backoff_max);
+        let (outage, unread) = (outage(), outage());
+        let (sending, in_flight) = (JoinSet::new(), HashSet::new());
+        Self { context, bus, state, link: None, links: 0, sending, in_flight, outage, unread }
     }
 
-    /// Sends until it is stopped; then waits for what is in flight, for `drain_timeout` at most.
+    /// Sends until it is stopped; then waits for what is in flight, for `drain_timeout` at most. Whoever loses the right to send on
+    /// the way does the same, and stands by for it again.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let lock = tokio::select! {
-            lock = self.lock() => lock,
-            () = stop.cancelled() => return self.end(RelayState::Stopped),
+        let (ended, lock) = loop {
+            let lock = tokio::select! {
+                lock = self.lock() => lock,
+                () = stop.cancelled() => break (RelayState::Stopped, None),
+            };
+            let lock = match lock {
+                Ok(lock) => lock,
+                Err(error) => break (gave_up(&error), None),
+            };
+            tracing::debug!(publisher = self.context.publisher, "relaying");
+            let ended = self.relay(&lock, &stop).await;
+            self.drain().await;
+            match ended {
+                Ended::Stopped => break (RelayState::Stopped, Some(lock)),
+                Ended::Forbidden(error) => break (gave_up(&error), Some(lock)),
+                Ended::LostRight => {}
+            }
         };
-        let lock = match lock {
-            Ok(lock) => lock,
-            Err(error) => return self.end(gave_up(&error)),
-        };
-        tracing::debug!(publisher = self.context.publisher, "relaying");
-        let mut ended = RelayState::Stopped;
+        self.bus.close().await;
+        self.end(ended);
+        drop(lock);
+    }
+
+    /// Sends as long as the right to send is ours.
+    async fn relay(&mut self, lock: &RelayLock, stop: &CancellationToken) -> Ended {
         while !stop.is_cancelled() {
             self.context.counting.relay_at(Some(Instant::now()));
-            if let Err(error) = self.fill(&stop).await {
-                ended = gave_up(&error);
-                break;
+            if !held(lock, stop).await {
+                return self.lost();
+            }
+            match self.fill(lock, stop).await {
+                Ok(true) => {}
+                Ok(false) => return self.lost(),
+                Err(error) => return Ended::Forbidden(error),
             }
             tokio::select! {
                 biased;
@@ -96,7 +130,19 @@ impl<O: Outbox> Relay<O> {
                 () = sleep(self.context.limits.poll_interval) => {}
             }
         }
-        let drained = timeout(self.context.limits.drain_timeout, async {
+        Ended::Stopped
+    }
+
+    fn lost(&self) -> Ended {
+        const LOST: &str = "the right to send was lost with its session; it is asked for again";
+        tracing::warn!(publisher = self.context.publisher, messages = self.in_flight.len(), "{LOST}");
+        self.state.send_replace(RelayState::NoOutbox(LOST.to_owned()));
+        Ended::LostRight
+    }
+
+    async fn drain(&mut self) {
+        let limit = self.context.limits.drain_timeout;
+        let drained = timeout(limit, async {
             while let Some(done) = self.sending.join_next().await {
                 self.ended(done).await;
             }
@@ -105,10 +151,8 @@ impl<O: Outbox> Relay<O> {
             tracing::warn!(messages = self.in_flight.len(), "stopped before the broker answered; they are sent again");
         }
         self.sending.shutdown().await;
+        self.in_flight.clear();
         self.link = None;
-        self.bus.close().await;
-        self.end(ended);
-        drop(lock);
     }
 
     fn end(&self, ended: RelayState) {
@@ -121,16 +165,18 @@ impl<O: Outbox> Relay<O> {
     /// # Errors
     /// An outbox that this program must not send from. It may follow the change log while it stands by.
     async fn lock(&mut self) -> Result<RelayLock, OutboxError> {
-        let mut told = false;
         loop {
             self.context.counting.relay_at(Some(Instant::now()));
             match self.context.outbox.lock_relay().await {
-                Ok(Some(lock)) => return Ok(lock),
+                Ok(Some(lock)) => {
+                    self.unread.ended();
+                    return Ok(lock);
+                }
                 Ok(None) => {
-                    if !told {
+                    self.unread.ended();
+                    if *self.state.borrow() != RelayState::Standby {
                         tracing::info!("another process sends this outbox's messages");
                         self.state.send_replace(RelayState::Standby);
-                        told = true;
                     }
                     // It tells nobody here what it has sent.
                     self.context.progressed();
@@ -138,17 +184,20 @@ impl<O: Outbox> Relay<O> {
                         return Err(error);
                     }
                 }
-                Err(error) => self.outage.tell("the outbox cannot be locked", &error),
+                Err(error) => {
+                    self.unread.tell("the outbox cannot be locked", &error);
+                    self.state.send_replace(RelayState::NoOutbox(chain(&error)));
+                }
             }
             sleep(self.context.limits.poll_interval).await;
         }
     }
 
-    /// Puts into flight what is due, as far as the limits and the bus allow.
+    /// Puts into flight what is due, as far as the limits and the bus allow. Whether the right to send is still ours.
     ///
     /// # Errors
     /// What this program must not send.
-    async fn fill(&mut self, stop: &CancellationToken) -> Result<(), OutboxError> {
+    async fn fill(&mut self, lock: &RelayLock, stop: &CancellationToken) -> Result<bool, OutboxError> {
         while self.outage.until().is_none()
             && self.sending.len() < self.context.limits.batches_in_flight_max.get() as usize
             && !stop.is_cancelled()
@@ -158,31 +207,38 @@ impl<O: Outbox> Relay<O> {
                 Ok(due) => due,
                 Err(error @ OutboxError::Newer { .. }) => return Err(error),
                 Err(error) => {
-                    self.outage.tell("the outbox cannot be read", &error);
-                    return Ok(());
+                    self.unread.tell("the outbox cannot be read", &error);
+                    self.state.send_replace(RelayState::NoOutbox(chain(&error)));
+                    return Ok(true);
                 }
             };
+            self.unread.ended();
             due.retain(|row| !self.in_flight.contains(&row.row));
             due.truncate(BATCH_MAX);
             // With nothing to send, whether it could be sent is found out all the same: whoever is asked for it has to know.
             let is_idle = due.is_empty();
             if is_idle && *self.state.borrow() == RelayState::Attached {
-                return Ok(());
+                return Ok(true);
             }
+            let waits = self.link.is_none();
             let link = tokio::select! {
                 link = self.link() => link,
-                () = stop.cancelled() => return Ok(()),
+                () = stop.cancelled() => return Ok(true),
             };
+            // A link may take long to open, and the rows were read before.
+            if waits && !held(lock, stop).await {
+                return Ok(false);
+            }
             match link {
                 Ok(_) if is_idle => {
                     self.state.send_replace(RelayState::Attached);
-                    return Ok(());
+                    return Ok(true);
                 }
                 Ok(link) => self.send(link, due),
                 Err(error) => self.wait(&error),
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn link(&mut self) -> Result<Arc<Sender>, BusError> {
@@ -197,6 +253,10 @@ impl<O: Outbox> Relay<O> {
     }
 
     fn send(&mut self, link: Arc<Sender>, rows: Vec<ExportRow>) {
+        // A state of the bus stays until something is sent; the outbox has just been read.
+        if matches!(*self.state.borrow(), RelayState::NoOutbox(_)) {
+            self.state.send_replace(RelayState::Attached);
+        }
         self.in_flight.extend(rows.iter().map(|row| row.row));
         let batch = Batch { context: Arc::clone(&self.context), link, link_number: self.links, rows };
         self.sending.spawn(batch.send());
@@ -231,6 +291,14 @@ impl<O: Outbox> Relay<O> {
         self.outage.begin(error.retry_after(), needs_person);
         self.outage.tell("the bus cannot be used; what is uploaded waits in the outbox", error);
         self.state.send_replace(RelayState::Waiting { problem, needs_person });
+    }
+}
+
+/// Whether the right to send is still ours. Whoever is told to stop needs no answer.
+async fn held(lock: &RelayLock, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        held = lock.is_held() => held,
+        () = stop.cancelled() => true,
     }
 }
 

@@ -300,3 +300,64 @@ async fn a_token_that_dies_between_two_blocks_is_renewed_and_the_file_is_whole()
     running.end().await;
     world.end().await;
 }
+
+#[tokio::test]
+async fn a_stream_that_fails_publishes_nothing_and_one_of_results_is_no_stream_of_rows() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let row = |n: u32| serde_json::json!({ "n": n });
+    let builder = |id: &str| running.publisher.export("Number").unwrap().id(id).unwrap();
+
+    let fails = futures::stream::iter([Ok(row(1)), Err(std::io::Error::other("the database is gone")), Ok(row(2))]);
+    let failed = builder("fails").try_rows(fails).await.unwrap_err();
+    assert!(
+        matches!(&failed, ExportError::Read { source, .. } if source.to_string() == "the database is gone"),
+        "{failed:?}"
+    );
+    assert_eq!(failed.to_string(), "the rows of Number: cannot be read; nothing of it was published");
+    let known = row_of(&running.publisher, "fails").await;
+    assert_eq!(known.state, State::Void);
+    assert!(known.reason.unwrap().ends_with("the database is gone"));
+
+    // Both sides of it can be serialised, so that it compiles.
+    let results = || futures::stream::iter([Ok::<_, String>(row(1)), Err("no row".to_owned())]);
+    let refused = builder("results").rows(results()).await.unwrap_err();
+    assert!(
+        matches!(&refused, ExportError::Invalid { problem, .. } if problem.contains("use `try_rows`")),
+        "{refused}"
+    );
+    let by_reference = [Ok::<_, String>(row(1))];
+    assert!(builder("references").rows(futures::stream::iter(&by_reference)).await.is_err());
+    assert!(matches!(builder("results").try_rows(results()).await, Err(ExportError::Read { .. })));
+
+    // The same id once more, without a fault.
+    let sound = futures::stream::iter([Ok::<_, String>(row(1)), Ok(row(2))]);
+    let made = builder("results").try_rows(sound).await.unwrap();
+    assert_eq!(world.plain(&made.uri).await, b"{\"n\":1}\n{\"n\":2}\n");
+    running.sent().await;
+    assert_eq!(world.messages().len(), 1);
+    running.end().await;
+    world.end().await;
+}
+
+/// Each reader has a thread of the runtime's for work that blocks, on which its segments are packed as well.
+#[test]
+fn many_files_at_once_leave_threads_to_pack_what_they_read() {
+    const FILES: usize = 8;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(4).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let world = World::new().await;
+        let publisher = world.builder().files_read_at_once_max(NonZeroUsize::new(2).unwrap()).build().await.unwrap();
+        let row = format!("{{\"filler\":\"{}\"}}\n", "x".repeat(16 << 10));
+        let file = world.file("large.jsonl", row.repeat(8 << 6).as_bytes());
+        let all = (0..FILES).map(|number| {
+            let builder = publisher.export("Number").unwrap().id(&format!("n-{number}")).unwrap();
+            builder.compression(Compression::None).file(&file)
+        });
+        let all = timeout(PATIENCE, futures::future::join_all(all)).await.expect("they wait for each other");
+        assert!(all.into_iter().all(|exported| exported.unwrap().rows == Some(8 << 6)));
+        world.end().await;
+    });
+    runtime.shutdown_background();
+}

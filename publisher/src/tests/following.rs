@@ -1,19 +1,22 @@
 //! From a change in the service's transaction to the message at the broker, on both databases.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use waybill_store::rusqlite::Connection;
 
 use super::{
-    change_log::{PostgresService, fresh_schema, postgres_log},
+    change_log::{PostgresService, SqliteService, fresh_schema, postgres_log},
     world::{PATIENCE, Running, World, until},
 };
 use crate::{
     FollowOptions, FollowState, Publisher, RelayState, TypeOptions,
     change_log::{Change, ChangeLog, append_postgres, append_sqlite, conformance::Service},
-    outbox::{ListFilter, Outbox, SqliteOutbox},
+    outbox::{ListFilter, Outbox, SqliteOutbox, State},
 };
 
 /// A publisher that follows a log and sends.
@@ -33,11 +36,21 @@ impl<O: Outbox> Following<O> {
     }
 
     pub(super) async fn end(mut self) {
+        self.unfollow().await;
+        self.running.end().await;
+    }
+
+    /// The same, whatever is still to be sent.
+    pub(super) async fn stop_now(mut self) {
+        self.unfollow().await;
+        self.running.stop_now().await;
+    }
+
+    async fn unfollow(&mut self) {
         self.stop.cancel();
         while let Some(ended) = self.follow.join_next().await {
             ended.expect("it does not panic");
         }
-        self.running.end().await;
     }
 }
 
@@ -325,4 +338,307 @@ async fn of_two_publishers_one_follows_and_the_other_takes_over() {
     assert_eq!(rows_sent(&world, "Item").await, [r#"{"id":1}"#, r#"{"id":2}"#]);
     second.end().await;
     world.end().await;
+}
+
+/// What a log takes and no message could carry.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_or_a_trace_that_no_message_carries_is_left_out_and_holds_up_nothing() {
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    let service = Connection::open(&path).unwrap();
+    service.busy_timeout(PATIENCE).unwrap();
+    // One character for SQLite, and 601 for whoever replaces what is no UTF-8.
+    let bytes = format!("CAST(x'c0{}' AS TEXT)", "80".repeat(600));
+    let columns = "blob_type, row, correlation_id, causation_id, traceparent";
+    for (blob_type, said) in [("Odd", bytes.as_str()), ("Bytes", "CAST(x'ff' AS TEXT)")] {
+        let values = format!("'{blob_type}', '{{\"id\":1}}', {said}, {said}, {said}");
+        service.execute(&format!("INSERT INTO waybill_change_log ({columns}) VALUES ({values})"), []).unwrap();
+    }
+    let long = "\u{e9}".repeat(256);
+    let values = format!("'Long', '{{\"id\":1}}', '{long}', '{long}', '{long}'");
+    service.execute(&format!("INSERT INTO waybill_change_log ({columns}) VALUES ({values})"), []).unwrap();
+    // As a version planned it that did not look.
+    let known = "INSERT INTO waybill_change_log (blob_type, row) VALUES ('Old', '{\"id\":1}')";
+    service.execute(known, []).unwrap();
+    let replaced = "\u{fffd}".repeat(601);
+    let plan = format!(
+        "INSERT INTO waybill_file (export_id, blob_type, after, up_to, changes, bytes, correlation_id, causation_id, traceparent,
+             planned_at) VALUES ('old', 'Old', 0, 4, 1, 9, '{replaced}', '{replaced}', '{replaced}', 0);
+         INSERT INTO waybill_planned (blob_type, up_to) VALUES ('Old', 4);"
+    );
+    service.execute_batch(&plan).unwrap();
+    let following = Following::start(world.publisher().await, &log, at_once());
+    all_sent(&log, &following).await;
+    for blob_type in ["Odd", "Bytes", "Long", "Old"] {
+        assert_eq!(rows_sent(&world, blob_type).await, [r#"{"id":1}"#], "{blob_type}");
+    }
+    for message in world.messages() {
+        let (causation, correlation) = (message.extras.causation_id, message.metadata.correlation_id);
+        if message.metadata.blob_type == "Long" {
+            assert_eq!((causation.as_ref(), &correlation), (Some(&long), &long));
+        } else {
+            assert_eq!(causation, None);
+            assert!(uuid::Uuid::parse_str(&correlation).is_ok(), "one of its own: {correlation}");
+        }
+    }
+    following.end().await;
+    world.end().await;
+
+    let world = World::new().await;
+    let schema = fresh_schema();
+    let log = postgres_log(&schema).await;
+    let service = PostgresService::new(&schema).await;
+    service.must(&format!("INSERT INTO LOG ({columns}) VALUES ({values})")).await;
+    let following = Following::start(world.publisher().await, &log, at_once());
+    all_sent(&log, &following).await;
+    assert_eq!(rows_sent(&world, "Long").await, [r#"{"id":1}"#]);
+    following.end().await;
+    world.end().await;
+}
+
+/// What a log holds of a type.
+async fn kept(log: &ChangeLog, blob_type: &str) -> usize {
+    let filter = crate::change_log::ChangeFilter { blob_type: Some(blob_type.to_owned()), ..Default::default() };
+    log.changes(&filter).await.unwrap().len()
+}
+
+/// Far in the future, when every term is over.
+fn later() -> time::OffsetDateTime {
+    time::OffsetDateTime::now_utc() + Duration::from_secs(86_400)
+}
+
+/// All that a follower would delete by then.
+async fn prune(log: &ChangeLog, outbox: &impl Outbox, by: time::OffsetDateTime) {
+    let (mut seat, mut pruning) = (seat_of(log, outbox).await, crate::plan::Pruning::default());
+    while pruning.step(&mut seat, outbox, by).await.unwrap() {}
+}
+
+async fn seat_of(log: &ChangeLog, outbox: &impl Outbox) -> crate::change_log::Seat {
+    loop {
+        if let Some(seat) = log.seat(outbox.epoch()).await.unwrap() {
+            return seat;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The term is in the message, the log keeps what was never sent, and lets go of the rest when the term is over.
+async fn a_term_is_kept<S: Service>(world: World, log: ChangeLog, service: S) {
+    let keep = Duration::from_secs(3600);
+    let files = TypeOptions { keep: Some(keep), ..at_once().files };
+    let kept_for_ever = TypeOptions { keep: None, ..at_once().files };
+    let types = [("Ever".to_owned(), kept_for_ever)].into();
+    let options = FollowOptions { files, types, ..at_once() };
+    let publisher = world.publisher().await;
+    publisher.outbox().pause("Paused", "a wrong price list").await.unwrap();
+    let began = time::OffsetDateTime::now_utc();
+    let following = Following::start(publisher, &log, options);
+    for blob_type in ["Sent", "Paused", "Ever"] {
+        service.must(&format!("INSERT INTO LOG (blob_type, row) VALUES ('{blob_type}', '{{\"id\":1}}')")).await;
+    }
+    let publisher = following.running.publisher.clone();
+    let of_type = async |blob_type: &str| {
+        let filter = ListFilter { blob_type: Some(blob_type.to_owned()), ..ListFilter::default() };
+        publisher.list(&filter).await.unwrap().into_iter().next()
+    };
+    for (blob_type, state) in [("Sent", State::Sent), ("Ever", State::Sent), ("Paused", State::Uploaded)] {
+        until(blob_type, async || of_type(blob_type).await.is_some_and(|row| row.state == state)).await;
+    }
+    until("the files to be marked", async || log.status().await.unwrap().open_files.is_empty()).await;
+    let term = |blob_type: &str| {
+        let messages = world.messages();
+        let message = messages.iter().find(|message| message.metadata.blob_type == blob_type).unwrap();
+        message.extras.expires_at
+    };
+    let expires_at = term("Sent").expect("it has one");
+    assert!(expires_at >= began + keep && expires_at <= time::OffsetDateTime::now_utc() + keep, "{expires_at}");
+    assert_eq!((term("Ever"), of_type("Sent").await.unwrap().expires_at), (None, Some(expires_at)));
+    let counts = publisher.outbox().counts().await.unwrap();
+    assert_eq!(counts.waiting_until, of_type("Paused").await.unwrap().expires_at);
+    following.stop_now().await;
+
+    let all = async || {
+        let mut counts = Vec::new();
+        for blob_type in ["Sent", "Paused", "Ever"] {
+            counts.push(kept(&log, blob_type).await);
+        }
+        counts
+    };
+    prune(&log, publisher.outbox(), began + Duration::from_secs(60)).await;
+    assert_eq!(all().await, [1, 1, 1], "no term is over");
+    prune(&log, publisher.outbox(), later()).await;
+    assert_eq!(all().await, [0, 1, 1], "what was never sent stays, however late it is");
+    // Void is told too: with its reason.
+    let paused = of_type("Paused").await.unwrap();
+    publisher.outbox().void(&paused.attempt(), "a person says so").await.unwrap();
+    prune(&log, publisher.outbox(), later()).await;
+    assert_eq!(all().await, [0, 0, 1]);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_in_sqlite_keeps_what_was_never_sent_and_lets_go_of_what_is_over() {
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    a_term_is_kept(world, log, SqliteService(path)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_in_postgresql_keeps_what_was_never_sent_and_lets_go_of_what_is_over() {
+    let schema = fresh_schema();
+    let (log, service) = (postgres_log(&schema).await, PostgresService::new(&schema).await);
+    a_term_is_kept(World::new().await, log, service).await;
+}
+
+/// The first change after a silence goes at once; those that come then wait for each other, no longer than they may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_type_gets_one_file_in_the_time_that_it_may_wait() {
+    const MAX_AGE: Duration = Duration::from_secs(2);
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    let service = SqliteService(path);
+    let types = [("Slow".to_owned(), TypeOptions { max_age: MAX_AGE, ..TypeOptions::default() })].into();
+    let following = Following::start(world.publisher().await, &log, FollowOptions { types, ..at_once() });
+    let insert = async |blob_type: &str, id: u32| {
+        let values = format!("('{blob_type}', '{{\"id\":{id}}}')");
+        service.must(&format!("INSERT INTO LOG (blob_type, row) VALUES {values}")).await;
+    };
+    insert("Slow", 0).await;
+    all_sent(&log, &following).await;
+    let first = Instant::now();
+    for id in 1..=5 {
+        insert("Slow", id).await;
+        insert("Quick", id).await;
+        until("the quick one", async || rows_sent(&world, "Quick").await.len() == id as usize).await;
+    }
+    assert!(first.elapsed() < MAX_AGE, "the machine is too slow for this test");
+    assert_eq!(rows_sent(&world, "Slow").await.len(), 1, "they wait");
+    all_sent(&log, &following).await;
+    assert!(first.elapsed() > MAX_AGE / 2, "they waited: {:?}", first.elapsed());
+    let files = world.messages().into_iter().filter(|message| message.metadata.blob_type == "Slow").count();
+    assert_eq!((files, rows_sent(&world, "Slow").await.len()), (2, 6));
+    following.end().await;
+    world.end().await;
+}
+
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+/// What a change says of its origin is in its message.
+async fn origins_arrive(world: &World, log: &ChangeLog, following: &Following) {
+    all_sent(log, following).await;
+    assert_eq!(rows_sent(world, "Item").await, [r#"{"id":1}"#]);
+    let peeked = world.local.broker().peek(super::world::SUBSCRIPTION, 0, 10).unwrap();
+    let message = &peeked.last().unwrap().contents;
+    let said = super::world::message(message.message_id.clone(), message.body.clone());
+    assert_eq!(
+        (said.metadata.correlation_id.as_str(), message.correlation_id.as_deref()),
+        ("order-7", Some("order-7"))
+    );
+    assert_eq!(said.extras.causation_id.as_deref(), Some("command-3"));
+    for property in ["traceparent", "Diagnostic-Id"] {
+        let value = format!("{:?}", message.property(property));
+        assert!(value.contains(TRACE), "{property}: {value}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_change_in_sqlite_says_of_its_origin_is_in_its_message() {
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    let following = Following::start(world.publisher().await, &log, at_once());
+    let mut service = Connection::open(&path).unwrap();
+    service.busy_timeout(PATIENCE).unwrap();
+    let tx = service.transaction().unwrap();
+    append_sqlite(&tx, &[item(1).causation_id("command-3").traceparent(TRACE)]).unwrap();
+    tx.commit().unwrap();
+    origins_arrive(&world, &log, &following).await;
+    following.end().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_change_in_postgresql_says_of_its_origin_is_in_its_message() {
+    for by_settings in [false, true] {
+        let world = World::new().await;
+        let schema = fresh_schema();
+        let log = postgres_log(&schema).await;
+        let following = Following::start(world.publisher().await, &log, at_once());
+        let mut service = PostgresService::new(&schema).await;
+        if by_settings {
+            let insert = "INSERT INTO LOG (blob_type, row) VALUES ('Item', '{\"id\":1}')";
+            service
+                .must(&format!(
+                    "BEGIN; SET LOCAL waybill.correlation_id = 'order-7'; SET LOCAL waybill.causation_id = 'command-3';
+                     SET LOCAL waybill.traceparent = '{TRACE}'; {insert}; COMMIT"
+                ))
+                .await;
+        } else {
+            let tx = service.client.transaction().await.unwrap();
+            append_postgres(&tx, &schema, &[item(1).causation_id("command-3").traceparent(TRACE)]).await.unwrap();
+            tx.commit().await.unwrap();
+        }
+        origins_arrive(&world, &log, &following).await;
+        following.end().await;
+        world.end().await;
+    }
+}
+
+/// From the commit of the service to the broker, after the log was silent for so long that it is looked at as seldom as ever. What is
+/// measured while others have transactions in the same server, which have to be waited for, does not count.
+async fn how_long_until_sent<S: Service>(world: World, log: ChangeLog, service: S, is_quiet: impl AsyncFn() -> bool) {
+    const SILENCE: Duration = Duration::from_secs(6);
+    let following = Following::start(world.publisher().await, &log, FollowOptions::default());
+    let insert = "INSERT INTO LOG (blob_type, row) VALUES ('Item', '{\"id\":1}')";
+    service.must(insert).await;
+    all_sent(&log, &following).await;
+    let mut took = Vec::new();
+    for _ in 0..30 {
+        tokio::time::sleep(SILENCE).await;
+        until("the server to be quiet", &is_quiet).await;
+        let arrived = world.arrived();
+        service.must(insert).await;
+        let committed = Instant::now();
+        let counts = is_quiet().await;
+        let broker = world.local.broker();
+        let there = broker.wait_until(|_| world.arrived() > arrived);
+        tokio::time::timeout(PATIENCE, there).await.expect("it arrives");
+        if counts {
+            took.push(committed.elapsed());
+        }
+        if took.len() == 5 {
+            break;
+        }
+    }
+    took.sort();
+    println!("from commit to broker after {SILENCE:?}: {took:?}");
+    // Without optimisation, and beside other tests, it takes longer.
+    let limit = Duration::from_millis(if cfg!(debug_assertions) { 500 } else { 100 });
+    assert!(took.get(2).is_some_and(|median| *median < limit), "{took:?}");
+    following.end().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_after_a_silence_is_at_the_broker_at_once_from_sqlite() {
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    how_long_until_sent(world, log, SqliteService(path), async || true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_after_a_silence_is_at_the_broker_at_once_from_postgresql() {
+    let schema = fresh_schema();
+    let (log, service) = (postgres_log(&schema).await, PostgresService::new(&schema).await);
+    let looks = PostgresService::new(&schema).await;
+    let is_quiet = async || {
+        let others =
+            "SELECT NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND mode = 'ExclusiveLock')";
+        looks.client.query_one(others, &[]).await.unwrap().get(0)
+    };
+    how_long_until_sent(World::new().await, log, service, is_quiet).await;
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// The rows of the manifest that a message announces.
-async fn rows_of(world: &World, message: &Message) -> Vec<ManifestRow> {
+pub(super) async fn rows_of(world: &World, message: &Message) -> Vec<ManifestRow> {
     let plain = String::from_utf8(world.plain(&message.metadata.uri).await).unwrap();
     plain.lines().map(|line| ManifestRow::parse(line.as_bytes()).unwrap()).collect()
 }

@@ -19,8 +19,15 @@ use waybill_local::{
     fault::{BusEvent, BusFrames, Step, What, Whose},
 };
 
-use super::world::{PATIENCE, Running, World, export, row_of, tokens_with, until};
-use crate::{FlushError, Publisher, RelayState, outbox::State};
+use super::{
+    change_log::{PostgresService, fresh_schema, server},
+    world::{PATIENCE, Running, World, export, row_of, tokens_with, until},
+};
+use crate::{
+    FlushError, Publisher, RelayState,
+    change_log::conformance::Service,
+    outbox::{PostgresOutbox, PostgresOutboxOptions, State},
+};
 
 /// Everybody's way to the bus, which can be closed.
 struct Road {
@@ -253,5 +260,140 @@ async fn of_two_publishers_on_one_outbox_one_sends_and_the_other_takes_over() {
     assert_eq!(world.messages().len(), 3, "each once");
     world.assert_promises(&second.publisher, 0).await;
     second.end().await;
+    world.end().await;
+}
+
+async fn postgres_outbox(schema: &str) -> PostgresOutbox {
+    let options = PostgresOutboxOptions { schema: schema.to_owned(), ..PostgresOutboxOptions::default() };
+    PostgresOutbox::open(&server(), options).await.unwrap()
+}
+
+/// Only the session of the lock is ended: its publisher goes on with others, as after a restart of the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_whose_session_is_ended_sends_nothing_beside_the_one_that_took_over() {
+    let world = World::new().await;
+    let schema = fresh_schema();
+    let publisher = async |look: Duration| {
+        let builder = world.builder().poll_interval(look).manifest_every(None);
+        builder.build_on(postgres_outbox(&schema).await).unwrap()
+    };
+    // It looks up only when it has something to send.
+    let first = Running::start(publisher(Duration::from_secs(3600)).await);
+    until("the first to send", async || *first.publisher.relay().borrow() == RelayState::Attached).await;
+    let second = Running::start(publisher(Duration::from_millis(20)).await);
+    until("the second to stand by", async || *second.publisher.relay().borrow() == RelayState::Standby).await;
+    export(&first.publisher, "before", 1).await.unwrap();
+    first.sent().await;
+
+    let lock = format!("'x' || encode(substr(sha256('waybill relay {schema}'::bytea), 1, 8), 'hex')");
+    let end = format!(
+        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted
+             AND classid::bigint << 32 | objid::bigint = ({lock})::bit(64)::bigint"
+    );
+    PostgresService::new(&schema).await.must(&end).await;
+    let took_over = async || *second.publisher.relay().borrow() == RelayState::Attached;
+    let ended = Instant::now();
+    until("the second to take over", took_over).await;
+    println!("taken over after {:?}", ended.elapsed());
+    assert!(ended.elapsed() < Duration::from_secs(10), "within seconds");
+    for number in 0..20 {
+        export(&first.publisher, &format!("after-{number}"), 1).await.unwrap();
+    }
+    second.sent().await;
+    until("the first to stand by", async || *first.publisher.relay().borrow() == RelayState::Standby).await;
+    let ids: Vec<String> = world.messages().into_iter().map(|message| message.id).collect();
+    assert_eq!(ids.len(), 21, "each by one of them: {ids:?}");
+    assert_eq!(world.assert_promises(&second.publisher, 0).await.len(), 21);
+    second.end().await;
+    first.stop_now().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_relay_whose_outbox_cannot_be_read_says_so_until_it_can() {
+    let world = World::new().await;
+    let running = Running::start(world.builder().poll_interval(Duration::from_millis(20)).build().await.unwrap());
+    let mut relay = running.publisher.relay();
+    timeout(PATIENCE, relay.wait_for(|state| *state == RelayState::Attached)).await.unwrap().unwrap();
+    let beside = waybill_store::rusqlite::Connection::open(world.outbox().join("outbox.sqlite")).unwrap();
+    beside.busy_timeout(PATIENCE).unwrap();
+    beside.execute_batch("ALTER TABLE export RENAME TO hidden").unwrap();
+    let unread = timeout(PATIENCE, relay.wait_for(|state| matches!(state, RelayState::NoOutbox(_)))).await;
+    let RelayState::NoOutbox(problem) = unread.expect("in time").unwrap().clone() else { panic!("of another kind") };
+    assert!(problem.contains("no such table"), "{problem}");
+    beside.execute_batch("ALTER TABLE hidden RENAME TO export").unwrap();
+    timeout(PATIENCE, relay.wait_for(|state| *state == RelayState::Attached)).await.expect("in time").unwrap();
+    export(&running.publisher, "one", 1).await.unwrap();
+    running.end().await;
+    world.end().await;
+}
+
+/// What the broker wants is given to it, and everything arrives afterwards.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_busy_broker_is_left_alone_and_gets_every_message_afterwards() {
+    const EXPORTS: u64 = 20;
+    let world = World::new().await;
+    let busy = What::throttle(Duration::from_secs(2));
+    let step = Step::new(BusFrames::of(BusEvent::TransferIn).entity("exports"), busy);
+    world.local.faults().install([step.times(1.try_into().unwrap())]).unwrap();
+    let publisher = world.publisher().await;
+    for number in 0..EXPORTS {
+        export(&publisher, &format!("n-{number}"), 1).await.unwrap();
+    }
+    let running = Running::start(publisher);
+    let mut relay = running.publisher.relay();
+    let waiting = relay.wait_for(|state| matches!(state, RelayState::Waiting { .. }));
+    let state = timeout(PATIENCE, waiting).await.expect("in time").unwrap().clone();
+    let RelayState::Waiting { problem, needs_person: false } = state else { panic!("{state:?}") };
+    assert!(problem.contains("the broker is busy"), "{problem}");
+    let told = Instant::now();
+    let arrived = world.arrived();
+    running.sent().await;
+    assert!(told.elapsed() > Duration::from_secs(5), "it is asked again after {:?}", told.elapsed());
+    assert!(arrived < EXPORTS && running.publisher.figures().sends_failed == 1);
+    assert_eq!(world.assert_promises(&running.publisher, 0).await.len() as u64, EXPORTS);
+    assert_eq!(*running.publisher.relay().borrow(), RelayState::Attached);
+    running.end().await;
+    world.end().await;
+}
+
+/// One that is refused for what it is, among others in one batch.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_message_in_a_batch_holds_up_no_other_and_waits_on_its_own() {
+    let world = World::new().await;
+    let broker = world.local.broker();
+    broker.add_topic("small", TopicOptions { max_message_bytes: 4_000, ..TopicOptions::default() }).unwrap();
+    broker.add_subscription("small", "acme", QueueOptions::default()).unwrap();
+    let ready = world.local.ready_file();
+    let tokens = tokens_with(ready, "small", &ready.service_bus_connection_string);
+    let publisher = Publisher::builder(tokens, world.outbox()).name("shop").build().await.unwrap();
+    let mut wanted = BTreeSet::new();
+    for number in 0..10 {
+        let id = format!("n-{number}");
+        export(&publisher, &id, 1).await.unwrap();
+        wanted.insert(id);
+        if number == 4 {
+            let large = publisher.export("Number").unwrap().id("large").unwrap();
+            let large = large.properties(&serde_json::json!({ "filler": "x".repeat(8_000) })).unwrap();
+            large.rows(futures::stream::iter([serde_json::json!({ "n": 1 })])).await.unwrap();
+        }
+    }
+    // All of them are due at once.
+    let running = Running::start(publisher);
+    until("the others to be sent", async || running.publisher.status().await.unwrap().counts.sent == 10).await;
+    until("the refusal to be noted", async || row_of(&running.publisher, "large").await.tries == 1).await;
+    let refused = row_of(&running.publisher, "large").await;
+    assert_eq!(refused.state, State::Uploaded);
+    assert!(refused.last_error.as_ref().is_some_and(|error| error.contains("too large")), "{refused:?}");
+    assert!(refused.due_at.unwrap() > time::OffsetDateTime::now_utc() + Duration::from_secs(30), "{refused:?}");
+    assert_eq!(*running.publisher.relay().borrow(), RelayState::Attached, "it is no outage");
+    export(&running.publisher, "later", 1).await.unwrap();
+    wanted.insert("later".to_owned());
+    until("a later one to be sent", async || row_of(&running.publisher, "later").await.state == State::Sent).await;
+    let there = broker.peek("small/subscriptions/acme", 0, 100).unwrap();
+    let told: BTreeSet<String> = there.into_iter().filter_map(|peeked| peeked.contents.message_id).collect();
+    assert_eq!(told, wanted);
+    assert_eq!(running.publisher.figures().messages_refused, 1);
+    running.stop_now().await;
     world.end().await;
 }

@@ -235,8 +235,13 @@ impl<O: Outbox> Running<O> {
     }
 
     /// Sends what is left, and ends it; the outbox is nobody's then.
-    pub(super) async fn end(mut self) {
+    pub(super) async fn end(self) {
         self.sent().await;
+        self.stop_now().await;
+    }
+
+    /// Ends it, whatever is still to be sent.
+    pub(super) async fn stop_now(mut self) {
         self.stop.cancel();
         while let Some(ended) = self.run.join_next().await {
             ended.expect("it does not panic");
@@ -245,7 +250,7 @@ impl<O: Outbox> Running<O> {
 }
 
 /// Exports numbered rows of the type `Number`.
-pub(super) async fn export(publisher: &Publisher, id: &str, rows: u64) -> Result<Exported, ExportError> {
+pub(super) async fn export<O: Outbox>(publisher: &Publisher<O>, id: &str, rows: u64) -> Result<Exported, ExportError> {
     let mut writer = publisher.export("Number")?.id(id)?.start().await?;
     for number in 0..rows {
         let number = number.to_string();

@@ -125,11 +125,16 @@ pub(crate) async fn adopt(settings: &Settings) -> anyhow::Result<Outcome> {
 /// Which transaction holds back the changes that were logged after it began, and how to end it.
 pub(crate) fn held_back(status: &LogStatus) -> Option<String> {
     let Holder { ended_by, who, since, doing } = status.held_back_by.as_ref()?;
-    let since = instant(*since);
-    Some(format!(
-        "what was logged after {since} waits for a transaction of {who} that is open since then ({doing}); it can be ended \
-         with: {ended_by}"
-    ))
+    Some(match since.map(instant) {
+        Some(since) => format!(
+            "what was logged after {since} waits for a transaction of {who} that is open since then ({doing}); it can be ended \
+             with: {ended_by}"
+        ),
+        None => format!(
+            "what was logged last waits for a transaction of {who} ({doing}); since when it is open, the publisher's role may not see: \
+             GRANT pg_read_all_stats to it. It can be ended with: {ended_by}"
+        ),
+    })
 }
 
 /// `12 changes`, or `more than 100,000 changes`: not all are counted.

@@ -61,6 +61,12 @@ pub(crate) async fn status(common: &Common, settings: &Settings) -> anyhow::Resu
             instant(since)
         ))?;
     }
+    if let Some(until) = exports.waiting_until {
+        line(format_args!(
+            "the term of the first of them ends {}; what is not sent by then becomes void, and its changes reach nobody",
+            instant(until)
+        ))?;
+    }
     if let Some(error) = last_error {
         line(format_args!("the last try met: {error}"))?;
     }

@@ -95,6 +95,7 @@ pub(crate) async fn run(common: &Common, settings: &Settings, health: Option<&st
 pub(crate) fn relay_line(publisher: &Publisher<AnyOutbox>) -> String {
     match &*publisher.relay().borrow() {
         RelayState::Waiting { problem, .. } => format!("; the bus cannot be used: {problem}"),
+        RelayState::NoOutbox(problem) => format!("; the outbox cannot be used: {problem}"),
         RelayState::GaveUp(problem) => format!("; {problem}"),
         RelayState::Standby => "; another process sends this outbox's messages".to_owned(),
         RelayState::Stopped | RelayState::Attached => String::new(),
