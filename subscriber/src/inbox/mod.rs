@@ -69,6 +69,19 @@ pub enum InboxError {
         /// What this program needs.
         known: i64,
     },
+    /// An earlier version of this program works it, which cannot go on once the schema is this version's.
+    #[error(
+        "{path} has schema version {found}, this program needs {known}, and a program of the earlier version works with it; \
+         end that one first (it stops within its drain_timeout), then start this one"
+    )]
+    WorkedByOlder {
+        /// The file.
+        path: String,
+        /// What it has.
+        found: i64,
+        /// What this program needs.
+        known: i64,
+    },
     /// It cannot take or give anything now; later it may (disk full, held by another process, server down).
     #[error("the inbox is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -65,9 +65,28 @@ pub(super) const SCHEMA: Schema = Schema {
         },
         Migration { name: "manifests tell of numbers", sql: include_str!("sqlite_0008.sql") },
         Migration { name: "what was announced is summed up", sql: include_str!("sqlite_0009.sql") },
+        Migration { name: "bursts are summed up", sql: include_str!("sqlite_0010.sql") },
     ],
     shared_with_user: false,
 };
+
+/// Adds the new rows, from an id on, to the sums that triggers keep of later changes.
+pub(super) const SUM_UP: [&str; 2] = [
+    "INSERT INTO tally
+         SELECT state, coalesce(blob_type, ''), count(*), total(filtered_rows), total(bad_rows)
+         FROM inbox NOT INDEXED WHERE id >= ?1 GROUP BY state, coalesce(blob_type, '')
+     ON CONFLICT DO UPDATE SET messages = messages + excluded.messages,
+         filtered_rows = filtered_rows + excluded.filtered_rows, bad_rows = bad_rows + excluded.bad_rows",
+    "INSERT INTO announced
+         SELECT blob_type, count(*), total(state = 'skipped'),
+             total(CASE state WHEN 'done' THEN rows ELSE announced_rows END),
+             total(coalesce(stored_bytes, announced_bytes)), count(coalesce(stored_bytes, announced_bytes))
+         FROM inbox NOT INDEXED
+         WHERE id >= ?1 AND blob_type IS NOT NULL AND file_key IS NOT NULL AND state <> 'duplicate' GROUP BY blob_type
+     ON CONFLICT DO UPDATE SET files = files + excluded.files, skipped = skipped + excluded.skipped,
+         rows = rows + excluded.rows, bytes = bytes + excluded.bytes,
+         files_with_bytes = files_with_bytes + excluded.files_with_bytes",
+];
 
 /// How a [`SqliteInbox`] behaves.
 #[derive(Debug, Clone)]
@@ -98,20 +117,28 @@ impl SqliteInbox {
     /// Opens or creates the file and, when no other process works it, ends the leases that dead workers left.
     ///
     /// # Errors
-    /// [`InboxError::Open`] when it is not an inbox, newer than this program, or damaged.
+    /// [`InboxError::Open`] when it is not an inbox, newer than this program, or damaged; [`InboxError::WorkedByOlder`].
     pub async fn open(path: &Path, options: SqliteInboxOptions) -> Result<Self, InboxError> {
         let path = path.to_owned();
         let (db, workers, alone) = tokio::task::spawn_blocking(move || {
-            let db = Sqlite::open(&path, &SCHEMA, SqliteOptions::default())
-                .map_err(|error| InboxError::Open(Box::new(error)))?;
-            let mut beside = path.into_os_string();
+            let mut beside = path.as_os_str().to_owned();
             beside.push(".workers");
             let open = || -> std::io::Result<(File, bool)> {
                 let file = File::options().create(true).truncate(false).write(true).open(&beside)?;
                 let alone = file.try_lock().is_ok();
                 Ok((file, alone))
             };
-            let (file, alone) = open().map_err(|error| InboxError::Open(Box::new(error)))?;
+            let lock = || open().map_err(|error| InboxError::Open(Box::new(error)));
+            let known = i64::from(SCHEMA.known());
+            if let Some(found) = version(&path).filter(|found| *found < known)
+                && !lock()?.1
+            {
+                // An older program would go on as if nothing had changed, and not sum up what it saves.
+                return Err(InboxError::WorkedByOlder { path: path.display().to_string(), found, known });
+            }
+            let db = Sqlite::open(&path, &SCHEMA, SqliteOptions::default())
+                .map_err(|error| InboxError::Open(Box::new(error)))?;
+            let (file, alone) = lock()?;
             Ok::<_, InboxError>((db, file, alone))
         })
         .await
@@ -160,7 +187,22 @@ impl SqliteInbox {
 impl Inbox for SqliteInbox {
     async fn admit(&self, burst: Vec<Arrival>) -> Result<Vec<Admitted>, InboxError> {
         let now = self.now();
-        run(&self.db, move |tx| burst.iter().map(|arrival| admit_one(tx, arrival, now)).collect()).await
+        run(&self.db, move |tx| {
+            let admitted =
+                burst.iter().map(|arrival| admit_one(tx, arrival, now)).collect::<rusqlite::Result<Vec<_>>>()?;
+            // Nobody else writes meanwhile: the new rows are those from the first one on.
+            let new = admitted.iter().filter_map(|admitted| match *admitted {
+                Admitted::AlreadySeen(_) => None,
+                Admitted::Saved(id) | Admitted::Duplicate { id, .. } | Admitted::Quarantined(id, _) => Some(id),
+            });
+            if let Some(first) = new.min() {
+                for sql in SUM_UP {
+                    tx.prepare_cached(sql)?.execute([first])?;
+                }
+            }
+            Ok(admitted)
+        })
+        .await
     }
 
     async fn known(&self, files: &[FileKey]) -> Result<Vec<Option<i64>>, InboxError> {

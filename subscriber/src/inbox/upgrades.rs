@@ -28,6 +28,7 @@ const SQLITE_STEPS: &[&str] = &[
     "ebc087e8ab00",
     "e527894eff7e",
     "a05d68018ad1",
+    "e99f22dc428e",
 ];
 const POSTGRES_STEPS: &[&str] =
     &["9089c46325a7", "8a7d1ffa77de", "ab627980bbb8", "5874042cc9f5", "c9c6d1af4c51", "1774ccfe7b27", "4f3af6d5dd3f"];
@@ -167,6 +168,11 @@ fn sql_of(dialect: Dialect, version: usize) -> String {
                 )
                 .unwrap();
             }
+        }
+    }
+    if dialect == Dialect::Sqlite && version >= 10 {
+        for sum_up in sqlite::SUM_UP {
+            writeln!(sql, "{};", sum_up.replace("?1", "0")).unwrap();
         }
     }
     let then = dialect.at(THEN);

@@ -127,6 +127,22 @@ async fn whoever_looks_at_an_inbox_of_an_earlier_version_leaves_it_as_it_is() {
 }
 
 #[tokio::test]
+async fn an_inbox_that_an_earlier_version_works_is_left_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    rusqlite::Connection::open(&path).unwrap().execute_batch(include_str!("../../../golden/inbox-1.sql")).unwrap();
+    let earlier = std::fs::File::create(folder.path().join("inbox.sqlite.workers")).unwrap();
+    earlier.lock_shared().unwrap();
+    let before = std::fs::read(&path).unwrap();
+    let error = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap_err();
+    assert!(matches!(error, InboxError::WorkedByOlder { found: 1, .. }), "{error:?}");
+    assert!(error.to_string().contains("end that one first"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+    earlier.unlock().unwrap();
+    SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_row_that_cannot_be_read_is_quarantined_and_stops_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("inbox.sqlite");
