@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use waybill_contracts::ReadyFile;
+use waybill_contracts::{ExportId, ReadyFile};
 use waybill_local::{
     BlobOperation,
     fault::{BlobRequests, Step as Fault, What},
@@ -16,13 +16,15 @@ use waybill_local::{
 use waybill_publisher::outbox::State as ExportState;
 use waybill_subscriber::inbox::State;
 
-use super::world::{PATIENCE, Running, World, job, republisher};
+use super::world::{PATIENCE, Place, Running, World, job, republisher};
 use crate::{RepublisherOptions, transfer::Step};
 
 /// Tells the other process at which step it stops, where Azure is, and where its inbox and outbox are.
 const STEP: &str = "WAYBILL_TEST_STEP";
 const READY: &str = "WAYBILL_TEST_READY";
 const FOLDER: &str = "WAYBILL_TEST_FOLDER";
+/// The name of its schemas, where they are in PostgreSQL.
+const SCHEMAS: &str = "WAYBILL_TEST_SCHEMAS";
 /// What it says there.
 const REACHED: &str = "the step is reached";
 /// Of three batches.
@@ -43,10 +45,18 @@ fn republished() -> Vec<String> {
 /// A world in which a process was killed at `step` of republishing a file; at none, while its commit is not answered. In that
 /// process it does not return.
 async fn killed_at<T>(step: Option<Step>, test: &T) -> World {
+    killed_in(Place::Files, step, test).await
+}
+
+async fn killed_in<T>(place: Place, step: Option<Step>, test: &T) -> World {
     if std::env::var_os(STEP).is_some() {
         republish_until_killed().await;
     }
-    let world = World::new().await;
+    let schemas = match &place {
+        Place::Files => String::new(),
+        Place::Schemas(name) => name.clone(),
+    };
+    let world = World::at(place).await;
     world.publish("Item", "nightly", &rows()).await;
     if step.is_none() {
         let commit = BlobRequests::of(BlobOperation::PutBlockList).named("Public/");
@@ -60,6 +70,7 @@ async fn killed_at<T>(step: Option<Step>, test: &T) -> World {
         .env(STEP, format!("{step:?}"))
         .env(READY, ready)
         .env(FOLDER, world.path(""))
+        .env(SCHEMAS, schemas)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -88,7 +99,9 @@ async fn republish_until_killed() {
     let ready = std::fs::read(std::env::var_os(READY).unwrap()).unwrap();
     let ready: ReadyFile = serde_json::from_slice(&ready).unwrap();
     let folder = std::env::var_os(FOLDER).unwrap();
-    let republisher = republisher(&ready, Path::new(&folder), &[job()], RepublisherOptions::default())
+    let schemas = std::env::var(SCHEMAS).unwrap();
+    let place = if schemas.is_empty() { Place::Files } else { Place::Schemas(schemas) };
+    let republisher = republisher(&ready, Path::new(&folder), &place, &[job()], RepublisherOptions::default())
         .await
         .hooked(stand_at_the_step);
     republisher.run(CancellationToken::new()).await;
@@ -167,4 +180,15 @@ async fn a_crash_between_a_durable_export_and_the_end_of_its_file_gives_one_outp
 async fn a_crash_before_the_message_of_a_done_file_is_sent_gives_one_output() {
     let test = a_crash_before_the_message_of_a_done_file_is_sent_gives_one_output;
     one_output_in_effect(killed_at(Some(Step::Done), &test).await).await;
+}
+
+/// As several republishers share them.
+#[tokio::test]
+async fn a_crash_at_any_step_with_inbox_and_outbox_in_postgresql_gives_one_output() {
+    let test = a_crash_at_any_step_with_inbox_and_outbox_in_postgresql_gives_one_output;
+    let steps = [Step::Leased, Step::Begun, Step::Written, Step::AllWritten, Step::Exported, Step::Done];
+    for step in steps.into_iter().map(Some).chain([None]) {
+        let name = format!("republish {}", ExportId::random().as_str());
+        one_output_in_effect(killed_in(Place::Schemas(name), step, &test).await).await;
+    }
 }

@@ -19,11 +19,18 @@ use waybill_local::{
     Local,
     config::{Config, Ports, TenantConfig},
 };
-use waybill_publisher::{Exported, Publisher, PublisherBuilder, outbox::ListFilter as ExportFilter};
+use waybill_publisher::{
+    Exported, Publisher, PublisherBuilder,
+    outbox::{
+        AnyOutbox, ListFilter as ExportFilter, PostgresOutbox, PostgresOutboxOptions, SqliteOutbox, SqliteOutboxOptions,
+    },
+};
 use waybill_subscriber::{
     Subscriber,
     grants::Credential,
-    inbox::{Inbox, InboxRow, ListFilter, SqliteInbox, SqliteInboxOptions},
+    inbox::{
+        AnyInbox, Inbox, InboxRow, ListFilter, PostgresInbox, PostgresInboxOptions, SqliteInbox, SqliteInboxOptions,
+    },
 };
 
 use super::rule::entities;
@@ -39,6 +46,19 @@ const LEASE: Duration = Duration::from_secs(2);
 pub(super) struct World {
     pub(super) local: Local,
     folder: TempDir,
+    pub(super) place: Place,
+}
+
+/// A republisher of the tests.
+pub(super) type Republishing = Republisher<AnyInbox, AnyOutbox>;
+
+/// Where a republisher has its inbox and outbox.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// In files of the world's folder.
+    Files,
+    /// In two schemas of PostgreSQL that are called so.
+    Schemas(String),
 }
 
 /// What came to the partner.
@@ -55,10 +75,14 @@ pub(super) fn job() -> Job {
 
 impl World {
     pub(super) async fn new() -> Self {
+        Self::at(Place::Files).await
+    }
+
+    pub(super) async fn at(place: Place) -> Self {
         let tenants = vec![TenantConfig::named("feed"), TenantConfig::named("partner")];
         let config = Config { tenants, ..Config::default() };
         let local = Local::builder().config(config).ports(Ports::RANDOM).start().await.expect("local starts");
-        Self { local, folder: tempfile::tempdir().expect("a folder") }
+        Self { local, folder: tempfile::tempdir().expect("a folder"), place }
     }
 
     pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
@@ -120,12 +144,12 @@ impl World {
         uri
     }
 
-    pub(super) async fn republisher(&self, jobs: &[Job]) -> Republisher {
+    pub(super) async fn republisher(&self, jobs: &[Job]) -> Republishing {
         self.republisher_with(jobs, RepublisherOptions::default()).await
     }
 
-    pub(super) async fn republisher_with(&self, jobs: &[Job], options: RepublisherOptions) -> Republisher {
-        republisher(self.ready(), self.folder.path(), jobs, options).await
+    pub(super) async fn republisher_with(&self, jobs: &[Job], options: RepublisherOptions) -> Republishing {
+        republisher(self.ready(), self.folder.path(), &self.place, jobs, options).await
     }
 
     /// The messages of a type that came to the partner.
@@ -183,35 +207,58 @@ impl World {
     }
 }
 
-/// On this folder, in this process or in one that will be killed.
+fn server() -> String {
+    let server = std::env::var("WAYBILL_TEST_POSTGRES")
+        .expect("WAYBILL_TEST_POSTGRES is not set: run `cargo xtask test`, which starts a PostgreSQL");
+    format!("{server}?sslmode=disable")
+}
+
+/// On this folder or in this place, in this process or in one that will be killed.
 pub(super) async fn republisher(
     ready: &ReadyFile,
     folder: &Path,
+    place: &Place,
     jobs: &[Job],
     options: RepublisherOptions,
-) -> Republisher {
+) -> Republishing {
     let jobs = Jobs::compile(jobs, &entities()).expect("they can be done");
-    let leased = SqliteInboxOptions { lease: LEASE, ..SqliteInboxOptions::default() };
-    let inbox = SqliteInbox::open(&folder.join("inbox.sqlite"), leased).await.expect("an inbox");
+    let (inbox, outbox) = match place {
+        Place::Files => {
+            let leased = SqliteInboxOptions { lease: LEASE, ..SqliteInboxOptions::default() };
+            let inbox = SqliteInbox::open(&folder.join("inbox.sqlite"), leased).await.expect("an inbox");
+            let feed = folder.join("feed");
+            std::fs::create_dir_all(&feed).expect("a folder");
+            let outbox = SqliteOutbox::open(&feed.join(SqliteOutbox::FILE), SqliteOutboxOptions::default()).await;
+            (AnyInbox::Sqlite(inbox), AnyOutbox::Sqlite(outbox.expect("an outbox")))
+        }
+        Place::Schemas(name) => {
+            let (server, schema) = (server(), |of: &str| format!("{name}_{of}"));
+            let leased = PostgresInboxOptions { lease: LEASE, schema: schema("inbox") };
+            let inbox = PostgresInbox::open(&server, leased).await.expect("an inbox");
+            let options = PostgresOutboxOptions { schema: schema("outbox"), ..PostgresOutboxOptions::default() };
+            let outbox = PostgresOutbox::open(&server, options).await.expect("an outbox");
+            (AnyInbox::Postgres(inbox), AnyOutbox::Postgres(outbox))
+        }
+    };
     let tenant = Url::parse(&ready.tenant_url).unwrap();
     let credential = Credential::Bearer(Secret::new(&ready.bearer_token));
     let subscriber = jobs.prepare(Subscriber::builder().verify_hash(true));
     let subscriber = subscriber.with_tenant(inbox, &tenant, credential).expect("a subscriber");
     let publisher: PublisherBuilder =
         Publisher::builder(tokens(ready), folder.join("feed")).name("feed").backoff_max(Duration::from_millis(200));
-    let publisher = publisher.build().await.expect("a publisher");
+    let publisher = publisher.build_on(outbox).expect("a publisher");
     Republisher::new(jobs, subscriber, publisher, options)
 }
 
 /// A republisher at work until it is stopped.
 pub(super) struct Running {
-    pub(super) republisher: Republisher,
+    pub(super) republisher: Republishing,
     stop: CancellationToken,
     run: JoinSet<()>,
 }
 
 impl Running {
-    pub(super) fn start(republisher: Republisher) -> Self {
+    pub(super) fn start(republisher: Republishing) -> Self {
         let (stop, mut run) = (CancellationToken::new(), JoinSet::new());
         let (running, stopped) = (republisher.clone(), stop.clone());
         run.spawn(async move { running.run(stopped).await });
