@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::{process::Command, time::timeout};
 use waybill_formats::{
-    Compression, Field, RowWriter, WriterOptions,
+    Compression, Field, FileAssembler, RowWriter, SegmentWriter, WriterOptions,
     gzip::index::{Look, look},
 };
 
@@ -32,15 +32,14 @@ fn files(folder: &Path) -> Vec<File> {
         (packed.finish().rest.to_vec(), plain.finish().rest.to_vec())
     };
     let (segments, plain) = rows(60_000);
-    let Look::Index(index) = look(&segments, segments.len() as u64) else { panic!("it has an index") };
-    assert!(index.entries.len() > 2);
-    // The index of a file of many GB, without its bytes: one more subfield fills the extra field.
-    let end = usize::try_from(index.header).expect("small");
-    let filling = EXTRA_BYTES_MAX - (end - 12) - 4;
-    let length = |bytes: usize| u16::try_from(bytes).expect("it fits").to_le_bytes();
-    let mut longest = segments.clone();
-    longest.splice(end..end, [b"XX", &length(filling)[..], &vec![0xa5; filling]].concat());
-    longest[10..12].copy_from_slice(&length(EXTRA_BYTES_MAX));
+    assert!(header_and_entries(&segments).1 > 2);
+    // Only a file of many GB has so long an index, unless its segments are small.
+    let of_small_segments = |many: usize| in_segments(&plain, many);
+    let (bytes, entries) = header_and_entries(&of_small_segments(1_000));
+    let longest = of_small_segments(1_000 + (EXTRA_BYTES_MAX - 200 - bytes) * entries / bytes);
+    let (bytes, entries) = header_and_entries(&longest);
+    let extra = bytes - 12;
+    assert!((EXTRA_BYTES_MAX * 95 / 100..=EXTRA_BYTES_MAX).contains(&extra), "{extra} bytes for {entries} entries");
     let (one, plain_one) = rows(1);
     let (empty, nothing) = rows(0);
     [
@@ -56,6 +55,32 @@ fn files(folder: &Path) -> Vec<File> {
         File { path, plain }
     })
     .collect()
+}
+
+/// Length of a file's header, and of its index.
+fn header_and_entries(stored: &[u8]) -> (usize, usize) {
+    let Look::Index(index) = look(stored, stored.len() as u64) else { panic!("it has an index") };
+    (usize::try_from(index.header).expect("small"), index.entries.len())
+}
+
+/// Lines, packed as so many segments of about one length.
+fn in_segments(plain: &[u8], many: usize) -> Vec<u8> {
+    let compression = Compression::Gzip(1);
+    let writer = || SegmentWriter::new(WriterOptions::Raw, compression).telling_row_ends();
+    let (mut assembler, mut whole) = (FileAssembler::new(compression), writer());
+    whole.raw(plain);
+    let mut rest = plain;
+    for place in 0..many {
+        let about = rest.len() / (many - place);
+        let end = rest[about..].iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| about + at + 1);
+        let (piece, after) = rest.split_at(end);
+        rest = after;
+        let mut segment = writer();
+        segment.raw(piece);
+        segment.row_end(piece.len() as u64, piece.iter().filter(|byte| **byte == b'\n').count() as u64);
+        segment.finish().0.for_each(|segment| assembler.add(segment.pack()));
+    }
+    assembler.finish(whole.finish().1).rest.to_vec()
 }
 
 async fn read_by(reader: &str, program: &Path, arguments: &[&str], file: &File) {
@@ -80,15 +105,17 @@ async fn every_gunzip_reads_our_files_byte_for_byte() {
     const GZDECODE: &str = "$s = gzdecode(file_get_contents($argv[1])); if ($s === false) exit(1); echo $s;";
     const GZOPEN: &str = "$f = gzopen($argv[1], 'r'); while (!gzeof($f)) echo gzread($f, 100000);";
     let java = here().join("java/Gunzip.java");
-    let java = java.to_str().expect("text");
+    let duckdb = here().join("python/read_by_duckdb.py");
+    let (java, duckdb) = (java.to_str().expect("text"), duckdb.to_str().expect("text"));
     let (python, folder) = (python(), tempfile::tempdir().expect("a folder"));
-    let readers: [(&str, &Path, &[&str]); 11] = [
+    let readers: [(&str, &Path, &[&str]); 12] = [
         ("gunzip", Path::new("gunzip"), &["-c"]),
         ("zcat", Path::new("zcat"), &[]),
         ("busybox gunzip", Path::new("busybox"), &["gunzip", "-c"]),
         ("busybox zcat", Path::new("busybox"), &["zcat"]),
         ("Python's gzip", &python, &["-c", GZIP]),
         ("Python's zlib", &python, &["-c", ZLIB]),
+        ("DuckDB", &python, &[duckdb]),
         ("Node's gunzipSync", Path::new("node"), &["-e", AT_ONCE]),
         ("Node's createGunzip", Path::new("node"), &["-e", STREAM]),
         ("Java's GZIPInputStream", Path::new("java"), &[java]),
