@@ -3,52 +3,114 @@
 use std::{fs::File, io::Write, path::Path};
 
 use anyhow::{Context, bail};
+use serde::Serialize;
 
-use crate::{output::line, settings::DEFAULT_FILE};
+use crate::{
+    args::Format,
+    output::{json, line},
+    settings::DEFAULT_FILE,
+};
+
+/// Writes files, and tells of each: people at once, programs at the end.
+#[derive(Debug, Serialize)]
+pub struct Starter {
+    #[serde(skip)]
+    people: bool,
+    files: Vec<Told>,
+}
+
+/// What became of a file.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Told {
+    file: String,
+    /// It was not there before.
+    written: bool,
+    /// What a person has to add to the file that is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_add: Option<String>,
+}
 
 /// Writes `waybill.toml` with this section, or prints the section for the file that is there already and has none.
 ///
 /// # Errors
 /// When the section has to be added by hand, or the file cannot be read or written.
 pub fn settings(section: &str) -> anyhow::Result<()> {
-    let file = Path::new(DEFAULT_FILE);
-    if !file.exists() {
-        return new_file(file, section).map(drop);
-    }
-    let there = std::fs::read_to_string(file).with_context(|| format!("cannot read {DEFAULT_FILE}"))?;
-    let header = section.lines().map(str::trim).find(|line| line.starts_with('[')).unwrap_or_default();
-    if there.lines().any(|line| line.trim() == header) {
-        return line(format_args!("{DEFAULT_FILE} has its section {header} already, and was left as it is"));
-    }
-    line(format_args!("{section}"))?;
-    bail!(
-        "{DEFAULT_FILE} is there already, without {header}, and was left as it is; add to it the section printed above"
-    )
+    Starter::new(Format::Text).settings(section)
 }
 
-/// Writes a new file, or leaves the one that is there and says so. Whether it is new.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn new_file(path: &Path, text: &str) -> anyhow::Result<bool> {
-    if path.exists() {
-        line(format_args!("{} is there already, and was left as it is", path.display()))?;
-        return Ok(false);
+impl Starter {
+    /// Has told of nothing yet.
+    #[must_use]
+    pub fn new(format: Format) -> Self {
+        Self { people: format == Format::Text, files: Vec::new() }
     }
-    file(path, text).map(|()| true)
-}
 
-/// Writes a new file.
-///
-/// # Errors
-/// When it is there already, or cannot be written.
-pub fn file(path: &Path, text: &str) -> anyhow::Result<()> {
-    if path.exists() {
-        bail!("{} is there already and was left as it is; move it away first", path.display());
+    /// As [`settings`].
+    ///
+    /// # Errors
+    /// When the section has to be added by hand, or the file cannot be read or written.
+    pub fn settings(&mut self, section: &str) -> anyhow::Result<()> {
+        let file = Path::new(DEFAULT_FILE);
+        if !file.exists() {
+            return self.file(file, section);
+        }
+        let there = std::fs::read_to_string(file).with_context(|| format!("cannot read {DEFAULT_FILE}"))?;
+        let header = section.lines().map(str::trim).find(|line| line.starts_with('[')).unwrap_or_default();
+        if there.lines().any(|line| line.trim() == header) {
+            let was_there = format!("{DEFAULT_FILE} has its section {header} already, and was left as it is");
+            return self.tell(file, false, None, &was_there);
+        }
+        self.tell(file, false, Some(section), section)?;
+        let printed = if self.people { "printed above" } else { "told as toAdd" };
+        bail!(
+            "{DEFAULT_FILE} is there already, without {header}, and was left as it is; add to it the section {printed}"
+        )
     }
-    let written = File::options().write(true).create_new(true).open(path);
-    written
-        .and_then(|mut file| file.write_all(text.as_bytes()))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    line(format_args!("wrote {}", path.display()))
+
+    /// Writes a new file, or leaves the one that is there and says so.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn new_file(&mut self, path: &Path, text: &str) -> anyhow::Result<()> {
+        if path.exists() {
+            let was_there = format!("{} is there already, and was left as it is", path.display());
+            return self.tell(path, false, None, &was_there);
+        }
+        self.file(path, text)
+    }
+
+    /// Writes a new file, or tells its text and leaves the one that is there.
+    ///
+    /// # Errors
+    /// When it is there already, or cannot be written.
+    pub fn draft(&mut self, path: &Path, text: &str) -> anyhow::Result<()> {
+        if !path.exists() {
+            return self.file(path, text);
+        }
+        self.tell(path, false, Some(text), text)?;
+        let printed = if self.people { "printed above" } else { "told as toAdd" };
+        bail!("{} is there already and was left as it is; the draft is {printed}", path.display());
+    }
+
+    /// The document for programs.
+    ///
+    /// # Errors
+    /// When standard output cannot be written.
+    pub fn end(self) -> anyhow::Result<()> {
+        if self.people { Ok(()) } else { json(&self) }
+    }
+
+    fn file(&mut self, path: &Path, text: &str) -> anyhow::Result<()> {
+        let written = File::options().write(true).create_new(true).open(path);
+        written
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        self.tell(path, true, None, &format!("wrote {}", path.display()))
+    }
+
+    fn tell(&mut self, path: &Path, written: bool, to_add: Option<&str>, people: &str) -> anyhow::Result<()> {
+        self.files.push(Told { file: path.display().to_string(), written, to_add: to_add.map(str::to_owned) });
+        if self.people { line(format_args!("{people}")) } else { Ok(()) }
+    }
 }

@@ -2,6 +2,7 @@
 
 mod bad_rows;
 mod binaries;
+mod choosing;
 mod full_exports;
 mod health;
 mod local;

@@ -165,7 +165,8 @@ async fn receiving_and_working_apart_may_be_dropped_at_any_moment_too() {
     let process = || subscriber.process(sink.clone(), Wanted::default(), CancellationToken::new());
     let processed = drop_until(process, done).await;
     println!("{received} times receiving, {processed} times working");
-    assert!(received > 0 && processed > 1, "{received}, {processed}");
+    // All may be over before the first of either is dropped.
+    assert!(received > 0 && processed > 0, "{received}, {processed}");
     assert_eq!(numbers(&path), (NUMBERS, NUMBERS));
     assert_each_is_done_once(&inbox).await;
 }

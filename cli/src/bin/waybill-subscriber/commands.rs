@@ -35,16 +35,17 @@ pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Com
         Settings::load(PROGRAM, &common, &Flags { inbox: inbox.clone(), sink, entities })
     };
     match command {
-        Command::Init { from } if from.is_empty() => init::init(),
-        Command::Init { from } => init::from_samples(&from),
+        Command::Init { from } if from.is_empty() => init::init(common.format),
+        Command::Init { from } => init::from_samples(&from, common.format),
         Command::Run { target, until_idle, watch } => {
             work::run(&common, &load(Some(&target))?.watched(watch.health), until_idle).await
         }
         Command::Receive { until_idle, watch } => {
             work::receive(&common, &load(None)?.watched(watch.health), until_idle).await
         }
-        Command::Process { target, types, since, watch } => {
-            let wanted = Wanted { types: (!types.is_empty()).then_some(types), since, ..Wanted::default() };
+        Command::Process { target, types, since, ids, limit, watch } => {
+            let (types, ids) = ((!types.is_empty()).then_some(types), (!ids.is_empty()).then_some(ids));
+            let wanted = Wanted { ids, types, since, limit, ..Wanted::default() };
             work::process(&common, &load(Some(&target))?.watched(watch.health), wanted).await
         }
         Command::Rows(of) => {

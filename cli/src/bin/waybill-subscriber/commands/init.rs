@@ -7,8 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use waybill_cli::{exit::Outcome, output::line, starter};
-use waybill_contracts::{Entities, Format};
+use waybill_cli::{args::Format, exit::Outcome, output::line, starter::Starter};
+use waybill_contracts::{Entities, Format as FileFormat};
 use waybill_formats::{DecodeOptions, RowDecoder, Source, Step};
 use waybill_subscriber::{
     apply::EntityPlans,
@@ -19,17 +19,26 @@ const SETTINGS: &str = include_str!("init/waybill.toml");
 const ENTITIES: &str = include_str!("init/entities.toml");
 const ENTITIES_FILE: &str = "entities.toml";
 
-pub(crate) fn init() -> anyhow::Result<Outcome> {
+pub(crate) fn init(format: Format) -> anyhow::Result<Outcome> {
+    let mut starter = Starter::new(format);
     // What is there stays; the other file is written all the same.
-    let entities = starter::new_file(Path::new(ENTITIES_FILE), ENTITIES);
-    starter::settings(SETTINGS)?;
+    let entities = starter.new_file(Path::new(ENTITIES_FILE), ENTITIES);
+    let settings = starter.settings(SETTINGS);
+    starter.end()?;
+    settings?;
     entities?;
-    line(format_args!("next: fill in both, then `waybill-subscriber run`"))?;
+    next(format, "next: fill in both, then `waybill-subscriber run`")
+}
+
+fn next(format: Format, what: &str) -> anyhow::Result<Outcome> {
+    if format == Format::Text {
+        line(format_args!("{what}"))?;
+    }
     Ok(Outcome::Done)
 }
 
 /// Drafts `entities.toml` from sample files, each `FILE` or `TYPE=FILE`.
-pub(crate) fn from_samples(given: &[String]) -> anyhow::Result<Outcome> {
+pub(crate) fn from_samples(given: &[String], format: Format) -> anyhow::Result<Outcome> {
     let mut samples: Vec<(String, Sample)> = Vec::new();
     for given in given {
         let (blob_type, path) = match given.split_once('=') {
@@ -45,13 +54,11 @@ pub(crate) fn from_samples(given: &[String]) -> anyhow::Result<Outcome> {
     let text = draft(samples.into_iter().map(|(_, sample)| sample).collect());
     let entities = Entities::parse(&text, ENTITIES_FILE).context("the draft is not sound; please report this")?;
     EntityPlans::compile(&entities).context("the draft is not sound; please report this")?;
-    if Path::new(ENTITIES_FILE).exists() {
-        line(format_args!("{text}"))?;
-        bail!("{ENTITIES_FILE} is there already and was left as it is; the draft is printed above");
-    }
-    starter::file(Path::new(ENTITIES_FILE), &text)?;
-    line(format_args!("next: read it, and correct what was guessed wrong"))?;
-    Ok(Outcome::Done)
+    let mut starter = Starter::new(format);
+    let written = starter.draft(Path::new(ENTITIES_FILE), &text);
+    starter.end()?;
+    written?;
+    next(format, "next: read it, and correct what was guessed wrong")
 }
 
 /// `product.csv.gz` → `product`.
@@ -65,7 +72,7 @@ fn read(path: &Path, sample: &mut Sample) -> anyhow::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let unpacked = name.strip_suffix(".gz").unwrap_or(&name);
     let suffix = unpacked.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-    let Some(format) = Format::from_suffix(suffix) else {
+    let Some(format) = FileFormat::from_suffix(suffix) else {
         bail!(
             "its suffix names no format; call it .csv, .json, .jsonl, .xml or .xmll, with .gz behind it if it is packed"
         );

@@ -8,17 +8,18 @@ use std::{
 
 use anyhow::bail;
 use serde::Serialize;
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     health::subscriber as health,
-    output::{count, json, line, many},
+    output::{count, instant, json, line, many},
     settings::subscriber::Settings,
     work::{Local, check_grant, watch},
 };
 use waybill_subscriber::{
-    inbox::{Inbox, Pending, Wanted},
+    inbox::{Inbox, Pending, State, Wanted},
     sink::{AnySink, Outgrown, SqlSink as _},
 };
 
@@ -87,6 +88,7 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
     let _serving = health::serve(settings.health.as_deref(), &subscriber).await?;
     check_grant(PROGRAM, &subscriber, true).await?;
     say_types(settings, &subscriber).await?;
+    say_not_worked(subscriber.inbox(), wanted.ids.as_deref().unwrap_or_default()).await?;
     let say = Say::beside(settings)?;
     let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
         Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)
@@ -103,6 +105,32 @@ pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted
         );
     }
     Ok(outcome)
+}
+
+/// Says of each file that a person named why it is not worked now, if it is not. A number that nobody has is a mistake.
+async fn say_not_worked(inbox: &impl Inbox, ids: &[i64]) -> anyhow::Result<()> {
+    for id in ids {
+        let Some(row) = inbox.get(*id).await? else {
+            bail!("there is no number {id}; `waybill-subscriber list` shows them");
+        };
+        let why = match row.state {
+            State::Saved => match row.due_at.filter(|due_at| *due_at > OffsetDateTime::now_utc()) {
+                None => continue,
+                Some(due_at) => format!(
+                    "it waits for a later try at {}; `waybill-subscriber retry {id}` has it tried now",
+                    instant(due_at)
+                ),
+            },
+            State::Working => "a worker has it".to_owned(),
+            State::Done => "it is done; `waybill-subscriber replay` works files again".to_owned(),
+            State::Duplicate => "its message is another one for a file that is known".to_owned(),
+            state @ (State::Quarantined | State::Skipped | State::Expired) => {
+                format!("it is {state}; `waybill-subscriber retry {id}` has it tried again")
+            }
+        };
+        eprintln!("{PROGRAM}: {id} is not worked: {why}");
+    }
+    Ok(())
 }
 
 async fn open_sink(settings: &Settings) -> anyhow::Result<AnySink> {
