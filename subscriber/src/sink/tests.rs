@@ -3,14 +3,13 @@
 #![allow(clippy::duplicate_mod, reason = "the same tests run on each database")]
 
 mod any;
-mod columns;
 mod crash;
 mod dir;
 mod on_postgres;
 mod on_sqlite;
 mod postgres;
+mod sqlite;
 mod stdout;
-mod user_tables;
 mod world;
 
 use super::{DirSink, PostgresSink, SqliteSink, StdoutSink, conformance};

@@ -1,13 +1,13 @@
 //! What fields become.
 
-use super::world::{
-    csv,
-    sqlite::{DATABASE, World},
+use super::{
+    World,
+    world::{csv, json_lines},
 };
 use crate::{
     FileKey,
     apply::Position,
-    sink::{Applied, Sink, SqliteSink},
+    sink::{self, Applied, Sink},
 };
 
 const TYPES: &str = r#"
@@ -31,27 +31,6 @@ const EVOLVE: &str = "[entity.thing]\nkey = [\"id\"]";
 const FREEZE: &str = "[entity.thing]\nkey = [\"id\"]\nschema = \"freeze\"\ncolumns = { name = \"text\" }";
 
 #[tokio::test]
-async fn declared_columns_keep_values_as_they_were_written() {
-    let world = World::new(TYPES).await;
-    let row =
-        r#"{"id":"694215B7-08F7-4C0D-ACB1-D734BA44C0C8","i":-9223372036854775808,"d":19.90,"f":0.1,"b":true,"t":"é",
-        "ts":"2014-02-08T10:01:36.8270+01:00","day":"2014-02-08","u":"694215B7-08F7-4C0D-ACB1-D734BA44C0C8",
-        "j":{"a":[1.0]},"bin":"aGk="}"#
-            .replace('\n', "");
-    world.file("thing", &row).await;
-    assert_eq!(
-        world.query("SELECT id, i, d, f, b, t, ts, day, u, j, bin, _rescued FROM thing"),
-        [
-            "694215b7-08f7-4c0d-acb1-d734ba44c0c8|-9223372036854775808|19.90|0.1|1|é|2014-02-08T10:01:36.8270+01:00|2014-02-08|\
-          694215B7-08F7-4C0D-ACB1-D734BA44C0C8|{\"a\":[1.0]}|6869|-"
-        ]
-    );
-    let kinds =
-        "SELECT typeof(id), typeof(i), typeof(d), typeof(f), typeof(b), typeof(ts), typeof(j), typeof(bin) FROM thing";
-    assert_eq!(world.query(kinds), ["text|integer|text|real|integer|text|text|blob"]);
-}
-
-#[tokio::test]
 async fn what_does_not_fit_its_column_is_rescued() {
     let world = World::new(TYPES).await;
     let row = r#"{"id":"694215b7-08f7-4c0d-acb1-d734ba44c0c8","i":92233720368547758070,"d":"a lot","f":1e999,"b":"maybe","ts":"now","day":5,"u":null,"j":1}"#;
@@ -72,17 +51,16 @@ async fn new_fields_become_columns_of_the_type_that_they_have() {
     world.file("thing", "{\"id\":1,\"n\":1}\n{\"id\":2,\"n\":2.50,\"yes\":true,\"later\":null,\"list\":[1, 2]}").await;
     world.file("thing", r#"{"id":3,"n":7,"later":"x","Name":"a","NAME":"b","_Rescued":1,"_waybill_x":2,"":3}"#).await;
     assert_eq!(
-        world.query("SELECT id, n, yes, list, later, Name, _rescued FROM thing ORDER BY id"),
+        world.query("SELECT id, n, CASE WHEN yes THEN 1 END, list, later, \"Name\", _rescued FROM thing ORDER BY id"),
         [
             "1|1|-|-|-|-|-".to_owned(),
             "2|2.50|1|[1, 2]|-|-|-".to_owned(),
             "3|7|-|-|x|a|{\"NAME\":\"b\",\"_Rescued\":1,\"_waybill_x\":2,\"\":3}".to_owned(),
         ]
     );
-    assert_eq!(
-        world.query("SELECT field, type FROM _waybill_column ORDER BY field"),
-        ["Name|text", "later|text", "list|json", "n|decimal", "yes|boolean"]
-    );
+    let mut columns = world.query("SELECT field, type FROM _waybill_column");
+    columns.sort();
+    assert_eq!(columns, ["Name|text", "later|text", "list|json", "n|decimal", "yes|boolean"]);
     // A type is inferred once.
     assert_eq!(world.file("thing", r#"{"id":4,"n":"many"}"#).await.rescued, 1, "and it is told");
     assert_eq!(world.query("SELECT n, _rescued FROM thing WHERE id = '4'"), ["-|{\"n\":\"many\"}"]);
@@ -92,7 +70,7 @@ async fn new_fields_become_columns_of_the_type_that_they_have() {
 async fn frozen_tables_rescue_new_fields() {
     let world = World::new(FREEZE).await;
     world.file("thing", r#"{"id":1,"name":"a","size":19.90,"none":null,"deep":{"a":1}}"#).await;
-    assert_eq!(world.query("SELECT * FROM pragma_table_info('thing')").len(), 4);
+    assert_eq!(world.query("SELECT count(*) FROM _waybill_column"), ["1"]);
     assert_eq!(world.query("SELECT id, name, _rescued FROM thing"), [r#"1|a|{"size":19.90,"deep":{"a":1}}"#]);
 }
 
@@ -130,15 +108,6 @@ async fn any_text_may_name_a_column() {
 }
 
 #[tokio::test]
-async fn a_table_does_not_grow_without_end() {
-    let world = World::new(EVOLVE).await;
-    let fields: String = (0..2_500).map(|n| format!(",\"f{n}\":{n}")).collect();
-    assert_eq!(world.file("thing", &format!("{{\"id\":1{fields}}}")).await.inserted, 1);
-    assert_eq!(world.query("SELECT count(*) FROM pragma_table_info('thing')"), ["1500"]);
-    assert_eq!(world.query("SELECT f0, _rescued ->> '$.f2499', _rescued ->> '$.f0' FROM thing"), ["0|2499|-"]);
-}
-
-#[tokio::test]
 async fn columns_outlive_a_restart_and_meet_new_declarations() {
     let mut world = World::new(EVOLVE).await;
     world.file("thing", r#"{"id":1,"n":1,"x":"a"}"#).await;
@@ -153,11 +122,7 @@ async fn columns_outlive_a_restart_and_meet_new_declarations() {
 async fn a_column_that_somebody_drops_comes_back_with_its_next_value() {
     let world = World::new(EVOLVE).await;
     world.file("thing", r#"{"id":1,"n":1}"#).await;
-    world.query("SELECT 1");
-    waybill_store::rusqlite::Connection::open(world.folder.path().join(DATABASE))
-        .unwrap()
-        .execute_batch("ALTER TABLE thing DROP COLUMN n")
-        .unwrap();
+    world.query("ALTER TABLE thing DROP COLUMN n");
     world.file("thing", r#"{"id":2,"n":2}"#).await;
     assert_eq!(world.query("SELECT id, n FROM thing ORDER BY id"), ["1|-", "2|2"]);
 }
@@ -165,9 +130,9 @@ async fn a_column_that_somebody_drops_comes_back_with_its_next_value() {
 #[tokio::test]
 async fn two_programs_may_widen_one_table() {
     let world = World::new(EVOLVE).await;
-    let other = SqliteSink::open(world.folder.path().join(DATABASE), &world.entities).await.unwrap();
-    let batch =
-        |rows: &str| world.batch("thing", Position::Broker { sequence_number: 1 }, super::world::json_lines(rows));
+    let folder = tempfile::tempdir().unwrap();
+    let other = sink::open(&world.name(), &world.entities, folder.path()).await.unwrap();
+    let batch = |rows: &str| world.batch("thing", Position::Broker { sequence_number: 1 }, json_lines(rows));
     other.apply(&FileKey::of_export("o", "1"), 0, batch(r#"{"id":1,"n":1,"a":1}"#)).await.unwrap();
     world.sink.apply(&FileKey::of_export("o", "2"), 0, batch(r#"{"id":2,"n":2,"b":2}"#)).await.unwrap();
     other.apply(&FileKey::of_export("o", "3"), 0, batch(r#"{"id":3,"n":3,"b":3}"#)).await.unwrap();

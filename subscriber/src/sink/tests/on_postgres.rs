@@ -6,6 +6,8 @@ use super::world::{self, postgres::World};
 mod bad_rows;
 #[path = "beginning.rs"]
 mod beginning;
+#[path = "columns.rs"]
+mod columns;
 #[path = "filtering.rs"]
 mod filtering;
 #[path = "foreign_keys.rs"]
@@ -20,6 +22,8 @@ mod rebuilding;
 mod streams;
 #[path = "upgrade.rs"]
 mod upgrade;
+#[path = "user_tables.rs"]
+mod user_tables;
 #[path = "waiting.rs"]
 mod waiting;
 #[path = "widening.rs"]

@@ -71,6 +71,10 @@ impl World {
     pub(in super::super) const NAMES_OF_TAKEN: &[&str] = &["Taken"];
     /// What a table of the user has for the sink.
     pub(in super::super) const OWN_COLUMNS: &str = "_waybill_version bytea, _rescued json";
+    /// What holds a decimal as it was written.
+    pub(in super::super) const DECIMAL: &str = "numeric";
+    /// A column that numbers the rows of a table.
+    pub(in super::super) const NUMBERED: &str = "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY";
     /// A table that takes no price of 13.
     pub(in super::super) const ITEM_WITHOUT_13: &str =
         "CREATE TABLE item (id bigint, site text, changed timestamptz, price numeric CHECK (price <> 13),
@@ -176,6 +180,11 @@ impl World {
             tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(run(&address, &sql))
         });
         asked.join().unwrap()
+    }
+
+    /// The same where others are at work, for whose locks the query may have to wait.
+    pub(in super::super) async fn ask(&self, sql: &str) -> Vec<String> {
+        run(&self.address, sql).await
     }
 
     /// A field of a parked row, as text.

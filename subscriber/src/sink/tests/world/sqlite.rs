@@ -33,6 +33,10 @@ impl World {
     pub(in super::super) const NAMES_OF_TAKEN: &[&str] = &["Taken", "taken"];
     /// What a table of the user has for the sink.
     pub(in super::super) const OWN_COLUMNS: &str = "_waybill_version BLOB, _rescued TEXT";
+    /// What holds a decimal as it was written.
+    pub(in super::super) const DECIMAL: &str = "TEXT";
+    /// A column that numbers the rows of a table.
+    pub(in super::super) const NUMBERED: &str = "INTEGER PRIMARY KEY";
     /// A table that takes no price of 13.
     pub(in super::super) const ITEM_WITHOUT_13: &str =
         "CREATE TABLE item (id INTEGER, site TEXT, changed TEXT, price TEXT CHECK (price <> '13'),
@@ -117,6 +121,11 @@ impl World {
     /// What a query gives: a line a row, columns by `|`, nulls as `-`.
     pub(in super::super) fn query(&self, sql: &str) -> Vec<String> {
         query(&self.folder.path().join(DATABASE), sql)
+    }
+
+    /// The same where others are at work.
+    pub(in super::super) async fn ask(&self, sql: &str) -> Vec<String> {
+        self.query(sql)
     }
 }
 
