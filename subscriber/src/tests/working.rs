@@ -5,14 +5,16 @@ use std::{
     time::Duration,
 };
 
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use waybill_contracts::Reason;
+use waybill_contracts::{Entities, Reason};
 use waybill_local::{
     Local,
     config::{Config, Ports, TenantConfig},
     fault::{BlobRequests, CutAt, Step, What, When},
 };
+use waybill_store::rusqlite::Connection;
 
 use super::{
     sink::MemorySink,
@@ -22,6 +24,7 @@ use crate::{
     OnBadRow,
     grants::RenewedBecause,
     inbox::{Inbox, InboxRow, ListFilter, Place, State, Wanted},
+    sink::{BadRowsOf, SqlSink, SqliteSink},
 };
 
 /// Batches of the decoder hold 10,000 rows, so a file of this many is applied in three steps.
@@ -208,6 +211,70 @@ async fn a_file_that_is_not_what_its_message_says_is_quarantined() {
     running.stop().await;
     assert!(quarantined.values().all(|row| row.reason == Some(Reason::HashMismatch)), "{quarantined:?}");
     assert_eq!(sink.rows().len(), 3, "none of the others had an effect");
+}
+
+/// From the message to the table, by what its contentType says and by what its properties do.
+#[tokio::test]
+async fn how_a_file_is_read_is_said_by_parameters_of_its_content_type_or_by_its_properties() {
+    let entities = "[entity.street]\ntypes = [\"Streets\"]\nkey = [\"id\"]\ncolumns = { id = \"integer\", name = \"text\" }\n\
+                    [entity.item]\ntypes = [\"Items\"]\nkey = [\"id\"]\ncolumns = { id = \"integer\", name = \"text\" }";
+    let entities = Entities::parse(entities, "entities.toml").unwrap();
+    let document = |id: u32| {
+        let items = format!("<items><item><id>{id}</id><name>a</name></item><item><id>{}</id></item></items>", id + 1);
+        format!("<all><head><id>0</id></head>{items}</all>").into_bytes()
+    };
+    let world = World::new().await;
+    for (blob, blob_type, bytes, content_type, properties) in [
+        (
+            "parameters",
+            "Streets",
+            b"1;Stra\xdfe\n".to_vec(),
+            "text/csv; charset=iso-8859-1; header=absent; delimiter=\";\"",
+            json!({}),
+        ),
+        (
+            "properties",
+            "Streets",
+            b"2;Stra\xdfe\n3;\"a;b\"\n5;x;y\n".to_vec(),
+            "text/csv",
+            json!({ "charset": "ISO-8859-1", "csv": { "header": "absent", "delimiter": "semicolon" } }),
+        ),
+        (
+            "both, of which the parameter counts",
+            "Streets",
+            b"4|Stra\xdfe\n".to_vec(),
+            "text/csv; header=absent; delimiter=pipe",
+            json!({ "charset": "latin1", "csv": { "header": "present", "delimiter": ";" } }),
+        ),
+        ("rows by a parameter", "Items", document(10), "text/xml; row=item", json!({})),
+        ("rows by a property", "Items", document(20), "text/xml", json!({ "xml": { "row": "item" } })),
+    ] {
+        let blob = blob.replace([' ', ','], "-");
+        world.upload(&blob, &bytes).await;
+        let message = json!({
+            "blobType": blob_type, "correlationId": format!("c-{blob}"), "uri": world.uri(&blob),
+            "contentType": content_type, "properties": properties,
+        });
+        world.send(&[message.to_string()]).await;
+    }
+    let inbox = world.inbox("inbox").await;
+    let path = world.folder.path().join("sink.sqlite");
+    let sink = SqliteSink::open(&path, &entities).await.unwrap();
+    let subscriber = world.subscriber(inbox.clone(), builder().entities(entities));
+    let running = Running::run(&subscriber, sink.clone());
+    rows_in(&inbox, State::Done, 5).await;
+    running.stop().await;
+    let table = |name: &str| -> Vec<(i64, Option<String>)> {
+        let connection = Connection::open(&path).unwrap();
+        let mut statement = connection.prepare(&format!("SELECT id, name FROM {name} ORDER BY id")).unwrap();
+        let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        rows.collect::<Result<_, _>>().unwrap()
+    };
+    let named = |id: i64, name: &str| (id, Some(name.to_owned()));
+    assert_eq!(table("street"), [named(1, "Straße"), named(2, "Straße"), named(3, "a;b"), named(4, "Straße")]);
+    assert_eq!(table("item"), [named(10, "a"), (11, None), named(20, "a"), (21, None)]);
+    let bad = sink.bad_rows(&BadRowsOf::default(), 10).await.unwrap();
+    assert_eq!(bad.iter().map(|bad| (bad.row, bad.reason.as_str())).collect::<Vec<_>>(), [(3, "malformed-row")]);
 }
 
 /// Publishes a long file, lets its first rows take effect, puts `then` in its place, and lets the subscriber go on.
