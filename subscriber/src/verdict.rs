@@ -29,7 +29,9 @@ pub enum Verdict {
     Expire,
 }
 
-/// What a malformed row does to its file.
+/// What a malformed row, which is not of its file's format, does to the file. A row that is well-formed and cannot be used (it lacks
+/// a usable key, version or mark of deletion, a filter cannot judge it, or the database refuses it) is kept with its error
+/// whatever is said here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnBadRow {
     /// The row is kept with its error, the file goes on (the default).
