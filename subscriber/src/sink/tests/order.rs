@@ -32,21 +32,22 @@ const FAMILY: &str = r#"
     entity = "category"
 
     [entity.item]
-    key = ["id"]
+    key = ["id", "site"]
     where = "!has(row.on) || row.on"
     version = { field = "v", type = "integer" }
-    columns = { id = "integer", category = "integer", text = "text" }
+    columns = { id = "integer", site = "text", category = "integer", text = "text" }
     [[entity.item.references]]
     fields = ["category"]
     entity = "category"
 
     [entity.price]
+    types = ["price", "offer"]
     key = ["id"]
     where = "!has(row.on) || row.on"
     version = { field = "v", type = "integer" }
-    columns = { id = "integer", category = "integer", item = "integer", text = "text" }
+    columns = { id = "integer", category = "integer", item = "integer", item_site = "text", text = "text" }
     [[entity.price.references]]
-    fields = ["item"]
+    fields = ["item", "item_site"]
     entity = "item"
     [[entity.price.references]]
     fields = ["category"]
@@ -54,6 +55,11 @@ const FAMILY: &str = r#"
 "#;
 
 const ENTITIES: [&str; 3] = ["category", "item", "price"];
+
+/// The parts of an item's key, of which the second has what stands between parts.
+fn item_key(item: u8) -> (u8, String) {
+    (item % 3, format!("s,{}", item / 3))
+}
 
 #[derive(Debug, Clone)]
 struct Op {
@@ -69,6 +75,8 @@ struct Op {
 #[derive(Debug, Clone)]
 struct File {
     entity: usize,
+    /// Of the other type of its entity, where that has two.
+    is_other: bool,
     /// Its rows come in the order of their keys, where the database takes them so.
     is_sorted: bool,
     rows: Vec<Op>,
@@ -113,8 +121,8 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 fn files() -> impl Strategy<Value = Vec<File>> {
-    let file = (0..3_usize, any::<bool>(), prop::collection::vec(op(), 1..10))
-        .prop_map(|(entity, is_sorted, rows)| File { entity, is_sorted, rows });
+    let file = (0..3_usize, any::<bool>(), any::<bool>(), prop::collection::vec(op(), 1..10))
+        .prop_map(|(entity, is_other, is_sorted, rows)| File { entity, is_other, is_sorted, rows });
     prop::collection::vec(file, 1..8)
 }
 
@@ -134,9 +142,16 @@ impl Op {
     }
 
     fn json(&self, entity: usize) -> String {
-        let mut fields = vec![format!("\"id\":{},\"v\":{}", self.key, self.version)];
+        let mut fields = vec![match entity {
+            1 => format!("\"id\":{},\"site\":\"{}\"", item_key(self.key).0, item_key(self.key).1),
+            _ => format!("\"id\":{}", self.key),
+        }];
+        fields.push(format!("\"v\":{}", self.version));
         fields.extend(self.category.map(|category| format!("\"category\":{category}")));
-        fields.extend(self.item.filter(|_| entity == 2).map(|item| format!("\"item\":{item}")));
+        fields.extend(self.item.filter(|_| entity == 2).map(|item| {
+            let (id, site) = item_key(item);
+            format!("\"item\":{id},\"item_site\":\"{site}\"")
+        }));
         fields.extend(self.is_filtered.then(|| "\"on\":false".to_owned()));
         fields.push(match self.is_deletion {
             true => "\"_deleted\":true".to_owned(),
@@ -154,8 +169,9 @@ impl Op {
     /// As the table shows it.
     fn shown(&self, entity: usize) -> String {
         let shown = |number: Option<u8>| number.map_or("-".to_owned(), |number| number.to_string());
-        let item = self.item.filter(|_| entity == 2);
-        format!("{}|{}|{}", self.version, shown(self.category), shown(item))
+        let item = self.item.filter(|_| entity == 2).map(item_key);
+        let (item, site) = item.map_or((None, "-".to_owned()), |(item, site)| (Some(item), site));
+        format!("{}|{}|{}|{site}", self.version, shown(self.category), shown(item))
     }
 }
 
@@ -165,6 +181,10 @@ fn number(version: u8) -> String {
 }
 
 impl File {
+    fn blob_type(&self) -> &'static str {
+        if self.is_other && self.entity == 2 { "offer" } else { ENTITIES[self.entity] }
+    }
+
     fn text(&self) -> String {
         self.rows.iter().map(|row| row.json(self.entity) + "\n").collect()
     }
@@ -173,7 +193,7 @@ impl File {
         let rows = decode(Source::JsonLines, &self.text(), 1);
         let position = Position::Broker { sequence_number: place as i64 };
         let end = (to == self.rows.len() as u64).then(|| stats(to));
-        let whole = world.batch(ENTITIES[self.entity], position, rows);
+        let whole = world.batch(self.blob_type(), position, rows);
         if self.is_sorted && World::SORTS {
             let plan = whole.entity.as_ref().unwrap();
             let (rows, stretch) = in_key_order(plan, whole.rows, from, to);
@@ -242,7 +262,7 @@ async fn apply_all(world: &mut World, files: &[File], moves: &[Move]) {
             }
             _ => {}
         }
-        no_parked_row_has_all_its_parents(world);
+        no_parked_row_has_its_parent(world).await;
     }
 }
 
@@ -266,6 +286,7 @@ async fn work_together(world: &World, files: &[File], workers: usize, most: u32)
                 match world.sink.apply(&key, progress.rows, batch).await {
                     Ok(applied) => {
                         assert_eq!((applied.rows(), applied.bad), (to - progress.rows, 0), "{applied:?}");
+                        no_parked_row_has_its_parent(world).await;
                         if taken.fetch_add(1, Ordering::Relaxed) + 1 >= most {
                             is_enough.notify_one();
                         }
@@ -283,16 +304,21 @@ async fn work_together(world: &World, files: &[File], workers: usize, most: u32)
     }
 }
 
-/// Each parked row's newest content says what it waits for.
-fn no_parked_row_has_all_its_parents(world: &World) {
-    let (category, item) = (World::field_of_parked("category"), World::field_of_parked("item"));
+/// Whether a row that waits has what it waits for, or, by its content, all that it refers to. What it waits for is never among
+/// what it goes without.
+async fn no_parked_row_has_its_parent(world: &World) {
+    let [category, item, site] = ["category", "item", "item_site"].map(World::field_of_parked);
     let sql = format!(
-        "SELECT p.entity, p.key FROM _waybill_parked p WHERE
-        ({category} IS NULL OR p.entity = 'category' AND {category} = p.key
+        "SELECT p.entity, p.key, p.missing_entity, p.missing_key FROM _waybill_parked p WHERE
+        p.missing_entity NOT IN ('category', 'item')
+        OR p.missing_entity = 'category' AND EXISTS (SELECT 1 FROM category c WHERE CAST(c.id AS TEXT) = p.missing_key)
+        OR p.missing_entity = 'item' AND EXISTS (
+            SELECT 1 FROM item i WHERE CAST(i.id AS TEXT) || ',' || replace(i.site, ',', '\\,') = p.missing_key)
+        OR ({category} IS NULL OR p.entity = 'category' AND {category} = p.key
             OR EXISTS (SELECT 1 FROM category c WHERE CAST(c.id AS TEXT) = {category}))
-        AND ({item} IS NULL OR EXISTS (SELECT 1 FROM item i WHERE CAST(i.id AS TEXT) = {item}))"
+        AND ({item} IS NULL OR EXISTS (SELECT 1 FROM item i WHERE CAST(i.id AS TEXT) = {item} AND i.site = {site}))"
     );
-    assert_eq!(world.query(&sql), Vec::<String>::new(), "rows that wait although all of their parents are there");
+    assert_eq!(world.ask(&sql).await, Vec::<String>::new(), "rows that wait although what they wait for is there");
 }
 
 /// What the sink holds, each place by key.
@@ -304,16 +330,22 @@ struct State {
 }
 
 fn key_of(entity: &str, key: &str) -> Key {
-    (ENTITIES.iter().position(|name| *name == entity).unwrap(), key.parse().unwrap())
+    let entity = ENTITIES.iter().position(|name| *name == entity).unwrap();
+    let number = |text: &str| text.parse::<u8>().unwrap();
+    match key.split_once(',') {
+        Some((id, site)) => (entity, number(id) + 3 * number(site.trim_matches(['s', '\\', ',']))),
+        None => (entity, number(key)),
+    }
 }
 
 fn state(world: &World) -> State {
     let mut state = State::default();
     for (entity, name) in ENTITIES.iter().enumerate() {
-        let item = if entity == 2 { "item" } else { "NULL" };
-        for row in world.query(&format!("SELECT id, v, category, {item} FROM {name}")) {
+        let key = if entity == 1 { "id || ',' || site" } else { "id" };
+        let item = if entity == 2 { "item, item_site" } else { "NULL, NULL" };
+        for row in world.query(&format!("SELECT {key}, v, category, {item} FROM {name}")) {
             let (key, rest) = row.split_once('|').unwrap();
-            state.rows.insert((entity, key.parse().unwrap()), rest.to_owned());
+            state.rows.insert(key_of(name, key), rest.to_owned());
         }
         if state.rows.keys().any(|(of, _)| *of == entity) {
             for row in world.query(&format!("SELECT v, n, _rescued FROM {name}")) {
@@ -326,7 +358,7 @@ fn state(world: &World) -> State {
         let (entity, key) = row.split_once('|').unwrap();
         state.tombstones.insert(key_of(entity, key));
     }
-    let fields = ["v", "category", "item"].map(World::field_of_parked).join(", ");
+    let fields = ["v", "category", "item", "item_site"].map(World::field_of_parked).join(", ");
     for row in world.query(&format!("SELECT entity, key, {fields} FROM _waybill_parked p")) {
         let parts: Vec<_> = row.splitn(3, '|').collect();
         state.parked.insert(key_of(parts[0], parts[1]), parts[2].to_owned());
@@ -379,7 +411,7 @@ fn missing_parents(files: &[File]) -> Vec<File> {
             return added;
         };
         let row = Op { key: add.1, version: 100, is_deletion: false, is_filtered: false, category: None, item: None };
-        added.push(File { entity: add.0, is_sorted: false, rows: vec![row] });
+        added.push(File { entity: add.0, is_other: false, is_sorted: false, rows: vec![row] });
     }
 }
 
@@ -461,10 +493,10 @@ proptest! {
             for most in crashes {
                 work_together(&world, &files, workers, most).await;
                 world.reopen(None).await;
-                no_parked_row_has_all_its_parents(&world);
+                no_parked_row_has_its_parent(&world).await;
             }
             work_together(&world, &files, workers, u32::MAX).await;
-            no_parked_row_has_all_its_parents(&world);
+            no_parked_row_has_its_parent(&world).await;
             assert_eq!(state(&world), expected);
         });
     }
@@ -508,7 +540,8 @@ proptest! {
             for (place, file) in files.iter().enumerate() {
                 let mut rows: Vec<_> = (1..).zip(&file.rows).collect();
                 if file.is_sorted && World::SORTS {
-                    rows.sort_by_key(|(row, op)| (op.key, *row));
+                    let key = |op: &Op| if file.entity == 1 { item_key(op.key) } else { (op.key, String::new()) };
+                    rows.sort_by_key(|(row, op)| (key(op), *row));
                 }
                 for (from, (row, op)) in (0..).zip(rows) {
                     let batch = file.batch(&world, place, from, from + 1);
@@ -695,11 +728,16 @@ async fn at_a_full_tie_the_deletion_wins_whichever_comes_first() {
 #[tokio::test]
 async fn a_deletion_in_the_batch_of_a_newer_row_that_waits_is_not_forgotten() {
     let world = World::new(FAMILY).await;
-    world.file("item", r#"{"id":1,"v":1}"#).await;
-    let applied = world.file("item", "{\"id\":1,\"v\":2,\"_deleted\":true}\n{\"id\":1,\"v\":3,\"category\":9}").await;
+    world.file("item", r#"{"id":1,"site":"a","v":1}"#).await;
+    let applied = world
+        .file(
+            "item",
+            "{\"id\":1,\"site\":\"a\",\"v\":2,\"_deleted\":true}\n{\"id\":1,\"site\":\"a\",\"v\":3,\"category\":9}",
+        )
+        .await;
     assert_eq!(applied, Applied { parked: 1, deleted: 1, ..Applied::default() });
     assert!(world.query("SELECT * FROM item").is_empty());
-    assert_eq!(world.file("item", r#"{"id":1,"v":1}"#).await.ignored, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"site":"a","v":1}"#).await.ignored, 1);
     assert_eq!(world.file("category", r#"{"id":9,"v":1}"#).await.released, 1);
     assert_eq!(world.query("SELECT v FROM item"), ["3"]);
 }
@@ -707,11 +745,11 @@ async fn a_deletion_in_the_batch_of_a_newer_row_that_waits_is_not_forgotten() {
 #[tokio::test]
 async fn a_deletion_that_comes_before_its_row_keeps_it_away_and_a_newer_row_comes_back() {
     let world = World::new(FAMILY).await;
-    assert_eq!(world.file("item", r#"{"id":1,"v":5,"_deleted":true}"#).await.deleted, 1);
-    assert_eq!(world.file("item", r#"{"id":1,"v":4}"#).await.ignored, 1);
-    assert_eq!(world.file("item", r#"{"id":1,"v":3,"_deleted":true}"#).await.ignored, 1);
-    assert_eq!(world.file("item", r#"{"id":1,"v":6}"#).await.inserted, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"site":"a","v":5,"_deleted":true}"#).await.deleted, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"site":"a","v":4}"#).await.ignored, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"site":"a","v":3,"_deleted":true}"#).await.ignored, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"site":"a","v":6}"#).await.inserted, 1);
     assert!(world.query("SELECT * FROM _waybill_tombstone").is_empty());
-    assert_eq!(world.file("item", r#"{"id":1,"v":5}"#).await.ignored, 1);
+    assert_eq!(world.file("item", r#"{"id":1,"site":"a","v":5}"#).await.ignored, 1);
     assert_eq!(world.query("SELECT v FROM item"), ["6"]);
 }
