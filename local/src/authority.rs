@@ -197,17 +197,19 @@ impl Authority {
         }
     }
 
-    /// The token endpoint, or the issuer, whatever name of this machine they are spelt with.
+    /// The token endpoint, or the issuer, spelt with any name of this machine or with the one that it gives out.
     fn is_audience(&self, audience: &str) -> bool {
         let split = |url: &str| {
             let (host, path) = url.strip_prefix("https://")?.split_once('/')?;
-            let port = host.rsplit_once(':').map_or("443", |(_, port)| port);
-            is_loopback_host(host).then(|| (port.to_owned(), path.trim_end_matches('/').to_lowercase()))
+            let port = host.rsplit_once(':').map_or("443", |(_, port)| port).to_owned();
+            Some((host.to_lowercase(), port, path.trim_end_matches('/').to_lowercase()))
         };
         let directory = self.tokens.directory.to_lowercase();
         let ours = [format!("{directory}/oauth2/v2.0/token"), format!("{directory}/v2.0")];
-        let here = split(&format!("{}/", self.url)).map(|(port, _)| port);
-        split(audience).is_some_and(|(port, path)| here == Some(port) && ours.contains(&path))
+        let Some((our_host, our_port, _)) = split(&format!("{}/", self.url)) else { return false };
+        split(audience).is_some_and(|(host, port, path)| {
+            (is_loopback_host(&host) && port == our_port || host == our_host) && ours.contains(&path)
+        })
     }
 
     /// OpenID Connect Discovery 1.0, section 3.

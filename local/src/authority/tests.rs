@@ -40,6 +40,11 @@ fn bench() -> Bench {
 }
 
 fn bench_with(assertions_once: bool) -> Bench {
+    bench_at("https://localhost:8443", assertions_once)
+}
+
+fn bench_at(url: &str, assertions_once: bool) -> Bench {
+    let url = url.to_owned();
     let made = client::make("acme").unwrap();
     let parts: Vec<Pem> = Pem::iter_from_buffer(made.pem.as_bytes()).map(Result::unwrap).collect();
     let key = parts.iter().find(|part| part.label == "PRIVATE KEY").unwrap();
@@ -55,7 +60,6 @@ fn bench_with(assertions_once: bool) -> Bench {
         secret: None,
         roles: BTreeSet::new(),
     };
-    let url = "https://localhost:8443".to_owned();
     let tokens = AccessTokens {
         directory: DIRECTORY_ID.to_owned(),
         issuer: format!("{url}/{DIRECTORY_ID}/v2.0"),
@@ -233,6 +237,21 @@ fn an_assertion_of_another_key_or_changed_underway_fails() {
     refused(bench.show(&by_name.unwrap()), 401, "invalid_client", 5_002_738, "RS256 and PS256");
     for rubbish in ["", "x", "a.b.c", "eyJ.eyJ.x"] {
         refused(bench.show(rubbish), 400, "invalid_request", 50_027, "malformed");
+    }
+}
+
+#[test]
+fn by_the_name_that_it_gives_out_an_authority_is_meant_too() {
+    let bench = bench_at("https://azure.example:8443", false);
+    let show = |host: &str| {
+        let audience = json!({ "aud": format!("https://{host}/{DIRECTORY_ID}/oauth2/v2.0/token") });
+        bench.show(&bench.signed(Algorithm::PS256, &audience))
+    };
+    for good in ["azure.example:8443", "AZURE.example:8443", "localhost:8443", "127.0.0.1:8443"] {
+        assert!(show(good).is_ok(), "{good}");
+    }
+    for bad in ["azure.example", "azure.example:9999", "evil.example:8443", "localhost:9999"] {
+        refused(show(bad), 401, "invalid_client", 700_023, "");
     }
 }
 
