@@ -21,7 +21,10 @@ use waybill_contracts::GrantLayout;
 use waybill_local::{Local, keys::TokenKind};
 use waybill_subscriber::grants::{Credential, Grants};
 
-use crate::harness::{PATIENCE, TENANT, World, binary};
+use crate::{
+    harness::{PATIENCE, TENANT, World, binary},
+    watch::signature_in,
+};
 
 const SECTION: &str = "WAYBILL_SUBSCRIBER__TENANT__ENTRA__";
 
@@ -31,7 +34,7 @@ async fn world() -> World {
     world
 }
 
-/// Runs the subscriber until it is idle; what it said, and whether it succeeded.
+/// Runs the subscriber until it is idle, with every line of the log; what it said, and whether it succeeded.
 async fn run(world: &World, settings: &[(&str, String)], others: &[(&str, String)]) -> (bool, String) {
     let mut command = Command::new(binary("waybill-subscriber"));
     command.args(["run", "--until-idle", "0.2", "--sink"]).arg(format!("sqlite:{}", world.database().display()));
@@ -40,9 +43,10 @@ async fn run(world: &World, settings: &[(&str, String)], others: &[(&str, String
         command.env(format!("{SECTION}{key}"), value);
     }
     command.envs(others.iter().map(|(key, value)| (*key, value)));
-    command.current_dir(world.path("")).stdin(Stdio::null()).kill_on_drop(true);
+    command.current_dir(world.path("")).stdin(Stdio::null()).kill_on_drop(true).env("RUST_LOG", "trace");
     let output = timeout(PATIENCE, command.output()).await.expect("it ends in time").expect("it runs");
     let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(signature_in(told.as_bytes()), None, "a token is shown");
     (output.status.success(), told)
 }
 
