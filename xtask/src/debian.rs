@@ -41,6 +41,14 @@ const READERS: [Need; 3] = [
     Need { what: "a JDK", found_by: &["javac", "-version"], package: "default-jdk-headless" },
 ];
 
+/// libFuzzer comes as its source.
+const TO_FUZZ: [Need; 1] = [Need { what: "a compiler of C++", found_by: &["c++", "--version"], package: "g++" }];
+
+/// Makes sure that libFuzzer can be built.
+pub(crate) fn to_fuzz() -> Result<()> {
+    meet(&TO_FUZZ, "libFuzzer is built from C++")
+}
+
 /// Makes sure that a Python package with C in it can be built.
 pub(crate) fn to_build_python_packages() -> Result<()> {
     meet(&TO_BUILD, "the tests build an AMQP library from C")

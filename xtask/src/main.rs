@@ -2,6 +2,7 @@
 
 mod bench;
 mod debian;
+mod fuzz;
 mod leaks;
 mod live;
 mod node;
@@ -17,8 +18,11 @@ usage: cargo xtask COMMAND
   test         everything that must pass: format, lints, tests, documentation, examples, dependencies
   test NAME…   only the tests whose names contain NAME (after the same set-up)
   soak [DATA]  for long: the properties over thousands of cases, ten minutes of torture (WAYBILL_SOAK_SECONDS, WAYBILL_SOAK_SEED)
-               and as long without TenantService, storage or database;
+               and as long without TenantService, storage or database, a transaction that is open for three minutes
+               (WAYBILL_SOAK_OPEN_SECONDS) and a topic that is full for an hour (WAYBILL_SOAK_FULL_SECONDS);
                with DATA, the folder of larger data sets, those too
+  fuzz [SECONDS] [TARGET…]
+               all fuzz targets, or those named, for so many seconds each (default 600); fails on a finding
   test-live    the pipeline against a real namespace, storage account and TenantService; without them it says what to set
   bench [NAME…] [--quick] [--list]
                Waybill measured beside what a user would use instead: the rows of docs/benchmarks.md, or those named
@@ -36,6 +40,7 @@ fn main() -> ExitCode {
         ["test"] => steps::everything(),
         ["test", ref names @ ..] => steps::some_tests(names),
         ["soak", ref folder @ ..] if folder.len() <= 1 => steps::soak(folder.first().copied()),
+        ["fuzz", ref arguments @ ..] => fuzz::fuzz(arguments),
         ["test-live"] => live::test(),
         ["bench", ref arguments @ ..] => bench::bench(arguments),
         ["setup"] => steps::set_up().map(|_| ()),

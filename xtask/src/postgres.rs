@@ -25,8 +25,10 @@ impl Postgres {
     /// Makes a cluster and starts it. PostgreSQL refuses to run as root, which then takes the user that the packages of
     /// PostgreSQL bring.
     pub(crate) fn start() -> Result<Self> {
-        // What it holds is thrown away; tests kill our programs, not this one.
-        Self::start_with(&["fsync=off", "full_page_writes=off", "max_connections=300"])
+        // What it holds is thrown away; tests kill our programs, not this one. Its write-ahead log keeps what tests wrote and
+        // dropped, so that it can be looked through for tokens.
+        let kept = ["max_wal_size=1536MB", "checkpoint_timeout=1h"];
+        Self::start_with(&[&["fsync=off", "full_page_writes=off", "max_connections=300"][..], &kept].concat())
     }
 
     /// One that keeps what it says it keeps, with the memory that its documentation advises.

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::{debian, leaks, node, postgres::Postgres, python};
+use crate::{debian, fuzz, leaks, node, postgres::Postgres, python};
 
 /// Where tests find what was set up: the names are known to `tests/`.
 pub(crate) struct SetUp {
@@ -40,6 +40,9 @@ const EXAMPLES: [&str; 12] = [
     "nightly",
 ];
 
+/// Those of them that show the same in PostgreSQL.
+const IN_POSTGRESQL: [&str; 2] = ["own_service", "replicas"];
+
 /// What the tests need beside Rust, into the ignored folder `.cache/`.
 pub(crate) fn set_up() -> Result<SetUp> {
     let cache = root().join(".cache");
@@ -66,12 +69,18 @@ pub(crate) fn everything() -> Result<()> {
     let mut tests = with(&set_up, cargo(["test", "--workspace"]));
     tests.env("TMPDIR", left.folder());
     step("tests", tests)?;
-    left.assert_no_token(&set_up.postgres)?;
+    left.assert_no_token(&set_up.postgres, leaks::FILES_MIN)?;
+    step("fuzz targets", fuzz::check())?;
     let mut documentation = cargo(["doc", "--workspace", "--no-deps", "--quiet"]);
     documentation.env("RUSTDOCFLAGS", "-D warnings");
     step("documentation", documentation)?;
     for example in EXAMPLES {
         step(&format!("example {example}"), cargo(["run", "--quiet", "--example", example]))?;
+    }
+    for example in IN_POSTGRESQL {
+        let mut run = cargo(["run", "--quiet", "--example", example]);
+        run.env("DATABASE", format!("{}?sslmode=disable", set_up.postgres.url));
+        step(&format!("example {example}, in PostgreSQL"), run)?;
     }
     // That every row can be measured; nobody looks at the figures.
     let few = ["run", "--quiet", "--bin", "waybill-bench", "--", "--quick", "--rows", "3200", "--rounds", "1"];
@@ -89,9 +98,11 @@ pub(crate) fn some_tests(names: &[&str]) -> Result<()> {
     let set_up = set_up()?;
     // With the tests: without them, features differ, and everything below would be built a second time.
     step("binaries", cargo(["build", "--workspace", "--bins", "--tests"]))?;
+    let left = leaks::Left::new()?;
     let mut tests = with(&set_up, cargo(["test", "--workspace", "--"]));
-    tests.args(names);
-    step("tests", tests)
+    tests.args(names).env("TMPDIR", left.folder());
+    step("tests", tests)?;
+    left.assert_no_token(&set_up.postgres, 0)
 }
 
 /// The properties many times over, and what takes too long for every change.
@@ -108,6 +119,11 @@ pub(crate) fn soak(data: Option<&str>) -> Result<()> {
     let mut torture = with(&set_up, cargo(torture));
     torture.env("WAYBILL_SOAK_SECONDS", std::env::var("WAYBILL_SOAK_SECONDS").unwrap_or_else(|_| "600".to_owned()));
     step("torture, and outages", torture)?;
+    let mut changes = with(&set_up, cargo(["test", "--package", "waybill-tests", "--", "--nocapture", "changes::"]));
+    for (name, seconds) in [("WAYBILL_SOAK_OPEN_SECONDS", "180"), ("WAYBILL_SOAK_FULL_SECONDS", "3600")] {
+        changes.env(name, std::env::var(name).unwrap_or_else(|_| seconds.to_owned()));
+    }
+    step("late commits, and a full topic", changes)?;
     let Some(data) = data else {
         println!("\n── data sets: NOT RUN, name their folder: cargo xtask soak FOLDER");
         return Ok(());
