@@ -17,10 +17,12 @@ use waybill_subscriber::{Subscriber, inbox::SqliteInbox};
 
 use crate::harness::{
     PATIENCE, Publishing, SUBSCRIPTION, World, assert_each_number_once, assert_nothing_was_dead_lettered, binary,
-    number, query, until,
+    log_all_to, number, query, tail, until,
 };
 
 const KILLS: usize = 10;
+/// Of all subscribers of a test.
+const LOG: &str = "subscriber.log";
 
 /// Rows that took effect, as the sink itself counts them; none while there is no database.
 fn progress(database: &Path) -> u64 {
@@ -48,7 +50,8 @@ fn start(world: &World, ready: &Path, until_idle: bool) -> Child {
     run.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "100").env("WAYBILL_SUBSCRIBER__RANGE_BYTES", "4096");
     // Not the folder of somebody's settings.
     run.current_dir(world.database().parent().expect("a folder"));
-    run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    run.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+    log_all_to(&mut run, &world.path(LOG));
     run.spawn().expect("the subscriber starts")
 }
 
@@ -121,17 +124,16 @@ async fn ten_kills_at_random_moments_give_the_same_database() {
         publish(&publishing, &tables, part).await;
     }
     publishing.end().await;
-    let child = start(&world, &ready, true);
-    let output = timeout(PATIENCE, child.wait_with_output()).await.expect("it ends in time").expect("it ran");
-    let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{}: {told}", output.status);
+    let mut child = start(&world, &ready, true);
+    let status = timeout(PATIENCE, child.wait()).await.expect("it ends in time").expect("it ran");
+    assert!(status.success(), "{status}: {}", tail(&world.path(LOG)));
 
     let different: Vec<_> = adventureworks::compare(&tables, &world.database())
         .expect("the database is readable")
         .into_iter()
         .filter(|table| !table.same())
         .collect();
-    assert!(different.is_empty(), "seed {seed}: {different:?}\n{told}");
+    assert!(different.is_empty(), "seed {seed}: {different:?}\n{}", tail(&world.path(LOG)));
     assert_eq!(world.query("SELECT count(*) FROM _waybill_parked"), ["0"], "seed {seed}: nothing is left parked");
     assert_eq!(world.query("SELECT count(*) FROM _waybill_progress WHERE NOT done"), ["0"], "seed {seed}");
     // Each row took effect, or waited, exactly once.

@@ -23,7 +23,10 @@ use waybill_azure::{
 use waybill_contracts::Entities;
 use waybill_formats::{Compression, Field};
 use waybill_local::{Builder, Local, broker};
-use waybill_publisher::{Exported, Publisher};
+use waybill_publisher::{
+    Exported, Publisher,
+    outbox::{Outbox, SqliteOutbox},
+};
 use waybill_subscriber::{
     Subscriber, SubscriberBuilder,
     grants::Credential,
@@ -241,14 +244,14 @@ fn select(database: &Path, sql: &str, flags: rusqlite::OpenFlags) -> rusqlite::R
 }
 
 /// A publisher whose relay runs.
-pub(crate) struct Publishing {
-    pub(crate) publisher: Publisher,
+pub(crate) struct Publishing<O: Outbox = SqliteOutbox> {
+    pub(crate) publisher: Publisher<O>,
     stop: CancellationToken,
     relay: JoinSet<()>,
 }
 
-impl Publishing {
-    pub(crate) fn start(publisher: Publisher) -> Self {
+impl<O: Outbox> Publishing<O> {
+    pub(crate) fn start(publisher: Publisher<O>) -> Self {
         let stop = CancellationToken::new();
         let mut relay = JoinSet::new();
         let (running, stopped) = (publisher.clone(), stop.clone());
@@ -398,6 +401,20 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     let path = folder.join(name).with_extension(std::env::consts::EXE_EXTENSION);
     assert!(path.exists(), "no {}: run `cargo xtask test`, which builds the binaries", path.display());
     path
+}
+
+/// Has a program of ours write every line of its log, down to the last level, into a file of the test's folder, which is looked through
+/// for tokens when the test ends; behind what another one wrote there before.
+pub(crate) fn log_all_to(run: &mut tokio::process::Command, file: &Path) {
+    let log = std::fs::File::options().create(true).append(true).open(file).expect("a log");
+    run.env("RUST_LOG", "trace").stderr(log);
+}
+
+/// The last lines of a log.
+pub(crate) fn tail(log: &Path) -> String {
+    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
 /// The Python interpreter with Microsoft's SDKs.

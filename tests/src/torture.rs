@@ -6,9 +6,9 @@
 //! machine.
 
 use std::{
-    collections::BTreeMap,
-    fs::File,
-    path::{Path, PathBuf},
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -22,7 +22,9 @@ use waybill_local::{
 };
 
 use crate::{
-    harness::{Publishing, SUBSCRIPTION, TENANT, World, assert_nothing_was_dead_lettered, number},
+    harness::{
+        PATIENCE, Publishing, SUBSCRIPTION, TENANT, World, assert_nothing_was_dead_lettered, number, tail, until,
+    },
     replicas::{Database, LEASE, Replica},
 };
 
@@ -83,6 +85,9 @@ impl Misfortune {
         Self::ResetDownload,
         Self::ThrottleStorage,
     ];
+
+    /// Those that a script does, so that its log tells when they happen.
+    const SCRIPTED: [Self; 4] = [Self::HoldBack, Self::CutDownload, Self::ResetDownload, Self::ThrottleStorage];
 }
 
 /// What was published: what the sink must hold in the end.
@@ -119,12 +124,35 @@ impl Published {
         }
         writer.finish().await.expect("the export is durable");
     }
+
+    /// Files come until something has happened: what meets nobody at work would be no misfortune.
+    async fn amid<T>(&mut self, publishing: &Publishing, seed: u64, happens: impl Future<Output = T>) -> T {
+        // Of its own, so that how many files it takes changes nothing of what comes next.
+        let (mut random, over) = (StdRng::seed_from_u64(seed), Cell::new(false));
+        let happens = async {
+            let happened = timeout(PATIENCE, happens).await.expect("it meets somebody at work");
+            over.set(true);
+            happened
+        };
+        let files = async {
+            while !over.get() {
+                self.more(publishing, &mut random).await;
+            }
+        };
+        tokio::join!(happens, files).0
+    }
+}
+
+/// Until it happens to somebody.
+async fn befall(what: impl Fn() -> usize) {
+    while what() == 0 {
+        sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// A subscriber's process, and how many tokens it may have asked for.
 struct Process {
     replica: Replica,
-    log: PathBuf,
     rotations_before: u64,
 }
 
@@ -144,13 +172,12 @@ impl Torture {
     fn start(&mut self) -> Process {
         self.started += 1;
         let name = format!("r{}", self.started);
-        let log = self.world.path(&format!("{name}.log"));
         let replica = Replica::start_with(&self.world, &self.ready, &self.database, &name, |run| {
             run.arg("--entities").arg(self.world.path("entities.toml"));
+            // Every line of an hour would be many GB.
             run.env("WAYBILL_SUBSCRIBER__RANGE_BYTES", "400").env("RUST_LOG", "debug");
-            run.stderr(File::create(&log).expect("a log"));
         });
-        Process { replica, log, rotations_before: self.rotations }
+        Process { replica, rotations_before: self.rotations }
     }
 
     fn rotate(&mut self) {
@@ -163,9 +190,19 @@ impl Torture {
         1 + self.rotations - process.rotations_before
     }
 
-    async fn meet(&mut self, misfortune: Misfortune, random: &mut StdRng) {
+    async fn meet(
+        &mut self,
+        misfortune: Misfortune,
+        random: &mut StdRng,
+        published: &mut Published,
+        publishing: &Publishing,
+    ) {
         let broker = self.world.local.broker();
-        let install = |step: Step| self.world.local.faults().install([step]).expect("a sound script");
+        let install = |step: Step| {
+            let named = step.named(&format!("{misfortune:?}"));
+            self.world.local.faults().install([named]).expect("a sound script");
+        };
+        let seed = random.random();
         let reads = BlobRequests::of(BlobOperation::GetBlob);
         let whose = || Whose::Entity(SUBSCRIPTION.to_owned());
         let many = random.random_range(1..20);
@@ -179,20 +216,19 @@ impl Torture {
             }
             Misfortune::Freeze => {
                 let replica = &self.processes[random.random_range(0..REPLICAS)].replica;
-                // It may have nothing to do just now.
-                let frozen = timeout(Duration::from_secs(3), replica.freeze_at_work(&self.database)).await;
-                if frozen.is_ok() {
-                    sleep(LEASE + Duration::from_millis(random.random_range(200..800))).await;
-                } else {
-                    *self.met.entry("idle, not frozen".to_owned()).or_default() += 1;
-                }
+                let (held, _) = published.amid(publishing, seed, replica.freeze_at_work(&self.database)).await;
+                assert!(!held.is_empty(), "it holds a file");
+                sleep(LEASE + Duration::from_millis(random.random_range(200..800))).await;
                 replica.signal("-CONT").await;
             }
             Misfortune::Rotate => self.rotate(),
-            Misfortune::DetachLinks => drop(broker.detach_links(SUBSCRIPTION).expect("it is there")),
-            Misfortune::CloseConnections => drop(broker.close_connections(&Which::All)),
-            Misfortune::ResetConnections => drop(broker.reset_connections(&Which::All)),
-            Misfortune::LoseLocks => drop(broker.expire_locks(SUBSCRIPTION).expect("it is there")),
+            Misfortune::DetachLinks => befall(|| broker.detach_links(SUBSCRIPTION).expect("it is there")).await,
+            Misfortune::CloseConnections => befall(|| broker.close_connections(&Which::All)).await,
+            Misfortune::ResetConnections => befall(|| broker.reset_connections(&Which::All)).await,
+            Misfortune::LoseLocks => {
+                let lose = befall(|| broker.expire_locks(SUBSCRIPTION).expect("it is there"));
+                published.amid(publishing, seed, lose).await;
+            }
             Misfortune::DeliverTwice => broker.deliver_twice(SUBSCRIPTION, many).expect("it is there"),
             Misfortune::Reorder => {
                 let order = NewOrder::Shuffled(random.random());
@@ -219,12 +255,19 @@ impl Torture {
 
     /// The last lines of all logs, for who has to find out.
     fn logs(&self) -> String {
-        let tail = |path: &Path| {
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(15)..].join("\n")
+        let logs = self.processes.iter().map(|process| &process.replica.log);
+        logs.map(|log| format!("{}:\n{}\n", log.display(), tail(log))).collect()
+    }
+
+    /// Files come until each that a script does has happened at least once.
+    async fn all_scripted_happened(&self, seed: u64, published: &mut Published, publishing: &Publishing) {
+        let wanted: BTreeSet<String> =
+            Misfortune::SCRIPTED.iter().map(|misfortune| format!("{misfortune:?}")).collect();
+        let happened = || {
+            let fired = self.world.local.faults().log_lines();
+            wanted.is_subset(&fired.into_iter().filter_map(|fired| fired.name).collect())
         };
-        self.processes.iter().map(|process| format!("{}:\n{}\n", process.log.display(), tail(&process.log))).collect()
+        published.amid(publishing, seed, until("each fault of a script", happened)).await;
     }
 }
 
@@ -268,13 +311,14 @@ async fn whatever_happens_in_whatever_order_each_row_is_there_once_in_the_end() 
             waiting.shuffle(&mut random);
         }
         let misfortune = waiting.pop().expect("one of all");
-        torture.meet(misfortune, &mut random).await;
+        torture.meet(misfortune, &mut random, &mut published, &publishing).await;
         *torture.met.entry(format!("{misfortune:?}")).or_default() += 1;
         for _ in 0..random.random_range(1..6) {
             published.more(&publishing, &mut random).await;
         }
         sleep(Duration::from_millis(random.random_range(PAUSE_MS))).await;
     }
+    torture.all_scripted_happened(random.random(), &mut published, &publishing).await;
     torture.world.local.faults().clear();
     publishing.end().await;
     println!(
