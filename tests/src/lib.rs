@@ -34,6 +34,8 @@ mod memory;
 #[cfg(test)]
 mod outages;
 #[cfg(test)]
+mod own_database;
+#[cfg(test)]
 mod peers;
 #[cfg(test)]
 mod promises;
@@ -45,6 +47,8 @@ mod readers;
 mod replicas;
 #[cfg(test)]
 mod republish;
+#[cfg(test)]
+mod restored;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]

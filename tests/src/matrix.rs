@@ -1,19 +1,21 @@
 //! Every bad day at every step of a file's way: what the inbox, the sink, the broker and the two hosts have seen afterwards.
 
 mod gate;
+mod stores;
 
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
     ops::RangeInclusive,
     panic::AssertUnwindSafe,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use futures::{FutureExt as _, StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -27,18 +29,23 @@ use waybill_local::{
 };
 use waybill_subscriber::{
     Subscriber,
-    inbox::{Counts, Inbox, SqliteInbox, State},
+    inbox::{AnyInbox, Counts, Inbox, State},
 };
 
-use self::gate::{Behind, Gate, ROWS, Step, Victim, subscriber};
-use crate::harness::{
-    PATIENCE, SUBSCRIPTION, TENANT, World, assert_nothing_was_dead_lettered, number, query, until, waybill,
+use self::{
+    gate::{Behind, Gate, ROWS, Step, Victim, subscriber},
+    stores::{Copy, Stores},
 };
+use crate::harness::{PATIENCE, SUBSCRIPTION, TENANT, World, assert_nothing_was_dead_lettered, number, until, waybill};
 
 /// Cells at once: most of them wait most of the time.
 const AT_ONCE: usize = 10;
+/// Of those with a database of their own.
+const AT_ONCE_IN_POSTGRES: usize = 5;
 /// Of the broker, so that a message that nobody settled comes again soon.
 const LOCK: Duration = Duration::from_secs(1);
+/// When a file whose blob is gone for good stops being waited for, counted from when it is sent.
+const KEPT: Duration = Duration::from_millis(1500);
 /// How long a service is away.
 const AWAY: Duration = Duration::from_millis(700);
 const LOOK: Duration = Duration::from_millis(5);
@@ -53,6 +60,7 @@ enum Fault {
     SasRotated,
     SasExpired,
     BlobGone,
+    BlobGoneForGood,
     PriceBeforeItem,
     OlderAfterNewer,
     LeaseLapsed,
@@ -64,7 +72,7 @@ enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Crash,
         Self::LinkDetached,
         Self::ConnectionClosed,
@@ -72,6 +80,7 @@ impl Fault {
         Self::SasRotated,
         Self::SasExpired,
         Self::BlobGone,
+        Self::BlobGoneForGood,
         Self::PriceBeforeItem,
         Self::OlderAfterNewer,
         Self::LeaseLapsed,
@@ -81,6 +90,8 @@ impl Fault {
         Self::StorageDown,
         Self::TenantDown,
     ];
+    /// Those that meet the databases: what is locked, what is written, and what a process leaves behind there.
+    const OF_DATABASES: [Self; 4] = [Self::Crash, Self::LeaseLapsed, Self::SinkRestored, Self::SinkDown];
 
     fn name(self) -> &'static str {
         match self {
@@ -91,6 +102,7 @@ impl Fault {
             Self::SasRotated => "SAS rotated",
             Self::SasExpired => "SAS expired",
             Self::BlobGone => "blob gone for a while",
+            Self::BlobGoneForGood => "blob gone for good",
             Self::PriceBeforeItem => "price before item",
             Self::OlderAfterNewer => "older after newer",
             Self::LeaseLapsed => "frozen past its lease",
@@ -178,6 +190,7 @@ impl Fault {
 /// What was seen in a cell, when all was over.
 #[derive(Debug)]
 struct Seen {
+    /// Done.
     files: u64,
     deliveries: u64,
     grants: u64,
@@ -185,24 +198,25 @@ struct Seen {
     storage: usize,
 }
 
-/// A world with the subscriber's inbox and sink in its folder.
+/// A world with the subscriber's inbox and sink.
 struct Cell {
     fault: Fault,
     step: Step,
     world: World,
+    stores: Stores,
     sent: u64,
 }
 
 /// A subscriber at work in this process.
 struct Running {
-    subscriber: Subscriber<Behind<SqliteInbox>>,
+    subscriber: Subscriber<Behind<AnyInbox>>,
     stop: CancellationToken,
     run: JoinSet<()>,
 }
 
 impl Running {
-    async fn start(gate: &Arc<Gate>, world: &World) -> Self {
-        let (subscriber, sink) = subscriber(gate, world.local.ready_file()).await;
+    async fn start(gate: &Arc<Gate>, cell: &Cell) -> Self {
+        let (subscriber, sink) = subscriber(gate, &cell.stores, cell.world.local.ready_file()).await;
         let stop = CancellationToken::new();
         let mut run = JoinSet::new();
         let (running, stopped) = (subscriber.clone(), stop.clone());
@@ -214,11 +228,12 @@ impl Running {
         self.subscriber.inbox().counts().await.expect("the inbox answers")
     }
 
+    /// Until so many files are done, or have expired.
     async fn done(&self, files: u64) {
         let end = Instant::now() + PATIENCE;
         loop {
             let counts = self.counts().await;
-            if counts.done >= files {
+            if counts.done + counts.expired >= files {
                 return;
             }
             if Instant::now() >= end {
@@ -242,22 +257,15 @@ impl Running {
 }
 
 impl Cell {
-    async fn new(fault: Fault, step: Step) -> Self {
+    async fn new(fault: Fault, step: Step, in_postgres: bool) -> Self {
         // A frozen link is given a message again and again until its credit is used up.
         let world = World::of(Local::builder().lock_duration(LOCK).max_delivery_count(number(30))).await;
-        Self { fault, step, world, sent: 0 }
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.world.ready_file().parent().expect("a folder").to_owned()
-    }
-
-    fn sink(&self) -> PathBuf {
-        self.world.path("sink.sqlite")
+        let stores = if in_postgres { Stores::postgres().await } else { Stores::sqlite(&folder_of(&world)) };
+        Self { fault, step, world, stores, sent: 0 }
     }
 
     fn gate(&self, step: Option<Step>) -> Arc<Gate> {
-        Gate::at(step, &self.folder())
+        Gate::at(step, &folder_of(&self.world))
     }
 
     fn rows(&self, file: u64) -> String {
@@ -295,24 +303,29 @@ impl Cell {
             "exportId": format!("file-{file}"), "publisher": "shop", "epoch": "e", "sequence": file + 1,
             "rows": ROWS, "plainSha256": hash,
         });
+        if self.fault == Fault::BlobGoneForGood {
+            let until = (OffsetDateTime::now_utc() + KEPT).format(&Rfc3339).expect("a time");
+            message["properties"]["waybill"]["expiresAt"] = until.into();
+        }
         self.world.send([message.to_string()]).await;
     }
 
     /// Lives through it, up to the point where all is as it should be.
     async fn live(mut self) -> Seen {
+        let mut copy = None;
         if self.fault == Fault::SinkRestored {
             self.publish().await;
-            let running = Running::start(&self.gate(None), &self.world).await;
+            let running = Running::start(&self.gate(None), &self).await;
             running.done(1).await;
             self.world.all_settled().await;
             running.end().await;
-            std::fs::copy(self.sink(), self.world.path("copy.sqlite")).expect("a copy");
+            copy = Some(self.stores.copy_sink().await);
         }
         self.publish().await;
         let gate = self.gate(Some(self.step));
         gate.arm(&self.world);
         let lost = if self.fault.kills() || self.fault == Fault::LeaseLapsed {
-            self.in_another_process(&gate).await
+            self.in_another_process(&gate, copy).await
         } else {
             self.in_this_process(&gate).await
         };
@@ -320,8 +333,9 @@ impl Cell {
         self.look(lost).await
     }
 
-    async fn in_another_process(&mut self, gate: &Gate) -> u64 {
-        let victim = Victim::start(self.step, &self.world);
+    /// The sink of `copy` is put in the place of the one that the victim leaves.
+    async fn in_another_process(&mut self, gate: &Gate, copy: Option<Copy>) -> u64 {
+        let victim = Victim::start(self.step, &self.stores, &self.world);
         gate.reached(&self.world).await;
         if self.fault == Fault::LeaseLapsed {
             self.freeze(&victim).await;
@@ -330,21 +344,17 @@ impl Cell {
             // What it had sent and nobody had read is lost with its connection.
             self.world.local.broker().reset_connections(&Which::All);
             gate.open(&self.world);
-            if self.fault == Fault::SinkRestored {
-                for ending in ["", "-wal", "-shm"] {
-                    let path = format!("{}{ending}", self.sink().display());
-                    if Path::new(&path).exists() {
-                        std::fs::remove_file(path).expect("a file goes");
-                    }
-                }
-                std::fs::copy(self.world.path("copy.sqlite"), self.sink()).expect("a copy");
+            if let Some(copy) = copy {
+                self.stores.restore_sink(copy).await;
             }
-            let running = Running::start(&self.gate(None), &self.world).await;
+            let running = Running::start(&self.gate(None), self).await;
             running.done(self.fault.files()).await;
             // The inbox may call done what the sink of the copy does not know yet.
             let files = self.fault.files().to_string();
-            let in_sink = "SELECT count(*) FROM _waybill_progress WHERE done";
-            until("all is in the sink", || query(&self.sink(), in_sink) == [files.as_str()]).await;
+            self.until("all is in the sink", async || {
+                self.stores.sink("SELECT count(*) FROM _waybill_progress WHERE done").await == [files.as_str()]
+            })
+            .await;
             running.done(self.fault.files()).await;
             self.world.all_settled().await;
             running.end().await;
@@ -352,39 +362,42 @@ impl Cell {
         }
         // Frozen, it held up nobody; now another one works what it held.
         gate.open(&self.world);
-        let running = Running::start(&self.gate(None), &self.world).await;
+        let running = Running::start(&self.gate(None), self).await;
         running.done(1).await;
         running.end().await;
-        let before = query(&self.world.path("inbox.sqlite"), "SELECT max(id) FROM history");
+        let before = self.stores.inbox("SELECT max(id) FROM history").await;
         victim.signal("-CONT").await;
         // Woken, it goes on with what is new, and changes nothing of what it had lost.
         self.publish().await;
-        let inbox = self.world.path("inbox.sqlite");
-        until("the woken one works", || query(&inbox, "SELECT count(*) FROM inbox WHERE state = 'done'") == ["2"])
-            .await;
+        self.until("the woken one works", async || {
+            self.stores.inbox("SELECT count(*) FROM inbox WHERE state = 'done'").await == ["2"]
+        })
+        .await;
         self.world.all_settled().await;
         victim.kill().await;
-        let meddled =
-            format!("SELECT count(*) FROM history WHERE inbox_id = 1 AND id > {}", before.first().expect("a number"));
-        assert_eq!(query(&inbox, &meddled), ["0"], "what it held is as the other one left it");
+        let meddled = format!(
+            "SELECT count(*) FROM history WHERE inbox_id = (SELECT min(id) FROM inbox) AND id > {}",
+            before.first().expect("a number")
+        );
+        assert_eq!(self.stores.inbox(&meddled).await, ["0"], "what it held is as the other one left it");
         2
+    }
+
+    /// Asks until it is so.
+    async fn until(&self, what: &str, so: impl AsyncFn() -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !so().await {
+            assert!(Instant::now() < end, "{what} did not come to be");
+            sleep(LOOK).await;
+        }
     }
 
     /// Freezes it where it holds no lock of a database: there all others would wait for it.
     async fn freeze(&self, victim: &Victim) {
-        let is_free = |name: &str| {
-            let path = self.world.path(name);
-            if !path.exists() {
-                return true;
-            }
-            let db = rusqlite::Connection::open(path).expect("a database");
-            db.busy_timeout(Duration::ZERO).expect("it is set");
-            db.execute_batch("BEGIN IMMEDIATE; ROLLBACK").is_ok()
-        };
         let end = Instant::now() + PATIENCE;
         loop {
             victim.signal("-STOP").await;
-            if is_free("inbox.sqlite") && is_free("sink.sqlite") {
+            if self.stores.are_free().await {
                 return;
             }
             victim.signal("-CONT").await;
@@ -394,7 +407,7 @@ impl Cell {
     }
 
     async fn in_this_process(&mut self, gate: &Arc<Gate>) -> u64 {
-        let running = Running::start(gate, &self.world).await;
+        let running = Running::start(gate, self).await;
         gate.reached(&self.world).await;
         self.strike(gate, &running).await;
         running.done(self.fault.files()).await;
@@ -440,6 +453,7 @@ impl Cell {
                 }
                 world.put(&blob, self.rows(0)).await;
             }
+            Fault::BlobGoneForGood => world.delete(&Self::blob(0)).await,
             Fault::PriceBeforeItem | Fault::OlderAfterNewer => {
                 self.publish().await;
                 // As long as messages come in, the second file overtakes the first.
@@ -480,27 +494,18 @@ impl Cell {
         let Self { fault, step, ref world, .. } = self;
         let files = fault.files();
         let rows = files * u64::from(ROWS);
-        let sink = self.sink();
-        let inbox = query(&world.path("inbox.sqlite"), "SELECT state, count(*) FROM inbox GROUP BY state");
-        assert_eq!(inbox, [format!("{}|{files}", State::Done)], "a row for each file, done");
-        assert_eq!(query(&sink, "SELECT count(*), sum(done) FROM _waybill_progress"), [format!("{files}|{files}")]);
-        let counted = "SELECT sum(inserted + updated + deleted + ignored + superseded + parked + bad), \
-                       sum(parked) - sum(released), sum(bad) FROM _waybill_progress";
-        assert_eq!(query(&sink, counted), [format!("{rows}|0|0")], "each row took effect once, or waited once");
-        match fault {
-            Fault::PriceBeforeItem => {
-                let both = "SELECT (SELECT count(*) FROM item), (SELECT count(*) FROM price), \
-                            (SELECT count(*) FROM _waybill_parked)";
-                assert_eq!(query(&sink, both), [format!("{ROWS}|{ROWS}|0")]);
-            }
-            Fault::OlderAfterNewer => {
-                let newest = "SELECT count(*), min(v), max(v) FROM item";
-                assert_eq!(query(&sink, newest), [format!("{ROWS}|1|1")]);
-            }
-            _ => {
-                let once = "SELECT count(*), count(DISTINCT n), min(n), max(n) FROM \"Number\"";
-                assert_eq!(query(&sink, once), [format!("{rows}|{rows}|0|{}", rows - 1)]);
-            }
+        let inbox = self.stores.inbox("SELECT state, count(*) FROM inbox GROUP BY state").await;
+        let expired = inbox == [format!("{}|1", State::Expired)];
+        if fault == Fault::BlobGoneForGood && expired {
+            self.look_at_what_expired().await;
+        } else {
+            // Whoever had read the blob before it was gone does not miss it.
+            assert!(
+                fault != Fault::BlobGoneForGood || step > Step::Receive && step != Step::Grant,
+                "it cannot be read"
+            );
+            assert_eq!(inbox, [format!("{}|{files}", State::Done)], "a row for each file, done");
+            self.look_into_sink(rows).await;
         }
 
         assert_nothing_was_dead_lettered(world);
@@ -528,10 +533,57 @@ impl Cell {
         assert!(!bus.is_empty() && !storage.is_empty(), "{bus:?}, {storage:?}");
         assert!(bus.keys().all(|token| !storage.contains_key(token)), "each host has seen its own only");
         let (bus, storage) = (bus.len(), storage.len());
-        let seen = Seen { files, deliveries: totals.deliveries, grants: asked.requests, bus, storage };
+        let done = if expired { 0 } else { files };
+        let seen = Seen { files: done, deliveries: totals.deliveries, grants: asked.requests, bus, storage };
+        self.stores.end().await;
         self.world.end().await;
         seen
     }
+
+    /// Each row of every file is in its table once.
+    async fn look_into_sink(&self, rows: u64) {
+        let files = self.fault.files();
+        let progress = "SELECT count(*), count(*) FILTER (WHERE done) FROM _waybill_progress";
+        assert_eq!(self.stores.sink(progress).await, [format!("{files}|{files}")]);
+        let counted = "SELECT sum(inserted + updated + deleted + ignored + superseded + parked + bad), \
+                       sum(parked) - sum(released), sum(bad) FROM _waybill_progress";
+        let seen = self.stores.sink(counted).await;
+        assert_eq!(seen, [format!("{rows}|0|0")], "each row took effect once, or waited once");
+        match self.fault {
+            Fault::PriceBeforeItem => {
+                let both = "SELECT (SELECT count(*) FROM item), (SELECT count(*) FROM price), \
+                            (SELECT count(*) FROM _waybill_parked)";
+                assert_eq!(self.stores.sink(both).await, [format!("{ROWS}|{ROWS}|0")]);
+            }
+            Fault::OlderAfterNewer => {
+                let newest = "SELECT count(*), min(v), max(v) FROM item";
+                assert_eq!(self.stores.sink(newest).await, [format!("{ROWS}|1|1")]);
+            }
+            _ => {
+                let once = "SELECT count(*), count(DISTINCT n), min(n), max(n) FROM \"Number\"";
+                assert_eq!(self.stores.sink(once).await, [format!("{rows}|{rows}|0|{}", rows - 1)]);
+            }
+        }
+    }
+
+    /// Whatever was committed of it before is there once, and the inbox says why there is not more, and since when.
+    async fn look_at_what_expired(&self) {
+        let problem = self.stores.inbox("SELECT problem FROM inbox").await.concat();
+        assert!(problem.contains("ask the publisher"), "{problem}");
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'Number'";
+        if self.stores.sink(tables).await == ["0"] {
+            return;
+        }
+        let there =
+            self.stores.sink("SELECT count(*), count(DISTINCT n), coalesce(max(n) + 1, 0) FROM \"Number\"").await;
+        let half = ROWS / 2;
+        assert!([format!("{half}|{half}|{half}"), "0|0|0".to_owned()].contains(&there.concat()), "{there:?}");
+        assert!(self.step > Step::Grant || there == ["0|0|0"], "nothing was to be read: {there:?}");
+    }
+}
+
+fn folder_of(world: &World) -> PathBuf {
+    world.ready_file().parent().expect("a folder").to_owned()
 }
 
 /// The table as people read it.
@@ -543,7 +595,7 @@ fn table(cells: &[(Fault, Step, Option<Seen>)]) -> String {
         let _infallible = write!(text, "{:WIDTH$}", step.name());
     }
     let mut reasons: Vec<&str> = Vec::new();
-    for fault in Fault::ALL {
+    for fault in Fault::ALL.into_iter().filter(|fault| cells.iter().any(|(of, ..)| of == fault)) {
         let _infallible = write!(text, "\n{:22}", fault.name());
         for step in Step::ALL {
             let cell = cells.iter().find(|(of, at, _)| (*of, *at) == (fault, step));
@@ -580,8 +632,18 @@ fn table(cells: &[(Fault, Step, Option<Seen>)]) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_fault_at_every_step_leaves_each_row_once_and_nothing_behind() {
+    live_through(&Fault::ALL, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_postgresql_too_every_fault_of_databases_leaves_each_row_once_at_every_step() {
+    live_through(&Fault::OF_DATABASES, true).await;
+}
+
+/// All cells of these faults, or those that `WAYBILL_TEST_CELL` names.
+async fn live_through(faults: &[Fault], in_postgres: bool) {
     let only = std::env::var("WAYBILL_TEST_CELL").ok();
-    let possible = Step::ALL.iter().flat_map(|step| Fault::ALL.iter().map(|fault| (*fault, *step)));
+    let possible = Step::ALL.iter().flat_map(|step| faults.iter().map(|fault| (*fault, *step)));
     let possible = possible.filter(|(fault, step)| fault.impossible(*step).is_none());
     let wanted = possible.filter(|(fault, step)| {
         only.as_ref().is_none_or(|only| format!("{} × {}", fault.name(), step.name()).contains(only.as_str()))
@@ -591,7 +653,7 @@ async fn every_fault_at_every_step_leaves_each_row_once_and_nothing_behind() {
         .map(|(fault, step)| async move {
             let began = Instant::now();
             // A panic is told with its cell, and the others are lived through.
-            let lived = async { Cell::new(fault, step).await.live().await };
+            let lived = async { Cell::new(fault, step, in_postgres).await.live().await };
             let seen = AssertUnwindSafe(lived).catch_unwind().await;
             let took = began.elapsed().as_secs_f32();
             eprintln!(
@@ -602,7 +664,7 @@ async fn every_fault_at_every_step_leaves_each_row_once_and_nothing_behind() {
             );
             (fault, step, seen.ok())
         })
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(if in_postgres { AT_ONCE_IN_POSTGRES } else { AT_ONCE })
         .collect()
         .await;
     println!("{}{:.1} s", table(&lived), began.elapsed().as_secs_f32());

@@ -28,13 +28,14 @@ use waybill_subscriber::{
     apply::EntityPlan,
     grants::Credential,
     inbox::{
-        Admitted, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, HistoryEntry, Inbox, InboxError, InboxRow,
-        Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, Retention, SequenceNamed, SequenceSeen,
-        SqliteInbox, SqliteInboxOptions, TypeTotals, Wanted, WorkerId, WorkerSeen,
+        Admitted, AnyInbox, Arrival, Asked, Backlog, Beat, BlobSeen, Counts, End, HistoryEntry, Inbox, InboxError,
+        InboxRow, Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, Retention, SequenceNamed, SequenceSeen,
+        TypeTotals, Wanted, WorkerId, WorkerSeen,
     },
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SqliteSink, WaitsEnded},
+    sink::{AnySink, Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded},
 };
 
+use super::stores::Stores;
 use crate::harness::{SUBSCRIPTION, World, number, until};
 
 /// How long a lease lasts: a frozen one's files are taken over after it.
@@ -184,7 +185,7 @@ pub(super) struct Behind<T> {
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl Inbox for Behind<SqliteInbox> {
+impl Inbox for Behind<AnyInbox> {
     async fn admit(&self, burst: Vec<Arrival>) -> Result<Vec<Admitted>, InboxError> {
         self.gate.pass(Step::Receive).await;
         self.gate.has_room()?;
@@ -287,7 +288,7 @@ impl Inbox for Behind<SqliteInbox> {
 }
 
 #[deny(clippy::missing_trait_methods)]
-impl Sink for Behind<SqliteSink> {
+impl Sink for Behind<AnySink> {
     fn guarantee(&self) -> Guarantee {
         self.inner.guarantee()
     }
@@ -342,16 +343,15 @@ references = [{ fields = ["n"], entity = "item", on_missing = "park" }]
     Entities::parse(ENTITIES, "entities.toml").expect("sound entities")
 }
 
-/// A subscriber behind a gate: its inbox and sink lie in the gate's folder.
+/// A subscriber behind a gate.
 pub(super) async fn subscriber(
     gate: &Arc<Gate>,
+    stores: &Stores,
     ready: &ReadyFile,
-) -> (Subscriber<Behind<SqliteInbox>>, Behind<SqliteSink>) {
-    let options = SqliteInboxOptions { lease: LEASE, ..SqliteInboxOptions::default() };
-    let inbox = SqliteInbox::open(&gate.folder.join("inbox.sqlite"), options).await.expect("the inbox opens");
-    let sink = SqliteSink::open(gate.folder.join("sink.sqlite"), &entities()).await.expect("the sink opens");
+) -> (Subscriber<Behind<AnyInbox>>, Behind<AnySink>) {
+    let (inbox, sink) = stores.open().await;
     // Time-outs of seconds where a service would have a minute; several requests and commits a file.
-    let subscriber = Subscriber::<SqliteInbox>::builder()
+    let subscriber = Subscriber::builder()
         .entities(entities())
         .drain_timeout(Duration::ZERO)
         .commit_rows_max(number(ROWS / 2))
@@ -377,11 +377,11 @@ const VICTIM: &str = "WAYBILL_TEST_VICTIM";
 pub(super) struct Victim(Child);
 
 impl Victim {
-    pub(super) fn start(step: Step, world: &World) -> Self {
+    pub(super) fn start(step: Step, stores: &Stores, world: &World) -> Self {
         let place = Step::ALL.iter().position(|other| *other == step).expect("one of all");
         let mut run = Command::new(std::env::current_exe().expect("this program has a path"));
         run.args(["--exact", "matrix::gate::victim", "--ignored", "--nocapture"]);
-        run.env(VICTIM, format!("{place}:{}", world.ready_file().display())).env_remove("RUST_LOG");
+        run.env(VICTIM, format!("{place}:{}:{}", stores.told(), world.ready_file().display())).env_remove("RUST_LOG");
         run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         Self(run.spawn().expect("this program starts"))
     }
@@ -402,11 +402,15 @@ impl Victim {
 #[ignore = "not a test: the process that the fault matrix kills and freezes"]
 async fn victim() {
     let Ok(told) = std::env::var(VICTIM) else { return };
-    let (step, ready) = told.split_once(':').expect("a step and a ready file");
+    let told: Vec<&str> = told.splitn(3, ':').collect();
+    let [step, stores, ready] = told[..] else {
+        panic!("a step, where inbox and sink are, and a ready file: {told:?}")
+    };
     let step = Step::ALL[step.parse::<usize>().expect("a number")];
     let ready = Path::new(ready);
-    let gate = Gate::at(Some(step), ready.parent().expect("a folder"));
+    let folder = ready.parent().expect("a folder");
+    let (gate, stores) = (Gate::at(Some(step), folder), Stores::named(stores, folder).of_victim());
     let ready: ReadyFile = serde_json::from_slice(&std::fs::read(ready).expect("a file")).expect("a ready file");
-    let (subscriber, sink) = subscriber(&gate, &ready).await;
+    let (subscriber, sink) = subscriber(&gate, &stores, &ready).await;
     subscriber.run(sink, CancellationToken::new()).await.expect("it runs until it is killed");
 }
