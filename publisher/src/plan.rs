@@ -30,7 +30,7 @@ use crate::{
     context::{Context, Step},
     export::{self, ExportBuilder, ExportError, Exported},
     figures::Figure,
-    outbox::{ListFilter, Outbox, OutboxError, State},
+    outbox::{ListFilter, Outbox, OutboxError, State, TERM_ENDED},
     relay::{Outage, chain},
     tasks::{blocking, joined},
 };
@@ -49,6 +49,8 @@ const QUIET_FACTOR: u32 = 2;
 const DELETED: &str = "_deleted";
 /// Between two looks for what can be deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
+/// How long changes stay in the log whose file nobody was sent within its term: whoever is told of it can still save them.
+const KEPT_AFTER_TERM: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Between two tries to get the right to plan.
 const SEAT_EVERY: Duration = Duration::from_millis(500);
 
@@ -430,7 +432,7 @@ impl Pruning {
             self.last = self.files.back().cloned();
             return Ok(!self.files.is_empty());
         };
-        let is_told = match is_told(outbox, &file.export_id).await {
+        let is_told = match is_told(outbox, &file.export_id, now).await {
             Ok(is_told) => is_told,
             Err(error) => {
                 tracing::debug!(error = chain(&error), "what is over stays in the log until the outbox can be asked");
@@ -445,11 +447,18 @@ impl Pruning {
 }
 
 /// Whether an export is sent or void, so that its number is told with what became of it. One that the outbox does not know any more
-/// was pruned there, which happens to no other.
-async fn is_told(outbox: &impl Outbox, export_id: &ExportId) -> Result<bool, OutboxError> {
+/// was pruned there, which happens to no other. Of one whose term ended while it waited nobody else has the changes: they stay a week longer.
+async fn is_told(outbox: &impl Outbox, export_id: &ExportId, now: OffsetDateTime) -> Result<bool, OutboxError> {
     let of_it = ListFilter { export_id: Some(export_id.as_str().to_owned()), most: 1, ..ListFilter::default() };
     let newest = outbox.list(&of_it).await?.into_iter().next();
-    Ok(newest.is_none_or(|row| matches!(row.state, State::Sent | State::Void)))
+    Ok(newest.is_none_or(|row| match row.state {
+        State::Sent => true,
+        State::Void if row.reason.as_deref() == Some(TERM_ENDED) => {
+            row.expires_at.is_none_or(|term| term + KEPT_AFTER_TERM <= now)
+        }
+        State::Void => true,
+        State::Planned | State::Uploaded => false,
+    }))
 }
 
 /// Whether other files may be made all the same.

@@ -34,6 +34,7 @@ pub use model::{
     Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, OverExport, Paused, Plan,
     Planned, RelayLock, State, UnknownState,
 };
+pub(crate) use model::{TERM_ENDED, TERMS_LOOKED_AT};
 pub use postgres::{PostgresOutbox, PostgresOutboxOptions};
 pub use sqlite::{SqliteOutbox, SqliteOutboxOptions};
 use time::OffsetDateTime;

@@ -245,10 +245,15 @@ pub struct Counts {
     /// Since when the oldest uploaded one waits.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_since: Option<OffsetDateTime>,
-    /// When the term of the first uploaded one ends: what is not sent by then becomes void.
+    /// When the first term ends of the 1,000 uploaded ones that wait longest: what is not sent by then becomes void.
     #[serde(with = "time::serde::rfc3339::option")]
     pub waiting_until: Option<OffsetDateTime>,
 }
+
+/// Of so many that wait, [`Counts::waiting_until`] is known: it is asked for after each batch that is sent.
+pub(crate) const TERMS_LOOKED_AT: u32 = 1_000;
+/// Why an export is void whose term ended while it waited.
+pub(crate) const TERM_ENDED: &str = "its blob's term ended before it could be sent";
 
 /// Numbers of a sequence that one manifest names: fixed once, so that it can be made again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

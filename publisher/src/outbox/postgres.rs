@@ -18,8 +18,8 @@ use waybill_store::{
 
 use super::{
     Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
-    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, model::paused_until, named, not_again, not_below_0,
-    overtaken, refuse_newer, refuse_older,
+    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, TERMS_LOOKED_AT, model::paused_until, named, not_again,
+    not_below_0, overtaken, refuse_newer, refuse_older,
 };
 use crate::session::{self, Session};
 
@@ -586,11 +586,15 @@ impl Outbox for PostgresOutbox {
 
     async fn counts(&self) -> Result<Counts, OutboxError> {
         let mut counts = Counts::default();
-        let sql = "SELECT state, sum(exports)::bigint,
-                       (SELECT min(coalesce(resent_at, uploaded_at)) FROM export WHERE state = 'uploaded'),
-                       (SELECT min(expires_at) FROM export WHERE state = 'uploaded')
-                   FROM tally GROUP BY state";
-        for row in self.query(sql, &[]).await? {
+        // Those that wait longest are found in an index; the terms of all are not.
+        let sql = format!(
+            "WITH oldest AS (
+                 SELECT coalesce(resent_at, uploaded_at) AS since, expires_at FROM export WHERE state = 'uploaded'
+                 ORDER BY coalesce(resent_at, uploaded_at) LIMIT {TERMS_LOOKED_AT})
+             SELECT state, sum(exports)::bigint, (SELECT min(since) FROM oldest), (SELECT min(expires_at) FROM oldest)
+             FROM tally GROUP BY state"
+        );
+        for row in self.query(&sql, &[]).await? {
             let count = not_below_0(row.get(1));
             (counts.waiting_since, counts.waiting_until) = (row.get(2), row.get(3));
             match parsed(row.get(0))? {

@@ -17,7 +17,7 @@ use waybill_store::{
 
 use super::{
     Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
-    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State,
+    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, TERMS_LOOKED_AT,
     model::paused_until,
     named, not_again, not_below_0, overtaken,
     owner::{self, Owner},
@@ -555,10 +555,14 @@ impl Outbox for SqliteOutbox {
                     State::Void => counts.void = count,
                 }
             }
-            let sql =
-                "SELECT min(coalesce(resent_at, uploaded_at)), min(expires_at) FROM export WHERE state = 'uploaded'";
+            // Those that wait longest are found in an index; the terms of all are not.
+            let sql = format!(
+                "SELECT min(since), min(expires_at) FROM (
+                     SELECT coalesce(resent_at, uploaded_at) AS since, expires_at FROM export WHERE state = 'uploaded'
+                     ORDER BY coalesce(resent_at, uploaded_at) LIMIT {TERMS_LOOKED_AT})"
+            );
             (counts.waiting_since, counts.waiting_until) =
-                db.prepare_cached(sql)?.query_row([], |row| Ok((instant(row, 0)?, instant(row, 1)?)))?;
+                db.prepare_cached(&sql)?.query_row([], |row| Ok((instant(row, 0)?, instant(row, 1)?)))?;
             Ok(counts)
         })
         .await

@@ -10,7 +10,7 @@ use super::{chain, message, refused_wait};
 use crate::{
     context::{Context, Step},
     figures::Figure,
-    outbox::{ExportRow, Outbox, OutboxError},
+    outbox::{ExportRow, Outbox, OutboxError, TERM_ENDED},
 };
 
 /// Between two tries to mark what was sent, when the outbox cannot be written.
@@ -130,7 +130,7 @@ impl<O: Outbox> Batch<O> {
         let export_id = row.export_id.as_str();
         tracing::error!(export_id, "the blob's term ended before its message could be sent; it is not sent");
         loop {
-            match self.context.outbox.void(&row.attempt(), "its blob's term ended before it could be sent").await {
+            match self.context.outbox.void(&row.attempt(), TERM_ENDED).await {
                 // Until the outbox knows, it stays in flight, or it would be looked at again at once.
                 Err(error @ OutboxError::Unavailable(_)) => {
                     tracing::warn!(
