@@ -10,6 +10,9 @@
 //!    of its blocks is final: then the next one begins where it would in the one stream.
 //! 2. Its rows are taken if no part of a row is left at its end: then the next one begins with a row.
 //! 3. What comes before a doubt is right by 1 and 2. The file's checksum and length are compared at the end, as always.
+//!
+//! One difference is left: of streams that break RFC 1951's rules for codes `libdeflate` reads some that `zlib` refuses. Such a
+//! file, which no packer writes, may be read by segments and be malformed when it is read in one go.
 
 use std::{mem, sync::Arc};
 

@@ -130,14 +130,21 @@ impl SqliteInbox {
             };
             let lock = || open().map_err(|error| InboxError::Open(Box::new(error)));
             let known = i64::from(SCHEMA.known());
-            if let Some(found) = version(&path).filter(|found| *found < known)
-                && !lock()?.1
+            // Held until the schema is this one's.
+            let before = match version(&path).filter(|found| *found < known) {
+                Some(found) => Some((found, lock()?)),
+                None => None,
+            };
+            if let Some((found, (_, false))) = before
+                // Another program of this version may just have brought it up.
+                && version(&path).is_none_or(|found| found < known)
             {
                 // An older program would go on as if nothing had changed, and not sum up what it saves.
                 return Err(InboxError::WorkedByOlder { path: path.display().to_string(), found, known });
             }
             let db = Sqlite::open(&path, &SCHEMA, SqliteOptions::default())
                 .map_err(|error| InboxError::Open(Box::new(error)))?;
+            drop(before);
             let (file, alone) = lock()?;
             Ok::<_, InboxError>((db, file, alone))
         })

@@ -131,6 +131,15 @@ impl Circuit {
         *self.state.lock().expect("no panic while the circuit is held") = State { works: true, ..State::default() };
     }
 
+    /// Some of a file came: nobody has to wait for its end to hear that. During a pause it says nothing, and a dependency that gives a
+    /// little each time and then fails is waited for longer and longer all the same.
+    pub(crate) fn delivers(&self) {
+        let mut state = self.state.lock().expect("no panic while the circuit is held");
+        if state.closed_until.is_none_or(|until| until <= Instant::now()) {
+            (state.works, state.answered, state.closed_until) = (true, true, None);
+        }
+    }
+
     /// The dependency answered somebody who only looked, which is less than to work: one file goes first all the same. During a
     /// pause it says nothing.
     pub(crate) fn answered(&self) {
@@ -159,7 +168,8 @@ impl Circuit {
 
     /// Whether the last thing known of the dependency is a failure.
     pub(crate) fn on_trial(&self) -> bool {
-        self.state.lock().expect("no panic while the circuit is held").failures > 0
+        let state = self.state.lock().expect("no panic while the circuit is held");
+        state.failures > 0 && !state.works
     }
 }
 
@@ -218,6 +228,23 @@ mod tests {
         assert!(circuit.in_trouble() && circuit.closed_in() > PAUSE / 2, "the pause goes on growing");
         circuit.worked();
         assert!(!circuit.in_trouble() && !circuit.on_trial());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_delivers_some_ends_the_trial_and_neither_a_pause_nor_its_growing() {
+        let circuit = Circuit::default();
+        for _ in 0..5 {
+            circuit.failed(None);
+            tokio::time::advance(circuit.closed_in()).await;
+        }
+        circuit.delivers();
+        assert!(!circuit.on_trial() && !circuit.in_trouble());
+        assert!(circuit.failed(None), "it was seen to work");
+        let pause = circuit.closed_in();
+        assert!(pause > 8 * PAUSE, "{pause:?}");
+        circuit.delivers();
+        assert_eq!(circuit.closed_in(), pause, "a file that was opened before says nothing of what comes");
+        assert!(circuit.on_trial());
     }
 
     #[tokio::test(start_paused = true)]

@@ -649,8 +649,8 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let decode = rows::decode(options, way, grouping, self.pool.clone(), chunk_from, groups);
         // Both are awaited to their end: a stage whose neighbour failed finds its queue closed.
         // Not only at the end: while the others wait to hear of it, one long file would hold them up.
-        let works = || self.circuits.of(Dependency::Storage).worked();
-        let (fetched, decoded) = tokio::join!(fetch::stream(download, chunk_to, works), decode);
+        let storage = self.circuits.of(Dependency::Storage);
+        let (fetched, decoded) = tokio::join!(fetch::stream(download, chunk_to, || storage.delivers()), decode);
         fetched?;
         decoded.map_err(|source| RowsError::Decode { blob: blob.name().to_owned(), source }.into())
     }

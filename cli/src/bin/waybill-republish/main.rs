@@ -53,5 +53,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    exit::end(PROGRAM, runtime.block_on(commands::dispatch(cli.common, cli.entities, cli.command)))
+    let ended = runtime.block_on(commands::dispatch(cli.common, cli.entities, cli.command));
+    // A stop has its time; what a thread is still busy with, such as a file being converted, is begun again at the next start.
+    runtime.shutdown_background();
+    exit::end(PROGRAM, ended)
 }

@@ -338,7 +338,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    exit::end(PROGRAM, runtime.block_on(commands::dispatch(cli.common, cli.inbox, cli.command)))
+    let ended = runtime.block_on(commands::dispatch(cli.common, cli.inbox, cli.command));
+    // A stop has its time; what a thread is still busy with, such as a file being converted, is begun again at the next start.
+    runtime.shutdown_background();
+    exit::end(PROGRAM, ended)
 }
 
 /// Has glibc keep blocks of some MiB that were freed, which is what batches of rows are: else each goes back to the system, and the

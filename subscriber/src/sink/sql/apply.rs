@@ -1,6 +1,9 @@
 //! The algorithm, within one transaction and without a word of SQL. The steps are told in the parent module.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
+};
 
 use bytes::Bytes;
 use waybill_contracts::Reason;
@@ -282,14 +285,50 @@ struct Rows<'p, 'r> {
     reader: RowReader<'r>,
     /// Whether a value of the row that took effect last does not fit its column.
     is_misfit: bool,
-    /// For each reference its parent's table, and keys that are known to be there.
-    parents: Vec<(TableId, HashSet<String>)>,
+    /// For each reference its parent's table, and keys that are known to be there, as far as they are remembered.
+    parents: Vec<(TableId, Present)>,
+}
+
+/// Keys that were found to be there lately, one for each of some places. Many children have few parents, or each has its own: then to
+/// remember them all would cost as much as to ask for them.
+#[derive(Debug, Default)]
+struct Present {
+    /// None before the first.
+    places: Vec<Option<String>>,
+    hasher: RandomState,
+}
+
+impl Present {
+    const PLACES: usize = 1024;
+
+    fn contains(&self, key: &str) -> bool {
+        !self.places.is_empty() && self.places[self.place(key)].as_deref() == Some(key)
+    }
+
+    fn note(&mut self, key: &str) {
+        self.places.resize(Self::PLACES, None);
+        let place = self.place(key);
+        let known = self.places[place].get_or_insert_default();
+        known.clear();
+        known.push_str(key);
+    }
+
+    fn forget(&mut self, key: &str) {
+        if self.contains(key) {
+            let place = self.place(key);
+            self.places[place] = None;
+        }
+    }
+
+    fn place(&self, key: &str) -> usize {
+        self.hasher.hash_one(key) as usize % Self::PLACES
+    }
 }
 
 impl<'p, 'r> Rows<'p, 'r> {
     fn new(tables: &mut impl Tables, plan: &'p EntityPlan) -> Result<Self, Failure> {
         let table = tables.open(plan.name())?;
-        let mut parent = |name: &str| Ok::<_, Failure>((tables.open(name)?, HashSet::new()));
+        let mut parent = |name: &str| Ok::<_, Failure>((tables.open(name)?, Present::default()));
         let parents =
             plan.references().iter().map(|of| &of.parent).map(|name| parent(name)).collect::<Result<_, _>>()?;
         let reader = RowReader::new(Some(plan), &*tables.shape(table)?);
@@ -328,7 +367,7 @@ impl<'p, 'r> Rows<'p, 'r> {
             }
             tables.forget_parked(self.table, key, version)?;
             for (_, present) in self.parents.iter_mut().filter(|(parent, _)| *parent == self.table) {
-                present.remove(key);
+                present.forget(key);
             }
             return Ok(Outcome::Removed);
         }
@@ -380,7 +419,7 @@ impl<'p, 'r> Rows<'p, 'r> {
 fn missing(
     tables: &mut impl Tables,
     (plan, table): (&EntityPlan, TableId),
-    parents: &mut [(TableId, HashSet<String>)],
+    parents: &mut [(TableId, Present)],
     (own_key, read): (&str, ReadRow<'_>),
     without: &[(String, String)],
 ) -> Result<Option<Missing>, Failure> {
@@ -395,7 +434,7 @@ fn missing(
         if !tables.is_present(*parent, key)? {
             return Ok(Some(Missing { parent: *parent, key: key.to_owned() }));
         }
-        present.insert(key.to_owned());
+        present.note(key);
     }
     Ok(None)
 }

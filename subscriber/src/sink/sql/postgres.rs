@@ -365,7 +365,7 @@ impl Sink for PostgresSink {
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
         let sql = format!("SELECT {PROGRESS} FROM _waybill_progress WHERE file = $1");
         let row = self.connection().await?.query_opt(&sql, &[&file.as_str()]).await;
-        let row = row.map_err(|error| self.unavailable(self.store.error(error).to_string()))?;
+        let row = row.map_err(|error| self.database_failed(error))?;
         Ok(row.as_ref().map(progress_of).unwrap_or_default())
     }
 

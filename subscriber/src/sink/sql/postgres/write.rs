@@ -527,7 +527,8 @@ async fn write_parked(
     now: &str,
 ) -> Result<Vec<(RowId, String)>, Failure> {
     let changes = &overlay.changes;
-    let in_the_database = |id: TableId, key: &str| overlay.table(id).known(key)?.parked.as_ref().map(|parked| parked.id);
+    let in_the_database =
+        |id: TableId, key: &str| overlay.table(id).known(key)?.parked.as_ref().map(|parked| parked.id);
     let forgotten = changes.parked.iter().filter(|(_, parked)| parked.is_none());
     let forgotten = forgotten.filter_map(|((id, key), _)| in_the_database(*id, key));
     let gone: Vec<i64> = changes.unparked.iter().copied().chain(forgotten).collect();
