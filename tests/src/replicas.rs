@@ -26,7 +26,7 @@ pub(crate) const LEASE: Duration = Duration::from_secs(3);
 /// Every subscriber looks for what lapsed at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What lapsed waits behind what was due before, and the machine may have much to do.
-const SLACK: Duration = Duration::from_secs(5);
+const SLACK: Duration = Duration::from_secs(15);
 
 /// A schema for the inbox and one for the sink, in one database.
 pub(crate) struct Database {

@@ -87,6 +87,7 @@ impl Left {
             self.folder.display()
         );
         let of_postgres = files - of_tests;
+        ensure!(of_postgres > 0, "nothing of PostgreSQL was seen in {}", postgres.folder.display());
         println!("── no token in {of_tests} files of the tests and {of_postgres} of PostgreSQL, {} MiB", bytes >> 20);
         Ok(())
     }

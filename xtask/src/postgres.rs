@@ -27,7 +27,7 @@ impl Postgres {
     pub(crate) fn start() -> Result<Self> {
         // What it holds is thrown away; tests kill our programs, not this one. Its write-ahead log keeps what tests wrote and
         // dropped, so that it can be looked through for tokens.
-        let kept = ["max_wal_size=1536MB", "checkpoint_timeout=1h"];
+        let kept = ["max_wal_size=1536MB", "checkpoint_timeout=1h", "wal_keep_size=1024MB"];
         Self::start_with(&[&["fsync=off", "full_page_writes=off", "max_connections=300"][..], &kept].concat())
     }
 
