@@ -821,7 +821,8 @@ fn skip_type(tx: &Transaction<'_>, blob_type: &str, now: i64) -> rusqlite::Resul
 
 /// How many steps of the schema were taken; `None` where there is no inbox of ours yet, which is told when it is opened.
 fn version(path: &Path) -> Option<i64> {
-    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    // Whoever only reads leaves a file that is not ours as it is.
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = rusqlite::Connection::open_with_flags(path, flags).ok()?;
     db.busy_timeout(LOOK_WAIT).ok()?;
     let number = |sql| db.query_row(sql, [], |row| row.get::<_, i64>(0)).ok();

@@ -357,6 +357,10 @@ async fn an_inbox_in_sqlite_of_a_newer_schema_is_refused_and_left_alone() {
     let newer = Connection::open(&path).unwrap();
     newer.execute_batch(&format!("PRAGMA user_version = {}", known + 1)).unwrap();
     drop(newer);
+    // Its writer closes the file when it ends, on a thread of its own.
+    while folder.path().join("inbox.sqlite-wal").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
     let before = std::fs::read(&path).unwrap();
     let error = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap_err();
     let InboxError::Open(cause) = &error else { panic!("{error:?}") };
