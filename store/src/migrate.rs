@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
 
 use crate::{
     OpenError,
@@ -15,6 +15,8 @@ use crate::{
 /// A file up to this size is checked whole when it is opened; a longer one only where it is read. A check of 8 MiB takes
 /// about as long as the first commit.
 const CHECKED_BYTES_MAX: i64 = 8 << 20;
+/// How long whoever looks at the version waits for another process.
+const LOOK_WAIT: Duration = Duration::from_secs(5);
 
 /// One numbered step. Steps are append-only: a released one never changes.
 #[derive(Debug, Clone, Copy)]
@@ -129,6 +131,16 @@ impl Schema {
     #[must_use]
     pub fn known(&self) -> i32 {
         i32::try_from(self.migrations.len()).unwrap_or(i32::MAX)
+    }
+
+    /// How many steps were taken in a file, which stays as it is. `None` where there are none, or it is not ours, newer or damaged: that
+    /// is told when it is opened. Blocks while another process holds the file, for some seconds.
+    #[must_use]
+    pub fn look(&self, path: &Path) -> Option<i64> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).ok()?;
+        connection.busy_timeout(LOOK_WAIT).ok()?;
+        self.version(path, &connection).ok().filter(|version| *version > 0)
     }
 
     /// How many steps were taken; refuses what is not ours or newer.

@@ -1,6 +1,6 @@
 //! The outbox in one SQLite file: no server, many processes on one machine.
 
-use std::{fmt, path::Path, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, path::Path, str::FromStr, sync::Arc};
 
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
@@ -9,8 +9,8 @@ use waybill_contracts::{BlobPath, BlobType, ExportId, Snapshot};
 use waybill_store::{
     Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{
-        self, Connection, OpenFlags, OptionalExtension, Row, ToSql, Transaction, named_params, params,
-        params_from_iter, types::Type,
+        self, Connection, OptionalExtension, Row, ToSql, Transaction, named_params, params, params_from_iter,
+        types::Type,
     },
     signed,
 };
@@ -50,9 +50,6 @@ const UNSENT: &str = "state <> 'sent' AND state = ?";
 
 /// The schema version now: another process may have brought it further.
 const VERSION: &str = "(SELECT user_version FROM pragma_user_version)";
-
-/// How long a look at the version waits for another process.
-const LOOK_WAIT: Duration = Duration::from_secs(5);
 
 /// An outbox in a SQLite file. Clones share it.
 #[derive(Clone)]
@@ -113,13 +110,8 @@ impl SqliteOutbox {
     /// As [`SqliteOutbox::open`], and [`OutboxError::Older`].
     pub async fn open_existing(path: &Path, options: SqliteOutboxOptions) -> Result<Self, OutboxError> {
         let file = path.to_owned();
-        let version = blocking(move || {
-            let db = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE).ok()?;
-            db.busy_timeout(LOOK_WAIT).ok()?;
-            db.query_row(&format!("SELECT {VERSION}"), [], |row| row.get(0)).ok()
-        });
         // What is no outbox, or not one yet, is told when it is opened.
-        let version: Option<i64> = version.await.filter(|version| *version > 0);
+        let version = blocking(move || SCHEMA.look(&file)).await;
         version.map_or(Ok(()), |version| refuse_older(version, &SCHEMA))?;
         Self::open(path, options).await
     }

@@ -41,8 +41,6 @@ use super::{
 
 /// Files of one type that are skipped in one transaction: few enough that nobody notices who waits for it.
 const SKIPPED_AT_ONCE: u32 = 1_000;
-/// How long whoever looks waits for another process to let it see the version.
-const LOOK_WAIT: Duration = Duration::from_secs(5);
 /// `WBIN` in ASCII.
 const APPLICATION_ID: i32 = 0x5742_494e;
 
@@ -123,21 +121,20 @@ impl SqliteInbox {
         let (db, workers, alone) = tokio::task::spawn_blocking(move || {
             let mut beside = path.as_os_str().to_owned();
             beside.push(".workers");
-            let open = || -> std::io::Result<(File, bool)> {
-                let file = File::options().create(true).truncate(false).write(true).open(&beside)?;
+            // And whether nobody else has it.
+            let lock = || -> Result<(File, bool), InboxError> {
+                let open = || File::options().create(true).truncate(false).write(true).open(&beside);
+                let file = open().map_err(|error| InboxError::Open(Box::new(error)))?;
                 let alone = file.try_lock().is_ok();
                 Ok((file, alone))
             };
-            let lock = || open().map_err(|error| InboxError::Open(Box::new(error)));
             let known = i64::from(SCHEMA.known());
             // Held until the schema is this one's.
-            let before = match version(&path).filter(|found| *found < known) {
-                Some(found) => Some((found, lock()?)),
-                None => None,
-            };
+            let older = SCHEMA.look(&path).filter(|found| *found < known);
+            let before = older.map(|found| Ok::<_, InboxError>((found, lock()?))).transpose()?;
             if let Some((found, (_, false))) = before
                 // Another program of this version may just have brought it up.
-                && version(&path).is_none_or(|found| found < known)
+                && SCHEMA.look(&path).is_none_or(|found| found < known)
             {
                 // An older program would go on as if nothing had changed, and not sum up what it saves.
                 return Err(InboxError::WorkedByOlder { path: path.display().to_string(), found, known });
@@ -176,7 +173,7 @@ impl SqliteInbox {
     pub async fn open_to_look(path: &Path) -> Result<Self, InboxError> {
         let path = path.to_owned();
         let db = tokio::task::spawn_blocking(move || {
-            if let Some(version) = version(&path) {
+            if let Some(version) = SCHEMA.look(&path) {
                 refuse_older(version, &SCHEMA)?;
             }
             Sqlite::open(&path, &SCHEMA, SqliteOptions::default()).map_err(|error| InboxError::Open(Box::new(error)))
@@ -817,17 +814,6 @@ fn skip_type(tx: &Transaction<'_>, blob_type: &str, now: i64) -> rusqlite::Resul
         note(tx, *id, now, State::Skipped, None, Some(OTHER_TYPE), None)?;
     }
     Ok(ids.len() as u64)
-}
-
-/// How many steps of the schema were taken; `None` where there is no inbox of ours yet, which is told when it is opened.
-fn version(path: &Path) -> Option<i64> {
-    // Whoever only reads leaves a file that is not ours as it is.
-    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = rusqlite::Connection::open_with_flags(path, flags).ok()?;
-    db.busy_timeout(LOOK_WAIT).ok()?;
-    let number = |sql| db.query_row(sql, [], |row| row.get::<_, i64>(0)).ok();
-    let ours = number("PRAGMA application_id")? == i64::from(APPLICATION_ID);
-    number("PRAGMA user_version").filter(|version| ours && *version > 0)
 }
 
 fn put_aside(tx: &Transaction<'_>, id: i64, error: &MetadataError, now: i64) -> rusqlite::Result<()> {
