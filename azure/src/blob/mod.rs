@@ -47,6 +47,9 @@ use self::{
 };
 use crate::{Grant, Service, TokenSource, http::HttpClient};
 
+/// A name that no blob of a publisher has.
+const NO_BLOB: &str = "waybill-doctor/no-such-file";
+
 /// The container of a grant. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct Container {
@@ -147,6 +150,17 @@ impl Container {
     /// [`BlobError`]; [`BlobError::Refused`] with 416 when the blob is shorter than `from`.
     pub async fn download(&self, blob: &str, from: u64, etag: Option<&str>) -> Result<Download, BlobError> {
         Download::open(self.clone(), blob, from, etag).await
+    }
+
+    /// Whether a reader is answered: that there is no such blob is an answer.
+    ///
+    /// # Errors
+    /// [`BlobError`].
+    pub async fn check(&self) -> Result<(), BlobError> {
+        match self.head(NO_BLOB).await {
+            Ok(_) | Err(BlobError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     /// What is known of a blob.

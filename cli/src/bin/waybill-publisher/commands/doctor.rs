@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use serde::Serialize;
 use waybill_azure::{
     TokenSource,
-    blob::{BlobError, Container, ContainerOptions},
+    blob::{Container, ContainerOptions},
     bus::Bus,
     http::{HttpClient, HttpOptions},
 };
@@ -21,8 +21,6 @@ use super::change_log::{held_back, waiting_in_words};
 
 /// For one question to somebody else.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// A name that nobody gives a file: storage's "no such blob" proves the right to read.
-const NO_BLOB: &str = "waybill-doctor/no-such-file";
 
 /// What was tried.
 #[derive(Debug, Serialize)]
@@ -102,10 +100,6 @@ async fn outbox(settings: &Settings) -> anyhow::Result<String> {
 
 async fn storage(tokens: Arc<dyn TokenSource>, http: HttpOptions) -> anyhow::Result<String> {
     let container = Container::new(HttpClient::new(&http)?, tokens, ContainerOptions::default());
-    match container.head(NO_BLOB).await {
-        Ok(_) | Err(BlobError::NotFound { .. }) => {
-            Ok("the container answers (to read was tried, not to write)".to_owned())
-        }
-        Err(error) => Err(error.into()),
-    }
+    container.check().await?;
+    Ok("the container answers (to read was tried, not to write)".to_owned())
 }

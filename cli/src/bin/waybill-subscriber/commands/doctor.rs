@@ -7,7 +7,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use waybill_azure::{
     Grant, OnePlace, Service, TokenSource,
-    blob::{BlobError, Container, ContainerOptions},
+    blob::{Container, ContainerOptions},
     bus::{Bus, ReceiverOptions, Transport},
     http::{HttpClient, HttpOptions, try_proxy},
 };
@@ -30,8 +30,6 @@ use super::types::{say_unseen, unseen};
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Entra ID and storage take five minutes and more; an assertion of ours lives ten.
 const SKEW_MAX: time::Duration = time::Duration::minutes(2);
-/// A name that nobody gives a file: storage's "no such blob" proves the right to read.
-const NO_BLOB: &str = "waybill-doctor/no-such-file";
 
 /// What was tried.
 #[derive(Debug, Serialize)]
@@ -272,10 +270,8 @@ impl Doctor {
         for grant in &granted.storage {
             let container = Container::new(http.clone(), granted.only(grant), ContainerOptions::default());
             let at = named(grant, &granted.storage);
-            match container.head(NO_BLOB).await {
-                Ok(_) | Err(BlobError::NotFound { .. }) => {
-                    self.ok(CHECK, format_args!("{at}the container {} can be read", grant.entity))?;
-                }
+            match container.check().await {
+                Ok(()) => self.ok(CHECK, format_args!("{at}the container {} can be read", grant.entity))?,
                 Err(error) => self.failed_there(CHECK, format_args!("{at}{error}"))?,
             }
         }
