@@ -26,9 +26,9 @@ use waybill_contracts::{ExportId, Format};
 use waybill_formats::WriterOptions;
 
 use crate::{
-    change_log::{BadChange, ChangeLog, Cut, ExpiredFile, LogError, PlannedFile, Seat, Tail, fits_a_message},
+    change_log::{BadChange, ChangeLog, Cut, ExpiredFile, LogError, PlannedFile, Seat, Tail},
     context::{Context, Step},
-    export::{self, ExportBuilder, ExportError, Exported},
+    export::{self, ExportBuilder, ExportError, Exported, fits_a_message},
     figures::Figure,
     outbox::{ListFilter, Outbox, OutboxError, State, TERM_ENDED},
     relay::{Outage, chain},

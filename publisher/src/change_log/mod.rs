@@ -34,7 +34,7 @@ pub use append::append_sqlite;
 pub use append::{AppendError, append_postgres};
 #[cfg(any(feature = "rusqlite", feature = "tokio-postgres"))]
 pub use append::{Change, InvalidChange, Op};
-pub(crate) use model::{BadChange, Cut, ExpiredFile, PlannedFile, TableRows, Tail, fits_a_message};
+pub(crate) use model::{BadChange, Cut, ExpiredFile, PlannedFile, TableRows, Tail};
 use model::{COUNTED_MAX, ROW_BYTES_MAX, too_long};
 pub use model::{ChangeFilter, Holder, LogError, LogStatus, LoggedChange, OpenFile, RefusedChange, WaitingType};
 

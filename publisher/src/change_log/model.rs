@@ -81,12 +81,6 @@ pub(super) fn too_long(bytes: impl std::fmt::Display) -> String {
     format!("the row has {bytes} bytes; readers take {ROW_BYTES_MAX} at most")
 }
 
-/// Whether a message can carry this as an id or a trace. What it cannot carry is left out of the message: it must not hold up the
-/// changes.
-pub(crate) fn fits_a_message(text: &str) -> bool {
-    (1..=256).contains(&text.chars().count())
-}
-
 /// Of a row, as [`DecodeOptions`](waybill_formats::DecodeOptions) has it. What is longer is never read, so that it needs no
 /// memory.
 pub(super) const ROW_BYTES_MAX: i64 = 16 << 20;

@@ -23,10 +23,11 @@ use waybill_store::{
 
 use super::{
     BadChange, COUNTED_MAX, ChangeFilter, Cut, EXPIRED_AT_ONCE, ExpiredFile, FILE_COLUMNS, LogError, LogStatus,
-    LoggedChange, OpenFile, PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType,
-    fits_a_message, line, too_long,
+    LoggedChange, OpenFile, PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line,
+    too_long,
     triggers::{self, Table},
 };
+use crate::export::fits_a_message;
 
 const SCHEMA: Schema = Schema {
     application_id: 0,

@@ -49,8 +49,8 @@ use crate::{
 /// Longest `properties`: with the rest, a message stays within the 256 KiB that the standard tier takes. Source: Microsoft,
 /// "Service Bus quotas".
 const PROPERTIES_BYTES_MAX: usize = 192 * 1024;
-/// A W3C trace parent has 55; later versions may have more. As the change log counts them.
-const TRACEPARENT_CHARACTERS_MAX: usize = 256;
+/// Of an id or a trace that a message carries.
+const CHARACTERS_MAX: usize = 256;
 /// Segments that wait for a place among those being packed.
 const SEGMENTS_WAITING: usize = 1;
 /// Of a file whose name was taken or whose block was lost, how many tries in all: neither happens twice by chance.
@@ -583,6 +583,11 @@ fn invalid(what: &'static str, problem: impl fmt::Display) -> ExportError {
     ExportError::Invalid { what, problem: problem.to_string() }
 }
 
+/// Whether a message can carry this as an id or a trace (W3C's has 55 characters; later versions may have more).
+pub(crate) fn fits_a_message(text: &str) -> bool {
+    (1..=CHARACTERS_MAX).contains(&text.chars().count())
+}
+
 /// Whether the plan can become a message: later would be too late.
 fn check(plan: &Plan) -> Result<(), ExportError> {
     let mut metadata = Metadata {
@@ -604,9 +609,8 @@ fn check(plan: &Plan) -> Result<(), ExportError> {
     };
     metadata.set_extras(&extras).map_err(|error| invalid("message", error))?;
     metadata.to_json().map_err(|error| invalid("message", error))?;
-    let characters = plan.traceparent.as_ref().map_or(1, |trace| trace.chars().count());
-    if !(1..=TRACEPARENT_CHARACTERS_MAX).contains(&characters) {
-        let problem = format!("it has {characters} characters; it needs 1 to {TRACEPARENT_CHARACTERS_MAX}");
+    if let Some(trace) = plan.traceparent.as_ref().filter(|trace| !fits_a_message(trace)) {
+        let problem = format!("it has {} characters; it needs 1 to {CHARACTERS_MAX}", trace.chars().count());
         return Err(invalid("traceparent", problem));
     }
     Ok(())
