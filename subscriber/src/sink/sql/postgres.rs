@@ -807,8 +807,7 @@ impl Run<'_> {
         let mut needs: BTreeMap<&str, overlay::Needs> = BTreeMap::new();
         for parked in waiting.iter().chain(&below.rows) {
             needs.entry(&parked.entity).or_default().whole.insert(parked.key.clone());
-        }
-        for parked in waiting.iter().chain(&below.rows) {
+            // What waits under its key is this row, which need not be fetched again.
             let Some(table) = self.overlay().place(&parked.entity) else { continue };
             let known = overlay::KnownParked { id: parked.id, version: parked.version.clone() };
             self.overlay_mut().table_mut(table).know(&parked.key).parked = Some(known);
