@@ -40,6 +40,19 @@ use crate::watch;
 pub(crate) const SUBSCRIPTION: &str = "exports/subscriptions/acme";
 /// The one tenant.
 pub(crate) const TENANT: &str = "acme";
+/// Items and their prices, which may come before them.
+pub(crate) const PRICED_ITEMS: &str = r#"
+[entity.item]
+types = ["Item"]
+key = ["n"]
+version = { field = "v", type = "integer" }
+
+[entity.price]
+types = ["Price"]
+key = ["n"]
+version = { field = "v", type = "integer" }
+references = [{ fields = ["n"], entity = "item", on_missing = "park" }]
+"#;
 /// Longer than anything takes on a slow machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at something that tells nobody when it changes.

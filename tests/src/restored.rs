@@ -21,7 +21,9 @@ use waybill_local::{
 };
 
 use crate::{
-    harness::{PATIENCE, Publishing, TENANT, World, assert_nothing_was_dead_lettered, binary, number, query},
+    harness::{
+        PATIENCE, PRICED_ITEMS, Publishing, TENANT, World, assert_nothing_was_dead_lettered, binary, number, query,
+    },
     own_database::{OwnDatabase, lines},
 };
 
@@ -31,19 +33,6 @@ const ROWS: u64 = 60;
 /// Keys of items, which have a price below [`PRICED`], and come and go from there on.
 const KEYS: u64 = 40;
 const PRICED: u64 = 30;
-
-const ENTITIES: &str = r#"
-[entity.item]
-types = ["Item"]
-key = ["n"]
-version = { field = "v", type = "integer" }
-
-[entity.price]
-types = ["Price"]
-key = ["n"]
-version = { field = "v", type = "integer" }
-references = [{ fields = ["n"], entity = "item", on_missing = "park" }]
-"#;
 
 /// What was published.
 #[derive(Default)]
@@ -297,7 +286,7 @@ async fn mends(stores: impl AsyncFnOnce(&World) -> Stores) {
     let tenant = TenantConfig { blob_permissions: Some("rl".to_owned()), ..TenantConfig::named(TENANT) };
     let config = Config { tenants: vec![tenant], ..Config::default() };
     let world = World::of(Local::builder().config(config).ports(Ports::RANDOM)).await;
-    std::fs::write(world.path("entities.toml"), ENTITIES).expect("a file");
+    std::fs::write(world.path("entities.toml"), PRICED_ITEMS).expect("a file");
     let stores = stores(&world).await;
     let (subscriber, publishing) = (Subscriber { world: &world, ready: world.ready_file() }, world.publisher().await);
     let mut source = Source::default();

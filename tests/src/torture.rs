@@ -23,7 +23,8 @@ use waybill_local::{
 
 use crate::{
     harness::{
-        PATIENCE, Publishing, SUBSCRIPTION, TENANT, World, assert_nothing_was_dead_lettered, number, tail, until,
+        PATIENCE, PRICED_ITEMS, Publishing, SUBSCRIPTION, TENANT, World, assert_nothing_was_dead_lettered, number,
+        tail, until,
     },
     replicas::{Database, LEASE, Replica},
 };
@@ -37,19 +38,6 @@ const KEYS: u64 = 60;
 const PAUSE_MS: std::ops::Range<u64> = 100..500;
 /// For all that was published, when nothing bad happens any more.
 const RECOVERY: Duration = Duration::from_secs(110);
-
-const ENTITIES: &str = r#"
-[entity.item]
-types = ["Item"]
-key = ["n"]
-version = { field = "v", type = "integer" }
-
-[entity.price]
-types = ["Price"]
-key = ["n"]
-version = { field = "v", type = "integer" }
-references = [{ fields = ["n"], entity = "item", on_missing = "park" }]
-"#;
 
 /// What happens to the subscribers and what they need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -283,7 +271,7 @@ async fn whatever_happens_in_whatever_order_each_row_is_there_once_in_the_end() 
     let mut random = StdRng::seed_from_u64(seed);
     let local = Local::builder().lock_duration(Duration::from_secs(2)).max_delivery_count(number(1_000));
     let world = World::of(local).await;
-    std::fs::write(world.path("entities.toml"), ENTITIES).expect("a file");
+    std::fs::write(world.path("entities.toml"), PRICED_ITEMS).expect("a file");
     let (ready, database) = (world.ready_file(), Database::new().await);
     let mut torture = Torture {
         world,

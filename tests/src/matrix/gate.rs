@@ -36,7 +36,7 @@ use waybill_subscriber::{
 };
 
 use super::stores::Stores;
-use crate::harness::{SUBSCRIPTION, World, number, until};
+use crate::harness::{PRICED_ITEMS, SUBSCRIPTION, World, number, until};
 
 /// How long a lease lasts: a frozen one's files are taken over after it.
 pub(super) const LEASE: Duration = Duration::from_secs(1);
@@ -328,19 +328,7 @@ impl Sink for Behind<AnySink> {
 
 /// Of the kinds of rows that the cells need.
 pub(super) fn entities() -> Entities {
-    const ENTITIES: &str = r#"
-[entity.item]
-types = ["Item"]
-key = ["n"]
-version = { field = "v", type = "integer" }
-
-[entity.price]
-types = ["Price"]
-key = ["n"]
-version = { field = "v", type = "integer" }
-references = [{ fields = ["n"], entity = "item", on_missing = "park" }]
-"#;
-    Entities::parse(ENTITIES, "entities.toml").expect("sound entities")
+    Entities::parse(PRICED_ITEMS, "entities.toml").expect("sound entities")
 }
 
 /// A subscriber behind a gate.

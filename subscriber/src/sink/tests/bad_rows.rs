@@ -1,36 +1,28 @@
 //! Rows that cannot be used are kept, with what, where and why, and stop nothing else.
 
-use super::World;
+use super::{
+    World,
+    world::{PRICED, priced},
+};
 use crate::{
     FileKey,
     sink::{Applied, BadRowsOf, SqlSink},
 };
 
-const ITEM: &str = r#"
-    [entity.item]
-    key = ["id", "site"]
-    version = { field = "changed", type = "timestamp" }
-    columns = { id = "integer", price = "decimal" }
-"#;
-
-fn row(id: &str) -> String {
-    format!("{{\"id\":{id},\"site\":\"a\",\"changed\":\"2024-01-01T00:00:00Z\"}}")
-}
-
 #[tokio::test]
 async fn each_fault_has_its_reason_and_its_place() {
-    let world = World::new(ITEM).await;
+    let world = World::new(PRICED).await;
     let rows = [
-        row("1"),
+        priced("1"),
         "{\"id\":2".to_owned(),
         "{\"site\":\"a\",\"changed\":\"2024-01-01T00:00:00Z\"}".to_owned(),
-        row("null"),
-        row("\"x\""),
-        row("92233720368547758070"),
+        priced("null"),
+        priced("\"x\""),
+        priced("92233720368547758070"),
         "{\"id\":3,\"site\":\"a\",\"changed\":\"yesterday\"}".to_owned(),
         "{\"id\":4,\"site\":\"a\"}".to_owned(),
-        row("5").replace('}', ",\"_deleted\":\"perhaps\"}"),
-        row("6"),
+        priced("5").replace('}', ",\"_deleted\":\"perhaps\"}"),
+        priced("6"),
     ];
     let applied = world.file("item", &rows.join("\n")).await;
     assert_eq!(applied, Applied { inserted: 2, bad: 8, ..Applied::default() });
@@ -84,10 +76,10 @@ async fn each_fault_has_its_reason_and_its_place() {
 #[tokio::test]
 async fn a_row_refused_when_it_is_released_is_kept_as_bad() {
     let toml = format!(
-        "{ITEM}\n[[entity.item.references]]\nfields = [\"site\"]\nentity = \"site\"\n[entity.site]\nkey = [\"id\"]"
+        "{PRICED}\n[[entity.item.references]]\nfields = [\"site\"]\nentity = \"site\"\n[entity.site]\nkey = [\"id\"]"
     );
     let world = World::with_tables(World::ITEM_WITHOUT_13, &toml).await;
-    let rows = [row("1"), row("2").replace('}', ",\"price\":13}"), row("3")].join("\n");
+    let rows = [priced("1"), priced("2").replace('}', ",\"price\":13}"), priced("3")].join("\n");
     assert_eq!(world.file("item", &rows).await.parked, 3);
     let applied = world.file("site", r#"{"id":"a"}"#).await;
     assert_eq!(applied, Applied { inserted: 1, released: 2, ..Applied::default() });
@@ -102,11 +94,12 @@ async fn a_row_refused_when_it_is_released_is_kept_as_bad() {
 #[tokio::test]
 async fn when_the_newest_row_is_refused_the_one_before_it_counts() {
     let toml = format!(
-        "{ITEM}\n[[entity.item.references]]\nfields = [\"site\"]\nentity = \"site\"\n[entity.site]\nkey = [\"id\"]"
+        "{PRICED}\n[[entity.item.references]]\nfields = [\"site\"]\nentity = \"site\"\n[entity.site]\nkey = [\"id\"]"
     );
     let world = World::with_tables(World::ITEM_WITHOUT_13, &toml).await;
     world.file("site", r#"{"id":"a"}"#).await;
-    let priced = |year: &str, price: u8| row("1").replace("2024", year).replace('}', &format!(",\"price\":{price}}}"));
+    let priced =
+        |year: &str, price: u8| priced("1").replace("2024", year).replace('}', &format!(",\"price\":{price}}}"));
     let rows = [priced("2021", 11), priced("2022", 12), priced("2023", 13)].join("\n");
     let applied = world.file("item", &rows).await;
     assert_eq!(applied, Applied { inserted: 1, superseded: 1, bad: 1, ..Applied::default() });
@@ -115,7 +108,7 @@ async fn when_the_newest_row_is_refused_the_one_before_it_counts() {
 
 #[tokio::test]
 async fn long_bad_rows_are_cut() {
-    let world = World::new(ITEM).await;
+    let world = World::new(PRICED).await;
     let long = format!("{{\"id\":\"{}\",\"site\":\"a\"}}", "x".repeat(100_000));
     world.file("item", &long).await;
     let bad = world.sink.bad_rows(&BadRowsOf::default(), 10).await.unwrap();

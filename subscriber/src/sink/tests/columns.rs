@@ -2,30 +2,13 @@
 
 use super::{
     World,
-    world::{csv, json_lines},
+    world::{TYPES, csv, json_lines},
 };
 use crate::{
     FileKey,
     apply::Position,
     sink::{self, Applied, Sink},
 };
-
-const TYPES: &str = r#"
-    [entity.thing]
-    key = ["id"]
-    [entity.thing.columns]
-    id = "uuid"
-    i = "integer"
-    d = "decimal"
-    f = "float"
-    b = "boolean"
-    t = "text"
-    ts = "timestamp"
-    day = "date"
-    u = "uuid"
-    j = "json"
-    bin = "binary"
-"#;
 
 const EVOLVE: &str = "[entity.thing]\nkey = [\"id\"]";
 const FREEZE: &str = "[entity.thing]\nkey = [\"id\"]\nschema = \"freeze\"\ncolumns = { name = \"text\" }";

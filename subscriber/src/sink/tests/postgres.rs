@@ -1,7 +1,7 @@
 //! What is PostgreSQL's own: its types, its constraints, tables that are there, several writers.
 
 use super::world::{
-    ITEM, entities, json_lines,
+    ITEM, TYPES, entities, json_lines,
     postgres::{Place, World, run},
 };
 use crate::{
@@ -11,23 +11,6 @@ use crate::{
         Applied, BadRowsOf, PostgresSink, Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink, SwappedTable, Way,
     },
 };
-
-const TYPES: &str = r#"
-    [entity.thing]
-    key = ["id"]
-    [entity.thing.columns]
-    id = "uuid"
-    i = "integer"
-    d = "decimal"
-    f = "float"
-    b = "boolean"
-    t = "text"
-    ts = "timestamp"
-    day = "date"
-    u = "uuid"
-    j = "json"
-    bin = "binary"
-"#;
 
 #[tokio::test]
 async fn declared_columns_have_the_types_of_the_database_and_keep_their_values() {

@@ -3,7 +3,7 @@
 use waybill_store::rusqlite::Connection;
 
 use super::world::{
-    ITEM, entities,
+    ITEM, PRICED, TYPES, entities, priced,
     sqlite::{DATABASE, World},
 };
 use crate::{
@@ -11,23 +11,6 @@ use crate::{
     apply::Position,
     sink::{Applied, Rebuild, RebuildError, Scope, Sink, SinkOpenError, SqliteSink, SwappedTable, Way},
 };
-
-const TYPES: &str = r#"
-    [entity.thing]
-    key = ["id"]
-    [entity.thing.columns]
-    id = "uuid"
-    i = "integer"
-    d = "decimal"
-    f = "float"
-    b = "boolean"
-    t = "text"
-    ts = "timestamp"
-    day = "date"
-    u = "uuid"
-    j = "json"
-    bin = "binary"
-"#;
 
 /// What opening says, and that nothing of it took effect.
 async fn refusal(tables: &str, toml: &str) -> String {
@@ -170,17 +153,6 @@ async fn a_file_that_is_no_database_is_refused() {
     let error = SqliteSink::open(&path, &entities(ITEM)).await.unwrap_err();
     assert!(matches!(error, SinkOpenError::Store(_)), "{error:?}");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "these are my notes, not a database at all");
-}
-
-const PRICED: &str = r#"
-    [entity.item]
-    key = ["id", "site"]
-    version = { field = "changed", type = "timestamp" }
-    columns = { id = "integer", price = "decimal" }
-"#;
-
-fn priced(id: &str) -> String {
-    format!("{{\"id\":{id},\"site\":\"a\",\"changed\":\"2024-01-01T00:00:00Z\"}}")
 }
 
 #[tokio::test]

@@ -28,6 +28,37 @@ pub(super) const ITEM: &str = r#"
     columns = { id = "integer", price = "decimal" }
 "#;
 
+/// A column of each type.
+pub(super) const TYPES: &str = r#"
+    [entity.thing]
+    key = ["id"]
+    [entity.thing.columns]
+    id = "uuid"
+    i = "integer"
+    d = "decimal"
+    f = "float"
+    b = "boolean"
+    t = "text"
+    ts = "timestamp"
+    day = "date"
+    u = "uuid"
+    j = "json"
+    bin = "binary"
+"#;
+
+/// A key of two fields, and a time for a version.
+pub(super) const PRICED: &str = r#"
+    [entity.item]
+    key = ["id", "site"]
+    version = { field = "changed", type = "timestamp" }
+    columns = { id = "integer", price = "decimal" }
+"#;
+
+/// A row of it, without a price.
+pub(super) fn priced(id: &str) -> String {
+    format!("{{\"id\":{id},\"site\":\"a\",\"changed\":\"2024-01-01T00:00:00Z\"}}")
+}
+
 pub(super) fn entities(toml: &str) -> Entities {
     Entities::parse(toml, "entities.toml").unwrap()
 }
