@@ -31,7 +31,7 @@ async fn after_an_outage_of_storage_one_long_file_holds_up_no_other() {
     let slow = What::Slow { bytes_per_second: NonZeroU32::new(200_000).unwrap() };
     let answered = *world.local.faults().fired().borrow();
     world.local.faults().install([Step::new(of_long(), slow).times(NonZeroU32::MAX)]).unwrap();
-    world.local.faults().wait_for(answered + 1).await;
+    within(world.local.faults().wait_for(answered + 1)).await;
     world.publish("short", &rows(2), "").await;
     rows_in(&inbox, State::Done, 1).await;
     let counts = inbox.counts().await.unwrap();
