@@ -181,15 +181,15 @@ impl Replica {
     /// Which files, and when the last of their leases ends, in milliseconds since 1970.
     pub(crate) async fn freeze_at_work(&self, database: &Database) -> (Vec<i64>, i64) {
         let mine = format!("application_name = '{}_{}' AND state = 'active'", database.name, self.name);
-        let at_work =
-            format!("SELECT count(*) FROM pg_stat_activity WHERE {mine} AND wait_event IS DISTINCT FROM 'ClientRead'");
-        let sending = format!("SELECT count(*) FROM pg_stat_activity WHERE {mine} AND wait_event = 'ClientRead'");
+        let (at_work, sending) = ("IS DISTINCT FROM 'Client'", "= 'Client'");
+        let [at_work, sending] = [at_work, sending]
+            .map(|it| format!("SELECT count(*) FROM pg_stat_activity WHERE {mine} AND wait_event_type {it}"));
         let held = format!("SELECT id FROM inbox WHERE state = 'working' AND {}", self.is_worker());
         let end = Instant::now() + PATIENCE;
         loop {
             self.signal("-STOP").await;
-            // What it asked for before may still happen.
-            while database.number(&at_work).await > 0 {
+            // What it asked for before may still happen, unless that waits for rows that it sends itself.
+            while database.number(&at_work).await > 0 && database.number(&sending).await == 0 {
                 assert!(Instant::now() < end, "what {} asked for does not end", self.name);
                 sleep(Duration::from_millis(1)).await;
             }
