@@ -1,35 +1,29 @@
 //! Chunks of a blob to groups of rows, each as large as one commit of the sink should be.
 //!
-//! Decoding is work for a processor, so it runs on the blocking pool, a chunk or a segment at a time, and no more of them at
-//! once than there are places. The queues on both sides hold a fixed number of pieces: memory does not grow with the file.
+//! A file of segments is decoded as jobs beside each other (`segments`), any other in one go on a thread of its own
+//! (`in_one_go`). Both are work for a processor, so no more of it is done at once than there are places (`pool`). The queues on
+//! both sides hold a fixed number of pieces: memory does not grow with the file.
 
+mod in_one_go;
+mod pool;
 mod segments;
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use waybill_contracts::{Entity, Extras, Format, HeaderRow, Media, MediaError, Reason};
 use waybill_formats::{
-    Charset, DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, SegmentDecoder, Source, Step,
+    Charset, DecodeError, DecodeOptions, FileStats, Limits, RowBatch, RowDecoder, SegmentDecoder, Source,
     seek::Checkpoint,
-    unpack::{Unpacked, Unpacking},
 };
 
-use self::segments::Segments;
-use crate::{Verdict, sink::Stretch, tasks::blocking};
+pub(crate) use self::pool::Pool;
+use self::{in_one_go::Reading, segments::Segments};
+use crate::{Verdict, sink::Stretch, tasks::on_a_thread};
 
 /// Pieces between download and decoder: enough to keep both busy.
 pub(crate) const CHUNKS_QUEUED: usize = 8;
 /// Groups between decoder and sink: one waits while one is read ahead and one is applied.
 pub(crate) const GROUPS_QUEUED: usize = 1;
-
-/// Stored bytes that are unpacked and decoded on one thread, before two are worth their while.
-const BYTES_TOGETHER: usize = 128 << 10;
-/// Plain bytes that are unpacked before they are handed on: fewer changes of thread.
-const STRETCH_BYTES: usize = 512 << 10;
-/// Stretches between unpacking and decoding.
-const PIECES_QUEUED: usize = 2;
 
 /// A piece of the download.
 #[derive(Debug)]
@@ -200,23 +194,6 @@ pub(crate) fn check_figures(blob: &str, extras: &Extras, stats: &FileStats) -> R
     Ok(())
 }
 
-/// Places on processors, for all files together.
-#[derive(Debug, Clone)]
-pub(crate) struct Pool {
-    places: Arc<Semaphore>,
-    size: usize,
-}
-
-impl Pool {
-    pub(crate) fn new(size: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(size)), size }
-    }
-
-    async fn place(&self) -> OwnedSemaphorePermit {
-        Arc::clone(&self.places).acquire_owned().await.expect("the pool is never closed")
-    }
-}
-
 /// How a file is decoded.
 #[derive(Debug, Clone)]
 pub(crate) enum Way {
@@ -257,146 +234,21 @@ pub(crate) async fn decode(
         Way::From(checkpoint) => RowDecoder::go_on(options.clone(), checkpoint),
         Way::InOneGo | Way::BySegments(_) => RowDecoder::new(options.clone()),
     };
-    let mut to = grouping.from;
-    let mut state = Box::new(Decoding { decoder, grouping, fed_bytes: 0 });
+    let mut looked_at = Vec::new();
     if let Way::BySegments(length) = way {
         let segments = SegmentDecoder::new(options, length);
-        match segments::decode(segments, state.grouping.clone(), &pool, &mut chunks, &groups).await {
+        match segments::decode(segments, grouping.clone(), &pool, &mut chunks, &groups).await {
             Segments::Over => return Ok(Decoded::Over),
             Segments::Doubt { to } => return Ok(Decoded::Doubt { to }),
             Segments::Ordinary { fed, ended } => {
-                fed.into_iter().for_each(|bytes| state.feed(Chunk::Bytes(bytes)));
-                if ended {
-                    state.feed(Chunk::End);
-                }
+                looked_at.extend(fed.into_iter().map(Chunk::Bytes));
+                looked_at.extend(ended.then_some(Chunk::End));
             }
         }
     }
-    // What was looked at for an index comes first.
-    let mut is_fed = true;
-    while state.fed_bytes <= BYTES_TOGETHER {
-        if !std::mem::take(&mut is_fed) {
-            let Some(chunk) = chunks.recv().await else { return Ok(Decoded::Over) };
-            state.feed(chunk);
-        }
-        // What has arrived meanwhile goes along: fewer changes of thread, and no more than the queue holds.
-        while let Ok(chunk) = chunks.try_recv() {
-            state.feed(chunk);
-        }
-        match work(state, &mut to, &way, &pool, &groups).await? {
-            Worked::Hungry(back) => state = back,
-            Worked::Ended(decoded) => return Ok(decoded),
-        }
-    }
-    // A file this long is worth two threads.
-    let unpacking = state.decoder.unpacked_elsewhere();
-    let (piece_to, mut piece_from) = mpsc::channel(PIECES_QUEUED);
-    let unpacked = unpack(unpacking, &pool, &mut chunks, piece_to);
-    let decoded = async {
-        while let Some(pieces) = piece_from.recv().await {
-            pieces.into_iter().for_each(|piece| state.decoder.hand(piece));
-            match work(state, &mut to, &way, &pool, &groups).await? {
-                Worked::Hungry(back) => state = back,
-                Worked::Ended(decoded) => return Ok(decoded),
-            }
-        }
-        Ok(Decoded::Over)
-    };
-    tokio::pin!(decoded);
-    tokio::select! {
-        biased;
-        decoded = &mut decoded => decoded,
-        () = unpacked => decoded.await,
-    }
-}
-
-/// Unpacks what comes through `chunks`, a stretch of it at a time.
-async fn unpack(
-    mut unpacking: Unpacking,
-    pool: &Pool,
-    chunks: &mut mpsc::Receiver<Chunk>,
-    pieces: mpsc::Sender<Vec<Unpacked>>,
-) {
-    loop {
-        let place = pool.place().await;
-        let worked = blocking(move || {
-            let _place = place;
-            let (mut unpacked, mut bytes) = (Vec::new(), 0);
-            while bytes < STRETCH_BYTES
-                && let Some(piece) = unpacking.next()
-            {
-                bytes += piece.size();
-                let is_last = piece.is_last();
-                unpacked.push(piece);
-                if is_last {
-                    break;
-                }
-            }
-            (unpacking, unpacked)
-        })
-        .await;
-        let Some((back, unpacked)) = worked else { return };
-        unpacking = back;
-        let (is_hungry, is_last) = (unpacked.is_empty(), unpacked.last().is_some_and(Unpacked::is_last));
-        if !is_hungry && (pieces.send(unpacked).await.is_err() || is_last) {
-            return;
-        }
-        if is_hungry {
-            match chunks.recv().await {
-                Some(Chunk::Bytes(bytes)) => unpacking.feed(bytes),
-                Some(Chunk::End) => unpacking.end(),
-                None => return,
-            }
-        }
-    }
-}
-
-/// What became of what was fed.
-enum Worked {
-    /// It is used up.
-    Hungry(Box<Decoding>),
-    Ended(Decoded),
-}
-
-/// Decodes what was fed, and hands on the groups that are full: each leaves before the next is made.
-async fn work(
-    mut state: Box<Decoding>,
-    to: &mut u64,
-    way: &Way,
-    pool: &Pool,
-    groups: &mpsc::Sender<Group>,
-) -> Result<Worked, DecodeError> {
-    loop {
-        let place = pool.place().await;
-        let worked = blocking(move || {
-            let _place = place;
-            let stop = state.fill();
-            (state, stop)
-        })
-        .await;
-        let Some((back, stop)) = worked else { return Ok(Worked::Ended(Decoded::Over)) };
-        state = back;
-        match stop {
-            Fill::NeedInput => return Ok(Worked::Hungry(state)),
-            Fill::Full => {
-                let group = state.grouping.take();
-                *to = group.to.max(*to);
-                if groups.send(group).await.is_err() {
-                    return Ok(Worked::Ended(Decoded::Over));
-                }
-            }
-            Fill::Done => {
-                // An error here means that the sink failed and will say so itself.
-                let _nobody_listens = groups.send(state.grouping.take()).await;
-                return Ok(Worked::Ended(Decoded::Over));
-            }
-            // The unfinished group goes nowhere: what is wrong with the file may be wrong with these rows already, as
-            // when a turned bit made one number another and only the checksum tells.
-            // From a checkpoint on it may be right for all that, and reading it whole will tell.
-            Fill::Failed(_) if matches!(way, Way::From(_)) => return Ok(Worked::Ended(Decoded::Doubt { to: *to })),
-            Fill::Failed(error) => return Err(error),
-        }
-    }
+    let is_gone_on_with = matches!(way, Way::From(_));
+    let reading = Reading::new(decoder, grouping, is_gone_on_with, pool, groups);
+    on_a_thread("waybill-rows", move || reading.work(looked_at, chunks)).await.unwrap_or(Ok(Decoded::Over))
 }
 
 /// Batches on their way into groups.
@@ -437,50 +289,5 @@ impl Grouping {
     fn take(&mut self) -> Group {
         let next = Group { to: self.group.to, ..Group::default() };
         std::mem::replace(&mut self.group, next)
-    }
-}
-
-struct Decoding {
-    decoder: RowDecoder,
-    grouping: Grouping,
-    /// Stored bytes.
-    fed_bytes: usize,
-}
-
-enum Fill {
-    NeedInput,
-    Full,
-    Done,
-    Failed(DecodeError),
-}
-
-impl Decoding {
-    fn feed(&mut self, chunk: Chunk) {
-        match chunk {
-            Chunk::Bytes(bytes) => {
-                self.fed_bytes += bytes.len();
-                self.decoder.feed(bytes);
-            }
-            Chunk::End => self.decoder.end(),
-        }
-    }
-
-    /// Works until the group is full, the input used up, or the file done.
-    fn fill(&mut self) -> Fill {
-        loop {
-            match self.decoder.next() {
-                Ok(Step::NeedInput) => return Fill::NeedInput,
-                Ok(Step::Done(stats)) => {
-                    self.grouping.end(stats);
-                    return Fill::Done;
-                }
-                Ok(Step::Batch(batch)) => {
-                    if self.grouping.add(&batch) {
-                        return Fill::Full;
-                    }
-                }
-                Err(error) => return Fill::Failed(error),
-            }
-        }
     }
 }

@@ -50,11 +50,9 @@ pub(super) async fn decode(
         let part = if work.running.len() > pool.size { Ok(Part::NeedRows) } else { work.decoder.next() };
         let done = match part {
             Ok(Part::Job(job)) => {
-                let place = pool.place().await;
-                work.running.push_back(tokio::task::spawn_blocking(move || {
-                    let _place = place;
-                    job.decode()
-                }));
+                let pool = pool.clone();
+                // It waits for its place where it will work: that wakes nobody else.
+                work.running.push_back(tokio::task::spawn_blocking(move || pool.with_place(|| job.decode())));
                 Ok(())
             }
             Ok(Part::NeedInput) => {
@@ -140,6 +138,7 @@ async fn first(running: &mut VecDeque<JoinHandle<SegmentRows>>) -> Option<Segmen
 
 #[cfg(test)]
 mod tests {
+    use futures::future::join_all;
     use waybill_contracts::Reason;
     use waybill_formats::{
         Compression, DecodeError, DecodeOptions, Field, FileStats, RowWriter, Source, WriterOptions,
@@ -284,6 +283,19 @@ mod tests {
         }
         let (decoded, groups, end) = decoded(b"", 0, by_segments(b"")).await;
         assert_eq!((decoded.unwrap(), groups, end.unwrap().rows), (Decoded::Over, vec![(0, 0)], 0));
+    }
+
+    #[test]
+    fn files_are_read_beside_each_other_however_few_threads_the_runtime_has() {
+        let one_thread = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+        let stored = file();
+        assert!(stored.len() > 4 * (128 << 10), "long enough for two threads");
+        one_thread.unwrap().block_on(async {
+            let files = [Way::InOneGo, Way::InOneGo, by_segments(&stored), by_segments(&stored)];
+            for (read, _, end) in join_all(files.map(|way| decoded(&stored, 0, way))).await {
+                assert_eq!((read.unwrap(), end.unwrap().rows), (Decoded::Over, ROWS));
+            }
+        });
     }
 
     #[tokio::test]
