@@ -1,6 +1,6 @@
 //! Bus to disk, then settle.
 //!
-//! Whatever arrived while the last commit ran is the next commit; nobody waits when idle. A message is completed after its
+//! Whatever arrived while the last commit ran is the next commit, and was understood meanwhile; nobody waits when idle. A message is completed after its
 //! row is on disk. What cannot be saved is released, which costs no delivery, and the broker is asked for nothing until
 //! there is room again: its messages are safer where they are.
 
@@ -33,9 +33,9 @@ mod redact;
 pub(crate) use places::{Buses, Reception};
 
 /// Messages in one commit at most: enough to make its fsync cheap, few enough to settle well within a lock.
-const BURST_MAX: usize = 100;
-/// Messages that the broker may send ahead: two bursts, so that one arrives while the other commits.
-const CREDIT: u32 = 200;
+const BURST_MAX: u32 = 100;
+/// Messages that the broker may send ahead: three bursts. One commits, one is understood meanwhile, one is on its way.
+const CREDIT: u32 = 300;
 /// The same for a link that has not brought anything yet: a link that dies at once costs few deliveries.
 const CREDIT_AT_FIRST: u32 = 10;
 /// Bytes of bodies in one commit, about: a waybill has one or two thousand, but a message may have a hundred megabytes.
@@ -323,47 +323,48 @@ async fn bursts(
 ) -> Result<(), SessionEnd> {
     let Desk { inbox, stats, link, place, admitted, now } = *desk;
     let entity = format!("{place}{}", if options.dead_letter_queue { "/$DeadLetterQueue" } else { "" });
-    let mut left = LeftInPlace::new();
+    let mut left = options.dead_letter_queue.then(LeftInPlace::new);
+    let mut next = Burst::default();
     let mut allowed = CREDIT_AT_FIRST;
     receiver.add_credit(allowed).await.map_err(SessionEnd::Bus)?;
     loop {
         link.alarm.rest();
-        // `next` is cancel-safe; what follows runs to its end before the stop is looked at again.
-        let first = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(()),
-            delivery = receiver.next() => delivery.map_err(SessionEnd::Bus)?,
-        };
+        if next.is_empty() {
+            // `next` is cancel-safe; what follows runs to its end before the stop is looked at again.
+            let first = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                delivery = receiver.next() => delivery.map_err(SessionEnd::Bus)?,
+            };
+            next.add(first, &entity, left.as_mut(), stats);
+        }
         link.alarm.set(Duration::ZERO);
-        let mut bytes = size_of_body(&first);
-        let mut burst = vec![first];
-        while burst.len() < BURST_MAX
-            && bytes < BURST_BYTES
+        while !next.is_full()
             && let Some(delivery) = receiver.try_next()
         {
-            bytes += size_of_body(&delivery);
-            burst.push(delivery);
+            next.add(delivery, &entity, left.as_mut(), stats);
         }
-        let taken = u32::try_from(burst.len()).unwrap_or(u32::MAX);
-        let mut tags: Vec<(DeliveryTag, bool)> = Vec::with_capacity(burst.len());
-        let mut arrivals = Vec::with_capacity(burst.len());
-        let mut enqueued = Vec::with_capacity(burst.len());
-        let mut outdated = Vec::new();
-        for delivery in burst {
-            if options.dead_letter_queue && delivery.body.is_none() {
-                outdated.extend(left.leave(delivery.sequence_number, delivery.tag, stats));
-                continue;
-            }
-            tags.push((delivery.tag.clone(), delivery.body.is_some()));
-            enqueued.push(delivery.enqueued_at);
-            arrivals.push(arrival_of(&entity, delivery));
-        }
+        let Burst { taken, bytes, tags, arrivals, enqueued, outdated } = std::mem::take(&mut next);
         stats.received.fetch_add(tags.len() as u64, Ordering::Relaxed);
-        let admitted_all = if arrivals.is_empty() { Ok(Vec::new()) } else { inbox.admit(arrivals).await };
+        let commit = async { if arrivals.is_empty() { Ok(Vec::new()) } else { inbox.admit(arrivals).await } };
+        tokio::pin!(commit);
+        let mut lost = None;
+        let admitted_all = loop {
+            // What arrives while the commit runs is understood meanwhile, but for a stop, which would have to wait for it.
+            let may_take = lost.is_none() && !next.is_full() && !stop.is_cancelled();
+            tokio::select! {
+                biased;
+                answers = &mut commit => break answers,
+                delivery = receiver.next(), if may_take => match delivery {
+                    Ok(delivery) => next.add(delivery, &entity, left.as_mut(), stats),
+                    Err(error) => lost = Some(error),
+                },
+            }
+        };
         let answers = match admitted_all {
             Ok(answers) => answers,
             Err(error) => {
-                let tags: Vec<_> = tags.into_iter().map(|(tag, _)| tag).collect();
+                let tags: Vec<_> = tags.into_iter().chain(next.tags).map(|(tag, _)| tag).collect();
                 match receiver.settle(&tags, &Settlement::Release).await {
                     Ok(()) => drop(stats.released.fetch_add(tags.len() as u64, Ordering::Relaxed)),
                     Err(error) => tracing::debug!(error = %error, "could not release; the locks will expire"),
@@ -381,6 +382,9 @@ async fn bursts(
         if answers.iter().any(|answer| matches!(answer, Admitted::Saved(_))) {
             admitted.notify_waiters();
         }
+        if let Some(error) = lost {
+            return Err(SessionEnd::Bus(error));
+        }
         settle(receiver, &tags, stats).await.map_err(SessionEnd::Bus)?;
         // Their locks are over, so this only lets the link forget them.
         receiver.settle(&outdated, &Settlement::Release).await.map_err(SessionEnd::Bus)?;
@@ -390,11 +394,50 @@ async fn bursts(
         let wanted = if bytes / (taken as usize).max(1) > LARGE_BODY { CREDIT_AT_FIRST } else { CREDIT };
         let outstanding = allowed.saturating_sub(taken);
         // Service Bus ends a link that brings nothing after ten minutes; the next one looks again.
-        let more = if left.is_full() { 0 } else { wanted.saturating_sub(outstanding) };
+        let is_over = left.as_ref().is_some_and(LeftInPlace::is_full);
+        let more = if is_over { 0 } else { wanted.saturating_sub(outstanding) };
         allowed = outstanding + more;
         if more > 0 {
             receiver.add_credit(more).await.map_err(SessionEnd::Bus)?;
         }
+    }
+}
+
+/// What is committed together.
+#[derive(Default)]
+struct Burst {
+    taken: u32,
+    bytes: usize,
+    /// How each is settled, and whether it could be decoded.
+    tags: Vec<(DeliveryTag, bool)>,
+    arrivals: Vec<Arrival>,
+    enqueued: Vec<OffsetDateTime>,
+    /// Of dead letters that stay and came again.
+    outdated: Vec<DeliveryTag>,
+}
+
+impl Burst {
+    fn is_empty(&self) -> bool {
+        self.taken == 0
+    }
+
+    fn is_full(&self) -> bool {
+        self.taken >= BURST_MAX || self.bytes >= BURST_BYTES
+    }
+
+    /// `left` is given for a dead-letter queue.
+    fn add(&mut self, delivery: Delivery, entity: &str, left: Option<&mut LeftInPlace>, stats: &ReceiveStats) {
+        self.taken += 1;
+        self.bytes += size_of_body(&delivery);
+        if let Some(left) = left
+            && delivery.body.is_none()
+        {
+            self.outdated.extend(left.leave(delivery.sequence_number, delivery.tag, stats));
+            return;
+        }
+        self.tags.push((delivery.tag.clone(), delivery.body.is_some()));
+        self.enqueued.push(delivery.enqueued_at);
+        self.arrivals.push(arrival_of(entity, delivery));
     }
 }
 
