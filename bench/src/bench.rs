@@ -1,4 +1,4 @@
-//! One row of the table: what is compared, how often, and what it should come to.
+//! One row of the table being measured: what is compared, how often, and what it should come to.
 
 use std::fmt;
 
@@ -9,15 +9,7 @@ use crate::program::{Program, Sample};
 
 /// A row of the table, ready to be measured.
 pub(crate) struct Bench {
-    /// As the targets are numbered.
-    pub(crate) number: &'static str,
-    /// What it is called on the command line.
-    pub(crate) name: &'static str,
-    pub(crate) title: String,
-    /// What the figures mean, and what no program could pass.
-    pub(crate) meaning: &'static str,
     pub(crate) contenders: Vec<Contender>,
-    pub(crate) targets: Vec<Target>,
     /// What could not be had, and how to get it.
     pub(crate) missing: Vec<String>,
     /// Servers and folders that live as long as the row is measured.
@@ -34,7 +26,9 @@ pub(crate) struct Contender {
     /// Done before each run, not timed.
     before: Option<Before>,
     outcome: Outcome,
-    /// In how many rounds it takes part, if not in all: for what takes long, and is far from the others.
+    /// It answers a question of its own: its result is compared with nobody's.
+    is_alone: bool,
+    /// In how many rounds it takes part, if not in all: for what takes long, and is far from the others. Of a quick run in one.
     rounds_max: usize,
 }
 
@@ -50,7 +44,13 @@ enum Outcome {
 
 impl Contender {
     pub(crate) fn new(name: &'static str, program: Program) -> Self {
-        Self { name, program, before: None, outcome: Outcome::Said, rounds_max: usize::MAX }
+        Self { name, program, before: None, outcome: Outcome::Said, is_alone: false, rounds_max: usize::MAX }
+    }
+
+    /// Nobody else answers its question.
+    pub(crate) fn alone(mut self) -> Self {
+        self.is_alone = true;
+        self
     }
 
     /// It does less than the others: a bound on what they can reach.
@@ -101,42 +101,54 @@ pub(crate) struct Target {
     pub(crate) bound: Bound,
     /// Without, the figure itself is bounded.
     pub(crate) other: Option<&'static str>,
+    /// What bounds it, as far as it is known.
+    pub(crate) if_missed: Option<&'static str>,
 }
 
 impl Target {
+    const fn new(ours: &'static str, figure: Figure, bound: Bound, other: Option<&'static str>) -> Self {
+        Self { ours, figure, bound, other, if_missed: None }
+    }
+
     /// Ours takes at most so many times what the other one takes.
-    pub(crate) fn at_most(ours: &'static str, times: f64, other: &'static str) -> Self {
-        Self { ours, figure: Figure::Seconds, bound: Bound::AtMost(times), other: Some(other) }
+    pub(crate) const fn at_most(ours: &'static str, times: f64, other: &'static str) -> Self {
+        Self::new(ours, Figure::Seconds, Bound::AtMost(times), Some(other))
     }
 
     /// Ours is at least so many times as fast as the other one.
-    pub(crate) fn at_least(ours: &'static str, times: f64, other: &'static str) -> Self {
-        Self { ours, figure: Figure::Seconds, bound: Bound::AtLeast(times), other: Some(other) }
+    pub(crate) const fn at_least(ours: &'static str, times: f64, other: &'static str) -> Self {
+        Self::new(ours, Figure::Seconds, Bound::AtLeast(times), Some(other))
     }
 
-    pub(crate) fn of(self, figure: Figure) -> Self {
+    pub(crate) const fn of(self, figure: Figure) -> Self {
         Self { figure, ..self }
     }
 
     /// The figure itself is at most this.
-    pub(crate) fn no_more(ours: &'static str, most: f64, figure: Figure) -> Self {
-        Self { ours, figure, bound: Bound::AtMost(most), other: None }
+    pub(crate) const fn no_more(ours: &'static str, most: f64, figure: Figure) -> Self {
+        Self::new(ours, figure, Bound::AtMost(most), None)
+    }
+
+    /// The figure itself is at least this.
+    pub(crate) const fn no_less(ours: &'static str, least: f64, figure: Figure) -> Self {
+        Self::new(ours, figure, Bound::AtLeast(least), None)
+    }
+
+    /// Says what bounds it, for a table in which it is missed. `docs/performance.md` has more of it.
+    pub(crate) const fn if_missed(self, why: &'static str) -> Self {
+        Self { if_missed: Some(why), ..self }
     }
 }
 
-/// What a row came to.
+/// What a row came to. What it means and should come to is said when the table is printed: it may be known better by then.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Measured {
-    pub(crate) number: String,
     pub(crate) name: String,
-    pub(crate) title: String,
-    pub(crate) meaning: String,
     pub(crate) quick: bool,
     pub(crate) at: String,
     pub(crate) load_before: f64,
     pub(crate) rounds: usize,
     pub(crate) contenders: Vec<Rounds>,
-    pub(crate) targets: Vec<Reached>,
     pub(crate) missing: Vec<String>,
 }
 
@@ -147,13 +159,12 @@ pub(crate) struct Rounds {
     pub(crate) samples: Vec<Sample>,
 }
 
-/// A target and what came of it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What came of a target.
+#[derive(Debug, Clone)]
 pub(crate) struct Reached {
-    pub(crate) what: String,
     /// In each round in which both took part.
     pub(crate) values: Vec<f64>,
-    /// `None`: the other one is not here.
+    /// `None`: the other one is not here, or did not say it.
     pub(crate) is_met: Option<bool>,
 }
 
@@ -162,18 +173,19 @@ impl Bench {
     ///
     /// # Errors
     /// A program failed, or came to another result than the first one.
-    pub(crate) fn measure(self, rounds: usize, quick: bool) -> Result<Measured> {
+    pub(crate) fn measure(self, row: &str, rounds: usize, quick: bool) -> Result<Measured> {
         let load_before = load();
         let at = now();
         let mut measured: Vec<Rounds> = self.contenders.iter().map(Rounds::of).collect();
         let mut agreed: Option<(&'static str, String)> = None;
         for round in 0..rounds {
             for (contender, measured) in self.contenders.iter().zip(&mut measured) {
-                if round >= contender.rounds_max {
+                let most = if quick && contender.rounds_max < usize::MAX { 1 } else { contender.rounds_max };
+                if round >= most {
                     continue;
                 }
                 let name = contender.name;
-                let failed = || format!("{}: {name}", self.name);
+                let failed = || format!("{row}: {name}");
                 if let Some(before) = &contender.before {
                     before().with_context(failed)?;
                 }
@@ -183,12 +195,12 @@ impl Bench {
                     Outcome::Said => {}
                     Outcome::Found(check) => sample.result = check(&sample).with_context(failed)?,
                 }
-                if !measured.is_part {
+                ensure!(measured.is_part || !sample.result.is_empty(), "{row}: {name} comes to nothing");
+                if !measured.is_part && !contender.is_alone {
                     let (first, result) = agreed.get_or_insert_with(|| (name, sample.result.clone()));
                     ensure!(
-                        !sample.result.is_empty() && *result == sample.result,
-                        "{}: {name} comes to {:?}, and {first} to {result:?}: they do not do the same work",
-                        self.name,
+                        *result == sample.result,
+                        "{row}: {name} comes to {:?}, and {first} to {result:?}: they do not do the same work",
                         sample.result
                     );
                 }
@@ -203,20 +215,8 @@ impl Bench {
             }
         }
         drop(self.keep);
-        let targets = self.targets.iter().map(|target| target.reached(&measured)).collect();
-        Ok(Measured {
-            number: self.number.to_owned(),
-            name: self.name.to_owned(),
-            title: self.title,
-            meaning: self.meaning.to_owned(),
-            quick,
-            at,
-            load_before,
-            rounds,
-            contenders: measured,
-            targets,
-            missing: self.missing,
-        })
+        let (name, contenders) = (row.to_owned(), measured);
+        Ok(Measured { name, quick, at, load_before, rounds, contenders, missing: self.missing })
     }
 }
 
@@ -228,23 +228,23 @@ impl Rounds {
 }
 
 impl Target {
-    fn reached(&self, measured: &[Rounds]) -> Reached {
-        let what = self.to_string();
+    /// From what was measured of the row.
+    pub(crate) fn reached(&self, measured: &[Rounds]) -> Reached {
         let of = |name: &str| measured.iter().find(|rounds| rounds.name == name);
         let samples = match (of(self.ours), self.other) {
             (Some(ours), None) => Some((ours, None)),
             (Some(ours), Some(other)) => of(other).map(|other| (ours, Some(other))),
             (None, _) => None,
         };
-        let Some((ours, other)) = samples else { return Reached { what, values: Vec::new(), is_met: None } };
+        let Some((ours, other)) = samples else { return Reached { values: Vec::new(), is_met: None } };
         let values: Vec<f64> = ours
             .samples
             .iter()
             .enumerate()
             .filter_map(|(round, ours)| {
-                let ours = self.figure.of(ours);
+                let ours = self.figure.of(ours)?;
                 let Some(other) = other else { return Some(ours) };
-                let other = self.figure.of(other.samples.get(round)?);
+                let other = self.figure.of(other.samples.get(round)?)?;
                 Some(match self.bound {
                     Bound::AtMost(_) => ours / other,
                     Bound::AtLeast(_) => other / ours,
@@ -255,13 +255,13 @@ impl Target {
             Bound::AtMost(most) => median(&values) <= most,
             Bound::AtLeast(least) => median(&values) >= least,
         });
-        Reached { what, values, is_met }
+        Reached { values, is_met }
     }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { ours, figure, bound, other } = self;
+        let Self { ours, figure, bound, other, if_missed: _ } = self;
         match (bound, other) {
             (Bound::AtMost(most), Some(other)) => write!(f, "{ours}: {figure}≤ {most} × {other}"),
             (Bound::AtLeast(least), Some(other)) => write!(f, "{ours}: ≥ {least} × as {} as {other}", figure.good()),
@@ -272,11 +272,11 @@ impl fmt::Display for Target {
 }
 
 impl Figure {
-    fn of(self, sample: &Sample) -> f64 {
+    fn of(self, sample: &Sample) -> Option<f64> {
         match self {
-            Self::Seconds => sample.seconds,
-            Self::PeakMib => sample.peak_mib,
-            Self::Said(name) => sample.figures.get(name).copied().unwrap_or(f64::NAN),
+            Self::Seconds => Some(sample.seconds),
+            Self::PeakMib => Some(sample.peak_mib),
+            Self::Said(name) => sample.figures.get(name).copied(),
         }
     }
 
@@ -331,9 +331,8 @@ fn now() -> String {
 mod tests {
     use super::*;
 
-    fn bench(contenders: Vec<Contender>, targets: Vec<Target>) -> Bench {
-        let (title, meaning, missing, keep) = (String::new(), "", Vec::new(), Vec::new());
-        Bench { number: "0", name: "trial", title, meaning, contenders, targets, missing, keep }
+    fn measured(contenders: Vec<Contender>, rounds: usize, quick: bool) -> Result<Measured> {
+        Bench { contenders, missing: Vec::new(), keep: Vec::new() }.measure("trial", rounds, quick)
     }
 
     fn says(name: &'static str, seconds: f64, result: &str) -> Contender {
@@ -342,32 +341,44 @@ mod tests {
 
     #[test]
     fn a_time_counts_only_with_the_same_result() {
-        let error = bench(vec![says("ours", 1.0, "7"), says("theirs", 2.0, "8")], Vec::new()).measure(1, true);
+        let error = measured(vec![says("ours", 1.0, "7"), says("theirs", 2.0, "8")], 1, true);
         assert_eq!(
             error.unwrap_err().to_string(),
             "trial: theirs comes to \"8\", and ours to \"7\": they do not do the same work"
         );
-        assert!(bench(vec![says("ours", 1.0, "")], Vec::new()).measure(1, true).is_err(), "no result is no proof");
-        let part = says("a part", 1.0, "8").part_of_the_work();
-        assert!(bench(vec![says("ours", 1.0, "7"), part], Vec::new()).measure(2, true).is_ok());
+        assert!(measured(vec![says("ours", 1.0, "")], 1, true).is_err(), "no result is no proof");
+        assert!(measured(vec![says("ours", 1.0, "").alone()], 1, true).is_err(), "whoever else there is");
+        for other in [says("a part", 1.0, "8").part_of_the_work(), says("another question", 1.0, "8").alone()] {
+            assert!(measured(vec![says("ours", 1.0, "7"), other], 2, true).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_quick_run_has_one_round_of_what_takes_long() {
+        let rounds = |quick| {
+            let measured = measured(vec![says("ours", 1.0, "7"), says("theirs", 9.0, "7").at_most_rounds(2)], 3, quick);
+            measured.unwrap().contenders.iter().map(|rounds| rounds.samples.len()).collect::<Vec<_>>()
+        };
+        assert_eq!((rounds(false), rounds(true)), (vec![3, 2], vec![3, 1]));
     }
 
     #[test]
     fn targets_are_the_medians_of_ratios_within_rounds() {
         let contenders = vec![says("ours", 2.0, "7"), says("theirs", 4.0, "7").at_most_rounds(2)];
-        let targets = vec![
-            Target::at_most("ours", 0.5, "theirs"),
-            Target::at_least("ours", 2.5, "theirs"),
-            Target::at_most("ours", 1.0, "absent"),
-            Target::no_more("ours", 1.5, Figure::Seconds),
-        ];
-        let measured = bench(contenders, targets).measure(3, true).unwrap();
-        let reached: Vec<_> = measured.targets.iter().map(|reached| (reached.values.clone(), reached.is_met)).collect();
-        assert_eq!(reached[0], (vec![0.5, 0.5], Some(true)));
-        assert_eq!(reached[1], (vec![2.0, 2.0], Some(false)));
-        assert_eq!(reached[2], (vec![], None));
-        assert_eq!(reached[3], (vec![2.0; 3], Some(false)));
-        assert_eq!(measured.targets[1].what, "ours: ≥ 2.5 × as fast as theirs");
+        let measured = measured(contenders, 3, false).unwrap();
+        let reached = |target: Target| {
+            let Reached { values, is_met } = target.reached(&measured.contenders);
+            (values, is_met)
+        };
+        assert_eq!(reached(Target::at_most("ours", 0.5, "theirs")), (vec![0.5, 0.5], Some(true)));
+        let times = Target::at_least("ours", 2.5, "theirs");
+        assert_eq!(times.to_string(), "ours: ≥ 2.5 × as fast as theirs");
+        assert_eq!(reached(times), (vec![2.0, 2.0], Some(false)));
+        assert_eq!(reached(Target::at_most("ours", 1.0, "absent")), (vec![], None));
+        assert_eq!(reached(Target::no_more("ours", 1.5, Figure::Seconds)), (vec![2.0; 3], Some(false)));
+        assert_eq!(reached(Target::no_less("ours", 1.5, Figure::Seconds)), (vec![2.0; 3], Some(true)));
+        let said = Target::no_less("ours", 10_000.0, Figure::Said("messages/s"));
+        assert_eq!((said.to_string().as_str(), reached(said)), ("ours: messages/s ≥ 10000", (vec![], None)));
     }
 
     #[test]

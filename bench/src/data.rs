@@ -252,7 +252,7 @@ impl Item {
     }
 
     /// The values of [`COLUMNS`], text for each.
-    fn fields(&self) -> [String; 14] {
+    pub(crate) fn fields(&self) -> [String; 14] {
         [
             self.id.to_string(),
             self.kind.to_owned(),

@@ -1,8 +1,8 @@
 //! Waybill beside what a user would use instead: `cargo xtask bench` prepares what is compared, and runs this.
 //!
-//! `data` makes seeded files, `tools` says what is there. A `rows` module says for one part of the program what is compared: a
-//! `bench` of contenders, each a `program` that is run once a round, and targets. `work` holds our side where no binary of ours
-//! does just that. `report` makes the table.
+//! `data` makes seeded files, `tools` says what is there. A `rows` module says for one part of the program what is compared: what a
+//! row means, its targets, and a `bench` of contenders, each a `program` that is run once a round. `work` holds our side where no
+//! binary of ours does just that. What was measured is kept; `report` makes the table of it.
 
 mod bench;
 mod data;
@@ -22,7 +22,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 
-use crate::{bench::Measured, data::Data, report::Machine, rows::Setting, tools::Tools};
+use crate::{
+    bench::Measured,
+    data::Data,
+    report::Machine,
+    rows::{Row, Setting},
+    tools::Tools,
+};
 
 /// Measures Waybill beside what a user would use instead, and prints one table.
 #[derive(Debug, Parser)]
@@ -45,6 +51,9 @@ struct Cli {
     /// Name the rows, and measure nothing
     #[arg(long)]
     list: bool,
+    /// Print the table of all results that are kept, and measure nothing
+    #[arg(long, conflicts_with_all = ["names", "list"])]
+    kept: bool,
     /// Where data and results are kept
     #[arg(long, default_value = ".cache/bench", value_name = "DIR")]
     cache: PathBuf,
@@ -95,18 +104,37 @@ fn run(cli: &Cli) -> Result<()> {
         }
         return Ok(());
     }
+    let results = cli.cache.join(if cli.quick { "quick" } else { "results" });
+    let mut failed = Vec::new();
+    if cli.kept {
+        println!("{}", table(&results)?);
+    } else {
+        let (measured, not_measured) = measure(cli, &chosen, &results)?;
+        println!("{measured}");
+        failed = not_measured;
+    }
+    if let Some(path) = &cli.write {
+        write(path, &table(&results)?)?;
+    }
+    if !failed.is_empty() {
+        bail!("not measured: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// The table of the rows that are chosen, and the names of those that failed.
+fn measure(cli: &Cli, chosen: &[&'static Row], results: &Path) -> Result<(String, Vec<&'static str>)> {
     let tools = Tools::look();
     let machine = Machine::look(tools.versions());
-    let results = cli.cache.join(if cli.quick { "quick" } else { "results" });
-    fs::create_dir_all(&results).with_context(|| results.display().to_string())?;
+    fs::create_dir_all(results).with_context(|| results.display().to_string())?;
     let data = Data::new(std::path::absolute(cli.cache.join("data"))?)?;
     let rounds = cli.rounds.unwrap_or(if cli.quick { 3 } else { 5 }).max(1);
     let setting = Setting { tools, data, quick: cli.quick, rows: cli.rows };
     let (mut measured, mut failed) = (Vec::new(), Vec::new());
-    for row in chosen {
+    for &row in chosen {
         eprintln!("── {}. {}", row.number, row.name);
         // One that fails stops no other.
-        let one = match (row.make)(&setting).and_then(|bench| bench.measure(rounds, cli.quick)) {
+        let one = match (row.make)(&setting).and_then(|bench| bench.measure(row.name, rounds, cli.quick)) {
             Ok(one) => one,
             Err(error) => {
                 eprintln!("   failed: {error:#}");
@@ -117,32 +145,35 @@ fn run(cli: &Cli) -> Result<()> {
         for missing in &one.missing {
             eprintln!("   not compared: {missing}");
         }
-        fs::write(results.join(format!("{}.json", row.name)), serde_json::to_vec_pretty(&(&machine, &one))?)?;
-        measured.push(one);
+        fs::write(kept(results, row), serde_json::to_vec_pretty(&(&machine, &one))?)?;
+        measured.push((row, one));
     }
-    println!("{}", report::markdown(&machine, &measured));
-    if let Some(path) = &cli.write {
-        write(path, &results)?;
-    }
-    if !failed.is_empty() {
-        bail!("not measured: {}", failed.join(", "));
-    }
-    Ok(())
+    Ok((report::markdown(&machine, &measured), failed))
 }
 
-/// Puts the table of all results that are kept behind the file's mark.
-fn write(path: &Path, results: &Path) -> Result<()> {
-    const MARK: &str = "<!-- what follows is printed by the bench -->\n";
-    let mut measured: Vec<Measured> = Vec::new();
+/// Where a row's result is kept.
+fn kept(results: &Path, row: &Row) -> PathBuf {
+    results.join(format!("{}.json", row.name))
+}
+
+/// All results that are kept.
+fn table(results: &Path) -> Result<String> {
+    let mut measured: Vec<(&Row, Measured)> = Vec::new();
     let mut machine = Machine::default();
     for row in rows::ALL {
-        let Ok(json) = fs::read(results.join(format!("{}.json", row.name))) else { continue };
-        let kept: (Machine, Measured) = serde_json::from_slice(&json)?;
-        machine = kept.0;
-        measured.push(kept.1);
+        let path = kept(results, row);
+        let Ok(json) = fs::read(&path) else { continue };
+        let one: (Machine, Measured) = serde_json::from_slice(&json).with_context(|| path.display().to_string())?;
+        machine = one.0;
+        measured.push((row, one.1));
     }
+    Ok(report::markdown(&machine, &measured))
+}
+
+/// Puts a table behind the file's mark.
+fn write(path: &Path, table: &str) -> Result<()> {
+    const MARK: &str = "<!-- what follows is printed by the bench -->\n";
     let before = fs::read_to_string(path).unwrap_or_default();
     let head = before.split(MARK).next().unwrap_or_default();
-    fs::write(path, format!("{head}{MARK}\n{}", report::markdown(&machine, &measured)))?;
-    Ok(())
+    Ok(fs::write(path, format!("{head}{MARK}\n{table}"))?)
 }

@@ -104,7 +104,7 @@ impl Azurite {
 }
 
 /// A process that ends when it is dropped.
-struct Ended(Child);
+pub(crate) struct Ended(pub(crate) Child);
 
 impl Drop for Ended {
     fn drop(&mut self) {

@@ -6,6 +6,8 @@ mod beside;
 mod changelog;
 mod decode;
 mod encode;
+mod exports;
+pub(crate) mod idle;
 mod publish;
 mod save;
 mod send;
@@ -67,7 +69,12 @@ pub(crate) enum Work {
     /// Fill an inbox with messages, up to so many
     Fill { inbox: String, messages: u64 },
     /// Lease files of a long backlog
-    Lease { inbox: String },
+    Lease {
+        /// Only of this blobType
+        #[arg(long = "type")]
+        blob_type: Option<String>,
+        inbox: String,
+    },
     /// Send messages that stand for files
     Send {
         #[arg(long)]
@@ -87,6 +94,24 @@ pub(crate) enum Work {
     },
     /// Publish files of item changes
     Publish {
+        #[command(flatten)]
+        place: publish::Place,
+        #[arg(long)]
+        state: PathBuf,
+        files: Vec<PathBuf>,
+    },
+    /// Publish streams of rows that are all open at once
+    Streams {
+        #[command(flatten)]
+        place: publish::Place,
+        #[arg(long)]
+        state: PathBuf,
+        exports: usize,
+        /// Of each
+        rows: u64,
+    },
+    /// Publish files that are all read at once
+    Files {
         #[command(flatten)]
         place: publish::Place,
         #[arg(long)]
@@ -116,6 +141,16 @@ pub(crate) enum Work {
         files: u64,
         inbox: PathBuf,
     },
+    /// Tell what processes use that have nothing to do
+    Idle {
+        /// First leave them alone for so long
+        #[arg(long)]
+        settle_seconds: u64,
+        #[arg(long)]
+        seconds: u64,
+        /// Names and commands, as JSON
+        processes: String,
+    },
     /// Tell what a server uses while a client works
     Beside {
         #[arg(long)]
@@ -137,13 +172,16 @@ pub(crate) fn run(work: &Work) -> Result<()> {
         Work::Release { sink, children } => apply::release(sink, *children)?,
         Work::Save { messages, at_once, inbox } => save::save(inbox, *messages, *at_once)?,
         Work::Fill { inbox, messages } => backlog::fill(inbox, *messages)?,
-        Work::Lease { inbox } => backlog::lease(inbox)?,
+        Work::Lease { blob_type, inbox } => backlog::lease(inbox, blob_type.as_deref())?,
         Work::Send { bus, blob, topic, messages } => send::send(bus, blob, topic, *messages)?,
         Work::Receive { source, messages, inbox } => subscribe::receive(source, inbox, *messages)?,
         Work::Publish { place, state, files } => publish::publish(place, state, files)?,
+        Work::Streams { place, state, exports, rows } => exports::streams(place, state, *exports, *rows)?,
+        Work::Files { place, state, files } => exports::files(place, state, files)?,
         Work::Append { database, rows } => changelog::append(database, rows)?,
         Work::Follow { place, database, changes } => changelog::follow(place, database, *changes)?,
         Work::Subscribe { source, sink, files, inbox } => subscribe::run(source, inbox, sink, *files)?,
+        Work::Idle { settle_seconds, seconds, processes } => idle::idle(*settle_seconds, *seconds, processes)?,
         Work::Beside { pid, messages, client } => beside::beside(*pid, *messages, client)?,
     };
     println!("{}", serde_json::to_string(&said)?);

@@ -25,6 +25,9 @@ fn rows_are_measured_compared_and_printed_as_a_table() {
         "`save`: 2 rounds, small data, ",
         "Not compared: the disk's own rate",
         "| not measured |",
+        "*The limit:* what packing alone takes on all cores",
+        "; % of the file is its index 0",
+        "Of 10 targets ",
     ] {
         assert!(out.contains(there), "{there}: {out}");
     }
@@ -32,8 +35,11 @@ fn rows_are_measured_compared_and_printed_as_a_table() {
     assert!(written.starts_with("# Ours\n") && !written.contains("old"), "{written}");
     assert!(written.trim_end().ends_with(out.trim()), "{written}");
 
+    let (code, kept, _) = bench(&["--quick", "--kept"]);
+    assert_eq!((code, kept.as_str()), (Some(0), out.as_str()), "the table can be printed again without measuring");
+
     let (code, out, _) = bench(&["--list"]);
-    assert_eq!((code, out.lines().count()), (Some(0), 17), "{out}");
+    assert_eq!((code, out.lines().count()), (Some(0), 19), "{out}");
     let (code, _, err) = bench(&["jsnl"]);
     assert_eq!(code, Some(1));
     assert!(err.contains("there is no row \"jsnl\"; there are jsonl, blob, "), "{err}");

@@ -39,7 +39,7 @@ pub(crate) fn bench(arguments: &[&str]) -> Result<()> {
     )?;
     let mut run = cargo(["run", "--quiet", "--release", "--package", "waybill-bench", "--"]);
     run.args(arguments);
-    if arguments.contains(&"--list") || arguments.contains(&"--help") {
+    if arguments.iter().any(|argument| ["--list", "--kept", "--help"].contains(argument)) {
         return step("bench", run);
     }
     programs(&built);

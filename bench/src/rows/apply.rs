@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command, rc::Rc};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::{Setting, absent};
+use super::{Row, Setting, absent};
 use crate::{
     bench::{Bench, Contender, Figure, Target},
     data::{Layout, Set},
@@ -14,6 +14,13 @@ use crate::{
 const OURS: &str = "waybill";
 const REFERRING: &str = "waybill, with references";
 const EXECUTEMANY: &str = "Python executemany";
+const BY_HAND: &str = "zcat | \\copy + merge";
+const PSYCOPG: &str = "psycopg executemany";
+const UPSERT: &str = "C upsert, sorted";
+const IN_SQLITE: &str = "waybill, SQLite";
+const IN_POSTGRES: &str = "waybill, PostgreSQL";
+/// What a reference costs in SQLite.
+const LOOKED_FOR: &str = "each row's parent is looked for in its table, a statement of its own beside the upsert";
 const CHANGED: &str =
     "change, sku, name, gtin, price, currency, unit, vat, stock, categories, attributes, updated_at, version";
 
@@ -33,8 +40,28 @@ fn sums(cents: impl Fn(&str) -> String) -> String {
     )
 }
 
-pub(crate) fn postgres(setting: &Setting) -> Result<Bench> {
-    let (copy, executemany) = ("zcat | \\copy + merge", "psycopg executemany");
+pub(crate) const POSTGRES: Row = Row {
+    number: "8",
+    name: "postgres",
+    title: "A file of changes into PostgreSQL",
+    meaning: "A million changes from a .jsonl.gz, 2 % of the ids twice, into a table of 500,000 rows, half of which they change: the last \
+              version wins. We decode and check JSON, number the rows' versions, note tombstones and progress, and commit every 16 MiB of \
+              them, so that a crash costs little. With references every row has a parent of its own in another table, and none is \
+              missing. CPU and memory are the client's.",
+    limit: "what the server takes for the rows alone: `psql` gets CSV of them, which the server parses itself, and merges it in one \
+            statement. The server is durable, and shares the two cores.",
+    targets: &[
+        Target::at_most(OURS, 1.0, BY_HAND),
+        Target::at_least(OURS, 3.0, PSYCOPG),
+        Target::at_most(REFERRING, 1.2, OURS).if_missed(
+            "the time is the server's, which looks for a million parents in a table of as many rows beside the upsert; where it goes \
+             there is not profiled",
+        ),
+    ],
+    make: postgres,
+};
+
+fn postgres(setting: &Setting) -> Result<Bench> {
     let (base, changes) = sets(setting);
     let (lines, rows) = (setting.data.gzip(changes, Layout::JsonLines)?, setting.data.gzip(changes, Layout::Csv)?);
     let mut missing = Vec::new();
@@ -94,41 +121,24 @@ pub(crate) fn postgres(setting: &Setting) -> Result<Bench> {
             "-c".to_owned(),
             "drop table staging".to_owned(),
         ]);
-        contenders.push(Contender::new(copy, by_hand).before(fresh("bench_peers_base")).found_by(found()));
+        contenders.push(Contender::new(BY_HAND, by_hand).before(fresh("bench_peers_base")).found_by(found()));
         match &setting.tools.python {
             Some(python) => {
                 let program = Program::new(python).args([setting.tools.peer("apply.py")]).args(["postgres", &run]);
                 contenders.push(
-                    Contender::new(executemany, program.args([&lines]))
+                    Contender::new(PSYCOPG, program.args([&lines]))
                         .before(fresh("bench_peers_base"))
                         .found_by(found())
                         .at_most_rounds(3),
                 );
             }
-            None => absent(&mut missing, executemany, "cargo xtask bench prepares a Python environment"),
+            None => absent(&mut missing, PSYCOPG, "cargo xtask bench prepares a Python environment"),
         }
         keep.push(Box::new(Dropped(server)));
     } else {
         absent(&mut missing, "PostgreSQL", "apt-get install postgresql");
     }
-    Ok(Bench {
-        number: "8",
-        name: "postgres",
-        title: "A file of changes into PostgreSQL".to_owned(),
-        meaning: "A million changes from a .jsonl.gz, 2 % of the ids twice, into a table of 500,000 rows, half of which they change: \
-                  the last version wins. We decode and check JSON, number the rows' versions, note tombstones and progress, and commit \
-                  every 16 MiB of them, so that a crash costs little; `psql` gets CSV of the same rows, which the server parses itself, \
-                  and merges in one statement. With references every row has a parent of its own in another table, and none is missing. \
-                  The server is durable, and shares the two cores. CPU and memory are the client's.",
-        contenders,
-        targets: vec![
-            Target::at_most(OURS, 1.0, copy),
-            Target::at_least(OURS, 3.0, executemany),
-            Target::at_most(REFERRING, 1.2, OURS),
-        ],
-        missing,
-        keep,
-    })
+    Ok(Bench { contenders, missing, keep })
 }
 
 /// The database in which a contender works.
@@ -208,8 +218,27 @@ impl Drop for Dropped {
     }
 }
 
-pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
-    let upsert = "C upsert, sorted";
+pub(crate) const SQLITE: Row = Row {
+    number: "9",
+    name: "sqlite",
+    title: "A file of changes into SQLite",
+    meaning: "The same changes into SQLite. We get .jsonl.gz in the file's order, sort it in a temporary file, and keep tombstones, order \
+              and progress, in transactions of 4 MiB of rows. With references every row has a parent of its own in another table, and none \
+              is missing.",
+    limit: "a C program that gets them parsed, in the order of their keys, and does nothing but upsert them in one transaction.",
+    targets: &[
+        Target::at_most(OURS, 1.6, UPSERT).if_missed(
+            "one thread writes, as SQLite wants it, and is busy nine tenths of the time: values are bound, versions compared, and every \
+             4 MiB are committed and brought to their place",
+        ),
+        Target::at_least(OURS, 2.5, EXECUTEMANY),
+        Target::no_more(OURS, 256.0, Figure::PeakMib),
+        Target::at_most(REFERRING, 1.2, OURS).if_missed(LOOKED_FOR),
+    ],
+    make: sqlite,
+};
+
+fn sqlite(setting: &Setting) -> Result<Bench> {
     let (base, changes) = sets(setting);
     let lines = setting.data.gzip(changes, Layout::JsonLines)?;
     let base_lines = setting.data.gzip(base, Layout::JsonLines)?;
@@ -255,9 +284,9 @@ pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
             Program::new(&program).args([&peers_base, &base]).run()?;
             sqlite3(&peers_base, "pragma wal_checkpoint(truncate)")?;
             let program = Program::new(program).args([&run, &sorted]);
-            contenders.push(Contender::new(upsert, program).before(fresh(&peers_base)).found_by(found()));
+            contenders.push(Contender::new(UPSERT, program).before(fresh(&peers_base)).found_by(found()));
         }
-        None => absent(&mut missing, upsert, "apt-get install gcc libsqlite3-dev"),
+        None => absent(&mut missing, UPSERT, "apt-get install gcc libsqlite3-dev"),
     }
     match &setting.tools.python {
         Some(python) if contenders.len() > 2 => {
@@ -271,30 +300,22 @@ pub(crate) fn sqlite(setting: &Setting) -> Result<Bench> {
         }
         _ => absent(&mut missing, EXECUTEMANY, "cargo xtask bench prepares a Python environment"),
     }
-    Ok(Bench {
-        number: "9",
-        name: "sqlite",
-        title: "A file of changes into SQLite".to_owned(),
-        meaning: "The same changes into SQLite. The limit is a C program that gets them parsed, in the order of their keys, and does \
-                  nothing but upsert them in one transaction. We get .jsonl.gz in the file's order, sort it in a temporary file, and \
-                  keep tombstones, order and progress, in transactions of 4 MiB of rows. With references every row has a parent of its \
-                  own in another table, and none is missing.",
-        contenders,
-        targets: vec![
-            Target::at_most(OURS, 1.6, upsert),
-            Target::at_least(OURS, 2.5, EXECUTEMANY),
-            Target::no_more(OURS, 256.0, Figure::PeakMib),
-            Target::at_most(REFERRING, 1.2, OURS),
-        ],
-        missing,
-        keep: vec![Box::new(folder)],
-    })
+    Ok(Bench { contenders, missing, keep: vec![Box::new(folder)] })
 }
 
-pub(crate) fn release(setting: &Setting) -> Result<Bench> {
-    const CHILDREN: u64 = 100_000;
-    let (in_sqlite, in_postgres) = ("waybill, SQLite", "waybill, PostgreSQL");
-    let children = setting.rows.unwrap_or(CHILDREN).to_string();
+pub(crate) const RELEASE: Row = Row {
+    number: "17",
+    name: "release",
+    title: "Children of one parent, released",
+    meaning: "100,000 rows (20,000 with `--quick`) wait for one row of another table. Timed is the file with that row, which brings all of \
+              them into effect in its own transaction, to the commit.",
+    limit: "what as many rows take that wait for nothing, a tenth of rows 8 and 9: they are written once more, and what waited is deleted.",
+    targets: &[Target::no_more(IN_SQLITE, 2.0, Figure::Seconds), Target::no_more(IN_POSTGRES, 2.0, Figure::Seconds)],
+    make: release,
+};
+
+fn release(setting: &Setting) -> Result<Bench> {
+    let children = setting.rows.unwrap_or(if setting.quick { 20_000 } else { 100_000 }).to_string();
     let program = |sink: &str| {
         Program::new(setting.tools.ours("waybill-bench")).args(["work", "release", "--sink", sink, &children])
     };
@@ -303,29 +324,19 @@ pub(crate) fn release(setting: &Setting) -> Result<Bench> {
     let (mut missing, mut keep) = (Vec::new(), Vec::<Box<dyn std::any::Any>>::new());
     let sink = sqlite_sink(&path);
     let fresh = move || remove_sqlite(&path);
-    let mut contenders = vec![Contender::new(in_sqlite, program(&sink)).before(fresh)];
+    let mut contenders = vec![Contender::new(IN_SQLITE, program(&sink)).before(fresh)];
     match Server::of(setting) {
         Some(server) => {
             let server = Rc::new(server);
             let fresh = Rc::clone(&server);
             contenders
-                .push(Contender::new(in_postgres, program(&server.database(RUN))).before(move || fresh.make(RUN)));
+                .push(Contender::new(IN_POSTGRES, program(&server.database(RUN))).before(move || fresh.make(RUN)));
             keep.push(Box::new(Dropped(server)));
         }
         None => absent(&mut missing, "PostgreSQL", "apt-get install postgresql"),
     }
     keep.push(Box::new(folder));
-    Ok(Bench {
-        number: "17",
-        name: "release",
-        title: "Children of one parent, released".to_owned(),
-        meaning: "100,000 rows wait for one row of another table. Timed is the file with that row, which brings all of them into effect \
-                  in its own transaction, to the commit.",
-        contenders,
-        targets: [in_sqlite, in_postgres].map(|ours| Target::no_more(ours, 2.0, Figure::Seconds)).into(),
-        missing,
-        keep,
-    })
+    Ok(Bench { contenders, missing, keep })
 }
 
 /// Removes a database, if it is there.

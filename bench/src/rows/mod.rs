@@ -5,11 +5,13 @@ mod backlog;
 mod changelog;
 mod decode;
 mod encode;
+mod exports;
+mod idle;
 mod pipeline;
 mod save;
 
 use crate::{
-    bench::Bench,
+    bench::{Bench, Target},
     data::{Data, Set},
     tools::Tools,
 };
@@ -37,37 +39,68 @@ impl Setting {
     }
 }
 
-/// One row.
+/// One row: all of it that is the same on every machine.
 #[derive(Debug)]
 pub(crate) struct Row {
     /// As the targets are numbered.
     pub(crate) number: &'static str,
+    /// What it is called on the command line.
     pub(crate) name: &'static str,
+    pub(crate) title: &'static str,
+    /// What the figures mean.
+    pub(crate) meaning: &'static str,
+    /// What no program could pass, or what ours stands against.
+    pub(crate) limit: &'static str,
+    pub(crate) targets: &'static [Target],
     pub(crate) make: fn(&Setting) -> anyhow::Result<Bench>,
 }
 
 /// All of them.
 pub(crate) const ALL: &[Row] = &[
-    Row { number: "1", name: "jsonl", make: decode::jsonl },
-    Row { number: "2", name: "blob", make: decode::blob },
-    Row { number: "3", name: "workers", make: decode::workers },
-    Row { number: "4", name: "memory", make: decode::memory },
-    Row { number: "5", name: "csv", make: decode::csv },
-    Row { number: "6", name: "xml", make: decode::xml },
-    Row { number: "7", name: "publish", make: encode::publish },
-    Row { number: "8", name: "postgres", make: apply::postgres },
-    Row { number: "9", name: "sqlite", make: apply::sqlite },
-    Row { number: "10", name: "save", make: save::save },
-    Row { number: "11", name: "receive", make: pipeline::receive },
-    Row { number: "12", name: "blobs", make: pipeline::blobs },
-    Row { number: "13", name: "small-files", make: pipeline::small_files },
-    Row { number: "14", name: "bus", make: pipeline::bus },
-    Row { number: "15", name: "backlog", make: backlog::backlog },
-    Row { number: "16", name: "changelog", make: changelog::changelog },
-    Row { number: "17", name: "release", make: apply::release },
+    decode::JSONL,
+    decode::BLOB,
+    decode::WORKERS,
+    decode::MEMORY,
+    decode::CSV,
+    decode::XML,
+    encode::PUBLISH,
+    apply::POSTGRES,
+    apply::SQLITE,
+    save::SAVE,
+    pipeline::RECEIVE,
+    pipeline::BLOBS,
+    pipeline::SMALL_FILES,
+    pipeline::BUS,
+    backlog::BACKLOG,
+    changelog::CHANGE_LOG,
+    apply::RELEASE,
+    exports::EXPORTS,
+    idle::IDLE,
 ];
 
 /// What is not here.
 fn absent(missing: &mut Vec<String>, what: &str, how: &str) {
     missing.push(format!("{what} ({how})"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn rows_have_a_name_and_a_number_of_their_own_and_say_what_they_mean() {
+        let names: BTreeSet<&str> = ALL.iter().flat_map(|row| [row.name, row.number]).collect();
+        assert_eq!(names.len(), 2 * ALL.len());
+        for row in ALL {
+            let Row { name, title, meaning, limit, targets, .. } = row;
+            assert!(!targets.is_empty(), "{name} should come to nothing");
+            for text in
+                [title, meaning, limit].into_iter().chain(targets.iter().filter_map(|one| one.if_missed.as_ref()))
+            {
+                assert!(!text.is_empty() && !text.contains('\n'), "{name}: {text:?} is a line of the table");
+            }
+        }
+    }
 }

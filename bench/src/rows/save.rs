@@ -2,15 +2,38 @@
 
 use anyhow::Result;
 
-use super::{Setting, absent};
+use super::{Row, Setting, absent};
 use crate::{
     bench::{Bench, Contender, Target},
     program::Program,
 };
 
-pub(crate) fn save(setting: &Setting) -> Result<Bench> {
-    let (each, burst) = ("waybill, one at a time", "waybill, 100 at a time");
-    let (raw_each, raw_burst) = ("append + fdatasync each", "append + fdatasync each 100");
+const EACH: &str = "waybill, one at a time";
+const BURST: &str = "waybill, 100 at a time";
+const RAW_EACH: &str = "append + fdatasync each";
+const RAW_BURST: &str = "append + fdatasync each 100";
+
+pub(crate) const SAVE: Row = Row {
+    number: "10",
+    name: "save",
+    title: "Messages on disk before they are settled",
+    meaning: "Messages of 1 KiB into a new inbox in SQLite, every commit on disk before it is answered: 3,000 one after the other, and \
+              100,000 in bursts of 100. An inbox also finds out whether a message is known, by four indexes.",
+    limit: "the least that a disk can be asked for: as many bytes appended to a file, and one `fdatasync` for every message or every 100.",
+    targets: &[
+        Target::at_least(EACH, 0.9, RAW_EACH).if_missed(
+            "this disk answers in a tenth of a millisecond, which is less than SQLite's own work for a commit; where it takes longer, the \
+             ratio is nearer to 1",
+        ),
+        Target::at_least(BURST, 0.2, RAW_BURST).if_missed(
+            "SQLite's own work: a row, its six index entries and a line of history; 0.2 of this disk's rate is less time than the bare rows \
+             take",
+        ),
+    ],
+    make: save,
+};
+
+fn save(setting: &Setting) -> Result<Bench> {
     let (few, many) = if setting.quick { (500, 20_000) } else { (3_000, 100_000) };
     let (few, many) = setting.rows.map_or((few, many), |rows| (rows / 10, rows));
     let folder = tempfile::tempdir_in(setting.data.path(""))?;
@@ -28,12 +51,12 @@ pub(crate) fn save(setting: &Setting) -> Result<Bench> {
         let own = Program::new(setting.tools.ours("waybill-bench")).args(["work", "save"]);
         contenders.push(Contender::new(name, own.args(words).args([&inbox])).before(fresh()));
     };
-    ours(each, few, 1);
-    ours(burst, many, 100);
+    ours(EACH, few, 1);
+    ours(BURST, many, 100);
     let mut missing = Vec::new();
     match setting.tools.built.iter().map(|folder| folder.join("append")).find(|path| path.exists()) {
         Some(program) => {
-            for (name, messages, batch) in [(raw_each, few, 1), (raw_burst, many, 100)] {
+            for (name, messages, batch) in [(RAW_EACH, few, 1), (RAW_BURST, many, 100)] {
                 let words = [messages.to_string(), "1024".to_owned(), batch.to_string()];
                 let raw = Program::new(&program).args([&raw]).args(words);
                 contenders.push(Contender::new(name, raw).before(fresh()).part_of_the_work());
@@ -41,16 +64,5 @@ pub(crate) fn save(setting: &Setting) -> Result<Bench> {
         }
         None => absent(&mut missing, "the disk's own rate", "apt-get install gcc"),
     }
-    Ok(Bench {
-        number: "10",
-        name: "save",
-        title: "Messages on disk before they are settled".to_owned(),
-        meaning: "Messages of 1 KiB into a new inbox in SQLite, every commit on disk before it is answered: 3,000 one after the other, and \
-                  100,000 in bursts of 100. Beside it the least that a disk can be asked for: as many bytes appended to a file, and one \
-                  `fdatasync` for every message or every 100. An inbox also finds out whether a message is known, by four indexes.",
-        contenders,
-        targets: vec![Target::at_least(each, 0.9, raw_each), Target::at_least(burst, 0.2, raw_burst)],
-        missing,
-        keep: vec![Box::new(folder)],
-    })
+    Ok(Bench { contenders, missing, keep: vec![Box::new(folder)] })
 }

@@ -49,15 +49,16 @@ pub(super) fn fill(inbox: &str, messages: u64) -> Result<Said> {
     })
 }
 
-/// Takes some files and gives them back, again and again.
-pub(super) fn lease(inbox: &str) -> Result<Said> {
+/// Takes some files, of one type or of all, and gives them back, again and again.
+pub(super) fn lease(inbox: &str, blob_type: Option<&str>) -> Result<Said> {
     runtime()?.block_on(async {
         let inbox = open(inbox).await?;
+        let wanted = Wanted { types: blob_type.map(|blob_type| vec![blob_type.to_owned()]), ..Wanted::default() };
         let worker = WorkerId("bench".to_owned());
         let mut spent = Vec::with_capacity(LEASES);
         for _ in 0..LEASES {
             let began = Instant::now();
-            let leased = inbox.lease(&worker, AT_ONCE, &Wanted::default()).await?;
+            let leased = inbox.lease(&worker, AT_ONCE, &wanted).await?;
             spent.push(began.elapsed());
             ensure!(leased.len() == AT_ONCE as usize, "{} files were leased", leased.len());
             for file in leased {

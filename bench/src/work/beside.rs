@@ -23,7 +23,7 @@ pub(super) fn beside(pid: u32, messages: u64, client: &[String]) -> Result<Said>
 }
 
 /// Source: proc(5), `/proc/PID/stat`, fields 14 and 15.
-fn processor_seconds(pid: u32) -> Result<f64> {
+pub(super) fn processor_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
     // The second field is the name in brackets and may hold anything.
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

@@ -10,10 +10,11 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use waybill_formats::{
     Compression, DecodeOptions, Field, FieldPath, PackedSegment, Row, RowDecoder, Segment, Source, Step, WriterOptions,
+    gzip::index::{Look, look},
     writer::{FileAssembler, SegmentWriter, Written},
 };
 
@@ -22,6 +23,10 @@ use crate::{data::COLUMNS, program::Said};
 /// Segments that are packed or wait for it.
 const UNDER_WAY: usize = 2;
 const THREADS: usize = 2;
+/// Of plain bytes: a file that is longer has more than one segment.
+const SEGMENT_BYTES_MAX: u64 = 2 << 20;
+/// Source: RFC 1952, section 2.3: twelve bytes, and as many as two of them can say.
+const HEADER_BYTES_MAX: u64 = 12 + 0xffff;
 
 pub(super) fn encode(level: u32, rows: &Path, out: &Path) -> Result<Said> {
     let (job_to, job_from) = mpsc::sync_channel::<(u64, Segment)>(UNDER_WAY);
@@ -149,7 +154,19 @@ fn join(
     whole.write_all(&finished.head)?;
     std::io::copy(&mut file, &mut whole)?;
     std::fs::remove_file(body)?;
-    let bytes = finished.stats.stored_bytes;
-    let figures = BTreeMap::from([("bytes".to_owned(), bytes as f64)]);
+    let (bytes, plain_bytes) = (finished.stats.stored_bytes, finished.stats.plain_bytes);
+    let index = index_percent(out, bytes, plain_bytes)?;
+    let figures = [("bytes".to_owned(), bytes as f64), ("% of the file is its index".to_owned(), index)].into();
     Ok(Said { result: finished.stats.rows.to_string(), figures, seconds: None })
+}
+
+/// How much of a file its header is, in which the index lies.
+fn index_percent(path: &Path, bytes: u64, plain_bytes: u64) -> Result<f64> {
+    let mut first = Vec::new();
+    File::open(path)?.take(HEADER_BYTES_MAX).read_to_end(&mut first)?;
+    match look(&first, bytes) {
+        Look::Index(index) => Ok(index.header as f64 / bytes as f64 * 100.0),
+        Look::Ordinary if plain_bytes < SEGMENT_BYTES_MAX => Ok(0.0),
+        Look::Ordinary | Look::More => bail!("a file of {plain_bytes} plain bytes has no index that explains it"),
+    }
 }
