@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
     Schema, migrate,
-    writer::{Counters, Order, Waiting, Writer, panic_text},
+    writer::{Counters, Job, Order, Orders, Waiting, Writer, panic_text},
 };
 
 /// Prepared statements kept per connection: a sink with 100 tables has about 8 for each.
@@ -133,7 +133,7 @@ impl Sqlite {
         let writer = Writer {
             path: Arc::clone(&shown),
             connection,
-            orders,
+            orders: Orders::new(orders),
             group_max: options.group_max.max(1),
             counters: Arc::clone(&counters),
         };
@@ -165,8 +165,34 @@ impl Sqlite {
         E: Send + 'static,
         F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
     {
+        self.ordered(job, Order::Job).await
+    }
+
+    /// As [`Sqlite::write`], for a job that may take long: it begins a transaction, so that nobody who was done before waits for it,
+    /// and none of its pages is kept twice. Whoever writes behind it waits until it is over.
+    ///
+    /// # Errors
+    /// As [`Sqlite::write`].
+    ///
+    /// # Cancel safety
+    /// As [`Sqlite::write`].
+    pub async fn write_alone<T, E, F>(&self, job: F) -> Result<Result<T, E>, StoreError>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    {
+        self.ordered(job, Order::Alone).await
+    }
+
+    async fn ordered<T, E, F>(&self, job: F, order: fn(Box<dyn Job>) -> Order) -> Result<Result<T, E>, StoreError>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&Transaction<'_>) -> Result<T, E> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
-        let order = Order::Job(Box::new(Waiting::new(job, reply)));
+        let order = order(Box::new(Waiting::new(job, reply)));
         self.inner.orders.send(order).await.map_err(|_| self.closed())?;
         answer.await.unwrap_or_else(|_| Err(self.closed()))
     }

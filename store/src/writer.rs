@@ -2,7 +2,7 @@
 //!
 //! Jobs share one `BEGIN IMMEDIATE`, each after the first in a savepoint of its own; callers hear of it after the commit. A savepoint
 //! keeps a copy of every page that is written in it, which costs a large job a tenth of its time. The first one has none: if it
-//! fails, all that there is to be taken back is its own.
+//! fails, all that there is to be taken back is its own. A job that may take long is always the first of its group.
 
 use std::{
     any::Any,
@@ -25,6 +25,8 @@ const GROUP_TIME_MAX: Duration = Duration::from_millis(20);
 /// What the writer's queue carries.
 pub(crate) enum Order {
     Job(Box<dyn Job>),
+    /// The same in no group that began before it.
+    Alone(Box<dyn Job>),
     /// Take nothing more, finish what is queued, close the file, then drop the sender.
     Close(oneshot::Sender<()>),
 }
@@ -55,7 +57,7 @@ pub(crate) struct Counters {
 pub(crate) struct Writer {
     pub(crate) path: Arc<str>,
     pub(crate) connection: Connection,
-    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) orders: Orders,
     pub(crate) group_max: usize,
     pub(crate) counters: Arc<Counters>,
 }
@@ -63,15 +65,8 @@ pub(crate) struct Writer {
 impl Writer {
     /// Until every sender is gone, or somebody closes.
     pub(crate) fn run(mut self) {
-        let mut closed = Vec::new();
-        while let Some(order) = self.orders.blocking_recv() {
-            match order {
-                Order::Job(job) => self.group(job, &mut closed),
-                Order::Close(tell) => closed.push(tell),
-            }
-            if !closed.is_empty() {
-                self.orders.close();
-            }
+        while let Some(first) = self.orders.first() {
+            self.group(first);
         }
         // The last connection to close check-points and removes the WAL; with others still open, this shortens it.
         if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
@@ -80,17 +75,17 @@ impl Writer {
         if let Err((_, error)) = self.connection.close() {
             tracing::warn!(path = %self.path, %error, "closing the database");
         }
-        drop(closed);
+        drop(self.orders);
     }
 
-    fn group(&mut self, first: Box<dyn Job>, closed: &mut Vec<oneshot::Sender<()>>) {
+    fn group(&mut self, first: Box<dyn Job>) {
         let mut done: Vec<Box<dyn Job>> = Vec::new();
         let tx = match self.connection.transaction_with_behavior(TransactionBehavior::Immediate) {
             Ok(tx) => tx,
             Err(error) => {
                 // Each would wait for the file as long as the first did: those that wait together fail together.
                 first.reply(&self.path, Some(&error));
-                while let Some(job) = next(&mut self.orders, closed) {
+                while let Some(job) = self.orders.next() {
                     job.reply(&self.path, Some(&error));
                 }
                 return;
@@ -116,7 +111,7 @@ impl Writer {
                 }
             }
             if done.len() < self.group_max && began.elapsed() < GROUP_TIME_MAX {
-                waiting = next(&mut self.orders, closed);
+                waiting = self.orders.next();
             }
         }
         let failure = match broken {
@@ -131,16 +126,53 @@ impl Writer {
     }
 }
 
-/// The next job that is waiting already.
-fn next(orders: &mut mpsc::Receiver<Order>, closed: &mut Vec<oneshot::Sender<()>>) -> Option<Box<dyn Job>> {
-    loop {
-        match orders.try_recv().ok()? {
-            Order::Job(job) => return Some(job),
-            Order::Close(tell) => {
-                closed.push(tell);
-                orders.close();
+/// What the writer is to do, in the order in which it was told.
+pub(crate) struct Orders {
+    queue: mpsc::Receiver<Order>,
+    /// A job that begins a group of its own.
+    held: Option<Box<dyn Job>>,
+    /// Those who wait for the end.
+    closed: Vec<oneshot::Sender<()>>,
+}
+
+impl Orders {
+    pub(crate) fn new(queue: mpsc::Receiver<Order>) -> Self {
+        Self { queue, held: None, closed: Vec::new() }
+    }
+
+    /// Waits for the first job of a group; `None` when there will be none.
+    fn first(&mut self) -> Option<Box<dyn Job>> {
+        if let Some(job) = self.held.take() {
+            return Some(job);
+        }
+        loop {
+            match self.queue.blocking_recv()? {
+                Order::Job(job) | Order::Alone(job) => return Some(job),
+                Order::Close(tell) => self.close(tell),
             }
         }
+    }
+
+    /// The next job of the group that is waiting already.
+    fn next(&mut self) -> Option<Box<dyn Job>> {
+        if self.held.is_some() {
+            return None;
+        }
+        loop {
+            match self.queue.try_recv().ok()? {
+                Order::Job(job) => return Some(job),
+                Order::Alone(job) => {
+                    self.held = Some(job);
+                    return None;
+                }
+                Order::Close(tell) => self.close(tell),
+            }
+        }
+    }
+
+    fn close(&mut self, tell: oneshot::Sender<()>) {
+        self.closed.push(tell);
+        self.queue.close();
     }
 }
 

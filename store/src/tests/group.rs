@@ -74,6 +74,34 @@ async fn a_group_is_never_larger_than_its_limit() {
 }
 
 #[tokio::test]
+async fn a_job_that_takes_long_keeps_nobody_waiting_who_was_done_before_it() {
+    let folder = Folder::new();
+    let notes = open(&folder.file());
+    let (go, held) = hold(&notes).await;
+    let (end, may_end) = mpsc::channel::<()>();
+    let before = async {
+        let ((), added) = tokio::join!(held, add(&notes, 1));
+        assert_eq!(added.unwrap().unwrap(), 1);
+        let seen = ids(&notes).await;
+        end.send(()).unwrap();
+        seen
+    };
+    let long = notes.write_alone(move |tx| {
+        tx.execute("INSERT INTO note (id, text) VALUES (2, 'x')", [])?;
+        Ok::<_, rusqlite::Error>(may_end.recv_timeout(std::time::Duration::from_secs(20)).is_ok())
+    });
+    let release = async {
+        tokio::task::yield_now().await;
+        go.send(()).unwrap();
+    };
+    let (seen, is_let_go, last, ()) = tokio::join!(before, long, add(&notes, 3), release);
+    assert_eq!(seen, [1], "it was written before the long one was over");
+    assert!(is_let_go.unwrap().unwrap());
+    assert_eq!(last.unwrap().unwrap(), 1);
+    assert_eq!(ids(&notes).await, [1, 2, 3]);
+}
+
+#[tokio::test]
 async fn a_failing_job_does_not_roll_back_its_neighbours() {
     let folder = Folder::new();
     let notes = open(&folder.file());
