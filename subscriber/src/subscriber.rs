@@ -48,7 +48,7 @@ use crate::{
         Circuits, CompareError, Dependency, SORT_BYTES, Stages, WorkStats, Workshop, compare, end_waits, look_at,
         process,
     },
-    sink::Sink,
+    sink::{Sink, WholeFiles},
     tasks::all,
     watched::{Calls, Watched},
 };
@@ -127,6 +127,12 @@ pub enum RunError {
     /// Inbox and sink could not be compared at the start.
     #[error("the start failed")]
     Compare(#[from] CompareError),
+    /// The sink cannot do what [`SubscriberBuilder::atomic`] asks.
+    #[error(
+        "atomic = true wants a sink that can take back what it did of a file: an SQL database, or a folder; this one cannot. Leave \
+         `atomic` away, or name another sink"
+    )]
+    NotAtomic,
 }
 
 /// How long [`Subscriber::process`] waits at its start for an inbox or a sink that is down.
@@ -146,6 +152,7 @@ pub struct SubscriberBuilder {
     sort_bytes_max: usize,
     limits: Limits,
     on_bad_row: OnBadRow,
+    atomic: bool,
     verify_hash: bool,
     dead_letters: bool,
     drain_timeout: Duration,
@@ -172,6 +179,7 @@ impl Default for SubscriberBuilder {
             sort_bytes_max: SORT_BYTES,
             limits: Limits::default(),
             on_bad_row: OnBadRow::Quarantine,
+            atomic: false,
             verify_hash: false,
             dead_letters: true,
             drain_timeout: Duration::from_secs(20),
@@ -257,6 +265,16 @@ impl SubscriberBuilder {
     #[must_use]
     pub fn on_bad_row(mut self, what: OnBadRow) -> Self {
         self.on_bad_row = what;
+        self
+    }
+
+    /// All of a file takes effect at once, or nothing of it (default: no, a long one takes effect in commits of
+    /// [`commit_rows_max`](Self::commit_rows_max)). In an SQL database it is one transaction then, which takes no more memory, and
+    /// makes others wait as `docs/operations.md` says; in a folder a file is seen as a whole anyhow. [`Subscriber::files`] gives rows
+    /// out as before.
+    #[must_use]
+    pub fn atomic(mut self, atomic: bool) -> Self {
+        self.atomic = atomic;
         self
     }
 
@@ -442,6 +460,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// settled come again, files under way come again when their leases end and go on after the last rows that took effect.
     /// To stop without that wait, cancel `stop` and await the future.
     pub async fn run(&self, sink: impl Sink, stop: CancellationToken) -> Result<(), RunError> {
+        self.check(&sink)?;
         let _doing = (self.shared.receiving.begin(), self.shared.working.begin());
         let (stages, mut tasks) = (Stages::of(&stop), JoinSet::new());
         self.spawn_receive(&mut tasks, &stages.stop);
@@ -470,6 +489,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// # Cancel safety
     /// As [`Subscriber::run`].
     pub async fn process(&self, sink: impl Sink, wanted: Wanted, stop: CancellationToken) -> Result<(), RunError> {
+        self.check(&sink)?;
         let _doing = self.shared.working.begin();
         let (stages, mut tasks) = (Stages::of(&stop), JoinSet::new());
         self.spawn_grants(&mut tasks, &stages.stop);
@@ -477,6 +497,11 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let failure = self.spawn_process(&mut tasks, self.watched(sink), wanted, patience, &stages);
         self.until_stopped(tasks, &stages).await;
         failed_at_start(failure)
+    }
+
+    fn check(&self, sink: &impl Sink) -> Result<(), RunError> {
+        let can = sink.whole_files() != WholeFiles::Never;
+        if can || !self.shared.options.atomic { Ok(()) } else { Err(RunError::NotAtomic) }
     }
 
     /// Until all tasks ended, or a stop has lasted as long as it may. Meanwhile the inbox is told of the work.
@@ -740,6 +765,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             sort_bytes: options.sort_bytes_max,
             sorting: Semaphore::new(1),
             on_bad_row: options.on_bad_row,
+            atomic: options.atomic,
             verify_hash: options.verify_hash,
             now: options.now,
         });

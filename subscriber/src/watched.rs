@@ -9,7 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::{error::Elapsed, timeout};
+use tokio::{
+    sync::mpsc,
+    time::{error::Elapsed, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -23,7 +26,7 @@ use crate::{
     },
     receive::chain,
     schedule::Circuit,
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded, WholeFiles},
 };
 
 /// What became of calls.
@@ -281,6 +284,23 @@ impl<S: Sink> Sink for Watched<S> {
         let began = Instant::now();
         let applied = self.sunk(self.inner.apply(file, from, batch).await);
         if applied.is_ok() {
+            self.calls.commits.add(began.elapsed());
+        }
+        applied
+    }
+
+    fn whole_files(&self) -> WholeFiles {
+        self.inner.whole_files()
+    }
+
+    async fn apply_whole(
+        &self,
+        file: &FileKey,
+        batches: mpsc::Receiver<EntityBatch>,
+    ) -> Result<Option<Applied>, SinkError> {
+        let began = Instant::now();
+        let applied = self.sunk(self.inner.apply_whole(file, batches).await);
+        if let Ok(Some(_)) = &applied {
             self.calls.commits.add(began.elapsed());
         }
         applied

@@ -56,6 +56,8 @@ pub struct Settings {
     filters_at: BTreeMap<String, Predicate>,
     /// `quarantine`, `skip` or `fail`.
     on_bad_row: BadRow,
+    /// All of a file takes effect at once, or nothing of it.
+    atomic: bool,
     /// Compare the plain bytes with `plainSha256`.
     verify_hash: bool,
     /// Drain the dead-letter queue too.
@@ -139,6 +141,7 @@ impl Default for Settings {
             filters: BTreeMap::new(),
             filters_at: BTreeMap::new(),
             on_bad_row: BadRow::Quarantine,
+            atomic: false,
             verify_hash: false,
             dead_letters: true,
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
@@ -477,6 +480,7 @@ impl Settings {
                 BadRow::Skip => OnBadRow::Skip,
                 BadRow::Fail => OnBadRow::Fail,
             })
+            .atomic(self.atomic)
             .verify_hash(self.verify_hash)
             .dead_letters(self.dead_letters)
             .drain_timeout(Duration::from_millis(self.drain_timeout_ms))

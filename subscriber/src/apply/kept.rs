@@ -23,7 +23,7 @@ struct KeptRow {
     values: usize,
     parents: usize,
     rescued: Option<Place>,
-    is_misfit: bool,
+    misfit: Option<u32>,
 }
 
 /// A stretch of the text, or of the bytes.
@@ -73,7 +73,7 @@ impl KeptRows {
     /// Begins a row: what is added from now on is its.
     pub(super) fn begin(&mut self) {
         let (values, parents) = (self.values.len(), self.parents.len());
-        self.rows.push(KeptRow { values, parents, rescued: None, is_misfit: false });
+        self.rows.push(KeptRow { values, parents, rescued: None, misfit: None });
     }
 
     pub(super) fn add(&mut self, value: &Value<'_>) {
@@ -97,10 +97,10 @@ impl KeptRows {
 
     /// Adds a value that does not fit its column.
     pub(super) fn add_misfit(&mut self) {
-        self.values.push(Kept::Null);
         if let Some(row) = self.rows.last_mut() {
-            row.is_misfit = true;
+            row.misfit = row.misfit.or(u32::try_from(self.values.len() - row.values).ok());
         }
+        self.values.push(Kept::Null);
     }
 
     /// Adds the key of a parent, if `push` writes one.
@@ -163,9 +163,9 @@ impl<'k> ReadRow<'k> {
         self.rows.rows[self.at].rescued.map(|place| place.text(&self.rows.text))
     }
 
-    /// Whether a value does not fit its column.
-    pub(crate) fn is_misfit(self) -> bool {
-        self.rows.rows[self.at].is_misfit
+    /// The first of the shape's columns that its value does not fit, by its place.
+    pub(crate) fn misfit(self) -> Option<usize> {
+        self.rows.rows[self.at].misfit.map(|column| column as usize)
     }
 
     /// For each of the plan's references the parent's key, `None` where the row refers to nothing.

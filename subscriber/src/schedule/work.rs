@@ -1,6 +1,7 @@
 //! One file's way from a lease to its end: download, decode and apply run side by side, each a queue apart.
 
 mod sorting;
+mod whole;
 
 use std::{
     collections::HashMap,
@@ -78,6 +79,8 @@ pub(crate) struct Workshop<I, S> {
     /// The turn of the one file that is sorted in memory.
     pub(crate) sorting: Semaphore,
     pub(crate) on_bad_row: OnBadRow,
+    /// All of a file takes effect at once, or nothing of it.
+    pub(crate) atomic: bool,
     pub(crate) verify_hash: bool,
     pub(crate) now: fn() -> OffsetDateTime,
 }
@@ -362,6 +365,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let options = DecodeOptions { hash_plain, ..options };
         let blob = self.storage.locate(&self.inbox, Claim::of(file), (self.now)()).await?;
         let fail_on_bad_row = self.on_bad_row == OnBadRow::Fail && from == 0;
+        let is_whole = self.takes_whole(key, &before);
         // Rows of one content must not follow rows of another, nor any row a bad one that fails the file. So what is read
         // next is pinned to what was looked at.
         // A hash tells whether another blob has the same content; without one, only the blob of before will do.
@@ -435,8 +439,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             },
             None => None,
         };
-        // Of what is sorted nothing takes effect either before all of it was read; and what has an ETag was looked through above.
-        if fail_on_bad_row && etag.is_none() && sorting.is_none() {
+        // Of what is sorted nothing takes effect either before all of it was read, nor of what takes effect as a whole; and what has
+        // an ETag was looked through above.
+        if fail_on_bad_row && !is_whole && etag.is_none() && sorting.is_none() {
             let looked = self.look_through(file, download, &blob, options.clone(), &extras, true).await?;
             download = open(Some(looked)).await?;
         }
@@ -452,7 +457,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         let (at, end) = match sorting {
             None => {
                 let seen = BlobSeen::new(download.facts());
-                let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached };
+                let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached, is_whole };
                 let reading = self.read(file, download, &blob, (options, way), from, group_to);
                 let (read, applied) = tokio::join!(reading, self.bring_into_effect(&effect, group_from, before));
                 let applied = applied?;
@@ -467,7 +472,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                 if file.blob.is_none() {
                     self.note_blob(file, &seen).await?;
                 }
-                let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached };
+                let effect = Effect { file, blob: &blob, extras: &extras, facts: &facts, seen, reached, is_whole };
                 let reading = self.read(file, download, &blob, (options, way), 0, group_to);
                 let (read, sorted) = tokio::join!(reading, sorting::collect(sorter, group_from, fail_on_bad_row));
                 let sorted = sorted?;
@@ -528,7 +533,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
         mut groups: mpsc::Receiver<Group>,
         before: Progress,
     ) -> Result<(Progress, Option<FileStats>), WorkError> {
-        let Effect { file, blob, extras, facts, seen, reached } = effect;
+        if effect.is_whole {
+            return self.bring_into_effect_as_one(effect, groups, before).await;
+        }
+        let Effect { file, blob, extras, facts, seen, reached, .. } = effect;
         let key = &file.waybill.key;
         // Stored bytes up to the checkpoint that was noted last.
         let mut noted = 0;
@@ -729,6 +737,7 @@ struct Effect<'a> {
     facts: &'a BatchFacts,
     seen: BlobSeen,
     reached: &'a Reached,
+    is_whole: bool,
 }
 
 /// A batch that waits for its turn.

@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use tokio::sync::mpsc;
 use waybill_contracts::{Entities, Format};
 
 use super::{
     Applied, DirFormat, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError,
-    SqliteSink, StdoutSink, WaitsEnded,
+    SqliteSink, StdoutSink, WaitsEnded, WholeFiles,
 };
 use crate::{FileKey, apply::EntityPlan};
 
@@ -145,6 +146,28 @@ impl Sink for AnySink {
             Self::Postgres(sink) => sink.apply(file, from, batch).await,
             Self::Dir(sink) => sink.apply(file, from, batch).await,
             Self::Stdout(sink) => sink.apply(file, from, batch).await,
+        }
+    }
+
+    fn whole_files(&self) -> WholeFiles {
+        match self {
+            Self::Sqlite(sink) => sink.whole_files(),
+            Self::Postgres(sink) => sink.whole_files(),
+            Self::Dir(sink) => sink.whole_files(),
+            Self::Stdout(sink) => sink.whole_files(),
+        }
+    }
+
+    async fn apply_whole(
+        &self,
+        file: &FileKey,
+        batches: mpsc::Receiver<EntityBatch>,
+    ) -> Result<Option<Applied>, SinkError> {
+        match self {
+            Self::Sqlite(sink) => sink.apply_whole(file, batches).await,
+            Self::Postgres(sink) => sink.apply_whole(file, batches).await,
+            Self::Dir(sink) => sink.apply_whole(file, batches).await,
+            Self::Stdout(sink) => sink.apply_whole(file, batches).await,
         }
     }
 

@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::join_all;
+use tokio::sync::mpsc;
 use waybill_contracts::{Entities, Entity, Format, SchemaMode};
 use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, RowFilter, Source, Step, filter::FilterColumns};
 
-use super::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError, Stretch};
+use super::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError, Stretch, WholeFiles};
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
@@ -50,6 +51,7 @@ pub async fn exercise<S: Sink>(mut open: impl AsyncFnMut(&str) -> S) {
     files_do_not_know_each_other(open("files").await).await;
     a_batch_may_be_read_ahead_of_the_one_before(open("ahead").await).await;
     rows_in_the_order_of_their_keys_follow_their_trail(open("sorted").await).await;
+    a_file_takes_effect_as_a_whole_or_not_at_all(&mut open).await;
 }
 
 async fn progress_begins_at_nothing(sink: impl Sink) {
@@ -233,6 +235,94 @@ async fn rows_in_the_order_of_their_keys_follow_their_trail(sink: impl Sink) {
     let applied = file.apply(&sink, 4, 5, true).await.expect("the rest");
     assert_eq!(applied, Applied { ignored: 1, ..Applied::default() }, "it took effect before");
     assert_eq!(progress(&sink, "a").await, Progress { bad: 1, ..done(5) });
+}
+
+/// Of a sink that brings whole files into effect.
+async fn a_file_takes_effect_as_a_whole_or_not_at_all<S: Sink>(open: &mut impl AsyncFnMut(&str) -> S) {
+    let sink = open("whole").await;
+    if sink.whole_files() != WholeFiles::Asked {
+        return;
+    }
+    let file =
+        Sample::of("a", "{\"id\":1}\n{\"id\":2,\"n\":1}\nnot a row\n{\"id\":3,\"n\":0.5}\n{\"id\":1,\"m\":\"x\"}\n");
+    let applied =
+        apply_whole(&sink, &file, &[2, 4], false).await.expect("a file that ends early is no error of the sink");
+    assert_eq!(applied, None, "it had no end");
+    assert_eq!(progress(&sink, "a").await, Progress::default(), "nothing of it took effect");
+
+    // Whoever gave it up is gone: a lease that lapsed, or a stop.
+    let (to, batches) = mpsc::channel(1);
+    let given = async {
+        for from in 0..4 {
+            to.send(file.batch(from, from + 1, false)).await.expect("it goes on");
+        }
+    };
+    futures::pin_mut!(given);
+    {
+        let whole = sink.apply_whole(&file.key, batches);
+        futures::pin_mut!(whole);
+        let futures::future::Either::Right(_) = futures::future::select(whole, given).await else {
+            panic!("there is no end")
+        };
+    }
+    assert_eq!(progress(&sink, "a").await, Progress::default(), "nothing of it took effect");
+
+    let applied = apply_whole(&sink, &file, &[1, 1, 4, 5], true).await.expect("a file").expect("a whole one");
+    assert_eq!((applied.rows(), applied.bad), (5, 1), "each row is counted once: {applied:?}");
+    let whole = Progress { bad: 1, ..done(5) };
+    assert_eq!(progress(&sink, "a").await, whole);
+    drop(sink);
+    let sink = open("whole").await;
+    assert_eq!(progress(&sink, "a").await, whole, "it outlives the sink");
+    match apply_whole(&sink, &file, &[5], true).await {
+        Err(SinkError::Fenced { expected: 0, found, .. }) => assert_eq!(found, whole),
+        other => panic!("a file that is done: {other:?}"),
+    }
+    let began = Sample::new("b", 4);
+    began.apply(&sink, 0, 2, false).await.expect("the first rows");
+    match apply_whole(&sink, &began, &[1, 4], true).await {
+        Err(SinkError::Fenced { expected: 0, found, .. }) => assert_eq!(found, at(2)),
+        other => panic!("a file that has begun: {other:?}"),
+    }
+    assert_eq!(began.apply(&sink, 2, 4, true).await.expect("the rest").rows(), 2);
+    assert_eq!(
+        apply_whole(&sink, &Sample::new("c", 0), &[0], true).await.expect("no rows are fine"),
+        Some(Applied::default())
+    );
+
+    let (one, other) = (open("whole").await, open("whole").await);
+    let raced = Sample::new("d", 20);
+    let ends = [5, 10, 20];
+    let (first, second) =
+        futures::join!(apply_whole(&one, &raced, &ends, true), apply_whole(&other, &raced, &ends, true));
+    let is_fenced =
+        |result: &Result<_, _>| matches!(result, Err(SinkError::Fenced { found, .. }) if *found == done(20));
+    assert!(
+        first.is_ok() && is_fenced(&second) || second.is_ok() && is_fenced(&first),
+        "of two at once one wins: {first:?}, {second:?}"
+    );
+    assert_eq!(progress(&one, "d").await, done(20));
+}
+
+/// Gives a file's rows up to each of the ends, the last with the file's end if it is complete.
+async fn apply_whole(
+    sink: &impl Sink,
+    file: &Sample,
+    ends: &[u64],
+    is_complete: bool,
+) -> Result<Option<Applied>, SinkError> {
+    let (to, batches) = mpsc::channel(1);
+    let giving = async move {
+        let mut from = 0;
+        for (nth, end) in (1..).zip(ends) {
+            // A sink that gave up says why itself.
+            if to.send(file.batch(from, *end, is_complete && nth == ends.len())).await.is_err() {
+                break;
+            }
+            from = *end;
+        }
+    };
+    futures::join!(sink.apply_whole(&file.key, batches), giving).0
 }
 
 /// The same rows for another try.

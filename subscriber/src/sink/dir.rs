@@ -32,7 +32,9 @@ use waybill_store::{
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
-use super::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, lines::Lines};
+use super::{
+    Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, WholeFiles, lines::Lines,
+};
 use crate::{FileKey, tasks::blocking};
 
 const SCHEMA: Schema = Schema {
@@ -204,6 +206,11 @@ impl Sink for DirSink {
         let file = file.as_str().to_owned();
         let state = self.store.read(move |connection| state(connection, &file)).await;
         Ok(state.map_err(|error| self.unavailable(error.to_string()))?.progress())
+    }
+
+    /// A file comes to its place once it is complete.
+    fn whole_files(&self) -> WholeFiles {
+        WholeFiles::Always
     }
 
     async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {

@@ -11,6 +11,7 @@ mod tests;
 
 use std::{any::Any, fmt, future::Future, path::Path, sync::Arc, time::Duration};
 
+use tokio::sync::mpsc;
 use waybill_contracts::Format;
 use waybill_formats::{FileStats, RowBatch, RowFilter};
 use waybill_store::OpenError;
@@ -37,6 +38,17 @@ pub enum Guarantee {
     ExactlyOnce,
     /// A crash may bring a row into effect again.
     AtLeastOnce,
+}
+
+/// Whether all of a file takes effect at once, or nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WholeFiles {
+    /// It cannot: what was applied is in effect.
+    Never,
+    /// Always: what is applied is seen once the file is complete.
+    Always,
+    /// Where it is asked for, by [`Sink::apply_whole`].
+    Asked,
 }
 
 /// How far a file has come in the sink.
@@ -322,6 +334,8 @@ pub enum SinkError {
 /// - `progress` moves on by [`Progress::after`], with the figures of all batches of the file, whoever brought them.
 /// - Rows that do not pass the batch's [`sieve`](EntityBatch::sieve) are [`filtered`](Applied::filtered): they are left out, and
 ///   a sink that holds rows by their keys removes the older one. Those of which it cannot be said are bad rows.
+/// - `apply_whole` does what the `apply` of each batch would, in one transaction, fenced when the file is not new; where there is no
+///   end, or anything fails, nothing of it took effect.
 /// - On return the effect is durable. Clones and several callers at once are fine.
 ///
 /// # Cancel safety
@@ -370,6 +384,25 @@ pub trait Sink: Send + Sync + 'static {
         from: u64,
         batch: EntityBatch,
     ) -> impl Future<Output = Result<Applied, SinkError>> + Send;
+    /// Whether a file takes effect as a whole. Default: never.
+    fn whole_files(&self) -> WholeFiles {
+        WholeFiles::Never
+    }
+    /// Brings all batches of a file of which nothing took effect before into effect as one, up to the one with the file's
+    /// [end](EntityBatch::end). They come as they are made, and no more of them are held at once than elsewhere. `None`: there was
+    /// no end, and nothing took effect. Only asked of a sink that takes [whole files](WholeFiles::Asked).
+    ///
+    /// # Cancel safety
+    /// Dropped before the last batch came, nothing takes effect; later all of the file may.
+    fn apply_whole(
+        &self,
+        file: &FileKey,
+        batches: mpsc::Receiver<EntityBatch>,
+    ) -> impl Future<Output = Result<Option<Applied>, SinkError>> + Send {
+        drop(batches);
+        let problem = "this sink cannot bring a file into effect as a whole".to_owned();
+        std::future::ready(Err(SinkError::Failed { sink: file.to_string(), problem }))
+    }
     /// Ends the wait of rows that have waited for a parent longer than `max_wait` allows. Called at the start and then as
     /// the answer says; where nothing waits, the answer is `WaitsEnded::default()`.
     fn end_waits(&self) -> impl Future<Output = Result<WaitsEnded, SinkError>> + Send;

@@ -1,5 +1,6 @@
 //! The subscriber against the services of `waybill-local`, one part at a time.
 
+mod atomic;
 mod caching;
 mod cancelling;
 mod draft;

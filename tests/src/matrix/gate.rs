@@ -13,6 +13,7 @@ use std::{
 
 use tokio::{
     process::{Child, Command},
+    sync::mpsc,
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
@@ -32,7 +33,7 @@ use waybill_subscriber::{
         InboxRow, Lease, Leased, ListFilter, Pending, Place, PruneStep, Pruned, Retention, SequenceNamed, SequenceSeen,
         TypeTotals, Wanted, WorkerId, WorkerSeen,
     },
-    sink::{AnySink, Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded},
+    sink::{AnySink, Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, WaitsEnded, WholeFiles},
 };
 
 use super::stores::Stores;
@@ -319,6 +320,17 @@ impl Sink for Behind<AnySink> {
         let applied = self.inner.apply(file, from, batch).await?;
         self.gate.pass(Step::Commit).await;
         Ok(applied)
+    }
+    fn whole_files(&self) -> WholeFiles {
+        self.inner.whole_files()
+    }
+    async fn apply_whole(
+        &self,
+        file: &FileKey,
+        batches: mpsc::Receiver<EntityBatch>,
+    ) -> Result<Option<Applied>, SinkError> {
+        self.gate.sink_works()?;
+        self.inner.apply_whole(file, batches).await
     }
     async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
         self.gate.sink_works()?;

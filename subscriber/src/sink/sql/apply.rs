@@ -135,7 +135,7 @@ impl<'a> Run<'a, '_> {
         match self.rows.step(tables, key, version, head.is_removal(), (&row, kept), &[])? {
             Outcome::Inserted => {
                 self.applied.inserted += 1;
-                self.applied.rescued += u64::from(self.rows.is_misfit);
+                self.applied.rescued += self.rows.rescued(tables);
                 self.due.extend(self.held.remove(key).unwrap_or_default());
                 if self.is_awaited && tables.is_waited_for(self.rows.table, key)? {
                     self.inserted.push((self.rows.table, key.to_owned()));
@@ -143,7 +143,7 @@ impl<'a> Run<'a, '_> {
             }
             Outcome::Updated => {
                 self.applied.updated += 1;
-                self.applied.rescued += u64::from(self.rows.is_misfit);
+                self.applied.rescued += self.rows.rescued(tables);
             }
             Outcome::Removed if head.is_filtered => self.applied.filtered += 1,
             Outcome::Removed => self.applied.deleted += 1,
@@ -233,10 +233,11 @@ pub(super) fn append(
     let mut reader = RowReader::new(None, &*tables.shape(table)?);
     for row in rows.rows(stretch.rows, stretch.from) {
         let read = reader.read(None, &row);
+        let misfit = read.misfit();
         match tables.append(table, stretch.file, row.number(), read)? {
             Written::Done => {
                 applied.inserted += 1;
-                applied.rescued += u64::from(read.is_misfit());
+                applied.rescued += rescued(tables, table, misfit);
             }
             Written::Skipped => applied.ignored += 1,
             Written::Refused(problem) => {
@@ -283,8 +284,8 @@ struct Rows<'p, 'r> {
     plan: &'p EntityPlan,
     table: TableId,
     reader: RowReader<'r>,
-    /// Whether a value of the row that took effect last does not fit its column.
-    is_misfit: bool,
+    /// The first column that its value does not fit, of the row that took effect last.
+    misfit: Option<usize>,
     /// For each reference its parent's table, and keys that are known to be there, as far as they are remembered.
     parents: Vec<(TableId, Present)>,
 }
@@ -332,7 +333,12 @@ impl<'p, 'r> Rows<'p, 'r> {
         let parents =
             plan.references().iter().map(|of| &of.parent).map(|name| parent(name)).collect::<Result<_, _>>()?;
         let reader = RowReader::new(Some(plan), &*tables.shape(table)?);
-        Ok(Self { plan, table, reader, is_misfit: false, parents })
+        Ok(Self { plan, table, reader, misfit: None, parents })
+    }
+
+    /// Of the row that took effect last: see [`Applied::rescued`].
+    fn rescued(&self, tables: &mut impl Tables) -> u64 {
+        rescued(tables, self.table, self.misfit)
     }
 
     fn step(
@@ -371,7 +377,7 @@ impl<'p, 'r> Rows<'p, 'r> {
             }
             return Ok(Outcome::Removed);
         }
-        let Self { plan, table, reader, is_misfit, parents } = self;
+        let Self { plan, table, reader, misfit, parents } = self;
         let read = match kept {
             Some(kept) => kept,
             None => reader.read(Some(*plan), row),
@@ -379,7 +385,7 @@ impl<'p, 'r> Rows<'p, 'r> {
         if let Some(missing) = missing(tables, (*plan, *table), parents, (key, read), without)? {
             return Ok(Outcome::Waits(missing));
         }
-        *is_misfit = read.is_misfit();
+        *misfit = read.misfit();
         match tables.upsert(*table, key, version, read)? {
             Written::Done => {}
             Written::Skipped => return Ok(Outcome::Ignored),
@@ -408,10 +414,18 @@ impl<'p, 'r> Rows<'p, 'r> {
             Some(Put::NotNewer) => return Ok(Some(Outcome::Ignored)),
             None => return Ok(None),
         };
-        self.is_misfit = kept.is_misfit();
+        self.misfit = kept.misfit();
         tables.forget_parked(self.table, key, version)?;
         Ok(Some(outcome))
     }
+}
+
+/// Whether the row is one with a value that its column does not hold: counts it, and has it told.
+fn rescued(tables: &mut impl Tables, table: TableId, misfit: Option<usize>) -> u64 {
+    misfit.map_or(0, |column| {
+        tables.note_misfit(table, column);
+        1
+    })
 }
 
 /// The first parent that is not there and not among those that the row goes `without`. A row is its own parent's equal: it may
@@ -464,14 +478,14 @@ pub(super) fn release_rows(
             },
             Outcome::Inserted => {
                 released.applied += 1;
-                released.rescued += u64::from(rows.is_misfit);
+                released.rescued += rows.rescued(tables);
                 if plan.is_awaited() && tables.is_waited_for(rows.table, &parked.key)? {
                     arrived.push((rows.table, parked.key.clone()));
                 }
             }
             Outcome::Updated => {
                 released.applied += 1;
-                released.rescued += u64::from(rows.is_misfit);
+                released.rescued += rows.rescued(tables);
             }
             Outcome::Refused(problem) => refuse(tables, parked, &problem, row.raw(), &mut released)?,
             Outcome::Ignored | Outcome::Removed => {

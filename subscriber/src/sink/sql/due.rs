@@ -1,42 +1,42 @@
 //! Keys whose waiting rows are to be let go: the children of what was let go last come first.
 
-use super::{apply::Arrived, tables::TableId};
+use super::tables::TableId;
 
 /// What is left to do. Rows are let go some at a time, and what waits for those comes before the rest of them: so at most one
-/// portion is held of each level of a tree, whatever waits in all.
+/// portion is held of each level of a tree, whatever waits in all. `K`: a key, or several whose rows are let go together.
 #[derive(Debug)]
-pub(super) struct Due {
-    open: Vec<Open>,
+pub(super) struct Due<K> {
+    open: Vec<Open<K>>,
 }
 
-/// A key that is there.
+/// What is there, and waited for.
 #[derive(Debug)]
-struct Open {
+struct Open<K> {
     table: TableId,
-    key: String,
+    key: K,
     /// The number of the last row that was let go.
     after: i64,
 }
 
-impl Due {
-    pub(super) fn new(arrived: Arrived) -> Self {
+impl<K> Due<K> {
+    pub(super) fn new(arrived: Vec<(TableId, K)>) -> Self {
         let mut due = Self { open: Vec::new() };
         due.add(arrived);
         due
     }
 
-    fn add(&mut self, arrived: Arrived) {
+    fn add(&mut self, arrived: Vec<(TableId, K)>) {
         self.open.extend(arrived.into_iter().map(|(table, key)| Open { table, key, after: 0 }));
     }
 
     /// The table and the key that rows wait for, and after which of them to go on.
-    pub(super) fn next(&self) -> Option<(TableId, &str, i64)> {
-        self.open.last().map(|open| (open.table, open.key.as_str(), open.after))
+    pub(super) fn next(&self) -> Option<(TableId, &K, i64)> {
+        self.open.last().map(|open| (open.table, &open.key, open.after))
     }
 
     /// Some rows that waited for the next one were let go, and now these keys are there. `more`: the last row's number, unless
     /// there are no others.
-    pub(super) fn let_go(&mut self, more: Option<i64>, arrived: Arrived) {
+    pub(super) fn let_go(&mut self, more: Option<i64>, arrived: Vec<(TableId, K)>) {
         match (self.open.last_mut(), more) {
             (Some(open), Some(after)) => open.after = after,
             // A chain is no longer for what is behind.
@@ -58,7 +58,7 @@ mod tests {
         while let Some((table, key, after)) = due.next() {
             let (from, count) = (usize::try_from(after).unwrap(), children(key));
             let to = count.min(from + portion);
-            let arrived: Arrived = (from..to).map(|nth| (table, format!("{key}.{nth}"))).collect();
+            let arrived: Vec<_> = (from..to).map(|nth| (table, format!("{key}.{nth}"))).collect();
             come += arrived.len();
             due.let_go((to < count).then(|| i64::try_from(to).unwrap()), arrived);
             most = most.max(due.open.len());

@@ -9,9 +9,12 @@ use waybill_contracts::{Reason, SchemaMode, SqlName};
 
 use super::Failure;
 use crate::{
-    apply::{Batch, EntityPlan, EntityPlans, Grown, Reading, Shape, StreamRows},
+    apply::{Batch, EntityPlan, EntityPlans, Grown, Reading, Shape, ShapeColumn, StreamRows},
     sink::{Ahead, EntityBatch},
 };
+
+/// Batches that wait for the transaction that brings their file into effect as a whole.
+pub(super) const PLANNED_QUEUED: usize = 1;
 
 /// Columns by entity, or by blobType where there is none, as they were last seen: so that new fields can be found before
 /// the transaction.
@@ -20,6 +23,8 @@ pub(super) struct Shapes {
     seen: Mutex<HashMap<String, Arc<Shape>>>,
     /// Tables and fields whose columns the database would not widen, so that it is tried, and told, once a process.
     stuck: Mutex<HashSet<(String, String)>>,
+    /// Those to which values came that do not fit, so that it is told once a process.
+    misfits: Mutex<HashSet<(String, String)>>,
 }
 
 impl Shapes {
@@ -49,6 +54,22 @@ impl Shapes {
             _ => true,
         });
         grown
+    }
+
+    /// Tells that a value came which does not fit a column whose type nobody declared. Whether it was told now.
+    pub(super) fn misfit(&self, table: &SqlName, column: &ShapeColumn) -> bool {
+        let place = (table.as_str().to_owned(), column.field.clone());
+        let is_new = column.is_inferred && self.misfits.lock().unwrap_or_else(PoisonError::into_inner).insert(place);
+        if is_new {
+            tracing::warn!(
+                table = table.as_str(),
+                field = column.field,
+                kind = %column.kind,
+                "a value came that its column does not hold: such values are kept in _rescued. The column's type is that of the first \
+                 values that came, in whatever order files come; declare the column in entities.toml and rebuild the table"
+            );
+        }
+        is_new
     }
 
     /// Tells that a column stays as it is.
@@ -158,5 +179,24 @@ impl PlannedRows {
             }
             None => Self::Stream(StreamRows::new(batch.filter.as_deref(), shape, &batch.rows, from)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use waybill_contracts::ColumnType;
+
+    use super::*;
+
+    #[test]
+    fn a_column_whose_first_values_were_of_another_kind_is_told_once_and_one_that_was_declared_never() {
+        let shapes = Shapes::default();
+        let column =
+            |field: &str, is_inferred| ShapeColumn { is_inferred, ..ShapeColumn::fixed(field, ColumnType::Integer) };
+        let told = |table: &str, column: &ShapeColumn| shapes.misfit(&SqlName::new(table), column);
+        assert!(told("item", &column("n", true)));
+        assert!(!told("item", &column("n", true)));
+        assert!(told("item", &column("m", true)) && told("price", &column("n", true)));
+        assert!(!told("item", &column("declared", false)));
     }
 }

@@ -25,10 +25,14 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
 use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, lock_number, tokio_postgres};
@@ -39,14 +43,15 @@ use super::{
     Failure, PROGRESS, ParkedRow, Released, Totals,
     apply::{Arrived, Stretch, append, apply_entity, release_rows},
     catalogue::{is_before, quoted},
+    due::Due,
     hex,
-    planned::{Planned, PlannedRows, Shapes},
+    planned::{PLANNED_QUEUED, Planned, PlannedRows, Shapes},
     tables::{Parked, TableId},
 };
 use crate::{
     FileKey,
-    apply::{Batch, EntityPlan, EntityPlans, NewFields, Reading},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    apply::{Batch, EntityPlan, EntityPlans, NewFields, Reading, Shape},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, WholeFiles},
     tasks::blocking,
 };
 
@@ -57,8 +62,12 @@ const RELEASED_BYTES_MAX: i64 = 8 << 20;
 const ARRIVED_KEYS_MAX: usize = 1_000;
 /// Connections of the pool, at most, in which the next batch of a file is made ready.
 const STAGING_MAX: usize = 3;
+/// Connections of the pool, at most, in which a whole file is one transaction.
+const WHOLE_MAX: usize = 4;
 /// A transaction that met another's change of a table, or a deadlock with somebody else's, is begun again so often.
 const TRIES: u32 = 5;
+/// A transaction that waits for a file's next rows says so often that it goes on, well within the time of [`BEGIN`].
+const STAY_AWAKE: Duration = if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(10) };
 /// Whoever is frozen in the middle of a batch lets go of what it locked after a minute, unless the address says when.
 const BEGIN: &str = "SET CONSTRAINTS ALL IMMEDIATE;
     SELECT set_config('idle_in_transaction_session_timeout', '60s', true)
@@ -84,6 +93,8 @@ struct Inner {
     shapes: Shapes,
     /// What the last batch of each went with: by its name among the shapes, whether the guard judged it.
     guarded: Mutex<HashMap<String, bool>>,
+    /// Bounds the transactions that last as long as a file: they may wait for each other, and others need connections too.
+    whole: Semaphore,
     /// Bounds the connections that hold tuples of a batch whose turn has not come, so that there are some for the others.
     staging: Arc<Semaphore>,
     /// See [`PLACE`].
@@ -160,6 +171,7 @@ impl PostgresSink {
             now: Box::new(now),
             shapes: Shapes::default(),
             guarded: Mutex::default(),
+            whole: Semaphore::new(WHOLE_MAX),
             staging: Arc::new(Semaphore::new(STAGING_MAX)),
             place,
         };
@@ -302,6 +314,48 @@ impl PostgresSink {
         }
     }
 
+    /// The batches of a file as they come, in one transaction. `None`: no more come, and the file's end was not among them.
+    async fn apply_planned(
+        &self,
+        file: &FileKey,
+        mut batches: mpsc::Receiver<(u64, PlannedBatch)>,
+    ) -> Result<Option<Applied>, SinkError> {
+        let Some(first) = batches.recv().await else { return Ok(None) };
+        let _turn = self.inner.whole.acquire().await.expect("it is never closed");
+        let mut connection = self.connection().await?;
+        let failed = |error| self.database_failed(error);
+        let mut tx = connection.transaction().await.map_err(failed)?;
+        tx.batch_execute(BEGIN).await.map_err(failed)?;
+        let (mut whole, mut next) = (Applied::default(), Some(first));
+        while let Some((from, planned)) = next {
+            let is_end = planned.batch.end.is_some();
+            // Whoever may wait for the entity is locked from the begin: more locks than that cannot be taken later.
+            let mut run = Run { file: file.as_str(), from, locks_children: true, ..Run::new(&self.inner) };
+            match run.bring(&mut tx, planned).await {
+                Ok(applied) => whole += applied,
+                Err(Failure::Postgres(error)) if is_worth_another_try(&error) => {
+                    // Its rows are gone by, so all of the file is tried again.
+                    self.inner.shapes.clear();
+                    let (sink, problem) = (self.store.shown().to_owned(), self.store.error(error).to_string());
+                    return Err(SinkError::Failed { problem: without_prefix(&problem, &sink), sink });
+                }
+                Err(failure) => return Err(self.failed(failure, file, from)),
+            }
+            if is_end {
+                tx.commit().await.map_err(failed)?;
+                return Ok(Some(whole));
+            }
+            next = loop {
+                match timeout(STAY_AWAKE, batches.recv()).await {
+                    Ok(next) => break next,
+                    Err(_) => tx.batch_execute("SELECT").await.map_err(failed)?,
+                }
+            };
+        }
+        tx.rollback().await.map_err(failed)?;
+        Ok(None)
+    }
+
     fn database_failed(&self, error: tokio_postgres::Error) -> SinkError {
         let (is_answer, advice) = (is_answer(&error), advice(&error));
         match self.unavailable(format!("{}{}", self.store.error(error), advice)) {
@@ -370,15 +424,7 @@ impl Sink for PostgresSink {
     }
 
     async fn look_ahead(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<EntityBatch, SinkError> {
-        let key = file.clone();
-        let foregone = move |inner: &Inner, planned: &mut PlannedBatch| {
-            if inner.guarded().get(&planned.shape_name) == Some(&true)
-                && let Some(shape) = inner.shapes.get(&planned.shape_name)
-            {
-                planned.more = Foregone::run(&inner.plans, shape, key.as_str(), from, planned);
-            }
-        };
-        let mut planned = self.plan(file, from, batch, foregone).await?;
+        let mut planned = self.plan(file, from, batch, run_ahead(file, from)).await?;
         if let Some(foregone) = planned.more.as_mut().filter(|foregone| foregone.is_worth_staging())
             && let Ok(permit) = Arc::clone(&self.inner.staging).try_acquire_owned()
             && let Some(connection) = self.store.free_connection().await
@@ -423,8 +469,55 @@ impl Sink for PostgresSink {
         Err(self.in_the_way(why))
     }
 
+    fn whole_files(&self) -> WholeFiles {
+        WholeFiles::Asked
+    }
+
+    async fn apply_whole(
+        &self,
+        file: &FileKey,
+        mut batches: mpsc::Receiver<EntityBatch>,
+    ) -> Result<Option<Applied>, SinkError> {
+        let (planned_to, planned) = mpsc::channel(PLANNED_QUEUED);
+        let planning = async move {
+            let mut from = 0;
+            while let Some(batch) = batches.recv().await {
+                let to = batch.to;
+                let planned = self.plan(file, from, batch, run_ahead(file, from)).await?;
+                if planned_to.send((from, planned)).await.is_err() {
+                    // The transaction was given up, and says why.
+                    break;
+                }
+                from = to;
+            }
+            Ok::<_, SinkError>(())
+        };
+        let applying = self.apply_planned(file, planned);
+        tokio::pin!(applying);
+        tokio::select! {
+            biased;
+            applied = &mut applying => applied,
+            planned = planning => {
+                planned?;
+                applying.await
+            }
+        }
+    }
+
     async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
         if self.inner.is_shadow { Ok(WaitsEnded::default()) } else { self.end_overdue_waits().await }
+    }
+}
+
+/// The pass of a batch, before its transaction, where that can be.
+fn run_ahead(file: &FileKey, from: u64) -> impl FnOnce(&Inner, &mut PlannedBatch) + Send + 'static + use<> {
+    let key = file.clone();
+    move |inner: &Inner, planned: &mut PlannedBatch| {
+        if inner.guarded().get(&planned.shape_name) == Some(&true)
+            && let Some(shape) = inner.shapes.get(&planned.shape_name)
+        {
+            planned.more = Foregone::run(&inner.plans, shape, key.as_str(), from, planned);
+        }
     }
 }
 
@@ -471,6 +564,8 @@ struct Run<'r> {
     overlay: Option<Overlay>,
     /// Whether those who may wait for the entity are locked as well.
     locks_children: bool,
+    /// A parent that whoever is let go goes without: its entity and key.
+    without: Option<(String, String)>,
 }
 
 impl<'r> Run<'r> {
@@ -482,6 +577,7 @@ impl<'r> Run<'r> {
             now: (inner.now)().format(&Rfc3339).unwrap_or_default(),
             overlay: Some(Overlay::new(Arc::clone(&inner.plans))),
             locks_children: false,
+            without: None,
         }
     }
 }
@@ -495,29 +591,57 @@ impl Run<'_> {
         foregone: Option<Foregone>,
     ) -> Result<Option<Applied>, Failure> {
         tx.batch_execute(BEGIN).await?;
+        let Some(brought) = self.bring_in(&mut tx, planned, foregone).await? else { return Ok(None) };
+        tx.commit().await?;
+        Ok(Some(self.note(planned, brought)))
+    }
+
+    /// A batch of those that are one transaction, which has all locks that it may need.
+    async fn bring(&mut self, tx: &mut PostgresTransaction<'_>, mut planned: PlannedBatch) -> Result<Applied, Failure> {
+        let foregone = planned.more.take();
+        let mut planned = Arc::new(planned);
+        let brought = self.bring_in(tx, &mut planned, foregone).await?;
+        // If it is taken back, whoever reads for these columns finds out as if somebody had dropped them.
+        Ok(self.note(&planned, brought.expect("who may wait is locked")))
+    }
+
+    /// What the next batch of this kind is read for.
+    fn note(&self, planned: &PlannedBatch, Brought { applied, shape, is_guarded }: Brought) -> Applied {
+        self.inner.shapes.set(planned.shape_name.clone(), shape);
+        self.inner.guarded().insert(planned.shape_name.clone(), is_guarded);
+        applied
+    }
+
+    /// As [`Run::apply`], within a transaction.
+    async fn bring_in(
+        &mut self,
+        tx: &mut PostgresTransaction<'_>,
+        planned: &mut Arc<PlannedBatch>,
+        foregone: Option<Foregone>,
+    ) -> Result<Option<Brought>, Failure> {
         let plan = match &planned.rows {
             PlannedRows::Entity(plan, _) => Some(Arc::clone(plan)),
             PlannedRows::Stream(_) => None,
         };
         match &plan {
-            Some(plan) => self.lock(&tx, plan).await?,
+            Some(plan) => self.lock(tx, plan).await?,
             None => {
                 let number = stream_lock_number(&self.inner.place, &planned.batch.blob_type);
                 tx.batch_execute(&format!("SELECT pg_advisory_xact_lock_shared({number})")).await?;
             }
         }
-        self.fence(&tx, &planned.batch).await?;
-        let Some(table) = self.open_tables(&tx, plan.as_ref(), &planned.batch).await? else { return Ok(None) };
+        self.fence(tx, &planned.batch).await?;
+        let Some(table) = self.open_tables(tx, plan.as_ref(), &planned.batch).await? else { return Ok(None) };
         if let (Some(plan), Some(publisher)) = (&plan, planned.batch.position.publisher())
             && plan.is_ordered_by_position()
         {
-            admit_publisher(&tx, plan, publisher).await?;
+            admit_publisher(tx, plan, publisher).await?;
         }
         let is_before_begin = match &plan {
             Some(plan) => is_before(plan, self.overlay().table(table).begin.as_ref(), &planned.batch)?,
             None => false,
         };
-        self.load_shape(&tx, table).await?;
+        self.load_shape(tx, table).await?;
         let shape = self.overlay().table(table).shape.clone().expect("loaded above");
         Arc::get_mut(planned).expect("nobody else has it between passes").fit(&shape, self.from);
         let none = NewFields::default();
@@ -529,17 +653,17 @@ impl Run<'_> {
         };
         let name = self.overlay().table(table).name.clone();
         let known = (&*shape, &self.inner.shapes);
-        if schema::grow(&mut tx, &name, plan.as_deref(), known, new_fields).await? {
+        if schema::grow(tx, &name, plan.as_deref(), known, new_fields).await? {
             self.overlay_mut().table_mut(table).shape = None;
-            self.load_shape(&tx, table).await?;
+            self.load_shape(tx, table).await?;
         }
 
         if let PlannedRows::Entity(plan, batch) = &planned.rows
-            && !self.guard(&tx, table, plan, batch).await?
+            && !self.guard(tx, table, plan, batch).await?
         {
             let keys = batch.keys().filter_map(<[_]>::first).map(|head| batch.key(head).to_owned());
             let needs = overlay::Needs { whole: keys.collect(), ..overlay::Needs::default() };
-            fetch::fetch(&tx, self.overlay_mut(), table, &needs).await?;
+            fetch::fetch(tx, self.overlay_mut(), table, &needs).await?;
         }
         let (file, from) = (self.file.to_owned(), self.from);
         let job = {
@@ -555,7 +679,7 @@ impl Run<'_> {
         // What was read ahead took all rows for wanted.
         let foregone = foregone.filter(|_| !is_before_begin);
         let ready = foregone.and_then(|foregone| foregone.adopt(self.overlay_mut()));
-        let (mut applied, arrived) = self.settle(&mut tx, ready, job).await?;
+        let (mut applied, arrived) = self.settle(tx, ready, job).await?;
         let is_guarded = self.overlay().guarded.is_some();
         if let Some(overlay::Guarded { put, inserted, updated }) = self.overlay_mut().guarded.take() {
             // The pass took all for new.
@@ -567,17 +691,12 @@ impl Run<'_> {
         applied.inserted = applied.inserted.saturating_sub(new);
         applied.updated = applied.updated.saturating_sub(known);
         applied.ignored += new + known;
-        let arrived = self.by_entity(arrived);
-        let released = self.release(&mut tx, arrived).await?;
+        let released = self.release(tx, arrived).await?;
         applied.released = released.applied;
         applied.rescued += released.rescued;
-        self.advance(&tx, &planned.batch, &applied).await?;
-        let overlay = self.overlay();
-        let shape = overlay.table(table).shape.clone().expect("loaded above");
-        tx.commit().await?;
-        self.inner.shapes.set(planned.shape_name.clone(), shape);
-        self.inner.guarded().insert(planned.shape_name.clone(), is_guarded);
-        Ok(Some(applied))
+        self.advance(tx, &planned.batch, &applied).await?;
+        let shape = self.overlay().table(table).shape.clone().expect("loaded above");
+        Ok(Some(Brought { applied, shape, is_guarded }))
     }
 
     /// Lets the guard of the upsert judge the versions, where nothing else has to be known of what is there: no row waits,
@@ -736,10 +855,21 @@ impl Run<'_> {
             }
             let now = self.now.clone();
             if write::write(tx, self.overlay_mut(), &now).await? {
+                self.tell_misfits();
                 self.overlay_mut().written();
                 return Ok(result);
             }
             self.overlay_mut().give_up_guard();
+        }
+    }
+
+    fn tell_misfits(&self) {
+        let overlay = self.overlay();
+        for (id, column) in &overlay.changes.misfits {
+            let table = overlay.table(*id);
+            if let Some(column) = table.shape.as_ref().and_then(|shape| shape.columns.get(*column)) {
+                self.inner.shapes.misfit(&table.name, column);
+            }
         }
     }
 
@@ -763,46 +893,56 @@ impl Run<'_> {
         Ok((result?, job))
     }
 
-    /// Applies the rows that waited for these (by entity and key), then those that waited for them, and so on.
-    async fn release(
-        &mut self,
-        tx: &mut PostgresTransaction<'_>,
-        mut arrived: Vec<(String, String)>,
-    ) -> Result<Released, Failure> {
+    /// Applies the rows that waited for these, then those that waited for them, and so on.
+    async fn release(&mut self, tx: &mut PostgresTransaction<'_>, arrived: Arrived) -> Result<Released, Failure> {
         let mut released = Released::default();
         let plans = Arc::clone(&self.inner.plans);
         let configured: Vec<&str> = plans.iter().map(|plan| plan.name()).collect();
-        while let Some((entity, _)) = arrived.last().cloned() {
-            let mut keys = Vec::new();
-            while keys.len() < ARRIVED_KEYS_MAX
-                && let Some((_, key)) = arrived.pop_if(|(other, _)| *other == entity)
-            {
-                keys.push(key);
-            }
-            let counts = fetch::waiting_counts(tx, &entity, &keys, RELEASED_ROWS_MAX).await?;
-            for keys in groups(keys, &counts) {
-                let mut after = 0;
-                loop {
-                    let most = (RELEASED_ROWS_MAX, RELEASED_BYTES_MAX);
-                    let waiting = fetch::waiting(tx, (&entity, &keys), after, &configured, most).await?;
-                    let Some(last) = waiting.last() else { break };
-                    after = last.id;
-                    released += self.release_some(tx, waiting, &mut arrived).await?;
-                }
-            }
+        let mut due = Due::new(self.grouped(tx, arrived).await?);
+        while let Some((parent, keys, after)) = due.next() {
+            let (entity, most) = (self.overlay().table(parent).entity(), (RELEASED_ROWS_MAX, RELEASED_BYTES_MAX));
+            let (waiting, more) = fetch::waiting(tx, (entity, keys), after, &configured, most).await?;
+            let mut arrived = Arrived::new();
+            released += self.release_some(tx, waiting, &mut arrived).await?;
+            due.let_go(more, self.grouped(tx, arrived).await?);
         }
         Ok(released)
+    }
+
+    /// Of keys that are there those that rows wait for, some together.
+    async fn grouped(
+        &self,
+        tx: &PostgresTransaction<'_>,
+        mut arrived: Arrived,
+    ) -> Result<Vec<(TableId, Vec<String>)>, Failure> {
+        arrived.sort_unstable();
+        arrived.dedup();
+        let mut grouped = Vec::new();
+        for of_table in arrived.chunk_by(|a, b| a.0 == b.0) {
+            for some in of_table.chunks(ARRIVED_KEYS_MAX) {
+                let (table, keys) = (some[0].0, some.iter().map(|(_, key)| key.as_str()).collect::<Vec<_>>());
+                let entity = self.overlay().table(table).entity();
+                let counts = fetch::waiting_counts(tx, entity, &keys, RELEASED_ROWS_MAX).await?;
+                grouped.extend(groups(&keys, &counts).into_iter().map(|keys| (table, keys)));
+            }
+        }
+        Ok(grouped)
     }
 
     /// Applies rows that waited, together with as many as fit of those that wait for them.
     async fn release_some(
         &mut self,
         tx: &mut PostgresTransaction<'_>,
-        waiting: Vec<Parked>,
-        arrived: &mut Vec<(String, String)>,
+        mut waiting: Vec<Parked>,
+        arrived: &mut Arrived,
     ) -> Result<Released, Failure> {
+        if waiting.is_empty() {
+            return Ok(Released::default());
+        }
         self.open_entities(tx, waiting.iter().map(|parked| parked.entity.as_str())).await?;
-        let below = self.below(tx, &waiting).await?;
+        let mut below = self.below(tx, &waiting).await?;
+        let let_go = waiting.iter_mut().chain(&mut below.rows);
+        let_go.for_each(|parked| parked.without.extend(self.without.clone()));
         self.open_entities(tx, below.rows.iter().map(|parked| parked.entity.as_str())).await?;
         let mut needs: BTreeMap<&str, overlay::Needs> = BTreeMap::new();
         for parked in waiting.iter().chain(&below.rows) {
@@ -824,10 +964,7 @@ impl Run<'_> {
         let overlay::Skipped { new, known } = std::mem::take(&mut self.overlay_mut().skipped);
         released.applied = released.applied.saturating_sub(new + known);
         released.ignored += new + known;
-        arrived.extend(self.by_entity(more));
-        // Keys of one entity lie together.
-        arrived.sort_unstable();
-        arrived.dedup();
+        arrived.extend(more);
         Ok(released)
     }
 
@@ -843,14 +980,6 @@ impl Run<'_> {
         let configured: Vec<&str> = self.inner.plans.iter().map(|plan| plan.name()).collect();
         let most = (RELEASED_ROWS_MAX, RELEASED_BYTES_MAX);
         Ok(Below::new(fetch::below(tx, waiting, &configured, most).await?, waiting, most))
-    }
-
-    fn by_entity(&self, arrived: Arrived) -> Vec<(String, String)> {
-        let mut named: Vec<_> =
-            arrived.into_iter().map(|(id, key)| (self.overlay().table(id).entity().to_owned(), key)).collect();
-        named.sort_unstable();
-        named.dedup();
-        named
     }
 
     /// Counts rows that were let go with the file that brought one of them, so that they are in the totals.
@@ -897,6 +1026,15 @@ impl Run<'_> {
         .await?;
         Ok(())
     }
+}
+
+/// What a batch came to.
+struct Brought {
+    applied: Applied,
+    /// The table's columns now.
+    shape: Arc<Shape>,
+    /// Whether the guard judged it.
+    is_guarded: bool,
 }
 
 /// Rows that wait for rows that wait, by what they wait for.
@@ -955,20 +1093,20 @@ impl Below {
 }
 
 /// Keys whose waiting rows fit into one round together; one with more stands alone.
-fn groups(keys: Vec<String>, counts: &[i64]) -> Vec<Vec<String>> {
+fn groups(keys: &[&str], counts: &[i64]) -> Vec<Vec<String>> {
     let mut groups: Vec<Vec<String>> = Vec::new();
     let mut rows = i64::MAX;
-    for (key, count) in keys.into_iter().zip(counts) {
+    for (key, count) in keys.iter().zip(counts) {
         if *count == 0 {
             continue;
         }
         match groups.last_mut() {
             Some(group) if rows.saturating_add(*count) <= RELEASED_ROWS_MAX => {
-                group.push(key);
+                group.push((*key).to_owned());
                 rows += count;
             }
             _ => {
-                groups.push(vec![key]);
+                groups.push(vec![(*key).to_owned()]);
                 rows = *count;
             }
         }

@@ -14,6 +14,7 @@ use std::{
 };
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::sync::mpsc;
 use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
 use waybill_store::{
@@ -29,13 +30,13 @@ use super::{
     catalogue::quoted,
     due::Due,
     hex,
-    planned::{Planned, PlannedRows, Shapes},
+    planned::{PLANNED_QUEUED, Planned, PlannedRows, Shapes},
     tables::{Outgrown, Parked, Tables},
 };
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans, Reading, Shape},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded},
+    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, WholeFiles},
     sorted::Trail,
     tasks::blocking,
 };
@@ -265,6 +266,52 @@ impl Sink for SqliteSink {
         }
     }
 
+    fn whole_files(&self) -> WholeFiles {
+        WholeFiles::Asked
+    }
+
+    /// Others that write wait until it is over.
+    async fn apply_whole(
+        &self,
+        file: &FileKey,
+        mut batches: mpsc::Receiver<EntityBatch>,
+    ) -> Result<Option<Applied>, SinkError> {
+        let (inner, key) = (Arc::clone(&self.inner), file.as_str().to_owned());
+        let (planned_to, mut planned) = mpsc::channel(PLANNED_QUEUED);
+        let planning = async move {
+            let mut from = 0;
+            while let Some(batch) = batches.recv().await {
+                let to = batch.to;
+                let planned = self.plan(file, from, batch).await?;
+                if planned_to.send((from, planned)).await.is_err() {
+                    // The transaction was given up, and says why.
+                    break;
+                }
+                from = to;
+            }
+            Ok::<_, SinkError>(())
+        };
+        // Nobody has to wait for the first rows to come.
+        let applying = async move {
+            let Some(first) = planned.recv().await else { return Ok(None) };
+            match self.store.write_alone(move |tx| apply_whole(first, planned, tx, &inner, &key)).await {
+                Ok(Ok(applied)) => Ok(Some(applied)),
+                Ok(Err(None)) => Ok(None),
+                Ok(Err(Some(failure))) => Err(self.failed(failure, file, 0)),
+                Err(error) => Err(self.unavailable(error.to_string())),
+            }
+        };
+        tokio::pin!(applying);
+        tokio::select! {
+            biased;
+            applied = &mut applying => applied,
+            read = planning => {
+                read?;
+                applying.await
+            }
+        }
+    }
+
     async fn end_waits(&self) -> Result<WaitsEnded, SinkError> {
         if self.inner.is_shadow { Ok(WaitsEnded::default()) } else { self.end_overdue_waits().await }
     }
@@ -302,6 +349,29 @@ fn outgrown(connection: &Connection, plans: &EntityPlans) -> rusqlite::Result<Ve
     Ok(Outgrown::of(plans, known))
 }
 
+/// The batches of a file as they come, in the writer's transaction. `None`: no more come, and the file's end was not among them.
+fn apply_whole(
+    first: (u64, Planned),
+    mut rest: mpsc::Receiver<(u64, Planned)>,
+    tx: &Transaction<'_>,
+    inner: &Inner,
+    file: &str,
+) -> Result<Applied, Option<Failure>> {
+    let (mut whole, mut next) = (Applied::default(), Some(first));
+    while let Some((from, planned)) = next {
+        let (shape_name, is_end) = (planned.shape_name.clone(), planned.batch.end.is_some());
+        let (applied, shape) = apply(planned, tx, inner, file, from)?;
+        // If it is taken back, whoever reads for these columns finds out as if somebody had dropped them.
+        inner.shapes.set(shape_name, shape);
+        whole += applied;
+        if is_end {
+            return Ok(whole);
+        }
+        next = rest.blocking_recv();
+    }
+    Err(None)
+}
+
 /// Everything, in the writer's transaction.
 fn apply(
     mut planned: Planned,
@@ -315,7 +385,7 @@ fn apply(
         return Err(Failure::Fenced { found: known });
     }
     let now = inner.now();
-    let mut tables = SqliteTables::new(tx, &inner.plans, &now);
+    let mut tables = SqliteTables::new(tx, inner, &now);
     let table = match &planned.rows {
         PlannedRows::Entity(plan, _) => tables.open(plan.name())?,
         PlannedRows::Stream(_) => {
@@ -337,7 +407,7 @@ fn apply(
             }
             // What is not stored needs no columns.
             if !stretch.is_before_begin {
-                tables.grow(table, &inner.shapes, &batch.new_fields)?;
+                tables.grow(table, &batch.new_fields)?;
             }
             let is_kept = planned.is_read_for(&*tables.shape(table)?);
             let (mut applied, arrived) = apply_entity(&mut tables, plan, &stretch, batch, is_kept)?;
@@ -347,7 +417,7 @@ fn apply(
             applied
         }
         PlannedRows::Stream(rows) => {
-            tables.grow(table, &inner.shapes, &rows.new_fields)?;
+            tables.grow(table, &rows.new_fields)?;
             append(&mut tables, table, &stretch, rows)?
         }
     };
@@ -361,8 +431,7 @@ fn release(tables: &mut SqliteTables<'_>, arrived: Arrived) -> Result<Released, 
     let mut released = Released::default();
     let mut due = Due::new(arrived);
     while let Some((parent, key, after)) = due.next() {
-        let (waiting, is_all) = tables.waiting(parent, key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
-        let more = waiting.last().map(|last| last.id).filter(|_| !is_all);
+        let (waiting, more) = tables.waiting(parent, key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
         let mut arrived = Arrived::new();
         released += release_some(tables, waiting, &mut arrived)?;
         due.let_go(more, arrived);
@@ -376,6 +445,7 @@ fn release_some(
     arrived: &mut Arrived,
 ) -> Result<Released, Failure> {
     let mut released = Released::default();
+    waiting.iter_mut().for_each(|parked| parked.without.extend(tables.without.clone()));
     // Tables are then touched page by page.
     waiting.sort_unstable_by(|a, b| (&a.entity, &a.key).cmp(&(&b.entity, &b.key)));
     let waiting: Vec<&Parked> = waiting.iter().collect();

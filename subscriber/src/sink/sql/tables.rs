@@ -10,7 +10,7 @@ use super::Failure;
 use crate::apply::{EntityPlan, EntityPlans, ReadRow, Shape};
 
 /// A table that was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct TableId(pub(super) usize);
 
 /// What is there under a key.
@@ -166,6 +166,8 @@ pub(crate) trait Tables {
     fn has_waiting(&mut self, id: TableId) -> Result<bool, Failure>;
     /// Whether any row waits for this one.
     fn is_waited_for(&mut self, id: TableId, key: &str) -> Result<bool, Failure>;
+    /// Takes note that a value did not fit its column, by the column's place in the table's shape.
+    fn note_misfit(&mut self, id: TableId, column: usize);
     /// Keeps a row that cannot be used.
     fn keep_bad_row(&mut self, origin: &Origin<'_>, reason: Reason, problem: &str, bytes: &[u8])
     -> Result<(), Failure>;

@@ -32,8 +32,9 @@ pub trait SqlSink: Sink {
         limit: u32,
     ) -> impl Future<Output = Result<Vec<MissingParent>, SinkError>> + Send;
 
-    /// Applies the rows that wait for a parent without it, and those that waited for them, in one transaction. A row that
-    /// misses another parent too goes on waiting for that one only. Rows that come later wait for the parent again.
+    /// Applies the rows that wait for a parent without it, and those that waited for them, in one transaction: no row waits for the
+    /// parent then. A row that misses another parent too goes on waiting for that one only. Rows that come later wait for the parent
+    /// again.
     ///
     /// # Errors
     /// [`SinkError::Refused`] when the parent's entity is not configured; [`SinkError::Unavailable`].

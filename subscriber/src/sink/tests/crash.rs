@@ -1,6 +1,7 @@
 //! Workers that die, and workers that race.
 
 use std::{
+    ffi::OsStr,
     fmt::Write as _,
     io::{BufRead, BufReader},
     path::Path,
@@ -9,17 +10,20 @@ use std::{
 };
 
 use rand::RngExt as _;
+use tokio::sync::mpsc;
 use waybill_formats::{RowBatch, Source};
 
 use super::world::{
-    decode, entities, progress,
+    decode, entities,
+    postgres::{Place, run},
+    progress,
     sqlite::{DATABASE, World, query},
     stats,
 };
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{Ahead, DirSink, EntityBatch, Sink, SinkError, SqliteSink, Stretch},
+    sink::{Ahead, DirSink, EntityBatch, PostgresSink, Sink, SinkError, SqliteSink, Stretch},
     sorted::{SortedRows, Sorter},
 };
 
@@ -123,24 +127,42 @@ async fn work_in_key_order(sink: &SqliteSink, rows: u64, mut tell: impl FnMut(u6
     }
 }
 
-fn tables(path: &Path) -> Vec<String> {
-    [
-        "SELECT id, item, amount, v, hex(_waybill_version) FROM price ORDER BY id",
-        "SELECT id, name, v, hex(_waybill_version) FROM item ORDER BY id",
-        "SELECT entity, key, hex(version) FROM _waybill_tombstone ORDER BY entity, key",
-        "SELECT entity, key FROM _waybill_parked ORDER BY entity, key",
-        "SELECT file, rows, done, inserted, updated, deleted, ignored, superseded, parked, released, bad FROM _waybill_progress ORDER BY file",
-    ]
-    .iter()
-    .flat_map(|sql| query(path, sql))
-    .collect()
+/// As [`work`], each file as one.
+async fn work_whole(sink: &impl Sink, plans: &EntityPlans, mut tell: impl FnMut(u64)) {
+    for (blob_type, key, rows) in files() {
+        if progress(sink, &key).await.done {
+            continue;
+        }
+        let (to, batches) = mpsc::channel(1);
+        let giving = async {
+            for from in (0..ROWS / STEP).map(|nth| nth * STEP) {
+                tell(from);
+                to.send(stretch(blob_type, Some(plans), &rows, from)).await.unwrap();
+            }
+        };
+        let (applied, ()) = tokio::join!(sink.apply_whole(&key, batches), giving);
+        assert_eq!(applied.unwrap().unwrap().rows(), ROWS);
+    }
 }
 
-/// A process of this test binary that works the files of the named test until it is killed. Whether it was at work then.
-fn kill_at_random(test: &str, folder: &Path, applies_before: usize) -> bool {
+const TABLES: [&str; 5] = [
+    "SELECT id, item, amount, v, hex(_waybill_version) FROM price ORDER BY id",
+    "SELECT id, name, v, hex(_waybill_version) FROM item ORDER BY id",
+    "SELECT entity, key, hex(version) FROM _waybill_tombstone ORDER BY entity, key",
+    "SELECT entity, key FROM _waybill_parked ORDER BY entity, key",
+    "SELECT file, rows, done, inserted, updated, deleted, ignored, superseded, parked, released, bad FROM _waybill_progress ORDER BY file",
+];
+
+fn tables(path: &Path) -> Vec<String> {
+    TABLES.iter().flat_map(|sql| query(path, sql)).collect()
+}
+
+/// A process of this test binary that works the files of the named test, in a folder or a database, until it is killed. Whether it
+/// was at work then.
+fn kill_at_random(test: &str, place: impl AsRef<OsStr>, applies_before: usize) -> bool {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", &format!("sink::tests::crash::{test}"), "--nocapture", "--test-threads=1"])
-        .env("WAYBILL_TEST_CHILD", folder)
+        .env("WAYBILL_TEST_CHILD", place.as_ref())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -213,6 +235,67 @@ async fn kill_nine_in_the_middle_of_rows_in_the_order_of_keys_changes_nothing_bu
     assert_eq!(tables(&path), tables(&calm.path().join(DATABASE)));
     let left: Vec<_> = std::fs::read_dir(killed.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| name.to_str().unwrap().starts_with(DATABASE)), "{left:?}");
+}
+
+/// What is there of the files: all rows of each that is done, and none of the others.
+const PARTS: &str = "SELECT count(*) FROM _waybill_progress WHERE NOT done OR rows <> 3000
+    UNION ALL SELECT count(*) FROM _waybill_parked WHERE NOT EXISTS (SELECT 1 FROM _waybill_progress)";
+
+#[tokio::test]
+async fn kill_nine_in_the_middle_of_a_file_that_is_one_transaction_leaves_nothing_of_it() {
+    let open = async |folder: &Path| SqliteSink::open(folder.join(DATABASE), &entities(SHOP)).await.unwrap();
+    if let Some(folder) = child_folder() {
+        let sink = open(&folder).await;
+        return work_whole(&sink, sink.plans(), applying).await;
+    }
+    let calm = tempfile::tempdir().unwrap();
+    let sink = open(calm.path()).await;
+    work(&sink, Some(sink.plans()), |_| ()).await;
+
+    let killed = tempfile::tempdir().unwrap();
+    let path = killed.path().join(DATABASE);
+    let mut at_work = 0;
+    for _ in 0..8 {
+        let test = "kill_nine_in_the_middle_of_a_file_that_is_one_transaction_leaves_nothing_of_it";
+        at_work += u32::from(kill_at_random(test, killed.path(), rand::rng().random_range(2..40)));
+        let sink = open(killed.path()).await;
+        assert_eq!(query(&path, PARTS), ["0", "0"]);
+        sink.close().await;
+    }
+    assert!(at_work >= 4, "only {at_work} of 8 were killed at work");
+    let sink = open(killed.path()).await;
+    work_whole(&sink, sink.plans(), |_| ()).await;
+    assert_eq!(tables(&path), tables(&calm.path().join(DATABASE)));
+}
+
+#[tokio::test]
+async fn kill_nine_in_the_middle_of_a_file_that_is_one_transaction_in_postgresql_leaves_nothing_of_it() {
+    let open = async |address: &str| PostgresSink::open(address, &entities(SHOP)).await.unwrap();
+    if let Some(address) = child_folder() {
+        let sink = open(address.to_str().unwrap()).await;
+        return work_whole(&sink, sink.plans(), applying).await;
+    }
+    let place = Place::new().await;
+    let (calm, killed) = (place.schema("calm").await, place.schema("killed").await);
+    let sink = open(&calm).await;
+    work(&sink, Some(sink.plans()), |_| ()).await;
+
+    let mut at_work = 0;
+    for _ in 0..8 {
+        let test = "kill_nine_in_the_middle_of_a_file_that_is_one_transaction_in_postgresql_leaves_nothing_of_it";
+        at_work += u32::from(kill_at_random(test, &killed, rand::rng().random_range(2..40)));
+        // What the tables hold before any child had made them is nothing.
+        let sink = open(&killed).await;
+        assert_eq!(run(&killed, PARTS).await, ["0", "0"]);
+        sink.close();
+    }
+    assert!(at_work >= 4, "only {at_work} of 8 were killed at work");
+    let sink = open(&killed).await;
+    work_whole(&sink, sink.plans(), |_| ()).await;
+    for sql in TABLES {
+        let sql = sql.replace("hex(", "encode(").replace("version)", "version, 'hex')");
+        assert_eq!(run(&killed, &sql).await, run(&calm, &sql).await, "{sql}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

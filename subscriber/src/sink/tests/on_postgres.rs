@@ -26,5 +26,7 @@ mod upgrade;
 mod user_tables;
 #[path = "waiting.rs"]
 mod waiting;
+#[path = "whole.rs"]
+mod whole;
 #[path = "widening.rs"]
 mod widening;

@@ -7,7 +7,7 @@ use std::{
 
 use futures::future::join_all;
 use proptest::prelude::*;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use waybill_formats::{RowBatch, Source};
 
 use super::{
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     FileKey,
     apply::Position,
-    sink::{Applied, EntityBatch, Rebuild, Scope, Sink, SinkError},
+    sink::{Applied, EntityBatch, Progress, Rebuild, Scope, Sink, SinkError},
 };
 
 /// A row whose `on` is false is not wanted: it is to its table what a deletion is.
@@ -90,6 +90,12 @@ enum Move {
         file: usize,
         rows: u64,
     },
+    /// All of this file as one, this many rows at a time, if nothing of it took effect; or it is given up before its end.
+    Whole {
+        file: usize,
+        rows: u64,
+        is_complete: bool,
+    },
     /// The whole file again, from its begin.
     Again {
         file: usize,
@@ -129,6 +135,8 @@ fn files() -> impl Strategy<Value = Vec<File>> {
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         12 => (0..8_usize, 1..6_u64).prop_map(|(file, rows)| Move::Apply { file, rows }),
+        3 => (0..8_usize, 1..6_u64, any::<bool>())
+            .prop_map(|(file, rows, is_complete)| Move::Whole { file, rows, is_complete }),
         1 => (0..8_usize).prop_map(|file| Move::Again { file }),
         1 => (0..8_usize).prop_map(|file| Move::Copy { file }),
         1 => Just(Move::Restart),
@@ -246,6 +254,9 @@ async fn apply_all(world: &mut World, files: &[File], moves: &[Move]) {
                     }
                 }
             }
+            Move::Whole { file, rows, is_complete } if file < files.len() => {
+                apply_whole(world, &files[file], file, rows, is_complete).await;
+            }
             Move::Again { file } if file < files.len() => {
                 let (key, of) = (file_key(file, 0), &files[file]);
                 let progress = world.sink.progress(&key).await.unwrap();
@@ -263,6 +274,32 @@ async fn apply_all(world: &mut World, files: &[File], moves: &[Move]) {
             _ => {}
         }
         no_parked_row_has_its_parent(world).await;
+    }
+}
+
+async fn apply_whole(world: &World, of: &File, place: usize, rows: u64, is_complete: bool) {
+    let (key, all) = (file_key(place, 0), of.rows.len() as u64);
+    if world.sink.progress(&key).await.unwrap() != Progress::default() {
+        return;
+    }
+    let (to, batches) = mpsc::channel(1);
+    let giving = async move {
+        let mut from = 0;
+        while from < all {
+            let next = (from + rows).min(all);
+            let mut batch = of.batch(world, place, from, next);
+            batch.end = batch.end.filter(|_| is_complete);
+            to.send(batch).await.unwrap();
+            from = next;
+        }
+    };
+    let (applied, ()) = tokio::join!(world.sink.apply_whole(&key, batches), giving);
+    match applied.unwrap() {
+        Some(applied) => assert!(is_complete && (applied.rows(), applied.bad) == (all, 0), "{applied:?}"),
+        None => {
+            assert!(!is_complete);
+            assert_eq!(world.sink.progress(&key).await.unwrap(), Progress::default());
+        }
     }
 }
 

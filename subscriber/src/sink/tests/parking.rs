@@ -294,6 +294,32 @@ async fn a_parked_row_that_a_hand_has_damaged_is_kept_as_bad() {
     assert!(parked(&world).is_empty());
 }
 
+/// More rows on each level than are let go at once.
+#[tokio::test]
+async fn a_wide_tree_is_released_portion_by_portion_with_and_without_its_root() {
+    for has_root in [true, false] {
+        let world = World::new(SHOP).await;
+        let lines = |row: &dyn Fn(u32) -> String| (1..=12_000).map(|id| row(id) + "\n").collect::<String>();
+        let item = lines(&|id| format!("{{\"id\":{id},\"category\":{},\"v\":1}}", if id % 5 == 0 { 2 } else { 1 }));
+        let price = lines(&|id| format!("{{\"item\":{id},\"from\":\"a\",\"v\":1}}"));
+        let note = lines(&|id| format!("{{\"id\":{id},\"price_item\":{id},\"price_from\":\"a\",\"v\":1}}"));
+        for (entity, rows) in [("note", &note), ("item", &item), ("price", &price)] {
+            assert_eq!(world.file(entity, rows).await.parked, 12_000);
+        }
+        let released = if has_root {
+            world.file("category", "{\"id\":1,\"v\":1}\n{\"id\":2,\"v\":1}").await.released
+        } else {
+            world.sink.release("category", "1").await.unwrap().applied
+                + world.sink.release("category", "2").await.unwrap().applied
+        };
+        assert_eq!(released, 36_000, "{has_root}");
+        assert!(parked(&world).is_empty());
+        for table in ["item", "price", "note"] {
+            assert_eq!(world.query(&format!("SELECT count(*) FROM {table}")), ["12000"]);
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_hundred_thousand_children_are_released_quickly() {
     let world = World::new(SHOP).await;

@@ -8,7 +8,8 @@ use crate::{
     FileKey,
     apply::Position,
     sink::{
-        Applied, BadRowsOf, PostgresSink, Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink, SwappedTable, Way,
+        Applied, BadRowsOf, EntityBatch, PostgresSink, Rebuild, RebuildError, Scope, Sink, SinkError, SqlSink,
+        SwappedTable, Way,
     },
 };
 
@@ -833,4 +834,66 @@ async fn a_schema_of_any_name_has_its_shadow_beside_it() {
     assert_eq!(run(&server, &format!("SELECT id FROM {quoted}.item")).await, ["1"]);
     sink.close();
     run(&server, &format!("DROP SCHEMA {quoted} CASCADE")).await;
+}
+
+/// The server ends a transaction in which nothing happens: that is for programs that are frozen.
+#[tokio::test]
+async fn a_file_that_is_one_transaction_may_come_slowly() {
+    let world = World::new(ITEM).await;
+    let address = format!("{}%20-c%20idle_in_transaction_session_timeout%3D1s", world.address);
+    let sink = PostgresSink::open(&address, &world.entities).await.unwrap();
+    let (to, batches) = tokio::sync::mpsc::channel(1);
+    let giving = async {
+        for row in
+            super::world::decode(waybill_formats::Source::JsonLines, "{\"id\":1,\"v\":1}\n{\"id\":2,\"v\":1}\n", 1)
+        {
+            let is_last = row.last_row() == 2;
+            let batch = world.batch("item", Position::Broker { sequence_number: 1 }, vec![row]);
+            let end = batch.end.clone().filter(|_| is_last);
+            if is_last {
+                tokio::time::sleep(std::time::Duration::from_millis(2_500)).await;
+                let open = format!(
+                    "SELECT count(*) FROM pg_stat_activity
+                     WHERE application_name = '{}' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()",
+                    world.schema()
+                );
+                assert_eq!(world.ask(&open).await, ["1"], "it has begun");
+            }
+            to.send(EntityBatch { end, ..batch }).await.unwrap();
+        }
+    };
+    let file = FileKey::of_export("slow", "1");
+    let (applied, ()) = tokio::join!(sink.apply_whole(&file, batches), giving);
+    assert_eq!(applied.unwrap().unwrap().inserted, 2);
+    sink.close();
+}
+
+#[tokio::test]
+async fn whole_files_that_wait_for_each_other_leave_connections_for_the_rest() {
+    let world = World::new(ITEM).await;
+    let files: Vec<_> = (0..12).map(|number| FileKey::of_export("many", &number.to_string())).collect();
+    let (senders, batches): (Vec<_>, Vec<_>) = files.iter().map(|_| tokio::sync::mpsc::channel(1)).unzip();
+    let row = || world.batch("item", Position::Broker { sequence_number: 1 }, json_lines(r#"{"id":1,"v":1}"#));
+    let begun = format!(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE application_name = '{}' AND xact_start IS NOT NULL AND pid <> pg_backend_pid()",
+        world.schema()
+    );
+    let giving = async {
+        for to in &senders {
+            to.send(EntityBatch { end: None, ..row() }).await.unwrap();
+        }
+        while world.ask(&begun).await != ["4"] {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        assert_eq!(world.ask(&begun).await, ["4"], "of twelve");
+        assert_eq!(world.sink.progress(&files[0]).await.unwrap().rows, 0);
+        for to in &senders {
+            to.send(EntityBatch { rows: Vec::new(), ..row() }).await.unwrap();
+        }
+    };
+    let all = files.iter().zip(batches).map(|(file, batches)| world.sink.apply_whole(file, batches));
+    let (applied, ()) = tokio::join!(futures::future::join_all(all), giving);
+    assert!(applied.into_iter().all(|applied| applied.unwrap().unwrap().rows() == 1));
 }

@@ -103,6 +103,37 @@ async fn released_rows_are_applied_with_all_that_waited_for_them() {
 }
 
 #[tokio::test]
+async fn what_waited_for_a_released_row_goes_without_the_same_parent() {
+    let toml = r#"
+        [entity.category]
+        key = ["id"]
+        version = { field = "v", type = "integer" }
+        [entity.item]
+        key = ["id"]
+        version = { field = "v", type = "integer" }
+        columns = { category = "text" }
+        references = [{ fields = ["category"], entity = "category" }]
+        [entity.price]
+        key = ["id"]
+        version = { field = "v", type = "integer" }
+        columns = { category = "text", item = "text" }
+        references = [{ fields = ["item"], entity = "item" }, { fields = ["category"], entity = "category" }]
+    "#;
+    // Prices that came before and after the items that they wait for.
+    let world = World::new(toml).await;
+    let price = |id: u32| format!("{{\"id\":{id},\"item\":{id},\"category\":\"5\",\"v\":1}}\n");
+    world.file("price", &(1..=1_500).map(price).collect::<String>()).await;
+    let item = |id: u32| format!("{{\"id\":{id},\"category\":\"5\",\"v\":1}}\n");
+    world.file("item", &(1..=3_000).map(item).collect::<String>()).await;
+    world.file("price", &(1_501..=3_000).map(price).collect::<String>()).await;
+    assert_eq!(parked(&world).len(), 6_000);
+    let released = world.sink.release("category", "5").await.unwrap();
+    assert_eq!(released, Released { applied: 6_000, ..Released::default() }, "each is looked at once");
+    assert!(parked(&world).is_empty());
+    assert_eq!(world.query("SELECT count(*) FROM price"), ["3000"]);
+}
+
+#[tokio::test]
 async fn a_released_row_goes_on_waiting_for_its_other_parent_and_for_that_one_only() {
     let mut world = World::new(SHOP).await;
     world.file("item", r#"{"id":1,"category":5,"maker":9,"v":1}"#).await;

@@ -63,6 +63,33 @@ async fn what_was_rescued_before_the_column_was_widened_is_put_there() {
     assert_eq!(world.query("SELECT n FROM thing WHERE id = '2'"), ["2.50"]);
 }
 
+/// ADR 63: where numbers, texts and the like are mixed, the first value decides the type. What was declared does not.
+#[tokio::test]
+async fn a_column_of_no_declared_type_is_of_the_first_kind_that_came_and_a_declared_one_of_its_own() {
+    let row = |id: u32, n: &str| format!("{{\"id\":{id},\"v\":1,\"n\":{n}}}");
+    let files = [row(1, "5"), row(2, "2.50"), row(3, "\"x\""), row(4, "\"7\"")];
+    let declared = format!("{THING}\ncolumns = {{ n = \"text\" }}");
+    let orders = [[0, 1, 2, 3], [1, 0, 3, 2], [3, 0, 1, 2], [2, 3, 1, 0], [0, 2, 1, 3], [1, 2, 3, 0]];
+    for order in orders {
+        for (toml, first_kind) in [(THING, if order[0] < 2 { "decimal" } else { "text" }), (&*declared, "text")] {
+            let world = World::new(toml).await;
+            let mut rescued = 0;
+            for file in order {
+                rescued += world.file("thing", &files[file]).await.rescued;
+            }
+            let rows = world.query("SELECT id, n, _rescued FROM thing ORDER BY id");
+            let third = if first_kind == "text" { "3|x|-" } else { "3|-|{\"n\":\"x\"}" };
+            assert_eq!(rows, ["1|5|-", "2|2.50|-", third, "4|7|-"], "{order:?}");
+            assert_eq!(types(&world), [format!("thing|n|{first_kind}")], "{order:?}");
+            assert_eq!(rescued, u64::from(first_kind != "text"), "{order:?}");
+        }
+    }
+    // Within one batch the type is the one that holds all of it.
+    let world = World::new(THING).await;
+    assert_eq!(world.file("thing", &files.join("\n")).await, inserted(4));
+    assert_eq!(types(&world), ["thing|n|text"]);
+}
+
 #[tokio::test]
 async fn a_declared_type_and_a_frozen_table_stay_as_they_are() {
     for (toml, first) in [

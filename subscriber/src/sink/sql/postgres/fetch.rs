@@ -182,7 +182,7 @@ pub(super) async fn fetch(
 pub(super) async fn waiting_counts(
     tx: &PostgresTransaction<'_>,
     entity: &str,
-    keys: &[String],
+    keys: &[&str],
     most: i64,
 ) -> Result<Vec<i64>, Failure> {
     let sql = "SELECT (SELECT count(*) FROM (SELECT 1 FROM _waybill_parked
@@ -194,25 +194,26 @@ pub(super) async fn waiting_counts(
 }
 
 /// Rows that wait for rows with these keys, in the order of their ids after `after`: at most `rows_max`, and no further one
-/// once they take `bytes_max`. Rows of entities that are no longer configured go on waiting.
+/// once they take `bytes_max`; and the last one's id, unless these are all. Rows of entities that are no longer configured go on
+/// waiting.
 pub(super) async fn waiting(
     tx: &PostgresTransaction<'_>,
     (entity, keys): (&str, &[String]),
     after: i64,
     configured: &[&str],
     (rows_max, bytes_max): (i64, i64),
-) -> Result<Vec<Parked>, Failure> {
+) -> Result<(Vec<Parked>, Option<i64>), Failure> {
     // With one key the index gives the order; with several there are few rows to sort.
     let (same, single) = match keys {
         [key] => ("= $2", Some(key)),
         _ => ("= ANY ($2)", None),
     };
     let sql = format!(
-        "SELECT id, entity, key, version, row, file, file_row, without FROM (
-             SELECT *, sum(octet_length(row)) OVER (ORDER BY id) - octet_length(row) AS before FROM (
+        "SELECT id, entity, key, version, row, file, file_row, without, found FROM (
+             SELECT *, sum(octet_length(row)) OVER (ORDER BY id) - octet_length(row) AS before, count(*) OVER () AS found FROM (
                  SELECT * FROM _waybill_parked
                  WHERE missing_entity = $1 AND missing_key {same} AND id > $3 AND entity = ANY ($4)
-                 ORDER BY id LIMIT $5::int8) AS found) AS counted
+                 ORDER BY id LIMIT $5::int8) AS portion) AS counted
          WHERE before < $6::int8 ORDER BY id"
     );
     let statement = tx.prepare_cached(&sql).await?;
@@ -221,7 +222,11 @@ pub(super) async fn waiting(
         None => &keys,
     };
     let rows = tx.query(&statement, &[&entity, keys, &after, &configured, &rows_max, &bytes_max]).await?;
-    Ok(rows.iter().map(parked).collect())
+    let found = rows.first().map_or(0, |row| row.get::<_, i64>(8));
+    let is_all = found < rows_max && usize::try_from(found).is_ok_and(|found| found == rows.len());
+    let waiting: Vec<_> = rows.iter().map(parked).collect();
+    let last = waiting.last().map(|last| last.id).filter(|_| !is_all);
+    Ok((waiting, last))
 }
 
 /// Rows that wait for these, those that wait for them, and so on, the nearest first: at most `rows_max`, and no further one

@@ -99,6 +99,8 @@ pub(super) struct Changes {
     pub(super) unparked: Vec<i64>,
     pub(super) waits: Vec<Wait>,
     pub(super) bad: Vec<BadRow>,
+    /// Columns to which values came that do not fit.
+    pub(super) misfits: HashSet<(TableId, usize)>,
     awaited: HashSet<(TableId, String)>,
     /// The temporary table that holds the tuples of the guarded table already, in the session that will write them.
     pub(super) staged: Option<String>,
@@ -589,6 +591,10 @@ impl Tables for Overlay {
             return Ok(false);
         }
         Ok(self.whole(id, key).is_some_and(|known| known.is_waited_for))
+    }
+
+    fn note_misfit(&mut self, id: TableId, column: usize) {
+        self.changes.misfits.insert((id, column));
     }
 
     fn keep_bad_row(

@@ -9,7 +9,7 @@ use waybill_store::PostgresTransaction;
 use super::{
     super::{
         BadRowEntry, BadRowsOf, Failure,
-        apply::give_up,
+        apply::{Arrived, give_up},
         refused,
         tables::{Outgrown, Parked},
         waiting::{MissingParent, OVERDUE_ROWS_MAX, Patience, Released, SqlSink, again_in},
@@ -151,21 +151,15 @@ impl Run<'_> {
     ) -> Result<Option<Released>, Failure> {
         let plans = Arc::clone(&self.inner.plans);
         let configured: Vec<&str> = plans.iter().map(|plan| plan.name()).collect();
-        let (mut released, mut arrived, mut after) = (Released::default(), Vec::new(), 0);
-        let keys = [key.to_owned()];
-        let mut file = None;
-        loop {
-            let most = (RELEASED_ROWS_MAX, RELEASED_BYTES_MAX);
-            let mut waiting = fetch::waiting(tx, (entity, &keys), after, &configured, most).await?;
-            let Some(last) = waiting.last() else { break };
-            after = last.id;
-            file.get_or_insert_with(|| last.origin().file.to_owned());
-            for parked in &mut waiting {
-                parked.without.push((entity.to_owned(), key.to_owned()));
-            }
-            released += self.release_some(tx, waiting, &mut arrived).await?;
+        let (keys, most) = ([key.to_owned()], (RELEASED_ROWS_MAX, RELEASED_BYTES_MAX));
+        self.without = Some((entity.to_owned(), key.to_owned()));
+        let (mut released, mut file, mut next) = (Released::default(), None, Some(0));
+        while let Some(after) = next {
+            let (waiting, more) = fetch::waiting(tx, (entity, &keys), after, &configured, most).await?;
+            file = file.or_else(|| waiting.first().map(|parked| parked.origin().file.to_owned()));
+            released += self.release_waiting(tx, waiting).await?;
+            next = more;
         }
-        released += self.release(tx, arrived).await?;
         if let Some(file) = file {
             self.count_released(tx, &file, released.applied).await?;
         }
@@ -178,7 +172,7 @@ impl Run<'_> {
         tx: &mut PostgresTransaction<'_>,
         waiting: Vec<Parked>,
     ) -> Result<Released, Failure> {
-        let mut arrived = Vec::new();
+        let mut arrived = Arrived::new();
         let mut released = self.release_some(tx, waiting, &mut arrived).await?;
         released += self.release(tx, arrived).await?;
         Ok(released)

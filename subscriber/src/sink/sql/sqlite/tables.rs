@@ -1,6 +1,9 @@
 //! The statements of the algorithm, each prepared once.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use waybill_contracts::{Reason, SqlName};
 use waybill_store::rusqlite::{
@@ -20,7 +23,7 @@ use super::{
         },
         waiting::Patience,
     },
-    schema,
+    Inner, schema,
 };
 use crate::{
     apply::{Begin, EntityPlan, EntityPlans, KeyPart, NewFields, ReadRow, Shape, Value},
@@ -31,11 +34,16 @@ use crate::{
 pub(super) struct SqliteTables<'tx> {
     tx: &'tx Connection,
     plans: &'tx EntityPlans,
+    shapes: &'tx Shapes,
     /// For what is stored with a time.
     now: &'tx str,
     open: Vec<Table<'tx>>,
     places: HashMap<&'tx str, TableId>,
     statements: Statements<'tx>,
+    /// A parent that whoever is let go goes without: its entity and key.
+    pub(super) without: Option<(String, String)>,
+    /// Columns to which values came that do not fit.
+    misfits: HashSet<(TableId, usize)>,
 }
 
 struct Table<'tx> {
@@ -67,8 +75,9 @@ struct Statements<'tx> {
 }
 
 impl<'tx> SqliteTables<'tx> {
-    pub(super) fn new(tx: &'tx Transaction<'_>, plans: &'tx EntityPlans, now: &'tx str) -> Self {
-        Self { tx, plans, now, open: Vec::new(), places: HashMap::new(), statements: Statements::default() }
+    pub(super) fn new(tx: &'tx Transaction<'_>, Inner { plans, shapes, .. }: &'tx Inner, now: &'tx str) -> Self {
+        let (open, places, statements) = (Vec::new(), HashMap::new(), Statements::default());
+        Self { tx, plans, shapes, now, open, places, statements, without: None, misfits: HashSet::new() }
     }
 
     /// Opens a table to which rows are only added.
@@ -82,10 +91,10 @@ impl<'tx> SqliteTables<'tx> {
     }
 
     /// Gives new fields their columns, and columns the type that holds their fields.
-    pub(super) fn grow(&mut self, id: TableId, shapes: &Shapes, fields: &NewFields) -> Result<(), Failure> {
+    pub(super) fn grow(&mut self, id: TableId, fields: &NewFields) -> Result<(), Failure> {
         let shape = self.shape(id)?;
         let Table { plan, name, .. } = &self.open[id.0];
-        if let Some(grown) = schema::grow(self.tx, name, *plan, (&shape, shapes), fields)? {
+        if let Some(grown) = schema::grow(self.tx, name, *plan, (&shape, self.shapes), fields)? {
             self.open[id.0].shape = Some(Arc::new(grown));
         }
         Ok(())
@@ -114,7 +123,7 @@ impl<'tx> SqliteTables<'tx> {
     }
 
     /// Rows that wait for this one, in the order of their ids after `after`: at most `rows_max`, and no further one once
-    /// they take `bytes_max`; and whether these are all.
+    /// they take `bytes_max`; and the last one's id, unless these are all.
     pub(crate) fn waiting(
         &mut self,
         id: TableId,
@@ -122,7 +131,7 @@ impl<'tx> SqliteTables<'tx> {
         after: i64,
         rows_max: usize,
         bytes_max: usize,
-    ) -> Result<(Vec<Parked>, bool), Failure> {
+    ) -> Result<(Vec<Parked>, Option<i64>), Failure> {
         let sql = "SELECT id, entity, key, version, row, file, file_row, without FROM _waybill_parked
                    WHERE missing_entity = ?1 AND missing_key = ?2 AND id > ?3 ORDER BY id";
         let mut statement = self.tx.prepare_cached(sql)?;
@@ -130,12 +139,13 @@ impl<'tx> SqliteTables<'tx> {
         let mut waiting = Vec::new();
         let mut bytes = 0;
         while waiting.len() < rows_max && bytes < bytes_max {
-            let Some(row) = rows.next()? else { return Ok((waiting, true)) };
+            let Some(row) = rows.next()? else { return Ok((waiting, None)) };
             let parked = parked(row)?;
             bytes += parked.json.len();
             waiting.push(parked);
         }
-        Ok((waiting, false))
+        let last = waiting.last().map(|last| last.id);
+        Ok((waiting, last))
     }
 
     /// Rows whose reference has run out of patience: parked before `cutoff`, the longest waiting first, at most `rows_max`,
@@ -402,6 +412,15 @@ impl<'tx> Tables for SqliteTables<'tx> {
         let sql = "SELECT 1 FROM _waybill_parked WHERE missing_entity = ?1 AND missing_key = ?2 LIMIT 1";
         let statement = prepared(self.tx, &mut self.statements.is_waited_for, || sql)?;
         Ok(statement.exists((self.open[id.0].entity(), key))?)
+    }
+
+    fn note_misfit(&mut self, id: TableId, column: usize) {
+        let Table { name, shape: Some(shape), .. } = &self.open[id.0] else { return };
+        if self.misfits.insert((id, column))
+            && let Some(column) = shape.columns.get(column)
+        {
+            self.shapes.misfit(name, column);
+        }
     }
 
     fn keep_bad_row(

@@ -95,21 +95,18 @@ impl SqliteSink {
 
 fn release_without(tx: &Transaction<'_>, inner: &Inner, entity: &str, key: &str) -> Result<Released, Failure> {
     let now = inner.now();
-    let mut tables = SqliteTables::new(tx, &inner.plans, &now);
+    let mut tables = SqliteTables::new(tx, inner, &now);
     let parent = tables.open(entity)?;
-    let (mut released, mut arrived, mut after) = (Released::default(), Arrived::new(), 0);
-    let mut file = None;
-    loop {
-        let (mut waiting, _) = tables.waiting(parent, key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
-        let Some(last) = waiting.last() else { break };
-        after = last.id;
-        file.get_or_insert_with(|| last.origin().file.to_owned());
-        for parked in &mut waiting {
-            parked.without.push((entity.to_owned(), key.to_owned()));
-        }
+    tables.without = Some((entity.to_owned(), key.to_owned()));
+    let (mut released, mut file, mut next) = (Released::default(), None, Some(0));
+    while let Some(after) = next {
+        let (waiting, more) = tables.waiting(parent, key, after, RELEASED_ROWS_MAX, RELEASED_BYTES_MAX)?;
+        file = file.or_else(|| waiting.first().map(|parked| parked.origin().file.to_owned()));
+        let mut arrived = Arrived::new();
         released += release_some(&mut tables, waiting, &mut arrived)?;
+        released += release(&mut tables, arrived)?;
+        next = more;
     }
-    released += release(&mut tables, arrived)?;
     if let Some(file) = file {
         tables.count_released(&file, released.applied)?;
     }
@@ -119,7 +116,7 @@ fn release_without(tx: &Transaction<'_>, inner: &Inner, entity: &str, key: &str)
 /// Lets these rows go, whatever they wait for.
 fn release_these(tx: &Transaction<'_>, inner: &Inner, ids: &[i64]) -> Result<(), Failure> {
     let now = inner.now();
-    let mut tables = SqliteTables::new(tx, &inner.plans, &now);
+    let mut tables = SqliteTables::new(tx, inner, &now);
     let waiting = tables.these(ids, RELEASED_BYTES_MAX)?;
     let mut arrived = Arrived::new();
     release_some(&mut tables, waiting, &mut arrived)?;
@@ -129,7 +126,7 @@ fn release_these(tx: &Transaction<'_>, inner: &Inner, ids: &[i64]) -> Result<(),
 /// `None` when no row is overdue.
 fn end_some(tx: &Transaction<'_>, inner: &Inner, patience: &Patience) -> Result<Option<Released>, Failure> {
     let (at, now) = ((inner.now)(), inner.now());
-    let mut tables = SqliteTables::new(tx, &inner.plans, &now);
+    let mut tables = SqliteTables::new(tx, inner, &now);
     let cutoff = patience.cutoff(at).format(&Rfc3339).unwrap_or_default();
     let waiting = tables.overdue(patience, &cutoff, OVERDUE_ROWS_MAX, RELEASED_BYTES_MAX)?;
     if waiting.is_empty() {
