@@ -1,6 +1,8 @@
 //! A claimed file to a stream of bytes, from storage or from a copy in the cache: where it lies is checked here, and nowhere is
 //! the SAS sent but to its own grant's endpoint.
 
+mod aliases;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use waybill_azure::{
 };
 use waybill_contracts::{BlobPath, BlobUriError, Metadata, Reason};
 
+pub use self::aliases::{AliasError, HostAliases};
 use crate::{
     Blame, Verdict,
     cache::{Cache, Copy, Draft},
@@ -39,7 +42,8 @@ pub enum FetchError {
     BadUri(#[from] BlobUriError),
     /// No grant ever named the place; the SAS was not sent there.
     #[error(
-        "{uri} lies where no grant ever pointed; it was not fetched. If the place is right, ask the publisher why no grant names it; the message is kept"
+        "{uri} lies where no grant ever pointed; it was not fetched. If its host is another name of the grant's, say so in \
+         [subscriber.storage.aliases]; else ask the publisher why no grant names it. The message is kept"
     )]
     ForeignUri {
         /// Without its query.
@@ -178,6 +182,7 @@ pub(crate) struct Storage {
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) ahead: Arc<ReadAhead>,
     pub(crate) cache: Option<Arc<Cache>>,
+    pub(crate) aliases: HostAliases,
 }
 
 impl Storage {
@@ -217,14 +222,16 @@ impl Storage {
     ) -> Result<Located, FetchError> {
         let uri = file.metadata.blob_uri()?;
         let grants = self.grants().await?;
-        for grant in &grants {
-            if let Some(blob) = uri.under(&grant.endpoint, &grant.entity) {
-                let cache = self.cache.clone().map(|cache| (cache, uri.normalised()));
-                return Ok(Located { container: self.at(grant), blob, cache });
-            }
+        // A host that a grant names is that one, whatever else it may stand for.
+        let here = |aliases: &HostAliases| {
+            grants.iter().find_map(|grant| Some((grant, aliases.under(&uri, &grant.endpoint, &grant.entity)?)))
+        };
+        if let Some((grant, blob)) = here(&HostAliases::default()).or_else(|| here(&self.aliases)) {
+            let cache = self.cache.clone().map(|cache| (cache, uri.normalised()));
+            return Ok(Located { container: self.at(grant), blob, cache });
         }
         for place in inbox.places().await? {
-            if !grants.iter().any(|grant| place_of(grant) == place) && place.holds(&uri) {
+            if !grants.iter().any(|grant| place_of(grant) == place) && self.aliases.holds(&place, &uri) {
                 return Err(match file.expires_at {
                     Some(since) if since <= now => FetchError::Gone { since },
                     _ => FetchError::ElsewhereNow { uri: uri.normalised(), place },

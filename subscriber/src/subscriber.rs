@@ -31,7 +31,7 @@ use crate::{
     OnBadRow,
     apply::{EntityPlans, PlanError},
     cache::{Cache, CacheOptions},
-    fetch::{Claim, RANGE_AHEAD_BYTES, Storage},
+    fetch::{Claim, HostAliases, RANGE_AHEAD_BYTES, Storage},
     files::{Files, Source},
     grants::{Credential, Grants, jittered, place_of},
     health::{Alarm, Doing},
@@ -183,6 +183,7 @@ impl Default for SubscriberBuilder {
             verify_hash: false,
             dead_letters: true,
             drain_timeout: Duration::from_secs(20),
+    aliases: HostAliases,
             stuck_after: Duration::from_secs(300),
             retention: Retention::default(),
             layout: GrantLayout::default(),
@@ -212,6 +213,7 @@ impl SubscriberBuilder {
         self
     }
 
+            aliases: HostAliases::default(),
     /// Which rows are wanted of a blobType that no entity has, as a predicate in CEL (default: all); the others are counted
     /// and dropped. An entity has its own, `where`.
     #[must_use]
@@ -374,6 +376,14 @@ impl SubscriberBuilder {
     pub fn with_tenant<I: Inbox + Clone>(
         self,
         inbox: I,
+    /// Hosts that messages name in the place of those that grants name, such as a custom domain (default: none). Files are fetched
+    /// from the grant's host all the same.
+    #[must_use]
+    pub fn host_aliases(mut self, aliases: HostAliases) -> Self {
+        self.aliases = aliases;
+        self
+    }
+
         tenant: &Url,
         credential: Credential,
     ) -> Result<Subscriber<I>, BuildError> {
@@ -601,7 +611,8 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let Shared { http, tokens, options, traffic, ahead, cache, .. } = &*self.shared;
         let (http, tokens) = (http.clone(), Arc::clone(tokens));
         let (traffic, ahead) = (Arc::clone(traffic), Arc::clone(ahead));
-        Storage { http, tokens, options: options.blob.clone(), traffic, ahead, cache: cache.clone() }
+        let (cache, aliases) = (cache.clone(), options.aliases.clone());
+        Storage { http, tokens, options: options.blob.clone(), traffic, ahead, cache, aliases }
     }
 
     fn watched<S: Sink>(&self, sink: S) -> Arc<Watched<S>> {
@@ -716,7 +727,9 @@ impl<I: Inbox + Clone> Subscriber<I> {
             tasks.spawn(async move { look_at(&storage, shared.circuits.of(Dependency::Storage), &stop).await });
         }
         let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
-        tasks.spawn(async move { remember_places(&*shared.tokens, &shared.inbox, &stop).await });
+        tasks.spawn(async move {
+            remember_places(&*shared.tokens, &shared.inbox, &shared.options.aliases, &stop).await;
+        });
     }
 
     fn spawn_receive(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
@@ -850,7 +863,12 @@ const PLACES_PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// Notes in the inbox where each new grant says that files lie, so that a file of an earlier place waits for it, and has those
 /// tried again whose place is named anew.
-pub(crate) async fn remember_places(tokens: &dyn TokenSource, inbox: &impl Inbox, stop: &CancellationToken) {
+pub(crate) async fn remember_places(
+    tokens: &dyn TokenSource,
+    inbox: &impl Inbox,
+    aliases: &HostAliases,
+    stop: &CancellationToken,
+) {
     let mut changes = tokens.changes();
     let mut known: Option<BTreeSet<Place>> = None;
     let mut pause = PLACES_PAUSE;
@@ -865,7 +883,7 @@ pub(crate) async fn remember_places(tokens: &dyn TokenSource, inbox: &impl Inbox
             if known.as_ref() == Some(&now) {
                 return None;
             }
-            match opened(inbox, known.as_ref(), &now).await {
+            match opened(inbox, aliases, known.as_ref(), &now).await {
                 Ok(()) => {
                     known = Some(now);
                     None
@@ -919,7 +937,7 @@ pub(crate) async fn opened(
     }
     let waited = |row: &InboxRow| {
         let uri = row.uri.as_deref().and_then(|uri| BlobUri::parse(uri).ok())?;
-        (row.attempts > 0 && anew.iter().any(|place| place.holds(&uri))).then_some(row.id)
+        (row.attempts > 0 && anew.iter().any(|place| aliases.holds(place, &uri))).then_some(row.id)
     };
     let mut pages = Pages::new(ListFilter { state: Some(State::Saved), most: PAGE, ..ListFilter::default() });
     let mut due = 0;
@@ -934,3 +952,4 @@ pub(crate) async fn opened(
     }
     Ok(())
 }
+    aliases: &HostAliases,

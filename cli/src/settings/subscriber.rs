@@ -21,6 +21,7 @@ use waybill_subscriber::{
     OnBadRow, Subscriber, SubscriberBuilder,
     apply::EntityPlans,
     cache::CacheOptions,
+    fetch::HostAliases,
     inbox::{AnyInbox, PostgresInbox, PostgresInboxOptions, Retention, SqliteInbox, SqliteInboxOptions},
     sink::{self, AnySink},
 };
@@ -82,7 +83,16 @@ pub struct Settings {
     retention: RetentionDays,
     /// Copies of files, to be read instead of a download; none by default.
     cache: CacheSettings,
+    storage: StorageSettings,
     tenant: Tenant,
+}
+
+/// `[subscriber.storage]`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct StorageSettings {
+    /// Hosts that messages name in the place of a grant's.
+    aliases: HostAliases,
 }
 
 /// `[subscriber.retention]`.
@@ -157,6 +167,7 @@ impl Default for Settings {
             health: None,
             retention: RetentionDays::default(),
             cache: CacheSettings::default(),
+            storage: StorageSettings::default(),
             tenant: Tenant::default(),
         }
     }
@@ -490,7 +501,8 @@ impl Settings {
             .http(HttpOptions { ca_file: ca_file.clone(), ..HttpOptions::default() })
             .bus(self.bus_options(ca_file))
             .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() })
-            .ranges_ahead_max(self.ranges_ahead_max);
+            .ranges_ahead_max(self.ranges_ahead_max)
+            .host_aliases(self.storage.aliases.clone());
         if let Some(cache) = self.cache()? {
             builder = builder.cache(cache);
         }

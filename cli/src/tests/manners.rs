@@ -190,3 +190,24 @@ async fn a_workload_identity_without_its_pod_names_the_variable_and_the_key() {
     assert!(told.contains("neither `directory_id` in the settings nor AZURE_TENANT_ID in the environment"), "{told}");
     assert!(!told.contains("tenant_id"), "{told}");
 }
+
+#[tokio::test]
+async fn another_name_of_a_host_that_is_none_is_refused_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = async |settings: &str| {
+        std::fs::write(folder.path().join("waybill.toml"), settings).unwrap();
+        run(command(&folder, "waybill-subscriber", &["status"])).await.with(1).err
+    };
+    let refused =
+        told("[subscriber]\n[subscriber.storage.aliases]\n\"https://files.example.com/\" = \"a.example\"\n").await;
+    assert!(refused.contains("waybill.toml:"), "{refused}");
+    let wanted = "host \"https://files.example.com/\" cannot stand for \"a.example\": write each as host or host:port";
+    assert!(refused.contains(wanted), "{refused}");
+    let taken = told("[subscriber.storage.aliases]\n\"files.example.com\" = \"a.example:8443\"\n").await;
+    assert!(taken.contains("no inbox at"), "{taken}");
+    let mut by_environment = command(&folder, "waybill-subscriber", &["status"]);
+    std::fs::write(folder.path().join("waybill.toml"), "").unwrap();
+    by_environment.env("WAYBILL_SUBSCRIBER__STORAGE__ALIASES", "{\"files.example.com\" = \"a.example\"}");
+    let taken = run(by_environment).await.with(1).err;
+    assert!(taken.contains("no inbox at"), "{taken}");
+}

@@ -5,9 +5,8 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::Instant;
-use url::Url;
 use waybill_azure::blob::BlobFacts;
-use waybill_contracts::{BlobUri, Metadata, Reason, Snapshot};
+use waybill_contracts::{Metadata, Reason, Snapshot};
 use waybill_formats::seek::Checkpoint;
 
 use crate::apply::Position;
@@ -374,14 +373,6 @@ pub struct Place {
     pub endpoint: String,
     /// The container.
     pub container: String,
-}
-
-impl Place {
-    /// Whether a blob lies here.
-    #[must_use]
-    pub fn holds(&self, uri: &BlobUri) -> bool {
-        Url::parse(&self.endpoint).is_ok_and(|endpoint| uri.under(&endpoint, &self.container).is_some())
-    }
 }
 
 impl fmt::Display for Place {

@@ -17,6 +17,7 @@ use std::{collections::HashSet, num::NonZeroU32};
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 use time::OffsetDateTime;
+use url::Url;
 use waybill_azure::{
     GrantError,
     blob::{BlobError, Container},
@@ -283,7 +284,7 @@ impl<I: Inbox> Walk<'_, I> {
             let mut pages = Pages::new(filter);
             while let Some(rows) = pages.next(self.inbox).await? {
                 let looks = rows.into_iter().filter_map(|row| {
-                    let blob = blob_in(place, &row)?;
+                    let blob = self.blob_in(place, &row)?;
                     let blob_type = row.blob_type.filter(|name| self.is_wanted(name))?;
                     Some(MissingFile { id: row.id, state, blob_type, blob: blob.as_str().to_owned() })
                 });
@@ -310,13 +311,13 @@ impl<I: Inbox> Walk<'_, I> {
         Ok((state == Some(file.state)).then_some(file))
     }
 
+    /// The row's blob, where it lies in this place.
+    fn blob_in(&self, place: &Place, row: &InboxRow) -> Option<BlobPath> {
+        let uri = Metadata::parse(row.body.as_bytes()).ok()?.blob_uri().ok()?;
+        self.storage.aliases.under(&uri, &Url::parse(&place.endpoint).ok()?, &place.container)
+    }
+
     fn is_wanted(&self, blob_type: &str) -> bool {
         self.types.as_ref().is_none_or(|types| is_of_types(blob_type, types))
     }
-}
-
-/// The row's blob, where it lies in this place.
-fn blob_in(place: &Place, row: &InboxRow) -> Option<BlobPath> {
-    let uri = Metadata::parse(row.body.as_bytes()).ok()?.blob_uri().ok()?;
-    uri.under(&url::Url::parse(&place.endpoint).ok()?, &place.container)
 }

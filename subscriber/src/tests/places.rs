@@ -1,9 +1,10 @@
 //! P3, P8 and P10 with several namespaces and containers in one grant, and with grants that move.
 
-use std::{collections::BTreeSet, num::NonZeroU32, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeSet, io, net::TcpListener, num::NonZeroU32, sync::atomic::Ordering, time::Duration};
 
 use time::OffsetDateTime;
 use waybill_azure::{GrantError, Service, TokenSource, blob::ContainerOptions};
+use waybill_contracts::Reason;
 use waybill_local::{
     Local, Offer,
     fault::{Step, What, When},
@@ -15,6 +16,7 @@ use super::{
 };
 use crate::{
     Subscriber,
+    fetch::HostAliases,
     grants::place_of,
     inbox::{End, Inbox, Place, SqliteInbox, State, Wanted, WorkerId},
     subscriber::opened,
@@ -159,19 +161,20 @@ async fn files_that_waited_for_a_place_are_due_when_it_is_named_again() {
         inbox.finish(&file.lease, End::Later { after, problem: "elsewhere".to_owned(), counts: true }).await.unwrap();
     }
     let (only_here, both) = (BTreeSet::from([here.clone()]), BTreeSet::from([here, elsewhere.clone()]));
+    let none = HostAliases::default();
     // Seen for the first time: nothing can have waited for it with patience.
-    opened(&inbox, Some(&only_here), &both).await.unwrap();
+    opened(&inbox, &none, Some(&only_here), &both).await.unwrap();
     assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 0);
-    opened(&inbox, Some(&both), &only_here).await.unwrap();
+    opened(&inbox, &none, Some(&both), &only_here).await.unwrap();
     assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 0, "a place that goes wakes nobody");
-    opened(&inbox, Some(&only_here), &both).await.unwrap();
+    opened(&inbox, &none, Some(&only_here), &both).await.unwrap();
     let due = inbox.lease(&worker, 10, &Wanted::default()).await.unwrap();
     assert_eq!(
         due.iter().map(|file| file.waybill.metadata.uri.as_str()).collect::<Vec<_>>(),
         ["https://other.example/c/b2"]
     );
     // After a start nobody knows what was named before.
-    opened(&inbox, None, &both).await.unwrap();
+    opened(&inbox, &none, None, &both).await.unwrap();
     assert_eq!(inbox.pending(&Wanted::default()).await.unwrap().due, 1);
 }
 
@@ -203,4 +206,90 @@ async fn one_token_that_is_over_hinders_neither_the_other_service_nor_another_pl
             .is_ok_and(|grants| grants[0].expires_at > first[0].expires_at)
     })
     .await;
+}
+
+/// The host of storage, as it stands in addresses.
+fn host(world: &World) -> String {
+    format!("127.0.0.1:{}", world.local.ports().blob)
+}
+
+#[tokio::test]
+async fn a_file_under_another_name_of_the_grants_host_is_had_from_that_host_alone() {
+    let world = World::new().await;
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
+    let [own, plain, secure] = [host(&world), nobody.local_addr().unwrap().to_string(), "files.example.com".to_owned()];
+    let under = |blob: &str, origin: &str| world.waybill("T", blob, "").replace(&format!("http://{own}"), origin);
+    for number in 1..=3 {
+        world.upload(&format!("b{number}"), rows(number).as_bytes()).await;
+    }
+    world
+        .send(&[
+            under("b1", &format!("http://{plain}")),
+            under("b2", &format!("https://{secure}")),
+            under("b3", "https://files.example.org"),
+            under("b3", &format!("https://{secure}")).replace("batchtoprocess", "another").replace("c-b3", "c-b4"),
+        ])
+        .await;
+    let inbox = world.inbox("inbox").await;
+    let foreign = async |many| {
+        let rows = rows_in(&inbox, State::Quarantined, many).await;
+        for row in rows.values() {
+            assert_eq!(row.reason, Some(Reason::ForeignUri), "{row:?}");
+            assert!(row.problem.as_ref().unwrap().contains("[subscriber.storage.aliases]"), "{row:?}");
+        }
+        rows
+    };
+    let sink = MemorySink::default();
+    let running = Running::run(&world.subscriber(inbox.clone(), builder()), sink.clone());
+    let rows = foreign(4).await;
+    running.stop().await;
+
+    // As a person does, once the names are known.
+    let aliases = HostAliases::new([(plain, own.clone()), (secure, own)]).unwrap();
+    for row in rows.values() {
+        inbox.retry(row.id).await.unwrap();
+    }
+    let running = Running::run(&world.subscriber(inbox.clone(), builder().host_aliases(aliases)), sink.clone());
+    let done = rows_in(&inbox, State::Done, 2).await;
+    let mut still: Vec<String> = foreign(2).await.into_keys().collect();
+    running.stop().await;
+    still.sort();
+    assert_eq!(still, ["c-b3", "c-b4"], "a host that nobody named, and another container");
+    assert!(done.contains_key("c-b1") && done.contains_key("c-b2"));
+    assert_eq!(sink.rows().len(), 1 + 2);
+    nobody.set_nonblocking(true).unwrap();
+    assert_eq!(nobody.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock, "the alias itself is asked for nothing");
+}
+
+#[tokio::test]
+async fn a_file_under_another_name_of_an_earlier_places_host_waits_for_that() {
+    let world = World::new().await;
+    let inbox = world.inbox("inbox").await;
+    let (here, earlier) =
+        (place(&world), Place { endpoint: "https://old.example".to_owned(), container: "c".to_owned() });
+    inbox.remember_place(&earlier).await.unwrap();
+    world.send(&[world.waybill("T", "b", "").replace(&world.uri("b"), "https://files.example.com/c/b")]).await;
+    let aliases = HostAliases::new([("files.example.com", "old.example")]).unwrap();
+    let subscriber = world.subscriber(inbox.clone(), builder().host_aliases(aliases.clone()));
+    let receiving = Running::receive(&subscriber);
+    rows_in(&inbox, State::Saved, 1).await;
+    until("its place", || async { inbox.places().await.unwrap().len() == 2 }).await;
+    receiving.stop().await;
+    let held = inbox.lease(&WorkerId("w".to_owned()), 1, &Wanted::default()).await.unwrap().remove(0).lease;
+    let later = End::Later { after: Duration::from_secs(3600), problem: "elsewhere".to_owned(), counts: true };
+    inbox.finish(&held, later).await.unwrap();
+    let (before, now) = (BTreeSet::from([here.clone()]), BTreeSet::from([here, earlier]));
+    for (aliases, due) in [(&HostAliases::default(), 0), (&aliases, 1)] {
+        opened(&inbox, aliases, Some(&before), &now).await.unwrap();
+        assert_eq!(
+            inbox.pending(&Wanted::default()).await.unwrap().due,
+            due,
+            "it waited for the place that is named again"
+        );
+    }
+    let running = Running::run(&subscriber, MemorySink::default());
+    until("a try", || async { subscriber.work_stats().tries_put_off.load(Ordering::Relaxed) >= 1 }).await;
+    running.stop().await;
+    let row = rows_in(&inbox, State::Saved, 1).await.remove("c-b").unwrap();
+    assert!(row.problem.unwrap().contains("current grant does not open"));
 }

@@ -174,7 +174,7 @@ async fn a_source_of_tokens_that_fails_at_first_and_tells_of_no_change_has_its_p
     let mut noting = JoinSet::new();
     {
         let (inbox, stop) = (inbox.clone(), stop.clone());
-        noting.spawn(async move { crate::subscriber::remember_places(&shy, &inbox, &stop).await });
+        noting.spawn(async move { crate::subscriber::remember_places(&shy, &inbox, &Default::default(), &stop).await });
     }
     until("its place", || async { inbox.places().await.unwrap().len() == 1 }).await;
     stop.cancel();
