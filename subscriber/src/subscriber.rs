@@ -247,9 +247,9 @@ impl SubscriberBuilder {
     }
 
     /// Most bytes of rows that are sorted in memory at once (default 48 MiB), whatever the number of files. Rows of a file with
-    /// more plain bytes are brought into effect in the order of their keys, where [the sink gains by it](Sink::sorts_in): SQLite
-    /// writes each page of a table once then. They are sorted in a temporary file, which takes a little more than the file's
-    /// plain bytes. `usize::MAX`: none are.
+    /// more plain bytes than 8 MiB, or than this, are brought into effect in the order of their keys, where [the sink gains by
+    /// it](Sink::sorts_in): SQLite writes each page of a table once then. A larger file is sorted in a temporary one, which takes a
+    /// little more than its plain bytes. `usize::MAX`: none are sorted.
     #[must_use]
     pub fn sort_bytes_max(mut self, bytes: usize) -> Self {
         self.sort_bytes_max = bytes;

@@ -49,6 +49,9 @@ use crate::{
 /// Stored bytes between two checkpoints at least: a note costs a write, and after a crash so much may be downloaded again.
 pub(crate) const CHECKPOINT_BYTES: u64 = 4 << 20;
 
+/// A file of more plain bytes is sorted: it would be several commits, each of which touches as many pages of SQLite as it has rows.
+const SORT_FROM_BYTES: usize = 8 << 20;
+
 /// Bytes of rows that are sorted in memory, unless it is said.
 pub(crate) const SORT_BYTES: usize = 48 << 20;
 
@@ -411,7 +414,7 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             }
         };
         let plain_bytes = sorting::plain_bytes(extras.plain_bytes, download.facts().length, encoding);
-        let is_large = plain_bytes > self.sort_bytes as u64;
+        let is_large = self.sort_bytes < usize::MAX && plain_bytes > self.sort_bytes.min(SORT_FROM_BYTES) as u64;
         // What was read before and brought nothing into effect goes in its own order: the disk may have no room to sort it, or
         // nobody may come to its end before the next restart.
         let was_read = from == 0 && (file.attempts > 0 || file.blob.is_some());
