@@ -164,6 +164,7 @@ pub struct SubscriberBuilder {
     blob: ContainerOptions,
     ranges_ahead_max: usize,
     cache: Option<CacheOptions>,
+    commits_in_flight_max: Option<NonZeroU32>,
     now: fn() -> OffsetDateTime,
 }
 
@@ -193,6 +194,7 @@ impl Default for SubscriberBuilder {
             ranges_ahead_max: 4,
             cache: None,
             now: OffsetDateTime::now_utc,
+            commits_in_flight_max: None,
         }
     }
 }
@@ -250,6 +252,14 @@ impl SubscriberBuilder {
     /// more plain bytes than 8 MiB, or than this, are brought into effect in the order of their keys, where [the sink gains by
     /// it](Sink::sorts_in): SQLite writes each page of a table once then. A larger file is sorted in a temporary one, which takes a
     /// little more than its plain bytes. `usize::MAX`: none are sorted.
+    /// Most commits in the sink at once (default: as many as there are files). With fewer, more files are downloaded and decoded than the
+    /// sink has writers: for a long line to storage before a small database. Replicas count each for itself.
+    #[must_use]
+    pub fn commits_in_flight_max(mut self, commits: NonZeroU32) -> Self {
+        self.commits_in_flight_max = Some(commits);
+        self
+    }
+
     #[must_use]
     pub fn sort_bytes_max(mut self, bytes: usize) -> Self {
         self.sort_bytes_max = bytes;
@@ -787,6 +797,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             tasks.spawn(async move {
                 workshop.sink.look_after(workshop.circuits.of(Dependency::Sink), &stop).await;
             });
+            commits: Semaphore::new(options.commits_in_flight_max.unwrap_or(options.files_in_flight_max).get() as usize),
         }
         // From now on, and not when the task begins: until then nothing is idle.
         let preparing = shared.preparing.begin();

@@ -64,6 +64,8 @@ pub struct Settings {
     /// Drain the dead-letter queue too.
     dead_letters: bool,
     files_in_flight_max: NonZeroU32,
+    /// As many as there are files, unless it is said.
+    commits_in_flight_max: Option<NonZeroU32>,
     commit_rows_max: NonZeroU32,
     commit_bytes_max: Option<usize>,
     sort_bytes_max: usize,
@@ -155,6 +157,7 @@ impl Default for Settings {
             verify_hash: false,
             dead_letters: true,
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
+            commits_in_flight_max: None,
             commit_rows_max: NonZeroU32::new(100_000).expect("it is not zero"),
             commit_bytes_max: None,
             sort_bytes_max: 48 << 20,
@@ -503,6 +506,9 @@ impl Settings {
             .blob(ContainerOptions { range_bytes: self.range_bytes, ..ContainerOptions::default() })
             .ranges_ahead_max(self.ranges_ahead_max)
             .host_aliases(self.storage.aliases.clone());
+        if let Some(commits) = self.commits_in_flight_max {
+            builder = builder.commits_in_flight_max(commits);
+        }
         if let Some(cache) = self.cache()? {
             builder = builder.cache(cache);
         }

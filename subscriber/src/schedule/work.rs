@@ -77,6 +77,8 @@ pub(crate) struct Workshop<I, S> {
     pub(crate) pool: Pool,
     pub(crate) limits: Limits,
     pub(crate) groups: GroupLimits,
+    /// The turns of those that bring rows into effect at once.
+    pub(crate) commits: Semaphore,
     /// A file of more plain bytes is sorted, where the sink wants it, and so many of them at once in memory.
     pub(crate) sort_bytes: usize,
     /// The turn of the one file that is sorted in memory.
@@ -561,7 +563,10 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     self.note_blob(file, seen).await?;
                     note = false;
                 }
-                let applied = self.sink.apply(key, at.rows, ready).await?;
+                let applied = {
+                    let _turn = self.commits.acquire().await.expect("it is never closed");
+                    self.sink.apply(key, at.rows, ready).await?
+                };
                 self.circuits.of(Dependency::Sink).worked();
                 let now = Progress { trail: sorted.map(|stretch| stretch.after), ..at.after(to, done, &applied) };
                 self.count(&applied, rows, now.bad - at.bad);

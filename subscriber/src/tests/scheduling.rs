@@ -109,3 +109,27 @@ async fn what_is_over_is_forgotten_by_a_run_and_known_all_the_same() {
     running.stop().await;
     assert_eq!(sink.rows().len(), 2, "its rows came once");
 }
+
+#[tokio::test]
+async fn no_more_commits_are_in_the_sink_at_once_than_there_may_be() {
+    let [two, eight] = [2, 8].map(|many| NonZeroU32::new(many).unwrap());
+    for (most, builder) in [(2, builder().commits_in_flight_max(two)), (8, builder())] {
+        let world = World::new().await;
+        let (inbox, sink) = (world.inbox("inbox").await, MemorySink::default());
+        let gate = sink.gate();
+        for number in 0..8 {
+            world.publish(&format!("b{number}"), &rows(3), "").await;
+        }
+        let subscriber = world.subscriber(inbox.clone(), builder.files_in_flight_max(eight));
+        let running = Running::run(&subscriber, sink.clone());
+        until("as many as there may be", || async {
+            sink.applying().0 == most && inbox.counts().await.unwrap().working == 8
+        })
+        .await;
+        gate.add_permits(100);
+        rows_in(&inbox, State::Done, 8).await;
+        running.stop().await;
+        assert_eq!(sink.applying(), (0, most));
+        assert_eq!(sink.rows().len(), 8 * 3);
+    }
+}

@@ -34,6 +34,18 @@ struct Shared {
     looks: Mutex<Option<Arc<Semaphore>>>,
     /// It says no to every question.
     closed: AtomicBool,
+    /// Calls of `apply` that are under way, and the most that ever were.
+    applying: AtomicU64,
+    applying_most: AtomicU64,
+}
+
+/// A call that is under way.
+struct Applying<'a>(&'a AtomicU64);
+
+impl Drop for Applying<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[derive(Default)]
@@ -113,6 +125,11 @@ impl MemorySink {
         self.0.files.lock().unwrap().values().map(|file| file.rows.len() as u64).sum()
     }
 
+    /// How many batches it is given now, and the most that it was given at once.
+    pub(super) fn applying(&self) -> (u64, u64) {
+        (self.0.applying.load(Ordering::SeqCst), self.0.applying_most.load(Ordering::SeqCst))
+    }
+
     pub(super) fn bad(&self) -> u64 {
         self.0.files.lock().unwrap().values().map(|file| file.bad).sum()
     }
@@ -149,6 +166,9 @@ impl Sink for MemorySink {
     }
 
     async fn apply(&self, file: &FileKey, from: u64, batch: EntityBatch) -> Result<Applied, SinkError> {
+        let now = self.0.applying.fetch_add(1, Ordering::SeqCst) + 1;
+        let _applying = Applying(&self.0.applying);
+        self.0.applying_most.fetch_max(now, Ordering::SeqCst);
         let gate = self.0.gate.lock().unwrap().clone();
         if let Some(gate) = gate {
             gate.acquire().await.unwrap().forget();
