@@ -30,10 +30,10 @@ use time::OffsetDateTime;
 use waybill_azure::blob::BlobFacts;
 
 pub(crate) use self::copy::Copy;
-pub use self::room::{CacheUse, cache_use};
+pub use self::room::{CacheUse, cache_use, prune_cache};
 use self::{
     copy::{Writing, is_wrong},
-    room::{Room, clear_up, is_older},
+    room::{Cleared, Room, clear_up, is_older},
 };
 use crate::tasks::blocking;
 
@@ -224,11 +224,28 @@ impl Cache {
                 let Some(needed) = begun.checked_add(bytes).filter(|needed| *needed <= options.bytes_max) else {
                     return Ok(false);
                 };
-                let copies = clear_up(options, needed, (self.now)().into())?;
-                self.room().looked(copies);
+                let copies = clear_up(options, needed, (self.now)().into(), false)?;
+                self.room().looked(copies.stay);
             }
         }
         Ok(self.room().take(options, bytes))
+    }
+
+    /// Removes what is too old, too much or left over, though nobody makes a copy.
+    pub(crate) async fn clear_up(self: &Arc<Self>) {
+        let cache = Arc::clone(self);
+        let clear = move || {
+            let _one_at_a_time = cache.looking.lock().unwrap_or_else(PoisonError::into_inner);
+            let begun = cache.room().begin_look();
+            match clear_up(&cache.options, begun, (cache.now)().into(), false) {
+                Ok(Cleared { stay, gone }) => {
+                    cache.room().looked(stay);
+                    tracing::debug!(copies = gone.copies, bytes = gone.bytes, "the cache was cleared up");
+                }
+                Err(error) => cache.failed(&error),
+            }
+        };
+        blocking(clear).await;
     }
 
     /// The copy could not be read on.

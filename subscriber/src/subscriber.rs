@@ -740,6 +740,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
         tasks.spawn(async move {
             remember_places(&*shared.tokens, &shared.inbox, &shared.options.aliases, &stop).await;
         });
+        if let Some(cache) = self.shared.cache.clone() {
+            let stop = stop.clone();
+            tasks.spawn(async move { clear_up_cache(&cache, &stop).await });
+        }
     }
 
     fn spawn_receive(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
@@ -852,18 +856,34 @@ fn compile_filters(
 
 /// Forgets what may be forgotten, now and every hour.
 async fn keep_in_bounds(inbox: &impl Inbox, retention: &Retention, stop: &CancellationToken) {
-    const EVERY: Duration = Duration::from_secs(3600);
     while !retention.is_for_ever() && !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => return,
             pruned = prune(inbox, retention, |_| {}) => match pruned {
                 Ok(pruned) => tracing::debug!(?pruned, "pruned"),
+/// How often it is looked at what may go.
+const LOOK_BACK_EVERY: Duration = Duration::from_secs(3600);
+
                 Err(error) => tracing::warn!(error = %chain(&error), "the inbox was not pruned; trying again in an hour"),
             },
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = sleep(EVERY) => {}
+            () = sleep(LOOK_BACK_EVERY) => {}
+        }
+    }
+}
+
+/// Removes copies that are too old, now and every hour: whoever makes none would not find them.
+async fn clear_up_cache(cache: &Arc<Cache>, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        let round = async {
+            cache.clear_up().await;
+            sleep(LOOK_BACK_EVERY).await;
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = round => {}
         }
     }
 }

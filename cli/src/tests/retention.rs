@@ -1,5 +1,6 @@
 //! What is missing, and what may be forgotten, as an operator sees it.
 
+use time::OffsetDateTime;
 use waybill_local::broker::{Filter, Rule};
 
 use super::binaries::{ITEM, beside_local, command, publish, run};
@@ -109,4 +110,27 @@ async fn a_manifest_tells_void_numbers_from_lost_files_and_the_lost_ones_are_had
     let pruned = publisher(&["prune", "--local", "local.json"]).await.with(0).out;
     assert_eq!(pruned, "gone: 0 exports with 0 blobs, 0 bytes\n", "no term is over");
     local.stop().await;
+}
+
+#[tokio::test]
+async fn copies_that_are_too_old_are_pruned_without_an_inbox() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("waybill.toml"), "[subscriber.cache]\ndir = \"cache\"\n").unwrap();
+    std::fs::create_dir(folder.path().join("cache")).unwrap();
+    let [old, young] = ["old.blob", "young.blob"].map(|name| folder.path().join("cache").join(name));
+    std::fs::write(&old, "old").unwrap();
+    std::fs::write(&young, "young").unwrap();
+    let long_ago = OffsetDateTime::now_utc() - time::Duration::days(31);
+    std::fs::File::options().write(true).open(&old).unwrap().set_modified(long_ago.into()).unwrap();
+    let prune = async |arguments: &[&str]| {
+        let arguments = [&["prune"], arguments].concat();
+        run(command(&folder, "waybill-subscriber", &arguments)).await.with(0)
+    };
+    assert_eq!(prune(&["--dry-run"]).await.out, "would go: 1 copy in the cache, 3 bytes\n");
+    let told = prune(&["--dry-run", "--format", "json"]).await.json();
+    assert_eq!(told["cache"], serde_json::json!({ "copies": 1, "bytes": 3 }), "{told}");
+    assert!(old.exists());
+    assert_eq!(prune(&[]).await.out, "gone: 1 copy in the cache, 3 bytes\n");
+    assert!(!old.exists() && young.exists());
+    assert_eq!(prune(&[]).await.out, "gone: 0 copies in the cache, 0 bytes\n");
 }

@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde::Serialize;
+use time::OffsetDateTime;
 
 use super::{CacheOptions, SUFFIX, UNFINISHED};
 
@@ -17,6 +18,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const SPARE: u64 = 10;
 /// One that nobody writes to for so long was left over by a process that died, where its lock does not say so.
 const LEFT_OVER: Duration = Duration::from_secs(24 * 3600);
+
+/// A copy of a time further ahead was made or used when a clock was wrong, then or now.
+const AHEAD: Duration = Duration::from_secs(3600);
 
 /// What is known of the folder's room.
 #[derive(Debug, Default)]
@@ -99,17 +103,47 @@ impl Room {
     }
 }
 
-/// Removes what is too old or left over, and makes room for so many bytes. How many the copies have that stay.
+/// Removes from a folder of copies, which need not be there, what is too old, too much, or left over by processes that died; with
+/// `dry_run` nothing. Which copies go.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn prune_cache(options: &CacheOptions, now: OffsetDateTime, dry_run: bool) -> io::Result<CacheUse> {
+    Ok(clear_up(options, 0, now.into(), dry_run)?.gone)
+}
+
+/// What came of clearing up.
+#[derive(Debug)]
+pub(super) struct Cleared {
+    /// Bytes of the copies that stay.
+    pub(super) stay: u64,
+    /// Copies that are gone.
+    pub(super) gone: CacheUse,
+}
+
+/// Removes what is too old or left over, and makes room for so many bytes.
+///
+/// A clock that was set back makes no copy old, and those of a time that is still to come go first where there is no room: it is
+/// not known when they were made.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub(super) fn clear_up(options: &CacheOptions, bytes: u64, now: SystemTime) -> io::Result<u64> {
+pub(super) fn clear_up(options: &CacheOptions, bytes: u64, now: SystemTime, dry_run: bool) -> io::Result<Cleared> {
     let Listing { mut copies, unfinished } = list(&options.dir)?;
-    for path in unfinished {
-        remove_if_left_over(&path, now);
+    if !dry_run {
+        unfinished.iter().for_each(|path| remove_if_left_over(path, now));
     }
-    copies.retain(|copy| !is_older(copy.made_at, options.age_max, now) || !remove(&copy.path));
-    copies.sort_unstable_by_key(|copy| copy.used_at);
+    let mut gone = CacheUse::default();
+    let mut goes = |copy: &OnDisk| {
+        let goes = dry_run || remove(&copy.path);
+        if goes {
+            gone.copies += 1;
+            gone.bytes += copy.bytes;
+        }
+        goes
+    };
+    copies.retain(|copy| !is_older(copy.made_at, options.age_max, now) || !goes(copy));
+    copies.sort_unstable_by_key(|copy| (copy.used_at <= now + AHEAD, copy.used_at));
     let mut used = copies.iter().map(|copy| copy.bytes).sum::<u64>();
     let most = options.bytes_max.saturating_sub(bytes);
     if used > most {
@@ -118,12 +152,12 @@ pub(super) fn clear_up(options: &CacheOptions, bytes: u64, now: SystemTime) -> i
             if used <= most {
                 break;
             }
-            if remove(&copy.path) {
+            if goes(copy) {
                 used = used.saturating_sub(copy.bytes);
             }
         }
     }
-    Ok(used)
+    Ok(Cleared { stay: used, gone })
 }
 
 pub(super) fn is_older(made_at: SystemTime, than: Duration, now: SystemTime) -> bool {

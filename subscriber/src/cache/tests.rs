@@ -185,6 +185,68 @@ async fn those_that_were_not_used_for_longest_go_first_and_old_ones_go() {
     assert_eq!(there().await, [0, 2, 4, 5], "and nothing went for it");
 }
 
+/// Gives a copy another time at which it was made and used.
+fn at(cache: &Cache, uri: &str, time: SystemTime) {
+    let file = File::options().write(true).open(cache.path(uri)).unwrap();
+    file.set_times(fs::FileTimes::new().set_accessed(time).set_modified(time)).unwrap();
+}
+
+#[tokio::test]
+async fn old_copies_go_without_another_one_and_a_dry_run_only_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, now) = (cache(folder.path(), 450_000), OffsetDateTime::now_utc());
+    let bytes = content(100_000);
+    for uri in ["old", "young"] {
+        keep(&cache, uri, "\"0x1\"", &bytes).await;
+    }
+    at(&cache, "old", SystemTime::from(now) - DAY * 31);
+    fs::write(folder.path().join("unfinished-of-a-dead-process"), "").unwrap();
+    let prune = |bytes_max, dry_run| {
+        let options = CacheOptions { bytes_max, ..cache.options.clone() };
+        prune_cache(&options, now, dry_run).unwrap().copies
+    };
+    assert_eq!((prune(450_000, true), names(folder.path()).len()), (1, 3), "nothing is gone");
+    cache.clear_up().await;
+    assert_eq!(names(folder.path()).len(), 1);
+    assert_eq!(cache.figures().bytes, cache_use(folder.path()).unwrap().bytes);
+    assert!(cache.find("young").await.is_some());
+    assert_eq!((prune(450_000, false), prune(1_000, true), prune(1_000, false)), (0, 1, 1), "old, and too many");
+    assert!(names(folder.path()).is_empty());
+    cache.clear_up().await;
+    assert_eq!(cache.figures().bytes, 0);
+    fs::remove_dir(folder.path()).unwrap();
+    assert_eq!(prune(1_000, false), 0, "it need not be there");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_makes_no_copy_old_and_no_more_of_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cache, now) = (cache(folder.path(), 250_000), SystemTime::from(OffsetDateTime::now_utc()));
+    let bytes = content(100_000);
+    let there = async || {
+        let mut there = Vec::new();
+        for uri in ["a", "b", "c", "d"] {
+            if cache.find(uri).await.is_some() {
+                there.push(uri);
+            }
+        }
+        there
+    };
+    keep(&cache, "a", "\"0x1\"", &bytes).await;
+    keep(&cache, "b", "\"0x1\"", &bytes).await;
+    // Made while the clock was ahead, or it is behind now.
+    at(&cache, "a", now + DAY * 400);
+    at(&cache, "b", now - DAY);
+    cache.clear_up().await;
+    assert_eq!(there().await, ["a", "b"]);
+    keep(&cache, "c", "\"0x1\"", &bytes).await;
+    assert_eq!(there().await, ["b", "c"], "nobody knows how old it is");
+    at(&cache, "b", now + DAY * 400);
+    at(&cache, "c", now + DAY * 401);
+    keep(&cache, "d", "\"0x1\"", &bytes).await;
+    assert_eq!(there().await, ["c", "d"], "in their order, where all are of another clock");
+}
+
 #[tokio::test]
 async fn copies_in_the_making_are_never_more_than_there_may_be_and_nothing_goes_for_what_has_no_room() {
     let folder = tempfile::tempdir().unwrap();

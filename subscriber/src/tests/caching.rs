@@ -1,8 +1,13 @@
 //! Copies of files that are read in place of a download.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
 use waybill_contracts::Reason;
 use waybill_local::{
     BlobOperation,
@@ -227,4 +232,15 @@ async fn a_file_that_is_no_longer_what_its_message_says_is_not_kept() {
     running.stop().await;
     assert_eq!(row.reason, Some(Reason::HashMismatch));
     assert_eq!(fs::read_dir(dir(&world)).unwrap().count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_that_are_too_old_go_though_no_file_is_worked() {
+    let (world, inbox, _) = worked("").await;
+    let copy = fs::read_dir(dir(&world)).unwrap().next().unwrap().unwrap().path();
+    let old = SystemTime::from(OffsetDateTime::now_utc()) - Duration::from_secs(31 * 86_400);
+    fs::File::options().write(true).open(&copy).unwrap().set_modified(old).unwrap();
+    let running = Running::receive(&world.subscriber(inbox, caching(&world)));
+    until("it to be gone", || async { !copy.exists() }).await;
+    running.stop().await;
 }

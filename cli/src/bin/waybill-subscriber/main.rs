@@ -127,7 +127,7 @@ enum Command {
         #[arg(long, value_name = "NUMBER", requires = "types")]
         up_to: Option<u64>,
     },
-    /// Forget what is over: lines of history, and files that came to their end. Ages are as 90d, 12h, 30m
+    /// Forget what is over: lines of history, files that came to their end, and old copies in the cache. Ages are as 90d, 12h, 30m
     Prune {
         /// Lines of history that are older, of files that came to their end [default: as configured]
         #[arg(long, value_name = "AGE", value_parser = age)]
