@@ -209,7 +209,8 @@ impl Pauses {
         if error.needs_person() {
             pause.max(jittered(PERSON_PAUSE))
         } else {
-            error.retry_after().unwrap_or_default().max(pause)
+            // Not all at the same moment who were told the same, and later each time.
+            error.retry_after().map_or(pause, |asked| asked + pause)
         }
     }
 
@@ -599,6 +600,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use waybill_azure::{GrantError, Service};
 
     use super::*;
@@ -637,10 +640,14 @@ mod tests {
         assert!(of_jitter(PAUSE_MAX).contains(&pauses.after(&person)), "the longer one counts");
 
         let busy = BusError::Busy { entity: "e".to_owned(), problem: "50009".to_owned() };
-        assert_eq!(Pauses::default().after(&busy), Duration::from_secs(10), "as Service Bus asks for");
         let retry_after = Some(Duration::from_secs(17));
         let tenant = GrantError::Unavailable { service: Service::Bus, problem: "503".to_owned(), retry_after };
-        assert_eq!(Pauses::default().after(&tenant.into()), Duration::from_secs(17));
+        for (error, asked) in [(busy, Duration::from_secs(10)), (tenant.into(), Duration::from_secs(17))] {
+            let waits: BTreeSet<Duration> = (0..20).map(|_| Pauses::default().after(&error)).collect();
+            assert!(waits.iter().all(|wait| of_jitter(PAUSE).contains(&(*wait - asked))), "{waits:?}");
+            assert!(waits.len() > 1, "replicas that were told the same come at different times");
+            assert!(Pauses(PAUSE_MAX).after(&error) >= asked + PAUSE_MAX / 2, "later each time");
+        }
     }
 
     #[test]

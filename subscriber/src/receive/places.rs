@@ -24,17 +24,19 @@ use crate::{
     tasks::{all, outcome},
 };
 
-/// The connections by the places that they lead to.
+/// The connections by the places that they lead to, each with the time since when it is wanted.
 #[derive(Debug, Default)]
-pub(crate) struct Buses(Mutex<BTreeMap<String, Bus>>);
+pub(crate) struct Buses(Mutex<BTreeMap<String, (Bus, Instant)>>);
 
 impl Buses {
-    /// When the one that has been silent longest was last heard of.
+    /// When the one that has been silent longest was last heard of, or wanted first if it never was; `None` while none was.
     pub(crate) fn last_contact(&self) -> Option<Instant> {
-        self.all().values().filter_map(Bus::last_contact).min()
+        let all = self.all();
+        let heard = |(bus, since): &(Bus, Instant)| bus.last_contact().unwrap_or(*since);
+        all.values().any(|(bus, _)| bus.last_contact().is_some()).then(|| all.values().map(heard).min()).flatten()
     }
 
-    fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Bus>> {
+    fn all(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, (Bus, Instant)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -135,7 +137,7 @@ impl<I: Inbox + Clone> Reception<I> {
             let leave = stop.child_token();
             open.insert(place.clone(), leave.clone());
             let bus = Bus::new(Arc::new(OnePlace::of(Arc::clone(&self.tokens), grant)), self.options.clone());
-            self.buses.all().insert(place.clone(), bus.clone());
+            self.buses.all().insert(place.clone(), (bus.clone(), Instant::now()));
             let (this, stop) = (Arc::clone(self), stop.clone());
             tasks.spawn(async move {
                 this.receive_from(&place, &bus, &leave).await;

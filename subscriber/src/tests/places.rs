@@ -293,3 +293,21 @@ async fn a_file_under_another_name_of_an_earlier_places_host_waits_for_that() {
     let row = rows_in(&inbox, State::Saved, 1).await.remove("c-b").unwrap();
     assert!(row.problem.unwrap().contains("current grant does not open"));
 }
+
+#[tokio::test]
+async fn a_namespace_that_is_never_heard_of_shows_in_the_last_contact() {
+    let (here, there) = (World::new().await, World::new().await);
+    grant(&here, [bus(&here), bus(&there), blob(&here)]);
+    there.local.stop().await;
+    let inbox = here.inbox("inbox").await;
+    let subscriber = here.subscriber(inbox.clone(), builder());
+    assert_eq!(subscriber.figures().last_contact, None);
+    let receiving = Running::receive(&subscriber);
+    // The one that answers is heard with each message.
+    until("the other one's silence", || async {
+        here.send(&[here.waybill("T", "b", "")]).await;
+        subscriber.figures().last_contact.is_some_and(|ago| ago > Duration::from_secs(1))
+    })
+    .await;
+    receiving.stop().await;
+}
