@@ -63,7 +63,11 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
             }
             Ok::<_, WorkError>((rows, last))
         };
-        let (handed_on, applied) = tokio::join!(handing_on, self.sink.apply_whole(&file.waybill.key, batches));
+        let applying = async {
+            let _turn = self.commits.acquire().await.expect("it is never closed");
+            self.sink.apply_whole(&file.waybill.key, batches).await
+        };
+        let (handed_on, applied) = tokio::join!(handing_on, applying);
         let ((rows, last), applied) = (handed_on?, applied?);
         // Where there was no end, who reads the file says why.
         let (Some(applied), Some(Last { to, stats, sorted })) = (applied, last) else { return Ok((before, None)) };
