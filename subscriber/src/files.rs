@@ -43,7 +43,7 @@ use crate::{
     inbox::{End, Inbox, InboxError, Leased, SqliteInbox, Wanted, WorkerId},
     manifest::{BadRow, Names},
     receive::chain,
-    schedule::{Circuits, Dependency, LOOK_AGAIN, Others, WorkStats, lease},
+    schedule::{Circuits, Dependency, LOOK_AGAIN, WorkStats, lease, skip_others},
     tasks::{all, outcome},
     watched::Watched,
 };
@@ -83,7 +83,6 @@ pub struct Files<I = SqliteInbox> {
     source: Arc<Source<I>>,
     wanted: Wanted,
     admitted: Arc<Notify>,
-    others: Others,
     /// Kept here and not in a call, so that what was leased is not lost with a call that is dropped. One at most.
     taking: JoinSet<Result<Vec<Leased>, InboxError>>,
     /// Tokens are renewed ahead of time and the inbox is told of the work while this lives.
@@ -95,7 +94,7 @@ impl<I: Inbox + Clone> Files<I> {
     pub(crate) fn new(subscriber: Subscriber<I>, source: Source<I>, wanted: Wanted, admitted: Arc<Notify>) -> Self {
         let (source, over) = (Arc::new(source), CancellationToken::new());
         let (taking, beside) = (JoinSet::new(), JoinSet::new());
-        Self { subscriber, source, wanted, admitted, others: Others::default(), taking, beside, over }
+        Self { subscriber, source, wanted, admitted, taking, beside, over }
     }
 
     /// The next file; waits until one is due. While storage or the inbox is down it waits on their clocks.
@@ -119,7 +118,7 @@ impl<I: Inbox + Clone> Files<I> {
             let due = self.source.inbox.pending(&self.wanted).await.ok().and_then(|pending| pending.next_due_in);
             let wait = due.unwrap_or(LOOK_AGAIN).clamp(Duration::from_millis(1), LOOK_AGAIN);
             tokio::select! {
-                () = &mut arrived => self.others.may_have_come(),
+                () = &mut arrived => {}
                 () = sleep(wait) => {}
             }
         }
@@ -137,13 +136,19 @@ impl<I: Inbox + Clone> Files<I> {
         if self.beside.is_empty() {
             self.subscriber.spawn_grants(&mut self.beside, &self.over);
             self.subscriber.spawn_pulse(&mut self.beside, self.over.clone());
+            let (source, admitted, over) = (Arc::clone(&self.source), Arc::clone(&self.admitted), self.over.clone());
+            self.beside.spawn(async move {
+                tokio::select! {
+                    () = over.cancelled() => {}
+                    () = skip_others(&source.inbox, source.types.as_deref(), &admitted) => {}
+                }
+            });
         }
         loop {
             let closed = self.source.circuits.closed_in();
             if closed > Duration::ZERO {
                 sleep(closed).await;
             }
-            self.others.skip(&self.source.inbox, self.source.types.as_deref()).await;
             // What was asked for a call that was dropped may be long ago.
             let is_fresh = self.taking.is_empty();
             if is_fresh {

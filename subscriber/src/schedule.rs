@@ -18,7 +18,7 @@ use std::{
 use tokio::{
     sync::Notify,
     task::{JoinError, JoinSet},
-    time::Instant,
+    time::{sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use waybill_contracts::Reason;
@@ -44,6 +44,8 @@ pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const SKIP_EVERY: Duration = Duration::from_secs(2);
 /// And this often when nothing did: another process may have received.
 const SKIP_ANYWAY: Duration = Duration::from_secs(30);
+/// The end waits so long for the last of them; what is left is the next start's.
+const SKIP_AT_END: Duration = Duration::from_secs(5);
 
 /// What the working side has done so far.
 #[derive(Debug, Default)]
@@ -125,15 +127,17 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
     admitted: Arc<Notify>,
     stages: &Stages,
 ) {
-    let (mut files, mut others) = (JoinSet::new(), Others::default());
+    let (mut files, types) = (JoinSet::new(), workshop.types.as_deref());
     tokio::select! {
-        () = lease_files(&workshop, &worker, &wanted, files_in_flight_max, &admitted, stages, (&mut files, &mut others)) => {}
+        () = lease_files(&workshop, &worker, &wanted, files_in_flight_max, &admitted, stages, &mut files) => {}
+        // Beside it: there may be a million of them, and no file that is wanted waits for their end.
+        () = skip_others(&workshop.inbox, types, &admitted) => {}
         // An inbox that does not answer holds up no stop: what it leased all the same comes again when that lease ends.
         () = stages.give_back.cancelled() => {}
     }
     workshop.alarm.rest();
     tokio::select! {
-        () = others.skip_now(&workshop.inbox, workshop.types.as_deref()) => {}
+        _ = timeout(SKIP_AT_END, skip_now(&workshop.inbox, types)) => {}
         () = stages.give_back.cancelled() => {}
     }
     while let Some(ended) = files.join_next().await {
@@ -148,7 +152,7 @@ async fn lease_files<I: Inbox + Clone, S: Sink>(
     files_in_flight_max: u32,
     admitted: &Notify,
     Stages { stop, give_back }: &Stages,
-    (files, others): (&mut JoinSet<()>, &mut Others),
+    files: &mut JoinSet<()>,
 ) {
     let mut pause = Duration::ZERO;
     let mut left = wanted.limit.unwrap_or(u64::MAX);
@@ -159,7 +163,6 @@ async fn lease_files<I: Inbox + Clone, S: Sink>(
         tokio::pin!(arrived);
         arrived.as_mut().enable();
 
-        others.skip(&workshop.inbox, workshop.types.as_deref()).await;
         let free = files_in_flight_max.saturating_sub(u32::try_from(files.len()).unwrap_or(u32::MAX));
         // While something is on trial, one file finds out for all.
         let on_trial = workshop.circuits.on_trial();
@@ -205,8 +208,8 @@ async fn lease_files<I: Inbox + Clone, S: Sink>(
             () = stop.cancelled() => {}
             // A file ended: its place is free.
             Some(ended) = files.join_next() => note_panic(ended),
-            () = &mut arrived, if !deaf => others.may_have_come(),
-            () = tokio::time::sleep(wait) => {}
+            () = &mut arrived, if !deaf => {}
+            () = sleep(wait) => {}
         }
         while let Some(ended) = files.try_join_next() {
             note_panic(ended);
@@ -239,44 +242,33 @@ fn note_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// Files of types that nobody configured: they are not worked, so they are put aside where they can be listed.
-#[derive(Debug)]
-pub(crate) struct Others {
-    /// There may be some.
-    found: bool,
-    looked_at: Option<Instant>,
-}
-
-impl Default for Others {
-    fn default() -> Self {
-        Self { found: true, looked_at: None }
-    }
-}
-
-impl Others {
-    pub(crate) fn may_have_come(&mut self) {
-        self.found = true;
-    }
-
-    pub(crate) async fn skip(&mut self, inbox: &impl Inbox, types: Option<&[String]>) {
-        let every = if self.found { SKIP_EVERY } else { SKIP_ANYWAY };
-        if self.looked_at.is_none_or(|at| at.elapsed() >= every) {
-            self.skip_now(inbox, types).await;
+/// Puts files of types that nobody configured aside, where they can be listed: now, and when some may have come. Ends when it is
+/// dropped; what the inbox is asked then may still take effect.
+pub(crate) async fn skip_others(inbox: &impl Inbox, types: Option<&[String]>, admitted: &Notify) {
+    loop {
+        // Armed before looking, so that nothing saved in between is overlooked.
+        let arrived = admitted.notified();
+        tokio::pin!(arrived);
+        arrived.as_mut().enable();
+        skip_now(inbox, types).await;
+        let soon = async {
+            arrived.await;
+            sleep(SKIP_EVERY).await;
+        };
+        tokio::select! {
+            () = soon => {}
+            () = sleep(SKIP_ANYWAY) => {}
         }
     }
+}
 
-    async fn skip_now(&mut self, inbox: &impl Inbox, types: Option<&[String]>) {
-        let Some(types) = types else { return };
-        self.looked_at = Some(Instant::now());
-        match inbox.skip_other_types(types).await {
-            Ok(skipped) => {
-                self.found = false;
-                if skipped > 0 {
-                    tracing::info!(files = skipped, "skipped: outside the configured types");
-                }
-            }
-            Err(error) => tracing::warn!(error = %chain(&error), "files of other types were not skipped yet"),
-        }
+/// Once.
+pub(crate) async fn skip_now(inbox: &impl Inbox, types: Option<&[String]>) {
+    let Some(types) = types else { return };
+    match inbox.skip_other_types(types).await {
+        Ok(0) => {}
+        Ok(skipped) => tracing::info!(files = skipped, "skipped: outside the configured types"),
+        Err(error) => tracing::warn!(error = %chain(&error), "files of other types were not skipped yet"),
     }
 }
 

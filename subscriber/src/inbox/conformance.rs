@@ -67,6 +67,7 @@ where
     turns::a_type_with_many_files_holds_up_no_other(&make().await).await;
     turns::files_of_several_types_are_dealt_out_together(&make().await).await;
     turns::types_that_wait_for_later_tries_hide_no_work(&make().await).await;
+    turns::types_that_nobody_wants_hide_no_work(&make().await).await;
     turns::files_whose_time_is_short_come_first_and_hold_up_no_other(&make().await).await;
     turns::urgent_files_that_are_not_wanted_or_not_due_are_not_taken(&make().await).await;
     turns::only_wanted_types_are_leased(&make().await).await;

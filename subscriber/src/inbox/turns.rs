@@ -15,6 +15,8 @@ use std::sync::{
 pub(super) const URGENT_LOOKED_AT: u32 = 1_000;
 /// So many types are looked at for work that is due. After that the oldest is taken, and the turn goes on from its type.
 pub(super) const TYPES_LOOKED_AT: u32 = 64;
+/// And so many that nobody wants are passed over on the way: each costs a jump, however many files it has.
+pub(super) const TYPES_PASSED_OVER: u32 = 1_000;
 
 /// Where the turns of one inbox are, in this process: replicas take turns each for itself.
 #[derive(Debug, Default)]

@@ -33,6 +33,8 @@ pub(super) struct Failing {
     pub(super) silent: Arc<AtomicBool>,
     /// No renewal is answered while it is set.
     deaf: Arc<AtomicBool>,
+    /// Skipping files of other types comes to no end while it is set.
+    pub(super) endless: Arc<AtomicBool>,
     /// No blob is noted while it is set.
     pub(super) forgetful: Arc<AtomicBool>,
     /// Calls that were not answered.
@@ -49,6 +51,7 @@ impl Failing {
             stuck: Arc::default(),
             silent: Arc::default(),
             deaf: Arc::default(),
+            endless: Arc::default(),
             forgetful: Arc::default(),
             waiting: Arc::default(),
             failed: Arc::default(),
@@ -104,6 +107,7 @@ impl Inbox for Failing {
         self.inner.finish(lease, end).await
     }
     async fn skip_other_types(&self, types: &[String]) -> Result<u64, InboxError> {
+        self.wait_if(&self.endless).await;
         self.inner.skip_other_types(types).await
     }
     async fn done_files(&self, after: i64, most: u32) -> Result<Vec<(i64, FileKey)>, InboxError> {

@@ -133,3 +133,33 @@ async fn no_more_commits_are_in_the_sink_at_once_than_there_may_be() {
         assert_eq!(sink.rows().len(), 8 * 3);
     }
 }
+
+#[tokio::test]
+async fn a_file_that_is_wanted_does_not_wait_until_those_of_other_types_are_skipped() {
+    let world = World::new().await;
+    let inbox = Failing::new(world.inbox("inbox").await);
+    let subscriber = world.subscriber(inbox.clone(), builder().types(["T".to_owned()]));
+    // As with a million of them.
+    inbox.endless.store(true, Ordering::SeqCst);
+    let running = Running::run(&subscriber, MemorySink::default());
+    until("skipping", || async { inbox.waiting.load(Ordering::SeqCst) == 1 }).await;
+    world.send(&[world.waybill("Other", "o", "")]).await;
+    world.publish("b1", &rows(2), "").await;
+    rows_in(&inbox, State::Done, 1).await;
+    world.publish("b2", &rows(2), "").await;
+    rows_in(&inbox, State::Done, 2).await;
+    inbox.endless.store(false, Ordering::SeqCst);
+    running.stop().await;
+    assert_eq!(inbox.counts().await.unwrap().skipped, 1, "at a stop at the latest");
+
+    world.publish("b3", &rows(2), "").await;
+    let receiving = Running::receive(&subscriber);
+    rows_in(&inbox, State::Saved, 1).await;
+    receiving.stop().await;
+    inbox.endless.store(true, Ordering::SeqCst);
+    let mut files = subscriber.files(Wanted::default());
+    let file = within(files.next()).await.unwrap();
+    assert_eq!(file.metadata().correlation_id, "c-b3");
+    file.done().await.unwrap();
+    within(files.close()).await;
+}

@@ -102,6 +102,28 @@ pub(super) async fn types_that_wait_for_later_tries_hide_no_work(inbox: &impl In
     assert_eq!(taken, ["A", "T045", "Z"]);
 }
 
+pub(super) async fn types_that_nobody_wants_hide_no_work(inbox: &impl Inbox) {
+    // More of them than are looked at, before, between and behind the wanted ones.
+    let other = |number: i64| {
+        arrival(number, &number.to_string(), &format!("{}{number:03}", ["A", "N", "Z"][number as usize % 3]))
+    };
+    inbox.admit((1..=210).map(other).collect()).await.unwrap();
+    let of = |number, blob_type| arrival(number, &number.to_string(), blob_type);
+    inbox.admit(vec![of(301, "M"), of(302, "Y"), of(303, "M"), of(304, "Y"), of(305, "M")]).await.unwrap();
+    let wanted = Wanted { types: Some(vec!["M".to_owned(), "Y*".to_owned()]), ..Wanted::default() };
+    let mut taken = Vec::new();
+    for most in [1, 2, 9] {
+        let leased = inbox.lease(&worker("w"), most, &wanted).await.unwrap();
+        taken.extend(leased.iter().map(|file| file.sequence_number));
+        for file in leased {
+            assert!(inbox.finish(&file.lease, End::Done(FileDone::default())).await.unwrap());
+        }
+    }
+    taken.sort_unstable();
+    assert_eq!(taken, [301, 302, 303, 304, 305]);
+    assert!(inbox.lease(&worker("w"), 9, &wanted).await.unwrap().is_empty());
+}
+
 /// A message for a file whose blob may be deleted after this time from now.
 pub(super) fn expiring(sequence_number: i64, blob_type: &str, after: time::Duration) -> Arrival {
     let mut arrival = arrival(sequence_number, &sequence_number.to_string(), blob_type);

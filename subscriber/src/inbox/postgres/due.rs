@@ -4,13 +4,15 @@ use std::fmt::Write as _;
 
 use crate::inbox::{
     AT_RISK,
-    turns::{TYPES_LOOKED_AT, URGENT_LOOKED_AT},
+    turns::{TYPES_LOOKED_AT, TYPES_PASSED_OVER, URGENT_LOOKED_AT},
 };
 
 /// Takes up to `most` files for the worker `$1`, for `$2` seconds, beginning with the type after `$3`. `types` and `each`
 /// are conditions that follow others, on `blob_type` and on other columns.
 ///
-/// The candidates are found without locks; whoever was faster with one of them is made up for by the oldest that nobody has.
+/// The candidates are found without locks; whoever was faster with one of them is made up for by the oldest that nobody has. Where
+/// every type was asked and there are fewer than wanted, the candidates are all that is due: the oldest are not looked for then, among a
+/// million that nobody wants perhaps.
 /// In the answer `kind` is 0 for those that are urgent.
 pub(super) fn lease(most: u32, urgent: u32, types: &str, each: &str) -> String {
     let mut sql = format!(
@@ -31,20 +33,26 @@ pub(super) fn lease(most: u32, urgent: u32, types: &str, each: &str) -> String {
               ORDER BY next.blob_type, next.due_at, next.id LIMIT 1)"
         )
     };
+    // A comparison of rows, and no equality, after which the order would not need the type: the index of all that is due gives that order
+    // too, with a million files of other types in front.
     let due = |most: u32| {
         format!(
-            "SELECT id, due_at FROM inbox WHERE blob_type = there.blob_type AND due_at <= (SELECT now FROM clock) {each}
-             ORDER BY due_at, id LIMIT {most}"
+            "SELECT id, due_at FROM inbox
+             WHERE (blob_type, due_at) >= (there.blob_type, '-infinity'::timestamptz)
+                 AND (blob_type, due_at) <= (there.blob_type, (SELECT now FROM clock)) AND due_at <= (SELECT now FROM clock) {each}
+             ORDER BY blob_type, due_at, id LIMIT {most}"
         )
     };
     let _infallible = write!(
         sql,
-        "there (blob_type, is_round, place) AS (
-             SELECT {first}, false, 1
+        "there (blob_type, is_round, place, looked_at) AS (
+             SELECT {first}, false, 1, 0
              UNION ALL
-             SELECT CASE WHEN blob_type IS NULL THEN {again} ELSE {next} END, is_round OR blob_type IS NULL, place + 1
+             SELECT CASE WHEN blob_type IS NULL THEN {again} ELSE {next} END, is_round OR blob_type IS NULL, place + 1,
+                 looked_at + CASE WHEN blob_type IS NOT NULL {types} THEN 1 ELSE 0 END
              FROM there
-             WHERE CASE WHEN is_round THEN blob_type <= $3 ELSE true END AND place < {TYPES_LOOKED_AT}),
+             WHERE CASE WHEN is_round THEN blob_type <= $3 ELSE true END AND looked_at < {TYPES_LOOKED_AT}
+                 AND place < {TYPES_PASSED_OVER}),
          turn AS MATERIALIZED (
              SELECT blob_type, place FROM there
              WHERE blob_type IS NOT NULL AND (NOT is_round OR blob_type <= $3) {types}
@@ -69,9 +77,13 @@ pub(super) fn lease(most: u32, urgent: u32, types: &str, each: &str) -> String {
          chosen AS MATERIALIZED (
              SELECT inbox.id, inbox.due_at, kind, place FROM candidate JOIN inbox ON inbox.id = candidate.id
              WHERE inbox.due_at <= (SELECT now FROM clock) FOR NO KEY UPDATE OF inbox SKIP LOCKED),
+         walk AS MATERIALIZED (
+             SELECT EXISTS (SELECT FROM there WHERE is_round AND (blob_type IS NULL OR blob_type > $3)) AS are_all),
          oldest AS MATERIALIZED (
              SELECT id, due_at, 2 AS kind, 0::bigint AS place FROM inbox
-             WHERE (SELECT count(*) FROM chosen) < {most} AND due_at <= (SELECT now FROM clock) {types} {each}
+             WHERE (SELECT count(*) FROM chosen) < {most}
+                 AND ((SELECT count(*) FROM candidate) >= {most} OR NOT (SELECT are_all FROM walk))
+                 AND due_at <= (SELECT now FROM clock) {types} {each}
                  AND NOT id = ANY (ARRAY(SELECT id FROM candidate))
              ORDER BY due_at, id LIMIT {most} FOR NO KEY UPDATE SKIP LOCKED),
          due AS MATERIALIZED (

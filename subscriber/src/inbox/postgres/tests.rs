@@ -484,3 +484,34 @@ async fn pages_show_each_row_once_while_others_are_added() {
     }
     assert_eq!(seen, (0..25).rev().collect::<Vec<_>>());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_nobody_wants_are_not_looked_through_for_a_lease() {
+    let schema = fresh_schema();
+    let inbox = open(&schema).await;
+    inbox.admit(vec![arrival(1, "a", "Wanted"), arrival(2, "b", "Wanted")]).await.unwrap();
+    let beside = Beside::new(&schema).await;
+    beside
+        .run(
+            "INSERT INTO inbox (entity_path, broker_sequence, enqueued_at, state, body, received_at, changed_at, file_key, file_hash,
+                 blob_type, due_at)
+             SELECT 'e', number, now(), 'saved', '{}', now(), now(), number::text, sha256(number::text::bytea),
+                 'Other' || number % 7, now() - interval '1 day'
+             FROM generate_series(10, 20000) AS many (number);
+             ANALYZE inbox; SET enable_seqscan = off; SET plan_cache_mode = force_custom_plan; BEGIN",
+        )
+        .await;
+    let sql = format!(
+        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) {}",
+        due::lease(8, 4, "AND blob_type LIKE ANY ($4)", "")
+    );
+    let types = vec!["Wanted".to_owned()];
+    let plan = beside.client.query(&sql, &[&"w", &60.0_f64, &"Other3", &types]).await.unwrap();
+    let plan: Vec<String> = plan.iter().map(|row| row.get(0)).collect();
+    beside.run("ROLLBACK").await;
+    let most = plan.iter().filter_map(|line| line.trim().strip_prefix("Rows Removed by Filter: ")?.parse::<u64>().ok());
+    assert!(most.max().unwrap_or(0) < 100, "{}", plan.join("\n"));
+    assert!(plan.iter().any(|line| line.contains("CTE oldest")), "{}", plan.join("\n"));
+    let wanted = Wanted { types: Some(types), ..Wanted::default() };
+    assert_eq!(inbox.lease(&worker("w"), 8, &wanted).await.unwrap().len(), 2);
+}

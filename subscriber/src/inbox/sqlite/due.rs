@@ -6,7 +6,7 @@ use waybill_store::rusqlite::{self, OptionalExtension, Transaction, named_params
 use super::{StoredFile, nanos, nanos_of, read_file, wanted_clause};
 use crate::inbox::{
     AT_RISK, Wanted,
-    turns::{Share, TYPES_LOOKED_AT, URGENT_LOOKED_AT, dealt},
+    turns::{Share, TYPES_LOOKED_AT, TYPES_PASSED_OVER, URGENT_LOOKED_AT, dealt},
 };
 
 /// What is asked of the rows that are due.
@@ -44,10 +44,11 @@ impl Due<'_> {
         }
         let mut ids = self.urgent(share.urgent)?;
         let urgent = ids.len();
-        let mut hands = self.hands(&share.after, most)?;
+        let (mut hands, are_all) = self.hands(&share.after, most)?;
         hands.iter_mut().for_each(|hand| hand.retain(|id| !ids.contains(id)));
         ids.extend(dealt(hands, most - urgent));
-        if ids.len() < most {
+        // Where every type was asked, nothing else is due. To look for it among a million that nobody wants would take long.
+        if ids.len() < most && !are_all {
             let oldest = self.oldest(most)?;
             let rest: Vec<i64> = oldest.into_iter().filter(|id| !ids.contains(id)).take(most - ids.len()).collect();
             ids.extend(rest);
@@ -73,8 +74,8 @@ impl Due<'_> {
         self.tx.prepare_cached(&sql)?.query_map(params_from_iter(values), |row| row.get(0))?.collect()
     }
 
-    /// What is due of each type, the next one first, until there are enough types.
-    fn hands(&self, after: &str, most: usize) -> rusqlite::Result<Vec<Vec<i64>>> {
+    /// What is due of each type, the next one first, until there are enough types; and whether those are all that there are.
+    fn hands(&self, after: &str, most: usize) -> rusqlite::Result<(Vec<Vec<i64>>, bool)> {
         // Each is found by a jump through the index, whatever number of files the one before it has.
         let mut next = self.tx.prepare_cached(
             "SELECT blob_type FROM inbox INDEXED BY inbox_turn WHERE due_at IS NOT NULL AND blob_type > ?1
@@ -87,11 +88,12 @@ impl Due<'_> {
              ORDER BY due_at, id LIMIT :most",
         ))?;
         let (mut hands, mut at, mut is_round) = (Vec::new(), after.to_owned(), false);
-        for _ in 0..TYPES_LOOKED_AT {
+        let (mut looked_at, mut passed_over) = (0, 0);
+        while looked_at < TYPES_LOOKED_AT && passed_over < TYPES_PASSED_OVER && hands.len() < most {
             let found: Option<String> = next.query_row([&at], |row| row.get(0)).optional()?;
             let Some(blob_type) = found.filter(|found| !is_round || found.as_str() <= after) else {
                 if is_round {
-                    break;
+                    return Ok((hands, true));
                 }
                 (at, is_round) = (String::new(), true);
                 continue;
@@ -107,13 +109,13 @@ impl Due<'_> {
                 if !hand.is_empty() {
                     hands.push(hand);
                 }
-                if hands.len() >= most {
-                    break;
-                }
+                looked_at += 1;
+            } else {
+                passed_over += 1;
             }
             at = blob_type;
         }
-        Ok(hands)
+        Ok((hands, false))
     }
 
     fn oldest(&self, most: usize) -> rusqlite::Result<Vec<i64>> {

@@ -1,7 +1,12 @@
 //! What is SQLite's own: a file on this machine, its workers, and the schemas before.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
-use crate::inbox::conformance::{arrival, exercise};
+use crate::inbox::{
+    conformance::{arrival, exercise},
+    turns::Share,
+};
 
 async fn fresh(folder: &Path, lease: Duration) -> SqliteInbox {
     let folder = tempfile::tempdir_in(folder).unwrap().keep();
@@ -187,4 +192,39 @@ async fn an_inbox_of_the_first_schema_opens_and_goes_on() {
     assert_eq!(shown, [("ItemChanges", 1, 5, 106), ("Log", 1, 2, 54), ("Other", 1, 1, 28)]);
     inbox.admit(vec![arrival(9, "a", "T")]).await.unwrap();
     assert_eq!(inbox.lease(&WorkerId("w".to_owned()), 9, &Wanted::default()).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn files_that_nobody_wants_cost_a_lease_no_more_the_more_there_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("inbox.sqlite");
+    let inbox = SqliteInbox::open(&path, SqliteInboxOptions::default()).await.unwrap();
+    inbox.admit(vec![arrival(1, "a", "Wanted"), arrival(2, "b", "Wanted")]).await.unwrap();
+    let mut db = rusqlite::Connection::open(&path).unwrap();
+    db.execute(
+        "INSERT INTO inbox (entity_path, broker_sequence, enqueued_at, state, body, received_at, changed_at, file_key, blob_type,
+             due_at)
+         WITH RECURSIVE many (number) AS (VALUES (10) UNION ALL SELECT number + 1 FROM many WHERE number < 20000)
+         SELECT 'e', number, 0, 'saved', '{}', 0, 0, 'uri:' || number, 'Other' || (number % 7), 1 FROM many",
+        [],
+    )
+    .unwrap();
+    let steps = Arc::new(AtomicU64::new(0));
+    {
+        let steps = Arc::clone(&steps);
+        let count = move || {
+            steps.fetch_add(100, Ordering::SeqCst);
+            false
+        };
+        db.progress_handler(100, Some(count)).unwrap();
+    }
+    for wanted in ["Wanted", "Want*", "Z"] {
+        let (tx, before) = (db.transaction().unwrap(), steps.load(Ordering::SeqCst));
+        let wanted = Wanted { types: Some(vec![wanted.to_owned()]), ..Wanted::default() };
+        let share = Share { urgent: 4, after: "Other3".to_owned() };
+        let files = Due { tx: &tx, wanted: &wanted, now: inbox.now() }.choose(8, &share).unwrap().files;
+        assert_eq!(files.len(), if wanted.types.as_ref().is_some_and(|types| types[0] == "Z") { 0 } else { 2 });
+        let taken = steps.load(Ordering::SeqCst) - before;
+        assert!(taken < 5_000, "{taken} steps of SQLite's machine");
+    }
 }
