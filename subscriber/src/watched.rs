@@ -86,7 +86,9 @@ impl<T> Watched<T> {
     /// What the sink says of a file alone is an answer.
     fn sunk<V>(&self, answer: Result<V, SinkError>) -> Result<V, SinkError> {
         match &answer {
-            Err(error @ SinkError::Unavailable { .. }) => self.calls.note_failure(chain(error)),
+            Err(error @ (SinkError::Unavailable { .. } | SinkError::Unusable { .. })) => {
+                self.calls.note_failure(chain(error))
+            }
             _ => self.calls.works(),
         }
         answer

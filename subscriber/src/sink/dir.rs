@@ -28,12 +28,13 @@ use std::{
 
 use waybill_contracts::{FileName, Format};
 use waybill_store::{
-    Migration, Schema, Sqlite, SqliteOptions,
+    Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
 use super::{
     Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, WholeFiles, lines::Lines,
+    trouble::Trouble,
 };
 use crate::{FileKey, tasks::blocking};
 
@@ -185,14 +186,27 @@ impl DirSink {
     }
 
     fn unavailable(&self, problem: String) -> SinkError {
-        SinkError::Unavailable { sink: format!("dir:{}", self.folder.display()), problem }
+        SinkError::Unavailable { sink: self.name(), problem }
+    }
+
+    fn name(&self) -> String {
+        format!("dir:{}", self.folder.display())
+    }
+
+    /// What the database with the files' progress said.
+    fn not_kept(&self, error: &StoreError) -> SinkError {
+        Trouble::of_store(error).of_all().error(self.name(), error.to_string())
     }
 
     fn failed(&self, failure: Failure, file: &FileKey, expected: u64) -> SinkError {
-        match failure {
-            Failure::Fenced { found } => SinkError::Fenced { file: file.as_str().to_owned(), expected, found },
-            failure => self.unavailable(self.problem(failure)),
-        }
+        let trouble = match &failure {
+            Failure::Fenced { found } => {
+                return SinkError::Fenced { file: file.as_str().to_owned(), expected, found: *found };
+            }
+            Failure::File { error, .. } => Trouble::of_io(error),
+            Failure::Database(error) => Trouble::of_sqlite(error).of_all(),
+        };
+        trouble.error(self.name(), self.problem(failure))
     }
 }
 
@@ -205,7 +219,7 @@ impl Sink for DirSink {
     async fn progress(&self, file: &FileKey) -> Result<Progress, SinkError> {
         let file = file.as_str().to_owned();
         let state = self.store.read(move |connection| state(connection, &file)).await;
-        Ok(state.map_err(|error| self.unavailable(error.to_string()))?.progress())
+        Ok(state.map_err(|error| self.not_kept(&error))?.progress())
     }
 
     /// A file comes to its place once it is complete.
@@ -257,7 +271,7 @@ impl Sink for DirSink {
         let bad_bytes = match self.store.write(write).await {
             Ok(Ok(bad_bytes)) => bad_bytes,
             Ok(Err(failure)) => return Err(self.failed(failure, file, from)),
-            Err(error) => return Err(self.unavailable(error.to_string())),
+            Err(error) => return Err(self.not_kept(&error)),
         };
         if done {
             // Progress stands: what fails now is made good at the next start.

@@ -8,6 +8,7 @@ pub mod sql;
 mod stdout;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 use std::{any::Any, fmt, future::Future, path::Path, sync::Arc, time::Duration};
 
@@ -331,6 +332,15 @@ pub enum SinkError {
 ///   [`Guarantee::AtLeastOnce`] may repeat rows after a crash, never skip them).
 /// - `apply` fails with [`SinkError::Fenced`] and no effect when progress is not `from`, or the file is done; where rows are in the
 ///   order of their keys, also when those before it were others: see [`EntityBatch::follows`].
+    /// The sink cannot be used until a person mends it: it is damaged, nobody may write to it. All files wait for it as in an outage, but
+    /// no start does.
+    #[error("{sink}: {problem}")]
+    Unusable {
+        /// Which sink, without secrets.
+        sink: String,
+        /// What happened and what to do.
+        problem: String,
+    },
 /// - `progress` moves on by [`Progress::after`], with the figures of all batches of the file, whoever brought them.
 /// - Rows that do not pass the batch's [`sieve`](EntityBatch::sieve) are [`filtered`](Applied::filtered): they are left out, and
 ///   a sink that holds rows by their keys removes the older one. Those of which it cannot be said are bad rows.
@@ -414,7 +424,9 @@ impl SinkError {
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
             Self::Fenced { .. } => None,
-            Self::Unavailable { .. } => Some(Verdict::Retry { after: None, blame: crate::Blame::Dependency }),
+            Self::Unavailable { .. } | Self::Unusable { .. } => {
+                Some(Verdict::Retry { after: None, blame: crate::Blame::Dependency })
+            }
             Self::Failed { .. } => Some(Verdict::Retry { after: None, blame: crate::Blame::File }),
             Self::Refused { reason, .. } => Some(Verdict::Quarantine(*reason)),
         }

@@ -1,6 +1,8 @@
 //! P3, P4 and P11 at a start: messages are received from the begin, and no file is worked before the sink was asked what it has.
 
 use std::{
+    fs::File,
+    io::{Seek, SeekFrom, Write},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,18 +13,20 @@ use std::{
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use waybill_azure::{BoxFuture, Generation, Grant, GrantError, Service, TokenSource};
+use waybill_contracts::Entities;
+use waybill_store::rusqlite::Connection;
 
 use super::{
     sink::MemorySink,
     world::{Running, World, builder, rows, rows_in, until, within},
 };
 use crate::{
-    RunError, Subscriber,
+    Blame, RunError, Subscriber, Verdict,
     grants::Grants,
     health::Part,
     inbox::{Inbox, ListFilter, SqliteInbox, State, Wanted},
     schedule::CompareError,
-    sink::SinkError,
+    sink::{Sink as _, SinkError, SqliteSink},
 };
 
 /// An inbox with a file that is done, and the sink that has it.
@@ -179,4 +183,44 @@ async fn a_source_of_tokens_that_fails_at_first_and_tells_of_no_change_has_its_p
     until("its place", || async { inbox.places().await.unwrap().len() == 1 }).await;
     stop.cancel();
     within(noting.join_all()).await;
+}
+
+#[tokio::test]
+async fn a_sink_that_is_damaged_ends_a_start_with_what_helps_and_puts_no_file_aside() {
+    let world = World::new().await;
+    let (inbox, path) = (world.inbox("inbox").await, world.folder.path().join("shop.sqlite"));
+    let subscriber = world.subscriber(inbox.clone(), builder());
+    let sink = SqliteSink::open(&path, &Entities::default()).await.unwrap();
+    world.publish("a", &rows(2), "").await;
+    let running = Running::run(&subscriber, sink.clone());
+    let done = rows_in(&inbox, State::Done, 1).await.remove("c-a").unwrap();
+    running.stop().await;
+    sink.close().await;
+    drop(sink);
+    // What it knows of files, in the file itself.
+    let (pages, size) = {
+        let beside = Connection::open(&path).unwrap();
+        beside.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+        let size: i64 = beside.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap();
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE tbl_name = '_waybill_progress' AND rootpage > 0";
+        let mut select = beside.prepare(sql).unwrap();
+        let pages: Vec<i64> = select.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap();
+        (pages, size)
+    };
+    assert!(!pages.is_empty());
+    // Whoever opens it looks for damage; this comes later.
+    let sink = SqliteSink::open(&path, &Entities::default()).await.unwrap();
+    let mut file = File::options().write(true).open(&path).unwrap();
+    for page in pages {
+        file.seek(SeekFrom::Start(((page - 1) * size).cast_unsigned())).unwrap();
+        file.write_all(&[0xff; 64]).unwrap();
+    }
+    drop(file);
+    let error = sink.progress(done.file.as_ref().unwrap()).await.unwrap_err();
+    assert_eq!(error.verdict(), Some(Verdict::Retry { after: None, blame: Blame::Dependency }), "as in an outage");
+    let told = error.to_string();
+    assert!(matches!(error, SinkError::Unusable { .. }) && told.contains("put a copy of it back"), "{told}");
+    let ended = within(subscriber.run(sink, CancellationToken::new())).await.unwrap_err();
+    assert!(matches!(ended, RunError::Compare(CompareError::Sink(SinkError::Unusable { .. }))), "{ended:?}");
+    assert_eq!(inbox.counts().await.unwrap().done, 1);
 }

@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
 use waybill_store::{
-    OpenError, Sqlite, SqliteOptions,
-    rusqlite::{self, Connection, ErrorCode, OptionalExtension, Transaction},
+    OpenError, Sqlite, SqliteOptions, StoreError,
+    rusqlite::{self, Connection, OptionalExtension, Transaction},
 };
 
 pub(super) use self::rebuild::SqliteRebuild;
@@ -36,7 +36,10 @@ use super::{
 use crate::{
     FileKey,
     apply::{EntityPlan, EntityPlans, Reading, Shape},
-    sink::{Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, WholeFiles},
+    sink::{
+        Applied, EntityBatch, Guarantee, Progress, Sink, SinkError, SinkOpenError, WaitsEnded, WholeFiles,
+        trouble::Trouble,
+    },
     sorted::Trail,
     tasks::blocking,
 };
@@ -173,7 +176,15 @@ impl SqliteSink {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Result<T, rusqlite::Error> + Send + 'static,
     {
-        self.store.read(job).await.map_err(|error| self.unavailable(error.to_string()))
+        self.store
+            .read(job)
+            .await
+            .map_err(|error| Trouble::of_store(&error).of_all().error(self.inner.name.clone(), error.to_string()))
+    }
+
+    /// What the writer said, whatever it was asked.
+    fn not_written(&self, error: &StoreError) -> SinkError {
+        Trouble::of_store(error).error(self.inner.name.clone(), error.to_string())
     }
 
     fn unavailable(&self, problem: String) -> SinkError {
@@ -203,13 +214,8 @@ impl SqliteSink {
                 SinkError::Refused { sink: self.inner.name.clone(), reason, problem }
             }
             Failure::Sqlite(error) => {
-                let is_answer = is_answer(&error);
-                let problem = self.store.error(error).to_string();
-                if is_answer {
-                    SinkError::Failed { sink: self.inner.name.clone(), problem }
-                } else {
-                    self.unavailable(problem)
-                }
+                let trouble = Trouble::of_sqlite(&error);
+                trouble.error(self.inner.name.clone(), self.store.error(error).to_string())
             }
             Failure::Postgres(_) => unreachable!("this is SQLite"),
         }
@@ -239,7 +245,7 @@ impl Sink for SqliteSink {
         let (key, now) = (file.as_str().to_owned(), self.inner.now());
         match self.store.write(move |tx| begin_again(tx, &key, at, &now)).await {
             Ok(begun) => begun.map_err(|failure| self.failed(failure, file, at.rows)),
-            Err(error) => Err(self.unavailable(error.to_string())),
+            Err(error) => Err(self.not_written(&error)),
         }
     }
 
@@ -262,7 +268,7 @@ impl Sink for SqliteSink {
                 Ok(applied)
             }
             Ok(Err(failure)) => Err(self.failed(failure, file, from)),
-            Err(error) => Err(self.unavailable(error.to_string())),
+            Err(error) => Err(self.not_written(&error)),
         }
     }
 
@@ -298,7 +304,7 @@ impl Sink for SqliteSink {
                 Ok(Ok(applied)) => Ok(Some(applied)),
                 Ok(Err(None)) => Ok(None),
                 Ok(Err(Some(failure))) => Err(self.failed(failure, file, 0)),
-                Err(error) => Err(self.unavailable(error.to_string())),
+                Err(error) => Err(self.not_written(&error)),
             }
         };
         tokio::pin!(applying);
@@ -330,15 +336,9 @@ impl fmt::Debug for SqliteSink {
     }
 }
 
-/// Whether a database that works says no to what was asked, so that it may say yes to other files: a constraint, a trigger
-/// that fails, a table that is gone. The rest is about the file it lies in, its room, or other connections.
+/// Whether a database that works says no to what was asked, so that it may say yes to other files.
 fn is_answer(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code().is_none_or(|code| {
-        matches!(
-            code,
-            ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch | ErrorCode::TooBig | ErrorCode::Unknown
-        )
-    })
+    Trouble::of_sqlite(error) == Trouble::File
 }
 
 /// The tables of types that have an entity now, in the file itself.

@@ -9,7 +9,7 @@ use super::world::{csv, decode, progress, stats};
 use crate::{
     FileKey,
     apply::{EntityPlans, Position},
-    sink::{Ahead, Applied, DirFormat, DirSink, DirTotals, EntityBatch, Sink, SinkOpenError},
+    sink::{Ahead, Applied, DirFormat, DirSink, DirTotals, EntityBatch, Sink, SinkError, SinkOpenError},
 };
 
 fn batch(blob_type: &str, rows: Vec<waybill_formats::RowBatch>, to: u64, end: bool) -> EntityBatch {
@@ -127,7 +127,7 @@ async fn a_part_that_was_changed_by_hand_is_not_built_upon() {
 async fn a_path_that_is_no_folder_is_refused() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let error = DirSink::open(file.path()).await.unwrap_err();
-    assert!(matches!(error, SinkOpenError::Unavailable { .. }), "{error:?}");
+    assert!(matches!(error, SinkOpenError::Refused { .. }) && !error.passes(), "{error:?}");
 }
 
 #[tokio::test]
@@ -284,4 +284,24 @@ async fn a_file_that_another_process_is_converting_is_left_to_it() {
     assert!(opened.iter().all(Result::is_ok), "{opened:?}");
     assert_eq!(fs::read_to_string(folder.path().join("T~1/a.csv")).unwrap(), whole);
     assert_eq!(fs::read_dir(parts).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_part_that_was_changed_by_hand_is_its_files_trouble_and_a_folder_that_is_none_is_everybodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = DirSink::open(folder.path()).await.unwrap();
+    let rows = decode(Source::JsonLines, "{\"n\":1}\n{\"n\":2}\n", 1);
+    let [a, b] = ["a", "b"].map(|name| FileKey::from_stored(name.to_owned()));
+    let parts = folder.path().join(".waybill/parts");
+    sink.apply(&a, 0, batch("T", rows[..1].to_vec(), 1, false)).await.unwrap();
+    let part = fs::read_dir(&parts).unwrap().next().unwrap().unwrap().path();
+    fs::write(&part, "").unwrap();
+    let error = sink.apply(&a, 1, batch("T", rows[1..].to_vec(), 2, true)).await.unwrap_err();
+    assert!(matches!(&error, SinkError::Failed { problem, .. } if problem.contains("changed by hand")), "{error:?}");
+    sink.apply(&b, 0, batch("T", rows.clone(), 2, false)).await.unwrap();
+    fs::remove_dir_all(&parts).unwrap();
+    fs::write(&parts, "in its way").unwrap();
+    let error = sink.apply(&a, 1, batch("T", rows[1..].to_vec(), 2, true)).await.unwrap_err();
+    assert!(matches!(&error, SinkError::Unusable { problem, .. } if problem.contains("move it away")), "{error:?}");
+    assert_eq!(sink.progress(&a).await.unwrap().rows, 1, "nothing of it took effect");
 }

@@ -88,7 +88,7 @@ impl SqliteSink {
     {
         match self.store.write(job).await {
             Ok(result) => result.map_err(|failure| self.gave_up(failure)),
-            Err(error) => Err(self.unavailable(error.to_string())),
+            Err(error) => Err(self.not_written(&error)),
         }
     }
 }
