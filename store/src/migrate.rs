@@ -74,10 +74,12 @@ pub(crate) fn migrate(path: &Path, connection: &mut Connection, schema: &Schema)
         version = schema.version(path, &tx)?;
         let Some(step) = missing(version) else { return tx.finish().map_err(failed) };
         tracing::debug!(path = %path.display(), version = version + 1, step = step.name, "migrating");
-        tx.execute_batch(step.sql).map_err(|error| OpenError::Migration {
-            path: path.display().to_string(),
-            name: step.name,
-            problem: error.to_string(),
+        tx.execute_batch(step.sql).map_err(|error| {
+            let (shown, problem) = (path.display().to_string(), error.to_string());
+            match OpenError::sqlite(path, error) {
+                passing if passing.passes() => passing,
+                _ => OpenError::Migration { path: shown, name: step.name, problem },
+            }
         })?;
         version += 1;
         schema.set_version(&tx, version).map_err(failed)?;

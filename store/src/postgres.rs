@@ -1,6 +1,6 @@
 //! A pool of connections to one PostgreSQL database, and the steps that bring our tables in it to their schema.
 
-use std::{error::Error as _, fmt, sync::Arc, time::Duration};
+use std::{error::Error as _, fmt, io, sync::Arc, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
 use rustls_platform_verifier::BuilderVerifierExt as _;
@@ -72,6 +72,8 @@ pub enum PostgresError {
     Address { problem: String },
     #[error("{shown}: cannot connect: {problem}")]
     Unreachable { shown: String, problem: String },
+    #[error("{shown}: cannot connect: {problem}")]
+    Refused { shown: String, problem: String },
     #[error("{shown}: {problem}")]
     Failed { shown: String, problem: String, source: tokio_postgres::Error },
     #[error(
@@ -87,6 +89,24 @@ pub enum PostgresError {
          CREATE SCHEMA … AUTHORIZATION …"
     )]
     NoSchema { shown: String, schema: String, problem: String },
+}
+
+impl PostgresError {
+    /// Whether it ends without anybody who mends the address, the user, its rights or the tables: the server is down or starts, it has no
+    /// place for a connection or on its disk, its name is not known just now. Then trying again is of use.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Failed { source, .. } => passes(source),
+            Self::Address { .. }
+            | Self::Refused { .. }
+            | Self::Newer { .. }
+            | Self::Migration { .. }
+            | Self::Foreign { .. }
+            | Self::NoSchema { .. } => false,
+        }
+    }
 }
 
 impl Postgres {
@@ -183,10 +203,9 @@ impl Postgres {
                 return tx.commit().await.map_err(failed);
             };
             tracing::debug!(database = %self.shown, version = taken + 1, step = step.name, "migrating");
-            tx.batch_execute(step.sql).await.map_err(|error| PostgresError::Migration {
-                shown: self.shown.to_string(),
-                name: step.name,
-                problem: in_words(&error),
+            tx.batch_execute(step.sql).await.map_err(|error| {
+                let (shown, name) = (self.shown.to_string(), step.name);
+                self.error_or(error, |problem| PostgresError::Migration { shown, name, problem })
             })?;
             tx.execute(
                 "INSERT INTO _waybill_schema (name, version) VALUES ($1, $2)
@@ -212,7 +231,7 @@ impl Postgres {
         match tx.query_opt(is_used, &[&own]).await.map_err(|error| self.error(error))? {
             None => {
                 let make = format!("CREATE SCHEMA {}", quoted(own));
-                tx.batch_execute(&make).await.map_err(|error| refused(in_words(&error)))
+                tx.batch_execute(&make).await.map_err(|error| self.error_or(error, refused))
             }
             Some(row) if row.get(0) && version(&**tx, schema).await.map_err(|error| self.error(error))?.is_none() => {
                 Err(PostgresError::Foreign { shown: shown(), schema: own.to_owned(), name: schema.name })
@@ -232,16 +251,21 @@ impl Postgres {
     /// A connection; it goes back to the pool when it is dropped.
     ///
     /// # Errors
-    /// [`PostgresError::Unreachable`] when none can be made or none becomes free in time.
+    /// [`PostgresError::Unreachable`] when none can be made now or none becomes free in time, [`PostgresError::Refused`] when the
+    /// server, or whoever stands in for it, lets nobody in with this address.
     pub async fn connection(&self) -> Result<PostgresConnection, PostgresError> {
         self.pool.get().await.map_err(|error| {
+            let shown = self.shown.to_string();
             let problem = match error {
+                PoolError::Backend(error) if !passes(&error) => {
+                    return PostgresError::Refused { shown, problem: in_words(&error) };
+                }
                 PoolError::Backend(error) => in_words(&error),
                 PoolError::Timeout(_) => "it does not answer, or all connections are in use".to_owned(),
                 PoolError::Closed => "the program is ending".to_owned(),
                 other => other.to_string(),
             };
-            PostgresError::Unreachable { shown: self.shown.to_string(), problem }
+            PostgresError::Unreachable { shown, problem }
         })
     }
 
@@ -259,6 +283,11 @@ impl Postgres {
             return PostgresError::Unreachable { shown, problem: "the connection was lost".to_owned() };
         }
         PostgresError::Failed { shown, problem: in_words(&error), source: error }
+    }
+
+    /// What a statement failed by: its own fault, unless it is an outage that it met.
+    fn error_or(&self, error: tokio_postgres::Error, own: impl FnOnce(String) -> PostgresError) -> PostgresError {
+        if passes(&error) { self.error(error) } else { own(in_words(&error)) }
     }
 
     /// `postgres://HOST:PORT/DATABASE`, without user or password.
@@ -286,6 +315,28 @@ async fn version(client: &(impl GenericClient + Sync), schema: &Schema) -> Resul
     }
     let row = client.query_opt("SELECT version FROM _waybill_schema WHERE name = $1", &[&schema.name]).await?;
     Ok(row.map(|row| row.get(0)))
+}
+
+/// See [`PostgresError::passes`].
+///
+/// Of what the server says these are connections, other transactions, its means, objects that somebody uses, an operator's doing (a
+/// start, a stop), its system and its defects; and that it only reads, as a standby does until it takes over, or a disk that is nearly full makes it.
+/// Source: PostgreSQL, Appendix A, "PostgreSQL Error Codes".
+fn passes(error: &tokio_postgres::Error) -> bool {
+    const OUTAGE: [&str; 8] = ["08", "25006", "40", "53", "55", "57", "58", "XX"];
+    if let Some(code) = error.code() {
+        return OUTAGE.iter().any(|class| code.code().starts_with(class));
+    }
+    match error.source().and_then(|cause| cause.downcast_ref::<io::Error>()) {
+        Some(error) => match error.kind() {
+            // Of a socket's file; the driver calls a server that does not write so, too, which no system said.
+            io::ErrorKind::PermissionDenied => error.raw_os_error().is_none(),
+            // What came is no PostgreSQL, or a certificate that is not trusted.
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => false,
+            _ => true,
+        },
+        None => error.is_closed(),
+    }
 }
 
 fn quoted(name: &str) -> String {
@@ -326,7 +377,50 @@ fn shown(config: &Config) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
+
+    /// The address of a server that lets nobody in, with this code.
+    fn saying(code: &'static str) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("postgres://me:geheim@{}/shop?sslmode=disable", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            let mut startup = [0; 4096];
+            assert_ne!(client.read(&mut startup).unwrap(), 0);
+            // Source: PostgreSQL, "Message Formats", ErrorResponse.
+            let fields = format!("SFATAL\0VFATAL\0C{code}\0Mit says no\0\0");
+            let length = u32::try_from(fields.len() + 4).unwrap();
+            client.write_all(&[&b"E"[..], &length.to_be_bytes(), fields.as_bytes()].concat()).unwrap();
+        });
+        address
+    }
+
+    async fn not_connected(address: &str) -> PostgresError {
+        Postgres::new(address, &PostgresOptions::default()).unwrap().connection().await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_starts_or_is_full_passes_and_a_password_or_a_right_takes_a_person() {
+        for (code, passes) in [
+            ("57P03", true),
+            ("57P01", true),
+            ("53300", true),
+            ("58030", true),
+            ("28P01", false),
+            ("28000", false),
+            ("3D000", false),
+            ("42501", false),
+            ("0A000", false),
+        ] {
+            let error = not_connected(&saying(code)).await;
+            assert_eq!((error.passes(), matches!(error, PostgresError::Refused { .. })), (passes, !passes), "{error}");
+            assert!(error.to_string().ends_with(&format!("/shop: cannot connect: it says no ({code})")), "{error}");
+        }
+        let nowhere = not_connected("postgres://me@nowhere.invalid/shop?sslmode=disable").await;
+        assert!(nowhere.passes(), "{nowhere}");
+    }
 
     #[test]
     fn an_address_is_shown_without_its_secrets() {
@@ -353,5 +447,6 @@ mod tests {
         let address = format!("postgres://me@127.0.0.1:{port}/shop?sslmode=disable");
         let error = Postgres::new(&address, &PostgresOptions::default()).unwrap().connection().await.unwrap_err();
         assert!(matches!(&error, PostgresError::Unreachable { problem, .. } if problem.contains("refused")), "{error}");
+        assert!(error.passes());
     }
 }

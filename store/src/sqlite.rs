@@ -81,6 +81,10 @@ pub enum OpenError {
     Migration { path: String, name: &'static str, problem: String },
     #[error("{path}: cannot open: {problem}")]
     Io { path: String, problem: String },
+    #[error("{path}: cannot open: another process holds it")]
+    Busy { path: String },
+    #[error("{path}: cannot open: the disk is full or refuses to be written")]
+    DiskFull { path: String },
 }
 
 /// Why a job did not take effect.
@@ -332,6 +336,19 @@ fn connect(path: &Path, more: OpenFlags, options: &SqliteOptions) -> rusqlite::R
 }
 
 impl OpenError {
+    /// Whether it ends without a person: another process holds the file, or the disk is full.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Busy { .. } | Self::DiskFull { .. } => true,
+            Self::Foreign { .. }
+            | Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::Migration { .. }
+            | Self::Io { .. } => false,
+        }
+    }
+
     pub(crate) fn io(path: &Path, error: impl fmt::Display) -> Self {
         Self::Io { path: path.display().to_string(), problem: error.to_string() }
     }
@@ -343,9 +360,8 @@ impl OpenError {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
                 Self::Damaged { path: shown, problem: error.to_string() }
             }
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                Self::Io { path: shown, problem: "another process holds it".to_owned() }
-            }
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Self::Busy { path: shown },
+            _ if StoreError::is_disk_full(&error) => Self::DiskFull { path: shown },
             Some(ErrorCode::CannotOpen) => {
                 let problem = match path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
                     Some(folder) => format!("the folder {} does not exist", folder.display()),
@@ -359,6 +375,12 @@ impl OpenError {
 }
 
 impl StoreError {
+    /// Whether it ends without a person: another process holds the file, or the disk is full.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::DiskFull { .. } | Self::Busy { .. })
+    }
+
     pub(crate) fn new(path: &str, error: rusqlite::Error) -> Self {
         let path = path.to_owned();
         if Self::is_disk_full(&error) {

@@ -706,7 +706,9 @@ fn unsigned(row: &Row, at: usize) -> u64 {
 
 fn opening(error: PostgresError) -> LogError {
     match error {
-        PostgresError::Unreachable { .. } | PostgresError::Failed { .. } => LogError::Unavailable(error.into()),
+        PostgresError::Unreachable { .. } | PostgresError::Refused { .. } | PostgresError::Failed { .. } => {
+            LogError::Unavailable(error.into())
+        }
         error => LogError::Open(error.into()),
     }
 }

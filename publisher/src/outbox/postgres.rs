@@ -786,7 +786,9 @@ fn unavailable(error: PostgresError) -> OutboxError {
 
 fn opening(error: PostgresError) -> OutboxError {
     match error {
-        PostgresError::Unreachable { .. } | PostgresError::Failed { .. } => unavailable(error),
+        PostgresError::Unreachable { .. } | PostgresError::Refused { .. } | PostgresError::Failed { .. } => {
+            unavailable(error)
+        }
         error => OutboxError::Open(Box::new(error)),
     }
 }

@@ -110,9 +110,22 @@ fn somebody_elses_database_in_the_middle_of_a_transaction_is_refused() {
     let options = SqliteOptions { busy_timeout: std::time::Duration::from_millis(50), ..Default::default() };
     let before = folder.content();
     let error = Sqlite::open(&folder.file(), &NOTES, options).unwrap_err();
-    assert!(matches!(error, OpenError::Foreign { .. } | OpenError::Io { .. }), "{error}");
+    assert!(matches!(error, OpenError::Foreign { .. } | OpenError::Busy { .. }), "{error}");
     assert!(folder.content() == before);
     theirs.execute_batch("COMMIT").unwrap();
+}
+
+#[test]
+fn a_file_that_somebody_holds_passes_and_one_that_is_not_ours_takes_a_person() {
+    let folder = Folder::new();
+    let holder = Connection::open(folder.file()).unwrap();
+    holder.execute_batch("BEGIN EXCLUSIVE").unwrap();
+    let options = SqliteOptions { busy_timeout: std::time::Duration::from_millis(50), ..Default::default() };
+    let error = Sqlite::open(&folder.file(), &NOTES, options.clone()).unwrap_err();
+    assert!(matches!(error, OpenError::Busy { .. }) && error.passes(), "{error}");
+    assert!(error.to_string().ends_with("cannot open: another process holds it"), "{error}");
+    holder.execute_batch("COMMIT; CREATE TABLE theirs (x)").unwrap();
+    assert!(!Sqlite::open(&folder.file(), &NOTES, options).unwrap_err().passes());
 }
 
 #[tokio::test]
