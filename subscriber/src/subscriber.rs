@@ -1,5 +1,6 @@
 //! The subscriber as one thing: builder, run, staged stop.
 
+mod opening;
 mod proof;
 mod vital;
 
@@ -48,7 +49,7 @@ use crate::{
         Circuits, CompareError, Dependency, SORT_BYTES, Stages, WorkStats, Workshop, compare, end_waits, look_at,
         process,
     },
-    sink::{Sink, WholeFiles},
+    sink::{Sink, SinkOpenError},
     tasks::all,
     watched::{Calls, Watched},
 };
@@ -127,6 +128,9 @@ pub enum RunError {
     /// Inbox and sink could not be compared at the start.
     #[error("the start failed")]
     Compare(#[from] CompareError),
+    /// The sink was not opened.
+    #[error(transparent)]
+    Open(#[from] SinkOpenError),
     /// The sink cannot do what [`SubscriberBuilder::atomic`] asks.
     #[error(
         "atomic = true wants a sink that can take back what it did of a file: an SQL database, or a folder; this one cannot. Leave \
@@ -135,7 +139,20 @@ pub enum RunError {
     NotAtomic,
 }
 
-/// How long [`Subscriber::process`] waits at its start for an inbox or a sink that is down.
+impl RunError {
+    /// Whether it was an outage, which ends without a person, and lasted for longer than the
+    /// [patience](SubscriberBuilder::start_patience) of the start.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Compare(error) => error.passes(),
+            Self::Open(error) => error.passes(),
+            Self::NotAtomic => false,
+        }
+    }
+}
+
+/// How long [`Subscriber::process`] waits at its start for an inbox or a sink that is down, unless it is told.
 const COMPARE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the inbox may take to get files back, and the bus to end its links, when the time of a stop is over.
 const GIVE_BACK: Duration = Duration::from_secs(2);
@@ -147,6 +164,7 @@ pub struct SubscriberBuilder {
     types: Option<Vec<String>>,
     filters: BTreeMap<String, String>,
     files_in_flight_max: NonZeroU32,
+    commits_in_flight_max: Option<NonZeroU32>,
     commit_rows_max: u64,
     commit_bytes_max: Option<usize>,
     sort_bytes_max: usize,
@@ -156,6 +174,7 @@ pub struct SubscriberBuilder {
     verify_hash: bool,
     dead_letters: bool,
     drain_timeout: Duration,
+    start_patience: Option<Duration>,
     stuck_after: Duration,
     retention: Retention,
     layout: GrantLayout,
@@ -164,7 +183,7 @@ pub struct SubscriberBuilder {
     blob: ContainerOptions,
     ranges_ahead_max: usize,
     cache: Option<CacheOptions>,
-    commits_in_flight_max: Option<NonZeroU32>,
+    aliases: HostAliases,
     now: fn() -> OffsetDateTime,
 }
 
@@ -175,6 +194,7 @@ impl Default for SubscriberBuilder {
             types: None,
             filters: BTreeMap::new(),
             files_in_flight_max: NonZeroU32::new(4).expect("four is not zero"),
+            commits_in_flight_max: None,
             commit_rows_max: 100_000,
             commit_bytes_max: None,
             sort_bytes_max: SORT_BYTES,
@@ -184,7 +204,7 @@ impl Default for SubscriberBuilder {
             verify_hash: false,
             dead_letters: true,
             drain_timeout: Duration::from_secs(20),
-    aliases: HostAliases,
+            start_patience: None,
             stuck_after: Duration::from_secs(300),
             retention: Retention::default(),
             layout: GrantLayout::default(),
@@ -193,8 +213,8 @@ impl Default for SubscriberBuilder {
             blob: ContainerOptions::default(),
             ranges_ahead_max: 4,
             cache: None,
+            aliases: HostAliases::default(),
             now: OffsetDateTime::now_utc,
-            commits_in_flight_max: None,
         }
     }
 }
@@ -215,7 +235,6 @@ impl SubscriberBuilder {
         self
     }
 
-            aliases: HostAliases::default(),
     /// Which rows are wanted of a blobType that no entity has, as a predicate in CEL (default: all); the others are counted
     /// and dropped. An entity has its own, `where`.
     #[must_use]
@@ -230,6 +249,14 @@ impl SubscriberBuilder {
     #[must_use]
     pub fn files_in_flight_max(mut self, files: NonZeroU32) -> Self {
         self.files_in_flight_max = files;
+        self
+    }
+
+    /// Most commits in the sink at once (default: as many as there are files). With fewer, more files are downloaded and decoded than the
+    /// sink has writers: for a long line to storage before a small database. Replicas count each for itself.
+    #[must_use]
+    pub fn commits_in_flight_max(mut self, commits: NonZeroU32) -> Self {
+        self.commits_in_flight_max = Some(commits);
         self
     }
 
@@ -252,14 +279,6 @@ impl SubscriberBuilder {
     /// more plain bytes than 8 MiB, or than this, are brought into effect in the order of their keys, where [the sink gains by
     /// it](Sink::sorts_in): SQLite writes each page of a table once then. A larger file is sorted in a temporary one, which takes a
     /// little more than its plain bytes. `usize::MAX`: none are sorted.
-    /// Most commits in the sink at once (default: as many as there are files). With fewer, more files are downloaded and decoded than the
-    /// sink has writers: for a long line to storage before a small database. Replicas count each for itself.
-    #[must_use]
-    pub fn commits_in_flight_max(mut self, commits: NonZeroU32) -> Self {
-        self.commits_in_flight_max = Some(commits);
-        self
-    }
-
     #[must_use]
     pub fn sort_bytes_max(mut self, bytes: usize) -> Self {
         self.sort_bytes_max = bytes;
@@ -312,6 +331,14 @@ impl SubscriberBuilder {
         self
     }
 
+    /// How long a start waits for a sink or an inbox that is down, before it ends with an error (default: [`Subscriber::run`] for
+    /// as long as it takes, [`Subscriber::process`] half a minute). For those whose end somebody waits for.
+    #[must_use]
+    pub fn start_patience(mut self, patience: Duration) -> Self {
+        self.start_patience = Some(patience);
+        self
+    }
+
     /// Where TenantService's answer holds each field (default: the shape of `docs/wire.md`).
     #[must_use]
     pub fn grant_layout(mut self, layout: GrantLayout) -> Self {
@@ -346,6 +373,14 @@ impl SubscriberBuilder {
     #[must_use]
     pub fn ranges_ahead_max(mut self, ranges: usize) -> Self {
         self.ranges_ahead_max = ranges;
+        self
+    }
+
+    /// Hosts that messages name in the place of those that grants name, such as a custom domain (default: none). Files are fetched
+    /// from the grant's host all the same.
+    #[must_use]
+    pub fn host_aliases(mut self, aliases: HostAliases) -> Self {
+        self.aliases = aliases;
         self
     }
 
@@ -386,14 +421,6 @@ impl SubscriberBuilder {
     pub fn with_tenant<I: Inbox + Clone>(
         self,
         inbox: I,
-    /// Hosts that messages name in the place of those that grants name, such as a custom domain (default: none). Files are fetched
-    /// from the grant's host all the same.
-    #[must_use]
-    pub fn host_aliases(mut self, aliases: HostAliases) -> Self {
-        self.aliases = aliases;
-        self
-    }
-
         tenant: &Url,
         credential: Credential,
     ) -> Result<Subscriber<I>, BuildError> {
@@ -469,7 +496,9 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// `drain_timeout`, the rest is given back, links are closed.
     ///
     /// Messages are received from the begin. No file is worked before the sink was asked about every file that the inbox calls
-    /// done; those that it does not know are worked again. While the sink or the inbox is down that is waited for.
+    /// done; those that it does not know are worked again. While the sink or the inbox is down that is waited for, unless
+    /// [`SubscriberBuilder::start_patience`] says for how long. With a sink that may be down before it is opened, use
+    /// [`Subscriber::run_once_open`].
     ///
     /// # Errors
     /// [`RunError`], at the start only: the sink does not let itself be asked, which a person has to mend. Everything else is
@@ -480,14 +509,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
     /// settled come again, files under way come again when their leases end and go on after the last rows that took effect.
     /// To stop without that wait, cancel `stop` and await the future.
     pub async fn run(&self, sink: impl Sink, stop: CancellationToken) -> Result<(), RunError> {
-        self.check(&sink)?;
-        let _doing = (self.shared.receiving.begin(), self.shared.working.begin());
-        let (stages, mut tasks) = (Stages::of(&stop), JoinSet::new());
-        self.spawn_receive(&mut tasks, &stages.stop);
-        let wanted = self.wanted(Wanted::default());
-        let failure = self.spawn_process(&mut tasks, self.watched(sink), wanted, None, &stages);
-        self.until_stopped(tasks, &stages).await;
-        failed_at_start(failure)
+        self.run_once_open(opening::there(sink), stop).await
     }
 
     /// Only receives: bus to inbox, until `stop`.
@@ -498,49 +520,35 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let _doing = self.shared.receiving.begin();
         let (stages, mut tasks) = (Stages::of(&stop), JoinSet::new());
         self.spawn_receive(&mut tasks, &stages.stop);
-        self.until_stopped(tasks, &stages).await;
+        self.beating(self.all_ended(tasks, &stages)).await;
     }
 
     /// Only works what the inbox holds, until `stop`, or as many files as are [wanted](Wanted::limit).
     ///
     /// # Errors
-    /// As [`Subscriber::run`]; also when the sink or the inbox is down at the start, and for half a minute after.
+    /// As [`Subscriber::run`]; also when the sink or the inbox is down at the start, and for half a minute after, or for as long as
+    /// [`SubscriberBuilder::start_patience`] says.
     ///
     /// # Cancel safety
     /// As [`Subscriber::run`].
     pub async fn process(&self, sink: impl Sink, wanted: Wanted, stop: CancellationToken) -> Result<(), RunError> {
-        self.check(&sink)?;
-        let _doing = self.shared.working.begin();
-        let (stages, mut tasks) = (Stages::of(&stop), JoinSet::new());
-        self.spawn_grants(&mut tasks, &stages.stop);
-        let (wanted, patience) = (self.wanted(wanted), Some(COMPARE_PATIENCE));
-        let failure = self.spawn_process(&mut tasks, self.watched(sink), wanted, patience, &stages);
-        self.until_stopped(tasks, &stages).await;
-        failed_at_start(failure)
+        self.process_once_open(opening::there(sink), wanted, stop).await
     }
 
-    fn check(&self, sink: &impl Sink) -> Result<(), RunError> {
-        let can = sink.whole_files() != WholeFiles::Never;
-        if can || !self.shared.options.atomic { Ok(()) } else { Err(RunError::NotAtomic) }
-    }
-
-    /// Until all tasks ended, or a stop has lasted as long as it may. Meanwhile the inbox is told of the work.
-    async fn until_stopped(&self, tasks: JoinSet<()>, Stages { stop, give_back }: &Stages) {
+    /// Until all tasks ended, or a stop has lasted as long as it may.
+    async fn all_ended(&self, tasks: JoinSet<()>, Stages { stop, give_back }: &Stages) {
         let too_long = async {
             stop.cancelled().await;
             sleep(self.shared.options.drain_timeout).await;
             give_back.cancel();
             sleep(GIVE_BACK).await;
         };
-        self.beating(async {
-            tokio::select! {
-                () = all(tasks) => {}
-                () = too_long => tracing::warn!(
-                    "the stop took too long; what was not given back comes again when its lease or lock ends"
-                ),
-            }
-        })
-        .await;
+        tokio::select! {
+            () = all(tasks) => {}
+            () = too_long => tracing::warn!(
+                "the stop took too long; what was not given back comes again when its lease or lock ends"
+            ),
+        }
     }
 
     /// The saved files that are due, for code of your own, which says what became of each: see [`files`](crate::files).
@@ -732,6 +740,10 @@ impl<I: Inbox + Clone> Subscriber<I> {
             let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
             tasks.spawn(async move { keep_in_bounds(&shared.inbox, &shared.options.retention, &stop).await });
         }
+        if let Some(cache) = self.shared.cache.clone() {
+            let stop = stop.clone();
+            tasks.spawn(async move { clear_up_cache(&cache, &stop).await });
+        }
         {
             let (shared, storage, stop) = (Arc::clone(&self.shared), self.storage(), stop.clone());
             tasks.spawn(async move { look_at(&storage, shared.circuits.of(Dependency::Storage), &stop).await });
@@ -740,10 +752,6 @@ impl<I: Inbox + Clone> Subscriber<I> {
         tasks.spawn(async move {
             remember_places(&*shared.tokens, &shared.inbox, &shared.options.aliases, &stop).await;
         });
-        if let Some(cache) = self.shared.cache.clone() {
-            let stop = stop.clone();
-            tasks.spawn(async move { clear_up_cache(&cache, &stop).await });
-        }
     }
 
     fn spawn_receive(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
@@ -789,6 +797,7 @@ impl<I: Inbox + Clone> Subscriber<I> {
             pool: Pool::new(cores),
             limits: options.limits.clone(),
             groups: GroupLimits { rows_max: options.commit_rows_max, bytes_max: commit_bytes_max },
+            commits: Semaphore::new(options.commits_in_flight_max.unwrap_or(options.files_in_flight_max).get() as usize),
             sort_bytes: options.sort_bytes_max,
             sorting: Semaphore::new(1),
             on_bad_row: options.on_bad_row,
@@ -801,7 +810,6 @@ impl<I: Inbox + Clone> Subscriber<I> {
             tasks.spawn(async move {
                 workshop.sink.look_after(workshop.circuits.of(Dependency::Sink), &stop).await;
             });
-            commits: Semaphore::new(options.commits_in_flight_max.unwrap_or(options.files_in_flight_max).get() as usize),
         }
         // From now on, and not when the task begins: until then nothing is idle.
         let preparing = shared.preparing.begin();
@@ -854,6 +862,9 @@ fn compile_filters(
     filters.iter().map(compile).collect()
 }
 
+/// How often it is looked at what may go.
+const LOOK_BACK_EVERY: Duration = Duration::from_secs(3600);
+
 /// Forgets what may be forgotten, now and every hour.
 async fn keep_in_bounds(inbox: &impl Inbox, retention: &Retention, stop: &CancellationToken) {
     while !retention.is_for_ever() && !stop.is_cancelled() {
@@ -861,9 +872,6 @@ async fn keep_in_bounds(inbox: &impl Inbox, retention: &Retention, stop: &Cancel
             () = stop.cancelled() => return,
             pruned = prune(inbox, retention, |_| {}) => match pruned {
                 Ok(pruned) => tracing::debug!(?pruned, "pruned"),
-/// How often it is looked at what may go.
-const LOOK_BACK_EVERY: Duration = Duration::from_secs(3600);
-
                 Err(error) => tracing::warn!(error = %chain(&error), "the inbox was not pruned; trying again in an hour"),
             },
         }
@@ -951,6 +959,7 @@ const PAGE: u32 = 500;
 /// Files of a place that is named `now` and was not `before` have waited for it. At the start any may have.
 pub(crate) async fn opened(
     inbox: &impl Inbox,
+    aliases: &HostAliases,
     before: Option<&BTreeSet<Place>>,
     now: &BTreeSet<Place>,
 ) -> Result<(), InboxError> {
@@ -983,4 +992,3 @@ pub(crate) async fn opened(
     }
     Ok(())
 }
-    aliases: &HostAliases,

@@ -54,7 +54,7 @@ pub use stored::{HISTORY_KEPT, OTHER_TYPE};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InboxError {
-    /// The file or server is not an inbox of ours, or cannot be opened.
+    /// The file or server is not an inbox of ours, or lets nobody open it, which a person has to mend.
     #[error("the inbox cannot be opened")]
     Open(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// An earlier version of this program made it, and whoever only looks brings it to no other schema.
@@ -85,6 +85,14 @@ pub enum InboxError {
     /// It cannot take or give anything now; later it may (disk full, held by another process, server down).
     #[error("the inbox is not available")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl InboxError {
+    /// Whether it ends without a person, as an outage does.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        matches!(self, Self::Unavailable(_))
+    }
 }
 
 /// To look is no reason to take the inbox from an older version that runs.

@@ -102,8 +102,9 @@ impl PostgresInbox {
     /// [`Postgres::new`].
     ///
     /// # Errors
-    /// [`InboxError::Open`] for an address that cannot be used, and for a schema that is newer than this program or
-    /// somebody else's; [`InboxError::Unavailable`] when there is no answer.
+    /// [`InboxError::Open`] for an address, a user or a right that a person has to mend, and for a schema that is newer than this
+    /// program or somebody else's; [`InboxError::Unavailable`] when the server is down, starts, or has no place:
+    /// [`once_there`](crate::opening::once_there) waits for that.
     pub async fn open(address: &str, options: PostgresInboxOptions) -> Result<Self, InboxError> {
         let inbox = Self::at(address, options)?;
         inbox.store.migrate(&SCHEMA).await.map_err(not_open)?;
@@ -868,10 +869,7 @@ fn sum(row: &Row, at: usize) -> u64 {
 }
 
 fn not_open(error: PostgresError) -> InboxError {
-    match error {
-        PostgresError::Unreachable { .. } | PostgresError::Failed { .. } => unavailable(error),
-        error => InboxError::Open(Box::new(error)),
-    }
+    if error.passes() { unavailable(error) } else { InboxError::Open(Box::new(error)) }
 }
 
 fn unavailable(error: PostgresError) -> InboxError {

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use waybill_contracts::{MANIFEST_TYPE, MetadataError, Reason};
 use waybill_store::{
-    Migration, Schema, Sqlite, SqliteOptions, StoreError,
+    Migration, OpenError, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{
         self, OptionalExtension, Row, Transaction, named_params, params,
         types::{Value, ValueRef},
@@ -115,7 +115,8 @@ impl SqliteInbox {
     /// Opens or creates the file and, when no other process works it, ends the leases that dead workers left.
     ///
     /// # Errors
-    /// [`InboxError::Open`] when it is not an inbox, newer than this program, or damaged; [`InboxError::WorkedByOlder`].
+    /// [`InboxError::Open`] when it is not an inbox, newer than this program, or damaged; [`InboxError::WorkedByOlder`];
+    /// [`InboxError::Unavailable`] when another process holds the file, or the disk is full.
     pub async fn open(path: &Path, options: SqliteInboxOptions) -> Result<Self, InboxError> {
         let path = path.to_owned();
         let (db, workers, alone) = tokio::task::spawn_blocking(move || {
@@ -139,8 +140,7 @@ impl SqliteInbox {
                 // An older program would go on as if nothing had changed, and not sum up what it saves.
                 return Err(InboxError::WorkedByOlder { path: path.display().to_string(), found, known });
             }
-            let db = Sqlite::open(&path, &SCHEMA, SqliteOptions::default())
-                .map_err(|error| InboxError::Open(Box::new(error)))?;
+            let db = Sqlite::open(&path, &SCHEMA, SqliteOptions::default()).map_err(not_open)?;
             drop(before);
             let (file, alone) = lock()?;
             Ok::<_, InboxError>((db, file, alone))
@@ -176,7 +176,7 @@ impl SqliteInbox {
             if let Some(version) = SCHEMA.look(&path) {
                 refuse_older(version, &SCHEMA)?;
             }
-            Sqlite::open(&path, &SCHEMA, SqliteOptions::default()).map_err(|error| InboxError::Open(Box::new(error)))
+            Sqlite::open(&path, &SCHEMA, SqliteOptions::default()).map_err(not_open)
         })
         .await
         .map_err(|error| InboxError::Open(Box::new(error)))??;
@@ -910,6 +910,10 @@ fn types_clause(types: &[String]) -> (String, Vec<String>) {
     }
     clause.push(')');
     (clause, values)
+}
+
+fn not_open(error: OpenError) -> InboxError {
+    if error.passes() { InboxError::Unavailable(Box::new(error)) } else { InboxError::Open(Box::new(error)) }
 }
 
 async fn run<T: Send + 'static>(

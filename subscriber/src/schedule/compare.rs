@@ -32,7 +32,8 @@ pub enum CompareError {
 
 impl CompareError {
     /// Whether it ends without a person.
-    fn passes(&self) -> bool {
+    #[must_use]
+    pub fn passes(&self) -> bool {
         matches!(self, Self::Inbox(InboxError::Unavailable(_)) | Self::Sink(SinkError::Unavailable { .. }))
     }
 
@@ -44,7 +45,7 @@ impl CompareError {
     }
 }
 
-/// Compares until all is compared or `stop`; whether it came to the end. An outage is waited out on its dependency's clock, for
+/// Compares until all is compared or `stop`; whether it came to the end. An outage is waited out on its dependency's clock, each for
 /// `patience` if there is one, and what was compared before it is not compared again.
 pub(crate) async fn compare(
     inbox: &impl Inbox,
@@ -53,19 +54,27 @@ pub(crate) async fn compare(
     patience: Option<Duration>,
     stop: &CancellationToken,
 ) -> Result<bool, CompareError> {
-    let (mut comparison, began) = (Comparison::default(), Instant::now());
+    let mut comparison = Comparison::default();
+    // Where it stands still, and since when.
+    let mut outage = (comparison.after, None);
     loop {
         let gone_on = tokio::select! {
             () = stop.cancelled() => return Ok(false),
             gone_on = comparison.go_on(inbox, sink) => gone_on,
         };
         let Err(error) = gone_on else { break };
-        if !error.passes() || patience.is_some_and(|patience| began.elapsed() >= patience) {
+        if outage.0 != comparison.after {
+            outage = (comparison.after, None);
+        }
+        let since = *outage.1.get_or_insert_with(Instant::now);
+        let left = patience.map(|patience| patience.saturating_sub(since.elapsed()));
+        if !error.passes() || left == Some(Duration::ZERO) {
             return Err(error);
         }
         let circuit = circuits.of(error.dependency());
         circuit.failed(None);
-        let wait = circuit.closed_in();
+        // The last try is when patience ends.
+        let wait = circuit.closed_in().min(left.unwrap_or(Duration::MAX));
         tracing::warn!(
             error = %chain(&error),
             wait_ms = wait.as_millis(),

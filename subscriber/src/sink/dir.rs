@@ -134,25 +134,30 @@ impl DirSink {
     pub async fn open_as(path: impl Into<PathBuf>, format: DirFormat) -> Result<Self, SinkOpenError> {
         let folder: Arc<Path> = path.into().into();
         let name = format!("dir:{}", folder.display());
-        let unavailable = |problem: String| SinkOpenError::Unavailable { sink: name.clone(), problem };
+        let in_file = |path: &Path, error: &io::Error| {
+            let problem = format!("{}: {error}", path.display());
+            SinkOpenError::of(&name, problem, error.kind() == io::ErrorKind::StorageFull)
+        };
         let made = Arc::clone(&folder);
         let open = move || {
             let parts = made.join(".waybill").join("parts");
-            fs::create_dir_all(&parts).map_err(|error| format!("{}: {error}", parts.display()))?;
-            Ok::<_, String>(Sqlite::open(
+            fs::create_dir_all(&parts).map_err(|error| (parts, error))?;
+            Ok::<_, (PathBuf, io::Error)>(Sqlite::open(
                 &made.join(".waybill").join("progress.sqlite"),
                 &SCHEMA,
                 SqliteOptions::default(),
             ))
         };
         let opened = blocking(open).await.ok_or_else(|| SinkOpenError::closing(&name))?;
-        let sink = Self { folder, format, store: opened.map_err(&unavailable)?? };
+        let sink = Self { folder, format, store: opened.map_err(|(path, error)| in_file(&path, &error))?? };
         let folder = Arc::clone(&sink.folder);
         let moved = sink.store.write(move |tx| move_finished(tx, &folder)).await;
         match moved {
             Ok(Ok(())) => Ok(sink),
-            Ok(Err(failure)) => Err(unavailable(sink.problem(failure))),
-            Err(error) => Err(unavailable(error.to_string())),
+            Ok(Err(Failure::File { path, error })) => Err(in_file(&path, &error)),
+            Ok(Err(Failure::Database(error))) => Err(SinkOpenError::of_store(&name, &sink.store.error(error))),
+            Ok(Err(failure @ Failure::Fenced { .. })) => Err(SinkOpenError::of(&name, sink.problem(failure), false)),
+            Err(error) => Err(SinkOpenError::of_store(&name, &error)),
         }
     }
 

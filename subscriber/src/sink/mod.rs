@@ -15,7 +15,7 @@ use std::{any::Any, fmt, future::Future, path::Path, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use waybill_contracts::Format;
 use waybill_formats::{FileStats, RowBatch, RowFilter};
-use waybill_store::OpenError;
+use waybill_store::{OpenError, StoreError};
 
 pub use self::{
     any::{AnySink, open, shown},
@@ -267,7 +267,7 @@ pub enum SinkOpenError {
         /// What is wrong and what to do.
         problem: String,
     },
-    /// It cannot be used now.
+    /// It cannot be used now; later it may.
     #[error("{sink}: {problem}")]
     Unavailable {
         /// Which sink.
@@ -275,9 +275,36 @@ pub enum SinkOpenError {
         /// What happened.
         problem: String,
     },
+    /// It says no, which a person has to mend: the password, a database that is not there, a right that is missing.
+    #[error("{sink}: {problem}")]
+    Refused {
+        /// Which sink.
+        sink: String,
+        /// What it says.
+        problem: String,
+    },
 }
 
 impl SinkOpenError {
+    /// Whether it ends without a person, as an outage does: then [waiting](crate::opening) is of use.
+    #[must_use]
+    pub fn passes(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::Store(error) => error.passes(),
+            Self::Unsupported { .. } | Self::Entity(_) | Self::Table { .. } | Self::Refused { .. } => false,
+        }
+    }
+
+    fn of(sink: &str, problem: String, passes: bool) -> Self {
+        let sink = sink.to_owned();
+        if passes { Self::Unavailable { sink, problem } } else { Self::Refused { sink, problem } }
+    }
+
+    fn of_store(sink: &str, error: &StoreError) -> Self {
+        Self::of(sink, error.to_string(), error.passes())
+    }
+
     fn closing(sink: &str) -> Self {
         Self::Unavailable { sink: sink.to_owned(), problem: "the program is ending".to_owned() }
     }
@@ -303,6 +330,15 @@ pub enum SinkError {
         /// Which sink, without secrets.
         sink: String,
         /// What happened.
+        problem: String,
+    },
+    /// The sink cannot be used until a person mends it: it is damaged, nobody may write to it. All files wait for it as in an outage, but
+    /// no start does.
+    #[error("{sink}: {problem}")]
+    Unusable {
+        /// Which sink, without secrets.
+        sink: String,
+        /// What happened and what to do.
         problem: String,
     },
     /// The sink works, and says no to what this file, or its table, asks of it: a trigger that fails, a right that is missing,
@@ -332,15 +368,6 @@ pub enum SinkError {
 ///   [`Guarantee::AtLeastOnce`] may repeat rows after a crash, never skip them).
 /// - `apply` fails with [`SinkError::Fenced`] and no effect when progress is not `from`, or the file is done; where rows are in the
 ///   order of their keys, also when those before it were others: see [`EntityBatch::follows`].
-    /// The sink cannot be used until a person mends it: it is damaged, nobody may write to it. All files wait for it as in an outage, but
-    /// no start does.
-    #[error("{sink}: {problem}")]
-    Unusable {
-        /// Which sink, without secrets.
-        sink: String,
-        /// What happened and what to do.
-        problem: String,
-    },
 /// - `progress` moves on by [`Progress::after`], with the figures of all batches of the file, whoever brought them.
 /// - Rows that do not pass the batch's [`sieve`](EntityBatch::sieve) are [`filtered`](Applied::filtered): they are left out, and
 ///   a sink that holds rows by their keys removes the older one. Those of which it cannot be said are bad rows.

@@ -9,6 +9,7 @@ mod grants;
 mod health;
 mod looking;
 mod manifests;
+mod opening;
 mod places;
 mod receiving;
 mod reconciling;

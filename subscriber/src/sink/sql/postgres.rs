@@ -35,7 +35,7 @@ use tokio::{
 };
 use waybill_contracts::{Entities, SqlName};
 use waybill_formats::FileStats;
-use waybill_store::{Postgres, PostgresOptions, PostgresTransaction, lock_number, tokio_postgres};
+use waybill_store::{Postgres, PostgresError, PostgresOptions, PostgresTransaction, lock_number, tokio_postgres};
 
 pub(super) use self::rebuild::PostgresRebuild;
 use self::{ahead::Foregone, overlay::Overlay};
@@ -132,15 +132,13 @@ impl PostgresSink {
     ) -> Result<Self, SinkOpenError> {
         let plans = Arc::new(EntityPlans::compile(entities)?);
         let sink = store.shown().to_owned();
-        let unavailable = |problem: String| SinkOpenError::Unavailable {
-            sink: sink.clone(),
-            problem: without_prefix(&problem, &sink),
-        };
-        store.migrate(&schema::SCHEMA).await.map_err(|error| unavailable(error.to_string()))?;
-        let mut connection = store.connection().await.map_err(|error| unavailable(error.to_string()))?;
+        let not_open =
+            |error: PostgresError| SinkOpenError::of(&sink, without_prefix(&error.to_string(), &sink), error.passes());
+        store.migrate(&schema::SCHEMA).await.map_err(not_open)?;
+        let mut connection = store.connection().await.map_err(not_open)?;
         let failed = |failure| match failure {
             Failure::Refused { problem, .. } => SinkOpenError::Table { sink: sink.clone(), problem },
-            Failure::Postgres(error) => unavailable(store.error(error).to_string()),
+            Failure::Postgres(error) => not_open(store.error(error)),
             Failure::Fenced { .. } | Failure::Outdated { .. } | Failure::Sqlite(_) => {
                 unreachable!("no file is worked here, in PostgreSQL")
             }

@@ -118,10 +118,8 @@ impl SqliteSink {
             Ok(Err(Failure::Fenced { .. } | Failure::Outdated { .. } | Failure::Postgres(_))) => {
                 unreachable!("no file is worked here")
             }
-            Ok(Err(Failure::Sqlite(error))) => {
-                return Err(SinkOpenError::Unavailable { problem: store.error(error).to_string(), sink: name });
-            }
-            Err(error) => return Err(SinkOpenError::Unavailable { problem: error.to_string(), sink: name }),
+            Ok(Err(Failure::Sqlite(error))) => return Err(SinkOpenError::of_store(&name, &store.error(error))),
+            Err(error) => return Err(SinkOpenError::of_store(&name, &error)),
         };
         let inner = Inner { name, folder, plans, is_shadow, now: Box::new(now), shapes: Shapes::new(shapes) };
         Ok(Self { store, inner: Arc::new(inner) })
