@@ -3,6 +3,7 @@
 mod bad_rows;
 mod binaries;
 mod choosing;
+mod databases;
 mod full_exports;
 mod health;
 mod local;
@@ -16,4 +17,5 @@ mod republish;
 mod retention;
 mod rows;
 mod shared_inbox;
+mod starting;
 mod types;

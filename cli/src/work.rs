@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use tokio_util::sync::CancellationToken;
 use waybill_azure::GrantError;
 use waybill_subscriber::{
@@ -15,8 +15,12 @@ use waybill_subscriber::{
 
 use crate::{progress, signals};
 
-/// With `--until-idle`, how long the bus and TenantService may be out of reach before we give up.
-const CONTACT_PATIENCE: Duration = Duration::from_secs(30);
+/// Where somebody waits for the end, how long the bus, TenantService, the inbox and, at the start, the sink may be out of reach
+/// before we give up.
+pub const CONTACT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a signal is answered with.
+pub const FINISHING: &str = "files under way finish first";
 
 /// With its inbox here or in a database.
 pub type Local = Subscriber<AnyInbox>;
@@ -67,7 +71,7 @@ async fn out_of_reach(program: &str, subscriber: &Local) {
 /// case.
 ///
 /// # Errors
-/// What ended the work, the inbox, or that the bus was out of reach for too long while a script waits for the end.
+/// As [`watch_until`].
 pub async fn watch(
     program: &str,
     subscriber: &Local,
@@ -77,7 +81,27 @@ pub async fn watch(
     progress_line: impl Fn() -> String,
     work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
 ) -> anyhow::Result<Option<Pending>> {
-    let stop = CancellationToken::new();
+    signals::heeded(FINISHING, async |stop| {
+        watch_until(&stop, program, subscriber, wanted, until_idle, receiving, progress_line, work).await
+    })
+    .await
+}
+
+/// The same, for whoever heeds signals itself: until `stop`, or until idle.
+///
+/// # Errors
+/// What ended the work, the inbox, or that the bus was out of reach for too long while a script waits for the end.
+#[allow(clippy::too_many_arguments, reason = "each is a word of what is watched")]
+pub async fn watch_until(
+    stop: &CancellationToken,
+    program: &str,
+    subscriber: &Local,
+    wanted: &Wanted,
+    until_idle: Option<Duration>,
+    receiving: bool,
+    progress_line: impl Fn() -> String,
+    work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+) -> anyhow::Result<Option<Pending>> {
     let idle = async {
         match until_idle {
             None => {
@@ -85,7 +109,7 @@ pub async fn watch(
                 Ok(None)
             }
             Some(quiet) => {
-                let idle = subscriber.until_idle(wanted, quiet, receiving, &stop);
+                let idle = subscriber.until_idle(wanted, quiet, receiving, stop);
                 tokio::pin!(idle);
                 let patience = async {
                     if !receiving {
@@ -119,12 +143,6 @@ pub async fn watch(
         worked?;
         pending
     };
-    let (pending, ()) = tokio::select! {
-        both = async { tokio::join!(all, progress::show(progress_line, done.clone())) } => both,
-        listening = signals::listen(stop.clone(), "files under way finish first") => {
-            listening.context("cannot listen to signals")?;
-            unreachable!("listening ends with the process");
-        }
-    };
+    let (pending, ()) = tokio::join!(all, progress::show(progress_line, done.clone()));
     pending
 }

@@ -29,13 +29,23 @@ pub struct Snapshot {
     now: OffsetDateTime,
 }
 
+/// Of a subscriber that is not there yet, all that is known.
+#[derive(Debug)]
+pub struct NotBegun;
+
+impl Collector for NotBegun {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        process(&mut Page::new(encoder), false)
+    }
+}
+
 /// One of its figures.
 type OfQueue = fn(&QueueFigures) -> u64;
 
 impl Collector for Snapshot {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page::new(encoder);
-        self.process(&mut page)?;
+        process(&mut page, self.health.is_ready())?;
         if let Some(backlog) = &self.backlog {
             waiting(backlog, &mut page)?;
         }
@@ -52,12 +62,6 @@ impl Snapshot {
     pub fn of(subscriber: &Local, backlog: Option<Backlog>) -> Self {
         let (figures, health) = (subscriber.figures(), subscriber.health());
         Self { figures, health, backlog, now: OffsetDateTime::now_utc() }
-    }
-
-    fn process(&self, page: &mut Page<'_>) -> fmt::Result {
-        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
-        page.gauges("build_info", "Always 1", None, [(version, 1.0)])?;
-        page.gauge("ready", "1 while /health/ready answers 200", None, truth(self.health.is_ready()))
     }
 
     fn bus(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -228,6 +232,12 @@ impl Snapshot {
             failed.map(|(database, many)| (label("database", database), many)),
         )
     }
+}
+
+fn process(page: &mut Page<'_>, is_ready: bool) -> fmt::Result {
+    let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+    page.gauges("build_info", "Always 1", None, [(version, 1.0)])?;
+    page.gauge("ready", "1 while /health/ready answers 200", None, truth(is_ready))
 }
 
 fn waiting(backlog: &Backlog, page: &mut Page<'_>) -> fmt::Result {

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 use waybill_azure::{
     blob::ContainerOptions,
     bus::{BusOptions, Transport},
@@ -22,7 +23,8 @@ use waybill_subscriber::{
     apply::EntityPlans,
     cache::CacheOptions,
     fetch::HostAliases,
-    inbox::{AnyInbox, PostgresInbox, PostgresInboxOptions, Retention, SqliteInbox, SqliteInboxOptions},
+    inbox::{AnyInbox, InboxError, PostgresInbox, PostgresInboxOptions, Retention, SqliteInbox, SqliteInboxOptions},
+    opening::once_there,
     sink::{self, AnySink},
 };
 
@@ -260,12 +262,39 @@ impl Settings {
 
     /// The inbox; made if it is not there.
     pub async fn inbox(&self) -> anyhow::Result<AnyInbox> {
-        match self.inbox_address()? {
-            Some(address) => Ok(AnyInbox::Postgres(PostgresInbox::open(address, self.postgres_options()).await?)),
-            None => {
-                self.make_data()?;
-                self.open_file().await
+        Ok(self.open_inbox(self.inbox_to_open()?).await?)
+    }
+
+    /// The same, once it is there; `None` when it was stopped before. `problem` is told why it is not.
+    pub async fn inbox_once_there(
+        &self,
+        patience: Option<Duration>,
+        stop: &CancellationToken,
+        problem: impl FnMut(&str) + Send,
+    ) -> anyhow::Result<Option<AnyInbox>> {
+        let address = self.inbox_to_open()?;
+        let opened = once_there("the inbox", patience, stop, problem, || self.open_inbox(address)).await;
+        opened.map_err(|error| match patience {
+            Some(patience) if error.passes() => {
+                anyhow!(error).context(format!("the inbox was out of reach for {} s", patience.as_secs()))
             }
+            _ => error.into(),
+        })
+    }
+
+    /// Its address, if it is in a database; else its folder is there.
+    fn inbox_to_open(&self) -> anyhow::Result<Option<&str>> {
+        let address = self.inbox_address()?;
+        if address.is_none() {
+            self.make_data()?;
+        }
+        Ok(address)
+    }
+
+    async fn open_inbox(&self, address: Option<&str>) -> Result<AnyInbox, InboxError> {
+        match address {
+            Some(address) => Ok(AnyInbox::Postgres(PostgresInbox::open(address, self.postgres_options()).await?)),
+            None => self.open_file().await,
         }
     }
 
@@ -304,12 +333,12 @@ impl Settings {
     /// The inbox, if there is one: for a person's decisions.
     pub async fn inbox_to_change(&self) -> anyhow::Result<AnyInbox> {
         match self.existing_inbox().await? {
-            AnyInbox::Sqlite(_) => self.open_file().await,
+            AnyInbox::Sqlite(_) => Ok(self.open_file().await?),
             shared => Ok(shared),
         }
     }
 
-    async fn open_file(&self) -> anyhow::Result<AnyInbox> {
+    async fn open_file(&self) -> Result<AnyInbox, InboxError> {
         Ok(AnyInbox::Sqlite(SqliteInbox::open(&self.inbox_path(), self.inbox_options()).await?))
     }
 
@@ -344,8 +373,14 @@ impl Settings {
 
     /// The sink.
     pub async fn open_sink(&self, entities: &Entities) -> anyhow::Result<AnySink> {
+        Ok(sink::open(self.sink_to_open()?, entities, &self.data).await?)
+    }
+
+    /// Its name; the folder for its progress is there.
+    pub fn sink_to_open(&self) -> anyhow::Result<&str> {
+        let name = self.sink()?;
         self.make_data()?;
-        Ok(sink::open(self.sink()?, entities, &self.data).await?)
+        Ok(name)
     }
 
     /// The entities as they are written.
@@ -453,6 +488,20 @@ impl Settings {
     /// The same, with another inbox.
     pub async fn subscriber_on(&self, inbox: AnyInbox, local: Option<&Path>) -> anyhow::Result<Subscriber<AnyInbox>> {
         self.build(inbox, local, |builder| builder).await
+    }
+
+    /// The same, whose start waits for its sink for no longer than this.
+    pub async fn subscriber_in(
+        &self,
+        inbox: AnyInbox,
+        local: Option<&Path>,
+        patience: Option<Duration>,
+    ) -> anyhow::Result<Subscriber<AnyInbox>> {
+        let patient = |builder: SubscriberBuilder| match patience {
+            Some(patience) => builder.start_patience(patience),
+            None => builder,
+        };
+        self.build(inbox, local, patient).await
     }
 
     /// One that only looks.

@@ -7,6 +7,8 @@ mod decide;
 mod doctor;
 mod init;
 mod look;
+mod media;
+mod named;
 mod parked;
 mod plan;
 mod proof;
@@ -35,8 +37,11 @@ pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Com
         Settings::load(PROGRAM, &common, &Flags { inbox: inbox.clone(), sink, entities })
     };
     match command {
-        Command::Init { from } if from.is_empty() => init::init(common.format),
-        Command::Init { from } => init::from_samples(&from, common.format),
+        Command::Init { from, .. } if from.is_empty() => init::init(common.format),
+        Command::Init { from, content_type, content_encoding } => {
+            let given = media::given(content_type.as_deref(), content_encoding.as_deref())?;
+            init::from_samples(&from, given.as_ref(), common.format).await
+        }
         Command::Run { target, until_idle, watch } => {
             work::run(&common, &load(Some(&target))?.watched(watch.health), until_idle).await
         }

@@ -37,12 +37,19 @@ enum Command {
         /// Draft entities.toml from sample files of any format; TYPE is the blobType of their messages, else the file's name
         #[arg(long, num_args = 1.., value_name = "[TYPE=]FILE")]
         from: Vec<String>,
+        /// What those FILEs are whose names do not say otherwise, such as 'text/csv; delimiter=semicolon; charset=windows-1252'
+        /// [default: by their suffixes]
+        #[arg(long, value_name = "TYPE", requires = "from")]
+        content_type: Option<String>,
+        /// How the FILEs are packed, gzip or identity; their first bytes decide all the same
+        #[arg(long, value_name = "ENCODING", requires = "from")]
+        content_encoding: Option<String>,
     },
     /// Receive and process until stopped
     Run {
         #[command(flatten)]
         target: Target,
-        /// End when for SECS no message came and no file was worked or due
+        /// End when for SECS no message came and no file was worked or due; with an error when what that needs is out of reach for 30 s
         #[arg(long, value_name = "SECS", value_parser = seconds)]
         until_idle: Option<std::time::Duration>,
         #[command(flatten)]
@@ -50,7 +57,7 @@ enum Command {
     },
     /// Only receive: save messages, work no files
     Receive {
-        /// End when for SECS no message came
+        /// End when for SECS no message came; with an error when what that needs is out of reach for 30 s
         #[arg(long, value_name = "SECS", value_parser = seconds)]
         until_idle: Option<std::time::Duration>,
         #[command(flatten)]

@@ -1,19 +1,18 @@
 //! `init`: files to start from.
 
-use std::{
-    fs::File,
-    io::Read as _,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use waybill_cli::{args::Format, exit::Outcome, output::line, starter::Starter};
-use waybill_contracts::{Entities, Format as FileFormat};
-use waybill_formats::{DecodeOptions, RowDecoder, Source, Step};
+use waybill_contracts::{Entities, Media};
+use waybill_formats::Limits;
 use waybill_subscriber::{
     apply::EntityPlans,
     draft::{Sample, draft},
+    look::FileRows,
 };
+
+use super::media;
 
 const SETTINGS: &str = include_str!("init/waybill.toml");
 const ENTITIES: &str = include_str!("init/entities.toml");
@@ -37,19 +36,21 @@ fn next(format: Format, what: &str) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Drafts `entities.toml` from sample files, each `FILE` or `TYPE=FILE`.
-pub(crate) fn from_samples(given: &[String], format: Format) -> anyhow::Result<Outcome> {
+/// Drafts `entities.toml` from sample files, each `FILE` or `TYPE=FILE`. What is `given` of them counts for those whose names do not say
+/// another format.
+pub(crate) async fn from_samples(from: &[String], given: Option<&Media>, format: Format) -> anyhow::Result<Outcome> {
     let mut samples: Vec<(String, Sample)> = Vec::new();
-    for given in given {
-        let (blob_type, path) = match given.split_once('=') {
+    for from in from {
+        let (blob_type, path) = match from.split_once('=') {
             Some((blob_type, path)) if !blob_type.is_empty() => (blob_type.to_owned(), PathBuf::from(path)),
-            _ => (stem(Path::new(given)), PathBuf::from(given)),
+            _ => (stem(Path::new(from)), PathBuf::from(from)),
         };
         let sample = match samples.iter_mut().find(|(known, _)| *known == blob_type) {
             Some((_, sample)) => sample,
             None => &mut samples.push_mut((blob_type.clone(), Sample::new(&blob_type))).1,
         };
-        read(&path, sample).with_context(|| format!("{} cannot be used as a sample", path.display()))?;
+        let read = read(&path, given, sample).await;
+        read.with_context(|| format!("{} cannot be used as a sample", path.display()))?;
     }
     let text = draft(samples.into_iter().map(|(_, sample)| sample).collect());
     let entities = Entities::parse(&text, ENTITIES_FILE).context("the draft is not sound; please report this")?;
@@ -68,34 +69,22 @@ fn stem(path: &Path) -> String {
     unpacked.rsplit_once('.').map_or(unpacked, |(stem, _)| stem).to_owned()
 }
 
-fn read(path: &Path, sample: &mut Sample) -> anyhow::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let unpacked = name.strip_suffix(".gz").unwrap_or(&name);
-    let suffix = unpacked.rsplit_once('.').map_or("", |(_, suffix)| suffix);
-    let Some(format) = FileFormat::from_suffix(suffix) else {
-        bail!(
-            "its suffix names no format; call it .csv, .json, .jsonl, .xml or .xmll, with .gz behind it if it is packed"
-        );
+async fn read(path: &Path, given: Option<&Media>, sample: &mut Sample) -> anyhow::Result<()> {
+    let named = media::format_of_name(path);
+    let media = match given.filter(|given| named.is_none_or(|named| named == given.format)) {
+        Some(given) => given.clone(),
+        None => media::by_name(path)?,
     };
-    let mut file = File::open(path)?;
-    let mut decoder = RowDecoder::new(DecodeOptions::new(Source::of(format)));
-    let mut piece = vec![0; 256 << 10];
-    loop {
-        match decoder.next()? {
-            Step::NeedInput => match file.read(&mut piece)? {
-                0 => decoder.end(),
-                length => decoder.feed(piece.get(..length).unwrap_or_default().to_vec().into()),
-            },
-            Step::Batch(batch) => {
-                if !sample.see(&batch, format) {
-                    return Ok(());
-                }
-                // Bad rows are the file's own trouble, but a draft from a file of them would be one of nothing.
-                if let (0, Some(bad)) = (sample.rows(), batch.bad().first()) {
-                    bail!("row {} at byte {}: {}", bad.row, bad.offset, bad.problem);
-                }
-            }
-            Step::Done(_) => return Ok(()),
+    let format = media.format;
+    let mut rows = FileRows::of_file(path, media, None, &Limits::default()).await?;
+    while let Some(batch) = rows.next().await? {
+        if !sample.see(&batch, format) {
+            return Ok(());
+        }
+        // Bad rows are the file's own trouble, but a draft from a file of them would be one of nothing.
+        if let (0, Some(bad)) = (sample.rows(), batch.bad().first()) {
+            bail!("row {} at byte {}: {}", bad.row, bad.offset, bad.problem);
         }
     }
+    Ok(())
 }

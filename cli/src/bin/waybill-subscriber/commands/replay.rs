@@ -3,12 +3,14 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use anyhow::bail;
+use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::Common,
     exit::Outcome,
     output::many,
     settings::subscriber::Settings,
-    work::{Local, check_grant},
+    signals::heeded,
+    work::{FINISHING, Local, check_grant},
 };
 use waybill_subscriber::{
     inbox::{Inbox, State, Wanted},
@@ -18,7 +20,7 @@ use waybill_subscriber::{
 
 use super::{
     copy::{remove, say_failed, say_gaps},
-    work::{Say, supervise, while_read},
+    work::{Say, Watching, unread, while_read},
 };
 use crate::PROGRAM;
 
@@ -52,8 +54,13 @@ pub(crate) async fn replay(
     let subscriber = settings.subscriber_on(copy, common.local.as_deref()).await?;
     check_grant(PROGRAM, &subscriber, true).await?;
     let say = Say::beside(settings)?;
-    let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
-        Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)
+    let outcome = heeded(FINISHING, async |stop| {
+        let watching = Watching { stop: &stop, wanted: &wanted, until_idle: Some(Duration::ZERO), receiving: false };
+        let work = async |stop: CancellationToken| {
+            let work = subscriber.process(sink.clone(), wanted.clone(), stop.clone());
+            Ok(while_read(unread(&sink), &stop, work).await?)
+        };
+        watching.work(common, &subscriber, say, work).await
     })
     .await?;
     let counts = subscriber.inbox().counts().await?;

@@ -1,20 +1,18 @@
 //! A file's rows as JSON Lines, chosen and cut to size.
 
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::io::{self, Write};
 
 use anyhow::{Context, anyhow};
 use clap::{CommandFactory, error::ErrorKind};
 use waybill_cli::{args::Common, exit::Outcome, settings::subscriber::Settings};
-use waybill_contracts::{Encoding, Entity, Format, Media, Reason};
+use waybill_contracts::{Entity, Reason};
 use waybill_formats::{
     Compression, FieldPath, Limits, Row, RowBatch, RowFilter, RowWriter, WriterOptions,
     filter::{FilterColumns, FilterFields},
 };
 use waybill_subscriber::{apply::filter_columns, inbox::Inbox, look::FileRows};
 
+use super::media;
 use crate::{Cli, Fields, RowsOf};
 
 pub(crate) async fn rows(common: &Common, settings: &Settings, of: &RowsOf) -> anyhow::Result<Outcome> {
@@ -23,7 +21,8 @@ pub(crate) async fn rows(common: &Common, settings: &Settings, of: &RowsOf) -> a
     let (mut file, entity) = match (of.id, &of.file) {
         (_, Some(path)) => {
             let entity = entity_of(of.blob_type.as_deref());
-            let media = media(path, of)?;
+            let given = media::given(of.content_type.as_deref(), of.content_encoding.as_deref())?;
+            let media = given.map_or_else(|| media::by_name(path), Ok)?;
             (FileRows::of_file(path, media, entity, &Limits::default()).await?, entity)
         }
         (Some(id), None) => {
@@ -53,24 +52,6 @@ pub(crate) async fn rows(common: &Common, settings: &Settings, of: &RowsOf) -> a
         writeln!(io::stdout(), "{}", of.limit.unwrap_or(u64::MAX) - printer.left)?;
     }
     Ok(if printer.bad > 0 { Outcome::Quarantined } else { Outcome::Done })
-}
-
-/// What a local file is, as its message would say.
-fn media(path: &Path, of: &RowsOf) -> anyhow::Result<Media> {
-    if let Some(encoding) = &of.content_encoding {
-        Encoding::parse(encoding)?;
-    }
-    if let Some(content_type) = &of.content_type {
-        return Ok(Media::parse(content_type)?);
-    }
-    // A name that is wrong has a wrong suffix, too.
-    std::fs::metadata(path).with_context(|| format!("{}: it cannot be read", path.display()))?;
-    let name = path.file_name().map(|name| name.to_string_lossy().to_ascii_lowercase()).unwrap_or_default();
-    let name = name.strip_suffix(".gz").unwrap_or(&name);
-    let suffix = name.rsplit_once('.').map(|(_, suffix)| suffix);
-    suffix.and_then(Format::from_suffix).map(Media::new).ok_or_else(|| {
-        anyhow!("{}: its suffix names no format; say with --content-type what it is, such as text/csv", path.display())
-    })
 }
 
 /// A wrong predicate is a wrong use of the command.

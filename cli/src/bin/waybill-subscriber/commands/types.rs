@@ -65,6 +65,34 @@ pub(super) fn say_unknown(name: &str, entities: &Entities, announced: &[TypeTota
     line(format_args!("{name:?} is no entity and no type that has come; case counts, and known are: {known}"))
 }
 
+/// Says that a pattern which was asked for stands for no type that is configured or has come; `None` where it stands for one.
+pub(super) fn unknown(
+    settings: &Settings,
+    entities: &Entities,
+    announced: &[TypeTotals],
+    pattern: &str,
+) -> Option<String> {
+    let of_entities = entities.0.values().flat_map(|entity| &entity.types);
+    let configured = of_entities.chain(settings.filters().keys()).chain(settings.types().into_iter().flatten());
+    let known: BTreeSet<&String> = configured.chain(announced.iter().map(|of| &of.blob_type)).collect();
+    let asked = [pattern.to_owned()];
+    if known.iter().any(|known| is_of_types(known, &asked)) {
+        return None;
+    }
+    let known: Vec<String> = known.into_iter().map(|known| in_one_line(known)).collect();
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Some(format!("{pattern:?} stands for no type that is configured or has come; case counts, and known are: {known}"))
+}
+
+/// The configured types, where a pattern that was asked for stands for none of them.
+pub(super) fn left_out<'s>(settings: &'s Settings, announced: &[TypeTotals], pattern: &str) -> Option<&'s [String]> {
+    let (types, pattern) = (settings.types()?, [pattern.to_owned()]);
+    let stands_for_one = types.iter().any(|name| is_of_types(name, &pattern))
+        || settings.wants(&pattern[0])
+        || announced.iter().any(|of| settings.wants(&of.blob_type) && is_of_types(&of.blob_type, &pattern));
+    (!stands_for_one).then_some(types)
+}
+
 /// Skipped files of a type that is wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct PutAside {

@@ -6,46 +6,69 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use serde::Serialize;
-use time::OffsetDateTime;
+use tokio::sync::SetOnce;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    health::subscriber as health,
-    output::{count, instant, json, line, many},
+    health::{Serving, subscriber::Beginning},
+    output::{count, json, line, many},
     settings::subscriber::Settings,
-    work::{Local, check_grant, watch},
+    signals::heeded,
+    work::{CONTACT_PATIENCE, FINISHING, Local, check_grant, watch_until},
 };
+use waybill_contracts::Entities;
 use waybill_subscriber::{
-    inbox::{Inbox, Pending, State, Wanted},
-    sink::{AnySink, Outgrown, SqlSink as _},
+    RunError,
+    inbox::{Inbox, InboxError, Pending, Wanted},
+    sink::{self, AnySink, Outgrown, SinkError, SinkOpenError, SqlSink as _},
 };
 
-use super::{bad_rows::Place, types};
+use super::{bad_rows::Place, named, types};
 use crate::PROGRAM;
 
 pub(crate) async fn run(common: &Common, settings: &Settings, until_idle: Option<Duration>) -> anyhow::Result<Outcome> {
-    let sink = open_sink(settings).await?;
-    let subscriber = settings.subscriber(common.local.as_deref()).await?;
-    let _serving = health::serve(settings.health.as_deref(), &subscriber).await?;
-    check_grant(PROGRAM, &subscriber, until_idle.is_some()).await?;
-    let told = say_types(settings, &subscriber).await?;
-    let say = Say::beside(settings)?;
-    let outcome = supervise(common, &subscriber, &Wanted::default(), until_idle, true, say, async |stop| {
-        Ok(while_read(&sink, &stop, subscriber.run(sink.clone(), stop.clone())).await?)
+    heeded(FINISHING, async |stop| {
+        let (target, patience) = (Target::new(settings)?, until_idle.map(|_| CONTACT_PATIENCE));
+        let begin = async {
+            let begun = begin(common, settings, Some(&target), patience, &stop).await?;
+            let Some((subscriber, serving)) = begun else { return Ok(None) };
+            check_grant(PROGRAM, &subscriber, patience.is_some()).await?;
+            let told = say_types(settings, &subscriber).await?;
+            Ok::<_, anyhow::Error>(Some((subscriber, serving, told)))
+        };
+        let Some((subscriber, _serving, told)) = unless(&stop, begin).await? else { return Ok(Outcome::Done) };
+        let watching = Watching { stop: &stop, wanted: &Wanted::default(), until_idle, receiving: true };
+        let outcome = watching
+            .work(common, &subscriber, Say::beside(settings)?, async |stop| {
+                let work = subscriber.run_once_open(|| target.open(), stop.clone());
+                worked(while_read(target.unread(), &stop, work).await)
+            })
+            .await?;
+        if !told {
+            say_types(settings, &subscriber).await?;
+        }
+        if until_idle.is_some() && !target.is_unread() {
+            refuse_nothing_done(&subscriber)?;
+        }
+        Ok(outcome)
     })
-    .await?;
-    if !told {
-        say_types(settings, &subscriber).await?;
-    }
-    Ok(outcome)
+    .await
 }
 
-/// Says what the configuration's types do not fit: at the start what is known by then, else at the end. Whether it said so.
+/// Says what the configuration's types do not fit: at the start what is known by then, else at the end. Whether it said so; to say it
+/// is no reason to end where the inbox is away for a moment.
 async fn say_types(settings: &Settings, subscriber: &Local) -> anyhow::Result<bool> {
-    let (inbox, entities) = (subscriber.inbox(), settings.read_entities()?);
+    match types_that_do_not_fit(settings, subscriber.inbox()).await {
+        Err(error) if error.downcast_ref::<InboxError>().is_some_and(InboxError::passes) => Ok(false),
+        said => said,
+    }
+}
+
+async fn types_that_do_not_fit(settings: &Settings, inbox: &impl Inbox) -> anyhow::Result<bool> {
+    let entities = settings.read_entities()?;
     let announced = inbox.types().await?;
     let aside = types::put_aside(inbox, settings, &announced).await?;
     let by_type: u64 = aside.values().map(|of| of.by_type).sum();
@@ -70,84 +93,171 @@ pub(crate) async fn receive(
     settings: &Settings,
     until_idle: Option<Duration>,
 ) -> anyhow::Result<Outcome> {
-    let subscriber = settings.subscriber(common.local.as_deref()).await?;
-    let _serving = health::serve(settings.health.as_deref(), &subscriber).await?;
-    check_grant(PROGRAM, &subscriber, until_idle.is_some()).await?;
-    // Files that are due do not hold the end: nobody works them here.
-    let nothing = Wanted { types: Some(Vec::new()), ..Wanted::default() };
-    supervise(common, &subscriber, &nothing, until_idle, true, Say::beside_nothing(), async |stop| {
-        subscriber.receive(stop).await;
-        Ok(())
+    heeded(FINISHING, async |stop| {
+        let patience = until_idle.map(|_| CONTACT_PATIENCE);
+        let begin = async {
+            let begun = begin(common, settings, None, patience, &stop).await?;
+            if let Some((subscriber, _)) = &begun {
+                check_grant(PROGRAM, subscriber, patience.is_some()).await?;
+            }
+            Ok::<_, anyhow::Error>(begun)
+        };
+        let Some((subscriber, _serving)) = unless(&stop, begin).await? else { return Ok(Outcome::Done) };
+        // Files that are due do not hold the end: nobody works them here.
+        let nothing = Wanted { types: Some(Vec::new()), ..Wanted::default() };
+        let watching = Watching { stop: &stop, wanted: &nothing, until_idle, receiving: true };
+        watching
+            .work(common, &subscriber, Say::beside_nothing(), async |stop| {
+                subscriber.receive(stop).await;
+                Ok(())
+            })
+            .await
     })
     .await
 }
 
 pub(crate) async fn process(common: &Common, settings: &Settings, wanted: Wanted) -> anyhow::Result<Outcome> {
-    let sink = open_sink(settings).await?;
-    let subscriber = settings.subscriber(common.local.as_deref()).await?;
-    let _serving = health::serve(settings.health.as_deref(), &subscriber).await?;
-    check_grant(PROGRAM, &subscriber, true).await?;
-    say_types(settings, &subscriber).await?;
-    say_not_worked(subscriber.inbox(), wanted.ids.as_deref().unwrap_or_default()).await?;
-    let say = Say::beside(settings)?;
-    let outcome = supervise(common, &subscriber, &wanted, Some(Duration::ZERO), false, say, async |stop| {
-        Ok(while_read(&sink, &stop, subscriber.process(sink.clone(), wanted.clone(), stop.clone())).await?)
+    heeded(FINISHING, async |stop| {
+        let target = Target::new(settings)?;
+        let begin = async {
+            let begun = begin(common, settings, Some(&target), Some(CONTACT_PATIENCE), &stop).await?;
+            let Some((subscriber, serving)) = begun else { return Ok(None) };
+            check_grant(PROGRAM, &subscriber, true).await?;
+            say_types(settings, &subscriber).await?;
+            let named = named::find(settings, subscriber.inbox(), &wanted).await?;
+            Ok::<_, anyhow::Error>(Some((subscriber, serving, named)))
+        };
+        let Some((subscriber, _serving, named)) = unless(&stop, begin).await? else { return Ok(Outcome::Done) };
+        let watching = Watching { stop: &stop, wanted: &wanted, until_idle: Some(Duration::ZERO), receiving: false };
+        let outcome = watching
+            .work(common, &subscriber, Say::beside(settings)?, async |stop| {
+                let work = subscriber.process_once_open(|| target.open(), wanted.clone(), stop.clone());
+                worked(while_read(target.unread(), &stop, work).await)
+            })
+            .await?;
+        if target.is_unread() {
+            return Ok(outcome);
+        }
+        let outcome = named.outcome(subscriber.inbox(), outcome).await?;
+        refuse_nothing_done(&subscriber)?;
+        Ok(outcome)
     })
-    .await?;
-    if matches!(&sink, AnySink::Stdout(out) if out.closed().is_cancelled()) {
-        return Ok(outcome);
-    }
+    .await
+}
+
+/// A nightly job must not stay green while nothing gets through.
+fn refuse_nothing_done(subscriber: &Local) -> anyhow::Result<()> {
     let worked = subscriber.work_stats();
-    // A nightly job must not stay green while nothing gets through.
     if worked.tries_put_off.load(Ordering::Relaxed) > 0 && worked.files_done.load(Ordering::Relaxed) == 0 {
         bail!(
             "files were due and none was done; `waybill-subscriber list --state saved` says why, they are tried again"
         );
     }
-    Ok(outcome)
-}
-
-/// Says of each file that a person named why it is not worked now, if it is not. A number that nobody has is a mistake.
-async fn say_not_worked(inbox: &impl Inbox, ids: &[i64]) -> anyhow::Result<()> {
-    for id in ids {
-        let Some(row) = inbox.get(*id).await? else {
-            bail!("there is no number {id}; `waybill-subscriber list` shows them");
-        };
-        let why = match row.state {
-            State::Saved => match row.due_at.filter(|due_at| *due_at > OffsetDateTime::now_utc()) {
-                None => continue,
-                Some(due_at) => format!(
-                    "it waits for a later try at {}; `waybill-subscriber retry {id}` has it tried now",
-                    instant(due_at)
-                ),
-            },
-            State::Working => "a worker has it".to_owned(),
-            State::Done => "it is done; `waybill-subscriber replay` works files again".to_owned(),
-            State::Duplicate => "its message is another one for a file that is known".to_owned(),
-            state @ (State::Quarantined | State::Skipped | State::Expired) => {
-                format!("it is {state}; `waybill-subscriber retry {id}` has it tried again")
-            }
-        };
-        eprintln!("{PROGRAM}: {id} is not worked: {why}");
-    }
     Ok(())
 }
 
-async fn open_sink(settings: &Settings) -> anyhow::Result<AnySink> {
-    let sink = settings.open_sink(&settings.checked_entities()?).await?;
-    let outgrown = match &sink {
-        AnySink::Sqlite(sink) => sink.outgrown().await?,
-        AnySink::Postgres(sink) => sink.outgrown().await?,
-        _ => Vec::new(),
+/// A start that was given up says for how long it waited.
+fn worked(ended: Result<(), RunError>) -> anyhow::Result<()> {
+    let passes = ended.as_ref().is_err_and(RunError::passes);
+    let ended = ended.map_err(anyhow::Error::from);
+    if !passes {
+        return ended;
+    }
+    ended.with_context(|| {
+        format!(
+            "sink and inbox were not both within reach for {} s, and no file was worked; what was received is saved",
+            CONTACT_PATIENCE.as_secs()
+        )
+    })
+}
+
+/// What `begin` comes to, unless the command is stopped before; nothing is lost then.
+async fn unless<T>(
+    stop: &CancellationToken,
+    begin: impl Future<Output = anyhow::Result<Option<T>>>,
+) -> anyhow::Result<Option<T>> {
+    tokio::select! {
+        () = stop.cancelled() => Ok(None),
+        begun = begin => begun,
+    }
+}
+
+/// The subscriber, once its inbox is there, and who answers for it until then too; `None` when it was stopped before. What a person
+/// has to mend of the target ends it here; an outage of that is waited for while messages are received.
+async fn begin(
+    common: &Common,
+    settings: &Settings,
+    target: Option<&Target<'_>>,
+    patience: Option<Duration>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Option<(Local, Option<Serving>)>> {
+    let local = common.local.as_deref();
+    // A missing tenant is said before a folder is made.
+    settings.tenant(local).await?;
+    let beginning = Beginning::default();
+    let serving = beginning.serve(settings.health.as_deref()).await?;
+    if let Some(target) = target
+        && let Err(error) = target.open().await
+        && !error.passes()
+    {
+        return Err(error.into());
+    }
+    let problem = |problem: &str| beginning.inbox_is_not_there(problem);
+    let Some(inbox) = settings.inbox_once_there(patience, stop, problem).await? else { return Ok(None) };
+    let subscriber = settings.subscriber_in(inbox, local, patience).await?;
+    beginning.begun(&subscriber);
+    Ok(Some((subscriber, serving)))
+}
+
+/// Where rows go: there from the begin, or as soon as it can be.
+struct Target<'s> {
+    name: &'s str,
+    entities: Entities,
+    settings: &'s Settings,
+    opened: SetOnce<AnySink>,
+}
+
+impl<'s> Target<'s> {
+    /// Nothing is opened yet.
+    fn new(settings: &'s Settings) -> anyhow::Result<Self> {
+        let entities = settings.checked_entities()?;
+        Ok(Self { name: settings.sink_to_open()?, entities, settings, opened: SetOnce::new() })
+    }
+
+    async fn open(&self) -> Result<AnySink, SinkOpenError> {
+        if let Some(opened) = self.opened.get() {
+            return Ok(opened.clone());
+        }
+        let sink = sink::open(self.name, &self.entities, &self.settings.data).await?;
+        say_outgrown(&sink).await;
+        drop(self.opened.set(sink.clone()));
+        Ok(sink)
+    }
+
+    /// Returns once nobody reads the rows any more.
+    async fn unread(&self) {
+        unread(self.opened.wait().await).await;
+    }
+
+    fn is_unread(&self) -> bool {
+        matches!(self.opened.get(), Some(AnySink::Stdout(out)) if out.closed().is_cancelled())
+    }
+}
+
+/// Where it cannot be asked just now, the next start says it.
+async fn say_outgrown(sink: &AnySink) {
+    let outgrown: Result<Vec<Outgrown>, SinkError> = match sink {
+        AnySink::Sqlite(sink) => sink.outgrown().await,
+        AnySink::Postgres(sink) => sink.outgrown().await,
+        _ => Ok(Vec::new()),
     };
-    for Outgrown { table, blob_type, entity } in outgrown {
+    for Outgrown { table, blob_type, entity } in outgrown.unwrap_or_default() {
         eprintln!(
             "waybill-subscriber: table {table:?} holds what came of {blob_type} before it had an entity; the table of entity \
              {entity:?} gets only what comes from now on, until `waybill-subscriber rebuild --type {entity}` derives it from all \
              files"
         );
     }
-    Ok(sink)
 }
 
 /// Where a summary goes, and what it says of bad rows.
@@ -177,32 +287,52 @@ impl Say {
     }
 }
 
-/// Stops the work once nobody reads the rows any more.
-pub(super) async fn while_read<T>(sink: &AnySink, stop: &CancellationToken, work: impl Future<Output = T>) -> T {
-    let AnySink::Stdout(out) = sink else { return work.await };
+/// Returns once nobody reads the rows any more.
+pub(super) async fn unread(sink: &AnySink) {
+    match sink {
+        AnySink::Stdout(out) => out.closed().cancelled().await,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Stops the work once the rows are `unread`.
+pub(super) async fn while_read<T>(
+    unread: impl Future<Output = ()>,
+    stop: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> T {
     tokio::pin!(work);
     tokio::select! {
         value = &mut work => value,
-        () = out.closed().cancelled() => {
+        () = unread => {
             stop.cancel();
             work.await
         }
     }
 }
 
-/// Runs `work` until a signal, or until idle, shows progress meanwhile and a summary at the end.
-pub(super) async fn supervise(
-    common: &Common,
-    subscriber: &Local,
-    wanted: &Wanted,
-    until_idle: Option<Duration>,
-    receiving: bool,
-    say: Say,
-    work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
-) -> anyhow::Result<Outcome> {
-    let began = Instant::now();
-    let pending = watch(PROGRAM, subscriber, wanted, until_idle, receiving, || progress_line(subscriber), work).await?;
-    summary(common, subscriber, pending, began.elapsed(), say).await
+/// For how long work goes on.
+pub(super) struct Watching<'w> {
+    pub(super) stop: &'w CancellationToken,
+    pub(super) wanted: &'w Wanted,
+    pub(super) until_idle: Option<Duration>,
+    pub(super) receiving: bool,
+}
+
+impl Watching<'_> {
+    /// Does `work` until it is stopped, or idle, shows progress meanwhile and a summary at the end.
+    pub(super) async fn work(
+        &self,
+        common: &Common,
+        subscriber: &Local,
+        say: Say,
+        work: impl AsyncFnOnce(CancellationToken) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Outcome> {
+        let Self { stop, wanted, until_idle, receiving } = *self;
+        let (began, progress) = (Instant::now(), || progress_line(subscriber));
+        let pending = watch_until(stop, PROGRAM, subscriber, wanted, until_idle, receiving, progress, work).await?;
+        summary(common, subscriber, pending, began.elapsed(), say).await
+    }
 }
 
 pub(super) fn progress_line(subscriber: &Local) -> String {
