@@ -1,6 +1,9 @@
 //! Rows in any order, as an operator sees them.
 
-use super::binaries::{Running, beside_local, command, publish, publish_long, run};
+use super::{
+    binaries::{Running, beside_local, command, publish, publish_long, run},
+    databases::Database,
+};
 
 const SHOP: &str = r#"
 [entity.item]
@@ -24,39 +27,46 @@ async fn what_is_missing_is_listed_and_its_children_can_be_let_go() {
     std::fs::write(folder.path().join("entities.toml"), SHOP).unwrap();
     std::fs::write(folder.path().join("item.csv"), "ItemID,MakerID,ShopID\n1,m,\n2,m,\n3,,s\n4,m,s\n").unwrap();
     run(publish(&folder, &["item.csv"])).await.with(0);
-    let sink = ["--sink", "sqlite:shop.sqlite", "--entities", "entities.toml"];
-    let follow = [&["run", "--local", "local.json", "--until-idle", "0.5"], &sink[..]].concat();
-    let ended = run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
-    assert!(ended.out.contains("4 parked until what they refer to comes"), "{}", ended.out);
+    for database in Database::both(&folder, "shop.sqlite").await {
+        let sink = ["--sink", database.sink(), "--entities", "entities.toml"];
+        let follow = [&["run", "--local", "local.json", "--until-idle", "0.5"], &sink[..]].concat();
+        let ended = run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
+        assert!(ended.out.contains("4 parked until what they refer to comes"), "{}", ended.out);
 
-    let parked = async |arguments: &[&str], code| {
-        let arguments = [&["parked"], &sink[..], arguments].concat();
-        run(command(&folder, "waybill-subscriber", &arguments)).await.with(code)
-    };
-    let listed = parked(&[], 0).await.out;
-    let words: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().take(4).collect()).collect();
-    assert_eq!(words, [["MISSING", "KEY", "ROWS", "OF"], ["maker", "m", "3", "item"], ["shop", "s", "1", "item"]]);
-    let json = parked(&["--type", "ItemChanges", "--format", "json"], 0).await.json();
-    assert_eq!((&json[0]["parent"], &json[0]["key"], &json[0]["rows"]), (&"maker".into(), &"m".into(), &3.into()));
-    assert_eq!(parked(&["--type", "ShopChanges", "--format", "json"], 0).await.json(), serde_json::json!([]));
+        let parked = async |arguments: &[&str], code| {
+            let arguments = [&["parked"], &sink[..], arguments].concat();
+            run(command(&folder, "waybill-subscriber", &arguments)).await.with(code)
+        };
+        let listed = parked(&[], 0).await.out;
+        let words: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().take(4).collect()).collect();
+        assert_eq!(words, [["MISSING", "KEY", "ROWS", "OF"], ["maker", "m", "3", "item"], ["shop", "s", "1", "item"]]);
+        let json = parked(&["--type", "ItemChanges", "--format", "json"], 0).await.json();
+        assert_eq!((&json[0]["parent"], &json[0]["key"], &json[0]["rows"]), (&"maker".into(), &"m".into(), &3.into()));
+        assert_eq!(parked(&["--type", "ShopChanges", "--format", "json"], 0).await.json(), serde_json::json!([]));
+        assert_eq!(parked(&["--limit", "1", "--format", "json"], 0).await.json().as_array().unwrap().len(), 1);
 
-    // By blobType or by entity.
-    let released = parked(&["--release", "MakerChanges", "m"], 0).await.out;
-    assert!(released.starts_with("2 rows applied without maker \"m\""), "{released}");
-    assert!(released.contains("1 row still waiting for another parent"), "{released}");
-    let released = parked(&["--release", "shop", "s", "--format", "json"], 0).await.json();
-    assert_eq!(released["applied"], 2);
-    assert_eq!(parked(&[], 0).await.out.lines().count(), 1);
+        // By blobType or by entity.
+        let released = parked(&["--release", "MakerChanges", "m"], 0).await.out;
+        assert!(released.starts_with("2 rows applied without maker \"m\""), "{released}");
+        assert!(released.contains("1 row still waiting for another parent"), "{released}");
+        let items = "SELECT CAST(\"ItemID\" AS TEXT) FROM item ORDER BY \"ItemID\"";
+        assert_eq!(database.query(items).await, ["1", "2"]);
+        let released = parked(&["--release", "shop", "s", "--format", "json"], 0).await.json();
+        assert_eq!(released["applied"], 2);
+        assert_eq!(database.query(items).await, ["1", "2", "3", "4"]);
+        assert_eq!(parked(&[], 0).await.out.lines().count(), 1);
 
-    for (arguments, wanted) in [
-        (&["--release", "shop", "s"][..], "no row waits for shop \"s\""),
-        (
-            &["--release", "house", "s"],
-            "\"house\" is no entity; give its definition with --entities, or name one of: item, maker, shop",
-        ),
-    ] {
-        let err = parked(arguments, 1).await.err;
-        assert!(err.contains(wanted), "{err}");
+        for (arguments, wanted) in [
+            (&["--release", "shop", "s"][..], "no row waits for shop \"s\""),
+            (
+                &["--release", "house", "s"],
+                "\"house\" is no entity; give its definition with --entities, or name one of: item, maker, shop",
+            ),
+        ] {
+            let err = parked(arguments, 1).await.err;
+            assert!(err.contains(wanted), "{err}");
+        }
+        database.remove().await;
     }
     let elsewhere = ["parked", "--sink", "sqlite:none.sqlite"];
     let err = run(command(&folder, "waybill-subscriber", &elsewhere)).await.with(1).err;
@@ -71,21 +81,26 @@ async fn a_key_with_a_nul_is_released_as_the_list_shows_it() {
     std::fs::write(folder.path().join("entities.toml"), SHOP).unwrap();
     std::fs::write(folder.path().join("item.jsonl"), "{\"ItemID\":1,\"MakerID\":\"m\\u0000n\"}\n").unwrap();
     run(publish(&folder, &["item.jsonl"])).await.with(0);
-    let sink = ["--sink", "sqlite:shop.sqlite", "--entities", "entities.toml"];
-    let follow = [&["run", "--local", "local.json", "--until-idle", "0.5"], &sink[..]].concat();
-    run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
-    let parked = async |arguments: &[&str], code| {
-        let arguments = [&["parked"], &sink[..], arguments].concat();
-        run(command(&folder, "waybill-subscriber", &arguments)).await.with(code)
-    };
-    let listed = parked(&[], 0).await.out;
-    assert!(listed.contains(" m\\u{0}n "), "{listed}");
-    assert_eq!(parked(&["--format", "json"], 0).await.json()[0]["key"], "m\0n");
-    let err = parked(&["--release", "maker", "m"], 1).await.err;
-    assert!(err.contains("no row waits for maker \"m\""), "{err}");
-    let released = parked(&["--release", "maker", "m\\u{0}n"], 0).await.out;
-    assert!(released.starts_with("1 row applied without maker"), "{released}");
-    assert_eq!(parked(&[], 0).await.out.lines().count(), 1);
+    let [sqlite, postgres] = Database::both(&folder, "shop.sqlite").await;
+    // PostgreSQL cannot hold the character, and keeps another in its place.
+    for (database, key, shown) in [(sqlite, "m\0n", "m\\u{0}n"), (postgres, "m\u{fffd}n", "m\u{fffd}n")] {
+        let sink = ["--sink", database.sink(), "--entities", "entities.toml"];
+        let follow = [&["run", "--local", "local.json", "--until-idle", "0.5"], &sink[..]].concat();
+        run(command(&folder, "waybill-subscriber", &follow)).await.with(0);
+        let parked = async |arguments: &[&str], code| {
+            let arguments = [&["parked"], &sink[..], arguments].concat();
+            run(command(&folder, "waybill-subscriber", &arguments)).await.with(code)
+        };
+        let listed = parked(&[], 0).await.out;
+        assert!(listed.contains(&format!(" {shown} ")), "{listed}");
+        assert_eq!(parked(&["--format", "json"], 0).await.json()[0]["key"], key);
+        let err = parked(&["--release", "maker", "m"], 1).await.err;
+        assert!(err.contains("no row waits for maker \"m\""), "{err}");
+        let released = parked(&["--release", "maker", shown], 0).await.out;
+        assert!(released.starts_with("1 row applied without maker"), "{released}");
+        assert_eq!(parked(&[], 0).await.out.lines().count(), 1);
+        database.remove().await;
+    }
     local.stop().await;
 }
 
@@ -166,6 +181,42 @@ async fn a_draft_of_entities_is_loaded_and_the_samples_go_in_with_it() {
     let parked = ["parked", "--sink", "sqlite:shop.sqlite", "--format", "json"];
     assert_eq!(run(command(&folder, "waybill-subscriber", &parked)).await.with(0).json(), serde_json::json!([]));
 
+    // A name that says nothing, and one whose file is other than such files are.
+    file("export", "ItemID;Price\n7;19,90\n8;5\n");
+    file("semicolons.csv", "ShopID;Name\n1;a\n2;b\n");
+    let elsewhere = folder.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let samples = ["ItemChanges=../export", "ShopChanges=../semicolons.csv", "../maker.json"];
+    let given = ["--content-type", "text/csv; delimiter=semicolon", "--content-encoding", "identity"];
+    let mut drafting = command(&folder, "waybill-subscriber", &[&["init", "--from"], &samples[..], &given].concat());
+    run({
+        drafting.current_dir(&elsewhere);
+        drafting
+    })
+    .await
+    .with(0);
+    let given = std::fs::read_to_string(elsewhere.join("entities.toml")).unwrap();
+    for wanted in [
+        "[entity.item]\ntypes = [\"ItemChanges\"]\nkey = [\"ItemID\"]",
+        "[entity.shop]\ntypes = [\"ShopChanges\"]\nkey = [\"ShopID\"]",
+        "key = [\"code\"]",
+    ] {
+        assert!(given.contains(wanted), "{wanted}\nin\n{given}");
+    }
+    for (wrong, code, wanted) in [
+        (
+            &["init", "--from", "export"][..],
+            1,
+            "export: its suffix names no format; say with --content-type what it is",
+        ),
+        (&["init", "--from", "export", "--content-type", "text/html"], 1, "text/html"),
+        (&["init", "--from", "export", "--content-type", "text/csv", "--content-encoding", "zip"], 1, "zip"),
+        (&["init", "--content-type", "text/csv"], 2, "--from"),
+    ] {
+        let err = run(command(&folder, "waybill-subscriber", wrong)).await.with(code).err;
+        assert!(err.contains(wanted), "{err}");
+    }
+
     file("broken.json", "[{\"a\":1},");
     let again = run(command(&folder, "waybill-subscriber", &from)).await.with(1);
     assert!(again.err.contains("entities.toml is there already"), "{}", again.err);
@@ -212,49 +263,54 @@ async fn rows_on_standard_output_are_alone_there_and_come_once() {
     local.stop().await;
 }
 
-fn tables(folder: &tempfile::TempDir, database: &str) -> Vec<String> {
-    use waybill_store::rusqlite::Connection;
-    let connection = Connection::open(folder.path().join(database)).unwrap();
-    let sql = "SELECT count(*) || ' ' || coalesce(sum(ItemID), 0) || ' ' || coalesce(max(Price), '') FROM item
-               UNION ALL SELECT file || ' ' || rows || ' ' || done || ' ' || inserted FROM _waybill_progress ORDER BY 1";
-    let mut statement = connection.prepare(sql).unwrap();
-    statement.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+/// The same of every database.
+async fn tables(database: &Database) -> Vec<String> {
+    let sql = "SELECT CAST(count(*) AS TEXT), CAST(sum(\"ItemID\") AS TEXT),
+                   (SELECT CAST(\"Price\" AS TEXT) FROM item WHERE \"ItemID\" = 1) FROM item
+               UNION ALL SELECT file, CAST(rows AS TEXT), CAST(inserted AS TEXT) FROM _waybill_progress WHERE done ORDER BY 1";
+    let mut all = database.query(sql).await;
+    all.sort();
+    all
 }
 
 #[tokio::test]
 async fn files_are_replayed_into_another_sink_and_go_on_after_a_kill() {
     let (folder, local) = beside_local().await;
     publish_long(&folder).await;
-    let into = |what: &'static str, sink: &'static str, more: &[&'static str]| {
-        let arguments =
-            [&[what, "--local", "local.json", "--entities", "entities.toml", "--sink", sink], more].concat();
-        command(&folder, "waybill-subscriber", &arguments)
+    let into = |what: &str, sink: &Database, more: &[&str]| {
+        let into = [what, "--local", "local.json", "--entities", "entities.toml", "--sink", sink.sink()];
+        command(&folder, "waybill-subscriber", &[&into[..], more].concat())
     };
-    run(into("run", "sqlite:a.sqlite", &["--until-idle", "0.5"])).await.with(0);
+    let first = Database::sqlite(&folder, "a.sqlite");
+    run(into("run", &first, &["--until-idle", "0.5"])).await.with(0);
     let history = || async {
         let show = run(command(&folder, "waybill-subscriber", &["show", "1", "--format", "json"])).await.with(0).json();
         show["history"].clone()
     };
     let before = history().await;
+    assert_eq!(tables(&first).await.len(), 3);
 
-    // Killed wherever it is, three times.
-    for wait in [150, 250, 350] {
-        let mut commits = into("replay", "sqlite:b.sqlite", &[]);
-        commits.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "2000");
-        let replay = Running::start(commits);
-        tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
-        drop(replay);
+    for other in Database::both(&folder, "b.sqlite").await {
+        // Killed wherever it is, three times.
+        for wait in [150, 250, 350] {
+            let mut commits = into("replay", &other, &[]);
+            commits.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "2000");
+            let replay = Running::start(commits);
+            tokio::time::sleep(std::time::Duration::from_millis(wait)).await;
+            drop(replay);
+        }
+        run(into("replay", &other, &["--complete"])).await.with(0);
+        assert_eq!(tables(&other).await, tables(&first).await);
+        assert_eq!(history().await, before, "the inbox itself is left alone");
+        // Once more: they are there already.
+        let again = run(into("replay", &other, &["--format", "json"])).await.with(0).json();
+        assert_eq!(again["rows"], 0);
+        assert_eq!(tables(&other).await, tables(&first).await);
+        other.remove().await;
     }
-    run(into("replay", "sqlite:b.sqlite", &["--complete"])).await.with(0);
-    assert_eq!(tables(&folder, "b.sqlite"), tables(&folder, "a.sqlite"));
-    assert_eq!(tables(&folder, "b.sqlite").len(), 3);
-    assert_eq!(history().await, before, "the inbox itself is left alone");
-    // Once more: they are there already.
-    let again = run(into("replay", "sqlite:b.sqlite", &["--format", "json"])).await.with(0).json();
-    assert_eq!(again["rows"], 0);
-    assert_eq!(tables(&folder, "b.sqlite"), tables(&folder, "a.sqlite"));
 
-    let none = run(into("replay", "sqlite:c.sqlite", &["--type", "Other"])).await.with(1);
+    let third = Database::sqlite(&folder, "c.sqlite");
+    let none = run(into("replay", &third, &["--type", "Other"])).await.with(1);
     assert!(none.err.contains("no file to replay"), "{}", none.err);
     local.stop().await;
 }

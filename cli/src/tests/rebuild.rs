@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::task::JoinSet;
-use waybill_store::{
-    rusqlite::Connection,
-    tokio_postgres::{self, Client, NoTls, SimpleQueryMessage},
-};
+use waybill_store::rusqlite::Connection;
 
-use super::binaries::{ITEM, PATIENCE, Running, beside_local, command, publish, publish_long, run};
+use super::{
+    binaries::{ITEM, PATIENCE, Running, beside_local, command, publish, publish_long, run},
+    databases::{Database, Schema},
+};
 
 const SINK: [&str; 6] = ["--local", "local.json", "--entities", "entities.toml", "--sink", "sqlite:a.sqlite"];
 
@@ -36,8 +35,14 @@ fn change(folder: &TempDir, sql: &str) {
     connection.execute_batch(sql).unwrap();
 }
 
-const ROWS: &str = "SELECT CAST(ItemID AS TEXT), Price FROM item ORDER BY ItemID";
-const ALL: &str = "SELECT CAST(count(*) AS TEXT), CAST(sum(ItemID) AS TEXT), max(Price) FROM item
+/// The same into any database.
+fn into(folder: &TempDir, database: &Database, what: &str, more: &[&str]) -> std::process::Command {
+    let sink = ["--local", "local.json", "--entities", "entities.toml", "--sink", database.sink()];
+    command(folder, "waybill-subscriber", &[&[what], &sink[..], more].concat())
+}
+
+const ROWS: &str = "SELECT CAST(\"ItemID\" AS TEXT), \"Price\" FROM item ORDER BY \"ItemID\"";
+const ALL: &str = "SELECT CAST(count(*) AS TEXT), CAST(sum(\"ItemID\") AS TEXT), CAST(max(\"Price\") AS TEXT) FROM item
                    UNION ALL SELECT file, CAST(rows AS TEXT), CAST(done AS TEXT) FROM _waybill_progress ORDER BY 1";
 
 /// Looks until it holds.
@@ -56,18 +61,23 @@ async fn an_entity_that_comes_later_is_told_what_it_lacks_and_gets_it_by_a_rebui
     let (folder, local) = beside_local().await;
     std::fs::write(folder.path().join("entities.toml"), "").unwrap();
     run(publish(&folder, &["item.csv"])).await.with(0);
-    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
-    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
-    let told = run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0).err;
-    let wanted = "table \"ItemChanges\" holds what came of ItemChanges before it had an entity; the table of entity \"item\" gets \
-                  only what comes from now on, until `waybill-subscriber rebuild --type item` derives it from all files";
-    assert_eq!(told.matches(wanted).count(), 1, "{told}");
-    assert_eq!(query(&folder, "SELECT CAST(count(*) AS TEXT) FROM item"), ["0"]);
-    let rebuilt = run(with_sink(&folder, "rebuild", &["--type", "item"])).await.with(0).out;
-    assert!(rebuilt.contains("left as it was: its type has an entity now; yours to drop"), "{rebuilt}");
-    assert_eq!(query(&folder, ROWS), ["1|19.90", "2|5.00"]);
-    let quiet = run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0).err;
-    assert!(!quiet.contains("holds what came"), "{quiet}");
+    for database in Database::both(&folder, "a.sqlite").await {
+        let into = |what: &str, more: &[&str]| into(&folder, &database, what, more);
+        std::fs::write(folder.path().join("entities.toml"), "").unwrap();
+        run(into("run", &["--until-idle", "0.5"])).await.with(0);
+        std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+        let told = run(into("run", &["--until-idle", "0.5"])).await.with(0).err;
+        let wanted = "table \"ItemChanges\" holds what came of ItemChanges before it had an entity; the table of entity \"item\" \
+                      gets only what comes from now on, until `waybill-subscriber rebuild --type item` derives it from all files";
+        assert_eq!(told.matches(wanted).count(), 1, "{told}");
+        assert_eq!(database.query("SELECT count(*) FROM item").await, ["0"]);
+        let rebuilt = run(into("rebuild", &["--type", "item"])).await.with(0).out;
+        assert!(rebuilt.contains("left as it was: its type has an entity now; yours to drop"), "{rebuilt}");
+        assert_eq!(database.query(ROWS).await, ["1|19.90", "2|5.00"]);
+        let quiet = run(into("run", &["--until-idle", "0.5"])).await.with(0).err;
+        assert!(!quiet.contains("holds what came"), "{quiet}");
+        database.remove().await;
+    }
     local.stop().await;
 }
 
@@ -104,57 +114,6 @@ async fn a_damaged_table_is_right_again_beside_a_running_subscriber_which_goes_o
     local.stop().await;
 }
 
-/// A schema of its own in the PostgreSQL that `cargo xtask test` starts.
-struct Schema {
-    client: Client,
-    connection: JoinSet<()>,
-    name: String,
-    address: String,
-}
-
-impl Schema {
-    async fn new() -> Self {
-        let server = std::env::var("WAYBILL_TEST_POSTGRES")
-            .expect("WAYBILL_TEST_POSTGRES is not set: run `cargo xtask test`, which starts a PostgreSQL");
-        let (client, served) = tokio_postgres::connect(&server, NoTls).await.unwrap();
-        let mut connection = JoinSet::new();
-        connection.spawn(async { served.await.unwrap() });
-        let nanos = time::OffsetDateTime::now_utc().unix_timestamp_nanos();
-        let name = format!("rebuild_{}_{nanos}", std::process::id());
-        client.batch_execute(&format!("CREATE SCHEMA {name}; SET search_path = {name}")).await.unwrap();
-        let address = format!("{server}?sslmode=disable&options=-c%20search_path%3D{name}");
-        Self { client, connection, name, address }
-    }
-
-    async fn rows(&self, sql: &str) -> Vec<String> {
-        let Ok(answers) = self.client.simple_query(sql).await else { return Vec::new() };
-        let row = |message| match message {
-            SimpleQueryMessage::Row(row) => {
-                let values: Vec<_> = (0..row.len()).map(|at| row.get(at).unwrap_or("-").to_owned()).collect();
-                Some(values.join("|"))
-            }
-            _ => None,
-        };
-        answers.into_iter().filter_map(row).collect()
-    }
-
-    async fn until(&self, sql: &str, expected: &[&str]) {
-        let looking = async {
-            while self.rows(sql).await != expected {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        let found = tokio::time::timeout(PATIENCE, looking).await;
-        assert!(found.is_ok(), "{sql}: {:?} instead of {expected:?}", self.rows(sql).await);
-    }
-
-    async fn drop(mut self) {
-        self.client.batch_execute(&format!("DROP SCHEMA {} CASCADE", self.name)).await.unwrap();
-        drop(self.client);
-        self.connection.join_next().await;
-    }
-}
-
 #[tokio::test]
 async fn in_postgres_a_running_subscriber_survives_that_its_tables_are_swapped() {
     let (folder, local) = beside_local().await;
@@ -181,31 +140,44 @@ async fn in_postgres_a_running_subscriber_survives_that_its_tables_are_swapped()
     running.terminate().await.with(0);
     let left = format!("SELECT nspname FROM pg_namespace WHERE nspname = '_waybill_rebuild_{}'", schema.name);
     assert!(schema.rows(&left).await.is_empty());
-    schema.drop().await;
+    schema.remove().await;
     local.stop().await;
 }
 
 #[tokio::test]
 async fn a_rebuild_that_is_killed_leaves_the_tables_and_the_next_one_does_it() {
     let (folder, local) = beside_local().await;
+    const DAMAGE: &str = "DELETE FROM item WHERE \"ItemID\" % 2 = 0";
     publish_long(&folder).await;
-    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
-    let right = query(&folder, ALL);
-    change(&folder, "DELETE FROM item WHERE ItemID % 2 = 0");
-    let damaged = query(&folder, ALL);
-    for wait in [100, 200, 300, 400, 600] {
-        let mut slowly = with_sink(&folder, "rebuild", &[]);
-        slowly.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "1000");
-        let rebuild = Running::start(slowly);
-        tokio::time::sleep(Duration::from_millis(wait)).await;
-        drop(rebuild);
-        let now = query(&folder, ALL);
-        // Wherever it was: all or nothing.
-        assert!(now == damaged || now == right, "after {wait} ms: {now:?}");
+    for database in Database::both(&folder, "a.sqlite").await {
+        run(into(&folder, &database, "run", &["--until-idle", "0.5"])).await.with(0);
+        let right = database.query(ALL).await;
+        database.change(DAMAGE).await;
+        let damaged = database.query(ALL).await;
+        for wait in [100, 200, 300, 400, 600] {
+            let mut slowly = into(&folder, &database, "rebuild", &[]);
+            slowly.env("WAYBILL_SUBSCRIBER__COMMIT_ROWS_MAX", "1000");
+            let rebuild = Running::start(slowly);
+            tokio::time::sleep(Duration::from_millis(wait)).await;
+            drop(rebuild);
+            let now = database.query(ALL).await;
+            // Wherever it was: all or nothing.
+            assert!(now == damaged || now == right, "after {wait} ms: {now:?}");
+        }
+        database.change(DAMAGE).await;
+        // In PostgreSQL the session of one that was killed may live a moment longer.
+        let rebuilding = async {
+            loop {
+                let ended = run(into(&folder, &database, "rebuild", &[])).await;
+                if !ended.err.contains("another rebuild is under way") {
+                    return ended.with(0);
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, rebuilding).await.expect("the killed one has its lock still");
+        assert_eq!(database.query(ALL).await, right);
+        database.remove().await;
     }
-    change(&folder, "DELETE FROM item WHERE ItemID % 2 = 0");
-    run(with_sink(&folder, "rebuild", &[])).await.with(0);
-    assert_eq!(query(&folder, ALL), right);
     local.stop().await;
 }
 
@@ -215,25 +187,31 @@ async fn what_is_missing_is_named_and_a_rebuild_without_it_has_to_be_asked_for()
     std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
     std::fs::write(folder.path().join("more.csv"), "ItemID,Price\n3,7.00\n").unwrap();
     run(publish(&folder, &["item.csv", "more.csv", "item.csv"])).await.with(0);
-    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
-    let before = query(&folder, ROWS);
+    let databases = Database::both(&folder, "a.sqlite").await;
+    for database in &databases {
+        run(into(&folder, database, "run", &["--until-idle", "0.5"])).await.with(0);
+    }
     let inbox = Connection::open(folder.path().join(".waybill/inbox.sqlite")).unwrap();
     inbox.execute_batch("DELETE FROM history; DELETE FROM inbox WHERE sequence = 2").unwrap();
     drop(inbox);
-    let refused = run(with_sink(&folder, "rebuild", &[])).await.with(1).err;
-    assert!(refused.contains("ItemChanges: number 2 of publisher"), "{refused}");
-    assert!(refused.contains("the files are not provably all") && refused.contains("--incomplete"), "{refused}");
-    assert!(refused.contains("`waybill-subscriber reconcile`"), "{refused}");
-    assert_eq!(query(&folder, ROWS), before);
+    for database in databases {
+        let rebuild = |more: &[&str]| into(&folder, &database, "rebuild", more);
+        let refused = run(rebuild(&[])).await.with(1).err;
+        assert!(refused.contains("ItemChanges: number 2 of publisher"), "{refused}");
+        assert!(refused.contains("the files are not provably all") && refused.contains("--incomplete"), "{refused}");
+        assert!(refused.contains("`waybill-subscriber reconcile`"), "{refused}");
+        assert_eq!(database.query(ROWS).await, ["1|19.90", "2|5.00", "3|7.00"]);
 
-    let told = run(with_sink(&folder, "rebuild", &["--incomplete"])).await.with(3);
-    assert!(told.err.contains("going on without what is named above"), "{}", told.err);
-    assert!(told.err.contains("going on without 1 file that took effect in the tables"), "{}", told.err);
-    assert!(told.out.contains("not proven to be whole: 1 gap, 1 file left out; named above"), "{}", told.out);
-    assert_eq!(query(&folder, ROWS), ["1|19.90", "2|5.00"]);
+        let told = run(rebuild(&["--incomplete"])).await.with(3);
+        assert!(told.err.contains("going on without what is named above"), "{}", told.err);
+        assert!(told.err.contains("going on without 1 file that took effect in the tables"), "{}", told.err);
+        assert!(told.out.contains("not proven to be whole: 1 gap, 1 file left out; named above"), "{}", told.out);
+        assert_eq!(database.query(ROWS).await, ["1|19.90", "2|5.00"]);
 
-    let nothing = run(with_sink(&folder, "rebuild", &["--type", "Other"])).await.with(1).err;
-    assert!(nothing.contains("no file to derive tables from"), "{nothing}");
+        let nothing = run(rebuild(&["--type", "Other"])).await.with(1).err;
+        assert!(nothing.contains("no file to derive tables from"), "{nothing}");
+        database.remove().await;
+    }
     let folder_sink = ["rebuild", "--local", "local.json", "--sink", "dir:out"];
     let refused = run(command(&folder, "waybill-subscriber", &folder_sink)).await.with(1).err;
     assert!(refused.contains("dir:…: rebuild derives the tables of a database"), "{refused}");
@@ -243,16 +221,20 @@ async fn what_is_missing_is_named_and_a_rebuild_without_it_has_to_be_asked_for()
 #[tokio::test]
 async fn a_changed_filter_that_a_run_refuses_is_taken_by_a_rebuild() {
     let (folder, local) = beside_local().await;
-    std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
     run(publish(&folder, &["item.csv"])).await.with(0);
-    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
-    std::fs::write(folder.path().join("entities.toml"), format!("{ITEM}where = 'row.Price > 6.0'\n")).unwrap();
-    let refused = run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(1).err;
-    assert!(refused.contains("let `waybill-subscriber rebuild --type item` derive the table again"), "{refused}");
-    let told = run(with_sink(&folder, "rebuild", &["--type", "item"])).await.with(0).out;
-    assert!(told.contains("0 inserted, 0 updated, 1 deleted"), "{told}");
-    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
-    assert_eq!(query(&folder, ROWS), ["1|19.90"]);
+    for database in Database::both(&folder, "a.sqlite").await {
+        let into = |what: &str, more: &[&str]| into(&folder, &database, what, more);
+        std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
+        run(into("run", &["--until-idle", "0.5"])).await.with(0);
+        std::fs::write(folder.path().join("entities.toml"), format!("{ITEM}where = 'row.Price > 6.0'\n")).unwrap();
+        let refused = run(into("run", &["--until-idle", "0.5"])).await.with(1).err;
+        assert!(refused.contains("let `waybill-subscriber rebuild --type item` derive the table again"), "{refused}");
+        let told = run(into("rebuild", &["--type", "item"])).await.with(0).out;
+        assert!(told.contains("0 inserted, 0 updated, 1 deleted"), "{told}");
+        run(into("run", &["--until-idle", "0.5"])).await.with(0);
+        assert_eq!(database.query(ROWS).await, ["1|19.90"]);
+        database.remove().await;
+    }
     local.stop().await;
 }
 
@@ -261,12 +243,15 @@ async fn a_replay_into_the_same_sink_does_nothing_and_points_to_rebuild() {
     let (folder, local) = beside_local().await;
     std::fs::write(folder.path().join("entities.toml"), ITEM).unwrap();
     run(publish(&folder, &["item.csv"])).await.with(0);
-    run(with_sink(&folder, "run", &["--until-idle", "0.5"])).await.with(0);
-    change(&folder, "DELETE FROM item WHERE ItemID = 2");
-    let told = run(with_sink(&folder, "replay", &[])).await.with(0).err;
-    assert!(told.contains("this sink has these files already (1 file), nothing was to be done"), "{told}");
-    assert!(told.contains("`waybill-subscriber rebuild`"), "{told}");
-    assert_eq!(query(&folder, ROWS), ["1|19.90"]);
-    assert_eq!(std::fs::read_dir(folder.path().join(".waybill/replay")).unwrap().count(), 0, "no copy is kept");
+    for database in Database::both(&folder, "a.sqlite").await {
+        run(into(&folder, &database, "run", &["--until-idle", "0.5"])).await.with(0);
+        database.change("DELETE FROM item WHERE \"ItemID\" = 2").await;
+        let told = run(into(&folder, &database, "replay", &[])).await.with(0).err;
+        assert!(told.contains("this sink has these files already (1 file), nothing was to be done"), "{told}");
+        assert!(told.contains("`waybill-subscriber rebuild`"), "{told}");
+        assert_eq!(database.query(ROWS).await, ["1|19.90"]);
+        assert_eq!(std::fs::read_dir(folder.path().join(".waybill/replay")).unwrap().count(), 0, "no copy is kept");
+        database.remove().await;
+    }
     local.stop().await;
 }
