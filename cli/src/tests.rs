@@ -18,4 +18,5 @@ mod retention;
 mod rows;
 mod shared_inbox;
 mod starting;
+mod stopping;
 mod types;

@@ -10,6 +10,9 @@ use std::{
 
 use tokio::time::Instant;
 
+/// A change log that has not answered for so long is slow, and that is told.
+const SLOW_AFTER: Duration = Duration::from_secs(5);
+
 /// A loop that has not come round for so long stands still: no call of its own takes as long.
 const STUCK_AFTER: Duration = Duration::from_secs(300);
 
@@ -39,14 +42,17 @@ pub struct Figures {
     pub sends_failed: u64,
     /// Exports whose term was over and that were forgotten.
     pub exports_pruned: u64,
+    /// Times that storage refused to delete a blob whose term was over.
+    pub deletions_refused: u64,
 }
 
 /// Where they are counted.
 #[derive(Debug, Default)]
 pub(crate) struct Counting {
-    figures: [AtomicU64; 11],
+    figures: [AtomicU64; 12],
     follower: Mutex<Option<Instant>>,
     relay: Mutex<Option<Instant>>,
+    log_asked: Mutex<Option<Instant>>,
 }
 
 /// What is counted.
@@ -63,6 +69,7 @@ pub(crate) enum Figure {
     MessagesRefused,
     SendsFailed,
     ExportsPruned,
+    DeletionsRefused,
 }
 
 impl Counting {
@@ -80,6 +87,17 @@ impl Counting {
     /// The loop that sends comes round; `None` when it ends.
     pub(crate) fn relay_at(&self, at: Option<Instant>) {
         *self.relay.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Something is asked of the change log now; `None` when there is an answer.
+    pub(crate) fn log_asked_at(&self, at: Option<Instant>) {
+        *self.log_asked.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// For how long the change log has not answered, once that is long.
+    pub(crate) fn log_silent_for(&self) -> Option<Duration> {
+        let asked = *self.log_asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.map(|at| at.elapsed()).filter(|silent| *silent >= SLOW_AFTER)
     }
 
     /// The loops that stand still.
@@ -105,6 +123,7 @@ impl Counting {
             messages_refused: of(Figure::MessagesRefused),
             sends_failed: of(Figure::SendsFailed),
             exports_pruned: of(Figure::ExportsPruned),
+            deletions_refused: of(Figure::DeletionsRefused),
         }
     }
 }
@@ -123,6 +142,17 @@ mod tests {
         counting.follower_at(None);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(counting.stuck(), ["relay"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_log_that_does_not_answer_for_seconds_is_told_until_it_does() {
+        let counting = Counting::default();
+        counting.log_asked_at(Some(Instant::now()));
+        assert_eq!(counting.log_silent_for(), None);
+        tokio::time::advance(SLOW_AFTER).await;
+        assert_eq!(counting.log_silent_for(), Some(SLOW_AFTER));
+        counting.log_asked_at(None);
+        assert_eq!(counting.log_silent_for(), None);
     }
 
     #[test]

@@ -22,11 +22,11 @@ use tokio_util::{
     io::{StreamReader, SyncIoBridge},
     sync::CancellationToken,
 };
-use waybill_contracts::{ExportId, Format};
+use waybill_contracts::Format;
 use waybill_formats::WriterOptions;
 
 use crate::{
-    change_log::{BadChange, ChangeLog, Cut, ExpiredFile, LogError, PlannedFile, Seat, Tail},
+    change_log::{BadChange, ChangeLog, Cut, ExpiredFile, FileNumber, LogError, PlannedFile, Seat, Tail},
     context::{Context, Step},
     export::{self, ExportBuilder, ExportError, Exported, fits_a_message},
     figures::Figure,
@@ -255,6 +255,7 @@ impl<O: Outbox> Follower<O> {
                 Some(error) => self.wait("the change log cannot be used; changes wait in it", &error),
                 None => {}
             }
+            self.context.counting.log_asked_at(None);
             self.pause(&stop).await;
         }
         self.state.send_replace(FollowState::Stopped);
@@ -267,10 +268,13 @@ impl<O: Outbox> Follower<O> {
         let mut told = false;
         while !stop.is_cancelled() {
             self.context.counting.follower_at(Some(Instant::now()));
+            self.context.counting.log_asked_at(Some(Instant::now()));
             if let Some(seat) = self.log.seat(self.context.outbox.epoch()).await? {
+                self.log.check_numbers(&self.context.outbox).await?;
                 self.state.send_replace(FollowState::Active);
                 return Ok(Some(seat));
             }
+            self.context.counting.log_asked_at(None);
             if !told {
                 tracing::info!(log = self.log.shown(), "another publisher follows the change log");
                 self.state.send_replace(FollowState::Standby);
@@ -319,6 +323,7 @@ impl<O: Outbox> Follower<O> {
         }
         while !stop.is_cancelled() {
             self.context.counting.follower_at(Some(Instant::now()));
+            self.context.counting.log_asked_at(Some(Instant::now()));
             active.plan(&self.options).await?;
             if self.outage.until().is_none() {
                 active.make(&self.log, &self.options);
@@ -329,6 +334,7 @@ impl<O: Outbox> Follower<O> {
                     active.prune_at = Instant::now() + PRUNE_EVERY;
                 }
             }
+            self.context.counting.log_asked_at(None);
             let pause = if active.seat.may_settle_soon() {
                 self.options.poll_interval / SOONER
             } else {
@@ -352,6 +358,7 @@ impl<O: Outbox> Follower<O> {
         let drain = async {
             while let Some(done) = active.exports.join_next().await {
                 self.ended(&mut active, done).await?;
+                self.context.counting.log_asked_at(None);
             }
             Ok(())
         };
@@ -365,10 +372,12 @@ impl<O: Outbox> Follower<O> {
     ) -> Result<(), LogError> {
         let Made { file, exported, bad, expires_at } = joined(done).await;
         active.busy.remove(&file.blob_type);
+        self.context.counting.log_asked_at(Some(Instant::now()));
         let error = match exported {
-            Ok(_) => {
+            Ok(Exported { publisher, epoch, sequence, .. }) => {
                 self.context.reached(Step::FileExported);
-                active.seat.exported(file.number, expires_at).await?;
+                let as_number = FileNumber { publisher, epoch, sequence };
+                active.seat.exported(file.number, expires_at, &as_number).await?;
                 self.context.reached(Step::FileMarked);
                 let known = active.known(&file.blob_type);
                 known.open.pop_front();
@@ -408,12 +417,24 @@ impl<O: Outbox> Follower<O> {
 }
 
 /// Deletes changes from the log whose file is over and told: what was never sent stays, however long a type is paused or the bus is
-/// down, because nobody else has it.
+/// down, because nobody else has it; and so does that of which nobody can prove that it was sent.
 #[derive(Debug, Default)]
 pub(crate) struct Pruning {
     files: VecDeque<ExpiredFile>,
     /// The last file that was looked at, until there are no more.
     last: Option<ExpiredFile>,
+    /// Every file was looked at. Those that could not be proven are looked at once by each publisher that follows the log.
+    again: bool,
+}
+
+/// Whether a file's changes may go.
+enum Fate {
+    /// It is sent or void, and its number is told with that.
+    Told,
+    /// Not yet.
+    Waits,
+    /// The outbox does not know it, and does not prove that it ever did: it was restored or made anew.
+    Unknown,
 }
 
 impl Pruning {
@@ -428,37 +449,65 @@ impl Pruning {
         now: OffsetDateTime,
     ) -> Result<bool, LogError> {
         let Some(file) = self.files.front() else {
-            self.files = seat.expired(now, self.last.as_ref()).await?.into();
+            self.files = seat.expired(now, self.last.as_ref(), !self.again).await?.into();
             self.last = self.files.back().cloned();
+            self.again |= self.files.is_empty();
             return Ok(!self.files.is_empty());
         };
-        let is_told = match is_told(outbox, &file.export_id, now).await {
-            Ok(is_told) => is_told,
+        let is_over = match fate(outbox, file, now).await {
+            Ok(Fate::Told) => seat.prune(file.number).await?,
+            Ok(Fate::Waits) => true,
+            Ok(Fate::Unknown) => {
+                if seat.unproven(file.number).await? {
+                    tracing::warn!(
+                        export_id = file.export_id.as_str(),
+                        blob_type = file.blob_type,
+                        "the outbox does not know a file whose term is over: it stays in the log with its changes, because nobody can \
+                         tell whether it was sent (`waybill-publisher doctor`)"
+                    );
+                }
+                true
+            }
             Err(error) => {
                 tracing::debug!(error = chain(&error), "what is over stays in the log until the outbox can be asked");
                 return Ok(false);
             }
         };
-        if !is_told || seat.prune(file.number).await? {
+        if is_over {
             self.files.pop_front();
         }
         Ok(true)
     }
 }
 
-/// Whether an export is sent or void, so that its number is told with what became of it. One that the outbox does not know any more
-/// was pruned there, which happens to no other. Of one whose term ended while it waited nobody else has the changes: they stay a week longer.
-async fn is_told(outbox: &impl Outbox, export_id: &ExportId, now: OffsetDateTime) -> Result<bool, OutboxError> {
-    let of_it = ListFilter { export_id: Some(export_id.as_str().to_owned()), most: 1, ..ListFilter::default() };
+/// Whether an export is sent or void, so that its number is told with what became of it. Of one whose term ended while it waited
+/// nobody else has the changes: they stay a week longer. One that the outbox does not know, or never numbered, was pruned there if
+/// manifests that were sent name its number: that is kept beside the exports.
+async fn fate(outbox: &impl Outbox, file: &ExpiredFile, now: OffsetDateTime) -> Result<Fate, OutboxError> {
+    if file.proven == Some(true) {
+        return Ok(Fate::Told);
+    }
+    let of_it = ListFilter { export_id: Some(file.export_id.as_str().to_owned()), most: 1, ..ListFilter::default() };
     let newest = outbox.list(&of_it).await?.into_iter().next();
-    Ok(newest.is_none_or(|row| match row.state {
-        State::Sent => true,
-        State::Void if row.reason.as_deref() == Some(TERM_ENDED) => {
-            row.expires_at.is_none_or(|term| term + KEPT_AFTER_TERM <= now)
-        }
-        State::Void => true,
-        State::Planned | State::Uploaded => false,
-    }))
+    if let Some(row) = newest.filter(|row| row.state != State::Void || row.sequence.is_some()) {
+        let is_told = match row.state {
+            State::Sent => true,
+            State::Void if row.reason.as_deref() == Some(TERM_ENDED) => {
+                row.expires_at.is_none_or(|term| term + KEPT_AFTER_TERM <= now)
+            }
+            State::Void => true,
+            State::Planned | State::Uploaded => false,
+        };
+        return Ok(if is_told { Fate::Told } else { Fate::Waits });
+    }
+    let Some(FileNumber { publisher, epoch, sequence }) = &file.as_number else { return Ok(Fate::Unknown) };
+    let named = outbox.named_to(publisher, epoch).await?;
+    Ok(match named.into_iter().find(|of| of.blob_type == file.blob_type) {
+        Some(of) if of.up_to >= *sequence => Fate::Told,
+        // One that is not sent yet may be the one that names it.
+        Some(of) if of.unsent > 0 => Fate::Waits,
+        _ => Fate::Unknown,
+    })
 }
 
 /// Whether other files may be made all the same.

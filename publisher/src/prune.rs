@@ -26,6 +26,9 @@ const PAGE: u32 = 500;
 /// Blobs that are looked for and deleted at once.
 const BLOBS_AT_ONCE: usize = 16;
 
+/// How long a blob is left alone that storage refused to delete: the first time, and at most.
+const KEPT_WAIT: (Duration, Duration) = (Duration::from_secs(3600), Duration::from_secs(7 * 24 * 3600));
+
 /// The first time comes so long after the start, that a publisher which is often started anew prunes too; and the next one so long
 /// after a failure.
 const SOON: Duration = Duration::from_secs(300);
@@ -42,8 +45,11 @@ pub struct Pruned {
     pub bytes: u64,
     /// Exports whose term is over and that no sent manifest names: they stay.
     pub unnamed: u64,
-    /// Exports that stay because storage refuses to delete their blobs, or because these lie elsewhere.
+    /// Exports that stay because storage refuses to delete their blobs (a lease, a policy or a hold that keeps them, no right), or
+    /// because these lie elsewhere. Each is tried again on its own clock.
     pub kept: u64,
+    /// Those of them that were tried for the first time.
+    pub newly_kept: u64,
     /// What the first of those met.
     pub problem: Option<String>,
 }
@@ -58,9 +64,20 @@ pub enum PruneError {
     /// There is no token for storage.
     #[error("no token for storage")]
     Grant(#[from] GrantError),
-    /// Storage cannot be used, or the key gives no right to delete.
+    /// Storage cannot be used.
     #[error("a blob cannot be deleted; nothing is lost, prune again later")]
     Storage(#[source] BlobError),
+}
+
+/// Who prunes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// A person, who wants to know.
+    DryRun,
+    /// A person, who may have mended what kept a blob.
+    Ordered,
+    /// Nobody: what was refused has its time.
+    ByItself,
 }
 
 /// What became of an export's blob.
@@ -71,7 +88,12 @@ enum Blob {
     Kept(String),
 }
 
-pub(crate) async fn prune<O: Outbox>(context: &Arc<Context<O>>, dry_run: bool) -> Result<Pruned, PruneError> {
+/// When a blob that storage refused so often to delete is tried again.
+fn kept_wait(refused: u64) -> Duration {
+    KEPT_WAIT.0.saturating_mul(1 << refused.min(16)).min(KEPT_WAIT.1)
+}
+
+pub(crate) async fn prune<O: Outbox>(context: &Arc<Context<O>>, manner: Manner) -> Result<Pruned, PruneError> {
     let mut pruned = Pruned::default();
     let mut after = 0;
     loop {
@@ -80,8 +102,8 @@ pub(crate) async fn prune<O: Outbox>(context: &Arc<Context<O>>, dry_run: bool) -
         after = last.row.row;
         let (named, unnamed): (Vec<_>, Vec<_>) = page.into_iter().partition(|over| over.is_named);
         pruned.unnamed += unnamed.len() as u64;
-        let rows: Vec<ExportRow> = named.into_iter().map(|over| over.row).collect();
-        if dry_run {
+        let mut rows: Vec<ExportRow> = named.into_iter().map(|over| over.row).collect();
+        if manner == Manner::DryRun {
             pruned.exports += rows.len() as u64;
             let uploaded = rows.iter().filter(|row| row.state == State::Sent);
             for row in uploaded {
@@ -90,32 +112,51 @@ pub(crate) async fn prune<O: Outbox>(context: &Arc<Context<O>>, dry_run: bool) -
             }
             continue;
         }
+        if manner == Manner::ByItself {
+            let now = (context.now)();
+            rows.retain(|row| {
+                let waits = row.due_at.is_some_and(|at| at > now);
+                if waits {
+                    pruned.kept += 1;
+                    pruned.problem = pruned.problem.take().or(row.last_error.clone());
+                }
+                !waits
+            });
+        }
         // All of them end before any error is told: their rows have to go with them.
         let ended: Vec<_> = stream::iter(rows)
-            .map(|row: ExportRow| async move { (row.row, delete(context, &row).await) })
+            .map(|row: ExportRow| async move {
+                let blob = delete(context, &row).await;
+                (row, blob)
+            })
             .buffer_unordered(BLOBS_AT_ONCE)
             .collect()
             .await;
         context.reached(Step::BlobsDeleted);
-        let (mut over, mut failed) = (Vec::with_capacity(ended.len()), None);
+        let (mut over, mut refused, mut failed) = (Vec::with_capacity(ended.len()), Vec::new(), None);
         for (row, blob) in ended {
             match blob {
                 Ok(Blob::Deleted(bytes)) => {
-                    over.push(row);
+                    over.push(row.row);
                     pruned.blobs += 1;
                     pruned.bytes += bytes;
                 }
-                Ok(Blob::NotOurs) => over.push(row),
-                Ok(Blob::Kept(problem)) => {
-                    pruned.kept += 1;
-                    pruned.problem.get_or_insert(problem);
-                }
+                Ok(Blob::NotOurs) => over.push(row.row),
+                Ok(Blob::Kept(problem)) => refused.push((row, problem)),
                 Err(error) => failed = Some(error),
             }
         }
         let forgotten = context.outbox.forget(&over).await?;
         context.counting.add(Figure::ExportsPruned, forgotten);
         pruned.exports += forgotten;
+        context.counting.add(Figure::DeletionsRefused, refused.len() as u64);
+        for (row, problem) in refused {
+            let before = row.due_at.map_or(0, |_| row.tries);
+            context.outbox.not_deleted(row.row, &problem, (context.now)() + kept_wait(before)).await?;
+            pruned.kept += 1;
+            pruned.newly_kept += u64::from(before == 0);
+            pruned.problem.get_or_insert(problem);
+        }
         if let Some(failed) = failed {
             return Err(failed);
         }
@@ -142,7 +183,7 @@ pub(crate) async fn keep<O: Outbox>(
             () = stop.cancelled() => return,
             its_turn = turn => if !its_turn { return },
         }
-        let pruning = prune(&context, false);
+        let pruning = prune(&context, Manner::ByItself);
         tokio::pin!(pruning);
         let pruned = tokio::select! {
             pruned = &mut pruning => pruned,
@@ -153,14 +194,20 @@ pub(crate) async fn keep<O: Outbox>(
         };
         next = Instant::now() + every;
         match pruned {
-            Ok(Pruned { exports, blobs, bytes, unnamed, kept, problem }) => {
+            Ok(Pruned { exports, blobs, bytes, unnamed, kept, newly_kept, problem }) => {
                 if exports > 0 {
                     tracing::info!(exports, blobs, bytes, unnamed, "what was over is deleted");
                 } else if unnamed > 0 && context.limits.manifest_every.is_none() {
                     tracing::warn!(unnamed, "exports whose term is over stay: no manifest that was sent names them");
                 }
-                if let Some(problem) = problem {
-                    tracing::warn!(kept, problem, "exports whose term is over stay, because of their blobs");
+                // Once for each, though it is tried on.
+                if let Some(problem) = problem.filter(|_| newly_kept > 0) {
+                    tracing::warn!(
+                        kept,
+                        newly_kept,
+                        problem,
+                        "exports whose term is over stay, because of their blobs"
+                    );
                 }
             }
             Err(error) => {
@@ -168,6 +215,19 @@ pub(crate) async fn keep<O: Outbox>(
                 tracing::warn!(error = chain(&error), "what is over is not all deleted; trying again");
             }
         }
+    }
+}
+
+/// Its own trouble, such as a lease, a hold or a policy that keeps it, or a right that is given for others: those may go.
+fn kept(error: BlobError) -> Result<Blob, PruneError> {
+    match error {
+        BlobError::Refused { .. }
+        | BlobError::Changed { .. }
+        | BlobError::Archived { .. }
+        | BlobError::AccessRefused { .. }
+        // A refusal too, shortly after another one: no further token is asked for.
+        | BlobError::Grant(GrantError::RefusedTwice { .. }) => Ok(Blob::Kept(chain(&error))),
+        error => Err(PruneError::Storage(error)),
     }
 }
 
@@ -183,13 +243,11 @@ async fn delete<O: Outbox>(context: &Context<O>, row: &ExportRow) -> Result<Blob
     let facts = match context.container.head(&row.blob).await {
         Ok(facts) if is_ours(&facts, row) => facts,
         Ok(_) | Err(BlobError::NotFound { .. }) => return Ok(Blob::NotOurs),
-        Err(error) => return Err(PruneError::Storage(error)),
+        Err(error) => return kept(error),
     };
     match context.container.delete_unchanged(&row.blob, &facts.etag).await {
         Ok(()) => Ok(Blob::Deleted(facts.length)),
         Err(BlobError::NotFound { .. }) => Ok(Blob::NotOurs),
-        // Its own trouble, such as a lease or a policy that keeps it: others may go.
-        Err(error @ (BlobError::Refused { .. } | BlobError::Changed { .. })) => Ok(Blob::Kept(error.to_string())),
-        Err(error) => Err(PruneError::Storage(error)),
+        Err(error) => kept(error),
     }
 }

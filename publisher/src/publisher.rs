@@ -35,10 +35,18 @@ use crate::{
         State, last_error,
     },
     plan::{FollowOptions, FollowState, Follower},
-    prune::{self, PruneError, Pruned},
+    prune::{self, Manner, PruneError, Pruned},
     relay::{Relay, RelayState, chain},
     tasks::joined,
 };
+
+/// Why a file is void that nobody finished, and that has no number: its process ended in the middle.
+const INTERRUPTED: &str = "interrupted before its file was staged whole";
+/// The same, where it was told to end.
+const STOPPED: &str = "stopped before its file was published";
+
+/// How much longer than `drain_timeout` a stop may take: connections are closed.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// How long a failed recovery waits before it tries again, unless something new comes up.
 const RECOVERY_WAIT: Duration = Duration::from_secs(5);
@@ -348,6 +356,11 @@ impl PublisherBuilder {
 }
 
 impl<O: Outbox> Publisher<O> {
+    #[cfg(test)]
+    pub(crate) fn context(&self) -> &Arc<Context<O>> {
+        &self.context
+    }
+
     /// The same, with a function that is called at each step.
     #[cfg(test)]
     pub(crate) fn hooked(mut self, hook: fn(crate::context::Step)) -> Self {
@@ -374,7 +387,7 @@ impl<O: Outbox> Publisher<O> {
         let bus = Bus::new(Arc::clone(&self.context.tokens), self.bus_options.clone());
         let relay = Relay::new(Arc::clone(&self.context), bus, self.relay.clone());
         let stop = stop.child_token();
-        let ends = stop.clone();
+        let (ends, stopped) = (stop.clone(), stop.clone());
         tasks.spawn(async move {
             relay.run(ends.clone()).await;
             // Without it the rest is of no use.
@@ -387,9 +400,28 @@ impl<O: Outbox> Publisher<O> {
         if let Some(every) = self.context.limits.prune_every {
             tasks.spawn(prune::keep(Arc::clone(&self.context), every, self.relay.subscribe(), stop));
         }
-        while let Some(ended) = tasks.join_next().await {
-            joined(ended).await;
+        let all = async {
+            while let Some(ended) = tasks.join_next().await {
+                joined(ended).await;
+            }
+        };
+        tokio::select! {
+            () = all => return,
+            () = self.over(&stopped) => {}
         }
+        tracing::warn!(
+            publisher = self.context.publisher,
+            "stopped, although not everything answered; nothing is lost by it"
+        );
+        tasks.shutdown().await;
+        self.relay.send_replace(RelayState::Stopped);
+        self.context.counting.relay_at(None);
+    }
+
+    /// Returns when a stop has taken so long that whatever does not answer is not waited for any more.
+    async fn over(&self, stop: &CancellationToken) {
+        stop.cancelled().await;
+        sleep(self.context.limits.drain_timeout + CLOSING).await;
     }
 
     /// Makes files of what is committed to a change log, until it is stopped. It does not give up: while the log or storage
@@ -411,11 +443,25 @@ impl<O: Outbox> Publisher<O> {
         let follower = Follower::new(Arc::clone(&self.context), log.clone(), options, self.follow.clone());
         let following = follower.run(stop.clone());
         tokio::pin!(following);
-        tokio::select! {
-            ended = &mut following => return ended,
-            _ = relay.wait_for(|state| matches!(state, RelayState::GaveUp(_))) => stop.cancel(),
-        }
-        following.await
+        let all = async {
+            tokio::select! {
+                ended = &mut following => return ended,
+                _ = relay.wait_for(|state| matches!(state, RelayState::GaveUp(_))) => stop.cancel(),
+            }
+            following.await
+        };
+        let ended = tokio::select! {
+            ended = all => return ended,
+            () = self.over(&stop) => Ok(()),
+        };
+        tracing::warn!(
+            log = log.shown(),
+            "stopped, although the change log did not answer; the next publisher goes on"
+        );
+        self.follow.send_replace(FollowState::Stopped);
+        self.context.counting.follower_at(None);
+        self.context.counting.log_asked_at(None);
+        ended
     }
 
     /// Makes manifests of all that is sent or void and that none names yet: one for each sequence with anything new, of 10,000
@@ -431,8 +477,8 @@ impl<O: Outbox> Publisher<O> {
     }
 
     /// Deletes the blobs whose term is over, and forgets their exports; void ones likewise. What no manifest names that is sent
-    /// stays, so that a subscriber can always learn what became of a number. With `dry_run` it only counts, and asks nothing of
-    /// storage.
+    /// stays, so that a subscriber can always learn what became of a number. A blob that storage refuses to delete is tried again at
+    /// each call, and by [`run`](Self::run) after ever longer times. With `dry_run` it only counts, and asks nothing of storage.
     ///
     /// # Errors
     /// [`PruneError`]; what went stays gone, and the next call goes on.
@@ -440,7 +486,7 @@ impl<O: Outbox> Publisher<O> {
     /// # Cancel safety
     /// Dropping it is like a crash: a blob that is deleted already is no obstacle for the next call.
     pub async fn prune(&self, dry_run: bool) -> Result<Pruned, PruneError> {
-        prune::prune(&self.context, dry_run).await
+        prune::prune(&self.context, if dry_run { Manner::DryRun } else { Manner::Ordered }).await
     }
 
     /// What the follower of a log is doing.
@@ -537,6 +583,12 @@ impl<O: Outbox> Publisher<O> {
         self.context.counting.stuck()
     }
 
+    /// For how long the change log that is followed has not answered a question, once that is longer than five seconds.
+    #[must_use]
+    pub fn log_silent_for(&self) -> Option<Duration> {
+        self.context.counting.log_silent_for()
+    }
+
     /// Who publishes.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -594,25 +646,34 @@ impl<O: Outbox> Publisher<O> {
     }
 }
 
-/// Settles the plans of processes that are gone, and the tries that this one left, whenever there are some.
+/// Settles the plans of processes that are gone, and the tries that this one left, whenever there are some. A stop leaves none to the
+/// next process, as far as that is done in time.
 async fn recover<O: Outbox>(context: Arc<Context<O>>, stop: CancellationToken) {
+    // While storage or the outbox are down, one answer may take longer than a stop.
+    let limit = async {
+        stop.cancelled().await;
+        sleep(context.limits.drain_timeout).await;
+    };
+    tokio::select! {
+        () = recover_until(&context, &stop) => {}
+        () = limit => {}
+    }
+    let left = context.left_tries().len();
+    if left > 0 {
+        tracing::warn!(exports = left, "stopped before what was begun was settled; the next process does it");
+    }
+}
+
+async fn recover_until<O: Outbox>(context: &Context<O>, stop: &CancellationToken) {
     let mut told = false;
     while !stop.is_cancelled() {
-        let mut failed: Option<String> = None;
-        match context.outbox.claim_abandoned().await {
-            Ok(rows) => context.left_tries().extend(rows.iter().map(ExportRow::attempt)),
-            Err(error) => failed = Some(chain(&error)),
-        }
-        let left = context.left_tries().clone();
-        for attempt in left {
-            if stop.is_cancelled() {
-                return;
-            }
-            match settle_left(&context, &attempt).await {
-                Ok(()) => context.left_tries().retain(|left| *left != attempt),
-                Err(error) => failed = Some(chain(&error)),
-            }
-        }
+        let claimed = context.outbox.claim_abandoned().await;
+        let claimed = claimed.map(|rows| context.left_tries().extend(rows.iter().map(ExportRow::attempt)));
+        let failed = tokio::select! {
+            failed = settle_all_left(context, INTERRUPTED) => failed,
+            () = stop.cancelled() => break,
+        };
+        let failed = failed.or_else(|| claimed.err().map(|error| chain(&error)));
         if let Some(error) = failed.as_deref().filter(|_| !told) {
             tracing::warn!(error, "an interrupted export cannot be settled yet");
         }
@@ -623,18 +684,33 @@ async fn recover<O: Outbox>(context: Arc<Context<O>>, stop: CancellationToken) {
             () = sleep(RECOVERY_WAIT) => {}
         }
     }
+    if let Some(error) = settle_all_left(context, STOPPED).await {
+        tracing::debug!(error, "what was begun is not settled");
+    }
+}
+
+/// Settles the tries that this process left; what the last that could not be settled met.
+async fn settle_all_left<O: Outbox>(context: &Context<O>, why: &str) -> Option<String> {
+    let mut failed = None;
+    let left = context.left_tries().clone();
+    for attempt in left {
+        match settle_left(context, &attempt, why).await {
+            Ok(()) => context.left_tries().retain(|left| *left != attempt),
+            Err(error) => failed = Some(chain(&error)),
+        }
+    }
+    failed
 }
 
 /// Settles a try that nobody works at any more, unless a later one did already.
-async fn settle_left<O: Outbox>(context: &Context<O>, attempt: &Attempt) -> Result<(), ExportError> {
+async fn settle_left<O: Outbox>(context: &Context<O>, attempt: &Attempt, why: &str) -> Result<(), ExportError> {
     let failed = |source| ExportError::Outbox { export_id: attempt.export_id.as_str().to_owned(), source };
     let row = context.outbox.get(attempt.row).await.map_err(failed)?;
     let Some(row) = row.filter(|row| row.attempt == attempt.number && row.state == State::Planned) else {
         return Ok(());
     };
     let settled = if row.sequence.is_none() {
-        let voided = context.outbox.void(attempt, "interrupted before its file was staged whole").await;
-        voided.map_err(failed)
+        context.outbox.void(attempt, why).await.map_err(failed)
     } else {
         settle(context, &row, None).await.map(|_| ())
     };

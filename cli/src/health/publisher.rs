@@ -72,6 +72,10 @@ impl Asked {
                 FollowState::Stopped => tell("change log", "it begins, or has ended".to_owned()),
                 FollowState::Waiting(problem) => tell("change log", problem.clone()),
             }
+            if let Some(silent) = self.publisher.log_silent_for() {
+                let problem = format!("its database is slow or out of reach: no answer for {} s", silent.as_secs());
+                tell("change log", problem);
+            }
         }
         problems
     }
@@ -82,8 +86,8 @@ impl Asked {
             let exports = self.publisher.outbox().counts().await.ok();
             let paused = self.publisher.outbox().paused().await.ok();
             let manifests = async {
-                let outbox = self.publisher.outbox();
-                Ok::<_, OutboxError>((outbox.manifested_at().await?, outbox.named_to(self.publisher.name()).await?))
+                let (outbox, name) = (self.publisher.outbox(), self.publisher.name());
+                Ok::<_, OutboxError>((outbox.manifested_at().await?, outbox.named_to(name, outbox.epoch()).await?))
             };
             let manifests = manifests.await.ok();
             let log = match &self.log {
@@ -164,6 +168,7 @@ impl Snapshot {
             ("messages_refused", "Times that the broker refused a message", None, figures.messages_refused),
             ("sends_failed", "Batches that an outage of the bus held back", None, figures.sends_failed),
             ("exports_pruned", "Exports whose term was over and that were forgotten", None, figures.exports_pruned),
+            ("deletions_refused", "Times that storage kept a blob that was over", None, figures.deletions_refused),
         ] {
             page.counters(&format!("publisher_{name}"), help, unit, [(Labels::new(), count)])?;
         }

@@ -252,6 +252,18 @@ impl Settings {
         self
     }
 
+    /// Who publishes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Folder of our own state.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// How files are packed.
     pub fn compression(&self) -> anyhow::Result<Compression> {
         ensure!(self.compression_level <= 9, "compression_level is {}; it is 0 to 9", self.compression_level);
@@ -338,6 +350,15 @@ impl Settings {
             Some(outbox) => Ok(outbox),
             None => self.outbox().await,
         }
+    }
+
+    /// The outbox of `run`, if there is one, as [`runs_outbox`](Self::runs_outbox) finds it, and where it is or will be.
+    pub async fn outbox_if_there(&self) -> anyhow::Result<(Option<AnyOutbox>, String)> {
+        let place = match self.outbox_server()? {
+            Some((_, options)) => format!("in the database, schema {}", options.schema),
+            None => self.outbox_path().display().to_string(),
+        };
+        Ok((self.found_outbox().await?, place))
     }
 
     async fn found_outbox(&self) -> anyhow::Result<Option<AnyOutbox>> {

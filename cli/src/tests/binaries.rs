@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead as _, BufReader, Read, Write},
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, ChildStdin, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -107,6 +107,11 @@ impl Running {
         rest
     }
 
+    /// What its standard input is written with, which stays open as long as this does.
+    pub(super) fn stdin(&mut self) -> ChildStdin {
+        self.0.as_mut().unwrap().stdin.take().expect("it is piped")
+    }
+
     pub(super) async fn terminate(mut self) -> Ended {
         let child = self.0.take().unwrap();
         let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
@@ -208,12 +213,12 @@ pub(super) async fn delete_blob(local: &Local, uri: &str) {
     Container::new(http, keys(ready), ContainerOptions::default()).delete(name).await.unwrap();
 }
 
-fn write_ready_file(folder: &TempDir, name: &str, ready: &ReadyFile) {
+pub(super) fn write_ready_file(folder: &TempDir, name: &str, ready: &ReadyFile) {
     std::fs::write(folder.path().join(name), serde_json::to_string(ready).unwrap()).unwrap();
 }
 
 /// The ready file, as if the bus were elsewhere, where nothing listens.
-fn without_bus(ready: &ReadyFile) -> ReadyFile {
+pub(super) fn without_bus(ready: &ReadyFile) -> ReadyFile {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (_, rest) = ready.service_bus_connection_string.split_once(';').unwrap();
     ReadyFile { service_bus_connection_string: format!("Endpoint=sb://{nobody};{rest}"), ..ready.clone() }

@@ -186,6 +186,88 @@ async fn after_adopt_numbers_begin_anew_in_an_epoch_of_their_own() {
     local.stop().await;
 }
 
+/// The numbers of the epoch that ended are told as the others are, so that nobody waits for them.
+#[tokio::test]
+async fn a_manifest_names_what_was_sent_in_an_epoch_that_ended() {
+    let (folder, local) = beside_local().await;
+    let service = with_a_log(&folder).await;
+    let sent = async |number: usize| {
+        log(&service, "Item", "a", "c");
+        let running = Running::start(command(&folder, "waybill-publisher", &["run", "--local", "local.json"]));
+        until("it is sent", async || message_ids(&local).len() == number).await;
+        running.terminate().await.with(0);
+    };
+    sent(1).await;
+    sent(2).await;
+    publisher(&folder, &["adopt"]).await.with(0);
+    sent(3).await;
+    let made = json(&folder, &["manifest", "--local", "local.json"]).await;
+    let of = |number: usize| {
+        let manifest = &made["manifests"][number];
+        (manifest["blobType"].as_str().unwrap(), manifest["first"].as_u64(), manifest["last"].as_u64())
+    };
+    assert_eq!(made["manifests"].as_array().unwrap().len(), 2, "{made}");
+    assert_eq!([of(0), of(1)], [("Item", Some(1), Some(2)), ("Item", Some(1), Some(1))]);
+    let epochs = [0, 1].map(|number: usize| made["manifests"][number]["epoch"].as_str().unwrap());
+    assert!(epochs[0] < epochs[1], "the one that ended, whole, and the one that began: {made}");
+    local.stop().await;
+}
+
+#[tokio::test]
+async fn the_doctor_of_a_publisher_tries_everything_in_order_also_to_write_and_leaves_nothing() {
+    let (folder, local) = beside_local().await;
+    let service = with_a_log(&folder).await;
+    let doctor = ["doctor", "--local", "local.json"];
+    let states = |told: &Value| {
+        let checks = told.as_array().unwrap().iter();
+        let of = |check: &Value, key: &str| check[key].as_str().unwrap().to_owned();
+        checks.map(|check| (of(check, "check"), of(check, "state"))).collect::<Vec<_>>()
+    };
+    let all = ["configuration", "change log", "horizon", "outbox", "keys", "storage", "bus", "clock"];
+    let well = json(&folder, &doctor).await;
+    assert_eq!(states(&well), all.map(|check| (check.to_owned(), "ok".to_owned())), "{well}");
+    assert!(well[3]["detail"].as_str().unwrap().contains("not there yet; `run` makes it"), "{well}");
+    assert!(well[5]["detail"].as_str().unwrap().contains("a file was made in it, and deleted again"), "{well}");
+    let counted = local.stats().counted();
+    assert_eq!((counted.blob_requests("PutBlockList", 201), counted.blob_requests("DeleteBlob", 202)), (1, 1));
+    assert!(message_ids(&local).is_empty() && !folder.path().join(".waybill").exists(), "nothing is left");
+    // With an outbox, which is written too.
+    run(publish(&folder, &["item.csv"])).await.with(0);
+    let told = publisher(&folder, &doctor).await.with(0).out;
+    assert!(told.lines().all(|line| line.starts_with("ok ")) && told.contains("can be written; epoch"), "{told}");
+    assert_eq!(json(&folder, &["list"]).await.as_array().unwrap().len(), 1, "the trial is no export");
+
+    let failing = async |what: &str| {
+        let ended = publisher(&folder, &[&doctor[..], &["--format", "json"]].concat()).await.with(1).json();
+        let failed = ended.as_array().unwrap().iter().find(|check| check["check"] == what).unwrap().clone();
+        assert_eq!(failed["state"], "failed", "{ended}");
+        failed["detail"].as_str().unwrap().to_owned()
+    };
+    let refuse = |operation: &str| {
+        let script = format!(
+            "[[faults]]\non = \"blob\"\noperation = \"{operation}\"\ndo = \"refuse\"\n\
+             code = \"AuthorizationPermissionMismatch\"\ntimes = 100\n"
+        );
+        local.faults().install(waybill_local::fault::Step::from_toml(&script).unwrap()).unwrap();
+    };
+    refuse("PutBlock");
+    assert!(failing("storage").await.contains("no file can be made in it; give the key or role the right"));
+    local.faults().clear();
+    refuse("DeleteBlob");
+    let told = failing("storage").await;
+    assert!(told.contains("cannot be deleted: `prune` needs that right") && told.contains("waybill-doctor/"), "{told}");
+    local.faults().clear();
+    // A log that cannot be written.
+    service.execute_batch("DROP TABLE waybill_planned").unwrap();
+    let told = failing("change log").await;
+    assert!(told.contains("waybill_planned"), "{told}");
+    std::fs::write(folder.path().join("waybill.toml"), "[publisher]\nnonsense = 1\n").unwrap();
+    let ended = publisher(&folder, &[&doctor[..], &["--format", "json"]].concat()).await.with(1).json();
+    let expected = [("configuration", "failed"), ("outbox", "not-tried"), ("keys", "not-tried")];
+    assert_eq!(states(&ended)[..3], expected.map(|(check, state)| (check.to_owned(), state.to_owned())), "{ended}");
+    local.stop().await;
+}
+
 struct Watched {
     running: Running,
     address: String,

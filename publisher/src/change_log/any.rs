@@ -8,11 +8,12 @@ use time::OffsetDateTime;
 use waybill_contracts::BlobType;
 
 use super::{
-    BadChange, ChangeFilter, Cut, ExpiredFile, LogError, LogStatus, LoggedChange, PlannedFile, RefusedChange,
-    TableRows, Tail,
+    BadChange, ChangeFilter, Cut, ExpiredFile, FileNumber, LogError, LogStatus, LoggedChange, PlannedFile,
+    RefusedChange, TableRows, Tail,
     postgres::{PostgresLog, PostgresSeat, SCHEMA_NAME},
     sqlite::{SqliteLog, SqliteSeat},
 };
+use crate::outbox::Outbox;
 
 /// The change log of a service, in its own database. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -186,6 +187,38 @@ impl ChangeLog {
     pub async fn check(&self) -> Result<(), LogError> {
         either!(&self.0, log => log.check().await)
     }
+
+    /// Whether its files go to this outbox, or to none yet, and the outbox knows of all numbers that they have.
+    ///
+    /// # Errors
+    /// [`LogError::OtherCluster`], [`LogError::OtherOutbox`], [`LogError::OlderOutbox`]; [`LogError::Unavailable`].
+    pub async fn check_outbox(&self, outbox: &impl Outbox) -> Result<(), LogError> {
+        either!(&self.0, log => log.check_outbox(outbox.epoch()).await)?;
+        self.check_numbers(outbox).await
+    }
+
+    /// An outbox that has given fewer numbers than the log knows of was restored from an older copy: it would give them once more.
+    pub(crate) async fn check_numbers(&self, outbox: &impl Outbox) -> Result<(), LogError> {
+        for (blob_type, FileNumber { publisher, sequence, .. }) in
+            either!(&self.0, log => log.last_numbers(outbox.epoch()).await)?
+        {
+            let of_type = BlobType::new(blob_type.as_str()).map_err(|error| LogError::Unreadable(error.into()))?;
+            let last = outbox.last_number(&publisher, &of_type).await;
+            let last = last.map_err(|error| LogError::Unavailable(error.into()))?;
+            if last < sequence {
+                return Err(LogError::OlderOutbox { shown: self.shown(), blob_type, theirs: sequence, ours: last });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what a publisher writes into its tables, and takes it back: whether it may.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`], with what the database says.
+    pub async fn try_writing(&self) -> Result<(), LogError> {
+        either!(&self.0, log => log.try_writing().await)
+    }
 }
 
 impl Seat {
@@ -223,9 +256,14 @@ impl Seat {
         either!(&mut self.0, seat => seat.open_files().await)
     }
 
-    /// The file is in the outbox, with its blob.
-    pub(crate) async fn exported(&mut self, number: i64, expires_at: Option<OffsetDateTime>) -> Result<(), LogError> {
-        either!(&mut self.0, seat => seat.exported(number, expires_at).await)
+    /// The file is in the outbox, with its blob and its number there.
+    pub(crate) async fn exported(
+        &mut self,
+        number: i64,
+        expires_at: Option<OffsetDateTime>,
+        as_number: &FileNumber,
+    ) -> Result<(), LogError> {
+        either!(&mut self.0, seat => seat.exported(number, expires_at, as_number).await)
     }
 
     /// Leaves changes out of their file, each for its reason: their ids.
@@ -238,15 +276,22 @@ impl Seat {
         either!(&mut self.0, seat => seat.not_made(number, problem).await)
     }
 
-    /// Some files whose term is over, those that ended first before others: those after this one.
+    /// Some files whose term is over, those that ended first before others: those after this one. Those of which nobody could tell
+    /// before whether they were sent are among them if `unproven`.
     pub(crate) async fn expired(
         &mut self,
         by: OffsetDateTime,
         after: Option<&ExpiredFile>,
+        unproven: bool,
     ) -> Result<Vec<ExpiredFile>, LogError> {
         // No file has a lower number.
         let after = after.map_or((OffsetDateTime::UNIX_EPOCH, 0), |file| (file.expires_at, file.number));
-        either!(&mut self.0, seat => seat.expired(by, after).await)
+        either!(&mut self.0, seat => seat.expired(by, after, unproven).await)
+    }
+
+    /// Notes that nobody can tell whether a file was sent: whether that was not noted before.
+    pub(crate) async fn unproven(&mut self, number: i64) -> Result<bool, LogError> {
+        either!(&mut self.0, seat => seat.unproven(number).await)
     }
 
     /// Deletes changes of a file, some at a time, and the file with the last of them: whether that is done. Refused ones stay.

@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use time::OffsetDateTime;
 use waybill_contracts::BlobType;
 
-use super::{BadChange, ChangeFilter, ChangeLog, Cut, LogError, PlannedFile, Seat, Tail};
+use super::{BadChange, ChangeFilter, ChangeLog, Cut, FileNumber, LogError, PlannedFile, Seat, Tail};
 
 /// The service's side of a database.
 pub(crate) trait Service {
@@ -37,6 +37,8 @@ pub(crate) async fn exercise<S: Service, F: Future<Output = (ChangeLog, S)>>(ope
     one_publisher_plans_at_a_time(make("seat").await).await;
     a_log_keeps_to_its_outbox(make("epoch").await).await;
     what_has_expired_is_deleted(make("prune").await).await;
+    what_nobody_can_prove_is_noted_once(make("unproven").await).await;
+    a_trial_of_writing_leaves_nothing(make("trial").await).await;
     what_no_file_could_hold_is_not_logged(make("checks").await).await;
     a_status_tells_what_waits(make("status").await).await;
     a_status_does_not_count_all_that_waits(make("backlog").await).await;
@@ -48,6 +50,10 @@ pub(crate) const EPOCH: &str = "0193-epoch";
 
 pub(crate) async fn seat(log: &ChangeLog) -> Seat {
     log.seat(EPOCH).await.unwrap().expect("nobody has it")
+}
+
+fn as_number(sequence: u64) -> FileNumber {
+    FileNumber { publisher: "suite".to_owned(), epoch: EPOCH.to_owned(), sequence }
 }
 
 fn cut(max_rows: u32, max_bytes: u64) -> Cut {
@@ -270,7 +276,7 @@ async fn files_are_open_until_they_are_exported<S: Service>((log, service): (Cha
     let open = next.open_files().await.unwrap();
     assert_eq!(open.iter().map(|file| file.blob_type.as_str()).collect::<Vec<_>>(), ["N", "N", "A"]);
     assert_eq!(open[..2], planned, "the same files, with the same exports");
-    next.exported(planned[0].number, None).await.unwrap();
+    next.exported(planned[0].number, None, &as_number(1)).await.unwrap();
     assert_eq!(next.open_files().await.unwrap()[0], planned[1]);
 }
 
@@ -313,7 +319,7 @@ async fn a_log_keeps_to_its_outbox<S: Service>((log, _service): (ChangeLog, S)) 
 async fn prune(seat: &mut Seat, by: OffsetDateTime) {
     let mut last = None;
     loop {
-        let page = seat.expired(by, last.as_ref()).await.unwrap();
+        let page = seat.expired(by, last.as_ref(), false).await.unwrap();
         let Some(file) = page.last() else { return };
         last = Some(file.clone());
         for file in page {
@@ -329,14 +335,15 @@ async fn what_has_expired_is_deleted<S: Service>((log, service): (ChangeLog, S))
     numbers(&service, "A", 0..2).await;
     let planned = files(&mut seat, &service, "N", cut(2, 1 << 20)).await;
     let refused = seat.refuse(&planned[0], &[BadChange { row: 1, problem: "kept".to_owned() }]).await.unwrap()[0];
-    seat.exported(planned[0].number, Some(at(100))).await.unwrap();
-    seat.exported(planned[1].number, Some(at(200))).await.unwrap();
-    seat.exported(planned[2].number, None).await.unwrap();
-    let over = seat.expired(at(150), None).await.unwrap();
+    seat.exported(planned[0].number, Some(at(100)), &as_number(1)).await.unwrap();
+    seat.exported(planned[1].number, Some(at(200)), &as_number(2)).await.unwrap();
+    seat.exported(planned[2].number, None, &as_number(3)).await.unwrap();
+    let over = seat.expired(at(150), None, false).await.unwrap();
     assert_eq!(over.iter().map(|file| file.number).collect::<Vec<_>>(), [planned[0].number]);
-    assert_eq!(over[0].export_id, planned[0].export_id);
-    assert!(seat.expired(at(150), over.last()).await.unwrap().is_empty());
-    let over = seat.expired(at(200), over.last()).await.unwrap();
+    assert_eq!((&over[0].export_id, over[0].blob_type.as_str()), (&planned[0].export_id, "N"));
+    assert_eq!((over[0].as_number.clone(), over[0].proven), (Some(as_number(1)), None));
+    assert!(seat.expired(at(150), over.last(), false).await.unwrap().is_empty());
+    let over = seat.expired(at(200), over.last(), false).await.unwrap();
     assert_eq!(over.iter().map(|file| file.number).collect::<Vec<_>>(), [planned[1].number]);
     prune(&mut seat, at(150)).await;
     let left = PlannedFile { after: 0, ..planned[2].clone() };
@@ -345,6 +352,46 @@ async fn what_has_expired_is_deleted<S: Service>((log, service): (ChangeLog, S))
     prune(&mut seat, at(9_000_000_000)).await;
     assert_eq!(text(&log, &left).await, "{\"n\":4}\n{\"n\":5}\n", "what is kept for ever");
     assert_eq!(files(&mut seat, &service, "A", cut(10, 1 << 20)).await[0].changes, 2, "what is in no file");
+}
+
+/// It is told, and looked at again only by whoever asks for such, or once a person says that it may go.
+async fn what_nobody_can_prove_is_noted_once<S: Service>((log, service): (ChangeLog, S)) {
+    let mut seat = seat(&log).await;
+    numbers(&service, "N", 0..6).await;
+    let planned = files(&mut seat, &service, "N", cut(2, 1 << 20)).await;
+    let at = OffsetDateTime::from_unix_timestamp(100).unwrap();
+    for (file, sequence) in planned.iter().zip(1..) {
+        seat.exported(file.number, Some(at), &as_number(sequence)).await.unwrap();
+    }
+    assert!(log.status().await.unwrap().unproven.is_empty());
+    for file in &planned[..2] {
+        assert!(seat.unproven(file.number).await.unwrap());
+        assert!(!seat.unproven(file.number).await.unwrap(), "once");
+    }
+    let told = log.status().await.unwrap().unproven;
+    assert_eq!((told.len(), told[0].blob_type.as_str(), told[0].files, told[0].changes), (1, "N", 2, 4));
+    let over = async |seat: &mut Seat, unproven| {
+        let over = seat.expired(at, None, unproven).await.unwrap();
+        over.into_iter().map(|file| (file.number, file.proven)).collect::<Vec<_>>()
+    };
+    let [first, second, third] = [0, 1, 2].map(|file: usize| planned[file].number);
+    assert_eq!(over(&mut seat, false).await, [(third, None)]);
+    assert_eq!(over(&mut seat, true).await, [(first, Some(false)), (second, Some(false)), (third, None)]);
+    service.must(&log.status().await.unwrap().let_go_with).await;
+    assert_eq!(over(&mut seat, false).await, [(first, Some(true)), (second, Some(true)), (third, None)]);
+    assert!(log.status().await.unwrap().unproven.is_empty());
+}
+
+async fn a_trial_of_writing_leaves_nothing<S: Service>((log, service): (ChangeLog, S)) {
+    numbers(&service, "N", 0..2).await;
+    for _ in 0..2 {
+        log.try_writing().await.unwrap();
+    }
+    let status = log.status().await.unwrap();
+    assert_eq!((status.waiting, status.open_files.len(), status.refused), (2, 0, 0));
+    let mut seat = seat(&log).await;
+    log.try_writing().await.unwrap();
+    assert_eq!(files(&mut seat, &service, "N", cut(10, 1 << 20)).await.len(), 1);
 }
 
 async fn what_no_file_could_hold_is_not_logged<S: Service>((log, service): (ChangeLog, S)) {

@@ -14,6 +14,8 @@
 //! 2. Two changes of one key have ids in the order of their commits, if each is logged after the row itself was written:
 //!    the row's lock is held from there to the commit.
 //! 3. One publisher plans at a time, and has the right to as long as it can write.
+//! 4. A change whose file has a term stays until an outbox proves that the file was sent or is void: that it does not know the file
+//!    is no proof, unless a manifest of it that was sent names the file's number.
 
 mod any;
 #[cfg(any(feature = "rusqlite", feature = "tokio-postgres"))]
@@ -34,9 +36,11 @@ pub use append::append_sqlite;
 pub use append::{AppendError, append_postgres};
 #[cfg(any(feature = "rusqlite", feature = "tokio-postgres"))]
 pub use append::{Change, InvalidChange, Op};
-pub(crate) use model::{BadChange, Cut, ExpiredFile, PlannedFile, TableRows, Tail};
+pub(crate) use model::{BadChange, Cut, ExpiredFile, FileNumber, PlannedFile, TableRows, Tail};
 use model::{COUNTED_MAX, ROW_BYTES_MAX, too_long};
-pub use model::{ChangeFilter, Holder, LogError, LogStatus, LoggedChange, OpenFile, RefusedChange, WaitingType};
+pub use model::{
+    ChangeFilter, Holder, LogError, LogStatus, LoggedChange, OpenFile, RefusedChange, Unproven, WaitingType,
+};
 
 /// Of a row that is shown, in characters.
 const SHOWN_MAX: i32 = 64 << 10;

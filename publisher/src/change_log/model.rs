@@ -44,6 +44,22 @@ pub enum LogError {
         /// The epoch of the one that was given.
         ours: String,
     },
+    /// The outbox gave numbers that it does not know of any more.
+    #[error(
+        "{shown}: one of its files is number {theirs} of {blob_type}, and the outbox, which should have given that number, knows of \
+         none after {ours}: it was restored from an older copy, and would give the same numbers to other files; say \
+         `waybill-publisher adopt`, then publish all rows (`waybill-publisher snapshot`)"
+    )]
+    OlderOutbox {
+        /// The log.
+        shown: String,
+        /// What the file's rows are.
+        blob_type: String,
+        /// The file's number.
+        theirs: u64,
+        /// The last number of the type that the outbox knows.
+        ours: u64,
+    },
     /// Its ids do not tell any more what is published.
     #[error("{shown}: {problem}")]
     Ids {
@@ -115,12 +131,25 @@ pub(crate) struct PlannedFile {
     pub(crate) traceparent: Option<String>,
 }
 
+/// The number that an outbox gave to a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FileNumber {
+    pub(crate) publisher: String,
+    pub(crate) epoch: String,
+    pub(crate) sequence: u64,
+}
+
 /// A file whose term is over.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExpiredFile {
     pub(crate) number: i64,
     pub(crate) export_id: ExportId,
     pub(crate) expires_at: OffsetDateTime,
+    pub(crate) blob_type: String,
+    /// Whether it may go: no, once nobody could tell whether it was sent; yes, where a person says so.
+    pub(crate) proven: Option<bool>,
+    /// Nothing where an earlier version exported it.
+    pub(crate) as_number: Option<FileNumber>,
 }
 
 /// What [`Seat::plan`](super::Seat::plan) came to.
@@ -151,6 +180,11 @@ pub struct LogStatus {
     pub open_files: Vec<OpenFile>,
     /// Changes that no file can hold; `refused` lists them.
     pub refused: u64,
+    /// Files whose term is over and that stay with their changes, because the outbox does not know them: it was restored or made anew,
+    /// and nobody can tell whether they were sent.
+    pub unproven: Vec<Unproven>,
+    /// The statement by which a person lets these go, where that person knows better.
+    pub let_go_with: String,
     /// Whether a publisher follows it now.
     pub followed: bool,
     /// In PostgreSQL, the transaction with the oldest number that has not ended, if it is older than a second: changes that were
@@ -192,10 +226,24 @@ impl LogStatus {
             types,
             open_files: Vec::new(),
             refused: 0,
+            unproven: Vec::new(),
+            let_go_with: String::new(),
             followed: false,
             held_back_by: None,
         }
     }
+}
+
+/// Files of a type of which nobody can tell whether they were sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unproven {
+    /// What their rows are.
+    pub blob_type: String,
+    /// How many.
+    pub files: u64,
+    /// The changes in them.
+    pub changes: u64,
 }
 
 /// A transaction that is under way, in any database of the server.

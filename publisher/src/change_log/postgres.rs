@@ -12,7 +12,7 @@ use futures::stream::{BoxStream, StreamExt, TryStreamExt, try_unfold};
 use time::OffsetDateTime;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{Duration, sleep, timeout},
+    time::{Duration, sleep},
 };
 use uuid::Uuid;
 use waybill_contracts::{BlobType, ExportId};
@@ -22,17 +22,23 @@ use waybill_store::{
 };
 
 use super::{
-    BadChange, COUNTED_MAX, ChangeFilter, Cut, EXPIRED_AT_ONCE, ExpiredFile, FILE_COLUMNS, Holder, LogError, LogStatus,
-    LoggedChange, OpenFile, PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line,
-    too_long,
+    BadChange, COUNTED_MAX, ChangeFilter, Cut, EXPIRED_AT_ONCE, ExpiredFile, FILE_COLUMNS, FileNumber, Holder,
+    LogError, LogStatus, LoggedChange, OpenFile, PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail,
+    Unproven, WaitingType, line, too_long,
     triggers::{self, Table, Unique},
 };
-use crate::session::{self, Session};
+use crate::session::{self, Lock, Session, SessionError};
 
 const SCHEMA: Schema = Schema {
     application_id: 0,
     name: "change log",
-    migrations: &[Migration { name: "changes, and the files made of them", sql: include_str!("postgres_0001.sql") }],
+    migrations: &[
+        Migration { name: "changes, and the files made of them", sql: include_str!("postgres_0001.sql") },
+        Migration {
+            name: "the number of each file, and what nobody can prove",
+            sql: include_str!("postgres_0002.sql"),
+        },
+    ],
     shared_with_user: false,
 };
 
@@ -43,7 +49,7 @@ const CONNECTIONS_MAX: usize = 8;
 /// Files and tables that are read at once, each over a connection of its own; further ones wait for it, however long that takes: a
 /// pool would give up on them.
 const READ_AT_ONCE: usize = CONNECTIONS_MAX - 2;
-/// For one answer; then the connection counts as dead.
+/// For one answer in the session of the right to plan.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines that are handed on at once, in bytes; more when one row is longer.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -61,8 +67,8 @@ const LOOKED_AT_FIRST: i64 = 2_000;
 pub(crate) struct PostgresLog {
     store: Postgres,
     schema: String,
-    /// The advisory lock of the one who plans.
-    lock: i64,
+    /// Of the one who plans.
+    lock: Lock,
     /// Places for what is read to its end.
     reading: Arc<Semaphore>,
 }
@@ -100,7 +106,7 @@ impl PostgresLog {
     pub(crate) fn at(address: &str, schema: &str) -> Result<Self, LogError> {
         let options = session::options("waybill publisher", schema, CONNECTIONS_MAX);
         let store = Postgres::new(address, &options).map_err(opening)?;
-        let lock = lock_number(&format!("waybill change log {schema}"));
+        let lock = Lock::new(lock_number(&format!("waybill change log {schema}")));
         Ok(Self { store, schema: schema.to_owned(), lock, reading: Arc::new(Semaphore::new(READ_AT_ONCE)) })
     }
 
@@ -143,33 +149,68 @@ impl PostgresLog {
 
     /// The session that has the lock, unless another has it.
     async fn lock(&self) -> Result<Option<Session>, LogError> {
-        Session::lock(&self.store, self.lock).await.map_err(|error| LogError::Unavailable(error.into()))
+        self.lock.take(&self.store, PATIENCE).await.map_err(unavailable)
     }
 
     pub(crate) async fn seat(&self, epoch: &str) -> Result<Option<PostgresSeat>, LogError> {
         let Some(session) = self.lock().await? else { return Ok(None) };
         let asked = async {
-            session.get().execute("UPDATE log SET epoch = $1 WHERE epoch IS NULL", &[&epoch]).await?;
-            session.get().query_one(&format!("SELECT epoch, cluster, {CLUSTER} FROM log"), &[]).await
+            session.query("UPDATE log SET epoch = $1 WHERE epoch IS NULL", &[&epoch]).await?;
+            Ok::<_, SessionError>((session.query_one(&identity(), &[]).await?, session.query_one(IDS, &[]).await?))
         };
-        let row = asked.await.map_err(|error| self.failed(error))?;
-        let (theirs, made_on, here): (String, String, String) = (row.get(0), row.get(1), row.get(2));
-        if made_on != here {
-            return Err(LogError::OtherCluster { shown: self.shown(), theirs: made_on, ours: here });
-        }
-        if theirs != epoch {
-            return Err(LogError::OtherOutbox { shown: self.shown(), theirs, ours: epoch.to_owned() });
-        }
-        let ids = session.get().query_one(IDS, &[]).await.map_err(|error| self.failed(error))?;
+        let (identity, ids) = asked.await.map_err(unavailable)?;
+        self.ours(&identity, epoch)?;
         let sequence = self.sound(&ids)?;
         Ok(Some(PostgresSeat { log: self.clone(), session, sequence, settled: 0, awaited: None }))
     }
 
+    /// Whether the log is this server's, and its files go to the outbox of this epoch, if they go anywhere yet.
+    fn ours(&self, identity: &Row, epoch: &str) -> Result<(), LogError> {
+        let (theirs, made_on, here): (Option<String>, String, String) =
+            (identity.get(0), identity.get(1), identity.get(2));
+        if made_on != here {
+            return Err(LogError::OtherCluster { shown: self.shown(), theirs: made_on, ours: here });
+        }
+        match theirs {
+            Some(theirs) if theirs != epoch => {
+                Err(LogError::OtherOutbox { shown: self.shown(), theirs, ours: epoch.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn check_outbox(&self, epoch: &str) -> Result<(), LogError> {
+        let identity = self.connection().await?.query_one(&identity(), &[]).await;
+        self.ours(&identity.map_err(|error| self.failed(error))?, epoch)
+    }
+
+    pub(crate) async fn last_numbers(&self, epoch: &str) -> Result<Vec<(String, FileNumber)>, LogError> {
+        // Files of a type are numbered one after the other, so the last of them has the highest number.
+        let sql = "SELECT blob_type, publisher, epoch, sequence FROM planned JOIN LATERAL (
+                SELECT publisher, epoch, sequence FROM file
+                WHERE file.blob_type = planned.blob_type AND exported_at IS NOT NULL ORDER BY file.up_to DESC LIMIT 1) AS latest
+            ON epoch = $1";
+        let rows = self.connection().await?.query(sql, &[&epoch]).await.map_err(|error| self.failed(error))?;
+        Ok(rows.iter().filter_map(|row| Some((row.get(0), file_number(row, 1)?))).collect())
+    }
+
+    pub(crate) async fn try_writing(&self) -> Result<(), LogError> {
+        let mut connection = self.connection().await?;
+        let tried = async {
+            let tx = connection.transaction().await?;
+            tx.batch_execute(TRIAL).await?;
+            tx.rollback().await
+        };
+        let tried = tried.await;
+        // Whatever it met, nothing of it is to come back to others.
+        drop(PostgresConnection::take(connection));
+        tried.map_err(|error| self.failed(error))
+    }
+
     pub(crate) async fn adopt(&self, epoch: &str) -> Result<bool, LogError> {
         let Some(session) = self.lock().await? else { return Ok(false) };
-        let adopted =
-            session.get().execute(&format!("UPDATE log SET epoch = $1, cluster = {CLUSTER}"), &[&epoch]).await;
-        adopted.map(|_| true).map_err(|error| self.failed(error))
+        let adopted = session.query(&format!("UPDATE log SET epoch = $1, cluster = {CLUSTER}"), &[&epoch]).await;
+        adopted.map(|_| true).map_err(unavailable)
     }
 
     pub(crate) async fn check(&self) -> Result<(), LogError> {
@@ -252,14 +293,18 @@ impl PostgresLog {
                 )
                 .await?;
             let refused = connection.query_one("SELECT count(*) FROM refused", &[]).await?;
+            let unproven = "SELECT blob_type, count(*), sum(changes)::bigint FROM file WHERE NOT proven
+                GROUP BY blob_type ORDER BY blob_type";
+            let unproven = connection.query(unproven, &[]).await?;
             let holder = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                 AND (classid::bigint << 32 | objid::bigint) = $1)";
-            let followed = connection.query_one(holder, &[&self.lock]).await?;
+            let followed = connection.query_one(holder, &[&self.lock.number()]).await?;
             let held = held_back_by(&connection).await?;
-            Ok((types, files, refused, followed, held))
+            Ok((types, files, (refused, unproven), followed, held))
         };
-        let (types, files, refused, followed, held) = asked.await.map_err(|error: Error| self.failed(error))?;
+        let asked = asked.await.map_err(|error: Error| self.failed(error))?;
+        let (types, files, (refused, unproven), followed, held) = asked;
         let types = types.iter().map(|row| WaitingType::counted(row.get(0), unsigned(row, 1), row.get(2)));
         Ok(LogStatus {
             open_files: files
@@ -273,6 +318,14 @@ impl PostgresLog {
                 })
                 .collect(),
             refused: unsigned(&refused, 0),
+            unproven: unproven
+                .iter()
+                .map(|row| Unproven { blob_type: row.get(0), files: unsigned(row, 1), changes: unsigned(row, 2) })
+                .collect(),
+            let_go_with: format!(
+                "UPDATE \"{}\".file SET proven = true WHERE NOT proven",
+                self.schema.replace('"', "\"\"")
+            ),
             followed: followed.get(0),
             held_back_by: held,
             ..LogStatus::of(self.shown(), types.collect())
@@ -444,6 +497,19 @@ const CLUSTER: &str =
     "(SELECT system_identifier || '/' || (SELECT oid FROM pg_database WHERE datname = current_database())
     FROM pg_control_system())";
 
+/// All that a publisher writes into its tables, to be rolled back.
+const TRIAL: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '15s';
+    SELECT pg_current_xact_id();
+    UPDATE log SET epoch = epoch;
+    INSERT INTO planned (blob_type, up_to) VALUES ('waybill-doctor', 0)
+        ON CONFLICT (blob_type) DO UPDATE SET up_to = excluded.up_to;
+    INSERT INTO file (export_id, blob_type, after, up_to, changes, bytes, correlation_id, planned_at)
+        VALUES ('waybill-doctor', 'waybill-doctor', 0, 0, 0, 0, '-', clock_timestamp());
+    UPDATE file SET exported_at = clock_timestamp() WHERE export_id = 'waybill-doctor';
+    DELETE FROM file WHERE export_id = 'waybill-doctor';
+    INSERT INTO refused (change, problem, at) VALUES (0, '-', clock_timestamp());
+    DELETE FROM change_log WHERE false";
+
 /// How ids are given, and up to where they are published or there.
 const IDS: &str = "SELECT format('%I.%I', nspname, relname), CASE WHEN is_called THEN last_value ELSE 0 END,
         greatest((SELECT max(id) FROM change_log), (SELECT max(up_to) FROM planned), 0), seqincrement, seqcache
@@ -468,15 +534,7 @@ const OF_A_FILE: &str = "FROM change_log WHERE blob_type = $1 AND id > $2 AND id
 
 impl PostgresSeat {
     async fn query(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, LogError> {
-        let session = self.session.get();
-        let asked = timeout(PATIENCE, async {
-            let statement = session.prepare_cached(sql).await?;
-            session.query(&statement, values).await
-        });
-        match asked.await {
-            Ok(answer) => answer.map_err(|error| self.log.failed(error)),
-            Err(_) => Err(LogError::Unavailable("no answer in time".into())),
-        }
+        self.session.query(sql, values).await.map_err(unavailable)
     }
 
     async fn number(&self, sql: &str, values: &[&(dyn ToSql + Sync)]) -> Result<i64, LogError> {
@@ -610,9 +668,16 @@ impl PostgresSeat {
         self.query(&sql, &[]).await?.iter().map(planned_file).collect()
     }
 
-    pub(crate) async fn exported(&mut self, number: i64, expires_at: Option<OffsetDateTime>) -> Result<(), LogError> {
-        let sql = "UPDATE file SET exported_at = clock_timestamp(), expires_at = $2 WHERE number = $1";
-        self.query(sql, &[&number, &expires_at]).await.map(drop)
+    pub(crate) async fn exported(
+        &mut self,
+        number: i64,
+        expires_at: Option<OffsetDateTime>,
+        as_number: &FileNumber,
+    ) -> Result<(), LogError> {
+        let sql = "UPDATE file SET exported_at = clock_timestamp(), expires_at = $2, publisher = $3, epoch = $4, sequence = $5
+                   WHERE number = $1";
+        let FileNumber { publisher, epoch, sequence } = as_number;
+        self.query(sql, &[&number, &expires_at, publisher, epoch, &signed(*sequence)]).await.map(drop)
     }
 
     pub(crate) async fn refuse(&mut self, file: &PlannedFile, bad: &[BadChange]) -> Result<Vec<i64>, LogError> {
@@ -638,17 +703,25 @@ impl PostgresSeat {
         &mut self,
         by: OffsetDateTime,
         (at, number): (OffsetDateTime, i64),
+        unproven: bool,
     ) -> Result<Vec<ExpiredFile>, LogError> {
-        let sql = "SELECT number, export_id, expires_at FROM file
+        let sql = "SELECT number, export_id, expires_at, blob_type, proven, publisher, epoch, sequence FROM file
                    WHERE expires_at <= $1 AND expires_at >= $2 AND (expires_at, number) > ($2, $3)
+                       AND ($5::boolean OR proven IS DISTINCT FROM false)
                    ORDER BY expires_at, number LIMIT $4";
-        let rows = self.query(sql, &[&by, &at, &number, &EXPIRED_AT_ONCE]).await?;
+        let rows = self.query(sql, &[&by, &at, &number, &EXPIRED_AT_ONCE, &unproven]).await?;
         let file = |row: &Row| {
             let export_id =
                 ExportId::new(row.get::<_, String>(1)).map_err(|error| LogError::Unreadable(error.into()))?;
-            Ok(ExpiredFile { number: row.get(0), export_id, expires_at: row.get(2) })
+            let (number, expires_at, blob_type, proven) = (row.get(0), row.get(2), row.get(3), row.get(4));
+            Ok(ExpiredFile { number, export_id, expires_at, blob_type, proven, as_number: file_number(row, 5) })
         };
         rows.iter().map(file).collect()
+    }
+
+    pub(crate) async fn unproven(&mut self, number: i64) -> Result<bool, LogError> {
+        let sql = "UPDATE file SET proven = false WHERE number = $1 AND proven IS NULL RETURNING number";
+        Ok(!self.query(sql, &[&number]).await?.is_empty())
     }
 
     pub(crate) async fn prune(&mut self, number: i64) -> Result<bool, LogError> {
@@ -695,6 +768,18 @@ fn planned_file(row: &Row) -> Result<PlannedFile, LogError> {
     })
 }
 
+/// The number that a file has, where it was kept.
+fn file_number(row: &Row, at: usize) -> Option<FileNumber> {
+    let (publisher, epoch) = (row.get::<_, Option<String>>(at)?, row.get::<_, Option<String>>(at + 1)?);
+    let sequence = row.get::<_, Option<i64>>(at + 2)?.unsigned_abs();
+    Some(FileNumber { publisher, epoch, sequence })
+}
+
+/// Where the log's files go, the server that it was made on, and this one.
+fn identity() -> String {
+    format!("SELECT epoch, cluster, {CLUSTER} FROM log")
+}
+
 /// A text that is only shown: PostgreSQL takes no zero.
 fn shown(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
@@ -702,6 +787,10 @@ fn shown(text: &str) -> String {
 
 fn unsigned(row: &Row, at: usize) -> u64 {
     row.get::<_, i64>(at).unsigned_abs()
+}
+
+fn unavailable(error: SessionError) -> LogError {
+    LogError::Unavailable(error.into())
 }
 
 fn opening(error: PostgresError) -> LogError {

@@ -22,9 +22,9 @@ use waybill_store::{
 };
 
 use super::{
-    BadChange, COUNTED_MAX, ChangeFilter, Cut, EXPIRED_AT_ONCE, ExpiredFile, FILE_COLUMNS, LogError, LogStatus,
-    LoggedChange, OpenFile, PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, WaitingType, line,
-    too_long,
+    BadChange, COUNTED_MAX, ChangeFilter, Cut, EXPIRED_AT_ONCE, ExpiredFile, FILE_COLUMNS, FileNumber, LogError,
+    LogStatus, LoggedChange, OpenFile, PlannedFile, ROW_BYTES_MAX, RefusedChange, SHOWN_MAX, TableRows, Tail, Unproven,
+    WaitingType, line, too_long,
     triggers::{self, Table},
 };
 use crate::export::fits_a_message;
@@ -32,7 +32,10 @@ use crate::export::fits_a_message;
 const SCHEMA: Schema = Schema {
     application_id: 0,
     name: "change log",
-    migrations: &[Migration { name: "changes, and the files made of them", sql: include_str!("sqlite_0001.sql") }],
+    migrations: &[
+        Migration { name: "changes, and the files made of them", sql: include_str!("sqlite_0001.sql") },
+        Migration { name: "the number of each file, and what nobody can prove", sql: include_str!("sqlite_0002.sql") },
+    ],
     shared_with_user: true,
 };
 
@@ -121,9 +124,7 @@ impl SqliteLog {
             tx.query_row("SELECT epoch FROM waybill_log", [], |row| row.get(0))
         })
         .await?;
-        if theirs != epoch {
-            return Err(LogError::OtherOutbox { shown: self.shown(), theirs, ours: epoch.to_owned() });
-        }
+        self.ours(Some(theirs), epoch)?;
         let settled = self.published().await?;
         Ok(Some(SqliteSeat { log: self.clone(), db: self.db.clone(), settled, _locked: locked }))
     }
@@ -132,6 +133,45 @@ impl SqliteLog {
         let Some(_locked) = self.lock()? else { return Ok(false) };
         let epoch = epoch.to_owned();
         write(&self.db, move |tx| tx.execute("UPDATE waybill_log SET epoch = ?1", [epoch]).map(|_| true)).await
+    }
+
+    /// Whether its files go to the outbox of this epoch, if they go anywhere yet.
+    fn ours(&self, theirs: Option<String>, epoch: &str) -> Result<(), LogError> {
+        match theirs {
+            Some(theirs) if theirs != epoch => {
+                Err(LogError::OtherOutbox { shown: self.shown(), theirs, ours: epoch.to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) async fn check_outbox(&self, epoch: &str) -> Result<(), LogError> {
+        let theirs = read(&self.db, |db| db.query_row("SELECT epoch FROM waybill_log", [], |row| row.get(0))).await?;
+        self.ours(theirs, epoch)
+    }
+
+    pub(crate) async fn last_numbers(&self, epoch: &str) -> Result<Vec<(String, FileNumber)>, LogError> {
+        let epoch = epoch.to_owned();
+        read(&self.db, move |db| {
+            // Files of a type are numbered one after the other, so the last of them has the highest number.
+            let sql = "SELECT p.blob_type, f.publisher, f.epoch, f.sequence FROM waybill_planned p JOIN waybill_file f
+                    ON f.number = (SELECT number FROM waybill_file WHERE blob_type = p.blob_type AND exported_at IS NOT NULL
+                                   ORDER BY up_to DESC LIMIT 1)
+                WHERE f.epoch = ?1";
+            let mut last = db.prepare(sql)?;
+            let rows = last.query_map([epoch], |row| Ok((row.get(0)?, file_number(row, 1)?)))?;
+            rows.filter_map(|row| row.map(|(of, number)| Some((of, number?))).transpose()).collect()
+        })
+        .await
+    }
+
+    pub(crate) async fn try_writing(&self) -> Result<(), LogError> {
+        // An error of the job takes back what it wrote.
+        let tried = self.db.write(|tx| Err::<(), _>(tx.execute_batch(TRIAL).err()));
+        match tried.await.map_err(unavailable)? {
+            Ok(()) | Err(None) => Ok(()),
+            Err(Some(error)) => Err(unavailable(self.db.error(error))),
+        }
     }
 
     /// The file's lines, chunk by chunk: changes never change, so each chunk may be a read of its own.
@@ -213,7 +253,17 @@ impl SqliteLog {
             let open_files = open_files.collect::<Result<_, _>>()?;
             let refused: i64 = db.query_row("SELECT count(*) FROM waybill_refused", [], |row| row.get(0))?;
             let refused = refused.unsigned_abs();
-            Ok(LogStatus { open_files, refused, followed, ..LogStatus::of(log, waiting) })
+            let mut unproven = db.prepare(
+                "SELECT blob_type, count(*), sum(changes) FROM waybill_file WHERE proven = 0 GROUP BY blob_type
+                 ORDER BY blob_type",
+            )?;
+            let unproven = unproven.query_map([], |row| {
+                let [files, changes] = [row.get::<_, i64>(1)?, row.get(2)?].map(i64::unsigned_abs);
+                Ok(Unproven { blob_type: row.get(0)?, files, changes })
+            })?;
+            let unproven = unproven.collect::<Result<_, _>>()?;
+            let let_go_with = LET_GO.to_owned();
+            Ok(LogStatus { open_files, refused, unproven, let_go_with, followed, ..LogStatus::of(log, waiting) })
         })
         .await
     }
@@ -336,6 +386,15 @@ impl SqliteLog {
         .await
     }
 }
+
+/// A person says that files may go of which nobody can tell whether they were sent.
+const LET_GO: &str = "UPDATE waybill_file SET proven = 1 WHERE proven = 0";
+
+/// All that a publisher writes into its tables, to be rolled back.
+const TRIAL: &str = "UPDATE waybill_log SET epoch = epoch;
+    INSERT INTO waybill_planned (blob_type, up_to) VALUES ('waybill-doctor', 0)
+        ON CONFLICT (blob_type) DO UPDATE SET up_to = excluded.up_to;
+    DELETE FROM waybill_file WHERE export_id = 'waybill-doctor'";
 
 /// The changes of a file: its type, and its range.
 const OF_A_FILE: &str = "FROM waybill_change_log WHERE blob_type = ?1 AND id > ?2 AND id <= ?3
@@ -500,11 +559,19 @@ impl SqliteSeat {
         .await
     }
 
-    pub(crate) async fn exported(&mut self, number: i64, expires_at: Option<OffsetDateTime>) -> Result<(), LogError> {
-        let expires_at = expires_at.map(nanos);
+    pub(crate) async fn exported(
+        &mut self,
+        number: i64,
+        expires_at: Option<OffsetDateTime>,
+        as_number: &FileNumber,
+    ) -> Result<(), LogError> {
+        let (expires_at, FileNumber { publisher, epoch, sequence }) = (expires_at.map(nanos), as_number.clone());
         write(&self.db, move |tx| {
-            let sql = "UPDATE waybill_file SET exported_at = ?2, expires_at = ?3 WHERE number = ?1";
-            tx.prepare_cached(sql)?.execute(params![number, now(), expires_at]).map(drop)
+            let sql =
+                "UPDATE waybill_file SET exported_at = ?2, expires_at = ?3, publisher = ?4, epoch = ?5, sequence = ?6
+                       WHERE number = ?1";
+            let values = params![number, now(), expires_at, publisher, epoch, signed(sequence)];
+            tx.prepare_cached(sql)?.execute(values).map(drop)
         })
         .await
     }
@@ -539,17 +606,35 @@ impl SqliteSeat {
         &mut self,
         by: OffsetDateTime,
         (at, number): (OffsetDateTime, i64),
+        unproven: bool,
     ) -> Result<Vec<ExpiredFile>, LogError> {
         read(&self.db, move |db| {
-            let sql = "SELECT number, export_id, expires_at FROM waybill_file
+            let sql =
+                "SELECT number, export_id, expires_at, blob_type, proven, publisher, epoch, sequence FROM waybill_file
                        WHERE expires_at <= ?1 AND expires_at >= ?2 AND (expires_at, number) > (?2, ?3)
+                           AND (?5 OR proven IS NOT 0)
                        ORDER BY expires_at, number LIMIT ?4";
             let mut files = db.prepare_cached(sql)?;
-            let files = files.query_map(params![nanos(by), nanos(at), number, EXPIRED_AT_ONCE], |row| {
+            let files = files.query_map(params![nanos(by), nanos(at), number, EXPIRED_AT_ONCE, unproven], |row| {
                 let export_id = ExportId::new(row.get::<_, String>(1)?).map_err(unreadable)?;
-                Ok(ExpiredFile { number: row.get(0)?, export_id, expires_at: instant(row.get(2)?) })
+                Ok(ExpiredFile {
+                    number: row.get(0)?,
+                    export_id,
+                    expires_at: instant(row.get(2)?),
+                    blob_type: row.get(3)?,
+                    proven: row.get(4)?,
+                    as_number: file_number(row, 5)?,
+                })
             })?;
             files.collect()
+        })
+        .await
+    }
+
+    pub(crate) async fn unproven(&mut self, number: i64) -> Result<bool, LogError> {
+        write(&self.db, move |tx| {
+            let sql = "UPDATE waybill_file SET proven = 0 WHERE number = ?1 AND proven IS NULL";
+            Ok(tx.prepare_cached(sql)?.execute([number])? > 0)
         })
         .await
     }
@@ -637,6 +722,17 @@ fn planned_file(row: &Row<'_>) -> rusqlite::Result<PlannedFile> {
         correlation_id: row.get(6)?,
         causation_id: row.get(7)?,
         traceparent: row.get(8)?,
+    })
+}
+
+/// The number that a file has, where it was kept.
+fn file_number(row: &Row<'_>, at: usize) -> rusqlite::Result<Option<FileNumber>> {
+    let (publisher, epoch) = (row.get::<_, Option<String>>(at)?, row.get::<_, Option<String>>(at + 1)?);
+    Ok(match (publisher, epoch, row.get::<_, Option<i64>>(at + 2)?) {
+        (Some(publisher), Some(epoch), Some(sequence)) => {
+            Some(FileNumber { publisher, epoch, sequence: sequence.unsigned_abs() })
+        }
+        _ => None,
     })
 }
 

@@ -64,6 +64,10 @@ pub struct Exported {
     pub export_id: String,
     /// What its rows are.
     pub blob_type: String,
+    /// Who publishes.
+    pub publisher: String,
+    /// The epoch of its number.
+    pub epoch: String,
     /// 1, 2, 3 … per publisher, epoch and blobType.
     pub sequence: u64,
     /// For tracking.
@@ -90,6 +94,8 @@ impl Exported {
         Self {
             export_id: row.export_id.as_str().to_owned(),
             blob_type: row.blob_type.clone(),
+            publisher: row.publisher.clone(),
+            epoch: row.epoch.clone(),
             sequence: row.sequence.unwrap_or_default(),
             correlation_id: row.correlation_id.clone(),
             uri: row.uri.clone().unwrap_or_default(),

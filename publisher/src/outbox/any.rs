@@ -4,8 +4,8 @@ use time::OffsetDateTime;
 use waybill_contracts::BlobType;
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
-    OverExport, Paused, Plan, Planned, PostgresOutbox, RelayLock, SqliteOutbox,
+    Attempt, Counts, ExportRow, FileFacts, FullExport, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox,
+    OutboxError, OverExport, Paused, Plan, Planned, PostgresOutbox, RelayLock, SqliteOutbox,
 };
 
 /// An outbox in a file of its own, or in a database that several publishers share.
@@ -35,6 +35,14 @@ impl AnyOutbox {
             Self::Sqlite(outbox) => outbox.shown(),
             Self::Postgres(outbox) => outbox.shown(),
         }
+    }
+
+    /// Writes what a publisher writes, and takes it back: whether it may.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn try_writing(&self) -> Result<(), OutboxError> {
+        either!(self, outbox => outbox.try_writing())
     }
 }
 
@@ -70,6 +78,15 @@ impl Outbox for AnyOutbox {
         snapshot: &str,
     ) -> Result<Vec<ExportRow>, OutboxError> {
         either!(self, outbox => outbox.parts(publisher, blob_type, snapshot))
+    }
+
+    async fn full_exports(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        most: u32,
+    ) -> Result<Vec<FullExport>, OutboxError> {
+        either!(self, outbox => outbox.full_exports(publisher, blob_type, most))
     }
 
     async fn uploaded(&self, attempt: &Attempt) -> Result<ExportRow, OutboxError> {
@@ -120,8 +137,8 @@ impl Outbox for AnyOutbox {
         either!(self, outbox => outbox.manifested_at())
     }
 
-    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
-        either!(self, outbox => outbox.named_to(publisher))
+    async fn named_to(&self, publisher: &str, epoch: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        either!(self, outbox => outbox.named_to(publisher, epoch))
     }
 
     async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {
@@ -134,6 +151,10 @@ impl Outbox for AnyOutbox {
 
     async fn over(&self, after: i64, most: u32) -> Result<Vec<OverExport>, OutboxError> {
         either!(self, outbox => outbox.over(after, most))
+    }
+
+    async fn not_deleted(&self, row: i64, error: &str, due_at: OffsetDateTime) -> Result<(), OutboxError> {
+        either!(self, outbox => outbox.not_deleted(row, error, due_at))
     }
 
     async fn forget(&self, rows: &[i64]) -> Result<u64, OutboxError> {

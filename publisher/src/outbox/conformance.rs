@@ -235,6 +235,22 @@ async fn parts_of_a_full_export_are_one_file_each(outbox: &impl Outbox) {
     assert_eq!(known[0].snapshot, part(1).snapshot);
     assert!(outbox.get(again.row).await.unwrap().unwrap().snapshot.is_none());
     assert!(parts("fuller").await.is_empty() && outbox.parts("another", &blob_type, "full").await.unwrap().is_empty());
+
+    let listed = async |most| {
+        let made = outbox.full_exports("suite", &blob_type, most).await.unwrap();
+        made.into_iter().map(|of| (of.is_whole(), of.snapshot, of.there, of.sent, of.last)).collect::<Vec<_>>()
+    };
+    let half = (false, "full".to_owned(), 1, 0, 3);
+    assert_eq!(listed(10).await, std::slice::from_ref(&half));
+    let alone = begin(outbox, "alone", "T").await;
+    let snapshot = Some(Snapshot { id: "next".to_owned(), part: 1, of: 1, as_of: 3 });
+    outbox.number(&alone, FileFacts { snapshot, ..facts() }).await.unwrap();
+    outbox.uploaded(&alone).await.unwrap();
+    outbox.sent(&[alone.row]).await.unwrap();
+    let whole = (true, "next".to_owned(), 1, 1, 4);
+    assert_eq!(listed(10).await, [whole.clone(), half], "the latest first");
+    assert_eq!(listed(1).await, [whole]);
+    assert!(outbox.full_exports("another", &blob_type, 10).await.unwrap().is_empty());
 }
 
 async fn an_id_that_was_exported_is_exported_once(outbox: &impl Outbox) {
@@ -470,7 +486,7 @@ async fn manifests_name_every_number_once(outbox: &impl Outbox) {
     outbox.void(&voided, "somebody else's blob").await.unwrap();
     assert_eq!(planned(outbox, 10).await, first, "it is not made yet; behind b, which is not sent, nothing is settled");
     let named_to = async |publisher: &'static str| {
-        let named = outbox.named_to(publisher).await.unwrap();
+        let named = outbox.named_to(publisher, outbox.epoch()).await.unwrap();
         named.into_iter().map(|named| (named.blob_type, named.up_to, named.unsent)).collect::<Vec<_>>()
     };
     assert_eq!(named_to("suite").await, [("T".to_owned(), 0, 1)], "fixed is not told");
@@ -480,6 +496,7 @@ async fn manifests_name_every_number_once(outbox: &impl Outbox) {
     outbox.sent(&[manifest]).await.unwrap();
     assert_eq!(named_to("suite").await, [("T".to_owned(), 1, 0)]);
     assert!(named_to("another").await.is_empty());
+    assert!(outbox.named_to("suite", "another epoch").await.unwrap().is_empty());
     assert!(planned(outbox, 10).await.is_empty(), "a manifest alone is no reason for another");
 
     outbox.sent(&[b]).await.unwrap();
@@ -525,6 +542,16 @@ async fn what_is_over_goes_once_a_manifest_that_is_sent_names_it(outbox: &impl O
     assert_eq!(over(0).await, [(first, false), (second, false)], "it is not made");
     let manifest = send_over(outbox, range.export_id.as_str(), MANIFEST_TYPE).await;
     assert_eq!(over(0).await, [(first, true), (second, true)], "the manifest stays as long as what it names");
+
+    let again = OffsetDateTime::from_unix_timestamp(9_000_000_000).unwrap();
+    for tries in 1..=2 {
+        outbox.not_deleted(second, "a lease \0", again).await.unwrap();
+        let refused = outbox.get(second).await.unwrap().unwrap();
+        assert_eq!((refused.state, refused.tries, refused.due_at), (State::Sent, tries, Some(again)));
+        assert!(refused.last_error.is_some_and(|error| error.starts_with("a lease")));
+    }
+    assert_eq!(over(0).await, [(first, true), (second, true)], "it is over all the same");
+    assert!(outbox.due(10).await.unwrap().is_empty(), "and no message is due");
 
     assert_eq!(outbox.forget(&[first]).await.unwrap(), 1);
     assert_eq!(outbox.forget(&[first]).await.unwrap(), 0, "it is gone");
@@ -594,7 +621,9 @@ async fn lists_come_newest_first_and_in_pages(outbox: &impl Outbox) {
 async fn one_relay_at_a_time<O: Outbox + Clone, F: Future<Output = O>>(open: &impl Fn(&'static str) -> F) {
     let (first, second) = (open("relay").await, open("relay").await);
     let lock = first.lock_relay().await.unwrap().expect("nobody has it");
-    assert!(lock.is_held().await);
+    assert!(lock.due(10).await.unwrap().expect("it is ours").is_empty());
+    upload(&second, "due", "T").await;
+    assert_eq!(lock.due(10).await.unwrap().expect("it is ours").len(), 1, "what is due is read under it");
     assert!(second.lock_relay().await.unwrap().is_none());
     assert!(first.clone().lock_relay().await.unwrap().is_none());
     drop(lock);

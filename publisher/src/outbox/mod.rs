@@ -31,8 +31,8 @@ use std::future::Future;
 
 pub use any::AnyOutbox;
 pub use model::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, OverExport, Paused, Plan,
-    Planned, RelayLock, State, UnknownState,
+    Attempt, Counts, ExportRow, FileFacts, FullExport, HistoryEntry, ListFilter, ManifestRange, NamedTo, OverExport,
+    Paused, Plan, Planned, RelayLock, State, UnknownState,
 };
 pub(crate) use model::{TERM_ENDED, TERMS_LOOKED_AT};
 pub use postgres::{PostgresOutbox, PostgresOutboxOptions};
@@ -152,6 +152,14 @@ pub trait Outbox: Send + Sync + 'static {
         snapshot: &str,
     ) -> impl Future<Output = Result<Vec<ExportRow>, OutboxError>> + Send;
 
+    /// The full exports of a type, also those that are not whole, latest first.
+    fn full_exports(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        most: u32,
+    ) -> impl Future<Output = Result<Vec<FullExport>, OutboxError>> + Send;
+
     /// The blob is committed: from here on its message will be sent.
     ///
     /// # Errors
@@ -168,10 +176,14 @@ pub trait Outbox: Send + Sync + 'static {
     /// Takes over the plans of outboxes that are gone, each as a new try.
     fn claim_abandoned(&self) -> impl Future<Output = Result<Vec<ExportRow>, OutboxError>> + Send;
 
-    /// The right to send; `None` while another has it. Where it can be lost before it is dropped, [`RelayLock::is_held`] says so.
+    /// The right to send; `None` while another has it. What is due is read [under it](RelayLock::due): where it can be lost before it
+    /// is dropped, who has lost it reads nothing.
+    ///
+    /// # Errors
+    /// Also where nobody else has it and we cannot have it either, since a server holds it for a session of ours that is gone.
     fn lock_relay(&self) -> impl Future<Output = Result<Option<RelayLock>, OutboxError>> + Send;
 
-    /// Uploaded exports whose message is due, longest waiting first.
+    /// Uploaded exports whose message is due, longest waiting first: to look. Who sends reads them under its lock.
     ///
     /// # Errors
     /// Also [`OutboxError::Newer`], whether there are some or not: what a newer version says in them would not be in the messages,
@@ -209,9 +221,9 @@ pub trait Outbox: Send + Sync + 'static {
     /// When manifests were looked for last; before that, when the outbox, or its epoch, began.
     fn manifested_at(&self) -> impl Future<Output = Result<OffsetDateTime, OutboxError>> + Send;
 
-    /// Up to which number of each type's sequence, of this publisher in this epoch, manifests that were sent name what became of
-    /// it, and how many are fixed and not sent; by type.
-    fn named_to(&self, publisher: &str) -> impl Future<Output = Result<Vec<NamedTo>, OutboxError>> + Send;
+    /// Up to which number of each type's sequence, of this publisher in this epoch (ours, or one that was), manifests that were sent
+    /// name what became of it, and how many are fixed and not sent; by type.
+    fn named_to(&self, publisher: &str, epoch: &str) -> impl Future<Output = Result<Vec<NamedTo>, OutboxError>> + Send;
 
     /// Fixes what the next manifests name: of each sequence the numbers that none names yet, up to the first one that is neither
     /// sent nor void, `most` at most. The sequence of the manifests themselves gets one only beside another, or there would be no
@@ -228,6 +240,14 @@ pub trait Outbox: Send + Sync + 'static {
 
     /// Exports with a row after this one that are over, by row. A manifest is not, while an export that it names is there.
     fn over(&self, after: i64, most: u32) -> impl Future<Output = Result<Vec<OverExport>, OutboxError>> + Send;
+
+    /// The blob of an export that is over could not be deleted: why, and when that is tried again. It counts as a try of the row.
+    fn not_deleted(
+        &self,
+        row: i64,
+        error: &str,
+        due_at: OffsetDateTime,
+    ) -> impl Future<Output = Result<(), OutboxError>> + Send;
 
     /// Forgets exports that are over, with their history, and the range of a manifest with it; how many.
     fn forget(&self, rows: &[i64]) -> impl Future<Output = Result<u64, OutboxError>> + Send;

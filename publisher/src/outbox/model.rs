@@ -1,12 +1,14 @@
 //! What the outbox holds: exports, where each is in its life, and what happened to it.
 
-use std::{any::Any, fmt, future::ready, str::FromStr};
+use std::{fmt, str::FromStr};
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::BoxFuture;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use waybill_contracts::{BlobPath, BlobType, ExportId, Snapshot};
+
+use super::OutboxError;
 
 /// Where an export is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -194,9 +196,11 @@ pub struct ExportRow {
     /// When the blob may be deleted.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// How often the broker refused this message; outages of the bus do not count.
+    /// How often the broker refused this message; outages of the bus do not count. Once the export is over: how often storage
+    /// refused to delete its blob.
     pub tries: u64,
-    /// When the message is tried next, if it waits; `None` also while its type is paused.
+    /// When the message is tried next, if it waits; `None` also while its type is paused. Once the export is over: when its blob is
+    /// tried again that could not be deleted.
     #[serde(with = "time::serde::rfc3339::option")]
     pub due_at: Option<OffsetDateTime>,
     /// What the last try met.
@@ -286,6 +290,32 @@ pub struct NamedTo {
     pub unsent: u64,
 }
 
+/// A full export, as far as the outbox knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FullExport {
+    /// Its id.
+    pub snapshot: String,
+    /// The place of its rows.
+    pub as_of: u64,
+    /// How many parts it has.
+    pub of: u64,
+    /// How many of them are uploaded or sent: with fewer than all, nobody takes it for all rows.
+    pub there: u64,
+    /// How many are sent.
+    pub sent: u64,
+    /// The last number of its parts.
+    pub last: u64,
+}
+
+impl FullExport {
+    /// Whether all parts are there.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.there == self.of
+    }
+}
+
 /// An export that is over: its blob's term is, and it is sent or void.
 #[derive(Debug, Clone)]
 pub struct OverExport {
@@ -337,31 +367,29 @@ impl Default for ListFilter {
 }
 
 /// The right to send an outbox's messages, which one process has at a time. It ends when this is dropped, and with the
-/// process; a server may end it earlier.
-pub struct RelayLock(Box<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>);
+/// process; a server may end it earlier. What is to be sent is read under it.
+pub struct RelayLock(Box<dyn Fn(u32) -> Reading + Send + Sync>);
+
+/// What is due, or nothing where the right to send is lost.
+type Reading = BoxFuture<'static, Result<Option<Vec<ExportRow>>, OutboxError>>;
 
 impl RelayLock {
-    /// Wraps whatever holds a lock that nobody can take away, such as a locked file.
-    pub fn new(holder: impl Any + Send + Sync) -> Self {
-        Self::asked(move || {
-            // Its drop is its use.
-            let _held = &holder;
-            ready(true).boxed()
-        })
+    /// Wraps what reads as [`Outbox::due`](super::Outbox::due) does, and owns what holds the lock. Where that may be lost, such as a
+    /// session with a server, the rows come by way of it: `None` once it is lost, or in doubt. It answers within seconds.
+    pub fn new(due: impl Fn(u32) -> Reading + Send + Sync + 'static) -> Self {
+        Self(Box::new(due))
     }
 
-    /// Wraps a lock that may be lost, such as one of a session with a server: `is_held` asks whether it is still there, answers
-    /// within seconds, and owns what holds the lock. In doubt it is lost.
-    pub fn asked(is_held: impl Fn() -> BoxFuture<'static, bool> + Send + Sync + 'static) -> Self {
-        Self(Box::new(is_held))
-    }
-
-    /// Whether it is still ours. Once it is not, somebody else may send: then nothing more may be sent under it.
+    /// Uploaded exports whose message is due, longest waiting first, so many at most; `None` once the right to send is not ours any
+    /// more. Somebody else may send then, and nothing more may be sent under it.
+    ///
+    /// # Errors
+    /// As [`Outbox::due`](super::Outbox::due); the right to send is ours still.
     ///
     /// # Cancel safety
     /// Cancel-safe.
-    pub async fn is_held(&self) -> bool {
-        (self.0)().await
+    pub async fn due(&self, most: u32) -> Result<Option<Vec<ExportRow>>, OutboxError> {
+        (self.0)(most).await
     }
 }
 

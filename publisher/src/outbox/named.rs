@@ -73,6 +73,14 @@ pub(super) fn over(columns: &str) -> String {
     )
 }
 
+/// The full exports of publisher $1 and type $2, $3 at most, latest first: what each says of itself, how many of its parts are there
+/// and how many are sent, and its last number.
+pub(super) const FULL_EXPORTS: &str = "SELECT snapshot_id, max(snapshot_as_of), max(snapshot_of),
+        count(CASE WHEN state IN ('uploaded', 'sent') THEN 1 END), count(CASE WHEN sent_at IS NOT NULL AND state <> 'void' THEN 1 END),
+        max(sequence)
+    FROM export WHERE publisher = $1 AND blob_type = $2 AND snapshot_id IS NOT NULL
+    GROUP BY snapshot_id ORDER BY max(row) DESC LIMIT $3";
+
 /// A manifest of manifests is one more to be named by the next: it has to have another reason.
 pub(super) fn worth_naming(next: Vec<ManifestRange>) -> Vec<ManifestRange> {
     if next.iter().all(|range| range.blob_type == MANIFEST_TYPE) { Vec::new() } else { next }

@@ -17,11 +17,11 @@ use waybill_store::{
 };
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
-    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, TERMS_LOOKED_AT, model::paused_until, named, not_again,
-    not_below_0, overtaken, refuse_newer, refuse_older,
+    Attempt, Counts, ExportRow, FileFacts, FullExport, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox,
+    OutboxError, OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, TERMS_LOOKED_AT, model::paused_until,
+    named, not_again, not_below_0, overtaken, refuse_newer, refuse_older,
 };
-use crate::session::{self, Session};
+use crate::session::{self, Lock, Session};
 
 const SCHEMA: Schema = Schema {
     application_id: 0,
@@ -41,7 +41,8 @@ const SCHEMA_NAME: &str = "waybill_outbox";
 const CONNECTIONS_MAX: usize = 10;
 /// For one call; then its connection counts as dead.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// For the session of the relay's lock: the server gives up one that it cannot reach within about 7 s, and another may send then.
+/// For a statement in the session of the relay's lock: the server gives up one that it cannot reach within about 7 s, and another may
+/// send then.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 const COLUMNS: &str = "row, export_id, publisher, epoch, blob_type, sequence, correlation_id, causation_id, traceparent, \
@@ -53,6 +54,17 @@ const COLUMNS_COUNT: usize = 36;
 
 /// Whether the type of an export is paused. Nobody resumes it until the transaction ends: whoever resumes it then finds the row.
 const PAUSED: &str = "EXISTS (SELECT FROM paused WHERE paused.blob_type = export.blob_type FOR SHARE)";
+
+/// All that a publisher writes into its tables, to be rolled back.
+const TRIAL: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '15s';
+    UPDATE outbox SET epoch = epoch;
+    INSERT INTO sequence (publisher, blob_type, last) VALUES ('waybill doctor', 'waybill-doctor', 0);
+    INSERT INTO export (export_id, publisher, epoch, blob_type, correlation_id, blob, content_type, state, created_at)
+        VALUES ('waybill-doctor', 'waybill doctor', '-', 'waybill-doctor', '-', '-', '-', 'void', clock_timestamp());
+    UPDATE export SET reason = 'tried' WHERE export_id = 'waybill-doctor';
+    INSERT INTO history (export, at, state) SELECT row, clock_timestamp(), state FROM export WHERE export_id = 'waybill-doctor';
+    DELETE FROM history WHERE export IN (SELECT row FROM export WHERE export_id = 'waybill-doctor');
+    DELETE FROM export WHERE export_id = 'waybill-doctor'";
 
 /// The schema version now: another process may have brought it further.
 const VERSION: &str = "(SELECT version FROM _waybill_schema WHERE name = 'outbox')::bigint";
@@ -78,6 +90,8 @@ pub struct PostgresOutbox {
     store: Postgres,
     epoch: Arc<str>,
     owner: Arc<Owner>,
+    /// Of the one who sends.
+    relay: Lock,
     options: PostgresOutboxOptions,
 }
 
@@ -108,7 +122,8 @@ impl PostgresOutbox {
         drop(connection);
         let (number, _) = Uuid::new_v4().as_u64_pair();
         let owner = Owner { number: number.cast_signed(), session: Mutex::new(None) };
-        let outbox = Self { store, epoch: epoch.into(), owner: Arc::new(owner), options };
+        let relay = Lock::new(lock_number(&format!("waybill relay {}", options.schema)));
+        let outbox = Self { store, epoch: epoch.into(), owner: Arc::new(owner), relay, options };
         outbox.be_there().await?;
         Ok(outbox)
     }
@@ -144,13 +159,30 @@ impl PostgresOutbox {
     async fn be_there(&self) -> Result<(), OutboxError> {
         let mut session = self.owner.session.lock().await;
         let alive = match &*session {
-            Some(session) => session.is_alive(PATIENCE).await,
+            Some(session) => session.is_alive().await,
             None => false,
         };
         if !alive {
-            *session = Session::lock(&self.store, self.owner.number).await.map_err(unavailable)?;
+            *session = Lock::new(self.owner.number).take(&self.store, PATIENCE).await.map_err(unavailable)?;
         }
         Ok(())
+    }
+
+    /// Writes what a publisher writes, and takes it back: whether its user may.
+    ///
+    /// # Errors
+    /// What the database refuses, or that it does not answer.
+    pub async fn try_writing(&self) -> Result<(), OutboxError> {
+        let mut connection = self.store.connection().await.map_err(unavailable)?;
+        let tried = async {
+            let tx = connection.transaction().await?;
+            tx.batch_execute(TRIAL).await?;
+            tx.rollback().await
+        };
+        let tried = tried.await;
+        // Whatever it met, nothing of it is to come back to others.
+        drop(PostgresConnection::take(connection));
+        tried.map_err(|error| unavailable(self.store.error(error)))
     }
 
     fn now(&self) -> OffsetDateTime {
@@ -383,6 +415,26 @@ impl Outbox for PostgresOutbox {
         self.query(&sql, &[&publisher, &blob_type.as_str(), &snapshot]).await?.iter().map(export_row).collect()
     }
 
+    async fn full_exports(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        most: u32,
+    ) -> Result<Vec<FullExport>, OutboxError> {
+        let values: &[&(dyn ToSql + Sync)] = &[&publisher, &blob_type.as_str(), &i64::from(most)];
+        let rows = self.query(named::FULL_EXPORTS, values).await?;
+        let number = |row: &Row, at| row.get::<_, i64>(at).unsigned_abs();
+        let full_export = |row: &Row| FullExport {
+            snapshot: row.get(0),
+            as_of: number(row, 1),
+            of: number(row, 2),
+            there: number(row, 3),
+            sent: number(row, 4),
+            last: number(row, 5),
+        };
+        Ok(rows.iter().map(full_export).collect())
+    }
+
     async fn uploaded(&self, attempt: &Attempt) -> Result<ExportRow, OutboxError> {
         let sql = format!(
             "WITH uploaded AS (
@@ -424,27 +476,18 @@ impl Outbox for PostgresOutbox {
     }
 
     async fn lock_relay(&self) -> Result<Option<RelayLock>, OutboxError> {
-        let number = lock_number(&format!("waybill relay {}", self.options.schema));
-        let session = Session::lock(&self.store, number).await.map_err(unavailable)?;
+        let session = self.relay.take(&self.store, LOCK_PATIENCE).await.map_err(unavailable)?;
         Ok(session.map(|session| {
-            let session = Arc::new(session);
-            RelayLock::asked(move || {
+            let (session, now) = (Arc::new(session), self.options.now);
+            RelayLock::new(move |most| {
                 let session = Arc::clone(&session);
-                async move { session.is_alive(LOCK_PATIENCE).await }.boxed()
+                async move { due_in(&session, now(), most).await }.boxed()
             })
         }))
     }
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
-        // One row without an export where none is due: the version is told all the same.
-        let sql = format!(
-            "SELECT {COLUMNS}, known.version FROM (SELECT {VERSION} AS version) AS known LEFT JOIN (
-                 SELECT * FROM export WHERE state = 'uploaded' AND due_at <= $1 ORDER BY due_at, row LIMIT $2) AS due ON true
-             ORDER BY due_at, row"
-        );
-        let due = self.query(&sql, &[&self.now(), &i64::from(most)]).await?;
-        due.first().map_or(Ok(()), |row| refuse_newer(row.get(COLUMNS_COUNT), &SCHEMA))?;
-        due.iter().filter(|row| row.get::<_, Option<i64>>(0).is_some()).map(export_row).collect()
+        due_rows(&self.query(&due_sql(), &[&self.now(), &i64::from(most)]).await?)
     }
 
     async fn sent(&self, rows: &[i64]) -> Result<(), OutboxError> {
@@ -519,8 +562,8 @@ impl Outbox for PostgresOutbox {
         Ok(rows.first().map_or(OffsetDateTime::UNIX_EPOCH, |row| row.get(0)))
     }
 
-    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
-        let rows = self.query(named::NAMED_TO, &[&publisher, &&*self.epoch]).await?;
+    async fn named_to(&self, publisher: &str, epoch: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        let rows = self.query(named::NAMED_TO, &[&publisher, &epoch]).await?;
         let number = |row: &Row, at| row.get::<_, i64>(at).unsigned_abs();
         let named = |row: &Row| NamedTo { blob_type: row.get(0), up_to: number(row, 1), unsent: number(row, 2) };
         Ok(rows.iter().map(named).collect())
@@ -564,6 +607,13 @@ impl Outbox for PostgresOutbox {
     async fn over(&self, after: i64, most: u32) -> Result<Vec<OverExport>, OutboxError> {
         let found = self.query(&named::over(COLUMNS), &[&after, &self.now(), &i64::from(most)]).await?;
         found.iter().map(|row| Ok(OverExport { row: export_row(row)?, is_named: row.get(COLUMNS_COUNT) })).collect()
+    }
+
+    async fn not_deleted(&self, row: i64, error: &str, due_at: OffsetDateTime) -> Result<(), OutboxError> {
+        let sql =
+            "UPDATE export SET tries = CASE WHEN due_at IS NULL THEN 1 ELSE tries + 1 END, last_error = $2, due_at = $3
+                   WHERE row = $1 AND state IN ('sent', 'void')";
+        self.query(sql, &[&row, &text(error), &due_at]).await.map(drop)
     }
 
     async fn forget(&self, of: &[i64]) -> Result<u64, OutboxError> {
@@ -643,6 +693,30 @@ impl Outbox for PostgresOutbox {
         let rows = self.query("SELECT at, state, note FROM history WHERE export = $1 ORDER BY id", &[&row]).await?;
         let entry = |row: &Row| Ok(HistoryEntry { at: row.get(0), state: parsed(row.get(1))?, note: row.get(2) });
         rows.iter().map(entry).collect()
+    }
+}
+
+/// What is due, and the version of the schema. One row without an export where none is due: the version is told all the same.
+fn due_sql() -> String {
+    format!(
+        "SELECT {COLUMNS}, known.version FROM (SELECT {VERSION} AS version) AS known LEFT JOIN (
+             SELECT * FROM export WHERE state = 'uploaded' AND due_at <= $1 ORDER BY due_at, row LIMIT $2) AS due ON true
+         ORDER BY due_at, row"
+    )
+}
+
+fn due_rows(due: &[Row]) -> Result<Vec<ExportRow>, OutboxError> {
+    due.first().map_or(Ok(()), |row| refuse_newer(row.get(COLUMNS_COUNT), &SCHEMA))?;
+    due.iter().filter(|row| row.get::<_, Option<i64>>(0).is_some()).map(export_row).collect()
+}
+
+/// What is due, asked in the session of the lock, so that the answer also says that the lock is held; nothing where it may be lost.
+async fn due_in(session: &Session, now: OffsetDateTime, most: u32) -> Result<Option<Vec<ExportRow>>, OutboxError> {
+    match session.query(&due_sql(), &[&now, &i64::from(most)]).await {
+        Ok(rows) => due_rows(&rows).map(Some),
+        Err(_) if session.is_lost() => Ok(None),
+        // The server answers, and keeps the session: it takes too long, or refuses.
+        Err(error) => Err(unavailable(error)),
     }
 }
 
@@ -780,7 +854,7 @@ fn unreadable(error: impl std::error::Error + Send + Sync + 'static) -> OutboxEr
     OutboxError::Unreadable(Box::new(error))
 }
 
-fn unavailable(error: PostgresError) -> OutboxError {
+fn unavailable(error: impl std::error::Error + Send + Sync + 'static) -> OutboxError {
     OutboxError::Unavailable(Box::new(error))
 }
 
@@ -860,6 +934,37 @@ mod tests {
         let after = open("after", &run).await;
         conformance::begin(&after, "b", "T").await;
         assert_eq!(after.counts().await.unwrap().planned, 2);
+    }
+
+    /// Somebody holds a table for long, as an `ALTER TABLE` or a `VACUUM FULL` does.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_session_that_is_given_up_because_the_server_is_slow_is_not_taken_for_another_publisher() {
+        let run = Uuid::new_v4().simple().to_string();
+        let (outbox, another) = (open("slow", &run).await, open("slow", &run).await);
+        let lock = outbox.lock_relay().await.unwrap().expect("nobody has it");
+        let mut beside = outbox.store.connection().await.unwrap();
+        let held = beside.transaction().await.unwrap();
+        held.batch_execute("LOCK TABLE export IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let holder: i32 = held.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+        let waits = async {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid))";
+            while outbox.query(sql, &[&holder]).await.unwrap()[0].get::<_, i64>(0) == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::select! {
+            due = lock.due(10) => panic!("it waits: {due:?}"),
+            () = waits => {}
+        }
+        drop(lock);
+        let refused = outbox.lock_relay().await.unwrap_err();
+        let text = crate::relay::chain(&refused);
+        assert!(text.contains("it is slow") && text.contains("no other publisher has"), "{text}");
+        assert!(another.lock_relay().await.unwrap().is_none(), "for others it is another's");
+        held.commit().await.unwrap();
+        while !matches!(outbox.lock_relay().await, Ok(Some(_))) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     #[tokio::test]

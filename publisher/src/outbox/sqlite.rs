@@ -2,6 +2,7 @@
 
 use std::{fmt, path::Path, str::FromStr, sync::Arc};
 
+use futures::future::FutureExt;
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -16,8 +17,8 @@ use waybill_store::{
 };
 
 use super::{
-    Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
-    OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, TERMS_LOOKED_AT,
+    Attempt, Counts, ExportRow, FileFacts, FullExport, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox,
+    OutboxError, OverExport, PARTS, Paused, Plan, Planned, RelayLock, State, TERMS_LOOKED_AT,
     model::paused_until,
     named, not_again, not_below_0, overtaken,
     owner::{self, Owner},
@@ -120,6 +121,23 @@ impl SqliteOutbox {
     #[must_use]
     pub fn shown(&self) -> String {
         self.db.path().display().to_string()
+    }
+
+    /// Writes what a publisher writes, and takes it back: whether the file can be written.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn try_writing(&self) -> Result<(), OutboxError> {
+        // An error of the job takes back what it wrote.
+        let tried = self.db.write(|tx| {
+            let written =
+                tx.execute("INSERT INTO sequence (publisher, blob_type, last) VALUES ('waybill doctor', '-', 0)", []);
+            Err::<(), _>(written.err())
+        });
+        match tried.await.map_err(unavailable)? {
+            Ok(()) | Err(None) => Ok(()),
+            Err(Some(error)) => Err(unavailable(self.db.error(error))),
+        }
     }
 
     /// Waits for what is under way and closes the file; clones are closed with it.
@@ -268,6 +286,32 @@ impl Outbox for SqliteOutbox {
         .await
     }
 
+    async fn full_exports(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        most: u32,
+    ) -> Result<Vec<FullExport>, OutboxError> {
+        let (publisher, blob_type) = (publisher.to_owned(), blob_type.clone());
+        read(&self.db, move |db| {
+            let number = |row: &Row<'_>, at| Ok::<_, rusqlite::Error>(unsigned(row, at)?.unwrap_or_default());
+            let full_export = |row: &Row<'_>| {
+                Ok(FullExport {
+                    snapshot: row.get(0)?,
+                    as_of: number(row, 1)?,
+                    of: number(row, 2)?,
+                    there: number(row, 3)?,
+                    sent: number(row, 4)?,
+                    last: number(row, 5)?,
+                })
+            };
+            db.prepare_cached(named::FULL_EXPORTS)?
+                .query_map(params![publisher, blob_type.as_str(), most], full_export)?
+                .collect()
+        })
+        .await
+    }
+
     async fn uploaded(&self, attempt: &Attempt) -> Result<ExportRow, OutboxError> {
         let (now, attempt) = (self.now(), attempt.clone());
         checked(&self.db, move |tx| {
@@ -324,7 +368,19 @@ impl Outbox for SqliteOutbox {
             .await
             .map_err(|error| OutboxError::Unavailable(error.into()))?
             .map_err(|error| OutboxError::Unavailable(error.into()))?;
-        Ok(locked.map(RelayLock::new))
+        Ok(locked.map(|file| {
+            // The file's lock is ours as long as it is open.
+            let (outbox, file) = (self.clone(), Arc::new(file));
+            RelayLock::new(move |most| {
+                let (outbox, file) = (outbox.clone(), Arc::clone(&file));
+                async move {
+                    let due = outbox.due(most).await;
+                    drop(file);
+                    due.map(Some)
+                }
+                .boxed()
+            })
+        }))
     }
 
     async fn due(&self, most: u32) -> Result<Vec<ExportRow>, OutboxError> {
@@ -446,14 +502,14 @@ impl Outbox for SqliteOutbox {
         .await
     }
 
-    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
-        let (publisher, epoch) = (publisher.to_owned(), Arc::clone(&self.epoch));
+    async fn named_to(&self, publisher: &str, epoch: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        let (publisher, epoch) = (publisher.to_owned(), epoch.to_owned());
         read(&self.db, move |db| {
             let named = |row: &Row<'_>| {
                 let [up_to, unsent] = [unsigned(row, 1)?, unsigned(row, 2)?].map(Option::unwrap_or_default);
                 Ok(NamedTo { blob_type: row.get(0)?, up_to, unsent })
             };
-            db.prepare_cached(named::NAMED_TO)?.query_map(params![publisher, &*epoch], named)?.collect()
+            db.prepare_cached(named::NAMED_TO)?.query_map(params![publisher, epoch], named)?.collect()
         })
         .await
     }
@@ -506,6 +562,19 @@ impl Outbox for SqliteOutbox {
         read(&self.db, move |db| {
             let read = |row: &Row<'_>| Ok(OverExport { row: export_row(row)?, is_named: row.get(COLUMNS_COUNT)? });
             db.prepare_cached(&named::over(COLUMNS))?.query_map(params![after, now, most], read)?.collect()
+        })
+        .await
+    }
+
+    async fn not_deleted(&self, row: i64, error: &str, due_at: OffsetDateTime) -> Result<(), OutboxError> {
+        let (error, due_at) = (error.to_owned(), nanos(due_at));
+        run(&self.db, move |tx| {
+            tx.prepare_cached(
+                "UPDATE export SET tries = iif(due_at IS NULL, 1, tries + 1), last_error = ?2, due_at = ?3
+                 WHERE row = ?1 AND state IN ('sent', 'void')",
+            )?
+            .execute(params![row, error, due_at])
+            .map(drop)
         })
         .await
     }

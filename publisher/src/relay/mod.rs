@@ -110,9 +110,6 @@ impl<O: Outbox> Relay<O> {
     async fn relay(&mut self, lock: &RelayLock, stop: &CancellationToken) -> Ended {
         while !stop.is_cancelled() {
             self.context.counting.relay_at(Some(Instant::now()));
-            if !held(lock, stop).await {
-                return self.lost();
-            }
             match self.fill(lock, stop).await {
                 Ok(true) => {}
                 Ok(false) => return self.lost(),
@@ -193,7 +190,8 @@ impl<O: Outbox> Relay<O> {
         }
     }
 
-    /// Puts into flight what is due, as far as the limits and the bus allow. Whether the right to send is still ours.
+    /// Puts into flight what is due, as far as the limits and the bus allow. Whether the right to send is still ours: that and what is
+    /// due are one question.
     ///
     /// # Errors
     /// What this program must not send.
@@ -203,8 +201,14 @@ impl<O: Outbox> Relay<O> {
             && !stop.is_cancelled()
         {
             let most = u32::try_from(BATCH_MAX + self.in_flight.len()).unwrap_or(u32::MAX);
-            let mut due = match self.context.outbox.due(most).await {
-                Ok(due) => due,
+            let due = tokio::select! {
+                due = lock.due(most) => due,
+                // Whoever is told to stop needs no answer.
+                () = stop.cancelled() => return Ok(true),
+            };
+            let mut due = match due {
+                Ok(Some(due)) => due,
+                Ok(None) => return Ok(false),
                 Err(error @ OutboxError::Newer { .. }) => return Err(error),
                 Err(error) => {
                     self.unread.tell("the outbox cannot be read", &error);
@@ -225,15 +229,13 @@ impl<O: Outbox> Relay<O> {
                 link = self.link() => link,
                 () = stop.cancelled() => return Ok(true),
             };
-            // A link may take long to open, and the rows were read before.
-            if waits && !held(lock, stop).await {
-                return Ok(false);
-            }
             match link {
                 Ok(_) if is_idle => {
                     self.state.send_replace(RelayState::Attached);
                     return Ok(true);
                 }
+                // A link may take long to open, and the right to send may be lost meanwhile: what is due is read again.
+                Ok(_) if waits => {}
                 Ok(link) => self.send(link, due),
                 Err(error) => self.wait(&error),
             }
@@ -291,14 +293,6 @@ impl<O: Outbox> Relay<O> {
         self.outage.begin(error.retry_after(), needs_person);
         self.outage.tell("the bus cannot be used; what is uploaded waits in the outbox", error);
         self.state.send_replace(RelayState::Waiting { problem, needs_person });
-    }
-}
-
-/// Whether the right to send is still ours. Whoever is told to stop needs no answer.
-async fn held(lock: &RelayLock, stop: &CancellationToken) -> bool {
-    tokio::select! {
-        held = lock.is_held() => held,
-        () = stop.cancelled() => true,
     }
 }
 

@@ -247,6 +247,32 @@ async fn a_role_that_may_not_see_others_names_the_holder_and_says_that_its_age_i
     early.must(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
 
+/// Such a publisher would make files, and prune nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_lacks_one_right_is_told_which_by_a_trial() {
+    let schema = fresh_schema();
+    postgres_log(&schema).await.try_writing().await.unwrap();
+    let service = PostgresService::new(&schema).await;
+    let (role, own) = (format!("r{}", Uuid::new_v4().simple()), format!("\"{}\"", schema.replace('"', "\"\"")));
+    service
+        .client
+        .batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA {own} TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA {own} TO {role};
+             REVOKE DELETE ON {own}.change_log FROM {role}"
+        ))
+        .await
+        .unwrap();
+    let (before, place) = server().split_once('@').map(|(user, place)| (user.to_owned(), place.to_owned())).unwrap();
+    let scheme = before.split_once("://").unwrap().0;
+    let options = PostgresChangeLogOptions { schema: schema.clone() };
+    let plain = ChangeLog::postgres(&format!("{scheme}://{role}@{place}"), options).await.unwrap();
+    let refused = plain.try_writing().await.unwrap_err();
+    let text = crate::relay::chain(&refused);
+    assert!(text.contains("permission denied for table change_log"), "{text}");
+    plain.close().await;
+    service.must(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_publisher_takes_over_when_the_session_of_the_first_is_ended() {
     let schema = fresh_schema();

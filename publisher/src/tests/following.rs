@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     FollowOptions, FollowState, Publisher, RelayState, TypeOptions,
-    change_log::{Change, ChangeLog, append_postgres, append_sqlite, conformance::Service},
-    outbox::{ListFilter, Outbox, SqliteOutbox, State},
+    change_log::{Change, ChangeLog, LogError, append_postgres, append_sqlite, conformance::Service},
+    outbox::{ListFilter, Outbox, SqliteOutbox, SqliteOutboxOptions, State},
 };
 
 /// A publisher that follows a log and sends.
@@ -492,6 +492,138 @@ async fn a_log_in_postgresql_keeps_what_was_never_sent_and_lets_go_of_what_is_ov
     let schema = fresh_schema();
     let (log, service) = (postgres_log(&schema).await, PostgresService::new(&schema).await);
     a_term_is_kept(World::new().await, log, service).await;
+}
+
+/// What one outbox forgot, because it was sent and told, may go; what another one that took its place never knew stays.
+async fn only_what_is_proven_goes<S: Service>(world: World, log: ChangeLog, service: S) {
+    let files = TypeOptions { keep: Some(Duration::from_secs(3600)), ..at_once().files };
+    let publisher = world.publisher().await;
+    publisher.outbox().pause("Waits", "a wrong price list").await.unwrap();
+    let following = Following::start(publisher.clone(), &log, FollowOptions { files, ..at_once() });
+    for blob_type in ["Sent", "Waits"] {
+        service.must(&format!("INSERT INTO LOG (blob_type, row) VALUES ('{blob_type}', '{{\"id\":1}}')")).await;
+    }
+    let of_type = async |blob_type: &str| {
+        let filter = ListFilter { blob_type: Some(blob_type.to_owned()), ..ListFilter::default() };
+        publisher.list(&filter).await.unwrap().into_iter().next()
+    };
+    for (blob_type, state) in [("Sent", State::Sent), ("Waits", State::Uploaded)] {
+        until(blob_type, async || of_type(blob_type).await.is_some_and(|row| row.state == state)).await;
+    }
+    until("the files to be marked", async || log.status().await.unwrap().open_files.is_empty()).await;
+    let path = world.outbox().join(SqliteOutbox::FILE);
+    let later_on = SqliteOutbox::open(&path, SqliteOutboxOptions { now: later }).await.unwrap();
+    let sent = of_type("Sent").await.unwrap().row;
+    assert_eq!(later_on.over(0, 10).await.unwrap()[0].row.row, sent);
+    publisher.make_manifests().await.unwrap();
+    until("its manifest to be sent", async || later_on.over(0, 10).await.unwrap()[0].is_named).await;
+    following.stop_now().await;
+    assert_eq!(later_on.forget(&[sent]).await.unwrap(), 1);
+    let kept = async || (kept(&log, "Sent").await, kept(&log, "Waits").await);
+    prune(&log, publisher.outbox(), later()).await;
+    assert_eq!(kept().await, (0, 1), "a manifest proves that it was sent");
+    assert!(log.status().await.unwrap().unproven.is_empty());
+
+    // The outbox is lost, and with it the message that waited.
+    let another = SqliteOutbox::open(&world.path("another.sqlite"), SqliteOutboxOptions::default()).await.unwrap();
+    while !log.adopt(another.epoch()).await.unwrap() {}
+    for _ in 0..2 {
+        prune(&log, &another, later()).await;
+        assert_eq!(kept().await, (0, 1), "nobody can tell");
+        let told = log.status().await.unwrap().unproven;
+        assert_eq!((told.len(), told[0].blob_type.as_str(), told[0].changes), (1, "Waits", 1));
+    }
+    // The one that was lost is found.
+    while !log.adopt(publisher.outbox().epoch()).await.unwrap() {}
+    let waits = of_type("Waits").await.unwrap();
+    publisher.outbox().void(&waits.attempt(), "a wrong price list").await.unwrap();
+    prune(&log, publisher.outbox(), later()).await;
+    assert_eq!(kept().await, (0, 0), "what was in doubt is looked at again by each publisher");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_in_sqlite_whose_outbox_is_lost_lets_go_of_nothing_that_was_not_sent() {
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    only_what_is_proven_goes(world, log, SqliteService(path)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_in_postgresql_whose_outbox_is_lost_lets_go_of_nothing_that_was_not_sent() {
+    let schema = fresh_schema();
+    let (log, service) = (postgres_log(&schema).await, PostgresService::new(&schema).await);
+    only_what_is_proven_goes(World::new().await, log, service).await;
+}
+
+/// Its numbers would be given again, and what was made since would be taken for what it forgot.
+async fn an_older_copy_is_refused<S: Service>(world: World, log: ChangeLog, service: S) {
+    let (outbox, copy) = (world.outbox().join(SqliteOutbox::FILE), world.path("copy.sqlite"));
+    let publish = async || {
+        service.must("INSERT INTO LOG (blob_type, row) VALUES ('Item', '{\"id\":1}')").await;
+        let publisher = world.publisher().await;
+        let following = Following::start(publisher.clone(), &log, at_once());
+        all_sent(&log, &following).await;
+        following.end().await;
+        publisher.outbox().close().await;
+    };
+    publish().await;
+    std::fs::copy(&outbox, &copy).unwrap();
+    publish().await;
+    std::fs::copy(&copy, &outbox).unwrap();
+
+    let publisher = world.publisher().await;
+    let checked = log.check_outbox(publisher.outbox()).await;
+    let followed = publisher.follow(&log, at_once(), CancellationToken::new()).await;
+    for refused in [checked.unwrap_err(), followed.unwrap_err()] {
+        assert!(matches!(&refused, LogError::OlderOutbox { theirs: 2, ours: 1, .. }), "{refused}");
+        assert!(refused.to_string().contains("waybill-publisher adopt"), "{refused}");
+    }
+    let epoch = publisher.outbox().begin_epoch().await.unwrap();
+    while !log.adopt(&epoch).await.unwrap() {}
+    drop(publisher);
+    publish().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbox_that_was_restored_from_an_older_copy_is_refused_for_a_log_in_sqlite() {
+    let world = World::new().await;
+    let path = world.path("shop.sqlite");
+    let log = ChangeLog::sqlite(&path).await.unwrap();
+    an_older_copy_is_refused(world, log, SqliteService(path)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outbox_that_was_restored_from_an_older_copy_is_refused_for_a_log_in_postgresql() {
+    let schema = fresh_schema();
+    let (log, service) = (postgres_log(&schema).await, PostgresService::new(&schema).await);
+    an_older_copy_is_refused(World::new().await, log, service).await;
+}
+
+/// Somebody holds its table for long: the loop that makes files waits, and that is told although nothing has failed yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_does_not_answer_is_told_and_holds_up_no_stop() {
+    let world = World::new().await;
+    let schema = fresh_schema();
+    let (log, service) = (postgres_log(&schema).await, PostgresService::new(&schema).await);
+    let publisher = world.builder().drain_timeout(Duration::from_millis(100)).build().await.unwrap();
+    let following = Following::start(publisher.clone(), &log, at_once());
+    until("it to follow", async || *publisher.following().borrow() == FollowState::Active).await;
+    assert_eq!(publisher.log_silent_for(), None);
+    // What is logged is seen, and no file can be planned: this lock has no number of a transaction, which would hold changes back.
+    let planned = format!("\"{}\".planned", schema.replace('"', "\"\""));
+    service.must(&format!("BEGIN; LOCK TABLE {planned} IN EXCLUSIVE MODE")).await;
+    let beside = PostgresService::new(&schema).await;
+    beside.must("INSERT INTO LOG (blob_type, row) VALUES ('Item', '{\"id\":2}')").await;
+    until("it to be told", async || publisher.log_silent_for().is_some()).await;
+    assert_eq!(*publisher.following().borrow(), FollowState::Active);
+    let began = Instant::now();
+    following.stop_now().await;
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    service.must("ROLLBACK").await;
+    world.end().await;
 }
 
 /// The first change after a silence goes at once; those that come then wait for each other, no longer than they may.

@@ -44,7 +44,8 @@ async fn while_storage_takes_no_manifest_figures_say_that_numbers_are_not_named(
     export(&running.publisher, "one", 1).await.unwrap();
     running.sent().await;
     let named = async || {
-        let named = running.publisher.outbox().named_to("shop").await.unwrap();
+        let outbox = running.publisher.outbox();
+        let named = outbox.named_to("shop", outbox.epoch()).await.unwrap();
         named.into_iter().map(|of| (of.up_to, of.unsent)).collect::<Vec<_>>()
     };
     let step =

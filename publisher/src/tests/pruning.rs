@@ -1,12 +1,20 @@
 //! Pruning: what goes, what stays, and what a crash in the middle leaves.
 
 use time::{Duration, OffsetDateTime};
+use waybill_local::{
+    BlobOperation,
+    fault::{BlobRequests, Refusal, Step as Fault, What, When},
+};
 
 use super::{
     crash::{is_the_one_to_be_killed, kill_at, publisher_to_be_killed},
-    world::{Running, World, all_rows, export, until},
+    world::{Running, World, all_rows, export, row_of, until},
 };
-use crate::{Exported, Pruned, Publisher, RelayState, context::Step};
+use crate::{
+    Exported, Pruned, Publisher, RelayState,
+    context::Step,
+    prune::{self, Manner},
+};
 
 /// The clock when everything with a term of a day is over, manifests too.
 fn later() -> OffsetDateTime {
@@ -97,6 +105,49 @@ async fn a_publisher_that_is_told_to_prunes_by_itself_while_it_is_the_one_that_s
     // A moment after the outbox forgot it.
     until("it to be counted", async || idle.publisher.figures().exports_pruned >= 1).await;
     idle.end().await;
+    world.end().await;
+}
+
+/// A lease, a policy or a hold keeps one, and nobody may delete another.
+#[tokio::test]
+async fn a_blob_that_storage_keeps_is_told_once_has_its_time_and_holds_up_no_other() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let leased = export_for_a_day(&running.publisher, "leased").await;
+    let forbidden = export_for_a_day(&running.publisher, "forbidden").await;
+    let over = export_for_a_day(&running.publisher, "over").await;
+    named(&running).await;
+    running.end().await;
+    let name = |exported: &Exported| exported.uri.rsplit_once('/').unwrap().1.to_owned();
+    let refuse = |exported: &Exported, code: &str| {
+        let with = Refusal::Blob(code.parse().unwrap());
+        let delete = BlobRequests::of(BlobOperation::DeleteBlob).named(&name(exported));
+        Fault::new(When::Blob(delete), What::Refuse { with, retry_after: None }).times(1_000.try_into().unwrap())
+    };
+    let kept_by = [refuse(&leased, "ConditionNotMet"), refuse(&forbidden, "AuthorizationPermissionMismatch")];
+    world.local.faults().install(kept_by).unwrap();
+
+    let publisher = world.builder().now(later).build().await.unwrap();
+    let pruned = prune::prune(publisher.context(), Manner::ByItself).await.unwrap();
+    assert_eq!((pruned.blobs, pruned.kept, pruned.newly_kept), (1, 2, 2), "{pruned:?}");
+    assert_eq!(publisher.figures().deletions_refused, 2);
+    assert!(!is_there(&world, &over).await && is_there(&world, &leased).await);
+    let row = row_of(&publisher, "leased").await;
+    assert!(row.tries == 1 && row.last_error.unwrap().contains("it changed"), "{:?}", row.due_at);
+    assert!(row.due_at.unwrap() > later() + Duration::minutes(50));
+    let asked = || world.local.faults().log_lines().len();
+    let before = asked();
+    let pruned = prune::prune(publisher.context(), Manner::ByItself).await.unwrap();
+    assert_eq!((pruned.kept, pruned.newly_kept, pruned.problem.is_some()), (2, 0, true), "told on, but not asked");
+    assert_eq!(asked(), before);
+    // A person may have mended it.
+    let pruned = publisher.prune(false).await.unwrap();
+    assert_eq!((pruned.kept, pruned.newly_kept, asked() > before), (2, 0, true));
+    assert!(row_of(&publisher, "leased").await.due_at.unwrap() > later() + Duration::minutes(110), "ever longer");
+    world.local.faults().clear();
+    let pruned = publisher.prune(false).await.unwrap();
+    assert_eq!((pruned.blobs, pruned.kept), (2, 0));
+    assert!(!is_there(&world, &leased).await && !is_there(&world, &forbidden).await);
     world.end().await;
 }
 

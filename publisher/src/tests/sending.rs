@@ -309,6 +309,47 @@ async fn a_relay_whose_session_is_ended_sends_nothing_beside_the_one_that_took_o
     world.end().await;
 }
 
+/// Somebody holds its table for long, as an `ALTER TABLE` does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_whose_database_is_slow_says_that_and_not_that_another_one_sends() {
+    let world = World::new().await;
+    let schema = fresh_schema();
+    let builder = world.builder().poll_interval(Duration::from_millis(20)).manifest_every(None);
+    let running = Running::start(builder.build_on(postgres_outbox(&schema).await).unwrap());
+    let mut relay = running.publisher.relay();
+    timeout(PATIENCE, relay.wait_for(|state| *state == RelayState::Attached)).await.unwrap().unwrap();
+    let mut watched = running.publisher.relay();
+    let seen = async {
+        let mut seen = Vec::new();
+        while watched.changed().await.is_ok() {
+            let state = watched.borrow_and_update().clone();
+            let is_over = !seen.is_empty() && state == RelayState::Attached;
+            seen.push(state);
+            if is_over {
+                break;
+            }
+        }
+        seen
+    };
+    let service = PostgresService::new(&schema).await;
+    let slow = async {
+        service.must(&format!("BEGIN; LOCK TABLE \"{}\".export", schema.replace('"', "\"\""))).await;
+        let unread = timeout(PATIENCE, relay.wait_for(|state| matches!(state, RelayState::NoOutbox(_)))).await;
+        let RelayState::NoOutbox(problem) = unread.expect("in time").unwrap().clone() else {
+            panic!("of another kind")
+        };
+        service.must("COMMIT").await;
+        problem
+    };
+    let (problem, seen) = tokio::join!(slow, timeout(PATIENCE, seen));
+    assert!(problem.contains("statement timeout"), "{problem}");
+    let seen = seen.expect("it goes on");
+    assert!(!seen.contains(&RelayState::Standby), "{seen:?}");
+    export(&running.publisher, "after", 1).await.unwrap();
+    running.end().await;
+    world.end().await;
+}
+
 #[tokio::test]
 async fn a_relay_whose_outbox_cannot_be_read_says_so_until_it_can() {
     let world = World::new().await;

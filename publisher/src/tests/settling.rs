@@ -23,8 +23,8 @@ use super::world::{PATIENCE, Running, World, all_rows, export, numbers, row_of, 
 use crate::{
     ExportError, FlushError, Publisher,
     outbox::{
-        Attempt, Counts, ExportRow, FileFacts, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox, OutboxError,
-        OverExport, Paused, Plan, Planned, RelayLock, SqliteOutbox, SqliteOutboxOptions, State,
+        Attempt, Counts, ExportRow, FileFacts, FullExport, HistoryEntry, ListFilter, ManifestRange, NamedTo, Outbox,
+        OutboxError, OverExport, Paused, Plan, Planned, RelayLock, SqliteOutbox, SqliteOutboxOptions, State,
     },
 };
 
@@ -74,6 +74,15 @@ impl Outbox for Full {
         snapshot: &str,
     ) -> Result<Vec<ExportRow>, OutboxError> {
         self.inner.parts(publisher, blob_type, snapshot).await
+    }
+
+    async fn full_exports(
+        &self,
+        publisher: &str,
+        blob_type: &BlobType,
+        most: u32,
+    ) -> Result<Vec<FullExport>, OutboxError> {
+        self.inner.full_exports(publisher, blob_type, most).await
     }
 
     async fn uploaded(&self, attempt: &Attempt) -> Result<ExportRow, OutboxError> {
@@ -128,8 +137,8 @@ impl Outbox for Full {
     async fn manifested_at(&self) -> Result<OffsetDateTime, OutboxError> {
         self.inner.manifested_at().await
     }
-    async fn named_to(&self, publisher: &str) -> Result<Vec<NamedTo>, OutboxError> {
-        self.inner.named_to(publisher).await
+    async fn named_to(&self, publisher: &str, epoch: &str) -> Result<Vec<NamedTo>, OutboxError> {
+        self.inner.named_to(publisher, epoch).await
     }
     async fn plan_manifests(&self, most: u32) -> Result<Vec<ManifestRange>, OutboxError> {
         self.inner.plan_manifests(most).await
@@ -139,6 +148,9 @@ impl Outbox for Full {
     }
     async fn over(&self, after: i64, most: u32) -> Result<Vec<OverExport>, OutboxError> {
         self.inner.over(after, most).await
+    }
+    async fn not_deleted(&self, row: i64, error: &str, due_at: OffsetDateTime) -> Result<(), OutboxError> {
+        self.inner.not_deleted(row, error, due_at).await
     }
     async fn forget(&self, rows: &[i64]) -> Result<u64, OutboxError> {
         self.inner.forget(rows).await

@@ -306,6 +306,33 @@ async fn a_crash_at<T>(step: Step, test: &T, left: usize, next: &str) {
     world.end().await;
 }
 
+/// As a command does that is told to stop: its work is dropped, then its publisher ends.
+#[tokio::test]
+async fn a_stop_while_parts_are_staged_gives_them_up_at_once() {
+    let world = World::new().await;
+    let running = world.running().await;
+    let mut snapshot = begin(&running.publisher, "nightly", in_twos()).await.unwrap();
+    for n in 0..ROWS {
+        snapshot.serialize(&json!({ "n": n })).await.unwrap();
+    }
+    assert_eq!(all_rows(&running.publisher).await.len(), 3, "two are staged, one grows");
+    drop(snapshot);
+    running.stop_now().await;
+
+    let publisher = world.publisher().await;
+    let rows = all_rows(&publisher).await;
+    let told: Vec<_> = rows.iter().map(|row| (row.state, row.sequence, row.reason.as_deref())).collect();
+    assert_eq!(told, [(State::Void, None, Some("stopped before its file was published")); 3]);
+    let parts = full(&publisher, "nightly").await.unwrap();
+    assert_eq!(shown(parts[0].snapshot.as_ref().unwrap()), ("nightly", 1, 3, 0), "the next one is not confused");
+    let running = Running::start(publisher);
+    running.sent().await;
+    assert_eq!(world.messages().len(), 3);
+    world.assert_promises(&running.publisher, 0).await;
+    running.end().await;
+    world.end().await;
+}
+
 #[tokio::test]
 async fn a_crash_while_parts_are_staged_leaves_nothing() {
     let test = a_crash_while_parts_are_staged_leaves_nothing;

@@ -20,11 +20,16 @@ pub(crate) async fn dispatch(common: Common, change_log: Option<String>, command
         starter::settings(include_str!("commands/init/waybill.toml"))?;
         return change_log::init(&Settings::load(&common, change_log.as_deref())?).await;
     }
-    let settings = Settings::load(&common, change_log.as_deref())?;
+    let settings = Settings::load(&common, change_log.as_deref());
+    if matches!(command, Command::Doctor) {
+        return doctor::doctor(&common, settings).await;
+    }
+    let settings = settings?;
     match command {
         Command::Publish(publish) => {
             publish::publish(&common, &settings.with_level(publish.file.level), &publish).await
         }
+        Command::Snapshot(args) if args.list => snapshot::list(&common, &settings, &args.blob_type).await,
         Command::Snapshot(args) => snapshot::snapshot(&common, &settings.with_level(args.file.level), &args).await,
         Command::Run { health } => run::run(&common, &settings, health.as_deref()).await,
         Command::Init => unreachable!("it is done above, where settings may be missing"),
@@ -36,7 +41,7 @@ pub(crate) async fn dispatch(common: Common, change_log: Option<String>, command
         }
         Command::Manifest => manifest::manifest(&common, &settings).await,
         Command::Prune { dry_run } => manifest::prune(&common, &settings, dry_run).await,
-        Command::Doctor => doctor::doctor(&common, &settings).await,
+        Command::Doctor => unreachable!("it is done above, where settings may be wrong"),
         Command::Adopt => change_log::adopt(&settings).await,
         Command::Status => look::status(&common, &settings).await,
         Command::List { state, blob_type, correlation, before, limit } => {

@@ -173,6 +173,9 @@ struct Snapshot {
     /// What the rows are: the message's blobType
     #[arg(long = "type", value_name = "TYPE", value_parser = blob_type)]
     blob_type: String,
+    /// List those that were made, latest first, and say which are whole; nothing is made
+    #[arg(long, conflicts_with_all = ["table", "id", "as_of", "target", "correlation_id", "max_rows", "max_bytes", "files", "input", "charset", "level"])]
+    list: bool,
     /// All rows of this table in the change log's database, as its triggers log them; in PostgreSQL also SCHEMA.TABLE. Again for
     /// each further table that the type is made of
     #[arg(long, value_name = "TABLE", conflicts_with_all = ["files", "as_of", "input", "charset"])]
@@ -199,7 +202,7 @@ struct Snapshot {
     max_bytes: Option<NonZeroU64>,
     /// Each a part. Plain or .gz; the suffix names the format: jsonl, ndjson, csv, json, xml or xmll. `-` is standard input, with
     /// --input
-    #[arg(required_unless_present = "table", value_name = "FILE")]
+    #[arg(required_unless_present_any = ["table", "list"], value_name = "FILE")]
     files: Vec<PathBuf>,
 }
 
@@ -257,7 +260,7 @@ impl Publish {
 impl Snapshot {
     /// Why the arguments do not fit together.
     fn conflict(&self) -> Option<&'static str> {
-        if self.table.is_empty() && (self.max_rows.is_some() || self.max_bytes.is_some()) {
+        if self.table.is_empty() && !self.list && (self.max_rows.is_some() || self.max_bytes.is_some()) {
             return Some("--max-rows and --max-bytes cut a table into parts; each FILE is a part as it is");
         }
         input_conflict(&self.files, self.file.input)

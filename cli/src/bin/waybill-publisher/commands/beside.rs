@@ -1,11 +1,16 @@
 //! Work that makes exports, while their messages are sent.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{progress, settings::publisher::Settings, signals};
 use waybill_publisher::{FlushError, Publisher, outbox::AnyOutbox};
 
 use super::run::relay_line;
+
+/// How long what is nearly done may take to finish after a stop: one that waits for a service that is gone would not end.
+pub(super) const FINISH: Duration = Duration::from_secs(3);
 
 /// Does the work beside a relay, with a line of progress. The work is told of the first signal, and has to end then.
 pub(super) async fn beside_relay<T>(

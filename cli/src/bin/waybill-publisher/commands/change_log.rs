@@ -137,6 +137,23 @@ pub(crate) fn held_back(status: &LogStatus) -> Option<String> {
     })
 }
 
+/// Which files stay in the log because nobody can tell whether they were sent, and what helps.
+pub(crate) fn unproven(status: &LogStatus) -> Option<String> {
+    let files = status.unproven.iter().map(|of| of.files).sum::<u64>();
+    let changes = status.unproven.iter().map(|of| of.changes).sum::<u64>();
+    let types: Vec<&str> = status.unproven.iter().map(|of| of.blob_type.as_str()).collect();
+    (files > 0).then(|| {
+        format!(
+            "{} of {} (with {}) whose term is over stay: the outbox that is there now does not know them, so nobody can tell whether \
+             they were sent. Publish all rows (`waybill-publisher snapshot`), then let them go: {}",
+            many(files, "file"),
+            types.join(", "),
+            many(changes, "change"),
+            status.let_go_with
+        )
+    })
+}
+
 /// `12 changes`, or `more than 100,000 changes`: not all are counted.
 pub(crate) fn waiting_in_words(status: &LogStatus) -> String {
     let more = if status.waiting_more { "more than " } else { "" };
@@ -174,6 +191,9 @@ pub(crate) fn report(status: &LogStatus) -> anyhow::Result<()> {
     }
     for (file, problem) in open_files.iter().filter_map(|file| Some((file, file.problem.as_deref()?))) {
         line(format_args!("export {} of {} cannot be made: {}", file.export_id, file.blob_type, in_one_line(problem)))?;
+    }
+    if let Some(unproven) = unproven(status) {
+        line(format_args!("{unproven}"))?;
     }
     if !followed && (*waiting > 0 || !open_files.is_empty()) {
         line(format_args!("`waybill-publisher run` publishes them"))?;

@@ -1,12 +1,14 @@
 //! `manifest` and `prune`: what was sent is told, and what is told and over goes.
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
     output::{count, json, line, many},
     settings::publisher::Settings,
+    signals,
 };
 use waybill_publisher::{Manifest, Pruned};
 
@@ -33,9 +35,10 @@ pub(crate) async fn manifest(common: &Common, settings: &Settings) -> anyhow::Re
     })
     .await?;
     let counts = publisher.status().await?.counts;
+    let outcome = if sent { Outcome::Done } else { Outcome::Failed };
     if common.format == Format::Json {
         json(&Made { manifests: made, sent })?;
-        return Ok(Outcome::Done);
+        return Ok(outcome);
     }
     if made.is_empty() {
         line(format_args!("nothing that is sent or void waits to be named"))?;
@@ -50,7 +53,7 @@ pub(crate) async fn manifest(common: &Common, settings: &Settings) -> anyhow::Re
             many(counts.uploaded, "message")
         ))?;
     }
-    Ok(Outcome::Done)
+    Ok(outcome)
 }
 
 /// As JSON.
@@ -64,13 +67,22 @@ struct Said {
 
 pub(crate) async fn prune(common: &Common, settings: &Settings, dry_run: bool) -> anyhow::Result<Outcome> {
     let publisher = settings.publisher(common.local.as_deref()).await?;
-    let pruned = publisher.prune(dry_run).await?;
+    let stop = CancellationToken::new();
+    let pruned = tokio::select! {
+        pruned = publisher.prune(dry_run) => pruned?,
+        // What is under way may not answer; a file without its blob is forgotten the next time.
+        () = stop.cancelled() => bail!("stopped; what is gone stays gone, say it again for the rest"),
+        listening = signals::listen(stop.clone(), "say it again for the rest") => {
+            listening.context("cannot listen to signals")?;
+            unreachable!("listening ends with the process");
+        }
+    };
     let outcome = if pruned.kept > 0 { Outcome::Quarantined } else { Outcome::Done };
     if common.format == Format::Json {
         json(&Said { dry_run, pruned })?;
         return Ok(outcome);
     }
-    let Pruned { exports, blobs, bytes, unnamed, kept, problem } = pruned;
+    let Pruned { exports, blobs, bytes, unnamed, kept, problem, .. } = pruned;
     line(format_args!(
         "{}: {} with {}, {}",
         if dry_run { "would go" } else { "gone" },
@@ -87,7 +99,7 @@ pub(crate) async fn prune(common: &Common, settings: &Settings, dry_run: bool) -
     if kept > 0 {
         let problem = problem.unwrap_or_default();
         line(format_args!(
-            "{} cannot be deleted and stay with their exports, the first: {problem}",
+            "{} cannot be deleted and stay with their exports, the first: {problem}; `show ID` tells of each when `run` tries it again",
             many(kept, "blob")
         ))?;
     }

@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
@@ -26,11 +25,8 @@ use waybill_publisher::{
     outbox::{AnyOutbox, State},
 };
 
-use super::run::relay_line;
+use super::{beside::FINISH, run::relay_line};
 use crate::{Publish, STANDARD_INPUT};
-
-/// How long the file under way may take to finish after a stop: one that waits for a service that is gone would not end.
-const FINISH: Duration = Duration::from_secs(3);
 
 /// What standard input is called.
 const STANDARD_INPUT_NAME: &str = "standard input";

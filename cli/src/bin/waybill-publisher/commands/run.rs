@@ -1,9 +1,10 @@
 //! `run`: what is committed to the change log is published, and what waits in the outbox is sent.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{Common, Format},
@@ -18,6 +19,9 @@ use waybill_publisher::{
     FollowState, Publisher, RelayState,
     outbox::{AnyOutbox, Counts},
 };
+
+/// For the counts at the end.
+const STATUS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a run did, as JSON.
 #[derive(Serialize)]
@@ -77,7 +81,11 @@ pub(crate) async fn run(common: &Common, settings: &Settings, health: Option<&st
     if let RelayState::GaveUp(problem) = &*publisher.relay().borrow() {
         bail!("{problem}");
     }
-    let after = publisher.status().await?.counts;
+    // A database that does not answer holds up no stop: then what was known last is told.
+    let after = match timeout(STATUS_PATIENCE, publisher.status()).await {
+        Ok(Ok(status)) => status.counts,
+        _ => *latest.borrow(),
+    };
     let summary = Summary {
         sent: after.sent.saturating_sub(before.sent),
         waiting: after.uploaded,
@@ -122,7 +130,7 @@ fn watch_counts(
         loop {
             tokio::select! {
                 () = done.cancelled() => return,
-                () = tokio::time::sleep(std::time::Duration::from_secs(1)) => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
             // An outbox that cannot be read now is the relay's to report.
             if let Ok(status) = publisher.status().await {

@@ -3,18 +3,25 @@
 use anyhow::{Context, bail};
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::time::sleep;
 use tokio_util::io::SyncIoBridge;
 use waybill_cli::{
     args::{Common, Format},
     exit::Outcome,
-    output::{count, json, line, many},
+    output::{count, cut, json, line, many, table},
     settings::publisher::Settings,
 };
 use waybill_contracts::{BlobType, ExportId};
-use waybill_publisher::{Exported, Publisher, SnapshotOptions, SnapshotWriter, outbox::AnyOutbox};
+use waybill_publisher::{
+    Exported, Publisher, SnapshotOptions, SnapshotWriter,
+    outbox::{AnyOutbox, FullExport, Outbox},
+};
 
-use super::beside::{beside_relay, flushed};
+use super::beside::{FINISH, beside_relay, flushed};
 use crate::{STANDARD_INPUT, Snapshot};
+
+/// Of a type, so many are listed.
+const LISTED_MAX: u32 = 50;
 
 /// What was made, as JSON.
 #[derive(Serialize)]
@@ -34,9 +41,18 @@ pub(crate) async fn snapshot(common: &Common, settings: &Settings, args: &Snapsh
     let publisher = settings.publisher(common.local.as_deref()).await?;
     let id = args.id.clone().unwrap_or_else(|| ExportId::random().as_str().to_owned());
     let (parts, sent) = beside_relay(&publisher, "making a full export", async |stop| {
+        // Nothing is committed yet: what is staged is given up.
+        let staged = tokio::select! {
+            staged = stage(&publisher, settings, args, &id) => staged?,
+            () = stop.cancelled() => bail!("stopped; nothing of it is published, begin it again"),
+        };
+        // From the first part on it is whole or half, and the rest takes a moment.
         let parts = tokio::select! {
-            parts = make(&publisher, settings, args, &id) => parts?,
-            () = stop.cancelled() => bail!("stopped; begin it again, then it is made anew"),
+            parts = staged.finish() => parts?,
+            () = async { stop.cancelled().await; sleep(FINISH).await } => bail!(
+                "stopped while its parts were committed: those that are published are no full export, and nobody takes them for one; \
+                 begin it again, then it is made anew"
+            ),
         };
         let ids: Vec<&str> = parts.iter().map(|part| part.export_id.as_str()).collect();
         let sent = flushed(&publisher, settings, &ids, stop).await?;
@@ -46,12 +62,13 @@ pub(crate) async fn snapshot(common: &Common, settings: &Settings, args: &Snapsh
     report(common, parts, sent)
 }
 
-async fn make(
+/// All parts, of which nothing is committed.
+async fn stage(
     publisher: &Publisher<AnyOutbox>,
     settings: &Settings,
     args: &Snapshot,
     id: &str,
-) -> anyhow::Result<Vec<Exported>> {
+) -> anyhow::Result<SnapshotWriter<AnyOutbox>> {
     let mut part = publisher.export(&args.blob_type)?;
     if let Some(id) = &args.correlation_id {
         part = part.correlation_id(id)?;
@@ -86,7 +103,55 @@ async fn make(
     if snapshot.already_exported().is_none() {
         write(&mut snapshot, settings, args).await?;
     }
-    Ok(snapshot.finish().await?)
+    Ok(snapshot)
+}
+
+/// As JSON.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    #[serde(flatten)]
+    full_export: FullExport,
+    whole: bool,
+}
+
+/// The full exports that were made of a type, and whether each is whole: what a subscriber can begin at.
+pub(crate) async fn list(common: &Common, settings: &Settings, blob_type: &str) -> anyhow::Result<Outcome> {
+    let outbox = settings.existing_outbox().await?;
+    let made = outbox.full_exports(settings.name(), &BlobType::new(blob_type)?, LISTED_MAX).await?;
+    let half_first = made.first().filter(|latest| !latest.is_whole()).cloned();
+    let before = made.iter().find(|made| made.is_whole()).map(|made| made.snapshot.clone());
+    if common.format == Format::Json {
+        let made = made.into_iter().map(|made| Listed { whole: made.is_whole(), full_export: made });
+        json(&made.collect::<Vec<_>>())?;
+        return Ok(Outcome::Done);
+    }
+    table(
+        &["FULL EXPORT", "AS OF", "PARTS", "SENT", "LAST NUMBER", "IS"],
+        made.into_iter().map(|made| {
+            let is = if made.is_whole() { "whole" } else { "half" };
+            vec![
+                cut(&made.snapshot, 60),
+                count(made.as_of),
+                format!("{} of {}", count(made.there), count(made.of)),
+                count(made.sent),
+                count(made.last),
+                is.to_owned(),
+            ]
+        }),
+    )?;
+    if let Some(FullExport { snapshot, there, of, .. }) = half_first {
+        let before = match before {
+            Some(before) => format!("{before:?} is the latest that is whole"),
+            None => "none before it is whole".to_owned(),
+        };
+        line(format_args!(
+            "\n{snapshot:?} has {} of {} parts, so nobody begins at it; {before}. Made again with its id, another one is made in its place",
+            count(there),
+            count(of)
+        ))?;
+    }
+    Ok(Outcome::Done)
 }
 
 async fn write(snapshot: &mut SnapshotWriter<AnyOutbox>, settings: &Settings, args: &Snapshot) -> anyhow::Result<()> {
