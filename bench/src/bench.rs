@@ -265,8 +265,8 @@ impl fmt::Display for Target {
         match (bound, other) {
             (Bound::AtMost(most), Some(other)) => write!(f, "{ours}: {figure}≤ {most} × {other}"),
             (Bound::AtLeast(least), Some(other)) => write!(f, "{ours}: ≥ {least} × as {} as {other}", figure.good()),
-            (Bound::AtMost(most), None) => write!(f, "{ours}: {figure}≤ {most}"),
-            (Bound::AtLeast(least), None) => write!(f, "{ours}: {figure}≥ {least}"),
+            (Bound::AtMost(most), None) => write!(f, "{ours}: {figure}≤ {most}{}", figure.unit()),
+            (Bound::AtLeast(least), None) => write!(f, "{ours}: {figure}≥ {least}{}", figure.unit()),
         }
     }
 }
@@ -277,6 +277,14 @@ impl Figure {
             Self::Seconds => Some(sample.seconds),
             Self::PeakMib => Some(sample.peak_mib),
             Self::Said(name) => sample.figures.get(name).copied(),
+        }
+    }
+
+    /// Where its name does not say it.
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Seconds => " s",
+            Self::PeakMib | Self::Said(_) => "",
         }
     }
 

@@ -214,10 +214,10 @@ mod tests {
             "result":"7"}]}],"targets":[],"missing":["peer (buy it)"]}"#;
         let text = markdown(&Machine::default(), &[(&TRIAL, serde_json::from_str(kept).unwrap())]);
         for there in [
-            "| 0 | ours: ≤ 3 | 2.00 | 2.00–2.00 | met |",
-            "| 0 | ours: ≤ 1 | 2.00 | 2.00–2.00 | **missed**: it rests \\| a while |",
-            "| 0 | ours: ≤ 1.5 | 2.00 | 2.00–2.00 | **missed**, as above |",
-            "| 0 | ours: ≤ 0.5 | 2.00 | 2.00–2.00 | **missed**, and not explained |",
+            "| 0 | ours: ≤ 3 s | 2.00 | 2.00–2.00 | met |",
+            "| 0 | ours: ≤ 1 s | 2.00 | 2.00–2.00 | **missed**: it rests \\| a while |",
+            "| 0 | ours: ≤ 1.5 s | 2.00 | 2.00–2.00 | **missed**, as above |",
+            "| 0 | ours: ≤ 0.5 s | 2.00 | 2.00–2.00 | **missed**, and not explained |",
             "| 0 | ours: ≤ 1 × absent | | | not measured |",
             "Of 5 targets 1 are met, 2 are missed for the reason that is given, 1 without one, and 1 are not measured.",
             "### 0. A trial\n\nIt shows.\n\n*The limit:* One.\n\n`trial`: 1 round, small data, today, load before 0.5.",

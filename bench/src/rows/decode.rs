@@ -36,6 +36,8 @@ const EXPAT: &str = "Python expat";
 /// Why rows 1 and 2 are not faster.
 const CHECKED: &str = "every row is checked whole, so that a broken one is told with its place, which takes as long as inflating, and that \
                        with `zlib-rs` a third longer than igzip; the trial that the target is of read one field and believed the rest";
+const KEPT: &str = "the C library keeps freed blocks for the next ones, in an arena of its own for each of several threads, of which a longer file \
+                    uses more: with `MALLOC_ARENA_MAX=2` it is about half";
 const ONE_ELEMENT: &str = "the document is one element, checked from its begin to its end on one core, beside which the other one only \
                            inflates";
 
@@ -142,8 +144,8 @@ pub(crate) const MEMORY: Row = Row {
     meaning: "Blobs of ours, the larger ten times as long as the smaller; the wanted rows go to a file. (With `--quick` 0.5 and 0.05 GB.)",
     limit: "what is held is the program and a few segments in each stage, not a part of the file: the longer one should take no more.",
     targets: &[
-        Target::no_more(MEMORY_LARGE, 64.0, Figure::PeakMib),
-        Target::at_most(MEMORY_LARGE, 1.1, MEMORY_SMALL).of(Figure::PeakMib),
+        Target::no_more(MEMORY_LARGE, 64.0, Figure::PeakMib).if_missed(KEPT),
+        Target::at_most(MEMORY_LARGE, 1.1, MEMORY_SMALL).of(Figure::PeakMib).if_missed(KEPT),
     ],
     make: memory,
 };

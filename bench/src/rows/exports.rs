@@ -21,9 +21,12 @@ const FILES: &str = "waybill, 100 files";
 /// 300 MB.
 const PEAK_MIB: f64 = 286.1;
 
-/// What is held.
-const HELD: &str = "each file holds the segment that is being written, up to two that are packed or wait for it, and 128 KiB at least of a \
-                    block that grows, and the C library keeps what was freed";
+/// What a stream holds.
+const HELD: &str = "each holds the segment that is being written, up to two that are packed or wait for it, and 128 KiB at least of a block that \
+                    grows";
+/// What a file holds beside that.
+const READ_TOO: &str = "a packed file is also unpacked, and its rows are found and counted: some 6 MiB for each file that is read, of which 128 are \
+                        read at once by default (`files_read_at_once_max`); one arena for all threads makes it no less";
 
 pub(crate) const EXPORTS: Row = Row {
     number: "18",
@@ -35,7 +38,7 @@ pub(crate) const EXPORTS: Row = Row {
     limit: "what has to be there: for each file a segment of 1 MiB that grows, and for all of them 64 MiB of blocks.",
     targets: &[
         Target::no_more(STREAMS, PEAK_MIB, Figure::PeakMib).if_missed(HELD),
-        Target::no_more(FILES, PEAK_MIB, Figure::PeakMib).if_missed(HELD),
+        Target::no_more(FILES, PEAK_MIB, Figure::PeakMib).if_missed(READ_TOO),
     ],
     make: exports,
 };
