@@ -26,7 +26,7 @@ const CHANGED: &str =
 
 /// The table before, and the changes.
 fn sets(setting: &Setting) -> (Set, Set) {
-    (setting.set("base", 500_000, 50_000, 8), setting.set("changes", 1_000_000, 100_000, 7))
+    (setting.set("base", 500_000, 25_000, 8), setting.set("changes", 1_000_000, 50_000, 7))
 }
 
 /// What every column holds in the end, added up so that another value, row or order of keys is another sum.

@@ -32,7 +32,7 @@ pub(crate) const EXPORTS: Row = Row {
     number: "18",
     name: "exports",
     title: "A hundred exports at once",
-    meaning: "One process publishes 100 exports of 20,000 rows (4,000 with `--quick`) to `waybill-local`, all of them open at once: rows \
+    meaning: "One process publishes 100 exports of 20,000 rows (2,000 with `--quick`) to `waybill-local`, all of them open at once: rows \
               that a program writes, and packed files that are read, packed anew and uploaded beside each other. What counts is the peak \
               memory of the process. (A change log makes four files at once by default.)",
     limit: "what has to be there: for each file a segment of 1 MiB that grows, and for all of them 64 MiB of blocks.",
@@ -44,7 +44,7 @@ pub(crate) const EXPORTS: Row = Row {
 };
 
 fn exports(setting: &Setting) -> Result<Bench> {
-    let set = setting.set("hundred", 2_000_000, 400_000, 13);
+    let set = setting.set("hundred", 2_000_000, 200_000, 13);
     let files = setting.data.parts(set, Layout::JsonLines, AT_ONCE)?;
     let local = Rc::new(Local::start(&setting.tools, &["acme"])?);
     let folder = tempfile::tempdir_in(setting.data.path(""))?;

@@ -32,7 +32,7 @@ pub(crate) const IDLE: Row = Row {
     name: "idle",
     title: "Nothing to do",
     meaning: "`waybill-subscriber run` with inbox and tables in a database, and `waybill-publisher run`, which follows a change log in it: \
-              no message and no change comes for 20 seconds (8 with `--quick`), after 6 (2) in which they settle. All are asked before and \
+              no message and no change comes for 20 seconds (8 with `--quick`), after 6 in which they settle. All are asked before and \
               after whether they are ready. What the PostgreSQL server takes is not counted.",
     limit: "nothing; the kernel counts in steps of 10 ms, 0.05 % of 20 seconds.",
     targets: &[
@@ -78,7 +78,7 @@ fn idle(setting: &Setting) -> Result<Bench> {
         }
         None => absent(&mut missing, "PostgreSQL", "apt-get install postgresql"),
     }
-    let (settle, seconds) = if setting.quick { ("2", "8") } else { ("6", "20") };
+    let (settle, seconds) = if setting.quick { ("6", "8") } else { ("6", "20") };
     let work = ["work", "idle", "--settle-seconds", settle, "--seconds", seconds];
     let program = Program::new(setting.tools.ours("waybill-bench")).args(work).arg(serde_json::to_string(&idlers)?);
     keep.extend([Box::new(local) as Box<dyn std::any::Any>, Box::new(folder)]);

@@ -35,7 +35,7 @@ impl Setting {
 
     /// The large set of the decoders.
     fn large(&self) -> Set {
-        self.set("items", 2_000_000, 200_000, 7)
+        self.set("items", 2_000_000, 100_000, 7)
     }
 }
 

@@ -119,7 +119,7 @@ pub(crate) const BLOBS: Row = Row {
 
 fn blobs(setting: &Setting) -> Result<Bench> {
     // Every id once: so leaving out a row of another currency is the same as taking away what stood there.
-    let set = setting.set("apart", 2_000_000, 200_000, 11);
+    let set = setting.set("apart", 2_000_000, 64_000, 11);
     let mut row = EndToEnd::new(setting, set, 16, "azurite")?;
     row.add_sqlite();
     row.add_fast_sqlite();
@@ -131,14 +131,14 @@ pub(crate) const SMALL_FILES: Row = Row {
     number: "13",
     name: "small-files",
     title: "End to end: small files to a table",
-    meaning: "500 files of 1,000 rows (100 with `--quick`), messages and files from `waybill-local`: what a file costs, and not a row.",
+    meaning: "500 files of 1,000 rows (50 with `--quick`), messages and files from `waybill-local`: what a file costs, and not a row.",
     limit: "for each file a message saved and settled, a download, and a commit of the table and one of the inbox that wait for the disk.",
     targets: &[Target::at_least(OURS_TO_SQLITE, 4.0, PEER_TO_SQLITE).if_missed(REMEMBERED)],
     make: small_files,
 };
 
 fn small_files(setting: &Setting) -> Result<Bench> {
-    let set = setting.set("small", 500_000, 100_000, 12);
+    let set = setting.set("small", 500_000, 50_000, 12);
     let files = (set.rows / 1_000).max(1);
     let mut row = EndToEnd::new(setting, set, files, "local")?;
     row.add_sqlite();
