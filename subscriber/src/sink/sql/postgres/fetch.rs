@@ -110,7 +110,8 @@ pub(super) async fn flags(
     flags.collect()
 }
 
-/// Fetches what a pass needs to know of one table.
+/// Fetches what a pass needs to know of one table. The inner limits have each key looked up by the index: for tens of thousands of
+/// keys at once PostgreSQL would read and hash the whole table instead, for every batch, however large the table is.
 pub(super) async fn fetch(
     tx: &PostgresTransaction<'_>,
     overlay: &mut Overlay,
@@ -126,7 +127,8 @@ pub(super) async fn fetch(
     let mut found = Vec::new();
     if !keys.keys.is_empty() {
         let sql = format!(
-            "SELECT u.n, t.{VERSION} FROM {} WITH ORDINALITY AS u({}, n) JOIN {name} t ON {}",
+            "SELECT u.n, found.{VERSION} FROM {} WITH ORDINALITY AS u({}, n)
+             CROSS JOIN LATERAL (SELECT t.{VERSION} FROM {name} t WHERE {} LIMIT 1) found",
             keys.unnest(0),
             keys.names(),
             same_key(&plan)
@@ -140,7 +142,8 @@ pub(super) async fn fetch(
     let whole: Vec<&str> = needs.whole.iter().map(String::as_str).filter(|key| !key.contains('\0')).collect();
     let mut buried = Vec::new();
     if flags.has_tombstones && !whole.is_empty() {
-        let sql = "SELECT key, version FROM _waybill_tombstone WHERE entity = $1 AND key = ANY ($2)";
+        let sql = "SELECT k, found.version FROM unnest($2::text[]) AS u(k) CROSS JOIN LATERAL (
+                       SELECT version FROM _waybill_tombstone WHERE entity = $1 AND key = k LIMIT 1) found";
         buried = tx.query(&tx.prepare_cached(sql).await?, &[&entity, &whole]).await?;
     }
     // Of rows that are released it is known.
