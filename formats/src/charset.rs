@@ -161,9 +161,14 @@ pub(crate) fn begin(head: &[u8], declared: Option<Charset>, look: Look, last: bo
 
 fn declaration(head: &[u8], last: bool) -> Begin {
     const OPEN: &[u8] = b"<?xml";
-    if !head.starts_with(OPEN) {
-        let may_be = head.len() < OPEN.len() && OPEN.starts_with(head) && !last;
-        return if may_be { Begin::More } else { Begin::Is(Charset::UTF_8) };
+    let is_one = match head.strip_prefix(OPEN) {
+        // Other instructions may have names that begin so.
+        Some([next, ..]) => matches!(next, b' ' | b'\t' | b'\r' | b'\n'),
+        Some([]) | None if !last && OPEN.starts_with(head) => return Begin::More,
+        _ => false,
+    };
+    if !is_one {
+        return Begin::Is(Charset::UTF_8);
     }
     let head = &head[..head.len().min(DECLARATION_MAX)];
     let Some(end) = memchr::memchr(b'>', head) else {

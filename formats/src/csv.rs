@@ -438,9 +438,15 @@ impl Csv {
         let Ok(text) = str::from_utf8(&text[..end]) else {
             return Err(in_header("there are bytes that are no text".to_owned()));
         };
-        let row = &text.as_bytes()[begin..];
-        if memchr(b'\r', row).is_some() && memchr(b'"', row).is_none() {
-            return Err(in_header("there is \\r without \\n (lines must end with \\n or \\r\\n)".to_owned()));
+        let mut from = begin;
+        for end in &self.ends[self.row_ends..] {
+            let to = (end & !DOUBLED) as usize;
+            let name = &text.as_bytes()[from..to];
+            // Within quotes it is text.
+            if !name.starts_with(b"\"") && memchr(b'\r', name).is_some() {
+                return Err(in_header("there is \\r without \\n (lines must end with \\n or \\r\\n)".to_owned()));
+            }
+            from = to + 1;
         }
         let names = (0..self.fields).map(|index| match cell(text, begin, &self.ends[self.row_ends..], index) {
             Field::Text(name) => name.into_owned(),

@@ -33,6 +33,9 @@ pub(crate) struct JsonDocument {
     skim: Option<Skim>,
 }
 
+/// A word is shorter, and so are most numbers.
+const WORD_BYTES: usize = 64;
+
 /// What comes next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -182,10 +185,11 @@ impl JsonDocument {
         }
     }
 
-    /// Whether it is a number, true, false or null, whose end is not searched for: it is looked at again.
+    /// Whether it is a number, true, false or null, whose end is not searched for: it is looked at again with every piece that
+    /// comes, which costs nothing as long as it is short.
     fn is_short_word(&self, batch: &Growing) -> bool {
         let is_word = !matches!(batch.text.get(batch.begin), Some(b'{' | b'[' | b'"'));
-        is_word && batch.text.len() - batch.begin <= self.row_bytes_max
+        is_word && batch.text.len() - batch.begin <= self.row_bytes_max.min(WORD_BYTES)
     }
 
     /// Checks the element as far as a row may be long.

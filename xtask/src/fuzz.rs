@@ -43,6 +43,7 @@ pub(crate) fn fuzz(arguments: &[&str]) -> Result<()> {
     let wanted = all.iter().filter(|target| named.is_empty() || named.contains(&target.as_str()));
     debian::to_fuzz()?;
     let program = cargo_fuzz()?;
+    step("seeds of the torture files", torture_seeds())?;
     let mut found = Vec::new();
     for target in wanted {
         if let Err(error) = run(&program, target, seconds) {
@@ -56,6 +57,15 @@ pub(crate) fn fuzz(arguments: &[&str]) -> Result<()> {
         found.join(", ")
     );
     Ok(())
+}
+
+/// The files that torture the readers in their tests are what the fuzzer begins with too, beside `fuzz/seeds`.
+fn torture_seeds() -> Command {
+    let name = "tests::torture::write_seeds_of_fuzz_targets";
+    let mut write =
+        cargo(["test", "--quiet", "--package", "waybill-formats", "--lib", "--", "--ignored", "--exact", name]);
+    write.env("WAYBILL_FUZZ_SEEDS", root().join("fuzz/corpus"));
+    write
 }
 
 fn run(program: &Path, target: &str, seconds: u64) -> Result<()> {

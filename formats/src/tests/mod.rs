@@ -8,9 +8,11 @@ mod gzip;
 mod json;
 mod jsonl;
 mod limits;
+mod scratch;
 mod seek;
 mod segments;
 mod splits;
+mod torture;
 mod write;
 mod xml;
 

@@ -128,8 +128,10 @@ enum Inside {
 const OPEN_BYTES_MAX: usize = 1 << 20;
 /// Namespaces that are declared at once.
 const DECLARED_MAX: usize = 1 << 10;
-/// Bytes of a reference such as `&#x1F600;`.
-const REFERENCE_MAX: usize = 32;
+/// Bytes of a reference such as `&#x1F600;`, which may have zeros in front.
+const REFERENCE_MAX: usize = 1 << 10;
+/// Bytes of the target of an instruction, with its `<?`.
+const TARGET_MAX: usize = 1 << 10;
 /// Bytes of the XML declaration.
 const DECLARATION_MAX: usize = 1 << 10;
 
@@ -438,7 +440,12 @@ impl Scanner {
     /// The begin of a processing instruction, or the whole XML declaration.
     fn instruction(&mut self, text: &[u8], at_begin: bool, last: bool) -> Result<Option<Token>, Fault> {
         let start = self.at;
-        let Some(target) = names::name(text, start + 2, "the target of an instruction")? else { return Ok(None) };
+        let window = &text[..text.len().min(start + TARGET_MAX)];
+        let Some(target) = names::name(window, start + 2, "the target of an instruction")? else {
+            // It is read again with every piece that comes.
+            let is_long = window.len() < text.len();
+            return if is_long { Err(Fault::new(start, "a target that is too long to be read")) } else { Ok(None) };
+        };
         let whole = target.whole(text);
         if target.has_prefix() {
             return Err(Fault::new(target.local - 1, "':' in the target of an instruction"));

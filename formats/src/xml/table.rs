@@ -309,7 +309,13 @@ impl Collector {
                     self.own_text(&text[start..end]);
                 }
             }
-            Token::Text { start, end } | Token::Cdata { start, end } => match &mut self.child {
+            Token::Text { start, end } => match &mut self.child {
+                Some(child) => child.plain = false,
+                None if self.has_text => {}
+                // A reference may be to white space.
+                None => self.own_text(value::text(&String::from_utf8_lossy(&text[start..end])).as_bytes()),
+            },
+            Token::Cdata { start, end } => match &mut self.child {
                 Some(child) => child.plain = false,
                 None => self.own_text(&text[start..end]),
             },

@@ -210,7 +210,7 @@ pub(super) fn attribute(raw: &str) -> Cow<'_, str> {
 }
 
 /// Text: references resolved, line ends as `\n`.
-fn text(raw: &str) -> Cow<'_, str> {
+pub(super) fn text(raw: &str) -> Cow<'_, str> {
     resolve(raw, false)
 }
 
@@ -307,9 +307,17 @@ fn walk_in<'t>(element: &'t str, steps: &[Step], around: &Scope<'t, '_>) -> Fiel
     };
     let parts = Element::new(element, around);
     if let Some(name) = name.strip_prefix('@') {
-        let found = parts.attributes().find(|(local, _)| *local == name);
-        return match (found, rest) {
-            (Some((_, value)), []) => Field::Text(attribute(value)),
+        let found: Vec<&str> = parts.attributes().filter(|(local, _)| *local == name).map(|(_, value)| value).collect();
+        return match (found.as_slice(), rest) {
+            ([one], []) => Field::Text(attribute(one)),
+            ([_, _, ..], []) => {
+                let mut json = Vec::new();
+                write_attributes(&found, &mut json);
+                Field::Nested(Cow::Owned(json))
+            }
+            (_, [Step::Index(index)]) => {
+                found.get(*index).map_or(Field::Missing, |value| Field::Text(attribute(value)))
+            }
             _ => Field::Missing,
         };
     }
@@ -347,6 +355,15 @@ fn write_array<'t>(elements: impl Iterator<Item = &'t str>, around: &Scope<'t, '
     into.push(b']');
 }
 
+/// Attributes of one local name, in several namespaces.
+fn write_attributes(values: &[&str], into: &mut Vec<u8>) {
+    for (index, value) in values.iter().enumerate() {
+        into.push(if index == 0 { b'[' } else { b',' });
+        json::write_text(&attribute(value), into);
+    }
+    into.push(b']');
+}
+
 /// Appends an element's value as JSON. As deep as rows may be nested.
 fn write_json<'t>(element: &'t str, around: &Scope<'t, '_>, into: &mut Vec<u8>) {
     let parts = Element::new(element, around);
@@ -366,10 +383,13 @@ fn write_json<'t>(element: &'t str, around: &Scope<'t, '_>, into: &mut Vec<u8>) 
         into.push(b':');
     };
     let mut is_object = false;
-    for (name, value) in parts.attributes() {
+    for (name, values) in &grouped(parts.attributes()) {
         is_object = true;
         name_of("@", name, into);
-        json::write_text(&attribute(value), into);
+        match values.as_slice() {
+            [one] => json::write_text(&attribute(one), into),
+            many => write_attributes(many, into),
+        }
     }
     let groups = grouped(parts.children());
     for (name, elements) in &groups {
@@ -392,16 +412,16 @@ fn write_json<'t>(element: &'t str, around: &Scope<'t, '_>, into: &mut Vec<u8>) 
     into.push(b'}');
 }
 
-/// Children by their names, in the order in which the names come first.
-fn grouped<'t>(children: impl Iterator<Item = (&'t str, &'t str)>) -> Vec<(&'t str, Vec<&'t str>)> {
+/// Children or attributes by their names, in the order in which the names come first.
+fn grouped<'t>(named: impl Iterator<Item = (&'t str, &'t str)>) -> Vec<(&'t str, Vec<&'t str>)> {
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     let mut place_of: HashMap<&str, usize> = HashMap::new();
-    for (name, element) in children {
+    for (name, one) in named {
         let place = *place_of.entry(name).or_insert_with(|| {
             groups.push((name, Vec::new()));
             groups.len() - 1
         });
-        groups[place].1.push(element);
+        groups[place].1.push(one);
     }
     groups
 }
