@@ -8,7 +8,6 @@ mod gzip;
 mod json;
 mod jsonl;
 mod limits;
-mod scratch;
 mod seek;
 mod segments;
 mod splits;

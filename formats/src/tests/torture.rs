@@ -25,8 +25,11 @@ struct Case {
     end: End,
 }
 
-/// In their order: good ones as JSON; where bad ones begin, and why they are bad.
-type Rows = Vec<Result<String, (u64, String)>>;
+/// A good one as JSON; where a bad one begins, and why it is bad.
+type Told = Result<String, (u64, String)>;
+
+/// In their order.
+type Rows = Vec<Told>;
 
 /// Why it cannot be read on, and at which byte.
 type End = Result<(), (Reason, u64)>;
@@ -65,9 +68,7 @@ impl Case {
     }
 
     fn is(&self, rows: &Rows, end: &End) -> bool {
-        let same = |(expected, found): (&Result<String, (u64, String)>, &Result<String, (u64, String)>)| match (
-            expected, found,
-        ) {
+        let same = |(expected, found): (&Told, &Told)| match (expected, found) {
             (Ok(expected), Ok(found)) => expected == found,
             (Err((expected, why)), Err((found, problem))) => expected == found && problem.contains(why),
             _ => false,
@@ -91,7 +92,7 @@ impl Case {
 /// The rows and the end of a file that comes in these pieces.
 fn read(options: &DecodeOptions, pieces: &[&[u8]]) -> (Rows, End) {
     let (batches, end) = decode_batches(options.clone(), pieces.iter().copied());
-    let mut rows: Vec<(u64, Result<String, (u64, String)>)> = Vec::new();
+    let mut rows: Vec<(u64, Told)> = Vec::new();
     for batch in &batches {
         rows.extend(batch.rows().map(|row| (row.number(), Ok(row.to_json().into_owned()))));
         rows.extend(batch.bad().iter().map(|bad| (bad.row, Err((bad.offset, bad.problem.clone())))));
@@ -99,6 +100,13 @@ fn read(options: &DecodeOptions, pieces: &[&[u8]]) -> (Rows, End) {
     rows.sort_by_key(|(number, _)| *number);
     let rows = rows.into_iter().map(|(_, row)| row).collect();
     (rows, end.map(drop).map_err(|error| (error.reason, error.offset)))
+}
+
+/// How a unit of UTF-16 is stored.
+type Unit = fn(u16) -> [u8; 2];
+
+fn utf16(text: &str, unit: Unit) -> Vec<u8> {
+    text.encode_utf16().flat_map(unit).collect()
 }
 
 /// All that are judged wrongly are told together.

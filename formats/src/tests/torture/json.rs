@@ -316,7 +316,6 @@ fn in_line(value: &[u8], kind: Value) -> Case {
 fn files() -> Vec<Case> {
     let refused = |file: &[u8], at: usize| case(json(), file).malformed(at);
     let one = |file: &[u8]| case(json(), file).row("{}");
-    let utf16 = |text: &str, unit: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
     let utf32 = |text: &str| text.chars().flat_map(|c| u32::from(c).to_le_bytes()).collect::<Vec<u8>>();
     vec![
         one(b"[{}]"),

@@ -14,7 +14,7 @@ fn xmll(file: impl AsRef<[u8]>) -> Case {
 fn json_cases() -> Vec<Case> {
     let one = r#"{"a":1}"#;
     let two = r#"{"a":2}"#;
-    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let utf16 = |text: &str| utf16(text, u16::to_le_bytes);
     vec![
         jsonl(""),
         jsonl("\n"),

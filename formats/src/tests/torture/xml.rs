@@ -134,8 +134,7 @@ fn documents() -> Vec<Case> {
 
 /// 4.3.3: encodings.
 fn encodings() -> Vec<Case> {
-    let utf16 = |text: &str, unit: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(unit).collect::<Vec<u8>>();
-    let (little, big): (fn(u16) -> [u8; 2], fn(u16) -> [u8; 2]) = (u16::to_le_bytes, u16::to_be_bytes);
+    let (little, big): (Unit, Unit) = (u16::to_le_bytes, u16::to_be_bytes);
     let declared = |label: &str| format!("<?xml version='1.0' encoding='{label}'?><r><i>\u{e9}</i></r>");
     let row = "{\"#text\":\"\u{e9}\"}";
     let latin = |text: &str| text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect::<Vec<u8>>();
