@@ -20,9 +20,9 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 /// What `rows` may take: a row of 16 MiB that grows, a batch, and the program itself.
-const READER_MAX: u64 = 96 * MIB;
+const READER_MAX: u64 = 80 * MIB;
 /// What `run` may take beside it: four files at once, of which one is sorted in memory (`sort_bytes_max`, 48 MiB).
-const SINK_MAX: u64 = 256 * MIB;
+const SINK_MAX: u64 = 200 * MIB;
 
 /// What becomes of a file.
 #[derive(Debug, Clone, Copy)]

@@ -47,8 +47,8 @@ def main():
     part["customer"] = rows("customer", lambda row: row["CustomerID"] in buyers or some(20, row["CustomerID"]))
     customers = {row["CustomerID"] for _, row in part["customer"]}
     history = lambda of: lambda row: row["StockCode"] in items and some(of, row["StockCode"], row["ValidFrom"])
-    part["item_description_history"] = rows("item_description_history", history(2))
-    part["item_price_history"] = rows("item_price_history", history(8))
+    part["item_description_history"] = rows("item_description_history", history(4))
+    part["item_price_history"] = rows("item_price_history", history(24))
     part["customer_country_history"] = rows("customer_country_history", lambda row: row["CustomerID"] in customers)
     part["stock_adjustment"] = rows("stock_adjustment", lambda row: some(10, row["AdjustmentNo"]))
 
