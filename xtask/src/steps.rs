@@ -66,7 +66,8 @@ pub(crate) fn everything() -> Result<()> {
     // The pipeline tests start these and kill them.
     step("binaries and examples", cargo(["build", "--workspace", "--bins", "--examples"]))?;
     let left = leaks::Left::new()?;
-    let mut tests = with(&set_up, cargo(["test", "--workspace"]));
+    // All that fails is told at once: a run takes long.
+    let mut tests = with(&set_up, cargo(["test", "--workspace", "--no-fail-fast"]));
     tests.env("TMPDIR", left.folder());
     step("tests", tests)?;
     left.assert_no_token(&set_up.postgres, leaks::FILES_MIN)?;
