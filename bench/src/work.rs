@@ -138,6 +138,9 @@ pub(crate) enum Work {
         source: subscribe::Source,
         #[arg(long)]
         sink: String,
+        /// What becomes of rows that are not wanted: `remove` or `drop`
+        #[arg(long)]
+        on_unwanted: String,
         files: u64,
         inbox: PathBuf,
     },
@@ -180,7 +183,9 @@ pub(crate) fn run(work: &Work) -> Result<()> {
         Work::Files { place, state, files } => exports::files(place, state, files)?,
         Work::Append { database, rows } => changelog::append(database, rows)?,
         Work::Follow { place, database, changes } => changelog::follow(place, database, *changes)?,
-        Work::Subscribe { source, sink, files, inbox } => subscribe::run(source, inbox, sink, *files)?,
+        Work::Subscribe { source, sink, on_unwanted, files, inbox } => {
+            subscribe::run(source, inbox, sink, on_unwanted, *files)?
+        }
         Work::Idle { settle_seconds, seconds, processes } => idle::idle(*settle_seconds, *seconds, processes)?,
         Work::Beside { pid, messages, client } => beside::beside(*pid, *messages, client)?,
     };

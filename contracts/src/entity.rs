@@ -35,6 +35,8 @@ pub struct Entity {
     pub references: Vec<Reference>,
     /// Which rows the table holds; default: all.
     pub filter: Option<Predicate>,
+    /// What becomes of the others.
+    pub on_unwanted: OnUnwanted,
 }
 
 /// `version = { field = …, type = … }`.
@@ -123,6 +125,17 @@ pub enum AfterWait {
     Apply,
     /// It is kept aside with the reason, for a person.
     Quarantine,
+}
+
+/// `on_unwanted = …`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnUnwanted {
+    /// It takes away an older row of its key, and no older one comes later: whatever the order, the table holds the rows whose
+    /// newest version matches.
+    #[default]
+    Remove,
+    /// It is dropped as if it had never come. That comes to the same only where what `where` reads never changes for a key.
+    Drop,
 }
 
 /// `on_missing = …`.

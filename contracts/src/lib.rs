@@ -21,8 +21,8 @@ mod tests;
 mod uri;
 
 pub use entity::{
-    AfterWait, Column, ColumnType, Entities, Entity, EntityError, MaxWait, MissingParentError, OnMissing, Predicate,
-    Reference, SchemaMode, VersionField, VersionType,
+    AfterWait, Column, ColumnType, Entities, Entity, EntityError, MaxWait, MissingParentError, OnMissing, OnUnwanted,
+    Predicate, Reference, SchemaMode, VersionField, VersionType,
 };
 pub use extras::{Extras, ExtrasError, Snapshot};
 pub use manifest::{Fate, MANIFEST_TYPE, ManifestError, ManifestRow, ManifestScope};

@@ -68,12 +68,12 @@ pub(super) fn receive(source: &Source, inbox: &Path, messages: u64) -> Result<Sa
 }
 
 /// Brings so many files into effect.
-pub(super) fn run(source: &Source, inbox: &Path, sink: &str, files: u64) -> Result<Said> {
+pub(super) fn run(source: &Source, inbox: &Path, sink: &str, on_unwanted: &str, files: u64) -> Result<Said> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let began = Instant::now();
-        let filtered =
-            ENTITIES.replacen("key =", "types = [\"ItemChanges\"]\nwhere = 'row.currency == \"SEK\"'\nkey =", 1);
+        let filter = "types = [\"ItemChanges\"]\nwhere = 'row.currency == \"SEK\"'";
+        let filtered = ENTITIES.replacen("key =", &format!("{filter}\non_unwanted = \"{on_unwanted}\"\nkey ="), 1);
         let entities = Entities::parse(&filtered, "bench")?;
         let inbox = SqliteInbox::open(inbox, Default::default()).await?;
         let sink = open(sink, &entities, &std::env::temp_dir()).await?;

@@ -9,8 +9,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AfterWait, Column, ColumnType, Entities, Entity, EntityError, MaxWait, OnMissing, Predicate, Reference, SchemaMode,
-    VersionField, VersionType,
+    AfterWait, Column, ColumnType, Entities, Entity, EntityError, MaxWait, OnMissing, OnUnwanted, Predicate, Reference,
+    SchemaMode, VersionField, VersionType,
 };
 use crate::quote::quote;
 
@@ -33,6 +33,7 @@ const VERSION_TYPES: [(&str, VersionType); 4] = [
     ("text", VersionType::Text),
 ];
 const SCHEMA_MODES: [(&str, SchemaMode); 2] = [("evolve", SchemaMode::Evolve), ("freeze", SchemaMode::Freeze)];
+const ON_UNWANTED: [(&str, OnUnwanted); 2] = [("remove", OnUnwanted::Remove), ("drop", OnUnwanted::Drop)];
 const ON_MISSING: [(&str, OnMissing); 2] = [("park", OnMissing::Park), ("apply", OnMissing::Apply)];
 const AFTER_WAIT: [(&str, AfterWait); 2] = [("apply", AfterWait::Apply), ("quarantine", AfterWait::Quarantine)];
 /// Units of `max_wait`, in seconds.
@@ -135,7 +136,7 @@ fn entity(text: &str, name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>
         return problem(at, "an entity needs a name");
     }
     let mut fields = Fields::of(what, at.clone(), value)?;
-    fields.known(&["types", "key", "version", "table", "schema", "columns", "references", "where"])?;
+    fields.known(&["types", "key", "version", "table", "schema", "columns", "references", "where", "on_unwanted"])?;
 
     let (types, types_at) = match fields.take("types") {
         Some(value) => fields.texts("types", value)?,
@@ -177,6 +178,14 @@ fn entity(text: &str, name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>
         Some(value) => Some(Predicate::placed(&fields.text("where", value)?, text, value.span())),
         None => None,
     };
+    let on_unwanted = match fields.take("on_unwanted") {
+        Some(value) if filter.is_none() => {
+            let text = format!("{}: without `where` all rows are wanted; take out `on_unwanted`", fields.what);
+            return problem(value.span(), text);
+        }
+        Some(value) => fields.choice("on_unwanted", value, &ON_UNWANTED)?,
+        None => OnUnwanted::default(),
+    };
     if version.is_none() && types.len() > 1 {
         let text = format!(
             "{}: without a declared `version` its rows are ordered by their place in one sequence, so it may have one \
@@ -186,7 +195,7 @@ fn entity(text: &str, name: &Spanned<Cow<'_, str>>, value: &Spanned<DeValue<'_>>
         );
         return problem(types_at.get(1).cloned().unwrap_or(at), text);
     }
-    let entity = Entity { name, types, key, version, table, schema, columns, references, filter };
+    let entity = Entity { name, types, key, version, table, schema, columns, references, filter, on_unwanted };
     Ok(Placed { entity, at, table_at, types_at, references_at })
 }
 

@@ -2,7 +2,8 @@
 
 use super::golden;
 use crate::{
-    AfterWait, Column, ColumnType, Entities, Entity, OnMissing, Reference, SchemaMode, VersionField, VersionType,
+    AfterWait, Column, ColumnType, Entities, Entity, OnMissing, OnUnwanted, Reference, SchemaMode, VersionField,
+    VersionType,
 };
 
 const ACCEPTED: &str = "entities/accepted";
@@ -12,7 +13,7 @@ const ACCEPTED_FILES: [&str; 5] =
 const ADVENTURE_WORKS: &str = include_str!("../../../examples/data/adventureworks/entities.toml");
 
 /// File, line, and the words by which a person finds the mistake.
-const REFUSALS: [(&str, usize, &str); 48] = [
+const REFUSALS: [(&str, usize, &str); 50] = [
     ("not-toml.toml", 2, "not TOML: "),
     ("key-twice.toml", 3, "duplicate key"),
     ("table-twice.toml", 4, "duplicate key"),
@@ -25,6 +26,8 @@ const REFUSALS: [(&str, usize, &str); 48] = [
         "entity \"a\": a reference: unknown key \"missing\"; known are fields, entity, on_missing, max_wait, then",
     ),
     ("where-is-a-number.toml", 3, "entity \"a\": `where` is of type integer, not text"),
+    ("on-unwanted-unknown.toml", 4, "entity \"a\": \"on_unwanted\" = \"keep\" is none of remove, drop"),
+    ("on-unwanted-of-nothing.toml", 3, "entity \"a\": without `where` all rows are wanted; take out `on_unwanted`"),
     ("max-wait.toml", 8, "entity \"a\": a reference: `max_wait` does not say what then; add then = \"apply\""),
     ("max-wait-without-unit.toml", 8, "`max_wait` = \"7\" is no time to wait; write a whole number and a unit"),
     ("max-wait-of-nothing.toml", 8, "`max_wait` = \"0s\" is no time to wait"),
@@ -102,6 +105,7 @@ fn the_example_of_the_design_is_understood() {
             max_wait: None,
         }],
         filter: None,
+        on_unwanted: OnUnwanted::Remove,
     };
     assert_eq!(entities.0["product"], product);
     let defaults = Entity {

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, num::NonZeroU32};
 
-use waybill_contracts::{Reason, SchemaMode};
+use waybill_contracts::{OnUnwanted, Reason, SchemaMode};
 use waybill_formats::{Row, RowBatch, RowFilter};
 
 use super::{
@@ -84,6 +84,8 @@ pub(crate) struct Batch {
     heads: Vec<Head>,
     /// Rows without a usable key, version or deletion mark, and those of which the filter cannot say whether it wants them.
     pub(crate) faults: Vec<Faulty>,
+    /// Rows that the filter does not want and that are dropped; those that take a row away are among the others.
+    pub(crate) dropped: u64,
     /// Fields that are no columns yet, or do not fit theirs.
     pub(crate) new_fields: NewFields,
     keys: String,
@@ -115,6 +117,7 @@ impl Batch {
         let mut batch = Self {
             heads: Vec::with_capacity(count),
             faults: Vec::new(),
+            dropped: 0,
             new_fields: NewFields::default(),
             keys: String::new(),
             versions: Vec::new(),
@@ -131,6 +134,10 @@ impl Batch {
         let mut sieve = Sieve::of_entity(plan.filter());
         for (at, row) in RowAt::all(batches, after) {
             let is_wanted = sieve.ask(&row);
+            if plan.on_unwanted == OnUnwanted::Drop && matches!(is_wanted, Ok(false)) {
+                batch.dropped += 1;
+                continue;
+            }
             // What is not stored needs no columns.
             let is_stored = matches!(is_wanted, Ok(true));
             rescued.clear();

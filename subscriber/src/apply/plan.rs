@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use waybill_contracts::{ColumnType, Entities, Entity, OnMissing, Reason, SchemaMode, VersionField, VersionType};
+use waybill_contracts::{
+    ColumnType, Entities, Entity, OnMissing, OnUnwanted, Reason, SchemaMode, VersionField, VersionType,
+};
 use waybill_formats::{RowFilter, filter::FilterColumns};
 
 use super::{
@@ -28,6 +30,7 @@ pub struct EntityPlan {
     pub(super) references: Vec<ParkReference>,
     pub(super) is_awaited: bool,
     pub(super) filter: Option<RowFilter>,
+    pub(super) on_unwanted: OnUnwanted,
 }
 
 /// Why an entity cannot be used as it is configured.
@@ -105,6 +108,7 @@ impl EntityPlan {
             references: ParkReference::all_of(entity, entities)?,
             is_awaited: entities.0.values().any(refers_here),
             filter: filter(entity)?,
+            on_unwanted: entity.on_unwanted,
         })
     }
 
@@ -151,6 +155,15 @@ impl EntityPlan {
     #[must_use]
     pub fn filter(&self) -> Option<&RowFilter> {
         self.filter.as_ref()
+    }
+
+    /// Which rows its table holds, and what the others take away: under another one, other rows would be in it.
+    pub(crate) fn filter_signature(&self) -> Option<String> {
+        let signature = self.filter.as_ref()?.signature();
+        Some(match self.on_unwanted {
+            OnUnwanted::Remove => signature,
+            OnUnwanted::Drop => format!("{signature}; others dropped"),
+        })
     }
 
     /// Whether rows of some entity wait for rows of this one.

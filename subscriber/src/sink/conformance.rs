@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures::future::join_all;
 use tokio::sync::mpsc;
-use waybill_contracts::{Entities, Entity, Format, SchemaMode};
+use waybill_contracts::{Entities, Entity, Format, OnUnwanted, SchemaMode};
 use waybill_formats::{DecodeOptions, FileStats, RowBatch, RowDecoder, RowFilter, Source, Step, filter::FilterColumns};
 
 use super::{Ahead, Applied, EntityBatch, Progress, Sink, SinkError, Stretch, WholeFiles};
@@ -28,6 +28,7 @@ pub fn entities() -> Entities {
         columns: Vec::new(),
         references: Vec::new(),
         filter: None,
+        on_unwanted: OnUnwanted::Remove,
     };
     Entities(BTreeMap::from([(item.name.clone(), item)]))
 }

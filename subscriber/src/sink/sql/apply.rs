@@ -55,7 +55,7 @@ pub(super) fn apply_entity(
     batch: &Batch,
     is_kept: bool,
 ) -> Result<(Applied, Arrived), Failure> {
-    let mut applied = Applied::default();
+    let mut applied = Applied { filtered: batch.dropped, ..Applied::default() };
     record_bad_rows(tables, stretch, &mut applied)?;
     record_faults(tables, stretch, &batch.faults, &mut applied)?;
     let rows = Rows::new(tables, plan)?;

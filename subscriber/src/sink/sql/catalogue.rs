@@ -1,7 +1,6 @@
 //! What both dialects say of tables: the columns that the sink keeps for itself, whose table it is, and refusals.
 
 use waybill_contracts::{Reason, SqlName};
-use waybill_formats::RowFilter;
 
 use super::{Failure, refused};
 use crate::{
@@ -72,7 +71,7 @@ impl Registered {
                  all files"
             )));
         }
-        let wanted = plan.filter().map(RowFilter::signature);
+        let wanted = plan.filter_signature();
         if filter != wanted {
             let shown =
                 |filter: &Option<String>| filter.as_ref().map_or("no filter".to_owned(), |text| format!("`{text}`"));
@@ -195,7 +194,7 @@ pub(super) fn same_definition(
     filter: Option<&str>,
     begins: Option<&str>,
 ) -> Result<(), Failure> {
-    let wanted = plan.filter().map(RowFilter::signature);
+    let wanted = plan.filter_signature();
     if rule.is_none_or(|rule| rule == rule_of(plan, begins.is_some()) && filter == wanted.as_deref()) {
         return Ok(());
     }

@@ -48,6 +48,28 @@ async fn a_deletion_passes_the_filter_with_nothing_but_its_key() {
     assert!(world.query("SELECT * FROM product").is_empty());
 }
 
+/// What `where` reads never changes for a key, the configuration says: nothing is looked for and nothing is remembered.
+#[tokio::test]
+async fn a_row_that_is_dropped_takes_nothing_away_and_leaves_nothing() {
+    let mut world = World::new(PRODUCT).await;
+    let dropping = format!("{PRODUCT}on_unwanted = \"drop\"");
+    let problem = world.refusal(&dropping).await;
+    assert!(problem.contains("where` now is `row.price > 10.0; price decimal; others dropped`"), "{problem}");
+
+    world.query("UPDATE _waybill_table SET filter = filter || '; others dropped'");
+    world.reopen(Some(&dropping)).await;
+    let rows =
+        "{\"id\":1,\"v\":1,\"price\":19.90}\n{\"id\":2,\"v\":1,\"price\":9}\n{\"id\":3,\"v\":1}\n{\"v\":1,\"price\":9}";
+    let applied = world.file("product", rows).await;
+    assert_eq!(applied, Applied { inserted: 1, filtered: 2, bad: 1, ..Applied::default() });
+    assert!(world.query("SELECT * FROM _waybill_tombstone").is_empty());
+    assert_eq!(world.file("product", r#"{"id":1,"v":2,"price":9}"#).await.filtered, 1);
+    assert_eq!(world.query("SELECT id, v FROM product"), ["1|1"], "as if it had not come");
+    assert_eq!(world.file("product", r#"{"id":1,"v":3,"_deleted":true}"#).await.deleted, 1);
+    assert_eq!(world.query("SELECT key FROM _waybill_tombstone"), ["1"], "a deletion is remembered as ever");
+    assert_eq!(world.query("SELECT sum(filtered) FROM _waybill_progress"), ["3"]);
+}
+
 #[tokio::test]
 async fn a_row_of_which_nothing_can_be_said_is_kept_with_the_predicate_and_stops_no_other() {
     let world = World::new(PRODUCT).await;

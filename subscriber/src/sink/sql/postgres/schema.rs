@@ -3,7 +3,6 @@
 use std::{collections::HashMap, fmt::Write as _};
 
 use waybill_contracts::{ColumnType, SchemaMode, SqlName};
-use waybill_formats::RowFilter;
 use waybill_store::{
     Migration, PostgresTransaction, Schema,
     tokio_postgres::{self, error::SqlState},
@@ -219,7 +218,7 @@ async fn register(tx: &PostgresTransaction<'_>, plan: &EntityPlan, name: &SqlNam
     }
     if !is_known {
         let sql = "INSERT INTO _waybill_table (name, entity, rule, filter) VALUES ($1, $2, $3, $4)";
-        let filter = plan.filter().map(RowFilter::signature);
+        let filter = plan.filter_signature();
         tx.execute(sql, &[&name.as_str(), &plan.name(), &plan.order(), &filter]).await?;
     }
     Ok(())

@@ -6,7 +6,6 @@ use std::{
 };
 
 use waybill_contracts::{ColumnType, SchemaMode, SqlName};
-use waybill_formats::RowFilter;
 use waybill_store::{
     Migration, Schema,
     rusqlite::{self, Connection, OptionalExtension as _},
@@ -202,7 +201,7 @@ fn register(tx: &Connection, plan: &EntityPlan, name: &SqlName) -> Result<(), Fa
     }
     if !is_known {
         let sql = "INSERT INTO _waybill_table (name, entity, rule, filter) VALUES (?1, ?2, ?3, ?4)";
-        let filter = plan.filter().map(RowFilter::signature);
+        let filter = plan.filter_signature();
         tx.prepare_cached(sql)?.execute((name.as_str(), plan.name(), plan.order(), filter))?;
     }
     Ok(())
