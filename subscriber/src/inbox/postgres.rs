@@ -568,13 +568,16 @@ impl Inbox for PostgresInbox {
             Ok(TypeBacklog { blob_type: row.get(0), state, messages: count(row, 2) })
         };
         let by_type = self.query(sql, &[]).await?.iter().map(read).collect::<Result<_, InboxError>>()?;
-        // Numbers are given in the order of arrival.
+        // Numbers are given in the order of arrival. Not `=`: that is how the planner comes to walk all numbers for the first
+        // that waits, where only the index of states has the order that is asked for here.
         let sql = "SELECT extract(epoch FROM clock_timestamp() - min(received_at))::double precision
                    FROM unnest(ARRAY['saved', 'working']) AS waiting (state) CROSS JOIN LATERAL (
-                       SELECT received_at FROM inbox WHERE inbox.state = waiting.state ORDER BY id LIMIT 1) AS first";
+                       SELECT received_at FROM inbox WHERE inbox.state BETWEEN waiting.state AND waiting.state
+                       ORDER BY inbox.state, id LIMIT 1) AS first";
         let oldest = self.query(sql, &[]).await?.first().and_then(|row| row.get::<_, Option<f64>>(0));
+        // A moment asked for once is a bound for the index; `clock_timestamp()` by itself is another one at each row.
         let at_risk = "FROM inbox WHERE expires_at IS NOT NULL AND state IN ('saved', 'working', 'quarantined')
-                       AND expires_at < clock_timestamp() + make_interval(secs => $1)";
+                       AND expires_at < (SELECT clock_timestamp() + make_interval(secs => $1))";
         let within = seconds(AT_RISK);
         let many = self.query(&format!("SELECT count(*) {at_risk}"), &[&within]).await?;
         let sql =

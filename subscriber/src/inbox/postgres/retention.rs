@@ -16,7 +16,7 @@ const FREE: &str =
 /// Or only what goes before it.
 const FREE_SOON: &str =
     "state <> 'expired' AND NOT EXISTS (SELECT 1 FROM inbox AS other WHERE other.duplicate_of = inbox.id
-                             AND other.changed_at >= clock_timestamp() - make_interval(secs => $2))";
+                             AND other.changed_at >= (SELECT clock_timestamp() - make_interval(secs => $2)))";
 /// A line of history that is not its row's last one.
 const FORMER: &str =
     "EXISTS (SELECT 1 FROM history AS later WHERE later.inbox_id = history.inbox_id AND later.id > history.id)";
@@ -26,12 +26,12 @@ const REPLAYABLE: &str = "state = 'done' AND coalesce(expires_at > clock_timesta
 /// Asks for the four counts of [`Pruned`], by the ages `$1` (history), `$2` (files) and `$3` (keys) in seconds.
 pub(super) fn prunable() -> String {
     format!(
-        "SELECT (SELECT count(*) FROM history WHERE at < clock_timestamp() - make_interval(secs => $1) AND {FORMER}
+        "SELECT (SELECT count(*) FROM history WHERE at < (SELECT clock_timestamp() - make_interval(secs => $1)) AND {FORMER}
                      AND inbox_id IN (SELECT id FROM inbox WHERE {ENDED})),
              files, replayable,
-             (SELECT count(*) FROM pruned WHERE pruned_at < clock_timestamp() - make_interval(secs => $3))
+             (SELECT count(*) FROM pruned WHERE pruned_at < (SELECT clock_timestamp() - make_interval(secs => $3)))
          FROM (SELECT count(*) AS files, count(*) FILTER (WHERE {REPLAYABLE}) AS replayable FROM inbox
-               WHERE {ENDED} AND changed_at < clock_timestamp() - make_interval(secs => $2) AND {FREE_SOON}) AS ended"
+               WHERE {ENDED} AND changed_at < (SELECT clock_timestamp() - make_interval(secs => $2)) AND {FREE_SOON}) AS ended"
     )
 }
 
@@ -53,7 +53,7 @@ pub(super) async fn prune(
             // Lines come in the order of their numbers, about that of their times: behind a page without an old one is none.
             let sql = format!(
                 "WITH page AS MATERIALIZED (
-                     SELECT id, at < clock_timestamp() - make_interval(secs => $2) AS is_old FROM history
+                     SELECT id, at < (SELECT clock_timestamp() - make_interval(secs => $2)) AS is_old FROM history
                      WHERE id > $1 ORDER BY id LIMIT $3),
                  gone AS (
                      DELETE FROM history USING page WHERE history.id = page.id AND is_old AND {FORMER}
@@ -73,7 +73,7 @@ pub(super) async fn prune(
             let sql = format!(
                 "WITH old AS MATERIALIZED (
                      SELECT id, {REPLAYABLE} AS replayable FROM inbox
-                     WHERE {ENDED} AND changed_at < clock_timestamp() - make_interval(secs => $1) AND {FREE}
+                     WHERE {ENDED} AND changed_at < (SELECT clock_timestamp() - make_interval(secs => $1)) AND {FREE}
                      ORDER BY changed_at LIMIT $2 FOR UPDATE SKIP LOCKED),
                  gone AS (
                      DELETE FROM inbox USING old WHERE inbox.id = old.id
@@ -91,7 +91,7 @@ pub(super) async fn prune(
         }
         PruneStep::Identities => {
             let sql = "DELETE FROM pruned WHERE file_hash IN (
-                SELECT file_hash FROM pruned WHERE pruned_at < clock_timestamp() - make_interval(secs => $1)
+                SELECT file_hash FROM pruned WHERE pruned_at < (SELECT clock_timestamp() - make_interval(secs => $1))
                 ORDER BY pruned_at LIMIT $2)";
             let values: &[&(dyn ToSql + Sync)] = &[&identities_age, &many];
             let identities = tx.execute(&tx.prepare_cached(sql).await?, values).await?;
