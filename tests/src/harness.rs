@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use tempfile::TempDir;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{process::Command, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 use waybill_azure::{
@@ -382,6 +382,18 @@ pub(crate) async fn until(what: &str, so: impl Fn() -> bool) {
         assert!(Instant::now() < end, "{what} did not come to be");
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Stops a process, and waits until all of its threads stand still: one that still runs may take a lock.
+pub(crate) async fn freeze(pid: u32) {
+    let sent = Command::new("kill").args(["-STOP", &pid.to_string()]).status().await.expect("kill runs");
+    assert!(sent.success(), "-STOP to {pid}");
+    // The state follows the name, which is in brackets and may have some itself. Source: proc_pid_stat(5).
+    let is_still = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+    let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).expect("it runs").flatten();
+    // A thread that is gone since it was listed has no state.
+    let state = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("stat")).ok();
+    until("a process that stands still", || threads().filter_map(state).all(is_still)).await;
 }
 
 /// Every one of the first `rows` numbers is in the table `Number` once, in the order of its file, and nothing else is.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use waybill_local::Local;
 use waybill_store::tokio_postgres::{Client, NoTls, connect};
 
-use crate::harness::{PATIENCE, World, assert_nothing_was_dead_lettered, binary, log_all_to, number, tail};
+use crate::harness::{PATIENCE, World, assert_nothing_was_dead_lettered, binary, freeze, log_all_to, number, tail};
 
 /// Of the first part; then there are as many again, and a few more.
 const FILES: u64 = 110;
@@ -187,7 +187,7 @@ impl Replica {
         let held = format!("SELECT id FROM inbox WHERE state = 'working' AND {}", self.is_worker());
         let end = Instant::now() + PATIENCE;
         loop {
-            self.signal("-STOP").await;
+            freeze(self.pid()).await;
             // What it asked for before may still happen, unless that waits for rows that it sends itself.
             while database.number(&at_work).await > 0 && database.number(&sending).await == 0 {
                 assert!(Instant::now() < end, "what {} asked for does not end", self.name);

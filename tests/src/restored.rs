@@ -22,7 +22,8 @@ use waybill_local::{
 
 use crate::{
     harness::{
-        PATIENCE, PRICED_ITEMS, Publishing, TENANT, World, assert_nothing_was_dead_lettered, binary, number, query,
+        PATIENCE, PRICED_ITEMS, Publishing, TENANT, World, assert_nothing_was_dead_lettered, binary, freeze, number,
+        query,
     },
     own_database::{OwnDatabase, lines},
 };
@@ -263,16 +264,16 @@ impl Subscriber<'_> {
         let mut child = self.command(&["run"], &stores.arguments());
         let log = std::fs::File::create(self.world.path("killed.log")).expect("a log");
         let mut child = child.stdout(Stdio::null()).stderr(log).spawn().expect("it starts");
-        let pid = child.id().expect("it runs").to_string();
+        let pid = child.id().expect("it runs");
         let signal = async |signal: &str| {
-            let sent = Command::new("kill").args([signal, &pid]).status().await.expect("kill runs");
+            let sent = Command::new("kill").args([signal, &pid.to_string()]).status().await.expect("kill runs");
             assert!(sent.success(), "{signal}");
         };
         let end = Instant::now() + PATIENCE;
         loop {
             assert!(Instant::now() < end, "it is never in the middle of a file");
             sleep(Duration::from_millis(5)).await;
-            signal("-STOP").await;
+            freeze(pid).await;
             if stores.is_in_the_middle().await {
                 break;
             }

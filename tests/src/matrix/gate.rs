@@ -386,9 +386,12 @@ impl Victim {
         Self(run.spawn().expect("this program starts"))
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.0.id().expect("it runs")
+    }
+
     pub(super) async fn signal(&self, signal: &str) {
-        let pid = self.0.id().expect("it runs").to_string();
-        let sent = Command::new("kill").args([signal, &pid]).status().await.expect("kill runs");
+        let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().await.expect("kill runs");
         assert!(sent.success(), "{signal}");
     }
 
