@@ -223,15 +223,19 @@ impl Storage {
         let uri = file.metadata.blob_uri()?;
         let grants = self.grants().await?;
         // A host that a grant names is that one, whatever else it may stand for.
-        let here = |aliases: &HostAliases| {
-            grants.iter().find_map(|grant| Some((grant, aliases.under(&uri, &grant.endpoint, &grant.entity)?)))
-        };
-        if let Some((grant, blob)) = here(&HostAliases::default()).or_else(|| here(&self.aliases)) {
+        let is_named = grants.iter().any(|grant| grant.endpoint.origin().ascii_serialization() == uri.origin);
+        let none = HostAliases::default();
+        let aliases = if is_named { &none } else { &self.aliases };
+        let mut here = grants.iter().filter_map(|grant| {
+            let blob = aliases.under(&uri, &grant.endpoint, &grant.entity)?;
+            Some((grant, blob))
+        });
+        if let Some((grant, blob)) = here.next() {
             let cache = self.cache.clone().map(|cache| (cache, uri.normalised()));
             return Ok(Located { container: self.at(grant), blob, cache });
         }
         for place in inbox.places().await? {
-            if !grants.iter().any(|grant| place_of(grant) == place) && self.aliases.holds(&place, &uri) {
+            if !grants.iter().any(|grant| place_of(grant) == place) && aliases.holds(&place, &uri) {
                 return Err(match file.expires_at {
                     Some(since) if since <= now => FetchError::Gone { since },
                     _ => FetchError::ElsewhereNow { uri: uri.normalised(), place },

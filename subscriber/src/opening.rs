@@ -16,21 +16,41 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{inbox::InboxError, receive::chain, schedule::Circuit, sink::SinkOpenError};
 
+/// A place that has not answered for so long is told as silent.
+const SILENCE: Duration = Duration::from_secs(30);
+/// What the last try has, when patience is over.
+const LAST_TRY: Duration = Duration::from_secs(5);
+
 /// Why something was not opened.
-pub trait NotOpen: std::error::Error + Send + 'static {
+pub trait NotOpen: std::error::Error + Sized + Send + 'static {
     /// Whether it ends without a person, so that trying again is of use.
     fn passes(&self) -> bool;
+
+    /// `what` has not answered for so long; that passes.
+    fn silent(what: &str, waited: Duration) -> Self;
+}
+
+fn no_answer(waited: Duration) -> String {
+    format!("no answer for {} s", waited.as_secs())
 }
 
 impl NotOpen for InboxError {
     fn passes(&self) -> bool {
         Self::passes(self)
     }
+
+    fn silent(_: &str, waited: Duration) -> Self {
+        Self::Unavailable(no_answer(waited).into())
+    }
 }
 
 impl NotOpen for SinkOpenError {
     fn passes(&self) -> bool {
         Self::passes(self)
+    }
+
+    fn silent(what: &str, waited: Duration) -> Self {
+        Self::Unavailable { sink: what.to_owned(), problem: no_answer(waited) }
     }
 }
 
@@ -57,10 +77,26 @@ where
     let (clock, began) = (Circuit::default(), Instant::now());
     let mut is_told = false;
     loop {
-        let opened = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Ok(None),
-            opened = open() => opened,
+        let (tried, opening) = (Instant::now(), open());
+        tokio::pin!(opening);
+        let left = patience.map(|patience| patience.saturating_sub(began.elapsed()));
+        let opened = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(None),
+                opened = &mut opening => break opened,
+                // It may wait for a lock, or for a server that is gone without a word.
+                () = sleep(left.map_or(SILENCE, |left| left.max(LAST_TRY))) => {
+                    let silent = E::silent(what, tried.elapsed());
+                    if left.is_some() {
+                        break Err(silent);
+                    }
+                    let why = chain(&silent);
+                    problem(&why);
+                    tracing::warn!(error = %why, "{what} does not answer; waiting for it");
+                    is_told = true;
+                }
+            }
         };
         let error = match opened {
             Ok(opened) => {
@@ -140,6 +176,27 @@ mod tests {
         let out = once_there("s", Some(patience), &stop, |_| {}, || nth(&tries, u32::MAX)).await.unwrap_err();
         assert!(matches!(out, SinkOpenError::Unavailable { .. }));
         assert!(began.elapsed() >= patience && began.elapsed() < patience + Duration::from_secs(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_patient_ends_with_a_place_that_never_answers_and_whoever_waits_tells_of_it() {
+        let (stop, patience, began) = (CancellationToken::new(), Duration::from_secs(30), Instant::now());
+        let silent = std::future::pending::<Result<(), SinkOpenError>>;
+        let out = once_there("s", Some(patience), &stop, |_| {}, silent).await.unwrap_err();
+        assert_eq!(
+            (out.to_string(), out.passes(), began.elapsed()),
+            ("s: no answer for 30 s".to_owned(), true, patience)
+        );
+        // One that says no at first, and nothing at last.
+        let (tries, began) = (AtomicU32::new(0), Instant::now());
+        let open = || async { if tries.fetch_add(1, Ordering::SeqCst) > 0 { silent().await } else { Err(down()) } };
+        once_there("s", Some(patience), &stop, |_| {}, open).await.unwrap_err();
+        assert!(began.elapsed() <= patience + LAST_TRY, "{:?}", began.elapsed());
+
+        let mut told = Vec::new();
+        let waits = once_there("s", None, &stop, |why| told.push(why.to_owned()), silent);
+        assert!(tokio::time::timeout(Duration::from_secs(70), waits).await.is_err());
+        assert_eq!(told, ["s: no answer for 30 s", "s: no answer for 60 s"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -49,6 +49,8 @@ const BROKEN_BODY_MAX: usize = 256 * 1024;
 const LEFT_MAX: usize = 1_000;
 const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// The longest wait that is done as it was asked for, as for tokens.
+const ASKED_MAX: Duration = Duration::from_secs(600);
 /// The first pause after what looks like a person's work: two rotations in a row look like it too, and end by themselves.
 const PERSON_PAUSE: Duration = Duration::from_secs(1);
 
@@ -209,8 +211,8 @@ impl Pauses {
         if error.needs_person() {
             pause.max(jittered(PERSON_PAUSE))
         } else {
-            // Not all at the same moment who were told the same, and later each time.
-            error.retry_after().map_or(pause, |asked| asked + pause)
+            // Not all at the same moment who were told the same, and later each time. Nobody is asked to wait for a day.
+            error.retry_after().map_or(pause, |asked| asked.min(ASKED_MAX) + pause)
         }
     }
 

@@ -1,7 +1,7 @@
 //! Tasks beside the one that asks for them. A panic goes on to who waits for it; a runtime that shuts down ends them without
 //! a result, and that is nobody's panic.
 
-use std::{panic::resume_unwind, sync::mpsc::sync_channel, thread};
+use std::{convert::Infallible, future::pending, panic::resume_unwind, sync::mpsc::sync_channel, thread};
 
 use tokio::{
     sync::oneshot,
@@ -42,6 +42,14 @@ pub(crate) fn outcome<T>(ended: Result<T, JoinError>) -> Option<T> {
             Err(_shutting_down) => None,
         },
     }
+}
+
+/// Goes on with the panic of a task as its own; otherwise it does not end.
+pub(crate) async fn panics<T: 'static>(tasks: &mut JoinSet<T>) -> Infallible {
+    while let Some(ended) = tasks.join_next().await {
+        outcome(ended);
+    }
+    pending().await
 }
 
 /// Awaits every task.

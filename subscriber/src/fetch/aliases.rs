@@ -1,4 +1,4 @@
-//! Other names of the hosts that grants name: a custom domain, a private endpoint.
+//! Other names of the hosts that grants name: as a custom domain.
 
 use std::collections::BTreeMap;
 

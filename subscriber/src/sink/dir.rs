@@ -136,7 +136,8 @@ impl DirSink {
         let name = format!("dir:{}", folder.display());
         let in_file = |path: &Path, error: &io::Error| {
             let problem = format!("{}: {error}", path.display());
-            SinkOpenError::of(&name, problem, error.kind() == io::ErrorKind::StorageFull)
+            let passes = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+            SinkOpenError::of(&name, problem, passes)
         };
         let made = Arc::clone(&folder);
         let open = move || {

@@ -11,6 +11,7 @@ use crate::{
     opening::once_there,
     schedule::Stages,
     sink::{Sink, SinkOpenError, WholeFiles},
+    tasks::panics,
 };
 
 impl<I: Inbox + Clone> Subscriber<I> {
@@ -91,7 +92,11 @@ impl<I: Inbox + Clone> Subscriber<I> {
         let mut ended = Ok(());
         let work = async {
             let note = |problem: &str| shared.sink_calls.note_failure(problem.to_owned());
-            let opened = once_there("the sink", patience, &stages.stop, note, open).await;
+            let opened = tokio::select! {
+                opened = once_there("the sink", patience, &stages.stop, note, open) => opened,
+                // What receives meanwhile ends with the stop alone, or by a defect, which ends all of it, as later.
+                never = panics(&mut tasks) => match never {},
+            };
             let failure = match opened {
                 Ok(Some(sink)) if shared.options.atomic && sink.whole_files() == WholeFiles::Never => {
                     ended = Err(RunError::NotAtomic);

@@ -16,6 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use waybill_contracts::{Entities, Reason};
+use waybill_local::{
+    BlobOperation,
+    fault::{BlobRequests, Step, What},
+};
 use waybill_store::{
     rusqlite::Connection,
     tokio_postgres::{self, NoTls},
@@ -269,6 +273,30 @@ async fn a_stop_in_the_middle_leaves_nothing_of_a_file_and_the_next_run_brings_a
         assert_eq!((done.rows, sink.passed()), (LONG, BATCHES as u64), "it is not held as one");
         assert_eq!(place.count("item").await, 25_000);
         assert_eq!(place.count("_waybill_progress WHERE done AND inserted = 25000").await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_file_whose_storage_does_not_answer_holds_up_no_other_one() {
+    let world = World::new().await;
+    for blob in ["silent", "b"] {
+        world.upload(blob, items(1..=3).as_bytes()).await;
+    }
+    let silent = BlobRequests { name_contains: Some("silent".to_owned()), ..BlobRequests::of(BlobOperation::GetBlob) };
+    for (nth, place) in Place::each(&world).await.into_iter().enumerate() {
+        let delay = What::Delay(Duration::from_secs(3600));
+        world.local.faults().install([Step::new(silent.clone(), delay)]).unwrap();
+        let inbox = world.inbox(&format!("inbox {nth}")).await;
+        let one = builder().entities(entities()).atomic(true).commits_in_flight_max(1.try_into().unwrap());
+        let running =
+            Running::run(&world.subscriber(inbox.clone(), one.drain_timeout(Duration::ZERO)), place.open().await);
+        world.send(&[world.waybill("T", "silent", "")]).await;
+        rows_in(&inbox, State::Working, 1).await;
+        world.send(&[world.waybill("T", "b", "")]).await;
+        rows_in(&inbox, State::Done, 1).await;
+        running.stop().await;
+        assert_eq!(inbox.counts().await.unwrap().saved, 1, "it was given back");
+        world.local.faults().clear();
     }
 }
 

@@ -9,7 +9,7 @@ use crate::{
     rows::{Group, GroupLimits},
     sink::{Progress, Stretch},
     sorted::{SortError, Sorted, SortedRows, Sorter},
-    tasks::blocking,
+    tasks::{blocking, on_a_thread},
 };
 
 /// What gzip makes of rows, about: plain bytes for each stored one.
@@ -32,7 +32,7 @@ pub(super) async fn collect(
     mut groups: mpsc::Receiver<Group>,
     fail_on_bad_row: bool,
 ) -> Result<Option<(Sorted, FileStats)>, WorkError> {
-    let sorted = blocking(move || {
+    let sorted = on_a_thread("waybill-sort", move || {
         while let Some(group) = groups.blocking_recv() {
             if fail_on_bad_row {
                 WorkError::of_bad_row(&group)?;
@@ -67,7 +67,7 @@ pub(super) async fn hand_on(
     limits: GroupLimits,
     groups: mpsc::Sender<Group>,
 ) -> Result<(), WorkError> {
-    let handed_on = blocking(move || {
+    let handed_on = on_a_thread("waybill-sorted", move || {
         let (mut to, mut before) = (at.rows, at.trail.unwrap_or_default());
         let mut is_over = false;
         while !is_over {
@@ -92,4 +92,54 @@ pub(super) async fn hand_on(
         Ok(())
     });
     handed_on.await.unwrap_or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use waybill_contracts::Entities;
+
+    use super::*;
+    use crate::{apply::EntityPlans, sorted::Trail};
+
+    /// Those who read rows for it, and the sink that takes them, may need a thread of the runtime's, of which there is one here.
+    #[test]
+    fn sorting_takes_no_thread_from_those_who_bring_rows_or_take_them() {
+        let stats =
+            |rows| FileStats { rows, bad_rows: 0, stored_bytes: 0, plain_bytes: 0, plain_sha256: None, gzip: false };
+        let plans = EntityPlans::compile(&Entities::parse("[entity.item]\nkey = [\"id\"]", "e").unwrap()).unwrap();
+        let plan = plans.get("item").map(Arc::clone).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let one_thread = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+        one_thread.unwrap().block_on(async {
+            let (group_to, groups) = mpsc::channel(1);
+            let bringing = async {
+                for end in [None, None, Some(stats(0))] {
+                    let nowhere = Stretch { before: Trail::default(), after: Trail::default() };
+                    let group = blocking(move || Group::sorted(Vec::new(), (0, 0), end, nowhere)).await.unwrap();
+                    group_to.send(group).await.unwrap();
+                }
+            };
+            let sorter = Sorter::new(folder.path(), plan, 1 << 20);
+            let (collected, ()) = tokio::join!(collect(sorter, groups, false), bringing);
+            let (sorted, stats) = collected.unwrap().unwrap();
+
+            let (group_to, mut groups) = mpsc::channel(1);
+            group_to.send(Group::default()).await.unwrap();
+            let limits = GroupLimits { rows_max: 10, bytes_max: 1 << 20 };
+            let handing_on = hand_on(sorted, stats, Progress::default(), limits, group_to);
+            let taking = async {
+                let mut taken = 0;
+                while groups.recv().await.is_some() {
+                    // As a sink that plans its batch.
+                    taken += blocking(|| 1).await.unwrap();
+                }
+                taken
+            };
+            let (handed_on, taken) = tokio::join!(handing_on, taking);
+            handed_on.unwrap();
+            assert_eq!(taken, 2);
+        });
+    }
 }

@@ -3,7 +3,7 @@
 //! Rows are read while they are applied, as elsewhere, and what is wrong with the file is known at its end at the latest: then the
 //! sink is not given the end, and takes back what it did. So nothing has to be looked through before.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use waybill_formats::FileStats;
 
 use super::{Effect, WorkError, Workshop};
@@ -45,8 +45,9 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
     ) -> Result<(Progress, Option<FileStats>), WorkError> {
         let Effect { file, blob, extras, facts, reached, .. } = effect;
         let (batch_to, batches) = mpsc::channel::<EntityBatch>(BATCHES_QUEUED);
+        let (begin, has_begun) = oneshot::channel::<()>();
         let handing_on = async move {
-            let (mut rows, mut last) = (0, None);
+            let (mut rows, mut last, mut begin) = (0, None, Some(begin));
             while let Some(group) = groups.recv().await {
                 if self.on_bad_row == OnBadRow::Fail {
                     WorkError::of_bad_row(&group)?;
@@ -60,10 +61,14 @@ impl<I: Inbox + Clone, S: Sink> Workshop<I, S> {
                     // The sink gave up, and says why.
                     break;
                 }
+                // Dropped, it says the same.
+                drop(begin.take());
             }
             Ok::<_, WorkError>((rows, last))
         };
         let applying = async {
+            // A storage that answers late holds up nobody: a file has its turn once there are rows, or will be none.
+            let _it_was_dropped = has_begun.await;
             let _turn = self.commits.acquire().await.expect("it is never closed");
             self.sink.apply_whole(&file.waybill.key, batches).await
         };

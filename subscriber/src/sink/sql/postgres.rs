@@ -535,11 +535,12 @@ fn is_contention(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Whether a database that works says no to what was asked, so that it may say yes to other files. The rest is about the
-/// connection (08, 28, 3D), other transactions (40, 55), its means (53), an operator (57), or itself (58, F0, XX). What is more
-/// than the program takes (54: a row too big for its page, too many columns) does not pass.
+/// connection (08, 28, 3D), other transactions (40, 55), its means (53), an operator (57), itself (58, F0, XX), or that it only
+/// reads for now (25006), as a standby does. What is more than the program takes (54: a row too big for its page, too many columns)
+/// does not pass.
 /// (PostgreSQL documentation, Appendix A.)
 fn is_answer(error: &tokio_postgres::Error) -> bool {
-    const OUTAGE: [&str; 10] = ["08", "28", "3D", "40", "53", "55", "57", "58", "F0", "XX"];
+    const OUTAGE: [&str; 11] = ["08", "25006", "28", "3D", "40", "53", "55", "57", "58", "F0", "XX"];
     error.code().is_some_and(|code| !OUTAGE.iter().any(|class| code.code().starts_with(class)))
 }
 

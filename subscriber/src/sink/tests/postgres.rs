@@ -243,6 +243,19 @@ async fn what_is_wrong_with_a_trigger_is_said_and_not_taken_for_other_transactio
     assert!(matches!(verdict, Some(crate::Verdict::Retry { blame: crate::Blame::File, .. })), "{verdict:?}");
 }
 
+/// As after a takeover, on connections to what is a standby now.
+#[tokio::test]
+async fn a_server_that_only_reads_is_an_outage_and_not_the_fault_of_a_file() {
+    let world = World::new(ITEM).await;
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+                      $$ BEGIN RAISE 'cannot execute INSERT in a read-only transaction' USING ERRCODE = '25006'; END $$;
+                  CREATE TRIGGER refuse BEFORE INSERT ON _waybill_progress EXECUTE FUNCTION refuse()";
+    run(&world.address, refuse).await;
+    let batch = world.batch("item", Position::Broker { sequence_number: 1 }, json_lines("{\"id\":1,\"v\":1}"));
+    let error = world.sink.apply(&FileKey::of_export("", "1"), 0, batch).await.unwrap_err();
+    assert!(matches!(error, SinkError::Unavailable { .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_row_that_a_trigger_refuses_with_a_code_of_its_own_is_kept_aside_alone() {
     let world = World::new(ITEM).await;
