@@ -3,7 +3,8 @@
 //! A database that keeps a table by its key, as SQLite does, writes whole pages. Rows in any order of their keys touch about as
 //! many pages as there are rows, at each commit; in the order of their keys each page is touched once.
 //!
-//! Rows without a usable key come first, by their numbers; then the others by key, and those of one key by their numbers. That
+//! Rows without a usable key come first, by their numbers, among them those of which nothing but their number is kept because the
+//! entity's filter does not want them and has them dropped; then the others by key, and those of one key by their numbers. That
 //! order is the file's and the entity's alone: after a crash the file is sorted again, and comes out the same. Whether it did is
 //! seen by its [`Trail`]; if not, as when a limit was changed and a row is good now that was bad before, the file begins again.
 //!
@@ -231,8 +232,10 @@ pub struct Sorted {
 pub struct SortedRows {
     /// The rows; those of all batches are in order.
     pub batches: Vec<RowBatch>,
-    /// How many there are, good and bad.
+    /// How many there are, good and bad, with those that are dropped.
     pub rows: u64,
+    /// How many of them the entity's filter does not want and has dropped: they are not in `batches`.
+    pub dropped: u64,
     /// The trail behind the last of them.
     pub trail: Trail,
 }
@@ -261,23 +264,28 @@ impl Sorted {
         Ok(is_alike)
     }
 
-    /// The next rows: at most `rows_max`, and no further one once they take `bytes_max`. `None` behind the last one.
+    /// The next rows: at most `rows_max` beside those that are dropped, and no further one once they take `bytes_max`. `None` behind the
+    /// last one.
     ///
     /// # Errors
     /// [`SortError`].
     pub fn next_rows(&mut self, rows_max: u64, bytes_max: usize) -> Result<Option<SortedRows>, SortError> {
         let Some(gathering) = &mut self.gathering else { return Ok(None) };
         let damaged = |NotPacked| SortError::Damaged { folder: self.folder.clone() };
-        let mut rows = 0;
-        while rows < rows_max && gathering.size() < bytes_max {
+        let (mut rows, mut dropped) = (0, 0);
+        while rows - dropped < rows_max && gathering.size() < bytes_max {
             let Some((place, packed)) = self.merge.next().map_err(|error| failed(&self.folder, error))? else { break };
-            gathering.add(packed).map_err(damaged)?;
+            if packed.is_empty() {
+                dropped += 1;
+            } else {
+                gathering.add(packed).map_err(damaged)?;
+            }
             self.trail = self.trail.after(place.number);
             rows += 1;
         }
         if rows == 0 {
             return Ok(None);
         }
-        Ok(Some(SortedRows { batches: gathering.take().map_err(damaged)?, rows, trail: self.trail }))
+        Ok(Some(SortedRows { batches: gathering.take().map_err(damaged)?, rows, dropped, trail: self.trail }))
     }
 }

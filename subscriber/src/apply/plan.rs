@@ -15,6 +15,7 @@ use super::{
     key::{KeyForm, KeyPart},
     reference::ParkReference,
     shape::{ShapeColumn, folded, is_reserved},
+    sieve::Sieve,
 };
 
 /// An entity: how its rows are keyed, ordered and related, and which columns are known from the configuration.
@@ -164,6 +165,11 @@ impl EntityPlan {
             OnUnwanted::Remove => signature,
             OnUnwanted::Drop => format!("{signature}; others dropped"),
         })
+    }
+
+    /// Lets all rows pass but those that are dropped, of which nothing is wanted any further.
+    pub(crate) fn dropping<'r>(&self) -> Sieve<'_, 'r> {
+        Sieve::of_entity(self.filter.as_ref().filter(|_| self.on_unwanted == OnUnwanted::Drop))
     }
 
     /// Whether rows of some entity wait for rows of this one.

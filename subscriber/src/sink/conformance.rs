@@ -204,7 +204,7 @@ async fn rows_in_the_order_of_their_keys_follow_their_trail(sink: impl Sink) {
     let mut trail = Trail::default();
     let mut next = |from: u64, to: u64| {
         let rows = sorted.next_rows(to - from, usize::MAX).expect("rows are sorted").expect("there are more");
-        let stretch = Stretch { before: std::mem::replace(&mut trail, rows.trail), after: rows.trail };
+        let stretch = Stretch { before: std::mem::replace(&mut trail, rows.trail), after: rows.trail, dropped: 0 };
         EntityBatch { rows: rows.batches, sorted: Some(stretch), ..file.batch(0, to, to == 5) }
     };
     let (first, rest) = (next(0, 2), next(2, 5));

@@ -124,6 +124,8 @@ pub struct Stretch {
     pub before: Trail,
     /// And with its own.
     pub after: Trail,
+    /// Rows of it that the entity's filter does not want and has dropped: the batch does not have them, and its progress counts them.
+    pub dropped: u64,
 }
 
 /// What a sink's [`Sink::look_ahead`] leaves with a batch for its `apply`. Empty by default.

@@ -54,6 +54,8 @@ struct Entry {
 enum Which {
     Good(u32),
     Bad(u32),
+    /// Nobody wants it: it is packed as nothing.
+    Dropped,
 }
 
 impl Collected {
@@ -75,7 +77,13 @@ impl Collected {
         let at = u32::try_from(self.batches.len()).expect("a run has fewer batches than rows");
         let place = |index: usize| u32::try_from(index).expect("a batch has fewer rows than bytes");
         let mut fields = Vec::new();
+        let mut sieve = plan.dropping();
         for (index, row) in batch.rows().enumerate() {
+            if matches!(sieve.ask(&row), Ok(false)) {
+                let (number, row) = (row.number(), Which::Dropped);
+                self.entries.push(Entry { has_key: false, prefix: 0, number, key: (0, 0), batch: at, row });
+                continue;
+            }
             let begin = self.keys.len();
             let has_key = self.push_key(plan, &row, &mut fields);
             let prefix = if has_key { plan.key_form().sort_prefix(self.key((begin, self.keys.len()))) } else { 0 };
@@ -122,6 +130,7 @@ impl Collected {
             match entry.row {
                 Which::Good(index) => batch.row(index as usize).pack(&mut packed),
                 Which::Bad(index) => batch.bad()[index as usize].pack(&mut packed),
+                Which::Dropped => {}
             }
             writer.write(self.place(entry), &packed)?;
         }

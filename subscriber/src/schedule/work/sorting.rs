@@ -71,18 +71,17 @@ pub(super) async fn hand_on(
         let (mut to, mut before) = (at.rows, at.trail.unwrap_or_default());
         let mut is_over = false;
         while !is_over {
-            let (batches, rows, after) = match sorted.next_rows(limits.rows_max, limits.bytes_max)? {
-                Some(SortedRows { batches, rows, trail }) => (batches, rows, trail),
-                // A file without rows ends all the same.
-                None => (Vec::new(), 0, before),
-            };
+            let next = sorted.next_rows(limits.rows_max, limits.bytes_max)?;
+            // A file without rows ends all the same.
+            let none = SortedRows { batches: Vec::new(), rows: 0, dropped: 0, trail: before };
+            let SortedRows { batches, rows, dropped, trail: after } = next.unwrap_or(none);
             to += rows;
             if rows == 0 && to < stats.rows {
                 return Err(WorkError::Defect(format!("{to} of {} rows came out of sorting", stats.rows)));
             }
             is_over = to >= stats.rows;
             let end = is_over.then(|| stats.clone());
-            let stretch = Stretch { before: std::mem::replace(&mut before, after), after };
+            let stretch = Stretch { before: std::mem::replace(&mut before, after), after, dropped };
             let group = Group::sorted(batches, (rows, to), end, stretch);
             if groups.blocking_send(group).is_err() {
                 // The sink failed and says so itself.
@@ -116,7 +115,7 @@ mod tests {
             let (group_to, groups) = mpsc::channel(1);
             let bringing = async {
                 for end in [None, None, Some(stats(0))] {
-                    let nowhere = Stretch { before: Trail::default(), after: Trail::default() };
+                    let nowhere = Stretch { before: Trail::default(), after: Trail::default(), dropped: 0 };
                     let group = blocking(move || Group::sorted(Vec::new(), (0, 0), end, nowhere)).await.unwrap();
                     group_to.send(group).await.unwrap();
                 }

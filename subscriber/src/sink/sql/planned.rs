@@ -174,7 +174,8 @@ impl PlannedRows {
     fn new(plan: Option<Arc<EntityPlan>>, (shape, reading): (&Shape, Reading), from: u64, batch: &EntityBatch) -> Self {
         match plan {
             Some(plan) => {
-                let rows = Batch::new(&plan, shape, reading, &batch.position, &batch.rows, from);
+                let mut rows = Batch::new(&plan, shape, reading, &batch.position, &batch.rows, from);
+                rows.dropped += batch.sorted.map_or(0, |stretch| stretch.dropped);
                 Self::Entity(plan, rows)
             }
             None => Self::Stream(StreamRows::new(batch.filter.as_deref(), shape, &batch.rows, from)),

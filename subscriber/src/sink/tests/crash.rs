@@ -107,14 +107,14 @@ async fn work_in_key_order(sink: &SqliteSink, rows: u64, mut tell: impl FnMut(u6
             let mut sorted = sorter.finish().unwrap();
             let mut before = at.trail.unwrap_or_default();
             assert!(sorted.skip(at.rows, before).unwrap(), "the same order comes out");
-            while let Some(SortedRows { batches, rows, trail }) = sorted.next_rows(rows, usize::MAX).unwrap() {
+            while let Some(SortedRows { batches, rows, dropped, trail }) = sorted.next_rows(rows, usize::MAX).unwrap() {
                 tell(at.rows);
                 let to = at.rows + rows;
                 let batch = EntityBatch {
                     rows: batches,
                     to,
                     end: (to == ROWS).then(|| stats(ROWS)),
-                    sorted: Some(Stretch { before, after: trail }),
+                    sorted: Some(Stretch { before, after: trail, dropped }),
                     ..stretch(blob_type, Some(sink.plans()), &[], 0)
                 };
                 match sink.apply(&key, at.rows, batch).await {

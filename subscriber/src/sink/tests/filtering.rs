@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use waybill_formats::{RowFilter, filter::FilterColumns};
 
-use super::{World, world::json_lines};
+use super::{
+    World,
+    world::{in_key_order, json_lines, stats},
+};
 use crate::{
     FileKey,
     apply::Position,
@@ -68,6 +71,31 @@ async fn a_row_that_is_dropped_takes_nothing_away_and_leaves_nothing() {
     assert_eq!(world.file("product", r#"{"id":1,"v":3,"_deleted":true}"#).await.deleted, 1);
     assert_eq!(world.query("SELECT key FROM _waybill_tombstone"), ["1"], "a deletion is remembered as ever");
     assert_eq!(world.query("SELECT sum(filtered) FROM _waybill_progress"), ["3"]);
+}
+
+#[tokio::test]
+async fn what_is_dropped_is_left_out_of_a_sorted_file_and_counted_all_the_same() {
+    let world = World::new(&format!("{PRODUCT}on_unwanted = \"drop\"")).await;
+    let rows = json_lines(
+        "{\"id\":3,\"v\":1,\"price\":11}\n{\"id\":2,\"v\":1,\"price\":1}\nnot a row\n{\"id\":1,\"v\":1,\"price\":12}\n\
+         {\"id\":4,\"v\":1,\"price\":2}\n{\"id\":4,\"v\":2,\"_deleted\":true}",
+    );
+    let whole = world.batch("product", Position::Broker { sequence_number: 1 }, rows);
+    let (rows, stretch) = in_key_order(whole.entity.as_ref().unwrap(), whole.rows, 0, 6);
+    assert_eq!((rows.iter().map(|batch| batch.rows().count()).sum::<usize>(), stretch.dropped), (3, 2));
+    let batch = EntityBatch {
+        rows,
+        to: 6,
+        sorted: Some(stretch),
+        end: Some(stats(6)),
+        ..world.batch("product", whole.position, vec![])
+    };
+    let file = FileKey::of_export("x", "1");
+    let applied = world.sink.apply(&file, 0, batch).await.unwrap();
+    // The deletion finds nothing to delete.
+    assert_eq!((applied.inserted, applied.filtered, applied.bad), (2, 2, 1), "{applied:?}");
+    assert_eq!(world.query("SELECT id FROM product ORDER BY id"), ["1", "3"]);
+    assert_eq!(world.query("SELECT rows, filtered FROM _waybill_progress WHERE done"), ["6|2"]);
 }
 
 #[tokio::test]

@@ -106,12 +106,12 @@ pub(super) fn in_key_order(
     rows.into_iter().for_each(|batch| sorter.add(batch).unwrap());
     let mut sorted = sorter.finish().unwrap();
     let mut take = |rows| match sorted.next_rows(rows, usize::MAX).unwrap() {
-        Some(taken) => (taken.batches, Some(taken.trail)),
-        None => (Vec::new(), None),
+        Some(taken) => (taken.batches, taken.dropped, Some(taken.trail)),
+        None => (Vec::new(), 0, None),
     };
-    let before = take(from).1.unwrap_or_default();
-    let (rows, after) = take(to - from);
-    (rows, Stretch { before, after: after.unwrap_or(before) })
+    let before = take(from).2.unwrap_or_default();
+    let (rows, dropped, after) = take(to - from);
+    (rows, Stretch { before, after: after.unwrap_or(before), dropped })
 }
 
 pub(super) fn stats(rows: u64) -> FileStats {
