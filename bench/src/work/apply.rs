@@ -259,9 +259,9 @@ fn handed_on((mut sorted, stats): (Sorted, FileStats), limits: Limits) -> mpsc::
         let (mut to, mut before) = (0, Trail::default());
         loop {
             let group = sorted.next_rows(limits.rows_max, limits.bytes_max).map(|rows| match rows {
-                Some(SortedRows { batches, rows, trail }) => {
+                Some(SortedRows { batches, rows, dropped, trail }) => {
                     to += rows;
-                    let stretch = Stretch { before: std::mem::replace(&mut before, trail), after: trail };
+                    let stretch = Stretch { before: std::mem::replace(&mut before, trail), after: trail, dropped };
                     let end = (to >= stats.rows).then(|| stats.clone());
                     Some(Group { rows: batches, to, end, sorted: Some(stretch) })
                 }
