@@ -30,7 +30,7 @@ use crate::{
     context::{Context, Step},
     export::{self, ExportBuilder, ExportError, Exported, fits_a_message},
     figures::Figure,
-    outbox::{ListFilter, Outbox, OutboxError, State, TERM_ENDED},
+    outbox::{ListFilter, Outbox, OutboxError, State},
     relay::{Outage, chain},
     tasks::{blocking, joined},
 };
@@ -49,8 +49,6 @@ const QUIET_FACTOR: u32 = 2;
 const DELETED: &str = "_deleted";
 /// Between two looks for what can be deleted.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
-/// How long changes stay in the log whose file nobody was sent within its term: whoever is told of it can still save them.
-const KEPT_AFTER_TERM: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Between two tries to get the right to plan.
 const SEAT_EVERY: Duration = Duration::from_millis(500);
 
@@ -481,7 +479,7 @@ impl Pruning {
 }
 
 /// Whether an export is sent or void, so that its number is told with what became of it. Of one whose term ended while it waited
-/// nobody else has the changes: they stay a week longer. One that the outbox does not know, or never numbered, was pruned there if
+/// nobody else has the changes: they stay a week longer, and so does it. One that the outbox does not know, or never numbered, was pruned there if
 /// manifests that were sent name its number: that is kept beside the exports.
 async fn fate(outbox: &impl Outbox, file: &ExpiredFile, now: OffsetDateTime) -> Result<Fate, OutboxError> {
     if file.proven == Some(true) {
@@ -492,10 +490,7 @@ async fn fate(outbox: &impl Outbox, file: &ExpiredFile, now: OffsetDateTime) -> 
     if let Some(row) = newest.filter(|row| row.state != State::Void || row.sequence.is_some()) {
         let is_told = match row.state {
             State::Sent => true,
-            State::Void if row.reason.as_deref() == Some(TERM_ENDED) => {
-                row.expires_at.is_none_or(|term| term + KEPT_AFTER_TERM <= now)
-            }
-            State::Void => true,
+            State::Void => !row.is_kept_after_term(now),
             State::Planned | State::Uploaded => false,
         };
         return Ok(if is_told { Fate::Told } else { Fate::Waits });

@@ -97,9 +97,11 @@ pub(crate) async fn prune<O: Outbox>(context: &Arc<Context<O>>, manner: Manner) 
     let mut pruned = Pruned::default();
     let mut after = 0;
     loop {
-        let page = context.outbox.over(after, PAGE).await?;
+        let mut page = context.outbox.over(after, PAGE).await?;
         let Some(last) = page.last() else { return Ok(pruned) };
         after = last.row.row;
+        // By its row the change log knows that nobody was sent those changes.
+        page.retain(|over| !over.row.is_kept_after_term((context.now)()));
         let (named, unnamed): (Vec<_>, Vec<_>) = page.into_iter().partition(|over| over.is_named);
         pruned.unnamed += unnamed.len() as u64;
         let mut rows: Vec<ExportRow> = named.into_iter().map(|over| over.row).collect();

@@ -1,6 +1,6 @@
 //! What the outbox holds: exports, where each is in its life, and what happened to it.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::Serialize;
@@ -215,6 +215,13 @@ impl ExportRow {
     pub fn attempt(&self) -> Attempt {
         Attempt { row: self.row, number: self.attempt, export_id: self.export_id.clone() }
     }
+
+    /// Whether its term ended while it waited, not long ago: nobody else has its changes, and they stay in the change log.
+    pub(crate) fn is_kept_after_term(&self, now: OffsetDateTime) -> bool {
+        self.state == State::Void
+            && self.reason.as_deref() == Some(TERM_ENDED)
+            && self.expires_at.is_some_and(|term| now < term + KEPT_AFTER_TERM)
+    }
 }
 
 fn as_text<S: serde::Serializer>(id: &ExportId, serializer: S) -> Result<S::Ok, S::Error> {
@@ -258,6 +265,8 @@ pub struct Counts {
 pub(crate) const TERMS_LOOKED_AT: u32 = 1_000;
 /// Why an export is void whose term ended while it waited.
 pub(crate) const TERM_ENDED: &str = "its blob's term ended before it could be sent";
+/// How long changes stay in the log whose file nobody was sent within its term: whoever is told of it can still save them.
+const KEPT_AFTER_TERM: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Numbers of a sequence that one manifest names: fixed once, so that it can be made again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -474,6 +474,15 @@ async fn a_term_is_kept<S: Service>(world: World, log: ChangeLog, service: S) {
     publisher.outbox().void(&paused.attempt(), crate::outbox::TERM_ENDED).await.unwrap();
     prune(&log, publisher.outbox(), later()).await;
     assert_eq!(all().await, [0, 1, 1]);
+    // Also where what is over is pruned at once from the outbox.
+    let running = world.running().await;
+    running.publisher.make_manifests().await.unwrap();
+    running.sent().await;
+    running.end().await;
+    let pruner = world.builder().now(later).build().await.unwrap();
+    assert_eq!(pruner.prune(false).await.unwrap().exports, 1, "the one that was sent");
+    prune(&log, publisher.outbox(), later()).await;
+    assert_eq!(all().await, [0, 1, 1]);
     prune(&log, publisher.outbox(), later() + Duration::from_secs(7 * 86_400)).await;
     assert_eq!(all().await, [0, 0, 1]);
     world.end().await;
