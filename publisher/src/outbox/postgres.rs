@@ -31,6 +31,7 @@ const SCHEMA: Schema = Schema {
         Migration { name: "manifests name what is sent", sql: include_str!("postgres_0002.sql") },
         Migration { name: "parts of full exports", sql: include_str!("postgres_0003.sql") },
         Migration { name: "how many are in each state", sql: include_str!("postgres_0004.sql") },
+        Migration { name: "what is not known is not told", sql: include_str!("postgres_0005.sql") },
     ],
     shared_with_user: false,
 };
@@ -920,6 +921,22 @@ mod tests {
         assert_eq!((counts.sent, counts.void, counts.planned, counts.uploaded), (1, 1, 0, 0));
         conformance::begin(&outbox, "c", "T").await;
         assert_eq!(outbox.counts().await.unwrap().planned, 1);
+    }
+
+    /// They would delete from the change log what nobody can prove was sent.
+    #[tokio::test]
+    async fn programs_that_know_the_outbox_in_postgresql_of_schema_4_let_go_of_it() {
+        const EARLIER: Schema = Schema { migrations: SCHEMA.migrations.split_at(4).0, ..SCHEMA };
+        let server = std::env::var("WAYBILL_TEST_POSTGRES").unwrap();
+        let address = format!("{server}?sslmode=disable");
+        let schema = format!("earlier {}", Uuid::new_v4().simple());
+        let options = PostgresOutboxOptions { schema, ..Default::default() };
+        PostgresOutbox::at(&address, &options).unwrap().migrate(&EARLIER).await.unwrap();
+        let outbox = PostgresOutbox::open(&address, options).await.unwrap();
+        conformance::begin(&outbox, "a", "T").await;
+        let version = outbox.query(&format!("SELECT {VERSION}"), &[]).await.unwrap()[0].get(0);
+        let noticed = refuse_newer(version, &EARLIER);
+        assert!(matches!(noticed, Err(OutboxError::Newer { .. })), "{noticed:?}");
     }
 
     #[tokio::test]

@@ -35,6 +35,7 @@ const SCHEMA: Schema = Schema {
         Migration { name: "manifests name what is sent", sql: include_str!("sqlite_0002.sql") },
         Migration { name: "parts of full exports", sql: include_str!("sqlite_0003.sql") },
         Migration { name: "how many are in each state", sql: include_str!("sqlite_0004.sql") },
+        Migration { name: "what is not known is not told", sql: include_str!("sqlite_0005.sql") },
     ],
     shared_with_user: false,
 };
@@ -969,6 +970,20 @@ mod tests {
         assert_eq!((counts.sent, counts.void, counts.planned, counts.uploaded), (1, 1, 0, 0));
         conformance::begin(&outbox, "c", "T").await;
         assert_eq!(outbox.counts().await.unwrap().planned, 1);
+    }
+
+    /// They would delete from the change log what nobody can prove was sent.
+    #[tokio::test]
+    async fn programs_that_know_the_outbox_of_schema_4_let_go_of_it() {
+        const EARLIER: Schema = Schema { migrations: SCHEMA.migrations.split_at(4).0, ..SCHEMA };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.sqlite");
+        drop(Sqlite::open(&path, &EARLIER, SqliteOptions::default()).unwrap());
+        let outbox = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap();
+        conformance::begin(&outbox, "a", "T").await;
+        let version = Connection::open(&path).unwrap().query_row(&format!("SELECT {VERSION}"), [], |row| row.get(0));
+        let noticed = refuse_newer(version.unwrap(), &EARLIER);
+        assert!(matches!(noticed, Err(OutboxError::Newer { .. })), "{noticed:?}");
     }
 
     #[tokio::test]
