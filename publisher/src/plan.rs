@@ -480,7 +480,7 @@ impl Pruning {
 
 /// Whether an export is sent or void, so that its number is told with what became of it. Of one whose term ended while it waited
 /// nobody else has the changes: they stay a week longer, and so does it. One that the outbox does not know, or never numbered, was pruned there if
-/// manifests that were sent name its number: that is kept beside the exports.
+/// manifests that were sent name its number, which is kept beside the exports, and no other has it.
 async fn fate(outbox: &impl Outbox, file: &ExpiredFile, now: OffsetDateTime) -> Result<Fate, OutboxError> {
     if file.proven == Some(true) {
         return Ok(Fate::Told);
@@ -495,10 +495,13 @@ async fn fate(outbox: &impl Outbox, file: &ExpiredFile, now: OffsetDateTime) -> 
         };
         return Ok(if is_told { Fate::Told } else { Fate::Waits });
     }
-    let Some(FileNumber { publisher, epoch, sequence }) = &file.as_number else { return Ok(Fate::Unknown) };
-    let named = outbox.named_to(publisher, epoch).await?;
+    let Some(number) = &file.as_number else { return Ok(Fate::Unknown) };
+    if number.is_anothers(outbox, &file.blob_type, &file.export_id).await? {
+        return Ok(Fate::Unknown);
+    }
+    let named = outbox.named_to(&number.publisher, &number.epoch).await?;
     Ok(match named.into_iter().find(|of| of.blob_type == file.blob_type) {
-        Some(of) if of.up_to >= *sequence => Fate::Told,
+        Some(of) if of.up_to >= number.sequence => Fate::Told,
         // One that is not sent yet may be the one that names it.
         Some(of) if of.unsent > 0 => Fate::Waits,
         _ => Fate::Unknown,

@@ -13,7 +13,7 @@ use super::{
     postgres::{PostgresLog, PostgresSeat, SCHEMA_NAME},
     sqlite::{SqliteLog, SqliteSeat},
 };
-use crate::outbox::Outbox;
+use crate::outbox::{Outbox, OutboxError};
 
 /// The change log of a service, in its own database. Clones share its connections.
 #[derive(Debug, Clone)]
@@ -197,16 +197,23 @@ impl ChangeLog {
         self.check_numbers(outbox).await
     }
 
-    /// An outbox that has given fewer numbers than the log knows of was restored from an older copy: it would give them once more.
+    /// An outbox that has given fewer numbers than the log knows of was restored from an older copy: it would give them once more. One
+    /// that published since has given them to others.
     pub(crate) async fn check_numbers(&self, outbox: &impl Outbox) -> Result<(), LogError> {
-        for (blob_type, FileNumber { publisher, sequence, .. }) in
-            either!(&self.0, log => log.last_numbers(outbox.epoch()).await)?
-        {
+        for (blob_type, export_id, number) in either!(&self.0, log => log.last_numbers(outbox.epoch()).await)? {
             let of_type = BlobType::new(blob_type.as_str()).map_err(|error| LogError::Unreadable(error.into()))?;
-            let last = outbox.last_number(&publisher, &of_type).await;
-            let last = last.map_err(|error| LogError::Unavailable(error.into()))?;
-            if last < sequence {
-                return Err(LogError::OlderOutbox { shown: self.shown(), blob_type, theirs: sequence, ours: last });
+            let asked = async {
+                let last = outbox.last_number(&number.publisher, &of_type).await?;
+                Ok((last, last < number.sequence || number.is_anothers(outbox, &blob_type, &export_id).await?))
+            };
+            let (last, is_older) = asked.await.map_err(|error: OutboxError| LogError::Unavailable(error.into()))?;
+            if is_older {
+                return Err(LogError::OlderOutbox {
+                    shown: self.shown(),
+                    blob_type,
+                    theirs: number.sequence,
+                    ours: last,
+                });
             }
         }
         Ok(())

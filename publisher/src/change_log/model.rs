@@ -8,6 +8,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use waybill_contracts::ExportId;
 
+use crate::outbox::{ManifestRange, Outbox, OutboxError};
+
 /// Why the log could not do something. Nothing of the call took effect.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -44,10 +46,10 @@ pub enum LogError {
         /// The epoch of the one that was given.
         ours: String,
     },
-    /// The outbox gave numbers that it does not know of any more.
+    /// The outbox gave numbers that it does not know of any more, or gave them once more since.
     #[error(
-        "{shown}: one of its files is number {theirs} of {blob_type}, and the outbox, which should have given that number, knows of \
-         none after {ours}: it was restored from an older copy, and would give the same numbers to other files; say \
+        "{shown}: one of its files is number {theirs} of {blob_type}, and the outbox, whose last one is {ours}, gave that number to none, \
+         or to another file: it was restored from an older copy, and gives the same numbers to other files; say \
          `waybill-publisher adopt`, then publish all rows (`waybill-publisher snapshot`)"
     )]
     OlderOutbox {
@@ -137,6 +139,23 @@ pub(crate) struct FileNumber {
     pub(crate) publisher: String,
     pub(crate) epoch: String,
     pub(crate) sequence: u64,
+}
+
+impl FileNumber {
+    /// Whether the outbox gave it to another export of the type than this one, since it was restored from an older copy. What it forgot
+    /// does not tell.
+    pub(crate) async fn is_anothers(
+        &self,
+        outbox: &impl Outbox,
+        blob_type: &str,
+        export_id: &ExportId,
+    ) -> Result<bool, OutboxError> {
+        let (Self { publisher, epoch, sequence }, blob_type) = (self.clone(), blob_type.to_owned());
+        let (first, last) = (sequence, sequence);
+        let only = ManifestRange { export_id: export_id.clone(), publisher, epoch, blob_type, first, last };
+        let there = outbox.named(&only, first, 1).await?;
+        Ok(there.iter().any(|row| row.export_id != *export_id))
+    }
 }
 
 /// A file whose term is over.

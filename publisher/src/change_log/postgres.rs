@@ -184,14 +184,15 @@ impl PostgresLog {
         self.ours(&identity.map_err(|error| self.failed(error))?, epoch)
     }
 
-    pub(crate) async fn last_numbers(&self, epoch: &str) -> Result<Vec<(String, FileNumber)>, LogError> {
+    pub(crate) async fn last_numbers(&self, epoch: &str) -> Result<Vec<(String, ExportId, FileNumber)>, LogError> {
         // Files of a type are numbered one after the other, so the last of them has the highest number.
-        let sql = "SELECT blob_type, publisher, epoch, sequence FROM planned JOIN LATERAL (
-                SELECT publisher, epoch, sequence FROM file
+        let sql = "SELECT blob_type, export_id, publisher, epoch, sequence FROM planned JOIN LATERAL (
+                SELECT export_id, publisher, epoch, sequence FROM file
                 WHERE file.blob_type = planned.blob_type AND exported_at IS NOT NULL ORDER BY file.up_to DESC LIMIT 1) AS latest
             ON epoch = $1";
         let rows = self.connection().await?.query(sql, &[&epoch]).await.map_err(|error| self.failed(error))?;
-        Ok(rows.iter().filter_map(|row| Some((row.get(0), file_number(row, 1)?))).collect())
+        let last = rows.iter().filter_map(|row| Some((row, file_number(row, 2)?)));
+        last.map(|(row, number)| Ok((row.get(0), export_id(row, 1)?, number))).collect()
     }
 
     pub(crate) async fn try_writing(&self) -> Result<(), LogError> {
@@ -711,8 +712,7 @@ impl PostgresSeat {
                    ORDER BY expires_at, number LIMIT $4";
         let rows = self.query(sql, &[&by, &at, &number, &EXPIRED_AT_ONCE, &unproven]).await?;
         let file = |row: &Row| {
-            let export_id =
-                ExportId::new(row.get::<_, String>(1)).map_err(|error| LogError::Unreadable(error.into()))?;
+            let export_id = export_id(row, 1)?;
             let (number, expires_at, blob_type, proven) = (row.get(0), row.get(2), row.get(3), row.get(4));
             Ok(ExpiredFile { number, export_id, expires_at, blob_type, proven, as_number: file_number(row, 5) })
         };
@@ -754,10 +754,14 @@ async fn held_back_by(connection: &PostgresConnection) -> Result<Option<Holder>,
     Ok((!is_young).then_some(holder))
 }
 
+fn export_id(row: &Row, at: usize) -> Result<ExportId, LogError> {
+    ExportId::new(row.get::<_, String>(at)).map_err(|error| LogError::Unreadable(error.into()))
+}
+
 fn planned_file(row: &Row) -> Result<PlannedFile, LogError> {
     Ok(PlannedFile {
         number: row.get(0),
-        export_id: ExportId::new(row.get::<_, String>(1)).map_err(|error| LogError::Unreadable(error.into()))?,
+        export_id: export_id(row, 1)?,
         blob_type: row.get(2),
         after: row.get(3),
         up_to: row.get(4),

@@ -150,17 +150,19 @@ impl SqliteLog {
         self.ours(theirs, epoch)
     }
 
-    pub(crate) async fn last_numbers(&self, epoch: &str) -> Result<Vec<(String, FileNumber)>, LogError> {
+    pub(crate) async fn last_numbers(&self, epoch: &str) -> Result<Vec<(String, ExportId, FileNumber)>, LogError> {
         let epoch = epoch.to_owned();
         read(&self.db, move |db| {
             // Files of a type are numbered one after the other, so the last of them has the highest number.
-            let sql = "SELECT p.blob_type, f.publisher, f.epoch, f.sequence FROM waybill_planned p JOIN waybill_file f
+            let sql = "SELECT p.blob_type, f.export_id, f.publisher, f.epoch, f.sequence FROM waybill_planned p JOIN waybill_file f
                     ON f.number = (SELECT number FROM waybill_file WHERE blob_type = p.blob_type AND exported_at IS NOT NULL
                                    ORDER BY up_to DESC LIMIT 1)
                 WHERE f.epoch = ?1";
             let mut last = db.prepare(sql)?;
-            let rows = last.query_map([epoch], |row| Ok((row.get(0)?, file_number(row, 1)?)))?;
-            rows.filter_map(|row| row.map(|(of, number)| Some((of, number?))).transpose()).collect()
+            let rows = last.query_map([epoch], |row| {
+                Ok((row.get(0)?, ExportId::new(row.get::<_, String>(1)?).map_err(unreadable)?, file_number(row, 2)?))
+            })?;
+            rows.filter_map(|row| row.map(|(of, id, number)| Some((of, id, number?))).transpose()).collect()
         })
         .await
     }

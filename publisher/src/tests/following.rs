@@ -569,10 +569,11 @@ async fn a_log_in_postgresql_whose_outbox_is_lost_lets_go_of_nothing_that_was_no
 /// Its numbers would be given again, and what was made since would be taken for what it forgot.
 async fn an_older_copy_is_refused<S: Service>(world: World, log: ChangeLog, service: S) {
     let (outbox, copy) = (world.outbox().join(SqliteOutbox::FILE), world.path("copy.sqlite"));
+    let files = TypeOptions { keep: Some(Duration::from_secs(3600)), ..at_once().files };
     let publish = async || {
         service.must("INSERT INTO LOG (blob_type, row) VALUES ('Item', '{\"id\":1}')").await;
         let publisher = world.publisher().await;
-        let following = Following::start(publisher.clone(), &log, at_once());
+        let following = Following::start(publisher.clone(), &log, FollowOptions { files: files.clone(), ..at_once() });
         all_sent(&log, &following).await;
         following.end().await;
         publisher.outbox().close().await;
@@ -589,6 +590,24 @@ async fn an_older_copy_is_refused<S: Service>(world: World, log: ChangeLog, serv
         assert!(matches!(&refused, LogError::OlderOutbox { theirs: 2, ours: 1, .. }), "{refused}");
         assert!(refused.to_string().contains("waybill-publisher adopt"), "{refused}");
     }
+    drop(publisher);
+    // Somebody publishes without the log meanwhile: its last number is as high, and is told of another export.
+    let running = world.running().await;
+    for id in ["without-a-log", "nor-this"] {
+        let mut export = running.publisher.export("Item").unwrap().id(id).unwrap().start().await.unwrap();
+        export.serialize(&serde_json::json!({"id": 2})).await.unwrap();
+        export.finish().await.unwrap();
+    }
+    running.sent().await;
+    running.publisher.make_manifests().await.unwrap();
+    running.sent().await;
+    running.end().await;
+    let publisher = world.publisher().await;
+    let refused = log.check_outbox(publisher.outbox()).await.unwrap_err();
+    assert!(matches!(&refused, LogError::OlderOutbox { theirs: 2, ours: 3, .. }), "{refused}");
+    prune(&log, publisher.outbox(), later()).await;
+    assert_eq!(kept(&log, "Item").await, 1, "the one of the first file is gone");
+
     let epoch = publisher.outbox().begin_epoch().await.unwrap();
     while !log.adopt(&epoch).await.unwrap() {}
     drop(publisher);
