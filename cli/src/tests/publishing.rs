@@ -257,6 +257,14 @@ async fn the_doctor_of_a_publisher_tries_everything_in_order_also_to_write_and_l
     let told = failing("storage").await;
     assert!(told.contains("cannot be deleted: `prune` needs that right") && told.contains("waybill-doctor/"), "{told}");
     local.faults().clear();
+    // What `run` would make in the place of a lost one is refused by the log.
+    service.execute_batch("UPDATE waybill_log SET epoch = 'lost'").unwrap();
+    std::fs::remove_dir_all(folder.path().join(".waybill")).unwrap();
+    let told = failing("outbox").await;
+    assert!(
+        told.contains("its files go to the outbox of epoch lost, and there is none") && told.contains("adopt"),
+        "{told}"
+    );
     // A log that cannot be written.
     service.execute_batch("DROP TABLE waybill_planned").unwrap();
     let told = failing("change log").await;

@@ -197,6 +197,18 @@ impl ChangeLog {
         self.check_numbers(outbox).await
     }
 
+    /// Whether its files go to no outbox yet, so that a new one may be made.
+    ///
+    /// # Errors
+    /// [`LogError::OtherCluster`], [`LogError::NoOutbox`]; [`LogError::Unavailable`].
+    pub async fn check_no_outbox(&self) -> Result<(), LogError> {
+        const NONE: &str = "";
+        match either!(&self.0, log => log.check_outbox(NONE).await) {
+            Err(LogError::OtherOutbox { shown, theirs, .. }) => Err(LogError::NoOutbox { shown, theirs }),
+            checked => checked,
+        }
+    }
+
     /// An outbox that has given fewer numbers than the log knows of was restored from an older copy: it would give them once more. One
     /// that published since has given them to others.
     pub(crate) async fn check_numbers(&self, outbox: &impl Outbox) -> Result<(), LogError> {

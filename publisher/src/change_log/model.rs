@@ -46,6 +46,17 @@ pub enum LogError {
         /// The epoch of the one that was given.
         ours: String,
     },
+    /// Its files went to an outbox, and there is none.
+    #[error(
+        "{shown}: its files go to the outbox of epoch {theirs}, and there is none; give the folder of that one (--data), or \
+         restore it, or say `waybill-publisher adopt` if it is lost"
+    )]
+    NoOutbox {
+        /// The log.
+        shown: String,
+        /// The epoch of the outbox that it knows.
+        theirs: String,
+    },
     /// The outbox gave numbers that it does not know of any more, or gave them once more since.
     #[error(
         "{shown}: one of its files is number {theirs} of {blob_type}, and the outbox, whose last one is {ours}, gave that number to none, \

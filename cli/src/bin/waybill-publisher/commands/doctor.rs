@@ -123,7 +123,12 @@ impl Doctor {
         let Some(settings) = settings else { return self.not_tried(CHECK) };
         let found = async {
             let (outbox, place) = settings.outbox_if_there().await?;
-            let Some(outbox) = outbox else { return Ok(format!("not there yet; `run` makes it: {place}")) };
+            let Some(outbox) = outbox else {
+                if let Some(log) = log {
+                    log.check_no_outbox().await?;
+                }
+                return Ok(format!("not there yet; `run` makes it: {place}"));
+            };
             outbox.try_writing().await.context(
                 "it cannot be written; give its user all rights on the outbox's tables, or make room on its disk",
             )?;
