@@ -25,6 +25,19 @@ pub async fn refuses_what_is_newer(outbox: &impl Outbox, upgrade: impl Future<Ou
     assert!(matches!(outbox.number(&attempt, facts()).await, Err(OutboxError::Newer { .. })));
 }
 
+/// Whether it can be written is tried by writing, and nothing of that stays.
+pub async fn takes_back_what_it_tries(outbox: &impl Outbox, trial: impl Future<Output = Result<(), OutboxError>>) {
+    upload(outbox, "x", "T").await;
+    outbox.pause("U", "a wrong price list").await.unwrap();
+    let seen = async || {
+        let (rows, paused) = (outbox.list(&ListFilter::default()).await.unwrap(), outbox.paused().await.unwrap());
+        format!("{:?} {rows:?} {paused:?}", outbox.counts().await.unwrap())
+    };
+    let before = seen().await;
+    trial.await.unwrap();
+    assert_eq!(seen().await, before);
+}
+
 /// A plan for `id` of `blob_type`.
 #[must_use]
 pub fn plan(id: &str, blob_type: &str) -> Plan {

@@ -64,6 +64,12 @@ const TRIAL: &str = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout 
         VALUES ('waybill-doctor', 'waybill doctor', '-', 'waybill-doctor', '-', '-', '-', 'void', clock_timestamp());
     UPDATE export SET reason = 'tried' WHERE export_id = 'waybill-doctor';
     INSERT INTO history (export, at, state) SELECT row, clock_timestamp(), state FROM export WHERE export_id = 'waybill-doctor';
+    INSERT INTO manifested (publisher, epoch, blob_type, up_to) VALUES ('waybill doctor', '-', 'waybill-doctor', 0);
+    INSERT INTO manifest (export_id, publisher, epoch, blob_type, first, last)
+        VALUES ('waybill-doctor', 'waybill doctor', '-', 'waybill-doctor', 1, 1);
+    INSERT INTO paused (blob_type, since, why) VALUES ('waybill-doctor', clock_timestamp(), '-');
+    DELETE FROM paused WHERE blob_type = 'waybill-doctor';
+    DELETE FROM manifest WHERE export_id = 'waybill-doctor';
     DELETE FROM history WHERE export IN (SELECT row FROM export WHERE export_id = 'waybill-doctor');
     DELETE FROM export WHERE export_id = 'waybill-doctor'";
 
@@ -921,6 +927,16 @@ mod tests {
         assert_eq!((counts.sent, counts.void, counts.planned, counts.uploaded), (1, 1, 0, 0));
         conformance::begin(&outbox, "c", "T").await;
         assert_eq!(outbox.counts().await.unwrap().planned, 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_tried_in_postgresql_is_taken_back() {
+        let outbox = open("tried", &Uuid::new_v4().simple().to_string()).await;
+        conformance::takes_back_what_it_tries(&outbox, outbox.try_writing()).await;
+        outbox.query("DROP TABLE paused", &[]).await.unwrap();
+        let text = crate::relay::chain(&outbox.try_writing().await.unwrap_err());
+        assert!(text.contains("paused"), "{text}");
+        assert_eq!(outbox.list(&ListFilter::default()).await.unwrap().len(), 1);
     }
 
     /// They would delete from the change log what nobody can prove was sent.

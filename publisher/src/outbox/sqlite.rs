@@ -972,6 +972,17 @@ mod tests {
         assert_eq!(outbox.counts().await.unwrap().planned, 1);
     }
 
+    #[tokio::test]
+    async fn what_is_tried_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("outbox.sqlite");
+        let outbox = SqliteOutbox::open(&path, SqliteOutboxOptions::default()).await.unwrap();
+        conformance::takes_back_what_it_tries(&outbox, outbox.try_writing()).await;
+        Connection::open(&path).unwrap().execute_batch("DROP TABLE sequence").unwrap();
+        let text = crate::relay::chain(&outbox.try_writing().await.unwrap_err());
+        assert!(text.contains("sequence"), "{text}");
+    }
+
     /// They would delete from the change log what nobody can prove was sent.
     #[tokio::test]
     async fn programs_that_know_the_outbox_of_schema_4_let_go_of_it() {
