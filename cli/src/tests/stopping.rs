@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use waybill_local::{Local, fault::Step};
 
-use super::binaries::{Ended, PATIENCE, Running, beside_local, command, publish, run, without_bus, write_ready_file};
+use super::{
+    binaries::{Ended, PATIENCE, Running, beside_local, command, publish, run, without_bus, write_ready_file},
+    databases::{Schema, server},
+};
 
 /// As long as a stop may take: what the programs say, and what a machine may be late with everything else to do.
 const STOP_MAX: Duration = Duration::from_secs(40);
@@ -149,6 +152,34 @@ async fn a_publish_that_is_stopped_in_the_middle_of_a_file_gives_it_up() {
     let all = exports(&folder).await;
     assert_eq!((all.len(), &all[0]["state"]), (1, &json!("void")), "{all:?}");
     assert!(all[0]["reason"].as_str().unwrap().starts_with("stopped"), "{all:?}");
+    local.stop().await;
+}
+
+/// Somebody holds the tables of its outbox.
+#[tokio::test]
+async fn a_run_is_stopped_in_time_while_its_postgresql_does_not_answer() {
+    let (folder, local) = beside_local().await;
+    let beside = Schema::new().await;
+    let outbox = format!("{}_outbox", beside.name);
+    let settings = format!("[publisher]\noutbox = \"{}?sslmode=disable\"\noutbox_schema = \"{outbox}\"\n", server());
+    std::fs::write(folder.path().join("waybill.toml"), settings).unwrap();
+    run(publish(&folder, &["--id", "nightly", "item.csv"])).await.with(0);
+    run(command(&folder, "waybill-publisher", &["resend", "nightly", "--why", "acme lost it"])).await.with(0);
+    let running = Running::start(command(&folder, "waybill-publisher", &["run", "--local", "local.json"]));
+    let sent = || local.broker().counts("exports/subscriptions/acme").unwrap().totals.enqueued;
+    until("it runs", async || sent() == 2).await;
+    let lock = format!("BEGIN; LOCK TABLE {outbox}.tally, {outbox}.export IN ACCESS EXCLUSIVE MODE");
+    beside.client.batch_execute(&lock).await.unwrap();
+    let waits =
+        "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)) AND query LIKE '%tally%'";
+    until("it waits for counts", async || !beside.client.query(waits, &[]).await.unwrap().is_empty()).await;
+    let began = Instant::now();
+    stopped(running, 0).await;
+    // The outbox gives up a question after 30 s, and would be asked once more then.
+    assert!(began.elapsed() < Duration::from_secs(27), "{:?}", began.elapsed());
+    beside.client.batch_execute("ROLLBACK").await.unwrap();
+    beside.client.batch_execute(&format!("DROP SCHEMA {outbox} CASCADE")).await.unwrap();
+    beside.remove().await;
     local.stop().await;
 }
 

@@ -3,14 +3,26 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{progress, settings::publisher::Settings, signals};
-use waybill_publisher::{FlushError, Publisher, outbox::AnyOutbox};
+use waybill_publisher::{
+    FlushError, Publisher,
+    outbox::{AnyOutbox, OutboxError},
+};
 
 use super::run::relay_line;
 
 /// How long what is nearly done may take to finish after a stop: one that waits for a service that is gone would not end.
 pub(super) const FINISH: Duration = Duration::from_secs(3);
+
+/// How long an outbox is asked what became of the work.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What it answers once the work is done, if it does: one that does not holds up no end, and makes no failure of what is done.
+pub(super) async fn in_time<T>(asked: impl Future<Output = Result<T, OutboxError>>) -> Option<T> {
+    timeout(PATIENCE, asked).await.ok()?.ok()
+}
 
 /// Does the work beside a relay, with a line of progress. The work is told of the first signal, and has to end then.
 pub(super) async fn beside_relay<T>(

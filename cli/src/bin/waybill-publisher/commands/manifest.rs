@@ -12,7 +12,7 @@ use waybill_cli::{
 };
 use waybill_publisher::{Manifest, Pruned};
 
-use super::beside::{beside_relay, flushed};
+use super::beside::{beside_relay, flushed, in_time};
 
 /// What was made, as JSON.
 #[derive(Serialize)]
@@ -34,7 +34,6 @@ pub(crate) async fn manifest(common: &Common, settings: &Settings) -> anyhow::Re
         Ok((made, sent))
     })
     .await?;
-    let counts = publisher.status().await?.counts;
     let outcome = if sent { Outcome::Done } else { Outcome::Failed };
     if common.format == Format::Json {
         json(&Made { manifests: made, sent })?;
@@ -48,10 +47,9 @@ pub(crate) async fn manifest(common: &Common, settings: &Settings) -> anyhow::Re
         line(format_args!("{blob_type}: {} to {}{void}: {}", count(*first), count(*last), export.uri))?;
     }
     if !sent {
-        line(format_args!(
-            "{} still in the outbox; `waybill-publisher run` sends what is there",
-            many(counts.uploaded, "message")
-        ))?;
+        let counts = in_time(publisher.status()).await.map(|status| status.counts);
+        let left = counts.map_or_else(|| "messages".to_owned(), |counts| many(counts.uploaded, "message"));
+        line(format_args!("{left} still in the outbox; `waybill-publisher run` sends what is there"))?;
     }
     Ok(outcome)
 }

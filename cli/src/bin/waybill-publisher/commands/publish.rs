@@ -22,10 +22,13 @@ use waybill_cli::{
 };
 use waybill_publisher::{
     Exported, FlushError, Publisher,
-    outbox::{AnyOutbox, State},
+    outbox::{AnyOutbox, OutboxError, State},
 };
 
-use super::{beside::FINISH, run::relay_line};
+use super::{
+    beside::{FINISH, in_time},
+    run::relay_line,
+};
 use crate::{Publish, STANDARD_INPUT};
 
 /// What standard input is called.
@@ -75,7 +78,11 @@ pub(crate) async fn publish(common: &Common, settings: &Settings, publish: &Publ
             unreachable!("listening ends with the process");
         }
     };
-    look_at_states(&publisher, &mut lines).await?;
+    if in_time(look_at_states(&publisher, &mut lines)).await.is_none() {
+        eprintln!(
+            "waybill-publisher: the outbox does not tell whether all messages are sent; `waybill-publisher list` does"
+        );
+    }
     report(common, lines)
 }
 
@@ -178,7 +185,7 @@ async fn export_and_send(
 }
 
 /// What became of each export, asked when the relay has ended: it may have sent more after we stopped waiting.
-async fn look_at_states(publisher: &Publisher<AnyOutbox>, lines: &mut [Line]) -> anyhow::Result<()> {
+async fn look_at_states(publisher: &Publisher<AnyOutbox>, lines: &mut [Line]) -> Result<(), OutboxError> {
     for line in lines {
         let Some(exported) = &line.exported else { continue };
         let row = publisher.show(&exported.export_id).await?.into_iter().next();

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use waybill_cli::{
     args::{Common, Format},
@@ -20,8 +19,7 @@ use waybill_publisher::{
     outbox::{AnyOutbox, Counts},
 };
 
-/// For the counts at the end.
-const STATUS_PATIENCE: Duration = Duration::from_secs(5);
+use super::beside::in_time;
 
 /// What a run did, as JSON.
 #[derive(Serialize)]
@@ -82,10 +80,7 @@ pub(crate) async fn run(common: &Common, settings: &Settings, health: Option<&st
         bail!("{problem}");
     }
     // A database that does not answer holds up no stop: then what was known last is told.
-    let after = match timeout(STATUS_PATIENCE, publisher.status()).await {
-        Ok(Ok(status)) => status.counts,
-        _ => *latest.borrow(),
-    };
+    let after = in_time(publisher.status()).await.map_or_else(|| *latest.borrow(), |status| status.counts);
     let summary = Summary {
         sent: after.sent.saturating_sub(before.sent),
         waiting: after.uploaded,
@@ -132,9 +127,12 @@ fn watch_counts(
                 () = done.cancelled() => return,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
-            // An outbox that cannot be read now is the relay's to report.
-            if let Ok(status) = publisher.status().await {
-                sender.send_replace(status.counts);
+            tokio::select! {
+                () = done.cancelled() => return,
+                // An outbox that cannot be read now is the relay's to report.
+                status = publisher.status() => if let Ok(status) = status {
+                    sender.send_replace(status.counts);
+                },
             }
         }
     };
