@@ -327,6 +327,7 @@ impl<O: Outbox> Follower<O> {
                 active.make(&self.log, &self.options);
             }
             if Instant::now() >= active.prune_at {
+                self.context.counting.log_asked_at(Some(Instant::now()));
                 let (outbox, now) = (&self.context.outbox, (self.context.now)());
                 if !active.pruning.step(&mut active.seat, outbox, now).await? {
                     active.prune_at = Instant::now() + PRUNE_EVERY;
@@ -423,6 +424,8 @@ pub(crate) struct Pruning {
     last: Option<ExpiredFile>,
     /// Every file was looked at. Those that could not be proven are looked at once by each publisher that follows the log.
     again: bool,
+    /// By type, how many could not be proven for the first time since the last round, and are not told yet.
+    unproven: BTreeMap<String, u64>,
 }
 
 /// Whether a file's changes may go.
@@ -449,7 +452,10 @@ impl Pruning {
         let Some(file) = self.files.front() else {
             self.files = seat.expired(now, self.last.as_ref(), !self.again).await?.into();
             self.last = self.files.back().cloned();
-            self.again |= self.files.is_empty();
+            if self.files.is_empty() {
+                self.again = true;
+                self.tell();
+            }
             return Ok(!self.files.is_empty());
         };
         let is_over = match fate(outbox, file, now).await {
@@ -457,12 +463,7 @@ impl Pruning {
             Ok(Fate::Waits) => true,
             Ok(Fate::Unknown) => {
                 if seat.unproven(file.number).await? {
-                    tracing::warn!(
-                        export_id = file.export_id.as_str(),
-                        blob_type = file.blob_type,
-                        "the outbox does not know a file whose term is over: it stays in the log with its changes, because nobody can \
-                         tell whether it was sent (`waybill-publisher doctor`)"
-                    );
+                    *self.unproven.entry(file.blob_type.clone()).or_default() += 1;
                 }
                 true
             }
@@ -475,6 +476,18 @@ impl Pruning {
             self.files.pop_front();
         }
         Ok(true)
+    }
+
+    /// After a lost outbox these may be all files of a year.
+    fn tell(&mut self) {
+        for (blob_type, files) in std::mem::take(&mut self.unproven) {
+            tracing::warn!(
+                blob_type,
+                files,
+                "the outbox does not know files whose term is over: they stay in the log with their changes, because nobody can tell \
+                 whether they were sent (`waybill-publisher doctor`)"
+            );
+        }
     }
 }
 
@@ -551,6 +564,8 @@ impl<O: Outbox> Active<O> {
                     rest = true;
                     break;
                 }
+                // Of many types each has its time.
+                self.context.counting.log_asked_at(Some(Instant::now()));
                 match self.seat.plan(&blob_type, settled, cut, due).await? {
                     None => break,
                     Some(Tail::Waits(changes)) => {
