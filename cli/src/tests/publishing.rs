@@ -251,11 +251,16 @@ async fn the_doctor_of_a_publisher_tries_everything_in_order_also_to_write_and_l
         local.faults().install(waybill_local::fault::Step::from_toml(&script).unwrap()).unwrap();
     };
     refuse("PutBlock");
-    assert!(failing("storage").await.contains("no file can be made in it; give the key or role the right"));
+    let told = failing("storage").await;
+    assert!(told.contains("no file can be made in it, or nobody answered; give the key or role the right"), "{told}");
     local.faults().clear();
     refuse("DeleteBlob");
     let told = failing("storage").await;
-    assert!(told.contains("cannot be deleted: `prune` needs that right") && told.contains("waybill-doctor/"), "{told}");
+    assert!(
+        told.contains("cannot be deleted, or nobody answered: `prune` needs that right")
+            && told.contains("waybill-doctor/"),
+        "{told}"
+    );
     local.faults().clear();
     // What `run` would make in the place of a lost one is refused by the log.
     service.execute_batch("UPDATE waybill_log SET epoch = 'lost'").unwrap();
@@ -273,6 +278,21 @@ async fn the_doctor_of_a_publisher_tries_everything_in_order_also_to_write_and_l
     let ended = publisher(&folder, &[&doctor[..], &["--format", "json"]].concat()).await.with(1).json();
     let expected = [("configuration", "failed"), ("outbox", "not-tried"), ("keys", "not-tried")];
     assert_eq!(states(&ended)[..3], expected.map(|(check, state)| (check.to_owned(), state.to_owned())), "{ended}");
+    local.stop().await;
+}
+
+/// Storage makes the file, and does not say so.
+#[tokio::test]
+async fn the_doctor_of_a_publisher_deletes_its_file_also_where_nobody_answers_who_makes_it() {
+    let (folder, local) = beside_local().await;
+    let script =
+        "[[faults]]\non = \"blob\"\noperation = \"PutBlockList\"\ndo = \"delay\"\nms = 3600000\ntimes = 1000\n";
+    local.faults().install(waybill_local::fault::Step::from_toml(script).unwrap()).unwrap();
+    let checks = publisher(&folder, &["doctor", "--local", "local.json", "--format", "json"]).await.with(1).json();
+    let storage = checks.as_array().unwrap().iter().find(|check| check["check"] == "storage").unwrap();
+    let told = storage["detail"].as_str().unwrap();
+    assert!(told.contains("or nobody answered") && told.contains("delete waybill-doctor/"), "{told}");
+    assert_eq!(local.stats().counted().blob_requests("DeleteBlob", 202), 1);
     local.stop().await;
 }
 

@@ -34,6 +34,9 @@ const SKEW_MAX: time::Duration = time::Duration::minutes(2);
 /// Where the file is that is made and deleted: no type has such a name.
 const PROBE: &str = "waybill-doctor";
 
+/// Of storage.
+const NOT_MADE: &str = "it can be read, and no file can be made in it, or nobody answered; give the key or role the right to create and write";
+
 /// What was tried.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -158,7 +161,7 @@ impl Doctor {
     async fn storage(&mut self, reached: Option<&Reached>) -> anyhow::Result<()> {
         const CHECK: &str = "storage";
         let Some(reached) = reached else { return self.not_tried(CHECK) };
-        let tried = in_time(probe(reached)).await;
+        let tried = probe(reached).await;
         self.told(CHECK, tried, Clone::clone).map(drop)
     }
 
@@ -246,7 +249,7 @@ fn none() -> anyhow::Error {
     anyhow!("no answer in {} s", PATIENCE.as_secs())
 }
 
-async fn in_time(asked: impl Future<Output = anyhow::Result<String>>) -> anyhow::Result<String> {
+async fn in_time<T>(asked: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     timeout(PATIENCE, asked).await.unwrap_or_else(|_| Err(none()))
 }
 
@@ -276,19 +279,20 @@ fn client(reached: &Reached) -> anyhow::Result<HttpClient> {
 async fn probe(reached: &Reached) -> anyhow::Result<String> {
     let tokens = std::sync::Arc::clone(&reached.tokens);
     let container = Container::new(client(reached)?, tokens, ContainerOptions::default());
-    container.check().await?;
+    in_time(async { Ok(container.check().await?) }).await?;
     let name = format!("{PROBE}/{}", ExportId::random().as_str());
-    let made = async {
-        let upload = container.upload(&name);
-        upload.stage("waybill-publisher doctor".into()).await?;
-        upload.commit(&BlobHeaders { content_type: "text/plain".to_owned(), ..BlobHeaders::default() }).await
-    };
-    made.await
-        .context("it can be read, and no file can be made in it; give the key or role the right to create and write")?;
-    container.delete(&name).await.with_context(|| {
+    let upload = container.upload(&name);
+    let staged = in_time(async { Ok(upload.stage("waybill-publisher doctor".into()).await?) }).await;
+    staged.context(NOT_MADE)?;
+    let headers = BlobHeaders { content_type: "text/plain".to_owned(), ..BlobHeaders::default() };
+    let made = in_time(async { Ok(upload.commit(&headers).await?) }).await;
+    // Whatever that met: the file may be there.
+    let deleted = in_time(async { Ok(container.delete(&name).await?) }).await;
+    made.with_context(|| format!("{NOT_MADE}, and delete {name} if it is left over"))?;
+    deleted.with_context(|| {
         format!(
-            "a file was made in it, and cannot be deleted: `prune` needs that right, and that no policy or hold keeps files; give it, and \
-             delete {name}, which is left over"
+            "a file was made in it, and cannot be deleted, or nobody answered: `prune` needs that right, and that no policy or hold keeps \
+             files; give it, and delete {name}, which is left over"
         )
     })?;
     Ok("the container answers: a file was made in it, and deleted again".to_owned())
