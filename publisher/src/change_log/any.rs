@@ -71,7 +71,7 @@ impl ChangeLog {
         PostgresLog::open(address, &options.schema).await.map(|log| Self(Either::Postgres(log)))
     }
 
-    /// The log in the service's SQLite file, if there is one: to look.
+    /// The log in the service's SQLite file, if there is one; completed as by [`ChangeLog::sqlite`].
     ///
     /// # Errors
     /// As [`ChangeLog::sqlite`].
@@ -79,7 +79,7 @@ impl ChangeLog {
         if SqliteLog::is_there(path).await? { Self::sqlite(path).await.map(Some) } else { Ok(None) }
     }
 
-    /// The log in the service's PostgreSQL database, if there is one: to look.
+    /// The log in the service's PostgreSQL database, if there is one; completed as by [`ChangeLog::postgres`].
     ///
     /// # Errors
     /// As [`ChangeLog::postgres`].
