@@ -256,8 +256,6 @@ impl<O: Outbox> Follower<O> {
             self.context.counting.log_asked_at(None);
             self.pause(&stop).await;
         }
-        self.state.send_replace(FollowState::Stopped);
-        self.context.counting.follower_at(None);
         ended
     }
 
@@ -352,7 +350,7 @@ impl<O: Outbox> Follower<O> {
                 () = sleep(pause) => {}
             }
         }
-        // What is being made is finished if that is quick; else the next publisher makes it.
+        // What is being made is finished if that is quick; else it is given up, and the next publisher makes it.
         let limit = self.context.limits.drain_timeout;
         let drain = async {
             while let Some(done) = active.exports.join_next().await {
@@ -361,7 +359,10 @@ impl<O: Outbox> Follower<O> {
             }
             Ok(())
         };
-        timeout(limit, drain).await.unwrap_or(Ok(()))
+        let drained = timeout(limit, drain).await.unwrap_or(Ok(()));
+        // What is dropped is with the recovery before we say that we ended.
+        active.exports.shutdown().await;
+        drained
     }
 
     async fn ended(
@@ -412,6 +413,15 @@ impl<O: Outbox> Follower<O> {
             self.wait("files cannot be made; changes wait in the log", &error);
         }
         Ok(())
+    }
+}
+
+impl<O: Outbox> Drop for Follower<O> {
+    /// However it ends, whoever waits for that is told.
+    fn drop(&mut self) {
+        self.state.send_replace(FollowState::Stopped);
+        self.context.counting.follower_at(None);
+        self.context.counting.log_asked_at(None);
     }
 }
 

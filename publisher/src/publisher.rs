@@ -45,7 +45,7 @@ const INTERRUPTED: &str = "interrupted before its file was staged whole";
 /// The same, where it was told to end.
 const STOPPED: &str = "stopped before its file was published";
 
-/// How much longer than `drain_timeout` a stop may take: connections are closed.
+/// How much longer than `drain_timeout` a stop may take: what was begun is given up, and connections are closed.
 const CLOSING: Duration = Duration::from_secs(5);
 
 /// How long a failed recovery waits before it tries again, unless something new comes up.
@@ -380,6 +380,9 @@ impl<O: Outbox> Publisher<O> {
     /// waits in the outbox, and is tried again. Of several on one outbox, one sends; the next takes over when it ends. By itself it
     /// ends only when a newer version of this program changed the outbox: [`relay`](Self::relay) says so.
     ///
+    /// A stop gives up what this process began and did not finish. So stop what [follows](Self::follow) a change log first, or at the
+    /// same time: it is waited for, for `drain_timeout` and 5 s.
+    ///
     /// # Cancel safety
     /// Dropping it is like a crash: what the broker had not answered is sent again. Cancel `stop` to avoid that.
     pub async fn run(&self, stop: CancellationToken) {
@@ -393,20 +396,24 @@ impl<O: Outbox> Publisher<O> {
             // Without it the rest is of no use.
             ends.cancel();
         });
-        tasks.spawn(recover(Arc::clone(&self.context), stop.clone()));
         if let Some(every) = self.context.limits.manifest_every {
             tasks.spawn(manifest::keep(Arc::clone(&self.context), every, stop.clone()));
         }
         if let Some(every) = self.context.limits.prune_every {
             tasks.spawn(prune::keep(Arc::clone(&self.context), every, self.relay.subscribe(), stop));
         }
-        let all = async {
+        // What they drop when they are stopped, and what a follower does, is left to the recovery.
+        let (mut follow, others_ended) = (self.follow.subscribe(), CancellationToken::new());
+        let others = async {
             while let Some(ended) = tasks.join_next().await {
                 joined(ended).await;
             }
+            // The sender lives as long as the publisher.
+            let _ended = follow.wait_for(|state| *state == FollowState::Stopped).await;
+            others_ended.cancel();
         };
         tokio::select! {
-            () = all => return,
+            ((), ()) = async { tokio::join!(others, recover(&self.context, &stopped, &others_ended)) } => return,
             () = self.over(&stopped) => {}
         }
         tracing::warn!(
@@ -458,9 +465,6 @@ impl<O: Outbox> Publisher<O> {
             log = log.shown(),
             "stopped, although the change log did not answer; the next publisher goes on"
         );
-        self.follow.send_replace(FollowState::Stopped);
-        self.context.counting.follower_at(None);
-        self.context.counting.log_asked_at(None);
         ended
     }
 
@@ -648,14 +652,14 @@ impl<O: Outbox> Publisher<O> {
 
 /// Settles the plans of processes that are gone, and the tries that this one left, whenever there are some. A stop leaves none to the
 /// next process, as far as that is done in time.
-async fn recover<O: Outbox>(context: Arc<Context<O>>, stop: CancellationToken) {
-    // While storage or the outbox are down, one answer may take longer than a stop.
+async fn recover<O: Outbox>(context: &Context<O>, stop: &CancellationToken, others_ended: &CancellationToken) {
+    // While storage or the outbox are down, one answer may take longer than a stop. Others drop what they make after `drain_timeout`.
     let limit = async {
         stop.cancelled().await;
-        sleep(context.limits.drain_timeout).await;
+        sleep(context.limits.drain_timeout + CLOSING / 2).await;
     };
     tokio::select! {
-        () = recover_until(&context, &stop) => {}
+        () = recover_until(context, stop, others_ended) => {}
         () = limit => {}
     }
     let left = context.left_tries().len();
@@ -664,7 +668,7 @@ async fn recover<O: Outbox>(context: Arc<Context<O>>, stop: CancellationToken) {
     }
 }
 
-async fn recover_until<O: Outbox>(context: &Context<O>, stop: &CancellationToken) {
+async fn recover_until<O: Outbox>(context: &Context<O>, stop: &CancellationToken, others_ended: &CancellationToken) {
     let mut told = false;
     while !stop.is_cancelled() {
         let claimed = context.outbox.claim_abandoned().await;
@@ -684,8 +688,18 @@ async fn recover_until<O: Outbox>(context: &Context<O>, stop: &CancellationToken
             () = sleep(RECOVERY_WAIT) => {}
         }
     }
-    if let Some(error) = settle_all_left(context, STOPPED).await {
-        tracing::debug!(error, "what was begun is not settled");
+    loop {
+        let is_last = others_ended.is_cancelled();
+        if let Some(error) = settle_all_left(context, STOPPED).await {
+            tracing::debug!(error, "what was begun is not settled");
+        }
+        if is_last {
+            return;
+        }
+        tokio::select! {
+            () = others_ended.cancelled() => {}
+            () = context.left.notified() => {}
+        }
     }
 }
 

@@ -155,7 +155,28 @@ async fn a_publish_that_is_stopped_in_the_middle_of_a_file_gives_it_up() {
     local.stop().await;
 }
 
-/// Somebody holds the tables of its outbox.
+#[tokio::test]
+async fn a_run_that_is_stopped_in_the_middle_of_a_file_gives_it_up() {
+    let (folder, local) = beside_local().await;
+    std::fs::write(folder.path().join("waybill.toml"), "[publisher]\nchange_log = \"sqlite:shop.sqlite\"\n").unwrap();
+    run(command(&folder, "waybill-publisher", &["init"])).await;
+    let service = waybill_store::rusqlite::Connection::open(folder.path().join("shop.sqlite")).unwrap();
+    service.execute_batch("INSERT INTO waybill_change_log (blob_type, row) VALUES ('Item', '{\"id\":1}')").unwrap();
+    install(&local, NO_ANSWER);
+    let running = Running::start(command(&folder, "waybill-publisher", &["run", "--local", "local.json"]));
+    until("the file is begun", async || in_state(&folder, "planned").await == 1).await;
+    stopped(running, 0).await;
+    let all = exports(&folder).await;
+    assert_eq!((all.len(), &all[0]["state"]), (1, &json!("void")), "{all:?}");
+    assert!(all[0]["reason"].as_str().unwrap().starts_with("stopped"), "{all:?}");
+    local.faults().clear();
+    let running = Running::start(command(&folder, "waybill-publisher", &["run", "--local", "local.json"]));
+    until("it is made once more and sent", async || in_state(&folder, "sent").await == 1).await;
+    stopped(running, 0).await;
+    local.stop().await;
+}
+
+/// Somebody holds a table of its outbox.
 #[tokio::test]
 async fn a_run_is_stopped_in_time_while_its_postgresql_does_not_answer() {
     let (folder, local) = beside_local().await;
@@ -168,11 +189,10 @@ async fn a_run_is_stopped_in_time_while_its_postgresql_does_not_answer() {
     let running = Running::start(command(&folder, "waybill-publisher", &["run", "--local", "local.json"]));
     let sent = || local.broker().counts("exports/subscriptions/acme").unwrap().totals.enqueued;
     until("it runs", async || sent() == 2).await;
-    let lock = format!("BEGIN; LOCK TABLE {outbox}.tally, {outbox}.export IN ACCESS EXCLUSIVE MODE");
+    let lock = format!("BEGIN; LOCK TABLE {outbox}.tally IN ACCESS EXCLUSIVE MODE");
     beside.client.batch_execute(&lock).await.unwrap();
-    let waits =
-        "SELECT FROM pg_stat_activity WHERE pg_backend_pid() = ANY (pg_blocking_pids(pid)) AND query LIKE '%tally%'";
-    until("it waits for counts", async || !beside.client.query(waits, &[]).await.unwrap().is_empty()).await;
+    let waits = format!("SELECT FROM pg_locks WHERE NOT granted AND relation = '{outbox}.tally'::regclass");
+    until("it waits for counts", async || !beside.client.query(&waits, &[]).await.unwrap().is_empty()).await;
     let began = Instant::now();
     stopped(running, 0).await;
     // The outbox gives up a question after 30 s, and would be asked once more then.
