@@ -109,7 +109,8 @@ impl Gathering {
         }
     }
 
-    /// Adds a row, good or bad.
+    /// Adds a row, good or bad. It is taken as it was packed: whoever keeps packed rows anywhere keeps a checksum with them. What was
+    /// changed is refused where that is seen; else what is read of it may be anything, or panic.
     ///
     /// # Errors
     /// [`NotPacked`]; then nothing of what was gathered is to be used.

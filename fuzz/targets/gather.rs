@@ -1,5 +1,5 @@
 //! Rows out of their batches and together again in another order, as large files are sorted: nothing of them is another. Packed rows
-//! that were changed are refused, or read, and nothing breaks.
+//! that were changed are refused, or gathered, and nothing breaks there.
 
 #![no_main]
 
@@ -39,11 +39,9 @@ fuzz_target!(|data: &[u8]| {
     let place = usize::from(*at) % changed.len();
     changed[place] = *with;
     let mut gathering = Gathering::like(first);
-    // It may be a packed row still; then all of it can be read.
-    if gathering.add(&changed).is_ok()
-        && let Ok(batches) = gathering.take()
-    {
-        shown(&batches);
+    // It may be a packed row still. What it says then is for its checksum to tell, which is kept with it.
+    if gathering.add(&changed).is_ok() {
+        drop(gathering.take());
     }
 });
 

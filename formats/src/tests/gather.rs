@@ -53,7 +53,7 @@ fn files() -> Vec<(&'static str, DecodeOptions, Vec<u8>)> {
         ("JSON Lines", json_lines(), text.into()),
         ("UTF-16", in_utf16, utf16),
         ("JSON", json(), b"[{\"id\":1,\n\"x\":[1]}, {\"id\":\"\\\"\"},\n{}]".to_vec()),
-        ("CSV", csv(), b"id,name,\"n\"\"\"\n1,\"a\"\"b\nc\",\n2,,\"\"\n\"bad\"x,1,2\n3,4,5\n".to_vec()),
+        ("CSV", csv(), "id,name,\"n\"\"\"\n1,\"aé\"\"b\nc\",\n2,,\"\"\n\"bad\"x,1,2\n3,4,5\n".into()),
         ("XML", xml(), document.into()),
         ("XML lines", xml_lines(), lines.into()),
     ]
@@ -101,6 +101,26 @@ proptest! {
         // What was changed may be a packed row still.
         if gathering.add(&row).is_ok() {
             prop_assert_eq!(gathering.len(), 1);
+            drop(gathering.take());
+        }
+    }
+}
+
+#[test]
+fn whatever_a_byte_of_a_packed_row_becomes_gathering_it_ends_with_rows_or_an_error() {
+    for (_, options, bytes) in files() {
+        let (batches, _) = decode_batches(options, [bytes.as_slice()]);
+        for (_, row) in packed(&batches) {
+            for at in 0..row.len() {
+                for with in 0..=u8::MAX {
+                    let mut changed = row.clone();
+                    changed[at] = with;
+                    let mut gathering = Gathering::like(&batches[0]);
+                    if gathering.add(&changed).is_ok() {
+                        drop(gathering.take());
+                    }
+                }
+            }
         }
     }
 }
