@@ -68,15 +68,19 @@ async fn drop_until<F: Future>(mut call: impl FnMut() -> F, holds: impl AsyncFn(
     dropped
 }
 
+async fn every_message_is_settled(world: &World) {
+    until("every message is settled", || async {
+        let counts = world.local.broker().counts(ENTITY).unwrap();
+        counts.active + counts.locked == 0
+    })
+    .await;
+}
+
 /// Nothing is left at the broker: no link of a call that was dropped, and no message that was lost or given up.
 async fn assert_nothing_is_left(world: &World) {
     let broker = world.local.broker();
     until("no link is left", || async { broker.links().is_empty() }).await;
-    until("every message is settled", || async {
-        let counts = broker.counts(ENTITY).unwrap();
-        counts.active + counts.locked == 0
-    })
-    .await;
+    every_message_is_settled(world).await;
     assert_eq!(broker.counts(ENTITY).unwrap().totals.dead_lettered, 0);
 }
 
@@ -106,6 +110,7 @@ async fn runs_are_dropped<I: Inbox + Clone>(world: World, inbox: I) {
     // Also what was received and not settled, and what a dropped run began.
     let stop = CancellationToken::new();
     let idle = async {
+        every_message_is_settled(&world).await;
         let idle = subscriber.until_idle(&Wanted::default(), LEASE, true, &stop).await.unwrap();
         stop.cancel();
         idle
@@ -149,11 +154,7 @@ async fn receiving_and_working_apart_may_be_dropped_at_any_moment_too() {
     // What was saved and not settled when the last one was dropped comes once more, and is known.
     let stop = CancellationToken::new();
     let settled = async {
-        until("every message is settled", || async {
-            let counts = world.local.broker().counts(ENTITY).unwrap();
-            counts.active + counts.locked == 0
-        })
-        .await;
+        every_message_is_settled(&world).await;
         stop.cancel();
     };
     tokio::join!(subscriber.receive(stop.clone()), settled);
