@@ -46,6 +46,8 @@ const SKIP_EVERY: Duration = Duration::from_secs(2);
 const SKIP_ANYWAY: Duration = Duration::from_secs(30);
 /// The end waits so long for the last of them; what is left is the next start's.
 const SKIP_AT_END: Duration = Duration::from_secs(5);
+/// What a lease that was asked for has, when files are to be given back.
+const LAST_LEASE: Duration = Duration::from_millis(500);
 
 /// What the working side has done so far.
 #[derive(Debug, Default)]
@@ -132,8 +134,12 @@ pub(crate) async fn process<I: Inbox + Clone, S: Sink>(
         () = lease_files(&workshop, &worker, &wanted, files_in_flight_max, &admitted, stages, &mut files) => {}
         // Beside it: there may be a million of them, and no file that is wanted waits for their end.
         () = skip_others(&workshop.inbox, types, &admitted) => {}
-        // An inbox that does not answer holds up no stop: what it leased all the same comes again when that lease ends.
-        () = stages.give_back.cancelled() => {}
+        // What is being leased is waited for, to be given back at once. An inbox that does not answer holds up no stop: what it leased
+        // all the same comes again when that lease ends.
+        () = async {
+            stages.give_back.cancelled().await;
+            sleep(LAST_LEASE).await;
+        } => {}
     }
     workshop.alarm.rest();
     tokio::select! {
