@@ -1,6 +1,7 @@
 //! What the binaries share: settings from file, environment and flags; logs; output for people and programs; signals.
 
 pub mod args;
+pub mod checks;
 pub mod exit;
 pub mod health;
 pub mod local;

@@ -1,10 +1,9 @@
 //! `doctor`: everything that a run needs, tried in the order in which it is needed. Nothing of it stays: what is written into a
 //! database is rolled back, and a file that is made in the container is deleted again. Sends nothing, makes no database.
 
-use std::{fmt::Display, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, anyhow, ensure};
-use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::time::timeout;
 use waybill_azure::{
@@ -14,9 +13,10 @@ use waybill_azure::{
     http::{HttpClient, HttpOptions},
 };
 use waybill_cli::{
-    args::{Common, Format},
+    args::Common,
+    checks::Checks,
     exit::Outcome,
-    output::{json, line, many},
+    output::many,
     settings::publisher::{Reached, Settings},
 };
 use waybill_contracts::ExportId;
@@ -37,32 +37,12 @@ const PROBE: &str = "waybill-doctor";
 /// Of storage.
 const NOT_MADE: &str = "it can be read, and no file can be made in it, or nobody answered; give the key or role the right to create and write";
 
-/// What was tried.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Check {
-    check: &'static str,
-    state: State,
-    /// What was found, or what is wrong and helps.
-    detail: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum State {
-    Ok,
-    Failed,
-    /// Something before it failed.
-    NotTried,
-}
-
 struct Doctor {
-    people: bool,
-    checks: Vec<Check>,
+    checks: Checks,
 }
 
 pub(crate) async fn doctor(common: &Common, settings: anyhow::Result<Settings>) -> anyhow::Result<Outcome> {
-    let mut doctor = Doctor { people: common.format != Format::Json, checks: Vec::new() };
+    let mut doctor = Doctor { checks: Checks::new(common) };
     let settings = doctor.configuration(settings)?;
     let settings = settings.as_ref();
     let log = match settings {
@@ -75,7 +55,7 @@ pub(crate) async fn doctor(common: &Common, settings: anyhow::Result<Settings>) 
     doctor.storage(reached).await?;
     doctor.bus(reached).await?;
     doctor.clock(reached).await?;
-    doctor.end()
+    doctor.checks.end()
 }
 
 impl Doctor {
@@ -107,23 +87,23 @@ impl Doctor {
             Ok::<_, anyhow::Error>((log, status))
         };
         let Some((log, status)) = self.told(CHECK, found.await, |(_, status)| well(status))? else {
-            self.not_tried(HORIZON)?;
+            self.checks.not_tried(HORIZON)?;
             return Ok(None);
         };
         // What keeps changes from being published is a failure here, also where nobody did anything wrong.
         if let Some(problem) = stuck(&status).or_else(|| unproven(&status)) {
-            self.failed("its files", problem)?;
+            self.checks.failed("its files", problem)?;
         }
         match held_back(&status) {
-            Some(held) => self.failed(HORIZON, held)?,
-            None => self.ok(HORIZON, "no open transaction holds changes back")?,
+            Some(held) => self.checks.failed(HORIZON, held)?,
+            None => self.checks.ok(HORIZON, "no open transaction holds changes back")?,
         }
         Ok(Some(log))
     }
 
     async fn outbox(&mut self, settings: Option<&Settings>, log: Option<&ChangeLog>) -> anyhow::Result<()> {
         const CHECK: &str = "outbox";
-        let Some(settings) = settings else { return self.not_tried(CHECK) };
+        let Some(settings) = settings else { return self.checks.not_tried(CHECK) };
         let found = async {
             let (outbox, place) = settings.outbox_if_there().await?;
             let Some(outbox) = outbox else {
@@ -146,7 +126,7 @@ impl Doctor {
 
     async fn keys(&mut self, settings: Option<&Settings>, local: Option<&Path>) -> anyhow::Result<Option<Reached>> {
         const CHECK: &str = "keys";
-        let Some(settings) = settings else { return self.not_tried(CHECK).map(|()| None) };
+        let Some(settings) = settings else { return self.checks.not_tried(CHECK).map(|()| None) };
         let reached = async {
             let reached = settings.reached(local).await?;
             // A key signs, an identity asks for a token.
@@ -160,14 +140,14 @@ impl Doctor {
 
     async fn storage(&mut self, reached: Option<&Reached>) -> anyhow::Result<()> {
         const CHECK: &str = "storage";
-        let Some(reached) = reached else { return self.not_tried(CHECK) };
+        let Some(reached) = reached else { return self.checks.not_tried(CHECK) };
         let tried = probe(reached).await;
         self.told(CHECK, tried, Clone::clone).map(drop)
     }
 
     async fn bus(&mut self, reached: Option<&Reached>) -> anyhow::Result<()> {
         const CHECK: &str = "bus";
-        let Some(reached) = reached else { return self.not_tried(CHECK) };
+        let Some(reached) = reached else { return self.checks.not_tried(CHECK) };
         let bus = async {
             let bus = Bus::new(std::sync::Arc::clone(&reached.tokens), reached.bus_options.clone());
             let sender = bus.sender().await;
@@ -180,7 +160,7 @@ impl Doctor {
 
     async fn clock(&mut self, reached: Option<&Reached>) -> anyhow::Result<()> {
         const CHECK: &str = "clock";
-        let Some(reached) = reached else { return self.not_tried(CHECK) };
+        let Some(reached) = reached else { return self.checks.not_tried(CHECK) };
         let there = async {
             let grant = reached.tokens.grant(Service::Blob, None).await?;
             let there = client(reached)?.clock_of(&grant.endpoint, PATIENCE).await?;
@@ -205,43 +185,9 @@ impl Doctor {
         detail: impl FnOnce(&T) -> String,
     ) -> anyhow::Result<Option<T>> {
         match found {
-            Ok(found) => self.ok(check, detail(&found)).map(|()| Some(found)),
-            Err(error) => self.failed(check, format_args!("{error:#}")).map(|()| None),
+            Ok(found) => self.checks.ok(check, detail(&found)).map(|()| Some(found)),
+            Err(error) => self.checks.failed(check, format_args!("{error:#}")).map(|()| None),
         }
-    }
-
-    fn ok(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<()> {
-        self.say(check, State::Ok, detail)
-    }
-
-    fn failed(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<()> {
-        self.say(check, State::Failed, detail)
-    }
-
-    fn not_tried(&mut self, check: &'static str) -> anyhow::Result<()> {
-        self.say(check, State::NotTried, "what it needs failed above")
-    }
-
-    fn say(&mut self, check: &'static str, state: State, detail: impl Display) -> anyhow::Result<()> {
-        let detail = detail.to_string();
-        if self.people {
-            let mark = match state {
-                State::Ok => "ok",
-                State::Failed => "FAILED",
-                State::NotTried => "-",
-            };
-            line(format_args!("{mark:<7} {check:<14} {detail}"))?;
-        }
-        self.checks.push(Check { check, state, detail });
-        Ok(())
-    }
-
-    fn end(self) -> anyhow::Result<Outcome> {
-        if !self.people {
-            json(&self.checks)?;
-        }
-        let well = self.checks.iter().all(|check| check.state == State::Ok);
-        Ok(if well { Outcome::Done } else { Outcome::Failed })
     }
 }
 

@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeSet, fmt::Display, path::Path, sync::Arc, time::Duration};
 
-use serde::Serialize;
 use time::OffsetDateTime;
 use waybill_azure::{
     Grant, OnePlace, Service, TokenSource,
@@ -12,9 +11,10 @@ use waybill_azure::{
     http::{HttpClient, HttpOptions, try_proxy},
 };
 use waybill_cli::{
-    args::{Common, Format},
+    args::Common,
+    checks::Checks,
     exit::Outcome,
-    output::{instant, json, line, many},
+    output::{instant, many},
     settings::subscriber::Settings,
     settings::tenant::Reached,
 };
@@ -31,32 +31,12 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Entra ID and storage take five minutes and more; an assertion of ours lives ten.
 const SKEW_MAX: time::Duration = time::Duration::minutes(2);
 
-/// What was tried.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Check {
-    check: &'static str,
-    state: State,
-    /// What was found, or what is wrong and helps.
-    detail: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-enum State {
-    Ok,
-    Failed,
-    /// Something before it failed.
-    NotTried,
-}
-
 struct Doctor {
-    people: bool,
-    checks: Vec<Check>,
+    checks: Checks,
 }
 
 pub(crate) async fn doctor(common: &Common, settings: anyhow::Result<Settings>) -> anyhow::Result<Outcome> {
-    let mut doctor = Doctor { people: common.format != Format::Json, checks: Vec::new() };
+    let mut doctor = Doctor { checks: Checks::new(common) };
     let local = common.local.as_deref();
     let config = doctor.config(settings)?;
     let settings = config.as_ref().map(|(settings, _)| settings);
@@ -68,7 +48,7 @@ pub(crate) async fn doctor(common: &Common, settings: anyhow::Result<Settings>) 
     doctor.storage(reached.as_ref(), grants.as_ref()).await?;
     doctor.inbox(config.as_ref()).await?;
     doctor.sink(config.as_ref()).await?;
-    doctor.end()
+    doctor.checks.end()
 }
 
 /// TenantService's answer.
@@ -99,10 +79,10 @@ impl Doctor {
                     1 => "1 entity".to_owned(),
                     many => format!("{many} entities"),
                 };
-                self.ok(CHECK, format_args!("readable; {known}; data in {}", settings.data.display()))?;
+                self.checks.ok(CHECK, format_args!("readable; {known}; data in {}", settings.data.display()))?;
                 Ok(Some((settings, entities)))
             }
-            Err(error) => self.failed(CHECK, format_args!("{error:#}")).map(|()| None),
+            Err(error) => self.checks.failed(CHECK, format_args!("{error:#}")).map(|()| None),
         }
     }
 
@@ -112,13 +92,13 @@ impl Doctor {
         local: Option<&Path>,
     ) -> anyhow::Result<Option<Reached>> {
         const CHECK: &str = "access token";
-        let Some(settings) = settings else { return self.not_tried(CHECK).map(|()| None) };
+        let Some(settings) = settings else { return self.checks.not_tried(CHECK).map(|()| None) };
         let reached = match settings.tenant(local).await {
             Ok(reached) => reached,
-            Err(error) => return self.failed(CHECK, format_args!("{error:#}")).map(|()| None),
+            Err(error) => return self.checks.failed(CHECK, format_args!("{error:#}")).map(|()| None),
         };
         let Credential::Entra(tokens) = &reached.credential else {
-            self.ok(CHECK, format_args!("a fixed bearer token, for development"))?;
+            self.checks.ok(CHECK, format_args!("a fixed bearer token, for development"))?;
             return Ok(Some(reached));
         };
         let until = match tokens.certificate_until().await {
@@ -126,12 +106,12 @@ impl Doctor {
             Ok(None) => String::new(),
             // The clock, which is looked at next, may be why.
             Err(error) => {
-                self.failed(CHECK, error)?;
+                self.checks.failed(CHECK, error)?;
                 return Ok(Some(reached));
             }
         };
         match tokens.token().await {
-            Ok(_) => self.ok(CHECK, format_args!("issued by Entra ID{until}"))?,
+            Ok(_) => self.checks.ok(CHECK, format_args!("issued by Entra ID{until}"))?,
             Err(error) => self.failed_there(CHECK, format_args!("{error}{until}"))?,
         }
         Ok(Some(reached))
@@ -139,23 +119,23 @@ impl Doctor {
 
     async fn clock(&mut self, reached: Option<&Reached>) -> anyhow::Result<()> {
         const CHECK: &str = "clock";
-        let Some(reached) = reached else { return self.not_tried(CHECK) };
+        let Some(reached) = reached else { return self.checks.not_tried(CHECK) };
         let there = match asked(reached) {
             Ok(http) => http.clock_of(&reached.url, PATIENCE).await.map_err(anyhow::Error::from),
             Err(error) => Err(error),
         };
         match there {
-            Ok(None) => self.ok(CHECK, format_args!("TenantService does not say what time it has")),
+            Ok(None) => self.checks.ok(CHECK, format_args!("TenantService does not say what time it has")),
             Ok(Some(there)) => {
                 let skew = OffsetDateTime::now_utc() - there;
                 let seconds = skew.whole_seconds();
                 if skew.abs() <= SKEW_MAX {
-                    self.ok(CHECK, format_args!("{seconds} s from TenantService's"))
+                    self.checks.ok(CHECK, format_args!("{seconds} s from TenantService's"))
                 } else {
                     let text = format_args!(
                         "this machine's is {seconds} s from TenantService's; set it by NTP, tokens depend on it"
                     );
-                    self.failed(CHECK, text)
+                    self.checks.failed(CHECK, text)
                 }
             }
             Err(error) => self.failed_there(CHECK, format_args!("{error:#}")),
@@ -169,7 +149,7 @@ impl Doctor {
     ) -> anyhow::Result<Option<Granted>> {
         const CHECK: &str = "TenantService";
         let (Some(settings), Some(reached)) = (settings, reached) else {
-            return self.not_tried(CHECK).map(|()| None);
+            return self.checks.not_tried(CHECK).map(|()| None);
         };
         let grants = asked(reached).and_then(|http| {
             let credential = reached.credential.clone();
@@ -177,7 +157,7 @@ impl Doctor {
         });
         let tokens: Arc<dyn TokenSource> = match grants {
             Ok(grants) => grants,
-            Err(error) => return self.failed(CHECK, format_args!("{error:#}")).map(|()| None),
+            Err(error) => return self.checks.failed(CHECK, format_args!("{error:#}")).map(|()| None),
         };
         let granted = async {
             let bus = tokens.grants(Service::Bus, None).await?;
@@ -194,7 +174,7 @@ impl Doctor {
                         format!("; {} on the bus, {}", many(bus as u64, "place"), many(storage as u64, "container"))
                     }
                 };
-                self.ok(CHECK, format_args!("tokens until {ends}{places}"))?;
+                self.checks.ok(CHECK, format_args!("tokens until {ends}{places}"))?;
                 Ok(Some(Granted { tokens, bus, storage }))
             }
             Err(error) => self.failed_there(CHECK, format_args!("{error}")).map(|()| None),
@@ -203,7 +183,7 @@ impl Doctor {
 
     async fn proxy(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
         const CHECK: &str = "proxy";
-        let Some(reached) = reached else { return self.not_tried(CHECK) };
+        let Some(reached) = reached else { return self.checks.not_tried(CHECK) };
         let mut places = vec![("TenantService", &reached.url)];
         if let Some(Granted { bus, storage, .. }) = granted {
             places.extend(bus.iter().map(|grant| ("bus", &grant.endpoint)));
@@ -217,13 +197,13 @@ impl Doctor {
             match try_proxy(url, reached.ca_file.as_deref(), PATIENCE).await {
                 Ok(Some(proxy)) => behind.push(format!("{what} by {proxy}")),
                 Ok(None) => {}
-                Err(error) => return self.failed(CHECK, format_args!("{what}: {error}")),
+                Err(error) => return self.checks.failed(CHECK, format_args!("{what}: {error}")),
             }
         }
         if behind.is_empty() {
-            self.ok(CHECK, format_args!("none"))
+            self.checks.ok(CHECK, format_args!("none"))
         } else {
-            self.ok(CHECK, format_args!("{}", behind.join(", ")))
+            self.checks.ok(CHECK, format_args!("{}", behind.join(", ")))
         }
     }
 
@@ -235,7 +215,7 @@ impl Doctor {
     ) -> anyhow::Result<()> {
         const CHECK: &str = "Service Bus";
         let (Some(settings), Some(reached), Some(granted)) = (settings, reached, granted) else {
-            return self.not_tried(CHECK);
+            return self.checks.not_tried(CHECK);
         };
         for grant in &granted.bus {
             let bus = Bus::new(granted.only(grant), settings.bus_options(reached.ca_file.clone()));
@@ -248,7 +228,7 @@ impl Doctor {
             let at = named(grant, &granted.bus);
             match attached {
                 Ok(receiver) => {
-                    self.ok(CHECK, format_args!("{at}attached to {} {way}", receiver.entity()))?;
+                    self.checks.ok(CHECK, format_args!("{at}attached to {} {way}", receiver.entity()))?;
                     receiver.close().await;
                 }
                 Err(error) => self.failed_there(CHECK, format_args!("{at}{error}"))?,
@@ -261,17 +241,17 @@ impl Doctor {
     async fn storage(&mut self, reached: Option<&Reached>, granted: Option<&Granted>) -> anyhow::Result<()> {
         const CHECK: &str = "storage";
         let (Some(reached), Some(granted)) = (reached, granted) else {
-            return self.not_tried(CHECK);
+            return self.checks.not_tried(CHECK);
         };
         let http = match asked(reached) {
             Ok(http) => http,
-            Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
+            Err(error) => return self.checks.failed(CHECK, format_args!("{error:#}")),
         };
         for grant in &granted.storage {
             let container = Container::new(http.clone(), granted.only(grant), ContainerOptions::default());
             let at = named(grant, &granted.storage);
             match container.check().await {
-                Ok(()) => self.ok(CHECK, format_args!("{at}the container {} can be read", grant.entity))?,
+                Ok(()) => self.checks.ok(CHECK, format_args!("{at}the container {} can be read", grant.entity))?,
                 Err(error) => self.failed_there(CHECK, format_args!("{at}{error}"))?,
             }
         }
@@ -280,7 +260,7 @@ impl Doctor {
 
     async fn inbox(&mut self, config: Option<&(Settings, Entities)>) -> anyhow::Result<()> {
         const CHECK: &str = "inbox";
-        let Some((settings, entities)) = config else { return self.not_tried(CHECK) };
+        let Some((settings, entities)) = config else { return self.checks.not_tried(CHECK) };
         let found = async {
             let announced = match settings.inbox_if_there().await? {
                 Some(inbox) => Some(inbox.types().await?),
@@ -292,22 +272,22 @@ impl Doctor {
             Ok((Some(announced), place)) => {
                 let unseen = say_unseen(&unseen(settings, entities, &announced), &announced);
                 let unseen = unseen.map(|text| format!("; {text}")).unwrap_or_default();
-                self.ok(CHECK, format_args!("{place}{unseen}"))
+                self.checks.ok(CHECK, format_args!("{place}{unseen}"))
             }
-            Ok((None, place)) => self.ok(CHECK, format_args!("not there yet; `run` makes it: {place}")),
-            Err(error) => self.failed(CHECK, format_args!("{error:#}")),
+            Ok((None, place)) => self.checks.ok(CHECK, format_args!("not there yet; `run` makes it: {place}")),
+            Err(error) => self.checks.failed(CHECK, format_args!("{error:#}")),
         }
     }
 
     async fn sink(&mut self, config: Option<&(Settings, Entities)>) -> anyhow::Result<()> {
         const CHECK: &str = "sink";
-        let Some((settings, entities)) = config else { return self.not_tried(CHECK) };
+        let Some((settings, entities)) = config else { return self.checks.not_tried(CHECK) };
         let name = match settings.sink() {
             Ok(name) => name,
-            Err(error) => return self.failed(CHECK, format_args!("{error:#}")),
+            Err(error) => return self.checks.failed(CHECK, format_args!("{error:#}")),
         };
         if name == "stdout" {
-            return self.ok(CHECK, format_args!("standard output"));
+            return self.checks.ok(CHECK, format_args!("standard output"));
         }
         // What is not there yet is not made.
         if !name.starts_with("postgres")
@@ -317,23 +297,15 @@ impl Doctor {
             let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
             return match folder {
                 Some(folder) if !folder.is_dir() => {
-                    self.failed(CHECK, format_args!("there is no folder {}; make it", folder.display()))
+                    self.checks.failed(CHECK, format_args!("there is no folder {}; make it", folder.display()))
                 }
-                _ => self.ok(CHECK, format_args!("not there yet; `run` makes it")),
+                _ => self.checks.ok(CHECK, format_args!("not there yet; `run` makes it")),
             };
         }
         match settings.open_sink(entities).await {
-            Ok(_) => self.ok(CHECK, format_args!("opens")),
-            Err(error) => self.failed(CHECK, format_args!("{error:#}")),
+            Ok(_) => self.checks.ok(CHECK, format_args!("opens")),
+            Err(error) => self.checks.failed(CHECK, format_args!("{error:#}")),
         }
-    }
-
-    fn ok(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<()> {
-        self.say(check, State::Ok, detail)
-    }
-
-    fn failed(&mut self, check: &'static str, detail: impl Display) -> anyhow::Result<()> {
-        self.say(check, State::Failed, detail)
     }
 
     /// Whoever was asked may not have been reached at all.
@@ -351,33 +323,7 @@ impl Doctor {
                 "; check `url` under [subscriber.tenant], and that a firewall or proxy lets this machine out (docs/networks.md)"
             }
         };
-        self.failed(check, format_args!("{detail}{advice}"))
-    }
-
-    fn not_tried(&mut self, check: &'static str) -> anyhow::Result<()> {
-        self.say(check, State::NotTried, "what it needs failed above")
-    }
-
-    fn say(&mut self, check: &'static str, state: State, detail: impl Display) -> anyhow::Result<()> {
-        let detail = detail.to_string();
-        if self.people {
-            let mark = match state {
-                State::Ok => "ok",
-                State::Failed => "FAILED",
-                State::NotTried => "-",
-            };
-            line(format_args!("{mark:<7} {check:<14} {detail}"))?;
-        }
-        self.checks.push(Check { check, state, detail });
-        Ok(())
-    }
-
-    fn end(self) -> anyhow::Result<Outcome> {
-        if !self.people {
-            json(&self.checks)?;
-        }
-        let well = self.checks.iter().all(|check| check.state == State::Ok);
-        Ok(if well { Outcome::Done } else { Outcome::Failed })
+        self.checks.failed(check, format_args!("{detail}{advice}"))
     }
 }
 
