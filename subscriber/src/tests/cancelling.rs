@@ -14,7 +14,7 @@ use super::{
     world::{ENTITY, World, builder, until, within},
 };
 use crate::{
-    Subscriber,
+    FileKey, Subscriber,
     files::{File, FileError, Files, Rows},
     grants::Grants,
     inbox::{
@@ -22,7 +22,8 @@ use crate::{
         prune,
     },
     look::FileRows,
-    sink::{AnySink, DirSink, PostgresSink, Sink, SqliteSink, StdoutSink},
+    replay::FullExport,
+    sink::{AnySink, DirSink, PostgresSink, Rebuild, Scope, Sink, SqliteSink, StdoutSink},
 };
 
 const FILES: u64 = 40;
@@ -224,11 +225,24 @@ fn futures_are_send<I: Inbox + Clone, S: Sink>(subscriber: &Subscriber<I>, sink:
     is_send(pages.next(subscriber.inbox()));
 }
 
+fn those_of_a_rebuild_are(mut of: Rebuild, again: fn() -> Rebuild, export: &FullExport, file: &FileKey) {
+    is_send(Rebuild::begin("", &Scope::of(&Entities::default(), &[])));
+    is_send(of.begin_at(export));
+    is_send(of.flaw(export));
+    is_send(of.pass_over(file, export));
+    is_send(of.behind());
+    is_send(of.behind_of(&[]));
+    is_send(of.hold());
+    is_send(of.swap());
+    is_send(again().give_up());
+}
+
 #[test]
 fn whatever_is_public_can_be_sent_to_other_threads_and_what_is_cloned_be_shared() {
     type Futures<I, S> = fn(&Subscriber<I>, fn() -> S, fn() -> File<I>);
     let _compiled: Futures<SqliteInbox, SqliteSink> = futures_are_send;
     let _compiled: Futures<AnyInbox, AnySink> = futures_are_send;
+    let _compiled: fn(Rebuild, fn() -> Rebuild, &FullExport, &FileKey) = those_of_a_rebuild_are;
     may_be_shared::<(Subscriber, Subscriber<PostgresInbox>, Subscriber<AnyInbox>, crate::SubscriberBuilder)>();
     may_be_shared::<(SqliteInbox, PostgresInbox, AnyInbox, Grants)>();
     may_be_shared::<(SqliteSink, PostgresSink, DirSink, StdoutSink, AnySink)>();

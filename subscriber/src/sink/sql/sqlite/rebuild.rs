@@ -4,7 +4,7 @@ use std::{
     fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -42,8 +42,8 @@ const HOLD_PATIENCE: Duration = Duration::from_secs(120);
 pub(in super::super) struct SqliteRebuild {
     place: Arc<Place>,
     shadow: SqliteSink,
-    /// Away while something runs on it.
-    live: Option<Connection>,
+    /// Away while something runs on it. Nobody waits for its lock: it lets what borrows the rebuild go to another thread.
+    live: Mutex<Option<Connection>>,
     /// Kept by whoever rebuilds.
     _lock: File,
 }
@@ -89,7 +89,7 @@ impl SqliteRebuild {
         });
         let (place, live) = modelled.await.ok_or_else(closing)??;
         let shadow = SqliteSink::open_as(shadow_path, scope.entities(), OffsetDateTime::now_utc, true).await?;
-        Ok(Self { place, shadow, live: Some(live), _lock: lock })
+        Ok(Self { place, shadow, live: Mutex::new(Some(live)), _lock: lock })
     }
 
     pub(in super::super) fn shadow(&self) -> &SqliteSink {
@@ -128,14 +128,14 @@ impl SqliteRebuild {
     }
 
     pub(in super::super) async fn hold(&mut self) -> Result<(), RebuildError> {
-        let (place, Some(live)) = (Arc::clone(&self.place), self.live.take()) else { return Ok(()) };
+        let (place, Some(live)) = (Arc::clone(&self.place), self.live().take()) else { return Ok(()) };
         let live = self.on(move || {
             // A table that goes would else take away rows that refer to it; they are checked after the swap instead.
             let keys = if place.anew.is_empty() { "ON" } else { "OFF" };
             live.execute_batch(&format!("PRAGMA foreign_keys = {keys}; BEGIN IMMEDIATE"))?;
             Ok(live)
         });
-        self.live = Some(live.await?);
+        *self.live() = Some(live.await?);
         Ok(())
     }
 
@@ -155,7 +155,7 @@ impl SqliteRebuild {
 
     pub(in super::super) async fn swap(mut self) -> Result<Vec<SwappedTable>, RebuildError> {
         self.carry_over().await?;
-        let Some(live) = self.live.take() else { return Ok(Vec::new()) };
+        let Some(live) = self.live().take() else { return Ok(Vec::new()) };
         let place = Arc::clone(&self.place);
         let swapped = self
             .on(move || {
@@ -178,6 +178,10 @@ impl SqliteRebuild {
         drop(shadow);
         let name = place.name.clone();
         blocking(move || place.clear()).await.ok_or_else(|| SinkOpenError::closing(&name))?
+    }
+
+    fn live(&mut self) -> &mut Option<Connection> {
+        self.live.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn on<T: Send + 'static>(
