@@ -20,8 +20,11 @@ use crate::{
 const STATEMENTS_KEPT: usize = 1024;
 /// The writer's page cache, in KiB: upserts into large tables read many index pages.
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
-/// What the WAL is cut to after a check-point, in bytes.
-const WAL_KEPT_BYTES: i64 = 16 << 20;
+/// From how many pages on the WAL is brought into the file, 16 MiB with SQLite's own page size. Rows come in the order of their files, so
+/// commits touch the same pages again and again, and a page that changed several times goes to the file once.
+const CHECKPOINT_PAGES: i64 = 4096;
+/// What the WAL is cut to after a check-point, in bytes: what it may hold then and a commit of the largest kind.
+const WAL_KEPT_BYTES: i64 = 32 << 20;
 
 /// A database. Clones share it; the last one dropped ends the writer's thread after what was queued.
 #[derive(Clone)]
@@ -121,7 +124,7 @@ impl Sqlite {
         connection
             .execute_batch(&format!(
                 "PRAGMA foreign_keys = ON; PRAGMA cache_size = -{WRITER_CACHE_KIB};
-                 PRAGMA journal_size_limit = {WAL_KEPT_BYTES}"
+                 PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA journal_size_limit = {WAL_KEPT_BYTES}"
             ))
             .map_err(failed)?;
         if !schema.shared_with_user {
