@@ -74,7 +74,7 @@ enum Work {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.work {
+    let done = match cli.work {
         Some(Work::Work { work }) => work::run(work),
         None => run(&cli),
     };

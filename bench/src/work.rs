@@ -17,6 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
+use tokio::runtime;
 
 use crate::program::Said;
 
@@ -165,32 +166,42 @@ pub(crate) enum Work {
     },
 }
 
-pub(crate) fn run(work: &Work) -> Result<()> {
-    let said = match work {
-        Work::Decode { workers, files } => decode::decode(*workers, files)?,
-        Work::Encode { level, rows, out } => encode::encode(*level, rows, out)?,
-        Work::Apply { sink, commit_mib, referring, parents, files } => {
-            apply::apply(sink, *commit_mib, (*referring, *parents), files)?
-        }
-        Work::Release { sink, children } => apply::release(sink, *children)?,
-        Work::Save { messages, at_once, inbox } => save::save(inbox, *messages, *at_once)?,
-        Work::Fill { inbox, messages } => backlog::fill(inbox, *messages)?,
-        Work::Lease { blob_type, inbox } => backlog::lease(inbox, blob_type.as_deref())?,
-        Work::Send { bus, blob, topic, messages } => send::send(bus, blob, topic, *messages)?,
-        Work::Receive { source, messages, inbox } => subscribe::receive(source, inbox, *messages)?,
-        Work::Publish { place, state, files } => publish::publish(place, state, files)?,
-        Work::Streams { place, state, exports, rows } => exports::streams(place, state, *exports, *rows)?,
-        Work::Files { place, state, files } => exports::files(place, state, files)?,
-        Work::Append { database, rows } => changelog::append(database, rows)?,
-        Work::Follow { place, database, changes } => changelog::follow(place, database, *changes)?,
-        Work::Subscribe { source, sink, on_unwanted, files, inbox } => {
-            subscribe::run(source, inbox, sink, on_unwanted, *files)?
-        }
-        Work::Idle { settle_seconds, seconds, processes } => idle::idle(*settle_seconds, *seconds, processes)?,
-        Work::Beside { pid, messages, client } => beside::beside(*pid, *messages, client)?,
-    };
+pub(crate) fn run(work: Work) -> Result<()> {
+    let mut runtime = runtime::Builder::new_multi_thread();
+    if let Work::Decode { workers, .. } = work {
+        runtime.worker_threads(workers);
+    }
+    let runtime = runtime.enable_all().build()?;
+    // A task like others, as in our programs: the thread that waits here need not be woken for what it waits for.
+    let said = runtime.block_on(runtime.spawn(async move { said(&work).await }))??;
     println!("{}", serde_json::to_string(&said)?);
     Ok(())
+}
+
+async fn said(work: &Work) -> Result<Said> {
+    match work {
+        Work::Decode { workers, files } => decode::decode(*workers, files).await,
+        Work::Encode { level, rows, out } => encode::encode(*level, rows, out),
+        Work::Apply { sink, commit_mib, referring, parents, files } => {
+            apply::apply(sink, *commit_mib, (*referring, *parents), files).await
+        }
+        Work::Release { sink, children } => apply::release(sink, *children).await,
+        Work::Save { messages, at_once, inbox } => save::save(inbox, *messages, *at_once).await,
+        Work::Fill { inbox, messages } => backlog::fill(inbox, *messages).await,
+        Work::Lease { blob_type, inbox } => backlog::lease(inbox, blob_type.as_deref()).await,
+        Work::Send { bus, blob, topic, messages } => send::send(bus, blob, topic, *messages).await,
+        Work::Receive { source, messages, inbox } => subscribe::receive(source, inbox, *messages).await,
+        Work::Publish { place, state, files } => publish::publish(place, state, files).await,
+        Work::Streams { place, state, exports, rows } => exports::streams(place, state, *exports, *rows).await,
+        Work::Files { place, state, files } => exports::files(place, state, files).await,
+        Work::Append { database, rows } => changelog::append(database, rows).await,
+        Work::Follow { place, database, changes } => changelog::follow(place, database, *changes).await,
+        Work::Subscribe { source, sink, on_unwanted, files, inbox } => {
+            subscribe::run(source, inbox, sink, on_unwanted, *files).await
+        }
+        Work::Idle { settle_seconds, seconds, processes } => idle::idle(*settle_seconds, *seconds, processes),
+        Work::Beside { pid, messages, client } => beside::beside(*pid, *messages, client),
+    }
 }
 
 fn result(text: impl ToString) -> Said {

@@ -1,6 +1,8 @@
 //! How a program ends: 0 done, 1 failed, 2 used wrongly, 3 done with quarantined items.
 
-use std::{io::ErrorKind, process::ExitCode};
+use std::{future::Future, io::ErrorKind, panic::resume_unwind, process::ExitCode};
+
+use tokio::runtime::Runtime;
 
 /// What a command came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,10 +25,30 @@ impl From<Outcome> for ExitCode {
     }
 }
 
+/// Runs a program's work. It is a task like others, and not that of the thread that waits here: each thing that it waits for would
+/// have to wake this thread as well.
+#[must_use]
+pub fn run(program: &str, work: impl Future<Output = anyhow::Result<Outcome>> + Send + 'static) -> ExitCode {
+    let runtime = match Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{program}: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let ended = runtime.block_on(runtime.spawn(work));
+    // A stop has its time; what a thread is still busy with, such as a file being converted or standard input being read, is begun
+    // again at the next start.
+    runtime.shutdown_background();
+    match ended {
+        Ok(ended) => end(program, ended),
+        Err(error) => resume_unwind(error.into_panic()),
+    }
+}
+
 /// Prints an error with its causes on one line, and ends with 1. Whoever closed our standard output (`| head`) has seen
 /// enough: that is no error.
-#[must_use]
-pub fn end(program: &str, result: anyhow::Result<Outcome>) -> ExitCode {
+fn end(program: &str, result: anyhow::Result<Outcome>) -> ExitCode {
     match result {
         Ok(outcome) => outcome.into(),
         Err(error) => {

@@ -106,49 +106,41 @@ struct Tables {
 
 /// Plain bytes in a commit are what suits the sink, where nothing is said. `parents`: whether every item refers to a row of another
 /// table, and how many rows are put there first.
-pub(super) fn apply(
+pub(super) async fn apply(
     sink: &str,
     commit_mib: Option<usize>,
     (referring, parents): (bool, Option<u64>),
     files: &[PathBuf],
 ) -> Result<Said> {
-    run(async {
-        let entities = if referring { format!("{ENTITIES}{REFERRING}") } else { ENTITIES.to_owned() };
-        let tables = Tables::open(sink, &entities, commit_mib).await?;
-        if let Some(parents) = parents {
-            let lines = |text: &mut String, id: u64| writeln!(text, "{{\"id\":{id},\"version\":1}}");
-            tables.made("product", parents, lines).await?;
-        }
-        let mut rows = 0;
-        for path in files {
-            rows += tables.file(path).await?;
-        }
-        Ok(result(rows))
-    })
+    let entities = if referring { format!("{ENTITIES}{REFERRING}") } else { ENTITIES.to_owned() };
+    let tables = Tables::open(sink, &entities, commit_mib).await?;
+    if let Some(parents) = parents {
+        let lines = |text: &mut String, id: u64| writeln!(text, "{{\"id\":{id},\"version\":1}}");
+        tables.made("product", parents, lines).await?;
+    }
+    let mut rows = 0;
+    for path in files {
+        rows += tables.file(path).await?;
+    }
+    Ok(result(rows))
 }
 
 /// What it takes from a parent to all of its children that waited.
-pub(super) fn release(sink: &str, children: u64) -> Result<Said> {
-    run(async {
-        let tables = Tables::open(sink, WAITING, None).await?;
-        let child = |text: &mut String, id: u64| {
-            writeln!(
-                text,
-                "{{\"id\":{id},\"parent\":0,\"name\":\"one of {children}\",\"price\":19.90,\
-                 \"updatedAt\":\"2026-03-01T12:00:00Z\",\"version\":1}}"
-            )
-        };
-        let parked = tables.made("child", children, child).await?.parked;
-        ensure!(parked == children, "{parked} of {children} wait");
-        let began = Instant::now();
-        let parent = |text: &mut String, id: u64| writeln!(text, "{{\"id\":{id},\"version\":1}}");
-        let released = tables.made("parent", 1, parent).await?.released;
-        Ok(Said { seconds: Some(began.elapsed().as_secs_f64()), ..result(format!("{released} released")) })
-    })
-}
-
-fn run(work: impl Future<Output = Result<Said>>) -> Result<Said> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+pub(super) async fn release(sink: &str, children: u64) -> Result<Said> {
+    let tables = Tables::open(sink, WAITING, None).await?;
+    let child = |text: &mut String, id: u64| {
+        writeln!(
+            text,
+            "{{\"id\":{id},\"parent\":0,\"name\":\"one of {children}\",\"price\":19.90,\
+             \"updatedAt\":\"2026-03-01T12:00:00Z\",\"version\":1}}"
+        )
+    };
+    let parked = tables.made("child", children, child).await?.parked;
+    ensure!(parked == children, "{parked} of {children} wait");
+    let began = Instant::now();
+    let parent = |text: &mut String, id: u64| writeln!(text, "{{\"id\":{id},\"version\":1}}");
+    let released = tables.made("parent", 1, parent).await?.released;
+    Ok(Said { seconds: Some(began.elapsed().as_secs_f64()), ..result(format!("{released} released")) })
 }
 
 impl Tables {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use time::OffsetDateTime;
 use waybill_contracts::Metadata;
 use waybill_subscriber::{
@@ -35,46 +35,38 @@ async fn open(inbox: &str) -> Result<AnyInbox> {
 }
 
 /// Adds messages until there are so many.
-pub(super) fn fill(inbox: &str, messages: u64) -> Result<Said> {
-    runtime()?.block_on(async {
-        let inbox = open(inbox).await?;
-        let there = inbox.counts().await?.saved;
-        for first in (there..messages).step_by(usize::try_from(BURST)?) {
-            let burst = (first..messages.min(first + BURST)).map(message).collect::<Result<Vec<_>>>()?;
-            inbox.admit(burst).await?;
-        }
-        let saved = inbox.counts().await?.saved;
-        ensure!(saved == messages, "{saved} messages are in the inbox, not {messages}");
-        Ok(result(format!("{saved} wait")))
-    })
+pub(super) async fn fill(inbox: &str, messages: u64) -> Result<Said> {
+    let inbox = open(inbox).await?;
+    let there = inbox.counts().await?.saved;
+    for first in (there..messages).step_by(usize::try_from(BURST)?) {
+        let burst = (first..messages.min(first + BURST)).map(message).collect::<Result<Vec<_>>>()?;
+        inbox.admit(burst).await?;
+    }
+    let saved = inbox.counts().await?.saved;
+    ensure!(saved == messages, "{saved} messages are in the inbox, not {messages}");
+    Ok(result(format!("{saved} wait")))
 }
 
 /// Takes some files, of one type or of all, and gives them back, again and again.
-pub(super) fn lease(inbox: &str, blob_type: Option<&str>) -> Result<Said> {
-    runtime()?.block_on(async {
-        let inbox = open(inbox).await?;
-        let wanted = Wanted { types: blob_type.map(|blob_type| vec![blob_type.to_owned()]), ..Wanted::default() };
-        let worker = WorkerId("bench".to_owned());
-        let mut spent = Vec::with_capacity(LEASES);
-        for _ in 0..LEASES {
-            let began = Instant::now();
-            let leased = inbox.lease(&worker, AT_ONCE, &wanted).await?;
-            spent.push(began.elapsed());
-            ensure!(leased.len() == AT_ONCE as usize, "{} files were leased", leased.len());
-            for file in leased {
-                inbox.finish(&file.lease, End::Release).await?;
-            }
+pub(super) async fn lease(inbox: &str, blob_type: Option<&str>) -> Result<Said> {
+    let inbox = open(inbox).await?;
+    let wanted = Wanted { types: blob_type.map(|blob_type| vec![blob_type.to_owned()]), ..Wanted::default() };
+    let worker = WorkerId("bench".to_owned());
+    let mut spent = Vec::with_capacity(LEASES);
+    for _ in 0..LEASES {
+        let began = Instant::now();
+        let leased = inbox.lease(&worker, AT_ONCE, &wanted).await?;
+        spent.push(began.elapsed());
+        ensure!(leased.len() == AT_ONCE as usize, "{} files were leased", leased.len());
+        for file in leased {
+            inbox.finish(&file.lease, End::Release).await?;
         }
-        spent.sort_unstable();
-        let ms = |of: usize| spent.get(of).copied().unwrap_or_default().as_secs_f64() * 1e3;
-        let figures =
-            [("ms a lease".to_owned(), ms(LEASES / 2)), ("ms, 99 of 100 leases".to_owned(), ms(LEASES * 99 / 100))];
-        Ok(Said { figures: figures.into(), ..result("files are leased and given back") })
-    })
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
+    }
+    spent.sort_unstable();
+    let ms = |of: usize| spent.get(of).copied().unwrap_or_default().as_secs_f64() * 1e3;
+    let figures =
+        [("ms a lease".to_owned(), ms(LEASES / 2)), ("ms, 99 of 100 leases".to_owned(), ms(LEASES * 99 / 100))];
+    Ok(Said { figures: figures.into(), ..result("files are leased and given back") })
 }
 
 /// As our publisher writes them.

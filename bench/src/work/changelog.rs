@@ -30,19 +30,17 @@ const CHANGES: usize = 10_000;
 const LOOK: Duration = Duration::from_millis(5);
 
 /// Appends the rows of a file of JSON Lines, so many in a transaction. A database is an address of PostgreSQL, or a file of SQLite.
-pub(super) fn append(database: &str, rows: &Path) -> Result<Said> {
+pub(super) async fn append(database: &str, rows: &Path) -> Result<Said> {
     let mut changes = Vec::new();
     for line in BufReader::new(File::open(rows)?).lines() {
         changes.push(Change::upsert("ItemChanges", &RawValue::from_string(line?)?)?);
     }
-    runtime()?.block_on(async {
-        let took = if is_address(database) {
-            append_to_postgres(database, &changes).await?
-        } else {
-            append_to_sqlite(Path::new(database), &changes).await?
-        };
-        Ok(said(changes.len() as u64, took))
-    })
+    let took = if is_address(database) {
+        append_to_postgres(database, &changes).await?
+    } else {
+        append_to_sqlite(Path::new(database), &changes).await?
+    };
+    Ok(said(changes.len() as u64, took))
 }
 
 async fn append_to_postgres(database: &str, changes: &[Change]) -> Result<Duration> {
@@ -75,27 +73,25 @@ async fn append_to_sqlite(database: &Path, changes: &[Change]) -> Result<Duratio
 }
 
 /// Makes files of all changes that the log has.
-pub(super) fn follow(place: &Place, database: &str, changes: u64) -> Result<Said> {
-    runtime()?.block_on(async {
-        let (log, took) = if is_address(database) {
-            let log = ChangeLog::existing_postgres(database, PostgresChangeLogOptions::default()).await?;
-            let log = log.context("there is no change log")?;
-            let outbox = PostgresOutbox::open(database, PostgresOutboxOptions::default()).await?;
-            let publisher = Publisher::builder(place.tokens()?, "").build_on(outbox)?;
-            let took = files_of(&publisher, &log, changes).await?;
-            (log, took)
-        } else {
-            let database = Path::new(database);
-            let log = ChangeLog::existing_sqlite(database).await?.context("there is no change log")?;
-            let beside = database.parent().context("a file lies in a folder")?;
-            let publisher = Publisher::builder(place.tokens()?, beside).build().await?;
-            let took = files_of(&publisher, &log, changes).await?;
-            (log, took)
-        };
-        let status = log.status().await?;
-        ensure!(status.waiting == 0, "{} changes are in no file", status.waiting);
-        Ok(said(changes, took))
-    })
+pub(super) async fn follow(place: &Place, database: &str, changes: u64) -> Result<Said> {
+    let (log, took) = if is_address(database) {
+        let log = ChangeLog::existing_postgres(database, PostgresChangeLogOptions::default()).await?;
+        let log = log.context("there is no change log")?;
+        let outbox = PostgresOutbox::open(database, PostgresOutboxOptions::default()).await?;
+        let publisher = Publisher::builder(place.tokens()?, "").build_on(outbox)?;
+        let took = files_of(&publisher, &log, changes).await?;
+        (log, took)
+    } else {
+        let database = Path::new(database);
+        let log = ChangeLog::existing_sqlite(database).await?.context("there is no change log")?;
+        let beside = database.parent().context("a file lies in a folder")?;
+        let publisher = Publisher::builder(place.tokens()?, beside).build().await?;
+        let took = files_of(&publisher, &log, changes).await?;
+        (log, took)
+    };
+    let status = log.status().await?;
+    ensure!(status.waiting == 0, "{} changes are in no file", status.waiting);
+    Ok(said(changes, took))
 }
 
 /// How long it takes until all are uploaded; then their messages are sent too.
@@ -119,10 +115,6 @@ async fn files_of<O: Outbox>(publisher: &Publisher<O>, log: &ChangeLog, changes:
 
 fn is_address(database: &str) -> bool {
     database.starts_with("postgres://")
-}
-
-fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")
 }
 
 fn said(changes: u64, took: Duration) -> Said {

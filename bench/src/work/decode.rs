@@ -14,20 +14,17 @@ use waybill_subscriber::look::FileRows;
 use super::result;
 use crate::program::Said;
 
-pub(super) fn decode(workers: usize, files: &[PathBuf]) -> Result<Said> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
-    runtime.block_on(async {
-        let (mut waiting, mut running, mut rows) = (files.iter().cloned(), JoinSet::new(), 0);
-        loop {
-            while running.len() < workers
-                && let Some(path) = waiting.next()
-            {
-                running.spawn(async move { count(&path).await });
-            }
-            let Some(counted) = running.join_next().await else { return Ok(result(rows)) };
-            rows += counted??;
+pub(super) async fn decode(workers: usize, files: &[PathBuf]) -> Result<Said> {
+    let (mut waiting, mut running, mut rows) = (files.iter().cloned(), JoinSet::new(), 0);
+    loop {
+        while running.len() < workers
+            && let Some(path) = waiting.next()
+        {
+            running.spawn(async move { count(&path).await });
         }
-    })
+        let Some(counted) = running.join_next().await else { return Ok(result(rows)) };
+        rows += counted??;
+    }
 }
 
 async fn count(path: &Path) -> Result<usize> {

@@ -19,47 +19,46 @@ use crate::{
 };
 
 /// Streams of rows, each an export.
-pub(super) fn streams(place: &Place, state: &Path, exports: usize, rows: u64) -> Result<Said> {
+pub(super) async fn streams(place: &Place, state: &Path, exports: usize, rows: u64) -> Result<Said> {
     published(place, state, |publisher| {
         let all_open = Arc::new(Barrier::new(exports));
         (0..exports as u64)
             .map(|number| stream(publisher.clone(), Arc::clone(&all_open), Items::new(rows, number), number))
             .collect()
     })
+    .await
 }
 
 /// Files, each an export.
-pub(super) fn files(place: &Place, state: &Path, paths: &[PathBuf]) -> Result<Said> {
+pub(super) async fn files(place: &Place, state: &Path, paths: &[PathBuf]) -> Result<Said> {
     published(place, state, |publisher| {
         let numbered = (0_u64..).zip(paths.iter().cloned());
         numbered.map(|(number, path)| file(publisher.clone(), path, number)).collect()
     })
+    .await
 }
 
 /// Makes them beside each other, and sends their messages.
-fn published(
+async fn published(
     place: &Place,
     state: &Path,
     exports: impl FnOnce(&Publisher) -> JoinSet<Result<Exported>>,
 ) -> Result<Said> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let publisher = Publisher::builder(place.tokens()?, state).manifest_every(None).build().await?;
-        let exporting = async {
-            let (mut exports, mut count, mut rows) = (exports(&publisher), 0, 0);
-            while let Some(exported) = exports.join_next().await {
-                let exported = exported??;
-                ensure!(!exported.repeated, "{} was there before", exported.export_id);
-                (count, rows) = (count + 1, rows + exported.rows.unwrap_or_default());
-            }
-            publisher.flush(Duration::from_secs(120)).await?;
-            anyhow::Ok(result(format!("{count} exports, {rows} rows")))
-        };
-        tokio::select! {
-            said = exporting => said,
-            () = publisher.run(CancellationToken::new()) => anyhow::bail!("nothing is sent any more"),
+    let publisher = Publisher::builder(place.tokens()?, state).manifest_every(None).build().await?;
+    let exporting = async {
+        let (mut exports, mut count, mut rows) = (exports(&publisher), 0, 0);
+        while let Some(exported) = exports.join_next().await {
+            let exported = exported??;
+            ensure!(!exported.repeated, "{} was there before", exported.export_id);
+            (count, rows) = (count + 1, rows + exported.rows.unwrap_or_default());
         }
-    })
+        publisher.flush(Duration::from_secs(120)).await?;
+        anyhow::Ok(result(format!("{count} exports, {rows} rows")))
+    };
+    tokio::select! {
+        said = exporting => said,
+        () = publisher.run(CancellationToken::new()) => anyhow::bail!("nothing is sent any more"),
+    }
 }
 
 /// Begins when all are open.

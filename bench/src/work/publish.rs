@@ -36,23 +36,20 @@ impl Place {
 }
 
 /// Publishes each file as one export of item changes, and sends its message.
-pub(super) fn publish(place: &Place, state: &Path, files: &[PathBuf]) -> Result<Said> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let publisher = Publisher::builder(place.tokens()?, state).build().await?;
-        let stop = CancellationToken::new();
-        let exporting = async {
-            for path in files {
-                publisher.export("ItemChanges")?.file(path).await?;
-            }
-            publisher.flush(Duration::from_secs(120)).await?;
-            stop.cancel();
-            anyhow::Ok(())
-        };
-        tokio::select! {
-            exported = exporting => exported?,
-            () = publisher.run(stop.clone()) => {}
+pub(super) async fn publish(place: &Place, state: &Path, files: &[PathBuf]) -> Result<Said> {
+    let publisher = Publisher::builder(place.tokens()?, state).build().await?;
+    let stop = CancellationToken::new();
+    let exporting = async {
+        for path in files {
+            publisher.export("ItemChanges")?.file(path).await?;
         }
-        Ok(result(files.len()))
-    })
+        publisher.flush(Duration::from_secs(120)).await?;
+        stop.cancel();
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        exported = exporting => exported?,
+        () = publisher.run(stop.clone()) => {}
+    }
+    Ok(result(files.len()))
 }

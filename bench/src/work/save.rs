@@ -18,24 +18,21 @@ use crate::program::Said;
 /// Of a message's body.
 const BYTES: usize = 1024;
 
-pub(super) fn save(path: &Path, messages: u64, at_once: u64) -> Result<Said> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let inbox = SqliteInbox::open(path, Default::default()).await?;
-        let mut spent = Duration::ZERO;
-        for first in (0..messages).step_by(usize::try_from(at_once)?) {
-            let burst = (first..messages.min(first + at_once)).map(message).collect::<Result<Vec<_>>>()?;
-            let began = Instant::now();
-            let answers = inbox.admit(burst).await?;
-            spent += began.elapsed();
-            ensure!(answers.len() as u64 == at_once.min(messages - first), "not every message was answered");
-        }
-        let saved = inbox.counts().await?.saved;
-        ensure!(saved == messages, "{saved} messages are in the inbox, not {messages}");
-        let (seconds, result) = (Some(spent.as_secs_f64()), "all are saved".to_owned());
-        let figures = [("messages/s".to_owned(), messages as f64 / spent.as_secs_f64())].into();
-        Ok(Said { seconds, result, figures })
-    })
+pub(super) async fn save(path: &Path, messages: u64, at_once: u64) -> Result<Said> {
+    let inbox = SqliteInbox::open(path, Default::default()).await?;
+    let mut spent = Duration::ZERO;
+    for first in (0..messages).step_by(usize::try_from(at_once)?) {
+        let burst = (first..messages.min(first + at_once)).map(message).collect::<Result<Vec<_>>>()?;
+        let began = Instant::now();
+        let answers = inbox.admit(burst).await?;
+        spent += began.elapsed();
+        ensure!(answers.len() as u64 == at_once.min(messages - first), "not every message was answered");
+    }
+    let saved = inbox.counts().await?.saved;
+    ensure!(saved == messages, "{saved} messages are in the inbox, not {messages}");
+    let (seconds, result) = (Some(spent.as_secs_f64()), "all are saved".to_owned());
+    let figures = [("messages/s".to_owned(), messages as f64 / spent.as_secs_f64())].into();
+    Ok(Said { seconds, result, figures })
 }
 
 fn message(number: u64) -> Result<Arrival> {

@@ -18,28 +18,24 @@ const SENDS: u64 = 4;
 /// Of a message's body.
 const BYTES: usize = 1024;
 
-pub(super) fn send(bus: &str, blob: &str, topic: &str, messages: u64) -> Result<Said> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let life = Duration::from_secs(3600);
-        let tokens = key_tokens(bus.parse()?, topic.to_owned(), blob.parse()?, "unused".to_owned(), life);
-        let bus = Bus::new(tokens, BusOptions::default());
-        let sender = bus.sender().await?;
-        // Every run has its own files: a second message for one would be a duplicate.
-        let run = std::process::id();
-        let calls = (0..SENDS).map(async |call| {
-            for first in (call * BATCH..messages).step_by(usize::try_from(SENDS * BATCH)?) {
-                let batch: Vec<Message> =
-                    (first..messages.min(first + BATCH)).map(|number| message(run, number)).collect();
-                sender.send(&batch).await?;
-            }
-            anyhow::Ok(())
-        });
-        try_join_all(calls).await?;
-        drop(sender);
-        bus.close().await;
-        Ok(result(messages))
-    })
+pub(super) async fn send(bus: &str, blob: &str, topic: &str, messages: u64) -> Result<Said> {
+    let life = Duration::from_secs(3600);
+    let tokens = key_tokens(bus.parse()?, topic.to_owned(), blob.parse()?, "unused".to_owned(), life);
+    let bus = Bus::new(tokens, BusOptions::default());
+    let sender = bus.sender().await?;
+    // Every run has its own files: a second message for one would be a duplicate.
+    let run = std::process::id();
+    let calls = (0..SENDS).map(async |call| {
+        for first in (call * BATCH..messages).step_by(usize::try_from(SENDS * BATCH)?) {
+            let batch: Vec<Message> = (first..messages.min(first + BATCH)).map(|number| message(run, number)).collect();
+            sender.send(&batch).await?;
+        }
+        anyhow::Ok(())
+    });
+    try_join_all(calls).await?;
+    drop(sender);
+    bus.close().await;
+    Ok(result(messages))
 }
 
 fn message(run: u32, number: u64) -> Message {

@@ -65,14 +65,7 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logs(cli.log, "info");
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("waybill-local: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    exit::end("waybill-local", runtime.block_on(dispatch(cli.command)))
+    exit::run("waybill-local", dispatch(cli.command))
 }
 
 async fn dispatch(command: Command) -> anyhow::Result<Outcome> {

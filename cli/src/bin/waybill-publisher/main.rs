@@ -296,15 +296,5 @@ fn main() -> ExitCode {
         Cli::command().error(ErrorKind::ArgumentConflict, problem).exit();
     }
     start_logs(cli.common.log, "warn");
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("waybill-publisher: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let ended = runtime.block_on(commands::dispatch(cli.common, cli.change_log, cli.command));
-    // Somebody may still read standard input, which nobody can interrupt.
-    runtime.shutdown_background();
-    exit::end("waybill-publisher", ended)
+    exit::run("waybill-publisher", commands::dispatch(cli.common, cli.change_log, cli.command))
 }

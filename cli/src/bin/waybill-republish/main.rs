@@ -46,15 +46,5 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logs(cli.common.log, "warn");
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{PROGRAM}: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let ended = runtime.block_on(commands::dispatch(cli.common, cli.entities, cli.command));
-    // A stop has its time; what a thread is still busy with, such as a file being converted, is begun again at the next start.
-    runtime.shutdown_background();
-    exit::end(PROGRAM, ended)
+    exit::run(PROGRAM, commands::dispatch(cli.common, cli.entities, cli.command))
 }

@@ -338,17 +338,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     keep_freed_batches();
     start_logs(cli.common.log, "warn");
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{PROGRAM}: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let ended = runtime.block_on(commands::dispatch(cli.common, cli.inbox, cli.command));
-    // A stop has its time; what a thread is still busy with, such as a file being converted, is begun again at the next start.
-    runtime.shutdown_background();
-    exit::end(PROGRAM, ended)
+    exit::run(PROGRAM, commands::dispatch(cli.common, cli.inbox, cli.command))
 }
 
 /// Has glibc keep blocks of some MiB that were freed, which is what batches of rows are: else each goes back to the system, and the
