@@ -164,14 +164,18 @@ impl JsonDocument {
                 }
             }
             Skimmed::Broken(at, problem) => {
-                self.refuse_no_json(batch)?;
+                self.whole(batch)?;
                 Err(Broken { at: Some(begin + at), reason: Reason::MalformedFile, problem })
             }
             Skimmed::More => {
                 let is_long = batch.is_skipping() || batch.text.len() - begin > self.row_bytes_max;
                 let at = begin + skim.at;
-                if is_long || last {
-                    self.refuse_no_json(batch)?;
+                // By the characters alone a number may go on where it has ended: 1e5.0 is one, and then what is no JSON.
+                if (is_long || last)
+                    && let Some(element) = self.whole(batch)?
+                {
+                    self.skim = None;
+                    return Ok(self.row(batch, element));
                 }
                 if last {
                     return Err(truncated(batch));
@@ -211,17 +215,15 @@ impl JsonDocument {
         }
     }
 
-    /// Reports what is no JSON in an element that will not become complete, if that comes first.
-    fn refuse_no_json(&mut self, batch: &Growing) -> Result<(), Broken> {
+    /// The element, if it is all there. Reports what is no JSON in one that will not become complete, if that comes first.
+    fn whole(&mut self, batch: &Growing) -> Result<Option<Element>, Broken> {
         if batch.is_skipping() {
-            return Ok(());
+            return Ok(None);
         }
-        let fields = self.spans.len();
-        let checked = self.check(batch);
-        self.spans.truncate(fields);
-        match checked {
+        match self.check(batch) {
+            Ok(element) => Ok(Some(element)),
             Err(problem) if problem.kind == Kind::Grammar => Err(no_json(problem)),
-            _ => Ok(()),
+            Err(_) => Ok(None),
         }
     }
 

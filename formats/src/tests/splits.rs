@@ -52,7 +52,13 @@ fn files() -> Vec<(&'static str, DecodeOptions, Vec<u8>)> {
         .flat_map(u16::to_le_bytes)
         .chain([7])
         .collect();
+    let number = |digits| [&b"[{\"id\":1},"[..], &b"3".repeat(digits), b"e3.", &[b'3'; 60], b"]"].concat();
+    let long_number = number(70);
     vec![
+        ("json with a number that ends where it might go on", DecodeOptions::new(Source::Json), long_number.clone()),
+        ("the same, cut", DecodeOptions::new(Source::Json), long_number[..long_number.len() - 1].to_vec()),
+        ("the same with a row limit", small_array.clone(), number(42)),
+        ("the same beyond a row limit", small_array.clone(), number(60)),
         ("json", DecodeOptions::new(Source::Json), array.to_vec()),
         ("json in small batches with rows over the limit", small_array, array.to_vec()),
         ("json that is cut", DecodeOptions::new(Source::Json), array[..100].to_vec()),
