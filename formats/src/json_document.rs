@@ -156,11 +156,14 @@ impl JsonDocument {
                 }
                 match self.check(batch) {
                     Ok(element) => Ok(self.row(batch, element)),
+                    Err(problem) if problem.kind != Kind::Incomplete => Err(no_json(problem)),
                     // Only its begin was looked at.
-                    Err(problem) if problem.kind == Kind::Incomplete => {
+                    Err(_) if end - begin > self.row_bytes_max => {
                         Ok(self.row(batch, Element { end, problem: None, fields: self.spans.len() }))
                     }
-                    Err(problem) => Err(no_json(problem)),
+                    // A character, where a digit would have to be, of which the rest may come.
+                    Err(_) if last => Err(truncated(batch)),
+                    Err(_) => Ok(false),
                 }
             }
             Skimmed::Broken(at, problem) => {

@@ -54,7 +54,10 @@ fn files() -> Vec<(&'static str, DecodeOptions, Vec<u8>)> {
         .collect();
     let number = |digits| [&b"[{\"id\":1},"[..], &b"3".repeat(digits), b"e3.", &[b'3'; 60], b"]"].concat();
     let long_number = number(70);
+    let no_number = [&b"["[..], &[b'3'; 70], b"e\xc3\xa9"].concat();
     vec![
+        ("json with a character where a digit is missing", DecodeOptions::new(Source::Json), no_number.clone()),
+        ("the same, cut within it", DecodeOptions::new(Source::Json), no_number[..no_number.len() - 1].to_vec()),
         ("json with a number that ends where it might go on", DecodeOptions::new(Source::Json), long_number.clone()),
         ("the same, cut", DecodeOptions::new(Source::Json), long_number[..long_number.len() - 1].to_vec()),
         ("the same with a row limit", small_array.clone(), number(42)),
