@@ -45,6 +45,8 @@ const SOONER: u32 = 8;
 /// noticed some hundredths of a second later, and who has nothing to publish leaves the processor and the database alone.
 const SILENCE_PARTS: u32 = 100;
 const QUIET_FACTOR: u32 = 2;
+/// With nothing to do, it is looked after what has its time so often.
+const CALM: Duration = Duration::from_secs(1);
 /// The field that tells a deletion.
 const DELETED: &str = "_deleted";
 /// Between two looks for what can be deleted.
@@ -131,8 +133,8 @@ pub struct FollowOptions {
     pub files: TypeOptions,
     /// By blobType.
     pub types: BTreeMap<String, TypeOptions>,
-    /// How often the log is asked for news, which is one look at an index; default 25 ms. After a silence of five seconds twice as
-    /// long.
+    /// How often the log is asked for news; default 25 ms. In PostgreSQL that is one look at an index, after a silence of five seconds half
+    /// as often; in SQLite a thread asks whether anything was committed to the file, and only then there is such a look.
     pub poll_interval: Duration,
     /// Files that are made at once, each of another type; default 4. Each takes memory as an export does.
     pub files_in_flight_max: NonZeroUsize,
@@ -320,7 +322,7 @@ impl<O: Outbox> Follower<O> {
         while !stop.is_cancelled() {
             self.context.counting.follower_at(Some(Instant::now()));
             self.context.counting.log_asked_at(Some(Instant::now()));
-            active.plan(&self.options).await?;
+            let is_planned = active.plan(&self.options).await?;
             if self.outage.until().is_none() {
                 active.make(&self.log, &self.options);
             }
@@ -338,6 +340,14 @@ impl<O: Outbox> Follower<O> {
                 let pause = self.options.poll_interval;
                 (active.news_at.elapsed() / SILENCE_PARTS).clamp(pause, pause * QUIET_FACTOR)
             };
+            let is_calm = is_planned && active.types.values().all(|known| known.open.is_empty());
+            let looked_again = async {
+                if is_calm {
+                    active.seat.until_news(pause, CALM).await;
+                } else {
+                    sleep(pause).await;
+                }
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
@@ -347,7 +357,7 @@ impl<O: Outbox> Follower<O> {
                 () = sleep_until(self.outage.until().unwrap_or_else(Instant::now)), if self.outage.until().is_some() => {
                     self.outage.over();
                 }
-                () = sleep(pause) => {}
+                () = looked_again => {}
             }
         }
         // What is being made is finished if that is quick; else it is given up, and the next publisher makes it.
@@ -554,11 +564,11 @@ impl<O: Outbox> Active<O> {
         self.types.entry(blob_type.to_owned()).or_insert_with(|| Type::new(delay_max))
     }
 
-    /// Plans what is full or due.
-    async fn plan(&mut self, options: &FollowOptions) -> Result<(), LogError> {
+    /// Plans what is full or due. Whether nothing is left for later.
+    async fn plan(&mut self, options: &FollowOptions) -> Result<bool, LogError> {
         let settled = self.seat.settled().await?;
         if settled <= self.seen {
-            return Ok(());
+            return Ok(true);
         }
         self.news_at = Instant::now();
         let mut rest = false;
@@ -607,7 +617,7 @@ impl<O: Outbox> Active<O> {
         if !rest {
             self.seen = settled;
         }
-        Ok(())
+        Ok(!rest)
     }
 
     /// Begins the first file of each type that has none in work, those that were planned first before others.

@@ -5,6 +5,7 @@
 //! This crate's interface is `rusqlite` and `tokio-postgres` on purpose: it is the one place that owns connections, and its
 //! users are the stores of `publisher` and `subscriber`, whose own interfaces name none of them.
 
+mod commits;
 mod header;
 mod migrate;
 mod number;
@@ -12,6 +13,7 @@ mod postgres;
 mod sqlite;
 mod writer;
 
+pub use commits::Commits;
 pub use deadpool_postgres::{Object as PostgresConnection, Transaction as PostgresTransaction};
 pub use migrate::{Migration, Schema};
 pub use number::{lock_number, signed};

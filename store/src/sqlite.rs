@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, ffi};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::{
-    Schema, migrate,
+    Commits, Schema, migrate,
     writer::{Counters, Job, Order, Orders, Waiting, Writer, panic_text},
 };
 
@@ -242,6 +242,20 @@ impl Sqlite {
             // The runtime is shutting down.
             Err(_) => Err(self.closed()),
         }
+    }
+
+    /// Tells of commits by anybody, asking so often.
+    ///
+    /// # Errors
+    /// When there can be no thread for it.
+    pub fn commits(&self, every: Duration) -> std::io::Result<Commits> {
+        // Who is in the way is not waited for: then something may be going on.
+        let options = SqliteOptions { busy_timeout: Duration::ZERO, ..SqliteOptions::default() };
+        Commits::of(self.path(), every, move |path| {
+            let connection = connect(path, OpenFlags::empty(), &options)?;
+            connection.execute_batch("PRAGMA query_only = ON")?;
+            Ok(connection)
+        })
     }
 
     /// Takes nothing more, waits for what is queued and for readers, and closes the file: then nothing of it is left in

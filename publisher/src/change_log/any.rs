@@ -1,10 +1,11 @@
 //! The logs that a configuration can name.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use time::OffsetDateTime;
+use tokio::time::sleep;
 use waybill_contracts::BlobType;
 
 use super::{
@@ -251,6 +252,15 @@ impl Seat {
         match &self.0 {
             Either::Sqlite(_) => false,
             Either::Postgres(seat) => seat.may_settle_soon(),
+        }
+    }
+
+    /// Waits until changes may have come: in SQLite, where a thread asks so often whether anything was committed, for as long as that
+    /// takes; else for as long as lies between two looks.
+    pub(crate) async fn until_news(&mut self, every: Duration, at_most: Duration) {
+        match &mut self.0 {
+            Either::Sqlite(seat) => seat.until_news(every, at_most).await,
+            Either::Postgres(_) => sleep(every).await,
         }
     }
 

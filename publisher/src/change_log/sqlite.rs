@@ -4,16 +4,20 @@
 use std::{
     fs::{File, TryLockError},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::stream::{BoxStream, StreamExt, try_unfold, unfold};
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{sleep, timeout},
+};
 use uuid::Uuid;
 use waybill_contracts::{BlobType, ExportId, NameError};
 use waybill_store::{
-    Migration, Schema, Sqlite, SqliteOptions, StoreError,
+    Commits, Migration, Schema, Sqlite, SqliteOptions, StoreError,
     rusqlite::{
         self, Connection, OpenFlags, OptionalExtension, Row, params,
         types::{Type, ValueRef},
@@ -59,6 +63,8 @@ pub(crate) struct SqliteSeat {
     db: Sqlite,
     /// Ids up to here were handed on as settled, or were published before.
     settled: i64,
+    /// Once somebody waits for news.
+    commits: Option<Commits>,
     /// The operating system gives it back when the process ends, however it ends.
     _locked: File,
 }
@@ -126,7 +132,7 @@ impl SqliteLog {
         .await?;
         self.ours(Some(theirs), epoch)?;
         let settled = self.published().await?;
-        Ok(Some(SqliteSeat { log: self.clone(), db: self.db.clone(), settled, _locked: locked }))
+        Ok(Some(SqliteSeat { log: self.clone(), db: self.db.clone(), settled, commits: None, _locked: locked }))
     }
 
     pub(crate) async fn adopt(&self, epoch: &str) -> Result<bool, LogError> {
@@ -446,6 +452,17 @@ fn lines_after(db: &Connection, blob_type: &str, after: i64, up_to: i64) -> rusq
 }
 
 impl SqliteSeat {
+    /// See [`super::any::Seat::until_news`].
+    pub(crate) async fn until_news(&mut self, every: Duration, at_most: Duration) {
+        if self.commits.is_none() {
+            self.commits = self.db.commits(every).ok();
+        }
+        match &mut self.commits {
+            Some(commits) => drop(timeout(at_most, commits.next()).await),
+            None => sleep(every).await,
+        }
+    }
+
     pub(crate) async fn settled(&mut self) -> Result<i64, LogError> {
         let (highest, given): (i64, i64) = read(&self.db, |db| {
             let sql = "SELECT coalesce(max(id), 0),

@@ -1,3 +1,4 @@
+mod commits;
 mod full;
 mod group;
 mod processes;
