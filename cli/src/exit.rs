@@ -1,6 +1,6 @@
 //! How a program ends: 0 done, 1 failed, 2 used wrongly, 3 done with quarantined items.
 
-use std::{future::Future, io::ErrorKind, panic::resume_unwind, process::ExitCode};
+use std::{io::ErrorKind, panic::resume_unwind, process::ExitCode};
 
 use tokio::runtime::Runtime;
 

@@ -340,7 +340,8 @@ impl<O: Outbox> Follower<O> {
                 let pause = self.options.poll_interval;
                 (active.news_at.elapsed() / SILENCE_PARTS).clamp(pause, pause * QUIET_FACTOR)
             };
-            let is_calm = is_planned && active.types.values().all(|known| known.open.is_empty());
+            let is_pruned = Instant::now() < active.prune_at;
+            let is_calm = is_planned && is_pruned && active.types.values().all(|known| known.open.is_empty());
             let looked_again = async {
                 if is_calm {
                     active.seat.until_news(pause, CALM).await;
