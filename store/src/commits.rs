@@ -49,7 +49,7 @@ impl Drop for Commits {
     fn drop(&mut self) {
         if let Some((stop, thread)) = self.looking.take() {
             drop(stop);
-            // It looks for some microseconds at most, and its connection is to be closed before the writer's is.
+            // It is asleep, or looks for a moment, and its connection is to be closed before the writer's is.
             drop(thread.join());
         }
     }

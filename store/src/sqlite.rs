@@ -251,11 +251,7 @@ impl Sqlite {
     pub fn commits(&self, every: Duration) -> std::io::Result<Commits> {
         // Who is in the way is not waited for: then something may be going on.
         let options = SqliteOptions { busy_timeout: Duration::ZERO, ..SqliteOptions::default() };
-        Commits::of(self.path(), every, move |path| {
-            let connection = connect(path, OpenFlags::empty(), &options)?;
-            connection.execute_batch("PRAGMA query_only = ON")?;
-            Ok(connection)
-        })
+        Commits::of(self.path(), every, move |path| connect_to_read(path, &options))
     }
 
     /// Takes nothing more, waits for what is queued and for readers, and closes the file: then nothing of it is left in
@@ -315,9 +311,7 @@ impl Readers {
         let count = options.readers.clamp(1, 64);
         let mut idle = Vec::with_capacity(count);
         for _ in 0..count {
-            let connection = connect(path, OpenFlags::empty(), options)?;
-            connection.execute_batch("PRAGMA query_only = ON")?;
-            idle.push(connection);
+            idle.push(connect_to_read(path, options)?);
         }
         let count = u32::try_from(count).expect("at most 64");
         let permits = Arc::new(Semaphore::new(count as usize));
@@ -340,6 +334,12 @@ fn take(idle: &Mutex<Vec<Connection>>) -> Option<Connection> {
 
 fn give_back(idle: &Mutex<Vec<Connection>>, connection: Connection) {
     idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+}
+
+fn connect_to_read(path: &Path, options: &SqliteOptions) -> rusqlite::Result<Connection> {
+    let connection = connect(path, OpenFlags::empty(), options)?;
+    connection.execute_batch("PRAGMA query_only = ON")?;
+    Ok(connection)
 }
 
 fn connect(path: &Path, more: OpenFlags, options: &SqliteOptions) -> rusqlite::Result<Connection> {

@@ -255,8 +255,8 @@ impl Seat {
         }
     }
 
-    /// Waits until changes may have come: in SQLite, where a thread asks so often whether anything was committed, for as long as that
-    /// takes; else for as long as lies between two looks.
+    /// Waits until changes may have come: in SQLite, where a thread asks as often as was wanted first whether anything was committed, for
+    /// as long as that takes; else for as long as lies between two looks.
     pub(crate) async fn until_news(&mut self, every: Duration, at_most: Duration) {
         match &mut self.0 {
             Either::Sqlite(seat) => seat.until_news(every, at_most).await,
