@@ -33,6 +33,8 @@ pub(crate) struct JsonDocument {
     skim: Option<Skim>,
 }
 
+/// Of UTF-8.
+const CHARACTER_BYTES_MAX: usize = 4;
 /// A word is shorter, and so are most numbers.
 const WORD_BYTES: usize = 64;
 
@@ -161,13 +163,19 @@ impl JsonDocument {
                     Err(_) if end - begin > self.row_bytes_max => {
                         Ok(self.row(batch, Element { end, problem: None, fields: self.spans.len() }))
                     }
-                    // A character, where a digit would have to be, of which the rest may come.
-                    Err(_) if last => Err(truncated(batch)),
-                    Err(_) => Ok(false),
+                    // A character where a digit would have to be: its rest was not looked at, or may come.
+                    Err(_) => match self.check_until(batch, end + CHARACTER_BYTES_MAX) {
+                        Ok(element) => Ok(self.row(batch, element)),
+                        Err(problem) if problem.kind != Kind::Incomplete => Err(no_json(problem)),
+                        Err(_) if last => Err(truncated(batch)),
+                        Err(_) => Ok(false),
+                    },
                 }
             }
             Skimmed::Broken(at, problem) => {
-                self.whole(batch)?;
+                if let Some(element) = self.whole(batch)? {
+                    self.spans.truncate(element.fields);
+                }
                 Err(Broken { at: Some(begin + at), reason: Reason::MalformedFile, problem })
             }
             Skimmed::More => {
@@ -201,8 +209,12 @@ impl JsonDocument {
 
     /// Checks the element as far as a row may be long.
     fn check(&mut self, batch: &Growing) -> Result<Element, Problem> {
+        self.check_until(batch, batch.begin + self.row_bytes_max + 1)
+    }
+
+    fn check_until(&mut self, batch: &Growing, window: usize) -> Result<Element, Problem> {
         let (begin, fields) = (batch.begin, self.spans.len());
-        let window = batch.text.len().min(begin + self.row_bytes_max + 1);
+        let window = batch.text.len().min(window);
         let text = &batch.text[..window];
         match self.checker.element(text, begin, 0, &mut self.spans) {
             // A number may go on.

@@ -74,6 +74,28 @@ fn text_without_end_in_a_document_is_an_error_in_bounded_memory_and_a_long_line_
     assert_eq!(outcome.bad(), [(1, 0, too_long)]);
 }
 
+/// Whatever follows is not to be waited for.
+#[test]
+fn a_character_where_a_digit_is_missing_ends_the_file_also_at_the_limit_of_a_row() {
+    let limit = 1 << 20;
+    let mut options = json();
+    options.limits.row_bytes_max = limit;
+    for before in 0..6 {
+        let begin = ["[".to_owned(), "1".repeat(limit - 3 + before), "e\u{1f600}".to_owned()].concat().leak();
+        let (held, outcome) = feed_long(options.clone(), begin.as_bytes(), &Bytes::from(vec![b'1'; MIB]), 64 * MIB);
+        assert!(held < 6 * MIB, "held {held} bytes with {before}");
+        // Farther behind, the row is too long, whatever it is.
+        if before < 3 {
+            let (reason, _, offset, problem) = outcome.end.unwrap_err();
+            let at = (limit - 1 + before) as u64;
+            assert_eq!(
+                (reason, offset, problem.as_str()),
+                (Reason::MalformedFile, at, "expected a digit in the exponent, found '😀'")
+            );
+        }
+    }
+}
+
 #[test]
 fn nesting_without_end_is_bounded_in_time_and_memory() {
     for (options, begin, unit, problem) in [

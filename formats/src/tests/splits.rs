@@ -55,9 +55,14 @@ fn files() -> Vec<(&'static str, DecodeOptions, Vec<u8>)> {
     let number = |digits| [&b"[{\"id\":1},"[..], &b"3".repeat(digits), b"e3.", &[b'3'; 60], b"]"].concat();
     let long_number = number(70);
     let no_number = [&b"["[..], &[b'3'; 70], b"e\xc3\xa9"].concat();
+    let no_number_of = |digits: usize| [&b"["[..], &b"3".repeat(digits), b"e\xf0\x9f\x98\x80,{}]"].concat();
     vec![
         ("json with a character where a digit is missing", DecodeOptions::new(Source::Json), no_number.clone()),
         ("the same, cut within it", DecodeOptions::new(Source::Json), no_number[..no_number.len() - 1].to_vec()),
+        ("the same before a row limit", small_array.clone(), no_number_of(42)),
+        ("the same across a row limit", small_array.clone(), no_number_of(43)),
+        ("the same at a row limit", small_array.clone(), no_number_of(44)),
+        ("the same over a row limit", small_array.clone(), no_number_of(45)),
         ("json with a number that ends where it might go on", DecodeOptions::new(Source::Json), long_number.clone()),
         ("the same, cut", DecodeOptions::new(Source::Json), long_number[..long_number.len() - 1].to_vec()),
         ("the same with a row limit", small_array.clone(), number(42)),
