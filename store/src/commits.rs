@@ -3,34 +3,39 @@
 use std::{
     path::Path,
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
-    thread::JoinHandle,
     time::Duration,
 };
 
 use rusqlite::Connection;
 use tokio::sync::watch;
 
-/// Tells of commits by any connection to an SQLite file, of any process. Dropped, it ends its thread and closes its connection.
+/// Tells of commits by any connection to an SQLite file, of any process. Dropped, it has its thread end, which closes its connection;
+/// [`Sqlite::close`](crate::Sqlite::close) waits for that.
 #[derive(Debug)]
 pub struct Commits {
     told: watch::Receiver<()>,
     every: Duration,
-    looking: Option<(Sender<()>, JoinHandle<()>)>,
+    /// The thread ends when this is dropped. It is not waited for there: a file on a server that is gone has no end.
+    _stop: Sender<()>,
 }
 
 impl Commits {
-    /// `connect` is asked again where it failed.
+    /// `connect` is asked again where it failed. The thread drops `open` after its connection.
     pub(crate) fn of(
         path: &Path,
         every: Duration,
+        open: impl Send + 'static,
         connect: impl Fn(&Path) -> rusqlite::Result<Connection> + Send + 'static,
     ) -> std::io::Result<Self> {
         let (tell, told) = watch::channel(());
         let (stop, stopped) = channel();
         let file = path.to_owned();
-        let look = move || look(&file, every, &stopped, &tell, connect);
-        let thread = std::thread::Builder::new().name("commits".to_owned()).spawn(look)?;
-        Ok(Self { told, every, looking: Some((stop, thread)) })
+        let look = move || {
+            look(&file, every, &stopped, &tell, connect);
+            drop(open);
+        };
+        std::thread::Builder::new().name("commits".to_owned()).spawn(look)?;
+        Ok(Self { told, every, _stop: stop })
     }
 
     /// Returns when something was committed since it returned last, or may have been: at first, and as long as nobody can tell.
@@ -41,16 +46,6 @@ impl Commits {
         if self.told.changed().await.is_err() {
             // The thread is gone, so nobody can tell.
             tokio::time::sleep(self.every).await;
-        }
-    }
-}
-
-impl Drop for Commits {
-    fn drop(&mut self) {
-        if let Some((stop, thread)) = self.looking.take() {
-            drop(stop);
-            // It is asleep, or looks for a moment, and its connection is to be closed before the writer's is.
-            drop(thread.join());
         }
     }
 }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::{
     OpenError,
@@ -64,28 +64,49 @@ pub(crate) fn admit(path: &Path, schema: &Schema) -> Result<(), OpenError> {
 /// again once it holds the file. With no step missing nobody waits for the file, and nothing is written.
 pub(crate) fn migrate(path: &Path, connection: &mut Connection, schema: &Schema) -> Result<(), OpenError> {
     let failed = |error| OpenError::sqlite(path, error);
-    let missing = |version: i64| usize::try_from(version).ok().and_then(|taken| schema.migrations.get(taken));
     let tx = connection.transaction().map_err(failed)?;
     refuse_damaged(path, &tx)?;
-    let mut version = schema.version(path, &tx)?;
+    let mut is_behind = schema.step_after(schema.version(path, &tx)?).is_some();
     tx.finish().map_err(failed)?;
-    while missing(version).is_some() {
+    while is_behind {
         let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
-        version = schema.version(path, &tx)?;
-        let Some(step) = missing(version) else { return tx.finish().map_err(failed) };
-        tracing::debug!(path = %path.display(), version = version + 1, step = step.name, "migrating");
-        tx.execute_batch(step.sql).map_err(|error| {
-            let (shown, problem) = (path.display().to_string(), error.to_string());
-            match OpenError::sqlite(path, error) {
-                passing if passing.passes() => passing,
-                _ => OpenError::Migration { path: shown, name: step.name, problem },
-            }
-        })?;
-        version += 1;
-        schema.set_version(&tx, version).map_err(failed)?;
+        is_behind = step(path, &tx, schema)?;
         tx.commit().map_err(failed)?;
     }
     Ok(())
+}
+
+/// All missing steps and then the job, in one transaction that is taken back: the file stays as it is. It waits for other writers, and they
+/// for it.
+pub(crate) fn rehearse<T>(
+    path: &Path,
+    connection: &mut Connection,
+    schema: &Schema,
+    job: impl FnOnce(&Transaction<'_>) -> T,
+) -> Result<T, OpenError> {
+    let failed = |error| OpenError::sqlite(path, error);
+    let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    refuse_damaged(path, &tx)?;
+    while step(path, &tx, schema)? {}
+    let told = job(&tx);
+    tx.rollback().map_err(failed)?;
+    Ok(told)
+}
+
+/// Takes the next missing step; `false` when there is none.
+fn step(path: &Path, tx: &Transaction<'_>, schema: &Schema) -> Result<bool, OpenError> {
+    let version = schema.version(path, tx)?;
+    let Some(step) = schema.step_after(version) else { return Ok(false) };
+    tracing::debug!(path = %path.display(), version = version + 1, step = step.name, "migrating");
+    tx.execute_batch(step.sql).map_err(|error| {
+        let (shown, problem) = (path.display().to_string(), error.to_string());
+        match OpenError::sqlite(path, error) {
+            passing if passing.passes() => passing,
+            _ => OpenError::Migration { path: shown, name: step.name, problem },
+        }
+    })?;
+    schema.set_version(tx, version + 1).map_err(|error| OpenError::sqlite(path, error))?;
+    Ok(true)
 }
 
 fn refuse_damaged(path: &Path, connection: &Connection) -> Result<(), OpenError> {
@@ -143,6 +164,10 @@ impl Schema {
         let connection = Connection::open_with_flags(path, flags).ok()?;
         connection.busy_timeout(LOOK_WAIT).ok()?;
         self.version(path, &connection).ok().filter(|version| *version > 0)
+    }
+
+    fn step_after(&self, version: i64) -> Option<&Migration> {
+        self.migrations.get(usize::try_from(version).ok()?)
     }
 
     /// How many steps were taken; refuses what is not ours or newer.

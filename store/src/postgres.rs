@@ -177,45 +177,62 @@ impl Postgres {
     /// # Errors
     /// [`PostgresError`].
     pub async fn migrate(&self, schema: &Schema) -> Result<(), PostgresError> {
-        let known = schema.known();
-        if self.version(schema).await? == Some(known) {
+        if self.version(schema).await? == Some(schema.known()) {
             return Ok(());
         }
         let mut connection = self.connection().await?;
         loop {
             let tx = connection.transaction().await.map_err(|error| self.error(error))?;
-            let failed = |error| self.error(error);
-            self.lock_tables(&tx).await.map_err(failed)?;
-            if !schema.shared_with_user {
-                self.own_schema(&tx, schema).await?;
+            let is_behind = self.step(&tx, schema).await?;
+            tx.commit().await.map_err(|error| self.error(error))?;
+            if !is_behind {
+                return Ok(());
             }
-            tx.batch_execute(
-                "CREATE TABLE IF NOT EXISTS _waybill_schema (name text PRIMARY KEY, version integer NOT NULL)",
-            )
-            .await
-            .map_err(failed)?;
-            let taken = version(&*tx, schema).await.map_err(failed)?.unwrap_or(0);
-            if taken > known {
-                let shown = self.shown.to_string();
-                return Err(PostgresError::Newer { shown, name: schema.name, found: taken, known });
-            }
-            let Some(step) = usize::try_from(taken).ok().and_then(|taken| schema.migrations.get(taken)) else {
-                return tx.commit().await.map_err(failed);
-            };
-            tracing::debug!(database = %self.shown, version = taken + 1, step = step.name, "migrating");
-            tx.batch_execute(step.sql).await.map_err(|error| {
-                let (shown, name) = (self.shown.to_string(), step.name);
-                self.error_or(error, |problem| PostgresError::Migration { shown, name, problem })
-            })?;
-            tx.execute(
-                "INSERT INTO _waybill_schema (name, version) VALUES ($1, $2)
-                 ON CONFLICT (name) DO UPDATE SET version = excluded.version",
-                &[&schema.name, &(taken + 1)],
-            )
-            .await
-            .map_err(failed)?;
-            tx.commit().await.map_err(failed)?;
         }
+    }
+
+    /// The same within a transaction, for whoever takes it back: to find out whether it can be done.
+    ///
+    /// # Errors
+    /// As [`Postgres::migrate`].
+    pub async fn migrate_within(&self, tx: &PostgresTransaction<'_>, schema: &Schema) -> Result<(), PostgresError> {
+        while self.step(tx, schema).await? {}
+        Ok(())
+    }
+
+    /// Takes the next missing step; `false` when there is none.
+    async fn step(&self, tx: &PostgresTransaction<'_>, schema: &Schema) -> Result<bool, PostgresError> {
+        let failed = |error| self.error(error);
+        self.lock_tables(tx).await.map_err(failed)?;
+        if !schema.shared_with_user {
+            self.own_schema(tx, schema).await?;
+        }
+        tx.batch_execute(
+            "CREATE TABLE IF NOT EXISTS _waybill_schema (name text PRIMARY KEY, version integer NOT NULL)",
+        )
+        .await
+        .map_err(failed)?;
+        let taken = version(&**tx, schema).await.map_err(failed)?.unwrap_or(0);
+        if taken > schema.known() {
+            let shown = self.shown.to_string();
+            return Err(PostgresError::Newer { shown, name: schema.name, found: taken, known: schema.known() });
+        }
+        let Some(step) = usize::try_from(taken).ok().and_then(|taken| schema.migrations.get(taken)) else {
+            return Ok(false);
+        };
+        tracing::debug!(database = %self.shown, version = taken + 1, step = step.name, "migrating");
+        tx.batch_execute(step.sql).await.map_err(|error| {
+            let (shown, name) = (self.shown.to_string(), step.name);
+            self.error_or(error, |problem| PostgresError::Migration { shown, name, problem })
+        })?;
+        tx.execute(
+            "INSERT INTO _waybill_schema (name, version) VALUES ($1, $2)
+             ON CONFLICT (name) DO UPDATE SET version = excluded.version",
+            &[&schema.name, &(taken + 1)],
+        )
+        .await
+        .map_err(failed)?;
+        Ok(true)
     }
 
     /// Makes the schema that tables have for themselves; one that is there has to be empty or theirs.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, ffi};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{Semaphore, mpsc, oneshot, watch},
+    time::timeout,
+};
 
 use crate::{
     Commits, Schema, migrate,
@@ -20,11 +23,14 @@ use crate::{
 const STATEMENTS_KEPT: usize = 1024;
 /// The writer's page cache, in KiB: upserts into large tables read many index pages.
 const WRITER_CACHE_KIB: i64 = 16 * 1024;
-/// From how many pages on the WAL is brought into the file, 16 MiB with SQLite's own page size. Rows come in the order of their files, so
-/// commits touch the same pages again and again, and a page that changed several times goes to the file once.
-const CHECKPOINT_PAGES: i64 = 4096;
+/// From how many bytes on the WAL is brought into the file. Rows come in the order of their files, so commits touch the same pages again and
+/// again, and a page that changed several times goes to the file once.
+const CHECKPOINT_BYTES: i64 = 16 << 20;
 /// What the WAL is cut to after a check-point, in bytes: what it may hold then and a commit of the largest kind.
 const WAL_KEPT_BYTES: i64 = 32 << 20;
+
+/// How long those who look for commits have to close the file after they were dropped. It takes them no time, unless the file is out of reach.
+const LOOKER_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A database. Clones share it; the last one dropped ends the writer's thread after what was queued.
 #[derive(Clone)]
@@ -37,6 +43,8 @@ struct Inner {
     shown: Arc<str>,
     // Before `orders`: the last connection to close is then the writer's, which removes the WAL.
     readers: Readers,
+    /// Who looks for commits has a receiver of it.
+    looking: watch::Sender<()>,
     orders: mpsc::Sender<Order>,
     counters: Arc<Counters>,
 }
@@ -121,10 +129,13 @@ impl Sqlite {
         // The first commit is made before the change to WAL, so that the id stands in the file itself from then on.
         migrate::migrate(path, &mut connection, schema)?;
         migrate::enter_wal(path, &connection, options.busy_timeout)?;
+        // A user's database may have pages of another size than SQLite's own.
+        let page_bytes: i64 = connection.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(failed)?;
+        let checkpoint_pages = CHECKPOINT_BYTES / page_bytes.max(512);
         connection
             .execute_batch(&format!(
                 "PRAGMA foreign_keys = ON; PRAGMA cache_size = -{WRITER_CACHE_KIB};
-                 PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; PRAGMA journal_size_limit = {WAL_KEPT_BYTES}"
+                 PRAGMA wal_autocheckpoint = {checkpoint_pages}; PRAGMA journal_size_limit = {WAL_KEPT_BYTES}"
             ))
             .map_err(failed)?;
         if !schema.shared_with_user {
@@ -148,7 +159,24 @@ impl Sqlite {
             .name(format!("{}-writer", schema.name))
             .spawn(move || writer.run())
             .map_err(|error| OpenError::io(path, error))?;
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), shown, readers, orders: sender, counters }) })
+        let looking = watch::Sender::new(());
+        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), shown, readers, looking, orders: sender, counters }) })
+    }
+
+    /// Does in a file that is there what [`Sqlite::open`] does to its tables, then the job, and takes both back: to find out whether they can be
+    /// done. Other writers wait meanwhile. Blocks.
+    ///
+    /// # Errors
+    /// As [`Sqlite::open`].
+    pub fn rehearse<T>(
+        path: &Path,
+        schema: &Schema,
+        options: &SqliteOptions,
+        job: impl FnOnce(&Transaction<'_>) -> T,
+    ) -> Result<T, OpenError> {
+        migrate::admit(path, schema)?;
+        let connected = connect(path, OpenFlags::empty(), options);
+        migrate::rehearse(path, &mut connected.map_err(|error| OpenError::sqlite(path, error))?, schema, job)
     }
 
     /// Runs `job` on the writer's thread within a transaction (`BEGIN IMMEDIATE`), apart from the jobs before it, and returns
@@ -251,14 +279,15 @@ impl Sqlite {
     pub fn commits(&self, every: Duration) -> std::io::Result<Commits> {
         // Who is in the way is not waited for: then something may be going on.
         let options = SqliteOptions { busy_timeout: Duration::ZERO, ..SqliteOptions::default() };
-        Commits::of(self.path(), every, move |path| connect_to_read(path, &options))
+        Commits::of(self.path(), every, self.inner.looking.subscribe(), move |path| connect_to_read(path, &options))
     }
 
     /// Takes nothing more, waits for what is queued and for readers, and closes the file: then nothing of it is left in
-    /// the WAL, unless another process has it open. Clones answer [`StoreError::Closed`] from then on; doing it twice is
+    /// the WAL, unless another process, or one of its [`Commits`] that lives, has it open. Clones answer [`StoreError::Closed`] from then on; doing it twice is
     /// fine.
     pub async fn close(&self) {
         self.inner.readers.close().await;
+        drop(timeout(LOOKER_PATIENCE, self.inner.looking.closed()).await);
         let (tell, closed) = oneshot::channel();
         if self.inner.orders.send(Order::Close(tell)).await.is_ok() {
             // The writer drops its end when the file is closed.
@@ -398,7 +427,9 @@ impl StoreError {
         matches!(self, Self::DiskFull { .. } | Self::Busy { .. })
     }
 
-    pub(crate) fn new(path: &str, error: rusqlite::Error) -> Self {
+    /// An error of SQLite in the file of this path.
+    #[must_use]
+    pub fn new(path: &str, error: rusqlite::Error) -> Self {
         let path = path.to_owned();
         if Self::is_disk_full(&error) {
             return Self::DiskFull { path };

@@ -9,7 +9,10 @@ use super::{
     Applied, DirFormat, DirSink, EntityBatch, Guarantee, PostgresSink, Progress, Sink, SinkError, SinkOpenError,
     SqliteSink, StdoutSink, WaitsEnded, WholeFiles,
 };
-use crate::{FileKey, apply::EntityPlan};
+use crate::{
+    FileKey,
+    apply::{EntityPlan, EntityPlans},
+};
 
 /// A sink named by `sqlite:PATH`, `postgres://…`, `dir:PATH` or `stdout`.
 #[derive(Debug, Clone)]
@@ -32,22 +35,65 @@ pub enum AnySink {
 /// # Errors
 /// [`SinkOpenError::Unsupported`] for any other; then what the sink's own `open` says.
 pub async fn open(name: &str, entities: &Entities, data: &Path) -> Result<AnySink, SinkOpenError> {
-    let unsupported = |problem: &str| {
-        let problem = format!("{problem}; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, dir:PATH or stdout");
-        Err(SinkOpenError::Unsupported { given: shown(name), problem })
-    };
-    match name.split_once(':') {
-        Some((kind, "")) if kind == "sqlite" || dir_format(kind).is_some() => {
-            unsupported(&format!("{kind}: needs a path"))
+    Ok(match Named::read(name)? {
+        Named::Sqlite(path) => AnySink::Sqlite(SqliteSink::open(path, entities).await?),
+        Named::Postgres => AnySink::Postgres(PostgresSink::open(name, entities).await?),
+        Named::Dir(path, format) => AnySink::Dir(DirSink::open_as(path, format).await?),
+        Named::Stdout => AnySink::Stdout(StdoutSink::open(&data.join("stdout.sqlite")).await?),
+    })
+}
+
+/// Whether [`open`] would do: tries what it does, and takes it back. `false` where there is nothing yet, so that it would be made.
+///
+/// # Errors
+/// As [`open`].
+pub async fn check(name: &str, entities: &Entities) -> Result<bool, SinkOpenError> {
+    match Named::read(name)? {
+        Named::Sqlite(path) if !path.exists() => {
+            EntityPlans::compile(entities)?;
+            match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+                Some(folder) if !folder.is_dir() => {
+                    Err(SinkOpenError::of(name, format!("there is no folder {}; make it", folder.display()), false))
+                }
+                _ => Ok(false),
+            }
         }
-        Some(("sqlite", path)) => Ok(AnySink::Sqlite(SqliteSink::open(path, entities).await?)),
-        Some(("postgres" | "postgresql", _)) => Ok(AnySink::Postgres(PostgresSink::open(name, entities).await?)),
-        None if name == "stdout" => Ok(AnySink::Stdout(StdoutSink::open(&data.join("stdout.sqlite")).await?)),
-        Some((kind, path)) => match dir_format(kind) {
-            Some(format) => Ok(AnySink::Dir(DirSink::open_as(path, format).await?)),
-            None => unsupported("there is no sink of this kind"),
-        },
-        None => unsupported("there is no sink of this name"),
+        Named::Sqlite(path) => SqliteSink::check(path, entities).await.map(|()| true),
+        Named::Postgres => PostgresSink::check(name, entities).await.map(|()| true),
+        Named::Dir(path, _) if !path.exists() => Ok(false),
+        Named::Dir(path, _) => DirSink::check(path).await.map(|()| true),
+        Named::Stdout => Ok(true),
+    }
+}
+
+/// What the text means.
+enum Named<'a> {
+    Sqlite(&'a Path),
+    Postgres,
+    Dir(&'a Path, DirFormat),
+    Stdout,
+}
+
+impl<'a> Named<'a> {
+    fn read(name: &'a str) -> Result<Self, SinkOpenError> {
+        let unsupported = |problem: &str| {
+            let problem =
+                format!("{problem}; write sqlite:PATH, postgres://USER@HOST:PORT/DATABASE, dir:PATH or stdout");
+            Err(SinkOpenError::Unsupported { given: shown(name), problem })
+        };
+        match name.split_once(':') {
+            Some((kind, "")) if kind == "sqlite" || dir_format(kind).is_some() => {
+                unsupported(&format!("{kind}: needs a path"))
+            }
+            Some(("sqlite", path)) => Ok(Self::Sqlite(Path::new(path))),
+            Some(("postgres" | "postgresql", _)) => Ok(Self::Postgres),
+            None if name == "stdout" => Ok(Self::Stdout),
+            Some((kind, path)) => match dir_format(kind) {
+                Some(format) => Ok(Self::Dir(Path::new(path), format)),
+                None => unsupported("there is no sink of this kind"),
+            },
+            None => unsupported("there is no sink of this name"),
+        }
     }
 }
 

@@ -134,11 +134,7 @@ impl DirSink {
     pub async fn open_as(path: impl Into<PathBuf>, format: DirFormat) -> Result<Self, SinkOpenError> {
         let folder: Arc<Path> = path.into().into();
         let name = format!("dir:{}", folder.display());
-        let in_file = |path: &Path, error: &io::Error| {
-            let problem = format!("{}: {error}", path.display());
-            let passes = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-            SinkOpenError::of(&name, problem, passes)
-        };
+        let in_file = |path: &Path, error: &io::Error| not_usable(&name, path, error);
         let made = Arc::clone(&folder);
         let open = move || {
             let parts = made.join(".waybill").join("parts");
@@ -160,6 +156,26 @@ impl DirSink {
             Ok(Err(failure @ Failure::Fenced { .. })) => Err(SinkOpenError::of(&name, sink.problem(failure), false)),
             Err(error) => Err(SinkOpenError::of_store(&name, &error)),
         }
+    }
+
+    /// Whether [`DirSink::open`] would do in a folder that is there: writes a file without a name, and nothing that stays.
+    ///
+    /// # Errors
+    /// As [`DirSink::open`].
+    pub async fn check(path: impl Into<PathBuf>) -> Result<(), SinkOpenError> {
+        let folder = path.into();
+        let name = format!("dir:{}", folder.display());
+        let check = move || {
+            tempfile::tempfile_in(&folder).map_err(|error| (folder.clone(), error))?;
+            let progress = folder.join(".waybill").join("progress.sqlite");
+            Ok(if progress.exists() {
+                Sqlite::rehearse(&progress, &SCHEMA, &SqliteOptions::default(), |_| ())
+            } else {
+                Ok(())
+            })
+        };
+        let checked = blocking(check).await.ok_or_else(|| SinkOpenError::closing(&name))?;
+        Ok(checked.map_err(|(path, error)| not_usable(&name, &path, &error))??)
     }
 
     /// Figures for a summary.
@@ -214,6 +230,11 @@ impl DirSink {
         };
         trouble.error(self.name(), self.problem(failure))
     }
+}
+
+fn not_usable(sink: &str, path: &Path, error: &io::Error) -> SinkOpenError {
+    let passes = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    SinkOpenError::of(sink, format!("{}: {error}", path.display()), passes)
 }
 
 impl Sink for DirSink {

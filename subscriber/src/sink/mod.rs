@@ -18,7 +18,7 @@ use waybill_formats::{FileStats, RowBatch, RowFilter};
 use waybill_store::{OpenError, StoreError};
 
 pub use self::{
-    any::{AnySink, open, shown},
+    any::{AnySink, check, open, shown},
     dir::{DirFormat, DirSink, DirTotals},
     sql::{
         BadRowEntry, BadRowsOf, MissingParent, Outgrown, ParkedRow, PostgresSink, Rebuild, RebuildError, Released,

@@ -55,6 +55,8 @@ use crate::{
     tasks::blocking,
 };
 
+/// How long a check waits for who uses a table: whoever comes after it waits behind it.
+const CHECK_WAIT: Duration = Duration::from_secs(5);
 /// Parked rows looked at together: bounds what a release holds in memory.
 const RELEASED_ROWS_MAX: i64 = 5_000;
 const RELEASED_BYTES_MAX: i64 = 8 << 20;
@@ -126,6 +128,23 @@ impl PostgresSink {
         Self::open_on(connect(address, None)?, entities, now, false).await
     }
 
+    /// Whether [`PostgresSink::open`] would do: all that it does, in a transaction that is taken back.
+    ///
+    /// # Errors
+    /// As [`PostgresSink::open`]; also when somebody uses a table for long that would get another column.
+    pub async fn check(address: &str, entities: &Entities) -> Result<(), SinkOpenError> {
+        let plans = EntityPlans::compile(entities)?;
+        let store = connect(address, None)?;
+        let not_open = |error| not_open(&store, &error);
+        let mut connection = store.connection().await.map_err(not_open)?;
+        let failed = |error| not_open(store.error(error));
+        let tx = connection.transaction().await.map_err(failed)?;
+        tx.batch_execute(&format!("SET LOCAL lock_timeout = '{}s'", CHECK_WAIT.as_secs())).await.map_err(failed)?;
+        store.migrate_within(&tx, &schema::SCHEMA).await.map_err(not_open)?;
+        schema::install(&tx, &plans).await.map_err(|failure| not_installed(&store, failure))?;
+        tx.rollback().await.map_err(failed)
+    }
+
     async fn open_on(
         store: Postgres,
         entities: &Entities,
@@ -133,18 +152,9 @@ impl PostgresSink {
         is_shadow: bool,
     ) -> Result<Self, SinkOpenError> {
         let plans = Arc::new(EntityPlans::compile(entities)?);
-        let sink = store.shown().to_owned();
-        let not_open =
-            |error: PostgresError| SinkOpenError::of(&sink, without_prefix(&error.to_string(), &sink), error.passes());
+        let not_open = |error| not_open(&store, &error);
         store.migrate(&schema::SCHEMA).await.map_err(not_open)?;
         let mut connection = store.connection().await.map_err(not_open)?;
-        let failed = |failure| match failure {
-            Failure::Refused { problem, .. } => SinkOpenError::Table { sink: sink.clone(), problem },
-            Failure::Postgres(error) => not_open(store.error(error)),
-            Failure::Fenced { .. } | Failure::Outdated { .. } | Failure::Sqlite(_) => {
-                unreachable!("no file is worked here, in PostgreSQL")
-            }
-        };
         let place = async {
             let tx = connection.transaction().await?;
             // Two programs that start at once make the tables one after the other.
@@ -155,7 +165,7 @@ impl PostgresSink {
             Ok::<_, Failure>(place)
         }
         .await
-        .map_err(failed)?;
+        .map_err(|failure| not_installed(&store, failure))?;
         drop(connection);
 
         let mut children: HashMap<String, Vec<String>> = HashMap::new();
@@ -377,6 +387,21 @@ fn connect(address: &str, schema: Option<&str>) -> Result<Postgres, SinkOpenErro
     let options = PostgresOptions { schema: schema.map(str::to_owned), ..PostgresOptions::default() };
     Postgres::new(address, &options)
         .map_err(|error| SinkOpenError::Unsupported { given: "postgres:…".to_owned(), problem: error.to_string() })
+}
+
+fn not_open(store: &Postgres, error: &PostgresError) -> SinkOpenError {
+    let sink = store.shown();
+    SinkOpenError::of(sink, without_prefix(&error.to_string(), sink), error.passes())
+}
+
+fn not_installed(store: &Postgres, failure: Failure) -> SinkOpenError {
+    match failure {
+        Failure::Refused { problem, .. } => SinkOpenError::Table { sink: store.shown().to_owned(), problem },
+        Failure::Postgres(error) => not_open(store, &store.error(error)),
+        Failure::Fenced { .. } | Failure::Outdated { .. } | Failure::Sqlite(_) => {
+            unreachable!("no file is worked here, in PostgreSQL")
+        }
+    }
 }
 
 /// The advisory lock of an entity's table.

@@ -88,6 +88,24 @@ impl SqliteSink {
         Self::open_as(path.into(), entities, now, false).await
     }
 
+    /// Whether [`SqliteSink::open`] would do in a file that is there: all that it does to its tables, in a transaction that is taken back.
+    ///
+    /// # Errors
+    /// As [`SqliteSink::open`].
+    pub async fn check(path: impl Into<PathBuf>, entities: &Entities) -> Result<(), SinkOpenError> {
+        let path = path.into();
+        let name = format!("sqlite:{}", path.display());
+        let plans = EntityPlans::compile(entities)?;
+        let check = move || {
+            let shown = path.display().to_string();
+            let installed =
+                Sqlite::rehearse(&path, &schema::SCHEMA, &SqliteOptions::default(), |tx| schema::install(tx, &plans))?;
+            Ok::<_, OpenError>(installed.map_err(|failure| (failure, shown)))
+        };
+        let installed = blocking(check).await.ok_or_else(|| SinkOpenError::closing(&name))??;
+        installed.map_err(|(failure, path)| not_installed(&name, failure, |error| StoreError::new(&path, error)))
+    }
+
     async fn open_as(
         path: PathBuf,
         entities: &Entities,
@@ -114,11 +132,7 @@ impl SqliteSink {
         };
         let shapes = match store.write(install).await {
             Ok(Ok(shapes)) => shapes,
-            Ok(Err(Failure::Refused { problem, .. })) => return Err(SinkOpenError::Table { sink: name, problem }),
-            Ok(Err(Failure::Fenced { .. } | Failure::Outdated { .. } | Failure::Postgres(_))) => {
-                unreachable!("no file is worked here")
-            }
-            Ok(Err(Failure::Sqlite(error))) => return Err(SinkOpenError::of_store(&name, &store.error(error))),
+            Ok(Err(failure)) => return Err(not_installed(&name, failure, |error| store.error(error))),
             Err(error) => return Err(SinkOpenError::of_store(&name, &error)),
         };
         let inner = Inner { name, folder, plans, is_shadow, now: Box::new(now), shapes: Shapes::new(shapes) };
@@ -216,6 +230,16 @@ impl SqliteSink {
                 trouble.error(self.inner.name.clone(), self.store.error(error).to_string())
             }
             Failure::Postgres(_) => unreachable!("this is SQLite"),
+        }
+    }
+}
+
+fn not_installed(sink: &str, failure: Failure, told: impl FnOnce(rusqlite::Error) -> StoreError) -> SinkOpenError {
+    match failure {
+        Failure::Refused { problem, .. } => SinkOpenError::Table { sink: sink.to_owned(), problem },
+        Failure::Sqlite(error) => SinkOpenError::of_store(sink, &told(error)),
+        Failure::Fenced { .. } | Failure::Outdated { .. } | Failure::Postgres(_) => {
+            unreachable!("no file is worked here, in SQLite")
         }
     }
 }

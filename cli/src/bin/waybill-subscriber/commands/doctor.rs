@@ -1,5 +1,5 @@
 //! `doctor`: everything that a run needs, tried in the order in which it is needed. Changes nothing: no message is taken, no
-//! database made.
+//! database made, and what a run does to the sink's tables is taken back.
 
 use std::{collections::BTreeSet, fmt::Display, path::Path, sync::Arc, time::Duration};
 
@@ -22,6 +22,7 @@ use waybill_contracts::Entities;
 use waybill_subscriber::{
     grants::{Credential, Grants},
     inbox::Inbox as _,
+    sink,
 };
 
 use super::types::{say_unseen, unseen};
@@ -282,28 +283,10 @@ impl Doctor {
     async fn sink(&mut self, config: Option<&(Settings, Entities)>) -> anyhow::Result<()> {
         const CHECK: &str = "sink";
         let Some((settings, entities)) = config else { return self.checks.not_tried(CHECK) };
-        let name = match settings.sink() {
-            Ok(name) => name,
-            Err(error) => return self.checks.failed(CHECK, format_args!("{error:#}")),
-        };
-        if name == "stdout" {
-            return self.checks.ok(CHECK, format_args!("standard output"));
-        }
-        // What is not there yet is not made.
-        if !name.starts_with("postgres")
-            && let Some((_, path)) = name.split_once(':')
-            && !Path::new(path).exists()
-        {
-            let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
-            return match folder {
-                Some(folder) if !folder.is_dir() => {
-                    self.checks.failed(CHECK, format_args!("there is no folder {}; make it", folder.display()))
-                }
-                _ => self.checks.ok(CHECK, format_args!("not there yet; `run` makes it")),
-            };
-        }
-        match settings.open_sink(entities).await {
-            Ok(_) => self.checks.ok(CHECK, format_args!("opens")),
+        let found = async { Ok::<_, anyhow::Error>(sink::check(settings.sink()?, entities).await?) };
+        match found.await {
+            Ok(true) => self.checks.ok(CHECK, format_args!("opens")),
+            Ok(false) => self.checks.ok(CHECK, format_args!("not there yet; `run` makes it")),
             Err(error) => self.checks.failed(CHECK, format_args!("{error:#}")),
         }
     }
