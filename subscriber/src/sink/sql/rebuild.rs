@@ -231,6 +231,12 @@ pub enum RebuildError {
     },
 }
 
+impl RebuildError {
+    pub(super) fn not_held(sink: &str) -> Self {
+        Self::Swap { sink: sink.to_owned(), problem: "others may write to them; hold them first".to_owned() }
+    }
+}
+
 /// A rebuild under way. Dropped, it leaves the old tables in effect; the next one throws its shadow away.
 #[derive(Debug)]
 pub struct Rebuild {
@@ -399,7 +405,10 @@ impl Rebuild {
     /// Waits for whoever writes to the old tables, and keeps all others out until the end. They wait, and go on afterwards.
     ///
     /// # Errors
-    /// [`RebuildError`].
+    /// [`RebuildError`]; nobody is kept out, and it may be tried again.
+    ///
+    /// # Cancel safety
+    /// Dropped, it keeps nobody out once it would have come to its end, and may be tried again.
     pub async fn hold(&mut self) -> Result<(), RebuildError> {
         match &mut self.dialect {
             Dialect::Sqlite(rebuild) => rebuild.hold().await,
@@ -408,7 +417,7 @@ impl Rebuild {
     }
 
     /// Puts the shadow's rows, with all that belongs to them, in the place of the old ones, in one transaction; to be called
-    /// while [held](Rebuild::hold). Then the shadow goes.
+    /// while [held](Rebuild::hold), or else it is refused. Then the shadow goes.
     ///
     /// # Errors
     /// [`RebuildError`]; nothing changed.

@@ -179,6 +179,35 @@ async fn a_changed_definition_that_a_run_refuses_is_taken_by_a_rebuild() {
 }
 
 #[tokio::test]
+async fn tables_that_are_not_held_are_not_swapped_and_a_hold_that_is_dropped_can_be_tried_again() {
+    let world = filled(ITEM, &ITEMS[..1]).await;
+    let (rebuild, _) = begin(&world, ITEM, &["item"]).await.unwrap();
+    let refused = rebuild.swap().await.unwrap_err().to_string();
+    assert!(refused.contains("as they were") && refused.ends_with("hold them first"), "{refused}");
+
+    let (mut rebuild, scope) = begin(&world, ITEM, &["item"]).await.unwrap();
+    work(&rebuild.shadow(), scope.entities(), &ITEMS[..1]).await;
+    for looks in 0..3 {
+        let mut hold = Box::pin(rebuild.hold());
+        for _ in 0..looks {
+            if futures::poll!(&mut hold).is_ready() {
+                break;
+            }
+        }
+    }
+    rebuild.hold().await.unwrap();
+    rebuild.hold().await.unwrap();
+    let late = fill(&world, &ITEMS[2..]);
+    let swap = async {
+        assert_eq!(rebuild.behind().await.unwrap(), []);
+        rebuild.swap().await.unwrap()
+    };
+    let ((), swapped) = tokio::join!(late, swap);
+    assert_eq!(swapped, [compared("item", 3, [0, 0, 0])]);
+    assert_eq!(world.query("SELECT id FROM item ORDER BY id"), ["1", "2", "3", "4"]);
+}
+
+#[tokio::test]
 async fn a_program_that_works_meanwhile_loses_nothing_and_goes_on_afterwards() {
     let world = filled(ITEM, &ITEMS[..1]).await;
     let (mut rebuild, scope) = begin(&world, ITEM, &["item"]).await.unwrap();

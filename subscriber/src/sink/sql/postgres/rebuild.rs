@@ -40,6 +40,7 @@ pub(in super::super) struct PostgresRebuild {
     place: String,
     /// Tables that do not fit their entities any more.
     anew: Vec<SqlName>,
+    is_held: bool,
 }
 
 /// Where the tables are.
@@ -101,7 +102,9 @@ impl PostgresRebuild {
             Ok::<_, RebuildError>((anew, shadow))
         };
         match begun.await {
-            Ok((anew, shadow)) => Ok(Self { store, live, shadow, scope: scope.clone(), plans, schemas, place, anew }),
+            Ok((anew, shadow)) => {
+                Ok(Self { store, live, shadow, scope: scope.clone(), plans, schemas, place, anew, is_held: false })
+            }
             Err(error) => {
                 // The connection is closed some time after this; another rebuild may begin now.
                 if let Err(problem) = live.batch_execute("ROLLBACK; SELECT pg_advisory_unlock_all()").await {
@@ -148,8 +151,14 @@ impl PostgresRebuild {
         let numbers: BTreeSet<i64> =
             entities.chain(streams.map(|name| stream_lock_number(&self.place, name))).collect();
         let locks: Vec<_> = numbers.iter().map(|number| format!("SELECT pg_advisory_xact_lock({number})")).collect();
-        let held = self.live.batch_execute(&format!("BEGIN; {}", locks.join("; "))).await;
-        held.map_err(|error| self.failed(error.into()))
+        if self.is_held {
+            return Ok(());
+        }
+        // A call before this one may have failed, or been dropped.
+        let held = self.live.batch_execute(&format!("ROLLBACK; BEGIN; {}", locks.join("; "))).await;
+        held.map_err(|error| self.failed(error.into()))?;
+        self.is_held = true;
+        Ok(())
     }
 
     /// What is no fact of the files: since when rows wait, and which of them were let go.
@@ -199,6 +208,9 @@ impl PostgresRebuild {
     }
 
     pub(in super::super) async fn swap(self) -> Result<Vec<SwappedTable>, RebuildError> {
+        if !self.is_held {
+            return Err(RebuildError::not_held(self.store.shown()));
+        }
         self.carry_over().await?;
         let swapped = self.try_swap().await.map_err(|failure| self.failed(failure))?;
         if let Err(error) = self.live.batch_execute("COMMIT").await {

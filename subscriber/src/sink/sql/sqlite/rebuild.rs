@@ -128,11 +128,15 @@ impl SqliteRebuild {
     }
 
     pub(in super::super) async fn hold(&mut self) -> Result<(), RebuildError> {
-        let (place, Some(live)) = (Arc::clone(&self.place), self.live().take()) else { return Ok(()) };
+        let (place, live) = (Arc::clone(&self.place), self.live().take());
         let live = self.on(move || {
-            // A table that goes would else take away rows that refer to it; they are checked after the swap instead.
-            let keys = if place.anew.is_empty() { "ON" } else { "OFF" };
-            live.execute_batch(&format!("PRAGMA foreign_keys = {keys}; BEGIN IMMEDIATE"))?;
+            // Of a call that failed or was dropped nothing is left.
+            let live = live.map_or_else(|| connect(&place.live), Ok)?;
+            if live.is_autocommit() {
+                // A table that goes would else take away rows that refer to it; they are checked after the swap instead.
+                let keys = if place.anew.is_empty() { "ON" } else { "OFF" };
+                live.execute_batch(&format!("PRAGMA foreign_keys = {keys}; BEGIN IMMEDIATE"))?;
+            }
             Ok(live)
         });
         *self.live() = Some(live.await?);
@@ -154,8 +158,10 @@ impl SqliteRebuild {
     }
 
     pub(in super::super) async fn swap(mut self) -> Result<Vec<SwappedTable>, RebuildError> {
+        let Some(live) = self.live().take().filter(|live| !live.is_autocommit()) else {
+            return Err(RebuildError::not_held(&self.place.name));
+        };
         self.carry_over().await?;
-        let Some(live) = self.live().take() else { return Ok(Vec::new()) };
         let place = Arc::clone(&self.place);
         let swapped = self
             .on(move || {
