@@ -45,8 +45,6 @@ const SOONER: u32 = 8;
 /// noticed some hundredths of a second later, and who has nothing to publish leaves the processor and the database alone.
 const SILENCE_PARTS: u32 = 100;
 const QUIET_FACTOR: u32 = 2;
-/// With nothing to do, it is looked after what has its time so often.
-const CALM: Duration = Duration::from_secs(1);
 /// The field that tells a deletion.
 const DELETED: &str = "_deleted";
 /// Between two looks for what can be deleted.
@@ -134,7 +132,7 @@ pub struct FollowOptions {
     /// By blobType.
     pub types: BTreeMap<String, TypeOptions>,
     /// How often the log is asked for news; default 25 ms. In PostgreSQL that is one look at an index, after a silence of five seconds half
-    /// as often; in SQLite a thread asks whether anything was committed to the file, and only then there is such a look.
+    /// as often; in SQLite a thread asks whether anything was committed to the file, and only then, and once a second, there is such a look.
     pub poll_interval: Duration,
     /// Files that are made at once, each of another type; default 4. Each takes memory as an export does.
     pub files_in_flight_max: NonZeroUsize,
@@ -344,7 +342,7 @@ impl<O: Outbox> Follower<O> {
             let is_calm = is_planned && is_pruned && active.types.values().all(|known| known.open.is_empty());
             let looked_again = async {
                 if is_calm {
-                    active.seat.until_news(pause, CALM).await;
+                    active.seat.until_news(self.options.poll_interval, pause).await;
                 } else {
                     sleep(pause).await;
                 }

@@ -16,6 +16,9 @@ use super::{
 };
 use crate::outbox::{Outbox, OutboxError};
 
+/// Where nothing is told, there is a look at the log so often all the same.
+const CALM: Duration = Duration::from_secs(1);
+
 /// The change log of a service, in its own database. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct ChangeLog(Either<SqliteLog, PostgresLog>);
@@ -255,12 +258,12 @@ impl Seat {
         }
     }
 
-    /// Waits until changes may have come: in SQLite, where a thread asks as often as was wanted first whether anything was committed, for
-    /// as long as that takes; else for as long as lies between two looks.
-    pub(crate) async fn until_news(&mut self, every: Duration, at_most: Duration) {
+    /// Waits until changes may have come: until the next look; in SQLite, where a thread asks `every` so often whether anything was committed,
+    /// until that is so, for a second or until the next look.
+    pub(crate) async fn until_news(&mut self, every: Duration, next_look: Duration) {
         match &mut self.0 {
-            Either::Sqlite(seat) => seat.until_news(every, at_most).await,
-            Either::Postgres(_) => sleep(every).await,
+            Either::Sqlite(seat) => seat.until_news(every, next_look.max(CALM)).await,
+            Either::Postgres(_) => sleep(next_look).await,
         }
     }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use waybill_store::rusqlite::Connection;
 
@@ -315,6 +315,9 @@ async fn files_of_a_type_are_numbered_in_the_order_of_their_changes() {
     world.end().await;
 }
 
+/// A second where the machine is free.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(10);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_publishers_one_follows_and_the_other_takes_over() {
     let world = World::new().await;
@@ -333,6 +336,8 @@ async fn of_two_publishers_one_follows_and_the_other_takes_over() {
     let mut state = second.running.publisher.following();
     state.wait_for(|state| *state == FollowState::Standby).await.unwrap();
     first.end().await;
+    let taken_over = state.wait_for(|state| *state == FollowState::Active);
+    timeout(TAKEN_OVER_WITHIN, taken_over).await.expect("within seconds").unwrap();
     insert(2);
     all_sent(&log, &second).await;
     assert_eq!(rows_sent(&world, "Item").await, [r#"{"id":1}"#, r#"{"id":2}"#]);
