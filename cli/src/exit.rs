@@ -1,8 +1,8 @@
 //! How a program ends: 0 done, 1 failed, 2 used wrongly, 3 done with quarantined items.
 
-use std::{io::ErrorKind, panic::resume_unwind, process::ExitCode};
+use std::{io::ErrorKind, num::NonZeroUsize, panic::resume_unwind, process::ExitCode, thread::available_parallelism};
 
-use tokio::runtime::Runtime;
+use tokio::runtime::Builder;
 
 /// What a command came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,7 +29,9 @@ impl From<Outcome> for ExitCode {
 /// have to wake this thread as well.
 #[must_use]
 pub fn run(program: &str, work: impl Future<Output = anyhow::Result<Outcome>> + Send + 'static) -> ExitCode {
-    let runtime = match Runtime::new() {
+    // Two at least: where a line of output has to wait for its reader, leases are renewed all the same.
+    let threads = available_parallelism().map_or(1, NonZeroUsize::get).max(2);
+    let runtime = match Builder::new_multi_thread().worker_threads(threads).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("{program}: cannot start: {error}");

@@ -33,6 +33,8 @@ use crate::{
 
 /// A file whose export another worker took over is looked at again after this.
 const SOON: Duration = Duration::from_millis(500);
+/// How long files are given back after a stop that took too long.
+const GIVE_BACK: Duration = Duration::from_secs(2);
 /// Pauses while the output cannot be stored, or the outbox not be written.
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -148,8 +150,13 @@ impl<I: Inbox + Clone, O: Outbox> Republisher<I, O> {
         };
         if timeout(options.drain_timeout, drained).await.is_err() {
             give_back.cancel();
-            while let Some(ended) = at_work.join_next().await {
-                joined(ended);
+            let given_back = async {
+                while let Some(ended) = at_work.join_next().await {
+                    joined(ended);
+                }
+            };
+            if timeout(GIVE_BACK, given_back).await.is_err() {
+                tracing::warn!("the stop took too long; what was not given back comes again when its lease ends");
             }
         }
         files.close().await;

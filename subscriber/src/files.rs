@@ -188,17 +188,21 @@ impl<I: Inbox + Clone> Files<I> {
     /// # Cancel safety
     /// Dropping the future is as dropping the stream.
     pub async fn close(mut self) {
-        while let Some(taken) = self.taking.join_next().await {
-            let Ok(Ok(leased)) = taken else { continue };
-            for file in leased {
-                match timeout(GIVE_BACK, self.source.inbox.finish(&file.lease, End::Release)).await {
-                    Ok(Ok(_)) => {}
-                    Ok(Err(_)) | Err(_) => tracing::debug!(id = file.lease.id, "not given back; its lease will end"),
+        let given_back = async {
+            while let Some(taken) = self.taking.join_next().await {
+                let Ok(Ok(leased)) = taken else { continue };
+                for file in leased {
+                    if self.source.inbox.finish(&file.lease, End::Release).await.is_err() {
+                        tracing::debug!(id = file.lease.id, "not given back; its lease will end");
+                    }
                 }
             }
+        };
+        if timeout(GIVE_BACK, given_back).await.is_err() {
+            tracing::debug!("the inbox does not answer; the leases of files that were taken last will end");
         }
         self.over.cancel();
-        all(self.beside).await;
+        drop(timeout(GIVE_BACK, all(self.beside)).await);
     }
 }
 
