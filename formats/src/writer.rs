@@ -83,6 +83,8 @@ pub struct SegmentWriter {
     plain_sha256: Sha256,
     /// Somebody tells where rows end in raw bytes.
     told: bool,
+    /// See [`SegmentWriter::set_segment_bytes`].
+    segment_bytes: usize,
 }
 
 /// Writes one file, and packs it as it is written. Holds what is ready and was not taken ([`RowWriter::take`]), beside it a
@@ -127,6 +129,8 @@ impl EncodeError {
 
 /// Plain bytes of a segment, up to the end of the row that passes them.
 const SEGMENT_BYTES: usize = 1 << 20;
+/// Twice as much as deflate looks back.
+const SEGMENT_BYTES_MIN: usize = 64 << 10;
 /// Plain bytes that are held until a row's end is told: more than the longest row and what is read with it. Longer stretches are
 /// white space or comments.
 const HELD_BYTES_MAX: usize = 32 << 20;
@@ -144,7 +148,14 @@ impl SegmentWriter {
             plain_bytes: 0,
             plain_sha256: Sha256::new(),
             told: false,
+            segment_bytes: SEGMENT_BYTES,
         }
+    }
+
+    /// Has segments end after so many plain bytes and the row that passes them, from the one that grows on; default 1 MiB, which is the most.
+    /// Shorter ones take less memory, and pack a little worse: each begins without what stands before it. Less than 64 KiB are taken for so many.
+    pub fn set_segment_bytes(&mut self, bytes: usize) {
+        self.segment_bytes = bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES);
     }
 
     /// Writes a row of names and values. [`Field::Missing`] is left out (in CSV: null).
@@ -171,7 +182,7 @@ impl SegmentWriter {
         let row = self.rows + 1;
         written.map_err(|problem| EncodeError { row, problem })?;
         self.rows = row;
-        if self.encoder.text.len() >= SEGMENT_BYTES {
+        if self.encoder.text.len() >= self.segment_bytes {
             self.cut(self.encoder.text.len(), Some(self.rows));
         }
         Ok(())
@@ -184,7 +195,7 @@ impl SegmentWriter {
     pub fn raw(&mut self, bytes: &[u8]) {
         assert!(self.encoder.is_raw(), "raw bytes go to a raw file only");
         self.encoder.text.extend_from_slice(bytes);
-        let most = if self.told { HELD_BYTES_MAX } else { SEGMENT_BYTES };
+        let most = if self.told { HELD_BYTES_MAX } else { self.segment_bytes };
         while self.encoder.text.len() >= most {
             self.cut(most, None);
         }
@@ -203,7 +214,7 @@ impl SegmentWriter {
     pub fn row_end(&mut self, at: u64, rows: u64) {
         self.rows = rows;
         let ended = usize::try_from(at.saturating_sub(self.plain_bytes)).unwrap_or(usize::MAX);
-        if (SEGMENT_BYTES..=self.encoder.text.len()).contains(&ended) {
+        if (self.segment_bytes..=self.encoder.text.len()).contains(&ended) {
             self.cut(ended, Some(rows));
         }
     }
@@ -218,7 +229,7 @@ impl SegmentWriter {
     fn cut(&mut self, bytes: usize, rows: Option<u64>) {
         let text = &mut self.encoder.text;
         // The next one will be about as long, unless the file ends here.
-        let room = if bytes < SEGMENT_BYTES { 0 } else { bytes + bytes / 16 };
+        let room = if bytes < self.segment_bytes { 0 } else { self.segment_bytes + self.segment_bytes / 16 };
         let mut rest = Vec::with_capacity(room.max(text.len() - bytes));
         rest.extend_from_slice(&text[bytes..]);
         text.truncate(bytes);

@@ -17,6 +17,11 @@ const BLOCKS_OF_A_SIZE: u32 = 10_000;
 
 /// However many files are open, blocks do not get smaller: a blob of 10,000 of them has 1.2 GiB.
 const BLOCK_BYTES_MIN: usize = 128 << 10;
+/// What the segments that grow may have of memory, of all open files together: the target is 300 MB for 100 files, each of which also
+/// has one that waits for its turn to be packed.
+const SEGMENTS_BYTES: usize = 32 << 20;
+/// Shorter segments pack worse.
+const SEGMENT_BYTES_MIN: usize = 256 << 10;
 /// What is shared is counted in these.
 const UNIT: usize = 1 << 10;
 
@@ -32,6 +37,11 @@ impl Uploads {
     pub(crate) fn new(bytes_max: usize) -> Self {
         let half = (bytes_max / 2).max(UNIT);
         Self { half, under_way: Arc::new(Semaphore::new(half / UNIT)), open: AtomicUsize::new(0) }
+    }
+
+    /// How long the next segment of a file may become.
+    pub(crate) fn segment_bytes(&self) -> usize {
+        (SEGMENTS_BYTES / self.open.load(Ordering::Relaxed).max(1)).max(SEGMENT_BYTES_MIN)
     }
 
     /// What one of the files that are open may hold of a block that grows.

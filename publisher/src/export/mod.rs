@@ -491,8 +491,9 @@ impl<O: Outbox> ExportBuilder<O> {
             return Ok(Packed::Before(Box::new(known.clone())));
         }
         let (sender, mut segments) = mpsc::channel::<Segment>(SEGMENTS_WAITING);
+        let uploads = Arc::clone(&context.uploads);
         let reader = tokio::task::spawn_blocking(move || {
-            packing.run(input, |segment| sender.blocking_send(segment).map_err(|_| Gone))
+            packing.run(input, || uploads.segment_bytes(), |segment| sender.blocking_send(segment).map_err(|_| Gone))
         });
         while let Some(segment) = segments.recv().await {
             if let Err(error) = writer.segment(segment).await {

@@ -94,10 +94,12 @@ impl From<ExportError> for PackError {
 }
 
 impl Packing {
-    /// Reads all of it; `emit` takes segments to be packed. Blocks its thread.
+    /// Reads all of it; `emit` takes segments to be packed, of which `segment_bytes` says how long the next one may become. Blocks its
+    /// thread.
     pub(super) fn run(
         self,
         input: impl Read,
+        segment_bytes: impl Fn() -> usize,
         mut emit: impl FnMut(Segment) -> Result<(), Gone>,
     ) -> Result<Written, PackError> {
         let options = DecodeOptions::new(Source::of(self.format));
@@ -131,6 +133,7 @@ impl Packing {
                 return Err(rows.problem("it is packed twice; unpack it once".to_owned()).into());
             }
             rows.plain += length as u64;
+            target.set_segment_bytes(segment_bytes());
             if !convert {
                 target.raw(chunk);
             }
@@ -216,6 +219,12 @@ enum Target {
 impl Target {
     fn open(writer: SegmentWriter) -> Self {
         Self::Open(Box::new(writer))
+    }
+
+    fn set_segment_bytes(&mut self, bytes: usize) {
+        if let Self::Open(writer) = self {
+            writer.set_segment_bytes(bytes);
+        }
     }
 
     fn raw(&mut self, bytes: &[u8]) {

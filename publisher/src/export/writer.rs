@@ -103,10 +103,12 @@ impl<O: Outbox> ExportWriter<O> {
         let blocks = Blocks::new(context.container.upload(blob.as_str()), &context.limits, &context.uploads);
         let packer = Packer::new(compression, &context.packing, context.limits.segments_at_once_max.get());
         let plan = Plan { blob, ..plan };
+        let mut rows = SegmentWriter::new(options, compression);
+        rows.set_segment_bytes(context.uploads.segment_bytes());
         Ok(Self(Writing::New(Box::new(Open {
             attempt,
             plan,
-            rows: SegmentWriter::new(options, compression),
+            rows,
             packer,
             blocks,
             raw,
@@ -279,6 +281,7 @@ impl<O: Outbox> Open<O> {
 
     async fn drain(&mut self) -> Result<(), ExportError> {
         while let Some(segment) = self.rows.segment() {
+            self.rows.set_segment_bytes(self.attempt.context.uploads.segment_bytes());
             self.pack(segment).await?;
         }
         Ok(())
