@@ -48,9 +48,17 @@ def csv_stdlib():
 
 
 def csv_duckdb():
+    # Its guide: say what the file is, so that it need not guess, and texts need not become other types.
+    import csv
+    import gzip
+
     import duckdb
 
-    return duckdb.execute("select count(*) from read_csv(?) where currency = 'SEK'", [path]).fetchone()[0]
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as text:
+        columns = {name: "VARCHAR" for name in next(csv.reader(text))}
+    said = """auto_detect=false, header=true, delim=',', quote='"', escape='"', new_line='\\n'"""
+    read = f"read_csv(?, {said}, columns={columns})"
+    return duckdb.execute(f"select count(*) from {read} where currency = 'SEK'", [path]).fetchone()[0]
 
 
 def csv_polars():

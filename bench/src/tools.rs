@@ -82,6 +82,19 @@ impl Tools {
             let ours = list.lines().filter(|line| names.iter().any(|name| line.split("==").next() == Some(name)));
             versions.extend(ours.map(|line| line.replace("==", " ")));
         }
+        if let Some(node) = &self.node {
+            for name in ["@azure/service-bus", "@azure/storage-blob", "azurite"] {
+                let text = std::fs::read_to_string(node.join("node_modules").join(name).join("package.json"));
+                let package: Option<serde_json::Value> = text.ok().and_then(|text| serde_json::from_str(&text).ok());
+                let version = package.and_then(|package| package.get("version")?.as_str().map(str::to_owned));
+                versions.extend(version.map(|version| format!("{name} {version}")));
+            }
+        }
+        if let (Some(psql), Some(server)) = (self.program("psql"), &self.postgres) {
+            let version = said(Command::new(psql).args(["-qAtX", "-c", "show server_version", "-d", server]));
+            let version = version.as_deref().and_then(|text| text.split_whitespace().next());
+            versions.extend(version.map(|version| format!("PostgreSQL {version}")));
+        }
         versions
     }
 }

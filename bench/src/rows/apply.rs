@@ -17,6 +17,7 @@ const EXECUTEMANY: &str = "Python executemany";
 const BY_HAND: &str = "zcat | \\copy + merge";
 const PSYCOPG: &str = "psycopg executemany";
 const UPSERT: &str = "C upsert, sorted";
+const IMPORT: &str = "zcat | .import + merge";
 const IN_SQLITE: &str = "waybill, SQLite";
 const IN_POSTGRES: &str = "waybill, PostgreSQL";
 /// What a reference costs in SQLite.
@@ -240,7 +241,7 @@ pub(crate) const SQLITE: Row = Row {
 
 fn sqlite(setting: &Setting) -> Result<Bench> {
     let (base, changes) = sets(setting);
-    let lines = setting.data.gzip(changes, Layout::JsonLines)?;
+    let (lines, rows) = (setting.data.gzip(changes, Layout::JsonLines)?, setting.data.gzip(changes, Layout::Csv)?);
     let base_lines = setting.data.gzip(base, Layout::JsonLines)?;
     let folder = tempfile::tempdir_in(setting.data.path(""))?;
     let [run, ours_base, referring_base, peers_base] =
@@ -285,6 +286,8 @@ fn sqlite(setting: &Setting) -> Result<Bench> {
             sqlite3(&peers_base, "pragma wal_checkpoint(truncate)")?;
             let program = Program::new(program).args([&run, &sorted]);
             contenders.push(Contender::new(UPSERT, program).before(fresh(&peers_base)).found_by(found()));
+            let import = Program::new("sqlite3").args(["-bail", "-batch"]).args([&run]).args(import_and_merge(&rows));
+            contenders.push(Contender::new(IMPORT, import).before(fresh(&peers_base)).found_by(found()));
         }
         None => absent(&mut missing, UPSERT, "apt-get install gcc libsqlite3-dev"),
     }
@@ -359,6 +362,23 @@ pub(super) fn sqlite_sums(path: &Path) -> impl Fn() -> Result<String> + use<> {
     let path = path.to_owned();
     let sums = sums(|column| format!("cast(round(cast({column} as real) * 100) as integer)"));
     move || sqlite3(&path, &sums)
+}
+
+/// What a person types: the rows into a table beside, and from there in the order of their keys.
+fn import_and_merge(rows: &Path) -> Vec<String> {
+    let columns: Vec<String> =
+        format!("id, {CHANGED}").replace("updated_at", "updatedAt").split(", ").map(str::to_owned).collect();
+    let staging = format!("create temp table staging({})", columns.join(", "));
+    let changed: Vec<String> = columns.iter().skip(1).map(|column| format!("{column} = excluded.{column}")).collect();
+    let merge = format!(
+        "insert into item select {} from staging order by cast(id as integer) \
+         on conflict (id) do update set {} where item.version < excluded.version",
+        columns.join(", "),
+        changed.join(", ")
+    );
+    let import = format!(".import --csv --skip 1 --schema temp \"|zcat '{}'\" staging", rows.display());
+    let quick = "pragma synchronous=full; pragma cache_size=-65536; pragma temp_store=memory".to_owned();
+    vec![quick, staging, import, merge]
 }
 
 /// Runs a statement, and gives what it prints.
