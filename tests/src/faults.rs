@@ -43,7 +43,7 @@ fn scripts() -> Vec<PathBuf> {
     scripts
 }
 
-/// Our two sides show no access tokens; the tests of `waybill-local` live through such a day.
+/// The two sides of these tests have SAS tokens; the tests of `waybill-local` live through a day of access tokens.
 fn is_about_access_tokens(script: &Path) -> bool {
     let steps = Step::from_toml(&std::fs::read_to_string(script).expect("a script")).expect("a sound script");
     steps.iter().any(|step| matches!(step.when, When::Token { .. }))

@@ -90,7 +90,7 @@ async fn pipeline(place: &Place, until_idle: &str) {
     // Types that nobody else has: the subscription may hold messages of earlier runs.
     let run_id = Uuid::new_v4().simple().to_string();
     std::fs::write(folder.join("rows.jsonl"), jsonl(0..ROWS)).expect("a file");
-    let formats = ["jsonl", "json", "xml", "xmll"];
+    let formats = ["jsonl", "csv", "json", "xml", "xmll"];
     for format in formats {
         let blob_type = format!("Live{run_id}{format}");
         let mut publish = vec!["publish", "--type", &blob_type];

@@ -109,7 +109,8 @@ pub(crate) fn some_tests(names: &[&str]) -> Result<()> {
 /// The properties many times over, and what takes too long for every change.
 pub(crate) fn soak(data: Option<&str>) -> Result<()> {
     let set_up = set_up()?;
-    let mut properties = with(&set_up, cargo(["test", "--package", "waybill-subscriber", "--lib", "--", "order::"]));
+    let properties = ["test", "--package", "waybill-subscriber", "--lib", "--", "order::", "beginning::"];
+    let mut properties = with(&set_up, cargo(properties));
     properties.env("WAYBILL_SOAK", std::env::var("WAYBILL_SOAK").unwrap_or_else(|_| "50".to_owned()));
     step("properties of order", properties)?;
     let mut kills = with(&set_up, cargo(["test", "--package", "waybill-publisher", "--lib", "--", "log_crash::"]));
