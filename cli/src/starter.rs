@@ -31,12 +31,13 @@ struct Told {
     to_add: Option<String>,
 }
 
-/// Writes `waybill.toml` with this section, or prints the section for the file that is there already and has none.
+/// Writes the settings file with this section (`waybill.toml` unless another is named), or prints the section for the file that is there already
+/// and has none.
 ///
 /// # Errors
 /// When the section has to be added by hand, or the file cannot be read or written.
-pub fn settings(section: &str) -> anyhow::Result<()> {
-    Starter::new(Format::Text).settings(section)
+pub fn settings(file: Option<&Path>, section: &str) -> anyhow::Result<()> {
+    Starter::new(Format::Text).settings(file, section)
 }
 
 impl Starter {
@@ -50,22 +51,21 @@ impl Starter {
     ///
     /// # Errors
     /// When the section has to be added by hand, or the file cannot be read or written.
-    pub fn settings(&mut self, section: &str) -> anyhow::Result<()> {
-        let file = Path::new(DEFAULT_FILE);
+    pub fn settings(&mut self, file: Option<&Path>, section: &str) -> anyhow::Result<()> {
+        let file = file.unwrap_or(Path::new(DEFAULT_FILE));
+        let shown = file.display();
         if !file.exists() {
             return self.file(file, section);
         }
-        let there = std::fs::read_to_string(file).with_context(|| format!("cannot read {DEFAULT_FILE}"))?;
+        let there = std::fs::read_to_string(file).with_context(|| format!("cannot read {shown}"))?;
         let header = section.lines().map(str::trim).find(|line| line.starts_with('[')).unwrap_or_default();
         if there.lines().any(|line| line.trim() == header) {
-            let was_there = format!("{DEFAULT_FILE} has its section {header} already, and was left as it is");
+            let was_there = format!("{shown} has its section {header} already, and was left as it is");
             return self.tell(file, false, None, &was_there);
         }
         self.tell(file, false, Some(section), section)?;
         let printed = if self.people { "printed above" } else { "told as toAdd" };
-        bail!(
-            "{DEFAULT_FILE} is there already, without {header}, and was left as it is; add to it the section {printed}"
-        )
+        bail!("{shown} is there already, without {header}, and was left as it is; add to it the section {printed}")
     }
 
     /// Writes a new file, or leaves the one that is there and says so.

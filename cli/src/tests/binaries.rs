@@ -520,6 +520,9 @@ async fn init_writes_what_the_settings_take_and_overwrites_nothing() {
         let told = format!("waybill.toml has its section {section} already, and was left as it is");
         assert!(again.out.contains(&told), "{}", again.out);
         assert_eq!(std::fs::read_to_string(folder.path().join("waybill.toml")).unwrap(), written);
+        // Another name, if one is given.
+        run(command(&folder, name, &["init", "--config", "other.toml"])).await.with(0);
+        assert_eq!(std::fs::read_to_string(folder.path().join("other.toml")).unwrap(), written);
     }
     // Both programs share one file: the second prints what to add.
     run(command(&folder, "waybill-publisher", &["init"])).await.with(0);

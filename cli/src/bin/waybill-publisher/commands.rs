@@ -17,7 +17,7 @@ use crate::Command;
 
 pub(crate) async fn dispatch(common: Common, change_log: Option<String>, command: Command) -> anyhow::Result<Outcome> {
     if matches!(command, Command::Init) {
-        starter::settings(include_str!("commands/init/waybill.toml"))?;
+        starter::settings(common.config.as_deref(), include_str!("commands/init/waybill.toml"))?;
         return change_log::init(&Settings::load(&common, change_log.as_deref())?).await;
     }
     let settings = Settings::load(&common, change_log.as_deref());

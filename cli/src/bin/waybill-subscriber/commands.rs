@@ -37,7 +37,7 @@ pub(crate) async fn dispatch(common: Common, inbox: Option<String>, command: Com
         Settings::load(PROGRAM, &common, &Flags { inbox: inbox.clone(), sink, entities })
     };
     match command {
-        Command::Init { from, .. } if from.is_empty() => init::init(common.format),
+        Command::Init { from, .. } if from.is_empty() => init::init(common.config.as_deref(), common.format),
         Command::Init { from, content_type, content_encoding } => {
             let given = media::given(content_type.as_deref(), content_encoding.as_deref())?;
             init::from_samples(&from, given.as_ref(), common.format).await

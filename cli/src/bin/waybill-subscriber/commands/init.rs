@@ -18,11 +18,11 @@ const SETTINGS: &str = include_str!("init/waybill.toml");
 const ENTITIES: &str = include_str!("init/entities.toml");
 const ENTITIES_FILE: &str = "entities.toml";
 
-pub(crate) fn init(format: Format) -> anyhow::Result<Outcome> {
+pub(crate) fn init(config: Option<&Path>, format: Format) -> anyhow::Result<Outcome> {
     let mut starter = Starter::new(format);
     // What is there stays; the other file is written all the same.
     let entities = starter.new_file(Path::new(ENTITIES_FILE), ENTITIES);
-    let settings = starter.settings(SETTINGS);
+    let settings = starter.settings(config, SETTINGS);
     starter.end()?;
     settings?;
     entities?;
