@@ -132,7 +132,8 @@ pub struct FollowOptions {
     /// By blobType.
     pub types: BTreeMap<String, TypeOptions>,
     /// How often the log is asked for news; default 25 ms. In PostgreSQL that is one look at an index, after a silence of five seconds half
-    /// as often; in SQLite a thread asks whether anything was committed to the file, and only then, and once a second, there is such a look.
+    /// as often; in SQLite a thread asks half as often whether anything was committed to the file, and only then, and once a second, there is
+    /// such a look.
     pub poll_interval: Duration,
     /// Files that are made at once, each of another type; default 4. Each takes memory as an export does.
     pub files_in_flight_max: NonZeroUsize,
@@ -342,7 +343,7 @@ impl<O: Outbox> Follower<O> {
             let is_calm = is_planned && is_pruned && active.types.values().all(|known| known.open.is_empty());
             let looked_again = async {
                 if is_calm {
-                    active.seat.until_news(self.options.poll_interval, pause).await;
+                    active.seat.until_news(self.options.poll_interval * QUIET_FACTOR, pause).await;
                 } else {
                     sleep(pause).await;
                 }

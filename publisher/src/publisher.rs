@@ -167,7 +167,7 @@ impl Publisher {
                 block_bytes: NonZeroUsize::new(4 << 20).expect("it is not 0"),
                 blocks_in_flight_max: NonZeroUsize::new(4).expect("it is not 0"),
                 upload_bytes_max: NonZeroUsize::new(64 << 20).expect("it is not 0"),
-                files_read_at_once_max: NonZeroUsize::new(128).expect("it is not 0"),
+                files_read_at_once_max: NonZeroUsize::new(32).expect("it is not 0"),
                 segments_at_once_max: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
                 batches_in_flight_max: NonZeroU32::new(4).expect("it is not 0"),
                 storage_patience: Duration::from_secs(300),
@@ -224,7 +224,7 @@ impl PublisherBuilder {
         self
     }
 
-    /// Files and readers that are read at once (default 128), each on one of the runtime's threads for work that blocks; further
+    /// Files and readers that are read at once (default 32, of some 6 MiB each), each on one of the runtime's threads for work that blocks; further
     /// exports wait. Segments are packed on such threads too, so a runtime needs more of them (tokio's own has 512), or nothing
     /// goes on.
     #[must_use]
