@@ -54,10 +54,6 @@ const POSTGRES: Asked = Asked {
 const COMMITTED: &str =
     "one statement is on its way to the server and back, and its commit waits for the disk; with `types` a tenth more";
 
-/// Why PostgreSQL takes longer.
-const WHOLE_INDEX: &str = "the server reads all that waits: for the oldest of a state that nothing is in it goes through the table by number, and \
-                           what may be lost is compared with a clock that no index can be asked for";
-
 pub(crate) const BACKLOG: Row = Row {
     number: "15",
     name: "backlog",
@@ -77,10 +73,10 @@ pub(crate) const BACKLOG: Row = Row {
         Target::no_more(SQLITE.lease, PEAK_MIB, Figure::PeakMib),
         Target::no_more(SQLITE.narrow_status, PEAK_MIB, Figure::PeakMib),
         Target::no_more(SQLITE.narrow_lease, PEAK_MIB, Figure::PeakMib),
-        Target::no_more(POSTGRES.status, 0.2, Figure::Seconds).if_missed(WHOLE_INDEX),
+        Target::no_more(POSTGRES.status, 0.2, Figure::Seconds),
         Target::no_more(POSTGRES.list, 0.2, Figure::Seconds),
         Target::no_more(POSTGRES.lease, 5.0, LEASE).if_missed(COMMITTED),
-        Target::no_more(POSTGRES.narrow_status, 0.2, Figure::Seconds).if_missed(WHOLE_INDEX),
+        Target::no_more(POSTGRES.narrow_status, 0.2, Figure::Seconds),
         Target::no_more(POSTGRES.narrow_lease, 5.0, LEASE).if_missed(COMMITTED),
         Target::no_more(POSTGRES.status, PEAK_MIB, Figure::PeakMib),
         Target::no_more(POSTGRES.list, PEAK_MIB, Figure::PeakMib),

@@ -25,7 +25,7 @@ const PEAK_MIB: f64 = 286.1;
 const HELD: &str = "each holds the segment that is being written, up to two that are packed or wait for it, and 128 KiB at least of a block that \
                     grows";
 /// What a file holds beside that.
-const READ_TOO: &str = "a packed file is also unpacked, and its rows are found and counted: some 6 MiB for each file that is read, of which 128 are \
+const READ_TOO: &str = "a packed file is also unpacked, and its rows are found and counted: some 6 MiB for each file that is read, of which 32 are \
                         read at once by default (`files_read_at_once_max`); one arena for all threads makes it no less";
 
 pub(crate) const EXPORTS: Row = Row {
@@ -35,7 +35,8 @@ pub(crate) const EXPORTS: Row = Row {
     meaning: "One process publishes 100 exports of 20,000 rows (2,000 with `--quick`) to `waybill-local`, all of them open at once: rows \
               that a program writes, and packed files that are read, packed anew and uploaded beside each other. What counts is the peak \
               memory of the process. (A change log makes four files at once by default.)",
-    limit: "what has to be there: for each file a segment of 1 MiB that grows, and for all of them 64 MiB of blocks.",
+    limit: "what has to be there: 32 MiB of segments that grow, for each file one that is packed or waits for it, and for all of them 64 MiB of \
+            blocks.",
     targets: &[
         Target::no_more(STREAMS, PEAK_MIB, Figure::PeakMib).if_missed(HELD),
         Target::no_more(FILES, PEAK_MIB, Figure::PeakMib).if_missed(READ_TOO),
