@@ -94,16 +94,13 @@ impl SqliteSink {
     /// As [`SqliteSink::open`].
     pub async fn check(path: impl Into<PathBuf>, entities: &Entities) -> Result<(), SinkOpenError> {
         let path = path.into();
-        let name = format!("sqlite:{}", path.display());
+        let shown = path.display().to_string();
+        let name = format!("sqlite:{shown}");
         let plans = EntityPlans::compile(entities)?;
-        let check = move || {
-            let shown = path.display().to_string();
-            let installed =
-                Sqlite::rehearse(&path, &schema::SCHEMA, &SqliteOptions::default(), |tx| schema::install(tx, &plans))?;
-            Ok::<_, OpenError>(installed.map_err(|failure| (failure, shown)))
-        };
+        let options = SqliteOptions::default();
+        let check = move || Sqlite::rehearse(&path, &schema::SCHEMA, &options, |tx| schema::install(tx, &plans));
         let installed = blocking(check).await.ok_or_else(|| SinkOpenError::closing(&name))??;
-        installed.map_err(|(failure, path)| not_installed(&name, failure, |error| StoreError::new(&path, error)))
+        installed.map_err(|failure| not_installed(&name, failure, |error| StoreError::new(&shown, error)))
     }
 
     async fn open_as(

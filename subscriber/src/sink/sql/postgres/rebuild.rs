@@ -146,14 +146,14 @@ impl PostgresRebuild {
     }
 
     pub(in super::super) async fn hold(&mut self) -> Result<(), RebuildError> {
+        if self.is_held {
+            return Ok(());
+        }
         let entities = self.scope.order.iter().map(|entity| entity_lock(&self.place, entity));
         let streams = self.scope.types().iter().filter(|name| self.plans.for_type(name).is_none());
         let numbers: BTreeSet<i64> =
             entities.chain(streams.map(|name| stream_lock_number(&self.place, name))).collect();
         let locks: Vec<_> = numbers.iter().map(|number| format!("SELECT pg_advisory_xact_lock({number})")).collect();
-        if self.is_held {
-            return Ok(());
-        }
         // A call before this one may have failed, or been dropped.
         let held = self.live.batch_execute(&format!("ROLLBACK; BEGIN; {}", locks.join("; "))).await;
         held.map_err(|error| self.failed(error.into()))?;
